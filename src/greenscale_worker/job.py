@@ -1,0 +1,147 @@
+"""A job, what may come of it, and the wire format in which producers write it."""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+import orjson
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from greenscale_worker.errors import BadInputError
+
+MAX_DEPTH: Final = 64
+LARGEST_SEARCHED_FOR_ID: Final = 8 * 1024 * 1024
+JOB_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+TRACEPARENT: Final = r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
+
+
+class Job(BaseModel):
+    """One piece of work, decoded. `payload` is what the producer wrote, less the other fields here."""
+
+    model_config = ConfigDict(frozen=True)
+
+    job_id: str
+    metadata: Annotated[dict[str, str] | None, Field(strict=True)] = None
+    deadline: AwareDatetime | None = None
+    traceparent: Annotated[str, StringConstraints(strict=True, pattern=TRACEPARENT)] | None = None
+    created_at: AwareDatetime | None = None
+    payload: dict[str, Any] = {}
+
+
+ENVELOPE: Final = tuple(name for name in Job.model_fields if name != "payload")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that one answer cost, as the endpoint counted them; None where it did not say."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A backend's answer: the text a reader gets, and what is known about it.
+
+    `body` is the endpoint's full answer, JSON as it came, empty where a backend has none.
+    """
+
+    text: str
+    model: str | None = None
+    finish_reason: str | None = None
+    usage: Usage = Usage()
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """The job has an answer: result and record are written."""
+
+    output: Output
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The job has failed for good: it becomes a dead letter. `code` is one word for machines."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The job goes back to the queue, to be run `delay` seconds from now; `counted` uses up a try."""
+
+    reason: str
+    delay: float = 0.0
+    counted: bool = False
+
+
+Outcome = Succeeded | Failed | Released
+
+
+def decode(raw: bytes, *, max_bytes: int) -> Job:
+    """Read one payload as a producer wrote it (docs/wire-contract.md).
+
+    Raises BadInputError with code `too_large`, `not_json`, `not_an_object`, `bad_job_id` or `bad_field`.
+    """
+    if len(raw) > max_bytes:
+        job_id = _id_of(raw) if len(raw) <= LARGEST_SEARCHED_FOR_ID else None
+        raise BadInputError("too_large", f"{len(raw)} bytes; at most {max_bytes} are accepted", job_id=job_id)
+    try:
+        data = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise BadInputError("not_json", f"not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise BadInputError("not_an_object", f"a JSON object is expected, not {type(data).__name__}")
+    job_id = data.get("job_id")
+    if not isinstance(job_id, str) or not JOB_ID.fullmatch(job_id):
+        fault = "is missing" if job_id is None else "is not usable"
+        accepted = "1 to 128 of letters, digits and . _ : - are accepted"
+        raise BadInputError("bad_job_id", f"job_id {fault}; {accepted}")
+    _check_shape(data, raw, job_id)
+    deadline = data.get("deadline")
+    if deadline is not None and not isinstance(deadline, str):
+        raise BadInputError("bad_field", "deadline: an RFC 3339 string is expected", job_id=job_id)
+    envelope = {name: data.pop(name) for name in ENVELOPE if name in data}
+    try:
+        return Job(**envelope, payload=data)
+    except ValidationError as error:
+        raise BadInputError("bad_field", _explain(error), job_id=job_id) from None
+
+
+def _explain(error: ValidationError) -> str:
+    """One line that names each field and its fault, without the value (it may be a secret or a prompt)."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in faults)
+
+
+def _id_of(raw: bytes) -> str | None:
+    try:
+        data = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    job_id = data.get("job_id") if isinstance(data, dict) else None
+    return job_id if isinstance(job_id, str) and JOB_ID.fullmatch(job_id) else None
+
+
+def _check_shape(data: dict[str, Any], raw: bytes, job_id: str) -> None:
+    """Refuse deep nesting and NUL characters; the walk is only taken where the bytes leave a doubt."""
+    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH and b"\\u0000" not in raw:
+        return
+    level: list[Any] = [data]
+    for _ in range(MAX_DEPTH):
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner.extend(value.keys())
+                inner.extend(value.values())
+            elif isinstance(value, list):
+                inner.extend(value)
+            elif isinstance(value, str) and "\0" in value:
+                raise BadInputError("bad_field", "a string holds a NUL character", job_id=job_id)
+        if not inner:
+            return
+        level = inner
+    raise BadInputError("bad_field", f"nested more than {MAX_DEPTH} levels deep", job_id=job_id)

@@ -1,0 +1,160 @@
+"""What a queue promises: to the worker (`Queue`) and to everybody else (`QueueAdmin`).
+
+Adapters inherit nothing from here; they keep these promises, and the contract suite holds them to it.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from greenscale_worker.job import Job, Outcome
+
+Binding = Literal["run", "duplicate", "conflict", "cancelled", "stale"]
+Cancellation = Literal["cancelled", "will_be_cancelled", "finished"]
+Loss = Literal["taken", "gone"]
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """The right to run one job until it is settled, or until the queue says that it was lost.
+
+    `claimed_at` and `first_claimed_at` are seconds since the epoch by the queue's own clock. `tries` counts
+    runs that failed, `crashes` leases that expired. `job_id` is the id under which the outcome is recorded;
+    None means that there is no usable one.
+    """
+
+    id: str
+    token: str
+    payload: bytes
+    tries: int
+    crashes: int
+    claimed_at: float
+    first_claimed_at: float
+    job_id: str | None = None
+    lost: Loss | None = None
+    on_lost: Callable[[], None] | None = None
+
+    def lose(self, loss: Loss) -> None:
+        """Say that the lease is no longer ours: `taken` by another worker, or `gone` (cancelled, settled)."""
+        if self.lost is None:
+            self.lost = loss
+            if self.on_lost is not None:
+                self.on_lost()
+
+
+class Queue(Protocol):
+    """The worker's side. Every call but `aclose` may be cancelled at any time and loses nothing by it.
+
+    While the queue's server is away, calls wait for it.
+    """
+
+    async def lease(self) -> Lease:
+        """Wait for a job and take it."""
+        ...
+
+    async def bind(self, lease: Lease, job: Job) -> Binding:
+        """Tie the job's id to this lease and write its record, before it is run.
+
+        `run`: go on. `duplicate`: the same job is in flight already, this one was folded into it.
+        `conflict`: its id is in flight with another payload; settle it as failed. `cancelled`: somebody asked
+        for that; it has been recorded. `stale`: the lease is no longer ours.
+        """
+        ...
+
+    async def settle(self, lease: Lease, outcome: Outcome) -> bool:
+        """Record the outcome and acknowledge the job in one atomic step. False: it was no longer ours."""
+        ...
+
+    async def beat(self) -> None:
+        """Prolong all leases in one call, and `lose` those that are no longer ours."""
+        ...
+
+    async def aclose(self) -> None:
+        """Hand back what was claimed and not yet given to anybody, and close every connection."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How much there is, right now; `oldest_seconds` is the age of the oldest job not running, where known."""
+
+    waiting: int
+    running: int
+    delayed: int
+    dead: int
+    oldest_seconds: float | None
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A job that will not be run again unless it is replayed. Times are seconds since the epoch."""
+
+    id: str
+    job_id: str | None
+    code: str
+    message: str
+    tries: int
+    crashes: int
+    died_at: float
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LiveWorker:
+    """A worker process that has sent a heartbeat lately; `beat_seconds` ago."""
+
+    name: str
+    beat_seconds: float
+
+
+class QueueAdmin(Protocol):
+    """Everybody else's side. Calls raise QueueUnavailableError where the server does not answer."""
+
+    async def put(self, jobs: Sequence[tuple[str, bytes]]) -> None:
+        """Append jobs, each an id and its payload, in order, and record them as waiting."""
+        ...
+
+    async def record(self, job_id: str) -> dict[str, str]:
+        """Read a job's record; empty where there is none (unknown, or waiting)."""
+        ...
+
+    async def result(self, job_id: str) -> bytes | None:
+        """Read a job's answer; None where there is none (yet)."""
+        ...
+
+    async def cancel(self, job_id: str) -> Cancellation:
+        """End a job that has not finished. One that nobody has claimed is ended when it comes up."""
+        ...
+
+    async def depth(self) -> Depth:
+        """Count."""
+        ...
+
+    async def workers(self) -> list[LiveWorker]:
+        """List the worker processes alive."""
+        ...
+
+    async def pause(self) -> None:
+        """Let no worker claim until `resume`; what runs goes on."""
+        ...
+
+    async def resume(self) -> None:
+        """End a pause."""
+        ...
+
+    def dead(self) -> AsyncIterator[DeadLetter]:
+        """Walk through all dead letters, in no order."""
+        ...
+
+    async def replay(self, letter_id: str) -> bool:
+        """Put a dead letter back to the head of the queue, its counters at zero. False: there is none."""
+        ...
+
+    async def purge(self, *, older_than: float) -> int:
+        """Delete dead letters that died more than so many seconds ago; says how many."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        ...
