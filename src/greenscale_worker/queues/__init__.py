@@ -14,6 +14,43 @@ Cancellation = Literal["cancelled", "will_be_cancelled", "finished"]
 Loss = Literal["taken", "gone"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisOptions:
+    """Where Redis is and how to be let in.
+
+    `url` is `redis://host:port/db`, `rediss://…` (TLS), `redis+sentinel://host:port,host:port/master/db` or
+    `redis+cluster://host:port` (`rediss+sentinel`, `rediss+cluster` with TLS). File names are PEM files.
+    """
+
+    url: str = "redis://127.0.0.1:6379/0"
+    username: str | None = None
+    password: str | None = None
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueOptions:
+    """What a queue in Redis needs to know. Times are seconds.
+
+    `take_from` is the end of the list that is oldest: `right` for producers that LPUSH, `left` for RPUSH.
+    Results and final records live `result_ttl`; 0 writes neither. A heartbeat is due every `lease / 5`.
+    """
+
+    name: str = "jobs"
+    take_from: Literal["right", "left"] = "right"
+    lease: float = 15.0
+    max_crashes: int = 4
+    result_ttl: int = 3600
+    backend: str = ""
+
+    @property
+    def heartbeat(self) -> float:
+        """Seconds between two heartbeats."""
+        return self.lease / 5
+
+
 @dataclass(slots=True, eq=False)
 class Lease:
     """The right to run one job until it is settled, or until the queue says that it was lost.
@@ -76,7 +113,7 @@ class Queue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How much there is, right now; `oldest_seconds` is the age of the oldest job not running, where known."""
+    """How much there is. `oldest_seconds` is the age of the oldest job not running, where known."""
 
     waiting: int
     running: int
