@@ -56,8 +56,8 @@ class Lease:
     """The right to run one job until it is settled, or until the queue says that it was lost.
 
     `claimed_at` and `first_claimed_at` are seconds since the epoch by the queue's own clock. `tries` counts
-    runs that failed, `crashes` leases that expired. `job_id` is the id under which the outcome is recorded;
-    None means that there is no usable one.
+    runs that failed, `crashes` leases that expired, `attempts` the runs including this one (0: not run).
+    `job_id` is the id under which the outcome is recorded; None means that there is no usable one.
     """
 
     id: str
@@ -68,6 +68,7 @@ class Lease:
     claimed_at: float
     first_claimed_at: float
     job_id: str | None = None
+    attempts: int = 0
     lost: Loss | None = None
     on_lost: Callable[[], None] | None = None
 

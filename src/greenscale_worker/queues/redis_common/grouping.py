@@ -1,0 +1,72 @@
+"""Many callers, one round trip."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class Grouper(Generic[Item, Answer]):
+    """Sends what has gathered while the last group was on its way; never waits for company.
+
+    `send` takes a list and gives as many answers in the same order. A group holds at most `most` items and, after
+    its first, at most `most_bytes` as `size` counts them. A caller that is cancelled leaves its item in the group.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[list[Item]], Awaitable[list[Answer]]],
+        *,
+        most: int,
+        most_bytes: int,
+        size: Callable[[Item], int] = lambda _: 0,
+    ) -> None:
+        self._send = send
+        self._most = most
+        self._most_bytes = most_bytes
+        self._size = size
+        self._queue: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self._flushing: asyncio.Task[None] | None = None
+
+    async def __call__(self, item: Item) -> Answer:
+        """Give the item's answer, or raise what `send` raised for its group."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._queue.append((item, future))
+        if self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush())
+        return await future
+
+    async def aclose(self) -> None:
+        """Wait until everything handed in has been answered."""
+        if self._flushing is not None:
+            await self._flushing
+
+    async def _flush(self) -> None:
+        try:
+            while self._queue:
+                group = self._next_group()
+                try:
+                    answers = await self._send([item for item, _ in group])
+                except Exception as error:  # noqa: BLE001  it belongs to the callers, each of whom gets it
+                    for _, future in group:
+                        if not future.done():
+                            future.set_exception(error)
+                else:
+                    for (_, future), answer in zip(group, answers, strict=True):
+                        if not future.done():
+                            future.set_result(answer)
+        finally:
+            self._flushing = None
+
+    def _next_group(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
+        group = [self._queue.popleft()]
+        room = self._most_bytes - self._size(group[0][0])
+        while self._queue and len(group) < self._most:
+            room -= self._size(self._queue[0][0])
+            if room < 0:
+                break
+            group.append(self._queue.popleft())
+        return group

@@ -1,0 +1,43 @@
+"""Meets the server: waits for it, learns its version, warns of settings that lose jobs."""
+
+import asyncio
+import random
+from contextlib import suppress
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from greenscale_worker.errors import QueueUnavailableError
+from greenscale_worker.queues.redis_common.errors import mapped
+from greenscale_worker.telemetry import log
+
+
+async def meet(client: Any, *, patience: float) -> int:
+    """Wait until the server answers; give its major version. Raises ConfigError where it refuses us."""
+    said = False
+    while True:
+        try:
+            with mapped():
+                info = await client.info()
+            break
+        except QueueUnavailableError as error:
+            if not said:
+                log.warning("queue_unavailable", error=str(error))
+                said = True
+        await asyncio.sleep(random.uniform(0, patience))  # noqa: S311  jitter, not a secret
+    if said:
+        log.info("queue_back")
+    await _warn(client, info)
+    # Valkey reports the version of Redis that it is compatible with.
+    return int(str(info.get("redis_version", "7")).partition(".")[0])
+
+
+async def _warn(client: Any, info: dict[str, Any]) -> None:
+    policy = info.get("maxmemory_policy")
+    if policy not in {None, "noeviction"}:
+        log.warning("redis_may_evict", maxmemory_policy=policy, accepted="noeviction")
+    if info.get("aof_enabled") == 0:
+        with suppress(RedisError):  # CONFIG is often forbidden; then nothing is known and nothing is said
+            saves = (await client.config_get("save")).get("save")
+            if saves == "":
+                log.warning("redis_not_persistent", accepted="appendonly yes, or at least save")

@@ -1,0 +1,53 @@
+-- Ties job ids to leases, finds duplicates, consumes cancellations and writes the records, before anything is run.
+--
+-- KEYS  1-11 as in prelude.lua; then for each item its record HASH and its cancel:<job id> STRING
+-- ARGV  2 seconds a live record lasts, 3 seconds a final record lasts;
+--       then for each item: id, token, job id, number of words, record field, value, …
+-- Output for each item RUN, DUPLICATE, CONFLICT, CANCELLED or STALE; BADTYPE: RUN, and a foreign key was replaced
+local live_ttl, final_ttl = ARGV[2], ARGV[3]
+
+local function bind(id, token, job_id, record, tombstone, fields)
+  local m = read_meta(id)
+  if not m or m.token ~= token or not call('ZSCORE', LEASE, id) then return 'STALE' end
+  local other = bound_elsewhere(job_id, id)
+  if other then
+    if call('HGET', OPEN, other) ~= call('HGET', OPEN, id) then return 'CONFLICT' end
+    forget(id, m)
+    count('duplicate')
+    return 'DUPLICATE'
+  end
+  if call('DEL', tombstone) == 1 then
+    forget(id, m)
+    count('cancelled')
+    if tonumber(final_ttl) > 0 then
+      write_record(record, final_ttl, {'state', 'cancelled', 'finished_ms', digits(now)})
+    end
+    return 'CANCELLED'
+  end
+  call('HSET', BOUND, job_id, id)
+  if m.job_id ~= job_id then
+    m.job_id = job_id
+    write_meta(id, m)
+  end
+  if tonumber(final_ttl) == 0 then return 'RUN' end
+  -- A record tells of one run only; when the job was handed in stays true for all of them.
+  if call('TYPE', record).ok == 'hash' then
+    local submitted = call('HGET', record, 'submitted_ms')
+    if submitted then push(fields, 'submitted_ms', submitted) end
+    call('DEL', record)
+  end
+  push(fields, 'state', 'running')
+  push(fields, 'claimed_ms', digits(now))
+  if write_record(record, live_ttl, fields) then return 'BADTYPE' end
+  return 'RUN'
+end
+
+local answers, key, arg = {}, 12, 4
+while arg <= #ARGV do
+  local words = tonumber(ARGV[arg + 3])
+  local fields = {}
+  for i = 1, words do fields[i] = ARGV[arg + 3 + i] end
+  answers[#answers + 1] = bind(ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], KEYS[key], KEYS[key + 1], fields)
+  key, arg = key + 2, arg + 4 + words
+end
+return answers

@@ -1,0 +1,130 @@
+-- Shared by every script of the list queue; the loader puts it in front (docs/queue-protocol.md).
+--
+-- KEYS  1 list      LIST  payloads as producers pushed them
+--       2 ready     ZSET  id -> id        may be claimed now, oldest first: the head of the queue
+--       3 suspect   ZSET  id -> id        the same, for jobs whose lease has expired twice or more
+--       4 delayed   ZSET  id -> due ms    may be claimed later
+--       5 lease     ZSET  id -> expiry ms in flight
+--       6 open      HASH  id -> payload   every claimed and unsettled job (public: KEDA counts it)
+--       7 meta      HASH  id -> token|owner|tries|crashes|first ms|job id
+--       8 dead      HASH  id -> JSON header, line feed, payload (public)
+--       9 control   HASH  last id, clock, amnesty, paused, format, n_* counters
+--      10 bound     HASH  job id -> id    which open job an id stands for
+--      11 workers   ZSET  worker -> time of its last heartbeat, ms
+-- ARGV  1 the time in ms, for the model test only; empty: the server's clock
+local LIST, READY, SUSPECT, DELAYED, LEASE, OPEN = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local META, DEAD, CONTROL, BOUND, WORKERS = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+local BELL = string.sub(CONTROL, 1, -8) .. 'bell'
+local SUSPECT_CRASHES, BURIAL_MARGIN, BATCH = 2, 2, 64
+local call = redis.call
+
+-- Lua has no rollback: a foreign type under one of our keys is refused before the first write.
+for i, wanted in ipairs({'list', 'zset', 'zset', 'zset', 'zset', 'hash', 'hash', 'hash', 'hash', 'hash', 'zset'}) do
+  local found = call('TYPE', KEYS[i]).ok
+  if found ~= 'none' and found ~= wanted then
+    return redis.error_reply('FOREIGN ' .. KEYS[i] .. ' is a ' .. found .. ', a ' .. wanted .. ' is expected')
+  end
+end
+
+local time = call('TIME')
+local micros = time[1] * 1000000 + time[2]
+if ARGV[1] ~= '' then micros = tonumber(ARGV[1]) * 1000 end
+local now = math.floor(micros / 1000)
+
+local function digits(number) return string.format('%.0f', number) end
+
+local function count(what, by) call('HINCRBY', CONTROL, 'n_' .. what, by or 1) end
+
+local function read_meta(id)
+  local packed = call('HGET', META, id)
+  if not packed then return nil end
+  local token, owner, tries, crashes, first, job_id =
+    string.match(packed, '^([^|]*)|([^|]*)|(%d+)|(%d+)|(%d+)|([^|]*)$')
+  return {token = token, owner = owner, tries = tonumber(tries), crashes = tonumber(crashes), first = first,
+          job_id = job_id}
+end
+
+local function write_meta(id, m)
+  call('HSET', META, id, table.concat({m.token, m.owner, m.tries, m.crashes, m.first, m.job_id}, '|'))
+end
+
+-- Back to the head: order is by id, and ids were given in order of first delivery.
+local function requeue(id, m)
+  write_meta(id, m)
+  call('ZREM', LEASE, id)
+  call('ZREM', DELAYED, id)
+  call('ZADD', m.crashes >= SUSPECT_CRASHES and SUSPECT or READY, id, id)
+end
+
+local function forget(id, m)
+  call('HDEL', OPEN, id)
+  call('HDEL', META, id)
+  if call('ZREM', LEASE, id) == 0 and call('ZREM', READY, id) == 0 and call('ZREM', DELAYED, id) == 0 then
+    call('ZREM', SUSPECT, id)
+  end
+  if m.job_id ~= '' and call('HGET', BOUND, m.job_id) == id then call('HDEL', BOUND, m.job_id) end
+end
+
+-- The payload follows the first line feed; JSON escapes those within the header, so free text cannot hide one.
+local function bury(id, m, job_id, code, message)
+  local payload = call('HGET', OPEN, id) or ''
+  forget(id, m)
+  local header = {code = code, message = message, job_id = job_id, token = m.token, tries = m.tries,
+                  crashes = m.crashes, first_claimed_ms = m.first, died_ms = digits(now)}
+  call('HSET', DEAD, id, cjson.encode(header) .. '\n' .. payload)
+  count('dead')
+end
+
+-- The open job that another delivery of the same job id is bound to, if any.
+local function bound_elsewhere(job_id, id)
+  local other = call('HGET', BOUND, job_id)
+  if other and other ~= id and call('HEXISTS', OPEN, other) == 1 then return other end
+  return nil
+end
+
+-- Outage amnesty: if no script ran for two heartbeats, nobody could have sent one, and silence proves no death.
+local function tick(lease_ms, beat_ms)
+  local clock = tonumber(call('HGET', CONTROL, 'clock') or '0')
+  if clock > 0 and (now - clock > 2 * beat_ms or now < clock - 1000) then
+    call('HSET', CONTROL, 'amnesty', digits(now + 2 * beat_ms))
+  end
+  if now < clock - 1000 then  -- the clock went back (failover): no lease may outlive its length
+    for _, id in ipairs(call('ZRANGEBYSCORE', LEASE, digits(now + lease_ms), '+inf')) do
+      call('ZADD', LEASE, digits(now + lease_ms), id)
+    end
+  end
+  call('HSET', CONTROL, 'clock', digits(now))
+end
+
+-- Puts jobs whose lease has expired back; says how many. Those that kill even the worker that only reads them
+-- are buried here, the others by a worker, which can write their record.
+local function reap(max_crashes)
+  if now < tonumber(call('HGET', CONTROL, 'amnesty') or '0') then return 0 end
+  local expired = call('ZRANGEBYSCORE', LEASE, '-inf', '(' .. digits(now), 'LIMIT', 0, BATCH)
+  for _, id in ipairs(expired) do
+    local m = read_meta(id)
+    m.crashes = m.crashes + 1
+    if m.crashes >= max_crashes + BURIAL_MARGIN then
+      bury(id, m, m.job_id, 'crashed', 'the lease expired ' .. m.crashes .. ' times')
+    else
+      requeue(id, m)
+    end
+  end
+  if #expired > 0 then count('reaped', #expired) end
+  return #expired
+end
+
+local function push(fields, name, value)
+  fields[#fields + 1] = name
+  fields[#fields + 1] = value
+end
+
+-- Writes fields of a record. Anything but a hash found under its name is replaced, never written onto.
+local function write_record(key, ttl, fields)
+  local found = call('TYPE', key).ok
+  local foreign = found ~= 'none' and found ~= 'hash'
+  if foreign then call('DEL', key) end
+  call('HSET', key, unpack(fields))
+  call('EXPIRE', key, ttl)
+  return foreign
+end

@@ -1,0 +1,16 @@
+-- Appends jobs to the list, each with a record that says it is waiting, before any worker can have touched it.
+--
+-- KEYS  1-11 as in prelude.lua; then for each job its record HASH
+-- ARGV  2 side that producers push to (LEFT or RIGHT), 3 seconds a live record lasts (0: none is written);
+--       then for each job: job id, payload
+-- Output number of jobs in the list
+local ttl, key = tonumber(ARGV[3]), 12
+for arg = 4, #ARGV, 2 do
+  if ttl > 0 and not bound_elsewhere(ARGV[arg], '') then
+    call('DEL', KEYS[key])
+    write_record(KEYS[key], ttl, {'state', 'waiting', 'submitted_ms', digits(now)})
+  end
+  call(ARGV[2] == 'LEFT' and 'LPUSH' or 'RPUSH', LIST, ARGV[arg + 1])
+  key = key + 1
+end
+return call('LLEN', LIST)

@@ -1,0 +1,226 @@
+"""The worker's side of the list queue: one grouped script call per step (docs/queue-protocol.md)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from greenscale_worker.errors import ConfigError, QueueUnavailableError
+from greenscale_worker.job import Failed, Job, Outcome, Released, Succeeded
+from greenscale_worker.queues import Binding, Lease, QueueOptions
+from greenscale_worker.queues.redis_common.bell import Bell
+from greenscale_worker.queues.redis_common.connections import Clients
+from greenscale_worker.queues.redis_common.errors import mapped
+from greenscale_worker.queues.redis_common.grouping import Grouper
+from greenscale_worker.queues.redis_common.link import Link
+from greenscale_worker.queues.redis_common.scripts import Script
+from greenscale_worker.queues.redis_list import records
+from greenscale_worker.queues.redis_list.claims import Claims
+from greenscale_worker.queues.redis_list.keys import Keys
+from greenscale_worker.telemetry import Metrics, log
+
+GROUP: Final = 32
+RELEASE_GROUP: Final = 1000  # no payloads: a whole worker's jobs go back in one script
+GROUP_BYTES: Final = 4 * 1024 * 1024
+BEAT_GROUP: Final = 200
+
+BINDINGS: Final[dict[bytes, Binding]] = {
+    b"RUN": "run",
+    b"BADTYPE": "run",
+    b"DUPLICATE": "duplicate",
+    b"CONFLICT": "conflict",
+    b"CANCELLED": "cancelled",
+    b"STALE": "stale",
+}
+
+
+class RedisListQueue:
+    """Keeps the promises of `queues.Queue` with one list and a few keys beside it."""
+
+    def __init__(  # noqa: PLR0913  the composition of one room
+        self,
+        clients: Clients,
+        scripts: dict[str, Script],
+        keys: Keys,
+        options: QueueOptions,
+        *,
+        owner: str,
+        metrics: Metrics,
+    ) -> None:
+        self._scripts = scripts
+        self._keys = keys
+        self._options = options
+        self._owner = owner
+        self._metrics = metrics
+        self._clients = clients
+        self._ending: set[str] = set()
+        patience = options.heartbeat / 3
+        self._link = Link(clients.commands, greet=self.greet, patience=patience, stale_after=2 * options.heartbeat)
+        self._bind = Grouper(self._send_bind, most=GROUP, most_bytes=GROUP_BYTES)
+        self._settle = Grouper(self._send_settle, most=GROUP, most_bytes=GROUP_BYTES, size=_size)
+        self._release = Grouper(self._send_release, most=RELEASE_GROUP, most_bytes=GROUP_BYTES)
+        self._claims = Claims(
+            self._link,
+            clients.peek,
+            scripts["claim"],
+            keys,
+            options,
+            owner=owner,
+            hand_back=lambda lease: self.settle(lease, Released("nobody_waits")),
+            metrics=metrics,
+        )
+        self._bell = Bell(clients.bell, keys.bell, self._heard, patience=patience)
+
+    @property
+    def up(self) -> bool:
+        """Whether Redis answered when it was last asked."""
+        return self._link.up
+
+    async def lease(self) -> Lease:
+        """Wait for a job and take it."""
+        return await self._claims.wait()
+
+    async def bind(self, lease: Lease, job: Job) -> Binding:
+        """Tie the job's id to this lease and write its record."""
+        with self._ends(lease):
+            binding = await self._bind((lease, job))
+        if binding == "run":
+            lease.job_id = job.job_id
+            lease.attempts = lease.tries + 1
+        elif binding != "conflict":
+            self._claims.forget(lease)
+        return binding
+
+    async def settle(self, lease: Lease, outcome: Outcome) -> bool:
+        """Record the outcome and acknowledge the job. False: it was no longer ours."""
+        with self._ends(lease):
+            if isinstance(outcome, Released):
+                done = await self._release((lease, outcome))
+            else:
+                done = await self._settle((lease, outcome))
+        self._claims.forget(lease)
+        return done
+
+    async def beat(self) -> None:
+        """Prolong all leases. While Redis is away, whoever looks for it sends the heartbeat first."""
+        if not self._link.up:
+            return
+        try:
+            await self.greet()
+        except (QueueUnavailableError, ConfigError) as error:
+            self._link.lost(error)
+
+    async def greet(self) -> None:
+        """Send one heartbeat. Raises QueueUnavailableError or ConfigError."""
+        held = list(self._claims.held.values())
+        options = self._options
+        head = [
+            "",
+            int(options.lease * 1000),
+            int(options.heartbeat * 1000),
+            options.max_crashes,
+            self._owner,
+        ]
+        for start in range(0, len(held) or 1, BEAT_GROUP):
+            args = list(head)
+            for lease in held[start : start + BEAT_GROUP]:
+                args += [lease.id, lease.token]
+            reaped, claimable, lost = await self._link.once(self._scripts["beat"], self._keys.base, args)
+            self._metrics.reaped(reaped)
+            if reaped or claimable:
+                self._claims.ring()
+            for id_, how in zip(lost[::2], lost[1::2], strict=True):
+                self._lose(id_.decode(), how.decode())
+
+    async def aclose(self) -> None:
+        """Hand back what nobody took, finish what is being said, and close every connection."""
+        await self._claims.aclose()
+        for group in (self._bind, self._settle, self._release):
+            await group.aclose()
+        try:
+            with mapped():
+                await self._clients.commands.zrem(self._keys.of("workers"), self._owner)
+                await self._clients.commands.delete(self._keys.claim(self._owner))
+        except (QueueUnavailableError, ConfigError) as error:
+            log.warning("queue_unavailable", error=str(error))
+        await self._bell.aclose()
+        await self._link.aclose()
+        await self._clients.peek.aclose()
+
+    @contextmanager
+    def _ends(self, lease: Lease) -> Iterator[None]:
+        """While a lease is being ended, a heartbeat that no longer finds it has nothing to say."""
+        self._ending.add(lease.id)
+        try:
+            yield
+        finally:
+            self._ending.discard(lease.id)
+
+    def _lose(self, id_: str, how: str) -> None:
+        lease = self._claims.held.get(id_)
+        if lease is None or id_ in self._ending:
+            return
+        self._claims.forget(lease)
+        lease.lose("taken" if how == "taken" else "gone")
+
+    def _heard(self, message: bytes) -> None:
+        what, _, id_ = message.partition(b" ")
+        if what == b"gone":
+            self._lose(id_.decode(), "gone")
+        else:
+            self._claims.ring()
+
+    async def _send_bind(self, items: list[tuple[Lease, Job]]) -> list[Binding]:
+        keys, args = self._keys.base, ["", records.LIVE_SECONDS, self._options.result_ttl]
+        for lease, job in items:
+            keys += [self._keys.record(job.job_id), self._keys.cancel(job.job_id)]
+            fields = records.of_run(lease, job, worker=self._owner, backend=self._options.backend)
+            args += [lease.id, lease.token, job.job_id, len(fields), *fields]
+        answers, _ = await self._link.insist(self._scripts["bind"], keys, args)
+        _warn_of_foreign_keys(answers, [job.job_id for _, job in items])
+        return [BINDINGS[answer] for answer in answers]
+
+    async def _send_settle(self, items: list[tuple[Lease, Succeeded | Failed]]) -> list[bool]:
+        keys, args = self._keys.base, ["", self._options.result_ttl]
+        for lease, outcome in items:
+            job_id = lease.job_id or ""
+            keys += [self._keys.result(job_id), self._keys.record(job_id)]
+            if isinstance(outcome, Succeeded):
+                fields = records.of_success(lease, outcome)
+                args += [lease.id, lease.token, "succeeded", job_id, _text(outcome), "", len(fields), *fields]
+            else:
+                fields = records.of_failure(lease, outcome)
+                args += [lease.id, lease.token, "failed", job_id, outcome.code, outcome.message]
+                args += [len(fields), *fields]
+        answers, repeated = await self._link.insist(self._scripts["settle"], keys, args)
+        return _done(answers, items, repeated=repeated)
+
+    async def _send_release(self, items: list[tuple[Lease, Released]]) -> list[bool]:
+        keys = self._keys.base
+        args: list[Any] = ["", records.LIVE_SECONDS if self._options.result_ttl else 0]
+        for lease, outcome in items:
+            keys.append(self._keys.record(lease.job_id or ""))
+            args += [lease.id, lease.token, int(outcome.delay * 1000), int(outcome.counted)]
+            args += [lease.job_id or "", outcome.reason]
+        answers, repeated = await self._link.insist(self._scripts["release"], keys, args)
+        return _done(answers, items, repeated=repeated)
+
+
+def _done(answers: list[bytes], items: list[tuple[Lease, Any]], *, repeated: bool) -> list[bool]:
+    """Whether each item was ours to end. After a lost reply, "no longer there" is our own doing."""
+    _warn_of_foreign_keys(answers, [lease.job_id for lease, _ in items])
+    return [answer in {b"OK", b"BADTYPE"} or (repeated and answer == b"GONE") for answer in answers]
+
+
+def _warn_of_foreign_keys(answers: list[bytes], job_ids: list[Any]) -> None:
+    for answer, job_id in zip(answers, job_ids, strict=True):
+        if answer == b"BADTYPE":
+            log.warning("foreign_key_replaced", job_id=job_id)
+
+
+def _text(outcome: Succeeded) -> bytes:
+    return outcome.output.text.encode("utf-8", "replace")
+
+
+def _size(item: tuple[Lease, Succeeded | Failed]) -> int:
+    outcome = item[1]
+    return len(outcome.output.text) if isinstance(outcome, Succeeded) else 0

@@ -1,0 +1,44 @@
+"""What the worker knows of a job, as fields of its record (docs/wire-contract.md, "The record")."""
+
+from typing import Any, Final
+
+import orjson
+
+from greenscale_worker.job import Failed, Job, Succeeded
+from greenscale_worker.queues import Lease
+
+# A job that waits or runs is remembered for longer than it may take; its record is renewed with every run.
+LIVE_SECONDS: Final = 7 * 86_400
+
+
+def of_run(lease: Lease, job: Job, *, worker: str, backend: str) -> list[Any]:
+    """Fields for a job that begins to run."""
+    fields: list[Any] = ["attempts", lease.tries + 1, "crashes", lease.crashes]
+    fields += ["first_claimed_ms", int(lease.first_claimed_at * 1000), "worker", worker, "backend", backend]
+    if job.created_at is not None:
+        fields += ["created_at", job.created_at.isoformat()]
+    if job.metadata:
+        fields += ["metadata", orjson.dumps(job.metadata)]
+    return fields
+
+
+def of_success(lease: Lease, outcome: Succeeded) -> list[Any]:
+    """Fields for an answer."""
+    output, usage = outcome.output, outcome.output.usage
+    fields: list[Any] = ["attempts", lease.attempts, "crashes", lease.crashes]
+    for name, value in (
+        ("model", output.model),
+        ("finish_reason", output.finish_reason),
+        ("prompt_tokens", usage.prompt_tokens),
+        ("completion_tokens", usage.completion_tokens),
+        ("total_tokens", usage.total_tokens),
+    ):
+        if value is not None:
+            fields += [name, value]
+    return fields
+
+
+def of_failure(lease: Lease, outcome: Failed) -> list[Any]:
+    """Fields for a dead letter."""
+    fields: list[Any] = ["attempts", lease.attempts, "crashes", lease.crashes]
+    return [*fields, "error_code", outcome.code, "error_message", outcome.message]
