@@ -86,6 +86,11 @@ class Queue(Protocol):
     While the queue's server is away, calls wait for it.
     """
 
+    @property
+    def up(self) -> bool:
+        """Whether the queue's server answered when it was last asked."""
+        ...
+
     async def lease(self) -> Lease:
         """Wait for a job and take it."""
         ...

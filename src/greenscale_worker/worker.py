@@ -1,0 +1,252 @@
+"""N lanes: each takes a job, runs it, records what came of it, and takes the next; until told to stop."""
+
+import asyncio
+import random
+from contextlib import suppress
+from typing import Final
+
+from greenscale_worker.backends import Backend
+from greenscale_worker.errors import BadInputError, QueueUnavailableError
+from greenscale_worker.execution import Executor, Policy
+from greenscale_worker.gate import Gate
+from greenscale_worker.job import Failed, Job, Outcome, Released, Succeeded, decode
+from greenscale_worker.queues import Lease, Queue
+from greenscale_worker.telemetry import Metrics, log
+
+RELEASE_SECONDS: Final = 2.0  # what a drain may take beyond its time, to hand back what it could not finish
+READY_SECONDS: Final = 1.0
+
+
+class Worker:
+    """Runs jobs of one queue on one backend.
+
+    `concurrency` is the number of lanes, so a job is never held before it runs. `drain` is how long running jobs may
+    go on after `stop`; the rest is handed back. `heartbeat` and `drain` are seconds. `beat_tried` is the loop's time
+    at the last attempt to send a heartbeat, `ready` whether the backend has been found to answer, `draining` whether
+    `stop` was called.
+    """
+
+    def __init__(  # noqa: PLR0913  the parts, and the four numbers that are the worker's own
+        self,
+        queue: Queue,
+        backend: Backend,
+        *,
+        concurrency: int = 16,
+        drain: float = 25.0,
+        heartbeat: float = 3.0,
+        max_bytes: int = 1024 * 1024,
+        gate: Gate | None = None,
+        policy: Policy | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self.beat_tried: float | None = None
+        self.ready = False
+        self._queue = queue
+        self._backend = backend
+        self._concurrency = concurrency
+        self._drain_seconds = drain
+        self._heartbeat = heartbeat
+        self._max_bytes = max_bytes
+        self._metrics = metrics or Metrics()
+        self._gate = gate or Gate(metrics=self._metrics)
+        self._gate.on_shut = self._withdraw
+        self._executor = Executor(backend, self._gate, policy or Policy(), self._metrics)
+        self._stopping = asyncio.Event()
+        self._patience: asyncio.Timeout | None = None
+        self._handing_back = False
+        self._claims: set[asyncio.Task[tuple[Lease, bool]]] = set()
+        self._running: dict[str, asyncio.Timeout] = {}
+        self._busy = 0
+
+    @property
+    def draining(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping.is_set()
+
+    def stop(self) -> None:
+        """Claim no more, and let what runs go on for the drain time. Called again: end that time at once."""
+        if self._stopping.is_set():
+            self._drain_seconds = 0.0
+            if self._patience is not None:
+                _abort(self._patience)
+        self._stopping.set()
+        self._withdraw()
+
+    async def run(self) -> bool:
+        """Work until `stop`, then drain and close the queue. False: not everything could be recorded or handed back."""
+        async with asyncio.TaskGroup() as tasks:
+            heartbeats = tasks.create_task(self._send_heartbeats())
+            lanes: set[asyncio.Task[None]] = set()
+            if await self._backend_is_ready():
+                log.info("ready", concurrency=self._concurrency)
+                lanes = {tasks.create_task(self._lane()) for _ in range(self._concurrency)}
+                await self._stopping.wait()
+                log.info("draining", running=len(self._running), seconds=self._drain_seconds)
+                await self._drain(lanes)
+            limit = asyncio.get_running_loop().time() + RELEASE_SECONDS
+            clean = await self._hand_back(lanes, limit)
+            heartbeats.cancel()
+        return await self._close(limit) and clean
+
+    async def _lane(self) -> None:
+        while not self._stopping.is_set():
+            claim = asyncio.create_task(self._claim())
+            self._claims.add(claim)
+            claim.add_done_callback(self._claims.discard)
+            try:
+                lease, probe = await claim
+            except asyncio.CancelledError:
+                if (lane := asyncio.current_task()) is not None and lane.cancelling():
+                    raise
+                continue
+            except QueueUnavailableError as error:
+                log.warning("queue_unavailable", error=str(error))
+                await asyncio.sleep(random.uniform(0, self._heartbeat))  # noqa: S311  jitter, not a secret
+                continue
+            try:
+                await self._work(lease)
+            finally:
+                self._gate.leave(probe=probe)
+
+    async def _claim(self) -> tuple[Lease, bool]:
+        """Wait until the endpoint may be sent to, then for a job. Cancelled by `_withdraw`."""
+        probe = await self._gate.enter()
+        try:
+            return await self._queue.lease(), probe
+        except BaseException:
+            self._gate.leave(probe=probe)
+            raise
+
+    def _withdraw(self) -> None:
+        """Take back every request for a job; lanes that still want one ask again when the gate opens."""
+        for claim in self._claims:
+            claim.cancel()
+
+    async def _work(self, lease: Lease) -> None:
+        self._busy += 1
+        self._metrics.busy(self._busy)
+        began = asyncio.get_running_loop().time()
+        try:
+            job, outcome, note = await self._outcome(lease)
+            if outcome is not None and not await self._queue.settle(lease, outcome):
+                note = "not_ours"
+        except QueueUnavailableError as error:
+            log.warning("queue_unavailable", error=str(error))
+        else:
+            seconds = asyncio.get_running_loop().time() - began
+            self._report(lease, job, note=note, outcome=outcome, seconds=seconds)
+        finally:
+            self._busy -= 1
+            self._metrics.busy(self._busy)
+
+    async def _outcome(self, lease: Lease) -> tuple[Job | None, Outcome | None, str]:
+        """Find out what comes of a job: the outcome to record, or else a word for what was recorded already."""
+        began = asyncio.get_running_loop().time()
+        try:
+            job = decode(lease.payload, max_bytes=self._max_bytes)
+        except BadInputError as error:
+            lease.job_id = error.job_id
+            return None, Failed(error.code, str(error)), ""
+        binding = await self._queue.bind(lease, job)
+        if binding == "conflict":
+            return job, Failed("conflict", "another job with this id and another payload is in flight"), ""
+        if binding != "run":
+            return job, None, binding
+        self._metrics.started(asyncio.get_running_loop().time() - began)
+        outcome = await self._execute(job, lease)
+        return job, outcome, "" if outcome is not None else _LOSSES[lease.lost or "gone"]
+
+    async def _execute(self, job: Job, lease: Lease) -> Outcome | None:
+        """Run a job. None: its lease was lost meanwhile, and nothing is to be recorded."""
+        if self._handing_back:
+            return Released("drain")
+        try:
+            async with asyncio.timeout(None) as scope:
+                self._running[lease.id] = scope
+                lease.on_lost = lambda: _abort(scope)
+                if lease.lost is None:
+                    return await self._executor.run(job, lease)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+        finally:
+            lease.on_lost = None
+            del self._running[lease.id]
+        return None if lease.lost is not None else Released("drain")
+
+    def _report(self, lease: Lease, job: Job | None, *, note: str, outcome: Outcome | None, seconds: float) -> None:
+        """One line and one count for what has come of a job; never its prompt or answer."""
+        facts: dict[str, object] = {"job_id": lease.job_id or (job and job.job_id), "attempt": lease.attempts}
+        word, code = note or "succeeded", ""
+        match outcome:
+            case Succeeded(output):
+                facts["tokens"] = output.usage.total_tokens
+                if not note:
+                    self._metrics.tokens(output.usage)
+            case Failed(code):
+                word = note or "failed"
+            case Released(code, delay):
+                word = note or "released"
+                facts["delay"] = round(delay, 3)
+        if job is not None and job.traceparent is not None:
+            facts["traceparent"] = job.traceparent
+        self._metrics.finished(word, code)
+        log.info("job", outcome=word, code=code, seconds=round(seconds, 6), **facts)
+
+    async def _send_heartbeats(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self.beat_tried = loop.time()
+            with suppress(TimeoutError, QueueUnavailableError):
+                async with asyncio.timeout(2 * self._heartbeat):
+                    await self._queue.beat()
+            await asyncio.sleep(max(0.0, self.beat_tried + self._heartbeat - loop.time()))
+
+    async def _backend_is_ready(self) -> bool:
+        """Wait until the backend says that it would answer; False where the worker is stopped before."""
+        said = False
+        while not self._stopping.is_set():
+            if await self._backend.ready():
+                self.ready = True
+                return True
+            if not said:
+                log.warning("waiting_for_backend")
+                said = True
+            with suppress(TimeoutError):
+                async with asyncio.timeout(random.uniform(READY_SECONDS / 2, READY_SECONDS)):  # noqa: S311  jitter
+                    await self._stopping.wait()
+        return False
+
+    async def _drain(self, lanes: set[asyncio.Task[None]]) -> None:
+        """Wait for the lanes to finish, for the drain time or until `stop` is called again."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._drain_seconds) as self._patience:
+                await asyncio.wait(lanes)
+
+    async def _hand_back(self, lanes: set[asyncio.Task[None]], limit: float) -> bool:
+        """Cancel what still runs; its lanes release it. False: some could not do so in time."""
+        self._handing_back = True
+        for scope in list(self._running.values()):
+            _abort(scope)
+        unfinished = {lane for lane in lanes if not lane.done()}
+        if unfinished:
+            _, unfinished = await asyncio.wait(unfinished, timeout=limit - asyncio.get_running_loop().time())
+        for lane in unfinished:
+            lane.cancel()
+        return not unfinished
+
+    async def _close(self, limit: float) -> bool:
+        try:
+            async with asyncio.timeout_at(limit):
+                await self._queue.aclose()
+        except TimeoutError:
+            return False
+        return True
+
+
+_LOSSES: Final = {"taken": "lost", "gone": "cancelled"}
+
+
+def _abort(scope: asyncio.Timeout) -> None:
+    if not scope.expired():
+        scope.reschedule(0)
