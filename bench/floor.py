@@ -7,7 +7,6 @@ logs or metrics: a killed process loses its jobs.
 import asyncio
 import json
 import os
-import signal
 
 import aiohttp
 from redis.asyncio import Redis
@@ -36,17 +35,8 @@ async def main() -> None:
     redis = Redis(port=int(os.environ["FLOOR_REDIS_PORT"]), max_connections=lanes + 10)
     connector = aiohttp.TCPConnector(limit=lanes)
     async with aiohttp.ClientSession(connector=connector) as http:
-        tasks = [
-            asyncio.create_task(lane(redis, http, os.environ["FLOOR_URL"], f"processing:{os.getpid()}"))
-            for _ in range(lanes)
-        ]
-        stop = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-        await stop.wait()
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-    await redis.aclose()
+        name = f"processing:{os.getpid()}"
+        await asyncio.gather(*(lane(redis, http, os.environ["FLOOR_URL"], name) for _ in range(lanes)))
 
 
 asyncio.run(main())

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
+from greenscale_worker.queues.redis_common.connections import READ_SECONDS
 from greenscale_worker.queues.redis_common.errors import mapped
 from greenscale_worker.queues.redis_common.scripts import Script
 from greenscale_worker.telemetry import log
@@ -37,7 +38,8 @@ class Link:
     async def once(self, script: Script, keys: list[str], args: list[Any]) -> Any:
         """Run a script once. Raises QueueUnavailableError or ConfigError."""
         with mapped():
-            answer = await script(self.client, keys, args)
+            async with asyncio.timeout(READ_SECONDS):
+                answer = await script(self.client, keys, args)
         self._answered = asyncio.get_running_loop().time()
         return answer
 
