@@ -1,0 +1,127 @@
+"""`greenscale-worker simulate`: an endpoint to try things on."""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from greenscale_worker.simulator import SimulatorOptions
+
+DESCRIPTION = """\
+Serve an OpenAI-compatible endpoint (chat completions with and without
+streaming, models, health) that needs no model and fails as often as you like.
+
+Rates are shares of the requests, from 0 to 1, together at most 1. What becomes
+of a request depends on the seed, on its job (its field "user", else its
+messages) and on how often that job was seen: the same seed repeats the same
+run, in whatever order requests arrive."""
+
+EPILOG = """\
+while it runs:
+  GET /stats     requests in all, by outcome and by job; in flight now and at
+                 most; arrivals that did not wait for Retry-After
+  POST /faults   from now on these faults, named like the options here, with _
+                 for -, and {} for none; also "cut": "before" or "amid" and
+                 "malformed": "html", "half" or "no_choices"
+
+examples:
+  greenscale-worker simulate --latency 0.2
+  greenscale-worker simulate --ttft 0.3 --per-token 0.02 --rate-429 0.05
+  curl -d '{"rate_5xx": 1, "status_5xx": 503}' http://127.0.0.1:8000/faults
+
+Give the worker the URL that is printed; NEYSA_API_KEY is then the --api-key,
+or empty (NEYSA_API_KEY=) where there is none.
+
+exit codes: 0 stopped by SIGINT or SIGTERM; 2 wrong option, or port in use"""
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "simulate",
+        help="serve a simulated endpoint, with faults on request",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=_port, default=8000, help="port to listen on, 0 for a free one (default: %(default)s)"
+    )
+    parser.add_argument("--api-key", metavar="KEY", help="refuse requests without this key with 401")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which run to play (default: 0)")
+
+    time = parser.add_argument_group("time of an answer, in seconds")
+    _add(time, "--latency", "S", 0.0, "the whole time")
+    _add(time, "--ttft", "S", 0.0, "instead: time to the first token")
+    _add(time, "--per-token", "S", 0.0, "and time for each token")
+
+    faults = parser.add_argument_group("faults")
+    _add(faults, "--rate-429", "RATE", 0.0, "too many requests")
+    _add(faults, "--retry-after", "S", 1.0, "what a 429 says in Retry-After; 0: nothing")
+    _add(faults, "--rate-5xx", "RATE", 0.0, "server errors")
+    faults.add_argument(
+        "--status-5xx", type=int, metavar="CODE", help="their status (default: one of 500, 502 and 503)"
+    )
+    _add(faults, "--rate-hang", "RATE", 0.0, "requests that are never answered")
+    _add(faults, "--rate-cut", "RATE", 0.0, "connections closed before or amid the answer")
+    _add(faults, "--rate-malformed", "RATE", 0.0, "status 200 with HTML, half the JSON, or no choices")
+    _add(faults, "--rate-slow", "RATE", 0.0, "good answers whose body comes slowly")
+    _add(faults, "--slow-seconds", "S", 5.0, "how long such a body takes")
+
+
+def _add(group: "argparse._ArgumentGroup", option: str, metavar: str, default: float, text: str) -> None:
+    group.add_argument(option, type=float, metavar=metavar, default=default, help=f"{text} (default: %(default)g)")
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) <= 65535):  # noqa: PLR2004  the highest port there is
+        raise argparse.ArgumentTypeError(f"{text}: a port is a number from 0 to 65535")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGINT or SIGTERM: exit code 0; 2 where an option is wrong or the port is in use."""
+    from pydantic import ValidationError  # noqa: PLC0415  only this command pays for it
+
+    from greenscale_worker.simulator import Faults, SimulatorOptions, explain  # noqa: PLC0415  as above
+
+    given, names = vars(args), (field.name for field in fields(Faults))
+    try:
+        options = SimulatorOptions(
+            faults=Faults(**{name: given[name] for name in names if name in given}),
+            seed=args.seed,
+            latency=args.latency,
+            ttft=args.ttft,
+            per_token=args.per_token,
+            api_key=args.api_key,
+        )
+    except ValidationError as error:
+        return _fail(explain(error))
+    try:
+        asyncio.run(_serve(options, args.host, args.port))
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        return _fail(f"cannot listen on {args.host} port {args.port}: {reason}")
+    return 0
+
+
+async def _serve(options: "SimulatorOptions", host: str, port: int) -> None:
+    from greenscale_worker.simulator import CHAT_PATH, running  # noqa: PLC0415  only this command pays for it
+
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    async with running(options, host=host, port=port) as url:
+        print(f"listening: NEYSA_API_URL={url}{CHAT_PATH} or OPENAI_BASE_URL={url}/v1", flush=True)  # noqa: T201  the command's output
+        await stopped.wait()
+
+
+def _fail(message: str) -> int:
+    print(f"simulate: {message}", file=sys.stderr)  # noqa: T201  the command's output
+    return 2

@@ -1,0 +1,103 @@
+"""What goes wrong, how often, and for whom."""
+
+from hashlib import blake2b
+from typing import Annotated, Final, Literal
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+
+Fate = Literal["ok", "429", "5xx", "hang", "cut", "malformed", "slow"]
+Status = Annotated[int, Field(ge=500, le=599)]
+Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+FAULTS: Final[tuple[Fate, ...]] = ("429", "5xx", "hang", "cut", "malformed", "slow")
+VARIANTS: Final[dict[Fate, tuple[str, ...]]] = {
+    "5xx": ("500", "502", "503"),
+    "cut": ("before", "amid"),
+    "malformed": ("html", "half", "no_choices"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Faults:
+    """What goes wrong, and how often: rates are shares of the requests, together at most 1.
+
+    - 429: at once, with Retry-After of `retry_after` seconds (0: without that header)
+    - 5xx: with `status_5xx`; None draws 500, 502 or 503
+    - hang: never answered
+    - cut: the connection is closed `before` the answer or `amid` its body; None draws
+    - malformed: a 200 with an `html` page, `half` the body or `no_choices`; None draws
+    - slow: a good answer whose body takes `slow_seconds`
+
+    Raises pydantic's ValidationError (a ValueError) where a value is out of bounds.
+    """
+
+    rate_429: Rate = 0.0
+    rate_5xx: Rate = 0.0
+    rate_hang: Rate = 0.0
+    rate_cut: Rate = 0.0
+    rate_malformed: Rate = 0.0
+    rate_slow: Rate = 0.0
+    retry_after: Seconds = 1.0
+    status_5xx: Status | None = None
+    cut: Literal["before", "amid"] | None = None
+    malformed: Literal["html", "half", "no_choices"] | None = None
+    slow_seconds: Seconds = 5.0
+
+    def __post_init__(self) -> None:
+        total = round(sum(self.rate_of(fault) for fault in FAULTS), 9)
+        if total > 1:
+            raise ValueError(f"the rates add up to {total:g}; together they may be at most 1")
+
+    def rate_of(self, fault: Fate) -> float:
+        """Share of the requests that suffer this fault."""
+        return float(getattr(self, f"rate_{fault}"))
+
+    def draw(self, seed: int, job: str, seen: int) -> tuple[Fate, str]:
+        """Decide the fate of a job's `seen`-th request, and its variant where there are several.
+
+        It depends on the arguments alone, never on what else is running or came before.
+        """
+        digest = blake2b(f"{seed} {seen} {job}".encode(), digest_size=12).digest()
+        point, dice = int.from_bytes(digest[:6]) / 2**48, int.from_bytes(digest[6:])
+        for fault in FAULTS:
+            rate = self.rate_of(fault)
+            if point < rate:
+                return fault, self._variant(fault, dice)
+            point -= rate
+        return "ok", ""
+
+    def _variant(self, fault: Fate, dice: int) -> str:
+        chosen = {"5xx": self.status_5xx, "cut": self.cut, "malformed": self.malformed}.get(fault)
+        variants = VARIANTS.get(fault, ("",))
+        return str(chosen or variants[dice % len(variants)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class SimulatorOptions:
+    """How the server behaves; times are seconds.
+
+    An answer takes `latency`, or instead of it `ttft` (time to first token) plus `per_token` for each token.
+    With `api_key` every request below /v1 must carry it as a bearer token.
+
+    Raises pydantic's ValidationError (a ValueError) where a value is out of bounds.
+    """
+
+    faults: Faults = Faults()
+    seed: int = 0
+    latency: Seconds = 0.0
+    ttft: Seconds = 0.0
+    per_token: Seconds = 0.0
+    api_key: str | None = Field(default=None, min_length=1, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.latency and (self.ttft or self.per_token):
+            raise ValueError("latency is the whole time of an answer and excludes ttft and per_token")
+
+
+def explain(error: ValidationError) -> str:
+    """Say in one line which fields are wrong and why."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    lines = (": ".join([*(str(part) for part in fault["loc"]), fault["msg"]]) for fault in faults)
+    return "; ".join(line.removeprefix("Value error, ") for line in lines)
