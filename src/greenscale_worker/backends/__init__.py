@@ -1,6 +1,12 @@
-"""What a backend promises."""
+"""What a backend promises, what the one that speaks HTTP needs to know, and how a name becomes a backend.
 
-from typing import Protocol
+Codes of errors are one word for machines. `http_<status>` says that the endpoint answered with that status;
+by it the gate learns that somebody is there.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 from greenscale_worker.job import Job, Output
 
@@ -22,3 +28,55 @@ class Backend(Protocol):
     async def aclose(self) -> None:
         """Close every connection."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatOptions:
+    """Where an OpenAI-compatible endpoint is, how to be let in, and what a job leaves open.
+
+    `url` is the full one, `…/chat/completions`. `key` None or empty: an endpoint without keys. `model`,
+    `temperature` (None: not sent) and `max_tokens` stand in for what a job does not say. `ca_file` is a PEM
+    file that replaces the system's authorities. `headers` are sent beside ours and win over them. `proxy` is a
+    URL, with user and password where it wants them. `ready_path` is a path on the endpoint's host whose status
+    below 500 means ready; None: a TCP connection does. `connect_timeout` is seconds, for name, TCP and TLS.
+    """
+
+    url: str
+    model: str
+    key: str | None = field(default=None, repr=False)
+    temperature: float | None = 0.7
+    max_tokens: int = 1024
+    connect_timeout: float = 5.0
+    concurrency: int = 16
+    max_response_bytes: int = 8 * 1024 * 1024
+    ca_file: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    proxy: str | None = field(default=None, repr=False)
+    ready_path: str | None = None
+
+
+def _chat(options: ChatOptions) -> Backend:
+    from greenscale_worker.backends.chat import ChatBackend  # noqa: PLC0415  aiohttp costs 100 ms of a start
+
+    return ChatBackend(options)
+
+
+def _echo(_options: ChatOptions) -> Backend:
+    from greenscale_worker.backends.echo import EchoBackend  # noqa: PLC0415  as above: only what is asked for
+
+    return EchoBackend()
+
+
+BUILT_IN: Final[dict[str, Callable[[ChatOptions], Backend]]] = {"chat": _chat, "echo": _echo}
+
+
+def open_backend(name: str, options: ChatOptions) -> Backend:
+    """Find a backend: `chat`, `echo`, an entry point of group `greenscale.backends`, or `package.module:handler`.
+
+    Connects to nothing yet. Raises ConfigError where there is no such backend, or its options are wrong.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name](options)
+    from greenscale_worker.backends.handlers import load  # noqa: PLC0415  reads the metadata of packages
+
+    return load(name, built_in=BUILT_IN)

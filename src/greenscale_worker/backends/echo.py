@@ -1,0 +1,18 @@
+from greenscale_worker.backends.request import chat_request, question
+from greenscale_worker.job import Job, Output
+
+
+class EchoBackend:
+    """Answers with the question, and refuses what `chat` would refuse before it sends."""
+
+    async def infer(self, job: Job) -> Output:
+        """Answer with the text of the last user message."""
+        request = chat_request(job.payload)
+        return Output(question(request["messages"]), model=request.get("model"), finish_reason="stop")
+
+    async def ready(self) -> bool:
+        """Be ready, always."""
+        return True
+
+    async def aclose(self) -> None:
+        """Nothing is open."""

@@ -1,0 +1,66 @@
+"""The chat-completions request that a payload asks for (docs/wire-contract.md)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from greenscale_worker.errors import PermanentError
+
+NO_DEFAULTS: Mapping[str, Any] = {}
+
+
+def chat_request(payload: Mapping[str, Any], defaults: Mapping[str, Any] = NO_DEFAULTS) -> dict[str, Any]:
+    """Turn `prompt` or `messages` into a request; whatever else the payload says is passed on as it is.
+
+    `defaults` fill in what the payload leaves out or sets to null; `max_tokens` among them gives way to a
+    `max_completion_tokens` of the job. Raises PermanentError `bad_request`, which names the field.
+    """
+    request = {**defaults, **{name: value for name, value in payload.items() if value is not None}}
+    if "max_completion_tokens" in request and payload.get("max_tokens") is None:
+        request.pop("max_tokens", None)
+    request["messages"] = _messages(request.pop("prompt", None), request.get("messages"))
+    model = request.get("model")
+    if model is not None and not (isinstance(model, str) and model.strip()):
+        raise _bad("model: a string that is not blank is expected")
+    if request.get("stream", False) is not False:
+        raise _bad("stream: only false is accepted, answers are stored whole")
+    n = request.get("n", 1)
+    if type(n) is not int or n != 1:
+        raise _bad("n: only 1 is accepted, a job has one answer")
+    return request
+
+
+def question(messages: list[dict[str, Any]]) -> str:
+    """Read the text of the last thing the user said; of the last message where the user said nothing."""
+    said = [message for message in messages if message["role"] == "user"] or messages
+    return text_of(said[-1].get("content"))
+
+
+def text_of(content: object) -> str:
+    """Read the text of a message's content, which is a string or a list of parts; empty where it has none."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = (part.get("text") for part in parts if isinstance(part, dict))
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _messages(prompt: object, messages: object) -> list[dict[str, Any]]:
+    if prompt is None and messages is None:
+        raise _bad("prompt: is missing; a prompt or messages are expected")
+    if prompt is not None and messages is not None:
+        raise _bad("prompt: not beside messages, one of the two is expected")
+    if messages is None:
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise _bad("prompt: a string that is not blank is expected")
+        return [{"role": "user", "content": prompt}]
+    if not isinstance(messages, list) or not messages:
+        raise _bad("messages: a list with at least one message is expected")
+    for at, message in enumerate(messages):
+        role = message.get("role") if isinstance(message, dict) else None
+        if not isinstance(role, str) or not role:
+            raise _bad(f"messages.{at}: an object with a role is expected")
+    return messages
+
+
+def _bad(message: str) -> PermanentError:
+    return PermanentError("bad_request", message)

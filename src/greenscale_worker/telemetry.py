@@ -1,0 +1,189 @@
+"""What an operator sees: the name of every event, one line of log for each, and the metrics."""
+
+import re
+import sys
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, Final, Literal, Protocol, TextIO
+
+import orjson
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from structlog.typing import EventDict
+
+from greenscale_worker.job import Usage
+
+Event = Literal[
+    "backend_error",
+    "breaker_closed",
+    "breaker_opened",
+    "draining",
+    "foreign_key_replaced",
+    "gate_open",
+    "gate_shut",
+    "job",
+    "probe_failed",
+    "queue_back",
+    "queue_unavailable",
+    "ready",
+    "redis_may_evict",
+    "redis_not_persistent",
+    "stopped",
+    "unknown_setting",
+    "waiting_for_backend",
+    "worker_started",
+]
+
+CREDENTIALS: Final = re.compile(rb'://[^\s/"@]*@')
+START_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 15)
+CALL_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120, 300)
+
+
+class Log(Protocol):
+    """A logger that knows our events only. Facts are numbers and short words, never a prompt, answer or secret."""
+
+    def debug(self, event: Event, /, **facts: object) -> None:
+        """Tell what only a search for a fault needs."""
+
+    def info(self, event: Event, /, **facts: object) -> None:
+        """Tell what happens when all is well."""
+
+    def warning(self, event: Event, /, **facts: object) -> None:
+        """Tell what heals by itself, or may cost something later."""
+
+    def error(self, event: Event, /, **facts: object) -> None:
+        """Tell what somebody has to mend."""
+
+
+log: Log = structlog.get_logger()
+
+
+def configure_logging(*, json: bool, level: str = "info") -> None:
+    """Log from `level` (debug, info, warning, error) upwards: JSON lines to stdout, or lines for people to stderr.
+
+    A line that cannot be written is dropped: no job ends for a log.
+    """
+    structlog.configure(
+        processors=[*([_as_json] if json else _for_people()), _mask],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda: _Lines(sys.stdout if json else sys.stderr),
+    )
+
+
+def _as_json(_logger: object, level: str, facts: EventDict) -> bytes:
+    line = {"timestamp": datetime.now(UTC), "level": level, "event": facts.pop("event"), **facts}
+    try:
+        return orjson.dumps(line, default=str, option=orjson.OPT_UTC_Z)
+    except TypeError:  # a lone surrogate, an integer above 64 bits
+        return orjson.dumps({key: str(value).encode(errors="replace").decode() for key, value in line.items()})
+
+
+def _for_people() -> list[Any]:
+    return [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr is not None and sys.stderr.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,  # the other one shows the values of variables
+        ),
+        lambda _logger, _level, line: line.encode(errors="backslashreplace"),
+    ]
+
+
+def _mask(_logger: object, _level: str, line: Any) -> bytes:
+    """Hide user and password of every URL: messages of other libraries quote them."""
+    return CREDENTIALS.sub(b"://***@", line) if b"@" in line else line
+
+
+class _Lines:
+    """Writes each line at once and unbuffered, so that a full disk leaves nothing behind to fail over at exit."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        buffer = getattr(stream, "buffer", None)
+        self._file = getattr(buffer, "raw", buffer)
+
+    def msg(self, line: bytes) -> None:
+        if self._file is not None:
+            with suppress(OSError, ValueError):  # the reader has gone, the disk is full; the stream is closed
+                self._file.write(line + b"\n")
+
+    debug = info = warning = error = msg
+
+
+class Metrics:
+    """Counts and times, for Prometheus. An instance has a registry of its own; times are seconds."""
+
+    def __init__(self) -> None:
+        own = self.registry = CollectorRegistry()
+        ProcessCollector(registry=own)
+        self._finished = cache(
+            Counter("greenscale_jobs", "Runs that ended, by outcome", ["outcome", "code"], registry=own).labels
+        )
+        self._started = Histogram(
+            "greenscale_claim_to_start_seconds", "From claim to call", registry=own, buckets=START_SECONDS
+        )
+        self._called = Histogram(
+            "greenscale_call_seconds", "One call of the backend, failed or not", registry=own, buckets=CALL_SECONDS
+        )
+        self._tokens = cache(Counter("greenscale_tokens", "Tokens used, by kind", ["kind"], registry=own).labels)
+        self._retried = cache(Counter("greenscale_retries", "Calls to be made again", ["reason"], registry=own).labels)
+        self._busy = Gauge("greenscale_lanes_busy", "Jobs running in this process", registry=own)
+        self._shut = Gauge("greenscale_gate_shut", "1 while nothing may be sent to the endpoint", registry=own)
+        self._breaker = Gauge("greenscale_breaker_open", "1 while the endpoint only gets probes", registry=own)
+        self._depth = cache(
+            Gauge("greenscale_queue_jobs", "Jobs of the whole queue, by state", ["state"], registry=own).labels
+        )
+        self._reaped = Counter("greenscale_leases_reaped", "Leases that ended without a word", registry=own)
+        self._lost = cache(
+            Counter("greenscale_leases_lost", "Leases of this process lost", ["how"], registry=own).labels
+        )
+
+    def finished(self, outcome: str, code: str = "") -> None:
+        """Count a run that ended, by a few known words."""
+        self._finished(outcome, code).inc()
+
+    def started(self, seconds: float) -> None:
+        """Take the time from the claim of a job to its start."""
+        self._started.observe(seconds)
+
+    def called(self, seconds: float) -> None:
+        """Take the time of one call."""
+        self._called.observe(seconds)
+
+    def tokens(self, usage: Usage) -> None:
+        """Count what an answer cost, as far as the endpoint said."""
+        self._tokens("prompt").inc(usage.prompt_tokens or 0)
+        self._tokens("completion").inc(usage.completion_tokens or 0)
+
+    def retried(self, reason: str) -> None:
+        """Count a call that is to be made again."""
+        self._retried(reason).inc()
+
+    def busy(self, lanes: int) -> None:
+        """Show how many lanes run a job now."""
+        self._busy.set(lanes)
+
+    def gate(self, *, shut: bool, breaker: bool) -> None:
+        """Show whether the gate is shut, and whether that is the breaker's doing."""
+        self._shut.set(shut)
+        self._breaker.set(breaker)
+
+    def depth(self, *, waiting: int, running: int, delayed: int, dead: int) -> None:
+        """Show how much there is in the queue. Never called: nothing is shown, rather than noughts."""
+        self._depth("waiting").set(waiting)
+        self._depth("running").set(running)
+        self._depth("delayed").set(delayed)
+        self._depth("dead").set(dead)
+
+    def reaped(self, jobs: int) -> None:
+        """Count leases, of whomever, that this process found expired."""
+        self._reaped.inc(jobs)
+
+    def lost(self, how: str) -> None:
+        """Count a lease of this process that was lost: `taken` or `gone`."""
+        self._lost(how).inc()
+
+    def render(self) -> bytes:
+        """Write what Prometheus scrapes, as prometheus_client's CONTENT_TYPE_LATEST."""
+        return generate_latest(self.registry)
