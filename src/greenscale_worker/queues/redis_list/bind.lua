@@ -20,6 +20,7 @@ local function bind(id, token, job_id, record, tombstone, fields)
     forget(id, m)
     count('cancelled')
     if tonumber(final_ttl) > 0 then
+      begin_record(record)
       write_record(record, final_ttl, {'state', 'cancelled', 'finished_ms', digits(now)})
     end
     return 'CANCELLED'
@@ -30,12 +31,7 @@ local function bind(id, token, job_id, record, tombstone, fields)
     write_meta(id, m)
   end
   if tonumber(final_ttl) == 0 then return 'RUN' end
-  -- A record tells of one run only; when the job was handed in stays true for all of them.
-  if call('TYPE', record).ok == 'hash' then
-    local submitted = call('HGET', record, 'submitted_ms')
-    if submitted then push(fields, 'submitted_ms', submitted) end
-    call('DEL', record)
-  end
+  begin_record(record)
   push(fields, 'state', 'running')
   push(fields, 'claimed_ms', digits(now))
   if write_record(record, live_ttl, fields) then return 'BADTYPE' end

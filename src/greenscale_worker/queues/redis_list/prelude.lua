@@ -75,6 +75,12 @@ local function bury(id, m, job_id, code, message)
   count('dead')
 end
 
+-- A dead letter's header and payload.
+local function open_letter(letter)
+  local feed = string.find(letter, '\n', 1, true)
+  return cjson.decode(string.sub(letter, 1, feed - 1)), string.sub(letter, feed + 1)
+end
+
 -- The open job that another delivery of the same job id is bound to, if any.
 local function bound_elsewhere(job_id, id)
   local other = call('HGET', BOUND, job_id)
@@ -117,6 +123,14 @@ end
 local function push(fields, name, value)
   fields[#fields + 1] = name
   fields[#fields + 1] = value
+end
+
+-- A record tells of one run only; but when the job was handed in stays true for all of them.
+local function begin_record(key)
+  if call('TYPE', key).ok ~= 'hash' then return end
+  local submitted = call('HGET', key, 'submitted_ms')
+  call('DEL', key)
+  if submitted then call('HSET', key, 'submitted_ms', submitted) end
 end
 
 -- Writes fields of a record. Anything but a hash found under its name is replaced, never written onto.

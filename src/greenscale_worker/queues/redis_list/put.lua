@@ -6,11 +6,12 @@
 -- Output number of jobs in the list
 local ttl, key = tonumber(ARGV[3]), 12
 for arg = 4, #ARGV, 2 do
+  -- First of all, so that a full Redis refuses: it would not once a script has written.
+  call(ARGV[2] == 'LEFT' and 'LPUSH' or 'RPUSH', LIST, ARGV[arg + 1])
   if ttl > 0 and not bound_elsewhere(ARGV[arg], '') then
     call('DEL', KEYS[key])
     write_record(KEYS[key], ttl, {'state', 'waiting', 'submitted_ms', digits(now)})
   end
-  call(ARGV[2] == 'LEFT' and 'LPUSH' or 'RPUSH', LIST, ARGV[arg + 1])
   key = key + 1
 end
 return call('LLEN', LIST)

@@ -5,8 +5,12 @@
 -- Output OK or GONE
 local letter = call('HGET', DEAD, ARGV[2])
 if not letter then return 'GONE' end
+local header, payload = open_letter(letter)
+local job_id = bound_elsewhere(header.job_id, ARGV[2]) and '' or header.job_id
 call('HDEL', DEAD, ARGV[2])
-call('HSET', OPEN, ARGV[2], string.sub(letter, string.find(letter, '\n', 1, true) + 1))
-requeue(ARGV[2], {token = '', owner = '', tries = 0, crashes = 0, first = digits(now), job_id = ''})
+call('HSET', OPEN, ARGV[2], payload)
+requeue(ARGV[2], {token = '', owner = '', tries = 0, crashes = 0, first = digits(now), job_id = job_id})
+-- Its record says that it has failed; bound, it can be cancelled nevertheless.
+if job_id ~= '' then call('HSET', BOUND, job_id, ARGV[2]) end
 call('PUBLISH', BELL, 'ready')
 return 'OK'

@@ -9,14 +9,12 @@
 --       foreign key was replaced
 local ttl = tonumber(ARGV[2])
 
-local function header_of(letter)
-  return cjson.decode(string.sub(letter, 1, string.find(letter, '\n', 1, true) - 1))
-end
-
--- What was buried with this very token: the answer came late, or the same settle was sent twice.
-local function late(id, token, succeeded)
+-- What was buried with this very token: the answer came late, or the same settle was sent twice. An answer that comes
+-- while another delivery of its job id is in flight is too late: result and record are that one's.
+local function late(id, token, succeeded, job_id)
   local letter = call('HGET', DEAD, id)
-  if not letter or header_of(letter).token ~= token then return false end
+  if not letter or open_letter(letter).token ~= token then return false end
+  if succeeded and bound_elsewhere(job_id, id) then return false end
   if succeeded then call('HDEL', DEAD, id) end
   return true
 end
@@ -25,7 +23,7 @@ local function settle(id, token, state, job_id, text, message, result, record, f
   local succeeded = state == 'succeeded'
   local m = read_meta(id)
   if not m then
-    if not late(id, token, succeeded) then return 'GONE' end
+    if not late(id, token, succeeded, job_id) then return 'GONE' end
     if not succeeded then return 'OK' end
   elseif m.token ~= token then
     return 'STALE'
@@ -39,6 +37,7 @@ local function settle(id, token, state, job_id, text, message, result, record, f
   count(state)
   if job_id == '' or ttl == 0 then return 'OK' end
   if succeeded then call('SET', result, text, 'EX', ttl) end
+  if m and m.job_id ~= job_id then begin_record(record) end
   push(fields, 'state', state)
   push(fields, 'finished_ms', digits(now))
   return write_record(record, ttl, fields) and 'BADTYPE' or 'OK'
