@@ -1,0 +1,62 @@
+# Every target sets up what it needs. `make test PYTHON=python3.12 VENV=.venv-3.12` chooses another Python.
+
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	$$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+UV := uv==0.13.8
+
+.NOTPARALLEL:
+.PHONY: help demo test test-long check docs lock clean
+
+help: ## what can be made
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+demo: $(VENV)/.installed ## 50 prompts, answered by a simulated endpoint
+	$(BIN)/greenscale-worker demo
+
+test: $(VENV)/.installed $(VENV)/.tools ## the tests, against a real Redis (ARGS="-k gate" picks some)
+	$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-long: $(VENV)/.installed $(VENV)/.tools ## longer searches for faults
+	$(BIN)/python -m pytest -m long $(ARGS)
+
+check: $(VENV)/.installed $(VENV)/.tools ## lint, types, floors, and whether the generated documents are up to date
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/greenscale-worker config --markdown | diff -u docs/configuration.md - || \
+		{ echo 'docs/configuration.md is stale: make docs' >&2; exit 1; }
+
+docs: $(VENV)/.installed ## write the documents that are generated
+	$(BIN)/greenscale-worker config --markdown >docs/configuration.md
+
+lock: ## pin what pyproject.toml asks for (ARGS=--upgrade: the newest of all)
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet --disable-pip-version-check $(UV)
+	$(call compile,requirements.txt,)
+	$(call compile,requirements-build.txt,--group build -c requirements.txt)
+	$(call compile,requirements-dev.txt,--group dev -c requirements.txt -c requirements-build.txt)
+
+# Universal: one file for all Pythons and platforms, with markers. No index is written down.
+compile = build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command 'make lock' --output-file $(1) $(or $(2),pyproject.toml) $(ARGS)
+
+clean: ## remove whatever was made
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/.made: requirements.txt requirements-build.txt
+	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer is needed, with venv (Debian: apt-get install python3-venv)'; exit 2; } >&2
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP) install --require-hashes -r requirements.txt -r requirements-build.txt
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.made pyproject.toml
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.tools: $(VENV)/.made requirements-dev.txt
+	$(PIP) install --require-hashes -r requirements.txt -r requirements-build.txt -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,73 @@
+"""What a cluster asks, over HTTP: `/livez` (is it to be restarted?), `/readyz` (does it work?), `/metrics`."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from greenscale_worker.errors import ConfigError
+
+BEATS_MISSED: Final = 3
+GOODBYE_SECONDS: Final = 0.2
+
+Faults = Sequence[str]
+
+
+def heartbeat_faults(tried: float | None, *, every: float) -> Faults:
+    """Say whether the heartbeat is stuck: it was last tried, by the loop's clock, more than three beats ago.
+
+    Whether it was answered does not matter: nobody is helped by a restart while the queue's server is away.
+    None: there is no heartbeat yet.
+    """
+    silence = 0.0 if tried is None else asyncio.get_running_loop().time() - tried
+    if silence <= BEATS_MISSED * every:
+        return []
+    return [f"no heartbeat was tried for {silence:.1f} s, one is due every {every:g} s"]
+
+
+@asynccontextmanager
+async def serving(
+    host: str,
+    port: int,
+    *,
+    live: Callable[[], Faults],
+    ready: Callable[[], Faults],
+    metrics: Callable[[], Awaitable[bytes]],
+) -> AsyncIterator[int]:
+    """Serve until the block is left; gives the port, which matters where 0 (any) was asked for.
+
+    `live` and `ready` give what is wrong, a line each: nothing means 200, anything 503 with these lines as its body.
+    Raises ConfigError where it cannot listen.
+    """
+
+    async def livez(_request: web.Request) -> web.Response:
+        return _verdict(live())
+
+    async def readyz(_request: web.Request) -> web.Response:
+        return _verdict(ready())
+
+    async def scrape(_request: web.Request) -> web.Response:
+        return web.Response(body=await metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application()
+    app.add_routes([web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", scrape)])
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=GOODBYE_SECONDS)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            reason = str(error.strerror).rpartition(": ")[2]  # asyncio puts the address before it
+            where = f"GREENSCALE_HEALTH_HOST and GREENSCALE_HEALTH_PORT: cannot listen on {host} port {port}"
+            raise ConfigError(f"{where}: {reason}; an address of this machine and a free port are accepted") from error
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+def _verdict(faults: Faults) -> web.Response:
+    text = "".join(f"{fault}\n" for fault in faults)
+    return web.Response(text=text or "ok\n", status=503 if faults else 200, headers={"Cache-Control": "no-store"})

@@ -1,0 +1,64 @@
+"""The Redis that tests run against: always a real one, and never anybody else's."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.redis_server import RedisServer, start_shared
+
+SHARED: pytest.StashKey[tuple[RedisServer | None, str]] = pytest.StashKey()
+
+
+def shared_server(config: pytest.Config) -> tuple[RedisServer | None, str]:
+    """Start the server of this run, once; say what it is, or what is missing."""
+    if SHARED not in config.stash:
+        directory = Path(tempfile.mkdtemp(prefix="redis-for-tests-"))
+        config.add_cleanup(lambda: shutil.rmtree(directory))
+        try:
+            server, name = start_shared(directory)
+        except RuntimeError as error:
+            config.stash[SHARED] = None, str(error)
+        else:
+            config.add_cleanup(server.close)
+            config.stash[SHARED] = server, name
+    return config.stash[SHARED]
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    return None if config.option.collectonly else f"redis: {shared_server(config)[1]}"
+
+
+@pytest.fixture(scope="session")
+def redis_server(request: pytest.FixtureRequest) -> RedisServer:
+    """The server that all tests share. Its settings are not to be changed: `start_redis` gives one for that."""
+    server, name = shared_server(request.config)
+    if server is None:
+        pytest.fail(name, pytrace=False)
+    return server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """An empty database."""
+    with redis_server.client() as client:
+        client.flushall()
+    return f"{redis_server.url}/0"
+
+
+@pytest.fixture
+def start_redis(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+    """Start servers of one's own: takes what RedisServer takes, less the directory."""
+    with ExitStack() as servers:
+
+        def start(*config: str, tls: bool = False, sentinel: bool = False) -> RedisServer:
+            directory = tmp_path / f"redis-{len(list(tmp_path.iterdir()))}"
+            server = RedisServer(directory, *config, tls=tls, sentinel=sentinel)
+            servers.callback(server.close)
+            server.start()
+            return server
+
+        yield start

@@ -1,0 +1,217 @@
+"""One line for each event, whatever is in it and wherever it goes; and metrics that can be told apart."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, get_args
+
+import orjson
+import pytest
+import structlog
+from hypothesis import example, given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+import greenscale_worker
+from greenscale_worker.job import Usage
+from greenscale_worker.telemetry import Event, Metrics, configure_logging, log
+
+SOURCES = Path(greenscale_worker.__file__).parent
+LOGS_FOUR_LINES = """
+from greenscale_worker.telemetry import configure_logging, log
+configure_logging(json=True)
+for _ in range(4):
+    log.info("job")
+"""
+
+
+@pytest.fixture(autouse=True)
+def _configured_by_this_test_only() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()
+
+
+def lines(captured: str) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in captured.splitlines()]
+
+
+def log_four_lines(stdout: int) -> tuple[int, bytes]:
+    command = [sys.executable, "-I", "-c", LOGS_FOUR_LINES]
+    done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, check=False)  # noqa: S603  ours
+    return done.returncode, done.stderr
+
+
+def test_for_machines_an_event_is_one_line_of_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(json=True)
+    log.info("job", job_id="1", code="", seconds=0.25, tokens=None)
+    out, err = capsys.readouterr()
+    assert out.endswith("\n")
+    (line,) = lines(out)
+    age = datetime.now(UTC) - datetime.fromisoformat(line.pop("timestamp"))
+    assert timedelta() <= age < timedelta(minutes=1)
+    assert line == {"level": "info", "event": "job", "job_id": "1", "code": "", "seconds": 0.25, "tokens": None}
+    assert err == ""
+
+
+def test_for_people_it_is_a_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(json=False)
+    log.warning("queue_unavailable", error="refused\nnow")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"\d\d:\d\d:\d\d \[warning\s*\] queue_unavailable +error='refused\\nnow'\n", err)
+
+
+@pytest.mark.parametrize(("level", "seen"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+@pytest.mark.parametrize("json", [True, False])
+def test_what_is_below_the_level_is_not_logged(
+    capsys: pytest.CaptureFixture[str], level: str, seen: int, *, json: bool
+) -> None:
+    configure_logging(json=json, level=level)
+    for tell in (log.debug, log.info, log.warning, log.error):
+        tell("ready")
+    assert len("".join(capsys.readouterr()).splitlines()) == seen
+
+
+@example(facts={"error": "a\ud800"}, json=True)
+@example(facts={"error": "a\ud800"}, json=False)
+@example(facts={"code": 2**64}, json=True)
+@given(
+    facts=st.dictionaries(
+        st.sampled_from(["error", "job_id", "code"]),
+        st.text(st.characters(exclude_categories=[]), max_size=5)
+        | st.integers()
+        | st.floats()
+        | st.binary()
+        | st.none(),
+    ),
+    json=st.booleans(),
+)
+def test_whatever_the_facts_are_it_stays_one_line(facts: dict[str, Any], *, json: bool) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        read, write = os.pipe()
+        with os.fdopen(read, "rb") as reader, os.fdopen(write, "w", encoding="utf-8") as stream:
+            patch.setattr(sys, "stdout" if json else "stderr", stream)
+            configure_logging(json=json)
+            log.info("job", **facts)
+            stream.close()
+            written = reader.read()
+    assert written.count(b"\n") == 1
+    assert written.endswith(b"\n")
+    if json:
+        line = orjson.loads(written)
+        assert line["event"] == "job"
+        assert facts.keys() <= line.keys()
+
+
+@pytest.mark.parametrize("json", [True, False])
+@pytest.mark.parametrize("credentials", ["anna:secret", ":secret", "anna:secret%2F"])
+def test_the_password_of_a_url_is_hidden(capsys: pytest.CaptureFixture[str], credentials: str, *, json: bool) -> None:
+    configure_logging(json=json)
+    log.error("queue_unavailable", error=f"cannot connect to rediss://{credentials}@redis.example:6379/0", at="a@b")
+    text = "".join(capsys.readouterr())
+    assert "secret" not in text
+    assert "rediss://***@redis.example:6379/0" in text
+    assert "a@b" in text
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_ends_nothing() -> None:
+    with Path("/dev/full").open("wb") as full:
+        assert log_four_lines(full.fileno()) == (0, b"")
+
+
+def test_a_reader_that_has_gone_ends_nothing() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    assert log_four_lines(write) == (0, b"")
+    os.close(write)
+
+
+def test_without_a_stdout_nothing_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    configure_logging(json=True)
+    log.info("job")
+
+
+def test_every_event_has_somebody_who_logs_it() -> None:
+    text = "".join(path.read_text() for path in SOURCES.rglob("*.py"))
+    logged = set(re.findall(r'\blog\.\w+\(\s*"(\w+)"', text))
+    assert logged == set(get_args(Event))
+
+
+def samples(metrics: Metrics) -> dict[str, float]:
+    """What a scrape shows of ours, by name and labels, without what says nothing."""
+    return {
+        f"{sample.name}{sorted(sample.labels.values()) or ''}": sample.value
+        for family in text_string_to_metric_families(metrics.render().decode())
+        for sample in family.samples
+        if sample.name.startswith("greenscale_") and not sample.name.endswith(("_created", "_bucket")) and sample.value
+    }
+
+
+def test_everything_counted_is_shown() -> None:
+    metrics = Metrics()
+    assert samples(metrics) == {}
+    metrics.finished("succeeded")
+    metrics.finished("failed", "http_400")
+    metrics.finished("failed", "http_400")
+    metrics.started(0.002)
+    metrics.called(1.5)
+    metrics.tokens(Usage(prompt_tokens=7, completion_tokens=3, total_tokens=10))
+    metrics.tokens(Usage())
+    metrics.retried("http_429")
+    metrics.busy(4)
+    metrics.gate(shut=True, breaker=True)
+    metrics.depth(waiting=5, running=4, delayed=3, dead=2)
+    metrics.reaped(2)
+    metrics.lost("taken")
+    assert samples(metrics) == {
+        "greenscale_jobs_total['', 'succeeded']": 1,
+        "greenscale_jobs_total['failed', 'http_400']": 2,
+        "greenscale_claim_to_start_seconds_count": 1,
+        "greenscale_claim_to_start_seconds_sum": 0.002,
+        "greenscale_call_seconds_count": 1,
+        "greenscale_call_seconds_sum": 1.5,
+        "greenscale_tokens_total['prompt']": 7,
+        "greenscale_tokens_total['completion']": 3,
+        "greenscale_retries_total['http_429']": 1,
+        "greenscale_lanes_busy": 4,
+        "greenscale_gate_shut": 1,
+        "greenscale_breaker_open": 1,
+        "greenscale_queue_jobs['waiting']": 5,
+        "greenscale_queue_jobs['running']": 4,
+        "greenscale_queue_jobs['delayed']": 3,
+        "greenscale_queue_jobs['dead']": 2,
+        "greenscale_leases_reaped_total": 2,
+        "greenscale_leases_lost_total['taken']": 1,
+    }
+    metrics.busy(0)
+    metrics.gate(shut=False, breaker=False)
+    assert not samples(metrics).keys() & {"greenscale_lanes_busy", "greenscale_gate_shut", "greenscale_breaker_open"}
+
+
+def test_a_queue_that_nobody_has_counted_is_not_said_to_be_empty() -> None:
+    assert b"greenscale_queue_jobs{" not in Metrics().render()
+
+
+def test_calls_are_told_apart_from_10_ms_to_5_minutes() -> None:
+    metrics = Metrics()
+    for seconds in (0.01, 0.5, 30, 300, 301):
+        metrics.called(seconds)
+    counts = {
+        sample.labels["le"]: sample.value
+        for family in text_string_to_metric_families(metrics.render().decode())
+        for sample in family.samples
+        if sample.name == "greenscale_call_seconds_bucket"
+    }
+    assert [counts[bound] for bound in ("0.01", "0.5", "30.0", "300.0", "+Inf")] == [1, 2, 3, 4, 5]
+
+
+def test_two_workers_in_one_process_count_apart() -> None:
+    one, other = Metrics(), Metrics()
+    one.finished("succeeded")
+    assert samples(other) == {}
