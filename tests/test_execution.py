@@ -18,7 +18,7 @@ from greenscale_worker.backends.handlers import HandlerBackend
 from greenscale_worker.errors import PermanentError, TransientError
 from greenscale_worker.execution import Executor, Policy
 from greenscale_worker.gate import Gate
-from greenscale_worker.job import Failed, Job, Outcome, Output, Released, Succeeded
+from greenscale_worker.job import Failed, Job, Outcome, Output, Released, Succeeded, Usage
 from greenscale_worker.queues import Lease
 from greenscale_worker.telemetry import Metrics
 from tests.support.endpoint import OK, Endpoint, Reply, completion
@@ -430,3 +430,28 @@ async def test_a_scope_around_it_may_end_it() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.02):
             await handler(slow).executor.run(job(), lease())
+
+
+async def test_an_answer_too_large_to_be_kept_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def four(_job: Job) -> str:
+        return "four"
+
+    monkeypatch.setattr("greenscale_worker.execution.LARGEST_RESULT", 3)
+    outcome = await handler(four).run()
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "result_too_large"
+
+
+@pytest.mark.parametrize("count", [-1, 1.5, "7", True])
+async def test_a_backend_whose_usage_is_no_count_fails_a_try(count: Any) -> None:
+    async def careless(_job: Job) -> Output:
+        return Output("4", usage=Usage(total_tokens=count))
+
+    released(await handler(careless).run(), "backend_error", counted=True)
+
+
+async def test_a_backend_whose_text_is_none_fails_a_try() -> None:
+    async def careless(_job: Job) -> Output:
+        return Output(None)  # type: ignore[arg-type]
+
+    released(await handler(careless).run(), "backend_error", counted=True)

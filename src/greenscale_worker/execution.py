@@ -20,6 +20,7 @@ LONGEST_WAIT_IN_LEASE: Final = 3.0
 WAITS_IN_LEASE: Final = 2
 FIRST_BACKOFF: Final = 1.0
 LONGEST_BACKOFF: Final = 60.0
+LARGEST_RESULT: Final = 64 * 1024 * 1024  # Redis takes 512 MiB; what it refused would be sent for ever
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +88,8 @@ class Executor:
         self._metrics.called(monotonic() - started)
         if isinstance(answer, Output):
             self._gate.succeeded()
+            if len(answer.text) > LARGEST_RESULT:
+                return Failed("result_too_large", f"{len(answer.text)} characters; at most {LARGEST_RESULT} are kept")
             return Succeeded(answer)
         self._teach_gate(answer)
         if isinstance(answer, PermanentError):

@@ -33,18 +33,27 @@ ENVELOPE: Final = tuple(name for name in Job.model_fields if name != "payload")
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens that one answer cost, as the endpoint counted them; None where it did not say."""
+    """Tokens that one answer cost, as the endpoint counted them; None where it did not say.
+
+    Raises ValueError for what is no count.
+    """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     total_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        for count in (self.prompt_tokens, self.completion_tokens, self.total_tokens):
+            if count is not None and (type(count) is not int or count < 0):
+                raise ValueError(f"tokens: a count is expected, not {count!r}")
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
     """A backend's answer: the text a reader gets, and what is known about it.
 
-    `body` is the endpoint's full answer, JSON as it came, empty where a backend has none.
+    `body` is the endpoint's full answer, JSON as it came, empty where a backend has none. Raises TypeError where
+    `text` is no string.
     """
 
     text: str
@@ -52,6 +61,10 @@ class Output:
     finish_reason: str | None = None
     usage: Usage = Usage()
     body: bytes = b""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise TypeError(f"text: a string is expected, not {type(self.text).__name__}")
 
 
 @dataclass(frozen=True, slots=True)

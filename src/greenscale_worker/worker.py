@@ -125,16 +125,17 @@ class Worker:
     async def _work(self, lease: Lease) -> None:
         self._busy += 1
         self._metrics.busy(self._busy)
-        began = asyncio.get_running_loop().time()
+        clock = asyncio.get_running_loop().time
+        began = clock()
         try:
             job, outcome, note = await self._outcome(lease)
+            ran = clock()
             if outcome is not None and not await self._queue.settle(lease, outcome):
                 note = "not_ours"
         except QueueUnavailableError as error:
             log.warning("queue_unavailable", error=str(error))
         else:
-            seconds = asyncio.get_running_loop().time() - began
-            self._report(lease, job, note=note, outcome=outcome, seconds=seconds)
+            self._report(lease, job, note=note, outcome=outcome, run=ran - began, record=clock() - ran)
         finally:
             self._busy -= 1
             self._metrics.busy(self._busy)
@@ -174,9 +175,16 @@ class Worker:
             del self._running[lease.id]
         return None if lease.lost is not None else Released("drain")
 
-    def _report(self, lease: Lease, job: Job | None, *, note: str, outcome: Outcome | None, seconds: float) -> None:
+    def _report(  # noqa: PLR0913  what one line says
+        self, lease: Lease, job: Job | None, *, note: str, outcome: Outcome | None, run: float, record: float
+    ) -> None:
         """One line and one count for what has come of a job; never its prompt or answer."""
-        facts: dict[str, object] = {"job_id": lease.job_id or (job and job.job_id), "attempt": lease.attempts}
+        facts: dict[str, object] = {
+            "job_id": lease.job_id or (job and job.job_id),
+            "attempt": lease.attempts,
+            "run_seconds": round(run, 6),
+            "record_seconds": round(record, 6),
+        }
         word, code = note or "succeeded", ""
         match outcome:
             case Succeeded(output):
@@ -191,7 +199,9 @@ class Worker:
         if job is not None and job.traceparent is not None:
             facts["traceparent"] = job.traceparent
         self._metrics.finished(word, code)
-        log.info("job", outcome=word, code=code, seconds=round(seconds, 6), **facts)
+        if lease.lost is not None:
+            self._metrics.lost(lease.lost)
+        log.info("job", outcome=word, code=code, **facts)
 
     async def _send_heartbeats(self) -> None:
         loop = asyncio.get_running_loop()

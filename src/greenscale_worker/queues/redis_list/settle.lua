@@ -37,7 +37,7 @@ local function settle(id, token, state, job_id, text, message, result, record, f
   count(state)
   if job_id == '' or ttl == 0 then return 'OK' end
   if succeeded then call('SET', result, text, 'EX', ttl) end
-  if m and m.job_id ~= job_id then begin_record(record) end
+  if not m or m.job_id ~= job_id then begin_record(record) end
   push(fields, 'state', state)
   push(fields, 'finished_ms', digits(now))
   return write_record(record, ttl, fields) and 'BADTYPE' or 'OK'
