@@ -1,0 +1,226 @@
+"""A file of prompts through the worker and the queue of one process: no Redis, and nothing is asked twice.
+
+The worker and its lanes, retries and gate are the same as behind Redis; only the queue is not, and the output file
+stands where results and records would.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+from greenscale_worker.backends import Backend
+from greenscale_worker.batch.answers import Answers
+from greenscale_worker.batch.requests import Request, count_lines, read_requests
+from greenscale_worker.errors import ConfigError, TransientError
+from greenscale_worker.execution import Policy
+from greenscale_worker.gate import Gate
+from greenscale_worker.job import Failed, Outcome, Released, Succeeded
+from greenscale_worker.queues import Lease, QueueOptions
+from greenscale_worker.queues.memory import MemoryQueue
+from greenscale_worker.telemetry import Metrics
+from greenscale_worker.worker import Worker
+
+MAX_BYTES: Final = 1024 * 1024
+MOST_GROWTH: Final = 8  # of a payload against its line: it gets an id, and 9e15 becomes 9000000000000000.0
+LINES_AHEAD: Final = 4  # for each lane: lines read and not finished
+LINES_AT_ONCE: Final = 100  # lines that need no call, before others get their turn
+
+
+@dataclass(slots=True)
+class Tally:
+    """How far a batch has come. `total` is None where it cannot be known.
+
+    `earlier` are lines of an earlier run, `refused` those of them that ask in vain. Tokens are of this run.
+    """
+
+    total: int | None = None
+    answered: int = 0
+    failed: int = 0
+    earlier: int = 0
+    refused: int = 0
+    retries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    began: float = field(default_factory=monotonic)
+    ended: float | None = None
+
+    @property
+    def done(self) -> int:
+        """Lines of which is known what became."""
+        return self.earlier + self.answered + self.failed
+
+    @property
+    def seconds(self) -> float:
+        """How long this run has taken, so far."""
+        return (self.ended or monotonic()) - self.began
+
+    @property
+    def rate(self) -> float:
+        """Answers a second."""
+        return self.answered / self.seconds if self.seconds else 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of questions and answers."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def count(self, outcome: Succeeded | Failed) -> None:
+        """Add a line that has just finished."""
+        if isinstance(outcome, Failed):
+            self.failed += 1
+            return
+        self.answered += 1
+        self.prompt_tokens += outcome.output.usage.prompt_tokens or 0
+        self.completion_tokens += outcome.output.usage.completion_tokens or 0
+
+
+class Batch:
+    """Runs the lines of `source` and appends to `target` what comes of them, as they finish.
+
+    Lines that `target` has an answer for are left out, and those it refuses for what is in them; others that
+    failed are asked again. `on_finished` is told each line's request and outcome. Raises ConfigError where
+    `target` is not the output of a batch, and OSError where one of the two cannot be opened.
+    """
+
+    def __init__(  # noqa: PLR0913  the two files, the worker's parts, and who watches
+        self,
+        source: Path,
+        target: Path,
+        backend: Backend,
+        *,
+        concurrency: int = 16,
+        drain: float = 5.0,
+        max_bytes: int = MAX_BYTES,
+        policy: Policy | None = None,
+        on_finished: Callable[[Request, Succeeded | Failed], None] | None = None,
+    ) -> None:
+        self.tally = Tally(count_lines(source))
+        self.fault: Exception | None = None
+        with ExitStack() as files:
+            self._requests = read_requests(files.enter_context(source.open("rb")), max_bytes=max_bytes)
+            self._answers = files.enter_context(closing(Answers(target)))
+            self._files = files.pop_all()
+        self._on_finished = on_finished
+        self._open: dict[bytes, Request] = {}
+        self._most_open = LINES_AHEAD * concurrency
+        self._room = asyncio.Semaphore(self._most_open)
+        self._feeding: asyncio.Task[None] | None = None
+        self._queue = MemoryQueue(QueueOptions(result_ttl=0), on_settled=self._settled)
+        metrics = _CountedRetries(self.tally)
+        self._worker = Worker(
+            self._queue,
+            backend,
+            concurrency=concurrency,
+            drain=drain,
+            max_bytes=MOST_GROWTH * max_bytes,
+            gate=_WatchedGate(metrics, self._shut),
+            policy=policy,
+            metrics=metrics,
+        )
+
+    async def run(self) -> Tally:
+        """Run to the end, or until `stop`. `fault` says then what ended it early: a file, or an endpoint's refusal."""
+        with self._files:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._worker.run())
+                self._feeding = tasks.create_task(self._feed())
+        self.tally.ended = monotonic()
+        return self.tally
+
+    def stop(self) -> None:
+        """Take no further line; what runs gets the drain time. Called again: end that at once."""
+        if self._feeding is not None:
+            self._feeding.cancel()
+        self._worker.stop()
+
+    async def _feed(self) -> None:
+        try:
+            for number, request in enumerate(self._requests):
+                if number % LINES_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+                await self._start(request)
+            for _ in range(self._most_open):
+                await self._room.acquire()
+        except OSError as error:
+            self.fault = error
+        self._worker.stop()
+
+    async def _start(self, request: Request | None) -> None:
+        if request is None:
+            self._skip_blank()
+        elif request.key in self._answers.answered:
+            self.tally.earlier += 1
+        elif request.key in self._answers.refused:
+            self.tally.earlier += 1
+            self.tally.refused += 1
+        elif request.fault is not None:
+            self._finish(request, Failed(request.fault.code, str(request.fault)))
+        else:
+            await self._room.acquire()
+            self._open[request.payload] = request
+            await self._queue.put([(request.job_id, request.payload)])
+            await self._queue.purge(older_than=0)  # what failed is in the output
+
+    def _skip_blank(self) -> None:
+        if self.tally.total is not None:
+            self.tally.total -= 1
+
+    def _settled(self, lease: Lease, outcome: Outcome) -> None:
+        if not isinstance(outcome, Released):
+            self._finish(self._open.pop(lease.payload), outcome)
+            self._room.release()
+
+    def _finish(self, request: Request, outcome: Succeeded | Failed) -> None:
+        """Write a line, then count it. After a fault nothing is written: half a line may be the last."""
+        if self.fault is not None:
+            return
+        try:
+            if isinstance(outcome, Succeeded):
+                self._answers.succeeded(request, outcome.output)
+            else:
+                self._answers.failed(request, outcome.code, outcome.message)
+        except OSError as error:
+            self._give_up(error)
+            return
+        self.tally.count(outcome)
+        if self._on_finished is not None:
+            self._on_finished(request, outcome)
+
+    def _shut(self, error: TransientError) -> None:
+        """Stop where the very first calls show that none will succeed; later, the worker waits until it is mended."""
+        if self.tally.answered == 0:
+            self._give_up(ConfigError(str(error)))
+
+    def _give_up(self, fault: Exception) -> None:
+        self.fault = fault
+        self.stop()
+        self.stop()
+
+
+class _WatchedGate(Gate):
+    """A gate that tells of faults which somebody has to mend, such as a wrong key."""
+
+    def __init__(self, metrics: Metrics, on_fault: Callable[[TransientError], None]) -> None:
+        super().__init__(metrics=metrics)
+        self._on_fault = on_fault
+
+    def failed(self, error: TransientError) -> None:
+        super().failed(error)
+        if error.shut:
+            self._on_fault(error)
+
+
+class _CountedRetries(Metrics):
+    """Metrics that nobody scrapes; of them a batch tells how many calls were made again."""
+
+    def __init__(self, tally: Tally) -> None:
+        super().__init__()
+        self._tally = tally
+
+    def retried(self, reason: str) -> None:
+        super().retried(reason)
+        self._tally.retries += 1

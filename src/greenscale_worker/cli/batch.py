@@ -1,0 +1,221 @@
+"""`greenscale-worker batch`: a file of prompts, answered without Redis."""
+
+import argparse
+import asyncio
+import io
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from greenscale_worker.cli import FAILED
+from greenscale_worker.cli.opening import settings_of_command
+from greenscale_worker.cli.terminal import hint, say_json
+from greenscale_worker.errors import ConfigError
+
+if TYPE_CHECKING:
+    from greenscale_worker.backends import Backend
+    from greenscale_worker.batch import Batch, Tally
+    from greenscale_worker.config import Settings
+
+DRAIN_SECONDS: Final = 5.0
+REDRAW_SECONDS: Final = 0.2
+
+DESCRIPTION: Final = """\
+Answer a file of prompts, one JSON object a line, and append what comes of each line to another file as it
+finishes. It is the same worker as behind Redis, with its settings, its retries and its patience."""
+
+EPILOG: Final = """\
+lines of IN are of any of these kinds:
+  {"prompt": "What is 2+2?"}
+  {"messages": [{"role": "user", "content": "What is 2+2?"}], "max_tokens": 9}
+  {"custom_id": "a-1", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": …}}
+The first two take any parameter of a chat completion beside it, and a custom_id if you like.
+
+lines of OUT come in the order in which they finish; of response and error, one is null:
+  {"id": …, "custom_id": "a-1", "response": {"status_code": 200, "request_id": …, "body": {…}}, "error": null}
+A line without a custom_id is called by its number: line-1, line-2 …
+
+Start it again after a crash or Ctrl-C, and it goes on: a line that has its answer is not asked again unless it
+has changed. Lines that failed are asked again; those that are wrong in themselves (not JSON, no prompt, too
+large, a custom_id used twice) once they have been mended. Where OUT has several lines for a custom_id, the last
+one counts. If OUT ends in half a line, that is repaired.
+
+Ctrl-C takes no further line and gives running calls 5 s; a second one ends them at once. A key that the endpoint
+refuses from the first call on ends it, too.
+
+exit codes: 0 all lines are answered; 1 some failed; 2 a wrong setting, option or file; 130 stopped by Ctrl-C
+
+examples:
+  greenscale-worker batch prompts.jsonl answers.jsonl
+  GREENSCALE_BACKEND=echo greenscale-worker batch prompts.jsonl answers.jsonl
+  jq -r 'select(.error == null) | .response.body.choices[0].message.content' answers.jsonl"""
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "batch",
+        help="answer a file of prompts, without Redis",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("source", type=Path, metavar="IN", help="file of prompts")
+    parser.add_argument("target", type=Path, metavar="OUT", help="file to append to; is made where there is none")
+    parser.add_argument("--json", action="store_true", help="end with the figures as one line of JSON on stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer the lines of one file into another. Raises ConfigError."""
+    from greenscale_worker.batch import Batch  # noqa: PLC0415  only this command pays for it
+    from greenscale_worker.config import policy  # noqa: PLC0415  as above
+
+    settings = settings_of_command()
+    log_beside_a_bar(settings)
+    backend = configured_backend(settings)
+    try:
+        batch = Batch(
+            args.source,
+            args.target,
+            backend,
+            concurrency=settings.concurrency,
+            drain=min(DRAIN_SECONDS, settings.drain_seconds),
+            max_bytes=settings.max_payload_bytes,
+            policy=policy(settings),
+        )
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}") from None
+    stopped_by = asyncio.run(drive(batch, backend))
+    hint(_summary(batch.tally))
+    if args.json:
+        say_json(_figures(batch.tally))
+    return exit_code(batch, stopped_by)
+
+
+def log_beside_a_bar(settings: "Settings") -> None:
+    """Log warnings only, unless a level is set: there is a bar that tells the rest."""
+    from greenscale_worker.telemetry import configure_logging  # noqa: PLC0415  only those who run jobs log
+
+    level = settings.log_level if "log_level" in settings.origins else "warning"
+    configure_logging(json=settings.log_format == "json", level=level)
+
+
+def configured_backend(settings: "Settings") -> "Backend":
+    """Open the backend that is set; only `chat` asks for an endpoint. Raises ConfigError."""
+    from greenscale_worker.backends import ChatOptions, open_backend  # noqa: PLC0415  only those who run jobs
+    from greenscale_worker.config import chat_options  # noqa: PLC0415  as above
+
+    if settings.backend == "chat":
+        return open_backend("chat", chat_options(settings))
+    try:
+        return open_backend(settings.backend, ChatOptions(url="", model=""))
+    except ConfigError as error:
+        raise ConfigError(f"GREENSCALE_BACKEND: {error}") from error
+
+
+async def drive(batch: "Batch", backend: "Backend") -> int | None:
+    """Run a batch under a bar. SIGINT and SIGTERM stop it: says which of them came first."""
+    received: list[int] = []
+
+    def stop(number: int) -> None:
+        if not received:
+            hint("stopping: waiting for calls that run; once more ends them at once")
+        received.append(number)
+        batch.stop()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number)
+    try:
+        async with _bar(batch.tally):
+            await batch.run()
+    finally:
+        await backend.aclose()
+    return received[0] if received else None
+
+
+def exit_code(batch: "Batch", stopped_by: int | None) -> int:
+    """Say how a batch has ended. Raises ConfigError where a file or the endpoint ended it early."""
+    if isinstance(batch.fault, OSError):
+        raise ConfigError(f"the batch ended early: {batch.fault.strerror or batch.fault}") from None
+    if batch.fault is not None:
+        raise batch.fault
+    if stopped_by is not None:
+        return 128 + stopped_by
+    return FAILED if batch.tally.failed or batch.tally.refused else 0
+
+
+def _summary(tally: "Tally") -> str:
+    parts = [f"{tally.answered:,} answered, {tally.failed:,} failed in {tally.seconds:.1f} s ({tally.rate:.1f}/s)"]
+    if tally.earlier:
+        wrong = f", {tally.refused:,} of them wrong" if tally.refused else ""
+        parts.append(f"{tally.earlier:,} done before{wrong}")
+    if tally.total is not None and tally.total > tally.done:
+        parts.append(f"{tally.total - tally.done:,} left")
+    return "; ".join([*parts, f"{tally.tokens:,} tokens, {tally.retries:,} calls made again"])
+
+
+def _figures(tally: "Tally") -> dict[str, Any]:
+    names = ("total", "answered", "failed", "earlier", "refused", "retries", "prompt_tokens", "completion_tokens")
+    return {name: getattr(tally, name) for name in names} | {"seconds": round(tally.seconds, 3)}
+
+
+@asynccontextmanager
+async def _bar(tally: "Tally") -> AsyncIterator[None]:
+    """Show how far it is, where stderr is a terminal; what is written meanwhile appears above."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from tqdm import tqdm  # noqa: PLC0415  only those who see it pay for it
+
+    tqdm.monitor_interval = 0  # a thread that would wake a sleeping bar; this one is drawn in any case
+    with tqdm(total=tally.total, unit=" lines", dynamic_ncols=True, smoothing=0) as bar:
+        drawing = asyncio.create_task(_draw_for_ever(bar, tally))
+        try:
+            with redirect_stdout(_above(bar, sys.stdout)), redirect_stderr(_above(bar, sys.stderr)):
+                yield
+        finally:
+            drawing.cancel()
+            _draw(bar, tally)
+
+
+async def _draw_for_ever(bar: Any, tally: "Tally") -> None:
+    while True:
+        _draw(bar, tally)
+        await asyncio.sleep(REDRAW_SECONDS)
+
+
+def _draw(bar: Any, tally: "Tally") -> None:
+    bar.total, bar.initial, bar.n = tally.total, tally.earlier, tally.done
+    bar.set_postfix({"failed": tally.failed, "tokens": f"{tally.tokens:,}"}, refresh=True)
+
+
+class _AboveTheBar(io.RawIOBase):
+    """Stands in for a stream to the terminal: the bar makes room for what is written."""
+
+    def __init__(self, bar: Any, stream: TextIO) -> None:
+        self._bar = bar
+        self._stream = stream
+
+    def isatty(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._bar.clear()
+        self._stream.buffer.write(data)
+        self._stream.flush()
+        return len(data)
+
+
+def _above(bar: Any, stream: TextIO) -> TextIO:
+    if not stream.isatty():
+        return stream
+    raw = io.BufferedWriter(_AboveTheBar(bar, stream))
+    return io.TextIOWrapper(raw, encoding=stream.encoding, errors="replace", line_buffering=True)

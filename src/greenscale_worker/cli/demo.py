@@ -1,0 +1,159 @@
+"""`greenscale-worker demo`: fifty prompts and their answers, with nothing to set up."""
+
+import argparse
+import asyncio
+import shutil
+import sys
+import tempfile
+import textwrap
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from greenscale_worker.cli.batch import DRAIN_SECONDS, configured_backend, drive, exit_code, log_beside_a_bar
+from greenscale_worker.cli.opening import settings_of_command
+from greenscale_worker.cli.terminal import bold, columns, harmless, say
+
+if TYPE_CHECKING:
+    from greenscale_worker.backends import Backend
+    from greenscale_worker.batch import Tally
+    from greenscale_worker.batch.requests import Request
+    from greenscale_worker.execution import Policy
+    from greenscale_worker.job import Failed, Succeeded
+
+WIDEST: Final = 80
+MOST_LINES: Final = 8
+CONCURRENCY: Final = 8
+SEED: Final = 6  # has some of each fault
+
+DESCRIPTION: Final = """\
+Answer fifty prompts and show questions, answers and figures. The endpoint is a simulated one, in this process,
+that takes its time and refuses or drops some calls, as real ones do: no Redis, no key, no network.
+--real asks the endpoint of your settings instead (greenscale-worker config), and costs what that costs."""
+
+EPILOG: Final = """\
+exit codes: 0 all prompts are answered; 1 some failed; 2 a wrong setting (--real); 130 stopped by Ctrl-C
+
+examples:
+  greenscale-worker demo
+  NEYSA_API_KEY=… greenscale-worker demo --real"""
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "demo",
+        help="see it work: fifty prompts, no Redis, no key",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--real", action="store_true", help="ask the endpoint of your settings")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the bundled prompts through `batch`. Raises ConfigError; BrokenPipeError where nobody reads any more."""
+    return asyncio.run(_run(_real() if args.real else _simulated()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """Who answers, and how."""
+
+    backend: "Backend"
+    words: str
+    concurrency: int
+    policy: "Policy | None" = None
+
+
+@asynccontextmanager
+async def _simulated() -> AsyncIterator[_Stage]:
+    from greenscale_worker.backends import ChatOptions, open_backend  # noqa: PLC0415  only this command pays for it
+    from greenscale_worker.simulator import CHAT_PATH, Faults, SimulatorOptions, running  # noqa: PLC0415  as above
+    from greenscale_worker.telemetry import configure_logging  # noqa: PLC0415  as above
+
+    configure_logging(json=False, level="error")
+    faults = Faults(rate_429=0.08, rate_5xx=0.04, rate_cut=0.04, retry_after=0.5)
+    async with running(SimulatorOptions(seed=SEED, ttft=0.15, per_token=0.01, faults=faults)) as url:
+        options = ChatOptions(url=url + CHAT_PATH, model="meta-llama/Llama-3.3-70B-Instruct", concurrency=CONCURRENCY)
+        words = "a simulated endpoint, which refuses or drops some calls, as real ones do"
+        yield _Stage(open_backend("chat", options), words, CONCURRENCY)
+
+
+@asynccontextmanager
+async def _real() -> AsyncIterator[_Stage]:
+    from greenscale_worker.config import chat_options, policy  # noqa: PLC0415  only --real needs settings
+
+    settings = settings_of_command()
+    log_beside_a_bar(settings)
+    words = settings.backend if settings.backend != "chat" else chat_options(settings).model
+    yield _Stage(configured_backend(settings), words, settings.concurrency, policy(settings))
+
+
+async def _run(open_stage: AbstractAsyncContextManager[_Stage]) -> int:
+    from greenscale_worker.batch import Batch  # noqa: PLC0415  only this command pays for it
+
+    nobody_reads: list[BrokenPipeError] = []
+
+    def show(request: "Request", outcome: "Succeeded | Failed") -> None:
+        try:
+            say(_shown(request, outcome) + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            nobody_reads.append(error)
+            batch.stop()
+            batch.stop()
+
+    prompts = files("greenscale_worker") / "data" / "demo.jsonl"
+    async with open_stage as stage:
+        with as_file(prompts) as source, tempfile.TemporaryDirectory() as directory:
+            batch = Batch(
+                source,
+                Path(directory) / "answers.jsonl",
+                stage.backend,
+                concurrency=stage.concurrency,
+                drain=DRAIN_SECONDS,
+                policy=stage.policy,
+                on_finished=show,
+            )
+            say(_wrapped(f"{batch.tally.total} prompts, {stage.concurrency} at a time, to {stage.words}.") + "\n")
+            stopped_by = await drive(batch, stage.backend)
+    if nobody_reads:
+        raise nobody_reads[0]
+    say(_figures(batch.tally))
+    return exit_code(batch, stopped_by)
+
+
+def _shown(request: "Request", outcome: "Succeeded | Failed") -> str:
+    import orjson  # noqa: PLC0415  only this command pays for it
+
+    from greenscale_worker.job import Failed  # noqa: PLC0415  as above
+
+    number = f"{request.job_id:>3}  "
+    question = _wrapped(orjson.loads(request.payload)["prompt"], indent=len(number))
+    said = f"{outcome.code}: {outcome.message}" if isinstance(outcome, Failed) else outcome.output.text
+    lines = [_wrapped(line, indent=len(number)) for line in harmless(said).splitlines()]
+    answer = "\n".join(lines).splitlines()
+    if len(answer) > MOST_LINES:
+        answer[MOST_LINES - 1 :] = [f"{' ' * len(number)}…"]
+    return "\n".join([number + bold(question[len(number) :]), *answer])
+
+
+def _wrapped(text: str, indent: int = 0) -> str:
+    width = min(WIDEST, shutil.get_terminal_size().columns) - 1
+    margin = " " * indent
+    return textwrap.fill(text, width, initial_indent=margin, subsequent_indent=margin, replace_whitespace=False)
+
+
+def _figures(tally: "Tally") -> str:
+    rows = [
+        ("answered", f"{tally.answered}", f"in {tally.seconds:.1f} s, {tally.rate:.1f} a second"),
+        ("failed", f"{tally.failed}", ""),
+        ("calls made again", f"{tally.retries}", "because they had been refused or dropped"),
+        ("tokens", f"{tally.tokens:,}", f"{tally.prompt_tokens:,} asked, {tally.completion_tokens:,} answered"),
+    ]
+    return columns(rows)

@@ -1,0 +1,280 @@
+"""The queue of one process: batch, quick start, embedding, tests.
+
+It keeps the promises of the queues in Redis (docs/queue-protocol.md), but does not outlive its process.
+"""
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final
+
+from greenscale_worker.job import Failed, Job, Outcome, Released, Succeeded
+from greenscale_worker.queues import (
+    Binding,
+    Cancellation,
+    DeadLetter,
+    Depth,
+    Lease,
+    LiveWorker,
+    QueueOptions,
+)
+from greenscale_worker.queues.memory.records import FINISHED
+from greenscale_worker.queues.memory.store import SUSPECT_CRASHES, Entry, Store
+
+TOMBSTONE_SECONDS: Final = 3600.0
+SHORTEST_SLEEP: Final = 0.01
+
+
+class MemoryQueue:
+    """Queue and QueueAdmin in one object, for the lanes of one worker; `beside` opens one for another worker.
+
+    `options` are those of the Redis queues, less what is about a server. `clock` counts seconds from anywhere
+    and never goes back. `on_settled` is told every outcome just before its job is acknowledged; what it raises
+    leaves the job leased.
+    """
+
+    def __init__(
+        self,
+        options: QueueOptions | None = None,
+        *,
+        worker: str = "memory",
+        clock: Callable[[], float] = time.monotonic,
+        on_settled: Callable[[Lease, Outcome], None] | None = None,
+    ) -> None:
+        epoch = time.time() - clock()
+        self._store = Store(options or QueueOptions(), lambda: epoch + clock())
+        self._worker = worker
+        self._on_settled = on_settled
+        self._held: dict[str, Lease] = {}
+
+    def beside(self, worker: str) -> "MemoryQueue":
+        """Open the same jobs for another worker of this process."""
+        other = MemoryQueue(worker=worker, on_settled=self._on_settled)
+        other._store = self._store
+        return other
+
+    @property
+    def up(self) -> bool:
+        """See Queue: there is no server that could be down."""
+        return True
+
+    async def lease(self) -> Lease:
+        """See Queue."""
+        store = self._store
+        await asyncio.sleep(0)  # a lane for which nothing ever waits would starve everything else
+        while (lease := self._claim()) is None:
+            bell = store.new_bell()
+            try:
+                async with asyncio.timeout(self._sleep()):
+                    await bell
+            except TimeoutError:
+                continue
+            except asyncio.CancelledError:
+                store.ring(1)  # another takes what this one was woken for, or would have been
+                raise
+            finally:
+                store.bells.pop(bell, None)
+        return lease
+
+    async def bind(self, lease: Lease, job: Job) -> Binding:
+        """See Queue."""
+        entry, store = self._store.live(lease), self._store
+        if entry is None:
+            return "stale"
+        other = store.bound.get(job.job_id, entry)
+        if other.payload != entry.payload:
+            return "conflict"
+        if other is not entry:
+            self._drop(lease, entry)
+            return "duplicate"
+        if store.tombstones.pop(job.job_id):
+            self._drop(lease, entry)
+            store.records.cancelled(job.job_id)
+            return "cancelled"
+        store.bound[job.job_id] = entry
+        entry.bound_to = lease.job_id = job.job_id
+        lease.attempts = lease.tries + 1
+        store.records.running(lease, job, self._worker)
+        return "run"
+
+    async def settle(self, lease: Lease, outcome: Outcome) -> bool:
+        """See Queue."""
+        if isinstance(outcome, Released):
+            return self._release(lease, outcome)
+        entry = self._store.latest(lease)
+        if entry is None:
+            return self._settle_late(lease, outcome)
+        self._tell(lease, outcome)
+        self._drop(lease, entry)
+        if isinstance(outcome, Failed):
+            self._bury(entry, lease.job_id, outcome)
+        elif lease.job_id is not None:
+            self._store.records.succeeded(lease.job_id, outcome.output)
+        return True
+
+    async def beat(self) -> None:
+        """See Queue."""
+        store = self._store
+        for lease in list(self._held.values()):
+            entry = store.live(lease)
+            if entry is not None:
+                store.prolong(entry)
+            else:
+                del self._held[lease.token]
+                lease.lose("taken" if int(lease.id) in store.open else "gone")
+        self._tick()
+        store.beats[self._worker] = store.clock()
+
+    async def aclose(self) -> None:
+        """Leave the list of live workers. Jobs are never claimed ahead, so there is none to hand back."""
+        self._store.beats.pop(self._worker, None)
+
+    async def put(self, jobs: Sequence[tuple[str, bytes]]) -> None:
+        """See QueueAdmin."""
+        store = self._store
+        for job_id, payload in jobs:
+            if job_id not in store.bound:
+                store.records.waiting(job_id)
+            store.append(payload)
+        store.ring(len(jobs))
+
+    async def record(self, job_id: str) -> dict[str, str]:
+        """See QueueAdmin."""
+        return self._store.records.get(job_id)
+
+    async def result(self, job_id: str) -> bytes | None:
+        """See QueueAdmin."""
+        return self._store.records.result(job_id)
+
+    async def cancel(self, job_id: str) -> Cancellation:
+        """See QueueAdmin."""
+        store = self._store
+        entry = store.bound.get(job_id)
+        if entry is not None:
+            store.forget(entry)
+            store.records.cancelled(job_id)
+            if entry.lease is not None:
+                entry.lease.lose("gone")
+            return "cancelled"
+        if store.records.get(job_id).get("state") in FINISHED:
+            return "finished"
+        store.tombstones.put(job_id, job_id, seconds=TOMBSTONE_SECONDS)
+        return "will_be_cancelled"
+
+    async def depth(self) -> Depth:
+        """See QueueAdmin."""
+        store = self._store
+        idle = [*itertools.islice(store.waiting, 1), *store.ready, *store.suspects, *store.delayed]
+        return Depth(
+            waiting=len(store.waiting) + len(store.ready) + len(store.suspects),
+            running=len(store.leased),
+            delayed=len(store.delayed),
+            dead=len(store.dead),
+            oldest_seconds=store.clock() - min(entry.arrived for entry in idle) if idle else None,
+            paused=store.paused,
+        )
+
+    async def workers(self) -> list[LiveWorker]:
+        """See QueueAdmin."""
+        store = self._store
+        ages = {name: store.clock() - beat for name, beat in store.beats.items()}
+        return [LiveWorker(name, age) for name, age in ages.items() if age <= store.options.lease]
+
+    async def pause(self) -> None:
+        """See QueueAdmin."""
+        self._store.paused = True
+
+    async def resume(self) -> None:
+        """See QueueAdmin."""
+        self._store.paused = False
+        self._store.ring()
+
+    async def dead(self) -> AsyncIterator[DeadLetter]:
+        """See QueueAdmin."""
+        for letter, _ in list(self._store.dead.values()):
+            yield letter
+
+    async def replay(self, letter_id: str) -> bool:
+        """See QueueAdmin."""
+        _, entry = self._store.dead.pop(letter_id, (None, None))
+        if entry is None:
+            return False
+        self._store.replay(entry)
+        return True
+
+    async def purge(self, *, older_than: float) -> int:
+        """See QueueAdmin."""
+        dead, horizon = self._store.dead, self._store.clock() - older_than
+        old = [letter.id for letter, _ in dead.values() if letter.died_at < horizon]
+        for letter_id in old:
+            del dead[letter_id]
+        return len(old)
+
+    def _claim(self) -> Lease | None:
+        self._tick()
+        if self._store.paused:
+            return None
+        suspect = any(held.crashes >= SUSPECT_CRASHES and not held.lost for held in self._held.values())
+        lease = self._store.take(suspect=not suspect)
+        if lease is not None:
+            self._held[lease.token] = lease
+        return lease
+
+    def _sleep(self) -> float | None:
+        due = self._store.next_due()
+        return None if due is None or self._store.paused else max(SHORTEST_SLEEP, due - self._store.clock())
+
+    def _tick(self) -> None:
+        for entry in self._store.tick():
+            outcome = Failed("crashed", f"the lease expired {entry.crashes} times")
+            if entry.lease is not None:
+                self._tell(entry.lease, outcome)
+            self._store.forget(entry)
+            self._bury(entry, entry.bound_to, outcome)
+
+    def _tell(self, lease: Lease, outcome: Outcome) -> None:
+        if self._on_settled is not None:
+            self._on_settled(lease, outcome)
+
+    def _drop(self, lease: Lease, entry: Entry) -> None:
+        self._held.pop(lease.token, None)
+        self._store.forget(entry)
+
+    def _release(self, lease: Lease, outcome: Released) -> bool:
+        entry, store = self._store.live(lease), self._store
+        if entry is None:
+            return False
+        self._tell(lease, outcome)
+        self._held.pop(lease.token, None)
+        entry.tries += outcome.counted
+        due = store.clock() + outcome.delay
+        if outcome.delay > 0:
+            store.delay(entry, due)
+        else:
+            store.requeue(entry)
+        if lease.job_id is not None:
+            store.records.delayed(lease.job_id, due, outcome.reason)
+        return True
+
+    def _settle_late(self, lease: Lease, outcome: Succeeded | Failed) -> bool:
+        """Let a finished answer win over the dead letter made of the same lease."""
+        _, entry = self._store.dead.get(lease.id, (None, None))
+        if entry is None or entry.lease is None or entry.lease.token != lease.token:
+            return False
+        if isinstance(outcome, Succeeded):
+            self._tell(lease, outcome)
+            del self._store.dead[lease.id]
+            if lease.job_id is not None:
+                self._store.records.succeeded(lease.job_id, outcome.output)
+        return True
+
+    def _bury(self, entry: Entry, job_id: str | None, fault: Failed) -> None:
+        store = self._store
+        clash = job_id is not None and job_id in store.bound
+        code = "conflict" if clash else fault.code
+        counts = (entry.tries, entry.crashes, store.clock())
+        letter = DeadLetter(str(entry.id), job_id, code, fault.message, *counts, entry.payload)
+        store.dead[letter.id] = (letter, entry)
+        if job_id is not None and not clash:
+            store.records.failed(job_id, fault, ran=entry.bound_to == job_id)

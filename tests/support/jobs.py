@@ -1,0 +1,119 @@
+"""What was pushed to a list, and what has become of it: the accounts must balance."""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final
+
+import orjson
+from redis import Redis
+
+from greenscale_worker.queues.redis_common.scripts import load
+from greenscale_worker.queues.redis_list import WORKER_SCRIPTS, __name__ as room
+from greenscale_worker.queues.redis_list.keys import Keys
+
+NOTHING: Final[Mapping[str, str]] = {}
+
+
+class Jobs:
+    """The jobs of one list, seen by its producer and its readers; ids are `<list>-<name>`, so that lists can be many."""
+
+    def __init__(self, client: "Redis[bytes]", name: str = "jobs", *, cluster: bool = False) -> None:
+        self.client: Any = client
+        self.keys = Keys(name, cluster=cluster)
+        self.pushed: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return self.keys.name
+
+    def id(self, name: object) -> str:
+        return f"{self.name.strip('{}')}-{name}"
+
+    def push(self, *names: object, right: bool = False, **fields: Any) -> list[str]:
+        """Push jobs as a producer would; the prompt is the id."""
+        ids = [self.id(name) for name in names]
+        payloads = [orjson.dumps({"job_id": job_id, "prompt": job_id, **fields}) for job_id in ids]
+        push = self.client.rpush if right else self.client.lpush
+        push(self.name, *payloads)
+        self.pushed += ids
+        return ids
+
+    def result(self, job_id: str) -> str | None:
+        answer: bytes | None = self.client.get(self.keys.result(job_id))
+        return None if answer is None else answer.decode()
+
+    def record(self, job_id: str) -> dict[str, str]:
+        fields: dict[bytes, bytes] = self.client.hgetall(self.keys.record(job_id))
+        return {name.decode(): value.decode() for name, value in fields.items()}
+
+    def answered(self) -> list[str]:
+        """Those that have a result."""
+        return [job_id for job_id in self.pushed if self.client.exists(self.keys.result(job_id))]
+
+    def size(self, part: str) -> int:
+        """How many jobs there are in `list`, or in one of our own keys (`open`, `ready`, `dead` …)."""
+        if part == "list":
+            return int(self.client.llen(self.name))
+        key = self.keys.of(part)
+        return int(self.client.hlen(key) if part in {"open", "meta", "dead", "bound"} else self.client.zcard(key))
+
+    def ended(self) -> int:
+        """How many were answered, are dead letters, were cancelled or folded into their twin."""
+        counters = ("n_succeeded", "n_dead", "n_cancelled", "n_duplicate")
+        return sum(int(count or 0) for count in self.client.hmget(self.keys.of("control"), counters))
+
+    def queued(self) -> list[str]:
+        """The ids of what nobody holds, in the order in which it would be claimed."""
+        ready = self.client.zrange(self.keys.of("ready"), 0, -1)
+        payloads = self.client.hmget(self.keys.of("open"), ready) if ready else []
+        payloads += reversed(self.client.lrange(self.name, 0, -1))
+        return [orjson.loads(payload)["job_id"] for payload in payloads]
+
+    def letters(self) -> list[tuple[dict[str, Any], bytes]]:
+        """The dead letters: header and payload."""
+        parted = (letter.partition(b"\n") for letter in self.client.hvals(self.keys.of("dead")))
+        return [(orjson.loads(header.decode(errors="replace")), payload) for header, _, payload in parted]
+
+    def leased(self) -> set[str]:
+        """The ids of what some worker holds, or held when it died."""
+        ids = self.client.zrange(self.keys.of("lease"), 0, -1)
+        payloads = self.client.hmget(self.keys.of("open"), ids) if ids else []
+        return {orjson.loads(payload)["job_id"] for payload in payloads}
+
+    def counted(self) -> set[tuple[str, str]]:
+        """Tries and crashes of the jobs that are open."""
+        metas = self.client.hvals(self.keys.of("meta"))
+        return {(tries, crashes) for _, _, tries, crashes, _, _ in (meta.decode().split("|") for meta in metas)}
+
+    def all_ended(self) -> bool:
+        """Whether everything pushed has ended. Fails the test at once where more has ended than was pushed."""
+        return self.ended() >= len(self.pushed)
+
+    def check(self, *, failed: Mapping[str, str] = NOTHING, cancelled: Collection[str] = ()) -> None:
+        """Every job has ended exactly once, and nothing is left of it but what readers are meant to read.
+
+        `failed` tells which are to be dead letters, and with which code; all but those and `cancelled` have answers.
+        """
+        assert self.ended() == len(self.pushed), "something ended twice, or not at all"
+        for part in ("list", "open", "meta", "lease", "ready", "suspect", "delayed", "bound"):
+            assert self.size(part) == 0, f"{part} is not empty"
+        letters = {header["job_id"]: header["code"] for header, _ in self.letters()}
+        assert letters == dict(failed)
+        assert len(self.letters()) == len(failed)
+        for job_id in self.pushed:
+            state = "failed" if job_id in failed else "cancelled" if job_id in cancelled else "succeeded"
+            assert (job_id, self.record(job_id).get("state")) == (job_id, state)
+            answer = self.result(job_id)
+            assert (answer is not None) == (state == "succeeded"), job_id
+            assert answer is None or answer.startswith(job_id), answer
+
+    def nothing_left_behind(self) -> None:
+        """No worker is on the books any more, as after exit code 0."""
+        assert self.size("lease") == 0
+        assert self.size("workers") == 0
+        assert not list(self.client.scan_iter(self.keys.of("claim:*").replace("[", "\\[")))
+
+
+def load_scripts(client: Any) -> None:
+    """Make the scripts known to the server, so that the first call of each is one round trip as all others."""
+    for name in WORKER_SCRIPTS:
+        client.script_load(load(room, name, server_major=7, when_full=True).source)
