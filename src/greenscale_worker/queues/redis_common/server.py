@@ -2,31 +2,42 @@
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from redis.exceptions import RedisError
 
 from greenscale_worker.errors import QueueUnavailableError
+from greenscale_worker.queues.redis_common.connections import READ_SECONDS
 from greenscale_worker.queues.redis_common.errors import mapped
 from greenscale_worker.telemetry import log
 
+Answer = TypeVar("Answer")
 
-async def meet(client: Any, *, patience: float) -> int:
-    """Wait until the server answers; give its major version. Raises ConfigError where it refuses us."""
+
+async def patiently(ask: Callable[[], Awaitable[Answer]], *, patience: float) -> Answer:
+    """Ask until the server answers, at most `patience` seconds apart. Raises ConfigError where it refuses us."""
     said = False
     while True:
         try:
             with mapped():
-                info = await client.info()
-            break
+                async with asyncio.timeout(READ_SECONDS):
+                    answer = await ask()
         except QueueUnavailableError as error:
             if not said:
                 log.warning("queue_unavailable", error=str(error))
                 said = True
+        else:
+            if said:
+                log.info("queue_back")
+            return answer
         await asyncio.sleep(random.uniform(0, patience))  # noqa: S311  jitter, not a secret
-    if said:
-        log.info("queue_back")
+
+
+async def meet(client: Any) -> int:
+    """Give the server's major version. Raises redis-py's errors."""
+    info = await client.info()
     await _warn(client, info)
     # Valkey reports the version of Redis that it is compatible with.
     return int(str(info.get("redis_version", "7")).partition(".")[0])

@@ -1,18 +1,15 @@
 """Jobs in a plain Redis list: producers `LPUSH`, and nothing is lost (docs/queue-protocol.md)."""
 
-import asyncio
 import os
-import random
 import secrets
 import socket
 from typing import Any, Final
 
-from greenscale_worker.errors import ConfigError, QueueUnavailableError
+from greenscale_worker.errors import ConfigError
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.redis_common.connections import is_cluster, open_client, open_clients
-from greenscale_worker.queues.redis_common.errors import mapped
 from greenscale_worker.queues.redis_common.scripts import Script, load
-from greenscale_worker.queues.redis_common.server import meet
+from greenscale_worker.queues.redis_common.server import meet, patiently
 from greenscale_worker.queues.redis_list.admin import RedisListAdmin
 from greenscale_worker.queues.redis_list.claims import PEEK_SECONDS
 from greenscale_worker.queues.redis_list.keys import Keys
@@ -33,8 +30,9 @@ async def open_queue(redis: RedisOptions, options: QueueOptions, metrics: Metric
     patience = options.heartbeat / 3
     clients = open_clients(redis, peek_seconds=PEEK_SECONDS)
     try:
-        major = await meet(clients.commands, patience=patience)
-        await _agree_on_format(clients.commands, keys)
+        major = await patiently(lambda: meet(clients.commands), patience=patience)
+        agree = load(__name__, "agree", server_major=major, when_full=True)
+        await patiently(lambda: _agree_on_format(clients.commands, agree, keys), patience=patience)
     except BaseException:
         await clients.commands.aclose()
         raise
@@ -47,7 +45,8 @@ async def open_queue(redis: RedisOptions, options: QueueOptions, metrics: Metric
         metrics=metrics,
     )
     try:
-        await _first_beat(queue, patience)
+        # Before anything is claimed, so that an ACL without our rights is found out at the start.
+        await patiently(queue.greet, patience=patience)
     except BaseException:
         await queue.aclose()
         raise
@@ -64,20 +63,8 @@ def _scripts(names: tuple[str, ...], *, server_major: int, when_full: bool) -> d
     return {name: load(__name__, name, server_major=server_major, when_full=when_full) for name in names}
 
 
-async def _agree_on_format(client: Any, keys: Keys) -> None:
-    control = keys.of("control")
-    with mapped():
-        await client.hsetnx(control, "format", FORMAT)
-        found = await client.hget(control, "format")
+async def _agree_on_format(client: Any, agree: Script, keys: Keys) -> None:
+    found = await agree(client, keys.base, ["", FORMAT])
     if found != FORMAT:
-        known = FORMAT.decode()
-        raise ConfigError(f"{control} in Redis has format {found!r}; this version knows {known}: use a matching one")
-
-
-async def _first_beat(queue: RedisListQueue, patience: float) -> None:
-    """Send one heartbeat before anything is claimed, so that an ACL without our rights is found out at the start."""
-    while True:
-        try:
-            return await queue.greet()
-        except QueueUnavailableError:
-            await asyncio.sleep(random.uniform(0, patience))  # noqa: S311  jitter, not a secret
+        where, known = keys.of("control"), FORMAT.decode()
+        raise ConfigError(f"{where} in Redis has format {found!r}; this version knows {known}: use a matching one")

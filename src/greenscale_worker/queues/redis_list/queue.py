@@ -138,8 +138,10 @@ class RedisListQueue:
             await group.aclose()
         try:
             with mapped():
-                await self._clients.commands.zrem(self._keys.of("workers"), self._owner)
-                await self._clients.commands.delete(self._keys.claim(self._owner))
+                goodbye = self._clients.commands.pipeline(transaction=False)
+                goodbye.zrem(self._keys.of("workers"), self._owner)
+                goodbye.delete(self._keys.claim(self._owner))
+                await goodbye.execute()
         except (QueueUnavailableError, ConfigError) as error:
             log.warning("queue_unavailable", error=str(error))
         await self._bell.aclose()

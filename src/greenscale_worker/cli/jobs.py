@@ -1,0 +1,142 @@
+"""`status`, `result` and `cancel`: what has become of one job."""
+
+import argparse
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from greenscale_worker.cli import FAILED, UNFINISHED, UNKNOWN
+from greenscale_worker.cli.opening import with_admin
+from greenscale_worker.cli.terminal import columns, harmless, hint, moment, one_line, say, say_json
+
+if TYPE_CHECKING:
+    from greenscale_worker.config import Settings
+    from greenscale_worker.queues import QueueAdmin
+
+MS: Final = "_ms"
+NUMBERS: Final = ("attempts", "crashes", "prompt_tokens", "completion_tokens", "total_tokens")
+UNKNOWN_TEXT: Final = "unknown or waiting"
+OPEN: Final = ("waiting", "running", "delayed")
+
+STATUS: Final = """\
+Show the record of a job: its state, how often it was tried, when, by whom, what it cost and why it failed.
+There is no record before a worker has claimed a job that was pushed by hand, nor when its time is over:
+that is "unknown or waiting"."""
+
+RESULT: Final = """\
+Write the answer of a job, and nothing else, to stdout."""
+
+CANCEL: Final = """\
+End a job that has not finished. If it runs, its call is cut off; if no worker has claimed it yet, it is
+ended when it comes up (for an hour, also a job that is only handed in later)."""
+
+CODES: Final = {
+    "status": "exit codes: 0 there is a record; 3 unknown or waiting; 1 Redis does not answer; 2 wrong setting",
+    "result": "exit codes: 0 answered; 1 the job failed or was cancelled, or Redis does not answer;\n"
+    "2 wrong setting; 3 unknown or waiting, or the answer's time is over; 4 not finished yet",
+    "cancel": "exit codes: 0 cancelled, or will be when it comes up; 1 it had finished before, or Redis does\n"
+    "not answer; 2 wrong setting",
+}
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the three commands."""
+    commands = (
+        ("status", "show what has become of a job", STATUS, _status),
+        ("result", "write the answer of a job", RESULT, _result),
+        ("cancel", "end a job that has not finished", CANCEL, _cancel),
+    )
+    for name, text, description, use in commands:
+        parser = subparsers.add_parser(
+            name,
+            help=text,
+            description=description,
+            epilog=f"example:\n  greenscale-worker {name} test-001\n\n{CODES[name]}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.add_argument("job_id", metavar="ID", help="the job's id")
+        parser.add_argument("--json", action="store_true", help="one line of JSON")
+        parser.set_defaults(run=lambda args, use=use: with_admin(partial(use, args)))
+
+
+def readable(job_id: str, record: dict[str, str]) -> dict[str, Any]:
+    """Turn a record into JSON's types: numbers are numbers, metadata an object."""
+    import orjson  # noqa: PLC0415  only who is asked for JSON pays for it
+
+    values: dict[str, Any] = {"job_id": job_id, "state": "unknown_or_waiting", **record}
+    for name, value in record.items():
+        if (name in NUMBERS or name.endswith(MS)) and value.isdecimal():
+            values[name] = int(value)
+    if "metadata" in record:
+        values["metadata"] = orjson.loads(record["metadata"])
+    return values
+
+
+def ending(job_id: str, record: dict[str, str]) -> str:
+    """Say in a line how a job without an answer has ended."""
+    state = record.get("state", UNKNOWN_TEXT)
+    why = [record.get("error_code", ""), record.get("error_message", "")] if state == "failed" else []
+    return one_line(": ".join([f"{job_id} {state}", *filter(None, why)]))
+
+
+async def _status(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Settings") -> int:
+    record = await admin.record(args.job_id)
+    if args.json:
+        say_json(readable(args.job_id, record))
+    elif record:
+        say(columns(_rows(record)))
+    else:
+        say(UNKNOWN_TEXT)
+    return 0 if record else UNKNOWN
+
+
+def _rows(record: dict[str, str]) -> list[tuple[str, str]]:
+    """State first, then what was when, then the rest, each in the order of the record."""
+    times = {name: value for name, value in record.items() if name.endswith(MS) and value.isdecimal()}
+    rest = {name: value for name, value in record.items() if name not in times and name != "state"}
+    return [
+        ("state", record.get("state", "")),
+        *((name.removesuffix(MS), moment(int(value) / 1000)) for name, value in sorted(times.items(), key=_when)),
+        *rest.items(),
+    ]
+
+
+def _when(item: tuple[str, str]) -> int:
+    return int(item[1])
+
+
+async def _result(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Settings") -> int:
+    answer, record = await admin.result(args.job_id), await admin.record(args.job_id)
+    state = record.get("state", "")
+    if state in OPEN:
+        answer = None  # what is there is of an earlier job with this id
+    text = None if answer is None else answer.decode(errors="replace")
+    if args.json:
+        say_json({**readable(args.job_id, record), "result": text})
+    elif text is not None:
+        say(harmless(text) if sys.stdout.isatty() else text)
+    if text is not None:
+        return 0
+    if state in OPEN:
+        hint(f"{args.job_id} has not finished yet: {state}")
+        return UNFINISHED
+    if state in {"failed", "cancelled"}:
+        hint(ending(args.job_id, record))
+        return FAILED
+    hint(f"{args.job_id}: {'the answer is kept no longer' if state else UNKNOWN_TEXT}")
+    return UNKNOWN
+
+
+async def _cancel(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Settings") -> int:
+    answer = await admin.cancel(args.job_id)
+    if args.json:
+        say_json({"job_id": args.job_id, "cancellation": answer})
+    else:
+        say(
+            {
+                "cancelled": f"{args.job_id} is cancelled",
+                "will_be_cancelled": f"{args.job_id} will be cancelled when it comes up",
+                "finished": f"{args.job_id} had finished before",
+            }[answer]
+        )
+    return FAILED if answer == "finished" else 0

@@ -1,0 +1,74 @@
+"""Opens what commands work on: the settings, and the queue that they name."""
+
+import asyncio
+import os
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from greenscale_worker.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from greenscale_worker.backends import Backend
+    from greenscale_worker.config import Settings
+    from greenscale_worker.queues import Queue, QueueAdmin
+    from greenscale_worker.telemetry import Metrics
+
+
+def settings_in_force() -> "Settings":
+    """Read the settings of this process. Raises ConfigError."""
+    from greenscale_worker.config import load  # noqa: PLC0415  pydantic is not for `--help`
+
+    return load(os.environ, Path(".env"))
+
+
+def settings_of_command() -> "Settings":
+    """Read them for a command that somebody typed: what looks like a slip of the pen is told on stderr."""
+    from greenscale_worker.cli.terminal import hint  # noqa: PLC0415  the worker has its log instead
+
+    settings = settings_in_force()
+    for notice in settings.notices:
+        hint(f"{notice.name}: {notice.hint}")
+    return settings
+
+
+def open_configured_backend(settings: "Settings") -> "Backend":
+    """Open the backend that is set; an endpoint must be set only for `chat`. Raises ConfigError."""
+    from greenscale_worker.backends import ChatOptions, open_backend  # noqa: PLC0415  as above
+    from greenscale_worker.config import chat_options  # noqa: PLC0415  as above
+
+    if settings.backend == "chat":
+        return open_backend("chat", chat_options(settings))
+    try:
+        return open_backend(settings.backend, ChatOptions(url="", model=""))
+    except ConfigError as error:
+        raise ConfigError(f"GREENSCALE_BACKEND: {error}") from error
+
+
+async def open_queue(settings: "Settings", metrics: "Metrics") -> "Queue":
+    """Open the worker's side of the queue; waits for a Redis that is absent or loading. Raises ConfigError."""
+    from greenscale_worker.config import queue_options, redis_options  # noqa: PLC0415  as above
+    from greenscale_worker.queues import redis_list  # noqa: PLC0415  only who needs Redis pays for its client
+
+    return await redis_list.open_queue(redis_options(settings), queue_options(settings), metrics)
+
+
+async def open_admin(settings: "Settings") -> "QueueAdmin":
+    """Open everybody else's side; it connects with its first call. Raises ConfigError."""
+    from greenscale_worker.config import queue_options, redis_options  # noqa: PLC0415  as above
+    from greenscale_worker.queues import redis_list  # noqa: PLC0415  as above
+
+    return await redis_list.open_admin(redis_options(settings), queue_options(settings))
+
+
+def with_admin(use: "Callable[[QueueAdmin, Settings], Awaitable[int]]") -> int:
+    """Run a command on the queue. Raises ConfigError and QueueUnavailableError."""
+    settings = settings_of_command()
+
+    async def command() -> int:
+        async with aclosing(await open_admin(settings)) as admin:
+            return await use(admin, settings)
+
+    return asyncio.run(command())

@@ -1,0 +1,150 @@
+"""`queue`, `pause` and `resume`: how much there is to do, who does it, and whether anybody may."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from greenscale_worker.cli.opening import with_admin
+from greenscale_worker.cli.terminal import age, bold, columns, say, say_json, seconds_of
+from greenscale_worker.errors import QueueUnavailableError
+
+if TYPE_CHECKING:
+    from greenscale_worker.config import Settings
+    from greenscale_worker.queues import Depth, LiveWorker, QueueAdmin
+
+WATCH_SECONDS: Final = 2.0
+HOME_AND_CLEAR: Final = "\x1b[H\x1b[J"
+CLEAR: Final = "\x1b[2J"
+SCALED_OBJECT: Final = "kubectl annotate scaledobject greenscale-worker-scaler --namespace greenscale-system"
+ANNOTATION: Final = "autoscaling.keda.sh/paused"
+
+QUEUE: Final = """\
+Show how much there is to do and who does it.
+
+  waiting   not claimed yet, or back at the head of the queue
+  running   claimed by a worker
+  delayed   to be tried again later
+  dead      failed for good: `greenscale-worker dead list`
+  oldest    age of the oldest job that is not running, where it can be known"""
+
+QUEUE_EPILOG: Final = """\
+examples:
+  greenscale-worker queue
+  greenscale-worker queue --watch
+  greenscale-worker queue --json | jq .waiting
+
+exit codes: 0 shown; 1 Redis does not answer; 2 wrong setting; 130 Ctrl-C"""
+
+PAUSE: Final = """\
+Let no worker claim a job until `greenscale-worker resume`; what runs goes on.
+With KEDA, pause the scaler too, or it starts workers that have nothing to do: the command is printed."""
+
+RESUME: Final = """\
+Let the workers claim jobs again. The command that lets KEDA scale again is printed."""
+
+PAUSE_EPILOG: Final = "exit codes: 0 done; 1 Redis does not answer; 2 wrong setting"
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the three commands."""
+    look = subparsers.add_parser(
+        "queue",
+        help="show what there is to do, and who does it",
+        description=QUEUE,
+        epilog=QUEUE_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    look.add_argument(
+        "--watch",
+        nargs="?",
+        type=_interval,
+        const=WATCH_SECONDS,
+        metavar="SECONDS",
+        help=f"show it again every so many seconds (default: {WATCH_SECONDS:g}) until Ctrl-C",
+    )
+    look.add_argument("--json", action="store_true", help="one line of JSON; with --watch one each time")
+    look.set_defaults(run=lambda args: with_admin(partial(_queue, args)))
+    for name, text, description in (
+        ("pause", "let no worker claim a job until `resume`", PAUSE),
+        ("resume", "end a pause", RESUME),
+    ):
+        parser = subparsers.add_parser(
+            name,
+            help=text,
+            description=description,
+            epilog=PAUSE_EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.set_defaults(run=lambda _args, use=_pause if name == "pause" else _resume: with_admin(use))
+
+
+def _interval(text: str) -> float:
+    if (seconds := seconds_of(text)) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is too short; more than 0 s is expected")
+    return seconds
+
+
+async def _queue(args: argparse.Namespace, admin: "QueueAdmin", settings: "Settings") -> int:
+    if args.watch is None:
+        await _show(args, admin, settings)
+        return 0
+    screen = sys.stdout.isatty() and not args.json
+    if screen:
+        sys.stdout.write(CLEAR)
+    while True:
+        if screen:
+            sys.stdout.write(HOME_AND_CLEAR)
+        try:
+            await _show(args, admin, settings)
+        except QueueUnavailableError as error:
+            say_json({"error": str(error)}) if args.json else say(f"Redis does not answer: {error}")
+        sys.stdout.flush()
+        await asyncio.sleep(args.watch)
+
+
+async def _show(args: argparse.Namespace, admin: "QueueAdmin", settings: "Settings") -> None:
+    depth, workers = await admin.depth(), await admin.workers()
+    if args.json:
+        say_json({"queue": settings.list_name, **asdict(depth), "workers": [asdict(worker) for worker in workers]})
+    else:
+        say(_view(settings.list_name, depth, workers))
+
+
+def _view(name: str, depth: "Depth", workers: Sequence["LiveWorker"]) -> str:
+    numbers = (depth.waiting, depth.running, depth.delayed, depth.dead, len(workers))
+    width = max(len(str(number)) for number in numbers)
+    rows = [
+        (word, str(number).rjust(width))
+        for word, number in zip(("waiting", "running", "delayed", "dead", "workers"), numbers, strict=True)
+    ]
+    oldest = "" if depth.oldest_seconds is None else f"   oldest: {age(depth.oldest_seconds)}"
+    lines = [
+        bold(name) + ("  paused: `greenscale-worker resume` ends it" if depth.paused else ""),
+        columns(rows) + oldest,
+    ]
+    if workers:
+        beats = [(worker.name, f"{age(worker.beat_seconds)} ago") for worker in sorted(workers, key=_by_name)]
+        lines += ["", columns(beats, head=("worker", "heartbeat"), cut=True)]
+    return "\n".join(lines)
+
+
+def _by_name(worker: "LiveWorker") -> str:
+    return worker.name
+
+
+async def _pause(admin: "QueueAdmin", settings: "Settings") -> int:
+    await admin.pause()
+    say(f"{settings.list_name} is paused: what runs goes on, nothing more is claimed. To pause KEDA's scaler:")
+    say(f"  {SCALED_OBJECT} {ANNOTATION}=true --overwrite")
+    return 0
+
+
+async def _resume(admin: "QueueAdmin", settings: "Settings") -> int:
+    await admin.resume()
+    say(f"{settings.list_name} goes on. To let KEDA scale again:")
+    say(f"  {SCALED_OBJECT} {ANNOTATION}-")
+    return 0

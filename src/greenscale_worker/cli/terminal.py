@@ -1,0 +1,94 @@
+"""How things look: aligned columns, ages, times, JSON lines; colour only where somebody sees it."""
+
+import argparse
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from time import time
+from typing import Any, Final, TextIO
+
+UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+ALL_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Write a line, or several. What the stream cannot show is replaced."""
+    stream = file or sys.stdout
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+
+
+def hint(text: str) -> None:
+    """Write a line for the person at the terminal, not for a script that reads the output."""
+    sys.stdout.flush()
+    say(text, sys.stderr)
+
+
+def say_json(value: Any) -> None:
+    """Write a value as one line of JSON."""
+    import orjson  # noqa: PLC0415  only who is asked for JSON pays for it
+
+    say(orjson.dumps(value, default=str).decode())
+
+
+def harmless(text: str) -> str:
+    """Take out what could move a terminal's cursor or change its title: others wrote this text."""
+    return CONTROLS.sub("�", text)
+
+
+def one_line(text: str) -> str:
+    """Make any text fit for a cell of a table."""
+    return ALL_CONTROLS.sub(" ", text).rstrip()
+
+
+def bold(text: str) -> str:
+    """Emphasise, on a terminal."""
+    seen = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return f"\x1b[1m{text}\x1b[0m" if seen else text
+
+
+def columns(rows: Iterable[Sequence[str]], *, head: Sequence[str] = (), cut: bool = False) -> str:
+    """Align rows, under bold headings where there are some; `cut`: no line goes beyond the terminal's edge."""
+    cells = [list(head)] * bool(head) + [[one_line(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    most = shutil.get_terminal_size().columns if cut and sys.stdout.isatty() else None
+    lines = []
+    for row in cells:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        lines.append(line if most is None or len(line) <= most else line[: most - 1] + "…")
+    if head:
+        lines[0] = bold(lines[0])
+    return "\n".join(lines)
+
+
+def age(seconds: float) -> str:
+    """Write a time span in its two largest units."""
+    if seconds < UNITS["m"]:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{max(0.0, seconds):.1f} s"  # noqa: PLR2004  two digits are enough
+    for large, small in (("d", "h"), ("h", "m"), ("m", "s")):
+        if seconds >= UNITS[large]:
+            whole, rest = divmod(int(seconds), UNITS[large])
+            return f"{whole} {large} {rest // UNITS[small]} {small}"
+    raise AssertionError(seconds)
+
+
+def moment(since_epoch: float) -> str:
+    """Write a time as RFC 3339, and how long ago it was by this machine's clock, or how far it is off."""
+    try:
+        stamp = datetime.fromtimestamp(since_epoch, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):
+        return f"{since_epoch:g} s since 1970"
+    passed = time() - since_epoch
+    return f"{stamp}  ({age(passed)} ago)" if passed >= 0 else f"{stamp}  (in {age(-passed)})"
+
+
+def seconds_of(text: str) -> float:
+    """Read a time span such as 45s, 30m, 12h, 7d or 2w; for argparse."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", text.strip())
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time span; 45s, 30m, 12h, 7d or 2w are accepted")
+    return float(found[1]) * UNITS[found[2] or "s"]

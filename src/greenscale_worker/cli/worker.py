@@ -1,0 +1,167 @@
+"""The worker as a process: opens its parts, listens to signals, and says by its exit code what it left behind."""
+
+import asyncio
+import gc
+import signal
+import sys
+from contextlib import AsyncExitStack, suppress
+from typing import Final
+
+from greenscale_worker.backends import Backend
+from greenscale_worker.cli import FAILED
+from greenscale_worker.cli.opening import open_admin, open_configured_backend, open_queue, settings_in_force
+from greenscale_worker.config import Settings, policy, queue_options, redis_options
+from greenscale_worker.config.rules import masked
+from greenscale_worker.errors import ConfigError, QueueUnavailableError
+from greenscale_worker.job import Job, Output
+from greenscale_worker.queues import Queue, QueueAdmin
+from greenscale_worker.telemetry import Metrics, configure_logging, log
+from greenscale_worker.worker import Worker
+
+GARBAGE_THRESHOLD: Final = 50_000  # a job leaves no cycles behind; at the default of 700 looking for them costs 5 %
+SCRAPE_SECONDS: Final = 2.0
+STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+def run() -> int:
+    """Run the worker until it is told to stop. 0: nothing is left behind; 1: leases that must expire by themselves."""
+    settings = settings_in_force()
+    configure_logging(json=_logs_json(settings), level=settings.log_level)
+    for notice in settings.notices:
+        log.warning("unknown_setting", name=notice.name, hint=notice.hint)
+    if not asyncio.run(Process(settings).run()):
+        log.error("stopped", hint="not everything could be handed back; other workers take over as leases expire")
+        return FAILED
+    log.info("stopped")
+    return 0
+
+
+class Process:
+    """One worker and what stands around it in a process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._metrics = Metrics()
+        self._queue: Queue | None = None
+        self._admin: QueueAdmin | None = None
+        self._worker: Worker | None = None
+        self._opening: asyncio.Future[Queue] | None = None
+        self._stopping = False
+
+    async def run(self) -> bool:
+        """Open, work, close. False: not everything was handed back. Raises ConfigError."""
+        settings, loop = self._settings, asyncio.get_running_loop()
+        for number in STOPPING:
+            loop.add_signal_handler(number, self.stop)
+        async with AsyncExitStack() as stack:
+            backend = open_configured_backend(settings)
+            stack.push_async_callback(backend.aclose)
+            if settings.log_content:
+                backend = Overheard(backend)
+            if settings.health_port is not None:
+                await self._serve_health(stack, settings.health_port)
+            self._opening = asyncio.ensure_future(open_queue(settings, self._metrics))
+            try:
+                self._queue = await self._opening
+            except asyncio.CancelledError:
+                if self._stopping:
+                    return True
+                raise
+            self._worker = self._make_worker(self._queue, backend)
+            if self._stopping:
+                self._worker.stop()
+            self._announce()
+            gc.freeze()
+            gc.set_threshold(GARBAGE_THRESHOLD)
+            return await self._worker.run()
+
+    def stop(self) -> None:
+        """Begin to drain; called again: end the drain time at once. Before the queue is open: stop waiting for it."""
+        self._stopping = True
+        if self._worker is not None:
+            self._worker.stop()
+        elif self._opening is not None:
+            self._opening.cancel()
+
+    def _make_worker(self, queue: Queue, backend: Backend) -> Worker:
+        settings = self._settings
+        return Worker(
+            queue,
+            backend,
+            concurrency=settings.concurrency,
+            drain=settings.drain_seconds,
+            heartbeat=queue_options(settings).heartbeat,
+            max_bytes=settings.max_payload_bytes,
+            policy=policy(settings),
+            metrics=self._metrics,
+        )
+
+    def _announce(self) -> None:
+        settings = self._settings
+        log.info(
+            "worker_started",
+            queue=settings.list_name,
+            redis=masked(redis_options(settings).url),
+            backend=settings.backend,
+            concurrency=settings.concurrency,
+        )
+
+    async def _serve_health(self, stack: AsyncExitStack, port: int) -> None:
+        from greenscale_worker.health import heartbeat_faults, serving  # noqa: PLC0415  only who wants a server
+
+        every = queue_options(self._settings).heartbeat
+
+        def live() -> list[str]:
+            tried = self._worker.beat_tried if self._worker is not None else None
+            return list(heartbeat_faults(tried, every=every))
+
+        self._admin = await open_admin(self._settings)
+        stack.push_async_callback(self._admin.aclose)
+        host = self._settings.health_host
+        await stack.enter_async_context(serving(host, port, live=live, ready=self._unready, metrics=self._scrape))
+
+    def _unready(self) -> list[str]:
+        """What keeps this worker from working, a line each."""
+        worker, queue = self._worker, self._queue
+        faults = {
+            "the queue does not answer": queue is None or not queue.up,
+            "the backend has not answered yet": worker is None or not worker.ready,
+            "draining": self._stopping,
+        }
+        return [fault for fault, holds in faults.items() if holds]
+
+    async def _scrape(self) -> bytes:
+        """Count the queue, where it answers, and write all metrics."""
+        if self._admin is not None:
+            with suppress(TimeoutError, QueueUnavailableError, ConfigError):
+                async with asyncio.timeout(SCRAPE_SECONDS):
+                    depth = await self._admin.depth()
+                self._metrics.depth(
+                    waiting=depth.waiting, running=depth.running, delayed=depth.delayed, dead=depth.dead
+                )
+        return self._metrics.render()
+
+
+class Overheard:
+    """A backend whose jobs and answers are logged, because a setting says so."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.ready = backend.ready
+        self.aclose = backend.aclose
+
+    async def infer(self, job: Job) -> Output:
+        """See Backend. A job that gets no answer is logged without one."""
+        answer = None
+        try:
+            output = await self._backend.infer(job)
+            answer = getattr(output, "text", None)
+        finally:
+            log.info("job", outcome="asked", job_id=job.job_id, payload=job.payload, answer=answer)
+        return output
+
+
+def _logs_json(settings: Settings) -> bool:
+    if settings.log_format == "auto":
+        return not sys.stderr.isatty()
+    return settings.log_format == "json"

@@ -1,0 +1,135 @@
+"""What settings mean together: the option values that the floors below take. Contradictions are found here.
+
+Each function asks only for what it needs, so a command that sends nothing to an endpoint asks for no key.
+"""
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import orjson
+from pydantic import SecretStr
+
+from greenscale_worker.backends import ChatOptions
+from greenscale_worker.config.catalogue import name_of
+from greenscale_worker.config.rules import CHAT_PATH, PROXY, is_http_url
+from greenscale_worker.config.settings import NEYSA_MODEL, NEYSA_URL, OPENAI_BASE, Settings
+from greenscale_worker.errors import ConfigError
+from greenscale_worker.queues import QueueOptions, RedisOptions
+
+if TYPE_CHECKING:
+    from greenscale_worker.execution import Policy
+
+
+def chat_options(settings: Settings) -> ChatOptions:
+    """Where the endpoint is and how to be let in. Raises ConfigError where key, URL and model make no set."""
+    url, key, model = _endpoint(settings)
+    headers = settings.endpoint_headers
+    return ChatOptions(
+        url=url,
+        key=key.get_secret_value() or None,
+        model=model,
+        temperature=settings.temperature,
+        max_tokens=settings.max_tokens,
+        concurrency=settings.concurrency,
+        ca_file=settings.endpoint_ca_file,
+        headers=orjson.loads(headers.get_secret_value()) if headers else {},
+        proxy=_proxy(settings, url),
+        ready_path=settings.ready_path,
+    )
+
+
+def redis_options(settings: Settings) -> RedisOptions:
+    """Where Redis is and how to be let in. Raises ConfigError for settings that contradict each other."""
+    url = _redis_url(settings)
+    files = {name: getattr(settings, f"redis_{name}") for name in ("ca_file", "cert_file", "key_file")}
+    for name, file in files.items():
+        if file is not None and not url.startswith("rediss"):
+            raise ConfigError(
+                f"{name_of(f'redis_{name}')} is set without TLS; expected beside it: REDIS_URL=rediss://…"
+            )
+    if settings.redis_key_file is not None and settings.redis_cert_file is None:
+        raise ConfigError("GREENSCALE_REDIS_KEY_FILE is set without GREENSCALE_REDIS_CERT_FILE; both are expected")
+    password = settings.redis_password
+    return RedisOptions(
+        url=url,
+        username=settings.redis_username,
+        password=password.get_secret_value() if password else None,
+        **files,
+    )
+
+
+def queue_options(settings: Settings) -> QueueOptions:
+    """What a queue in Redis needs to know."""
+    return QueueOptions(
+        name=settings.list_name,
+        take_from=settings.take_from,
+        lease=settings.lease_seconds,
+        max_crashes=settings.max_crashes,
+        result_ttl=settings.result_ttl_seconds,
+        backend=settings.backend,
+    )
+
+
+def policy(settings: Settings) -> "Policy":
+    """How often and how long a job is tried."""
+    from greenscale_worker.execution import Policy  # noqa: PLC0415  who runs no job does not pay for its imports
+
+    return Policy(
+        max_tries=settings.max_tries,
+        max_crashes=settings.max_crashes,
+        timeout=settings.timeout_seconds,
+        max_age=settings.max_age_seconds,
+    )
+
+
+def _endpoint(settings: Settings) -> tuple[str, SecretStr, str]:
+    """URL, key and model. A key goes to the URL of its own pair or to that pair's default, nowhere else."""
+    if settings.neysa_api_key is not None:
+        return settings.neysa_api_url or NEYSA_URL, settings.neysa_api_key, settings.model or NEYSA_MODEL
+    base, key = settings.openai_base_url, settings.openai_api_key
+    accepted = "expected: a key, or nothing for an endpoint without keys"
+    if settings.neysa_api_url is not None:
+        raise ConfigError(f"NEYSA_API_KEY is not set, and no other key is sent to NEYSA_API_URL; {accepted}")
+    if key is None and base is not None:
+        raise ConfigError(f"OPENAI_API_KEY is not set, and no other key is sent to OPENAI_BASE_URL; {accepted}")
+    if key is None:
+        raise ConfigError(f"NEYSA_API_KEY is not set; {accepted}; or OPENAI_API_KEY and GREENSCALE_MODEL instead")
+    if base is None and not key.get_secret_value():
+        raise ConfigError("OPENAI_API_KEY is empty; expected: a key, or an OPENAI_BASE_URL that needs none")
+    if settings.model is None:
+        raise ConfigError("GREENSCALE_MODEL is not set; expected with OPENAI_API_KEY: the name of a model")
+    return (base or OPENAI_BASE).rstrip("/") + CHAT_PATH, key, settings.model
+
+
+def _proxy(settings: Settings, url: str) -> str | None:
+    """The proxy for a URL, by the rules of urllib."""
+    target = urlsplit(url)
+    if settings.https_proxy is None or target.scheme != "https":
+        return None
+    from urllib import request  # noqa: PLC0415  20 ms, for those who have a proxy
+
+    host, without = target.netloc.rpartition("@")[2], {"no": settings.no_proxy or ""}
+    if request.proxy_bypass_environment(host, without):  # type: ignore[attr-defined]  # typeshed leaves it out
+        return None
+    proxy = settings.https_proxy.get_secret_value()
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if not is_http_url(proxy):
+        raise ConfigError(f"HTTPS_PROXY: the value is not accepted; expected: {PROXY.accepts}")
+    return proxy
+
+
+def _redis_url(settings: Settings) -> str:
+    given = settings.model_fields_set
+    if settings.redis_url is None:
+        host = f"[{settings.redis_host}]" if ":" in settings.redis_host else settings.redis_host
+        return f"redis://{host}:{settings.redis_port}/{settings.redis_db}"
+    for name in ("redis_host", "redis_port", "redis_db"):
+        if name in given:
+            raise ConfigError(f"REDIS_URL and {name_of(name)} contradict each other; expected: one of the two")
+    url = urlsplit(settings.redis_url.get_secret_value())
+    for name, own in (("redis_username", url.username), ("redis_password", url.password)):
+        if own and name in given:
+            raise ConfigError(
+                f"REDIS_URL, with one of its own, and {name_of(name)} contradict each other; expected: one"
+            )
+    return url.geturl()

@@ -1,0 +1,136 @@
+"""What the text of a setting must be, beyond its type: in words, and as a test."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv6Address
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import orjson
+from pydantic import GetCoreSchemaHandler, SecretStr
+from pydantic_core import CoreSchema, core_schema
+
+CHAT_PATH: Final = "/chat/completions"
+CREDENTIALS: Final = re.compile(r"://\S*@")  # up to the last @: a password that is not quoted may hold anything
+HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+REDIS_PATHS: Final = {
+    "": re.compile(r"/?\d*/?"),
+    "sentinel": re.compile(r"/[^/]+(/\d*)?"),
+    "cluster": re.compile(r"/?0?"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Stands in an annotation; pydantic asks it. `accepts` are the words, `holds` the test."""
+
+    accepts: str
+    holds: Callable[[str], bool]
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+
+    def _checked(self, value: str | SecretStr) -> str | SecretStr:
+        if not self.holds(value.get_secret_value() if isinstance(value, SecretStr) else value):
+            raise ValueError(self.accepts)
+        return value
+
+
+class SecretUrl(SecretStr):
+    """A URL that may hold a password; shown without user and password, or not at all where it is no URL."""
+
+    def _display(self) -> str:
+        url = self.get_secret_value()
+        return masked(url) if "://" in url else super()._display()
+
+
+def masked(text: str) -> str:
+    """Hide user and password of URLs."""
+    return CREDENTIALS.sub("://***@", text)
+
+
+def is_http_url(text: str) -> bool:
+    """Say whether a text is a URL with a host that HTTP can be spoken to."""
+    try:
+        url = urlsplit(text)
+        sound = url.port != 0 and not url.fragment and text.isprintable() and " " not in text
+    except ValueError:
+        return False
+    return sound and url.scheme in {"http", "https"} and bool(url.hostname)
+
+
+def _is_base_url(text: str) -> bool:
+    return is_http_url(text) and "?" not in text and not text.rstrip("/").endswith(CHAT_PATH)
+
+
+def _is_redis_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        scheme, _, kind = url.scheme.partition("+")
+        hosts = url.netloc.rpartition("@")[2].split(",")
+        sound = REDIS_PATHS[kind].fullmatch(url.path) and all(urlsplit(f"//{host}").port != 0 for host in hosts)
+    except (ValueError, KeyError):
+        return False
+    known = scheme in {"redis", "rediss"} and "://" in text and (bool(kind) or len(hosts) == 1)
+    return known and bool(sound) and text.isprintable() and not {"?", "#"} & set(text)
+
+
+def _is_host(text: str) -> bool:
+    try:
+        return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", text) is not None or bool(IPv6Address(text))
+    except AddressValueError:
+        return False
+
+
+def _is_list_name(text: str) -> bool:
+    untagged = re.sub(r"\{[^{}]+\}", "", text, count=1)
+    return (
+        bool(text)
+        and text.isprintable()
+        and not text.startswith(("result:", "job:"))
+        and not {"{", "}"} & set(untagged)
+    )
+
+
+def _are_headers(text: str) -> bool:
+    try:
+        headers = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(headers, dict) and all(
+        isinstance(value, str) and value.isprintable() and HEADER_NAME.fullmatch(name)
+        for name, value in headers.items()
+    )
+
+
+def _is_pem_file(name: str) -> bool:
+    try:
+        return b"-----BEGIN " in Path(name).read_bytes()
+    except OSError:
+        return False
+
+
+def _matches(pattern: str) -> Callable[[str], bool]:
+    return lambda text: re.fullmatch(pattern, text) is not None
+
+
+HTTP_URL: Final = Rule("a full URL, https://host/path or http://host/path", is_http_url)
+BASE_URL: Final = Rule(f"a URL such as https://host/v1, without {CHAT_PATH}, which is added", _is_base_url)
+REDIS_URL: Final = Rule(
+    "redis://host:port/0, redis+sentinel://host:port,host:port/master/0 or redis+cluster://host:port,"
+    " with rediss for redis where there is TLS; no ?options",
+    _is_redis_url,
+)
+API_KEY: Final = Rule("a key, without spaces and line breaks, or nothing", _matches(r"[!-~]*"))
+HEADERS: Final = Rule('a JSON object of texts such as {"X-Team": "search"}', _are_headers)
+HOSTNAME: Final = Rule("a host name or an IP address", _is_host)
+LIST_NAME: Final = Rule(
+    "a name that does not begin with result: or job:, and has braces only around one hash tag as in {jobs}",
+    _is_list_name,
+)
+PEM_FILE: Final = Rule("the name of a PEM file that can be read", _is_pem_file)
+# Whatever it is, it is accepted until it is used: it may be meant for other programs.
+PROXY: Final = Rule("http://host:port", bool)
+HTTP_PATH: Final = Rule("a path that begins with a single /", _matches(r"/([^/\s]\S*)?"))

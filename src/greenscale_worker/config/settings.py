@@ -1,0 +1,243 @@
+"""Every setting, once: its name in the environment, its type and bounds, its default, and what it is for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr
+
+from greenscale_worker.config.rules import (
+    API_KEY,
+    BASE_URL,
+    HEADERS,
+    HOSTNAME,
+    HTTP_PATH,
+    HTTP_URL,
+    LIST_NAME,
+    PEM_FILE,
+    PROXY,
+    REDIS_URL,
+    SecretUrl,
+)
+
+NEYSA_URL: Final = "https://boomai-llama.neysa.io/v1/chat/completions"
+NEYSA_MODEL: Final = "meta-llama/Llama-3.3-70B-Instruct"
+OPENAI_BASE: Final = "https://api.openai.com/v1"
+
+
+class Section(BaseModel):
+    """Settings that belong together; the docstring is their heading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False, defer_build=True)
+
+
+class EndpointSettings(Section):
+    """Endpoint, for the backend chat."""
+
+    neysa_api_url: Annotated[str | None, HTTP_URL] = Field(
+        None, alias="NEYSA_API_URL", description=f"Full URL of the endpoint. With `NEYSA_API_KEY` alone: `{NEYSA_URL}`."
+    )
+    neysa_api_key: Annotated[SecretStr | None, API_KEY] = Field(
+        None, alias="NEYSA_API_KEY", description="Its key; empty for an endpoint without keys."
+    )
+    openai_base_url: Annotated[str | None, BASE_URL] = Field(
+        None, alias="OPENAI_BASE_URL", description=f"Instead: an endpoint by its base. Without it: `{OPENAI_BASE}`."
+    )
+    openai_api_key: Annotated[SecretStr | None, API_KEY] = Field(
+        None, alias="OPENAI_API_KEY", description="Its key; empty for an endpoint without keys."
+    )
+    model: str | None = Field(
+        None,
+        alias="GREENSCALE_MODEL",
+        description=f"Model for jobs that name none. With `NEYSA_API_KEY`: `{NEYSA_MODEL}`; otherwise it must be set.",
+    )
+    temperature: float = Field(
+        0.7, alias="GREENSCALE_TEMPERATURE", ge=0, le=2, description="Temperature for jobs that name none."
+    )
+    max_tokens: int = Field(
+        1024,
+        alias="GREENSCALE_MAX_TOKENS",
+        ge=1,
+        le=1_000_000,
+        description="`max_tokens` for jobs that name none; it is always sent.",
+    )
+    endpoint_headers: Annotated[SecretStr | None, HEADERS] = Field(
+        None,
+        alias="GREENSCALE_ENDPOINT_HEADERS",
+        description="Headers to send beside ours; where both have one of the same name, these win.",
+    )
+    endpoint_ca_file: Annotated[str | None, PEM_FILE] = Field(
+        None,
+        alias="GREENSCALE_ENDPOINT_CA_FILE",
+        description="Certificates (PEM) to trust instead of the system's.",
+    )
+    ready_path: Annotated[str | None, HTTP_PATH] = Field(
+        None,
+        alias="GREENSCALE_READY_PATH",
+        description="Path on the endpoint's host to ask before the first job is claimed: a status below 500 will do. "
+        "Without it: a TCP connection will do.",
+    )
+    https_proxy: Annotated[SecretUrl | None, PROXY] = Field(
+        None,
+        validation_alias=AliasChoices("HTTPS_PROXY", "https_proxy"),
+        description="Proxy for an endpoint whose URL begins with https.",
+    )
+    no_proxy: str | None = Field(
+        None,
+        validation_alias=AliasChoices("NO_PROXY", "no_proxy"),
+        description="Hosts to reach without the proxy: names or ends of names, with commas between; `*`: all.",
+    )
+
+
+class RedisSettings(Section):
+    """Redis."""
+
+    redis_url: Annotated[SecretUrl | None, REDIS_URL] = Field(
+        None,
+        alias="REDIS_URL",
+        description="Where Redis is, in one; instead of `REDIS_HOST`, `REDIS_PORT`, `REDIS_DB`.",
+    )
+    redis_host: Annotated[str, HOSTNAME] = Field("127.0.0.1", alias="REDIS_HOST", description="Host of Redis.")
+    redis_port: int = Field(6379, alias="REDIS_PORT", ge=1, le=65535, description="Port of Redis.")
+    redis_db: int = Field(0, alias="REDIS_DB", ge=0, le=1_000_000, description="Number of the database.")
+    redis_username: str | None = Field(None, alias="REDIS_USERNAME", description="User name, where Redis has ACLs.")
+    redis_password: SecretStr | None = Field(
+        None, alias="REDIS_PASSWORD", description="Password; also beside a `REDIS_URL` that holds none."
+    )
+    redis_ca_file: Annotated[str | None, PEM_FILE] = Field(
+        None, alias="GREENSCALE_REDIS_CA_FILE", description="Certificates (PEM) to trust instead of the system's."
+    )
+    redis_cert_file: Annotated[str | None, PEM_FILE] = Field(
+        None, alias="GREENSCALE_REDIS_CERT_FILE", description="Our own certificate (PEM), where Redis asks for one."
+    )
+    redis_key_file: Annotated[str | None, PEM_FILE] = Field(
+        None, alias="GREENSCALE_REDIS_KEY_FILE", description="Its key (PEM), where it is not in the same file."
+    )
+
+
+class QueueSettings(Section):
+    """Queue."""
+
+    queue: Literal["list"] = Field("list", alias="GREENSCALE_QUEUE", description="Kind of queue.")
+    list_name: Annotated[str, LIST_NAME] = Field(
+        "jobs", alias="REDIS_LIST_NAME", description="Redis list that producers push to."
+    )
+    take_from: Literal["right", "left"] = Field(
+        "right",
+        alias="GREENSCALE_TAKE_FROM",
+        description="End of the list that is oldest: `right` where producers `LPUSH`, `left` where they `RPUSH`.",
+    )
+    lease_seconds: float = Field(
+        15.0,
+        alias="GREENSCALE_LEASE_SECONDS",
+        ge=1,
+        le=3600,
+        description="When a worker has been silent for so long, others take over its jobs. Heartbeats are sent five "
+        "times as often. The same for all workers of a queue.",
+    )
+    result_ttl_seconds: int = Field(
+        3600,
+        alias="GREENSCALE_RESULT_TTL_SECONDS",
+        ge=0,
+        le=31_536_000,
+        description="How long results and final records can be read; 0: none are written.",
+    )
+
+
+class JobSettings(Section):
+    """Jobs."""
+
+    timeout_seconds: float = Field(
+        300.0, alias="GREENSCALE_TIMEOUT_SECONDS", ge=0.1, le=86_400, description="Time limit of one call."
+    )
+    max_tries: int = Field(
+        5, alias="GREENSCALE_MAX_TRIES", ge=1, le=1000, description="Failed calls, by the job's fault, that end it."
+    )
+    max_crashes: int = Field(
+        4, alias="GREENSCALE_MAX_CRASHES", ge=1, le=1000, description="Workers it may take with it."
+    )
+    max_age_seconds: float = Field(
+        86_400.0,
+        alias="GREENSCALE_MAX_AGE_SECONDS",
+        ge=1,
+        le=31_536_000,
+        description="How long after its first claim a job is still tried, by whosever fault.",
+    )
+    max_payload_bytes: int = Field(
+        1024 * 1024,
+        alias="GREENSCALE_MAX_PAYLOAD_BYTES",
+        ge=1024,
+        le=8 * 1024 * 1024,
+        description="Largest job that is accepted.",
+    )
+
+
+class WorkerSettings(Section):
+    """Worker."""
+
+    backend: str = Field(
+        "chat",
+        alias="GREENSCALE_BACKEND",
+        description="Who answers: `chat` (the endpoint), `echo`, the name of an entry point in group "
+        "`greenscale.backends`, or `package.module:handler`.",
+    )
+    concurrency: int = Field(
+        16, alias="GREENSCALE_CONCURRENCY", ge=1, le=1000, description="Jobs that one worker runs at the same time."
+    )
+    drain_seconds: float = Field(
+        25.0,
+        alias="GREENSCALE_DRAIN_SECONDS",
+        ge=0,
+        description="How long running jobs may go on after SIGTERM; the rest is handed back within two more seconds.",
+    )
+    health_port: int | None = Field(
+        None,
+        alias="GREENSCALE_HEALTH_PORT",
+        ge=1,
+        le=65535,
+        description="Port for `/livez`, `/readyz` and `/metrics`. Without it: no server.",
+    )
+    health_host: Annotated[str, HOSTNAME] = Field(
+        "127.0.0.1", alias="GREENSCALE_HEALTH_HOST", description="Address it listens on; in a pod: `0.0.0.0`."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto",
+        alias="GREENSCALE_LOG_FORMAT",
+        description="`json`: a line of JSON to stdout; `console`: lines for people to stderr; `auto`: by whether "
+        "stderr is a terminal.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", alias="GREENSCALE_LOG_LEVEL", description="The least of what is logged."
+    )
+    log_content: bool = Field(
+        default=False,
+        alias="GREENSCALE_LOG_CONTENT",
+        description="Whether prompts and answers are logged. Anybody who reads the log can read them then.",
+    )
+
+
+SECTIONS: Final[tuple[type[Section], ...]] = (
+    EndpointSettings,
+    RedisSettings,
+    QueueSettings,
+    JobSettings,
+    WorkerSettings,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A variable that was not taken for a setting, and why. No reason to stop."""
+
+    name: str
+    hint: str
+
+
+class Settings(WorkerSettings, JobSettings, QueueSettings, RedisSettings, EndpointSettings):
+    """All settings, each checked by itself. What they mean together is told by `options`.
+
+    `origins` says where a value came from that is not the default, by field; `notices` is what to warn of.
+    """
+
+    origins: Mapping[str, str] = {}
+    notices: tuple[Notice, ...] = ()

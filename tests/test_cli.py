@@ -1,0 +1,772 @@
+"""The commands: what they say, to whom, and with which exit code; against a real Redis and in real processes."""
+
+import asyncio
+import io
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
+from datetime import datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import redis
+
+from greenscale_worker.cli import main, parser
+from greenscale_worker.cli.terminal import age, columns, moment, seconds_of
+from greenscale_worker.job import Failed, Outcome, Output, Released, Succeeded, Usage, decode
+from greenscale_worker.queues import QueueOptions, RedisOptions
+from greenscale_worker.queues.redis_list import open_queue
+from greenscale_worker.telemetry import Metrics
+from tests.support.eventually import eventually
+from tests.support.redis_server import RedisServer, free_port
+from tests.support.worker_process import Fleet
+
+COMMANDS = (
+    "submit",
+    "status",
+    "result",
+    "cancel",
+    "queue",
+    "pause",
+    "resume",
+    "dead",
+    "batch",
+    "demo",
+    "simulate",
+    "config",
+)
+ANSWER = Succeeded(Output("4\n", model="llama", finish_reason="stop", usage=Usage(3, 1, 4)))
+Said = tuple[int, str, str]
+
+
+class Shell:
+    """Types commands into this very process, where Redis is and no other setting."""
+
+    def __init__(self, url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.url = url
+        self._capsys = capsys
+        self._monkeypatch = monkeypatch
+        self.client = redis.Redis.from_url(url)
+
+    def __call__(self, *arguments: str) -> Said:
+        self._capsys.readouterr()
+        code = main(arguments)
+        said = self._capsys.readouterr()
+        return code, said.out, said.err
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        """Run a command with --json, which says one line."""
+        found, out, _ = self(*arguments, "--json")
+        assert (found, out.count("\n")) == (code, 1)
+        return orjson.loads(out)
+
+    def type(self, text: bytes) -> None:
+        """What the next command reads from stdin."""
+        self._monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+
+    def set(self, **environment: str) -> None:
+        for name, value in environment.items():
+            self._monkeypatch.setenv(name, value)
+
+    def waiting(self) -> list[Any]:
+        """The payloads in the list, the oldest first."""
+        payloads: Any = self.client.lrange("jobs", 0, -1)
+        return [orjson.loads(payload) for payload in reversed(payloads)]
+
+    def run(self, *outcomes: Outcome | None) -> None:
+        """Be the worker for the next jobs: bind each, then settle it; None leaves it running."""
+
+        async def work() -> None:
+            queue = await open_queue(RedisOptions(url=self.url), QueueOptions(backend="echo"), Metrics())
+            for outcome in outcomes:
+                lease = await queue.lease()
+                await queue.bind(lease, decode(lease.payload, max_bytes=1_000_000))
+                if outcome is not None:
+                    await queue.settle(lease, outcome)
+            await queue.aclose()
+
+        asyncio.run(work())
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting from outside, no .env, no colour."""
+    for name in list(os.environ):
+        if re.match(r"(GREENSCALE|NEYSA|OPENAI|REDIS)_|.*_PROXY$", name, re.IGNORECASE):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def shell(
+    redis_url: str, bare: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Shell]:
+    assert bare is None
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    shell = Shell(redis_url, capsys, monkeypatch)
+    yield shell
+    shell.client.close()
+
+
+@pytest.fixture
+def fleet(redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
+    with Fleet(tmp_path / "fleet", REDIS_URL=redis_url, GREENSCALE_BACKEND="echo") as fleet:
+        yield fleet
+
+
+def process(*arguments: str, environment: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[bytes]:
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    command = [sys.executable, "-m", "greenscale_worker", *arguments]
+    return subprocess.Popen(command, env={**inherited, **(environment or {})}, **pipes)  # noqa: S603  our own command
+
+
+# --- help, version, usage ---
+
+
+def test_version(shell: Shell) -> None:
+    assert shell("--version") == (0, f"greenscale-worker {version('greenscale-worker')}\n", "")
+
+
+def test_help_names_every_command_and_the_exit_codes(shell: Shell) -> None:
+    code, out, err = shell("--help")
+    assert (code, err) == (0, "")
+    for word in (*COMMANDS, "exit codes", "examples", "NEYSA_API_KEY", "REDIS_HOST"):
+        assert word in out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_teaches(command: str, shell: Shell) -> None:
+    code, out, err = shell(command, "--help")
+    assert (code, err) == (0, "")
+    assert "exit codes:" in out
+    assert command in ("pause", "resume") or f"greenscale-worker {command}" in out.split("examples:")[-1]
+    assert max(map(len, out.splitlines())) <= 120
+
+
+def test_help_asks_for_no_library() -> None:
+    heavy = ("redis", "aiohttp", "pydantic", "orjson", "structlog", "tqdm", "tenacity", "prometheus_client", "dotenv")
+    script = (
+        "import sys; from greenscale_worker.cli import main\n"
+        "assert main(['--help']) == main(['--version']) == main(['submit', '--help']) == 0\n"
+        f"sys.exit(','.join(name for name in {heavy} if name in sys.modules) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)  # noqa: S603  our own
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["--nonsense"],
+        ["status"],
+        ["queue", "--watch", "0"],
+        ["dead"],
+        ["dead", "purge"],
+        ["dead", "purge", "--older-than", "1y"],
+        ["dead", "replay"],
+        ["dead", "replay", "x", "--all"],
+        ["config", "--json", "--markdown"],
+        ["submit", "a", "--jsonl", "b"],
+        ["submit", "a", "--metadata", "b"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_told_on_stderr(arguments: list[str], shell: Shell) -> None:
+    code, out, err = shell(*arguments)
+    assert (code, out) == (2, "")
+    assert "usage: greenscale-worker" in err
+
+
+def test_every_option_is_explained() -> None:
+    actions = [action for action in parser()._actions if action.option_strings]  # noqa: SLF001  argparse has no other way
+    assert all(action.help for action in actions)
+
+
+# --- submit ---
+
+
+def test_a_prompt_is_handed_in(shell: Shell) -> None:
+    code, out, err = shell("submit", "What is 2+2?", "--id", "test-001")
+    assert (code, out, err) == (0, "test-001\n", "")
+    assert shell.waiting() == [{"job_id": "test-001", "prompt": "What is 2+2?"}]
+
+
+def test_what_the_options_say_is_in_the_job(shell: Shell) -> None:
+    options = ["--model", "m", "--temperature", "0", "--max-tokens", "7", "--deadline", "2030-01-02T03:04:05Z"]
+    job_id = shell.json("submit", "?", *options, "--metadata", "team=search", "--metadata", "a=b=c")["job_id"]
+    assert shell.waiting() == [
+        {
+            "job_id": job_id,
+            "prompt": "?",
+            "model": "m",
+            "temperature": 0.0,
+            "max_tokens": 7,
+            "deadline": "2030-01-02T03:04:05Z",
+            "metadata": {"team": "search", "a": "b=c"},
+        }
+    ]
+
+
+def test_a_text_file_and_stdin_are_prompts(shell: Shell) -> None:
+    Path("question.txt").write_text("two\nlines é\n")
+    assert shell("submit", "--file", "question.txt")[0] == 0
+    for arguments in ([], ["-"]):
+        shell.type(b"from stdin")
+        assert shell("submit", *arguments)[0] == 0
+    assert [job["prompt"] for job in shell.waiting()] == ["two\nlines é\n", "from stdin", "from stdin"]
+    assert len({job["job_id"] for job in shell.waiting()}) == 3
+
+
+def test_a_file_of_jobs_is_handed_in_in_order(shell: Shell) -> None:
+    lines = [
+        b'{"job_id": "a", "prompt": "1"}',
+        b"",
+        b'{"messages": [{"role": "user"}], "model": "own"}',
+        b'{"prompt": "3"}',
+    ]
+    Path("jobs.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(lines))
+    code, out, _ = shell("submit", "--jsonl", "jobs.jsonl", "--model", "m")
+    jobs = shell.waiting()
+    assert (code, out.split()) == (0, [job["job_id"] for job in jobs])
+    assert [job.get("prompt") for job in jobs] == ["1", None, "3"]
+    assert [job["model"] for job in jobs] == ["m", "own", "m"]
+    shell.type(b'{"prompt": "4"}')
+    assert shell("submit", "--jsonl", "-")[0] == 0
+    assert shell.waiting()[-1]["prompt"] == "4"
+
+
+BAD_JOBS = {
+    "no JSON": (b'{"prompt": "1"}\n{"prompt":', "jobs.jsonl line 2: not JSON"),
+    "no object": (b"[1]", "jobs.jsonl line 1: list"),
+    "no prompt": (b'{"prompt": "1"}\n\n{"model": "m"}', "jobs.jsonl line 3: prompt: is missing"),
+    "an id twice": (b'{"job_id":"a","prompt":"1"}\n' * 2, "jobs.jsonl line 2: job_id a"),
+    "a bad id": (b'{"job_id":"a b","prompt":"1"}', "jobs.jsonl line 1: job_id is not usable"),
+    "a bad deadline": (b'{"prompt":"1","deadline":"soon"}', "jobs.jsonl line 1: deadline"),
+    "no UTF-8": (b'{"prompt":"\xff"}', "jobs.jsonl: it is not UTF-8"),
+    "too large": (b'{"prompt":"%s"}' % (b"x" * 1024 * 1024), "jobs.jsonl line 1: 10"),
+    "nothing": (b"\n", "jobs.jsonl: it is empty"),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), BAD_JOBS.values(), ids=BAD_JOBS)
+def test_nothing_is_handed_in_where_a_line_is_wrong(text: bytes, said: str, shell: Shell) -> None:
+    Path("jobs.jsonl").write_bytes(text)
+    code, out, err = shell("submit", "--jsonl", "jobs.jsonl")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"greenscale-worker: {said}")
+    assert shell.waiting() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([" "], "prompt: prompt:"),
+        (["a\ud800"], "prompt: str is not valid UTF-8"),
+        (["?", "--id", "a b"], "prompt: job_id is not usable"),
+        (["?", "--timeout", "1s"], "--timeout is for --wait"),
+        (["--jsonl", "x", "--id", "y"], "--id is for a single job"),
+        (["--file", "nowhere.txt"], "nowhere.txt: No such file"),
+        (["--file", "."], ".: Is a directory"),
+    ],
+)
+def test_a_job_that_is_wrong_is_not_handed_in(arguments: list[str], said: str, shell: Shell) -> None:
+    code, out, err = shell("submit", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"greenscale-worker: {said}")
+    assert shell.waiting() == []
+
+
+def test_a_backend_of_ones_own_takes_any_payload(shell: Shell) -> None:
+    shell.set(GREENSCALE_BACKEND="package.module:handler")
+    Path("jobs.jsonl").write_bytes(b'{"image": "cat.png"}')
+    assert shell("submit", "--jsonl", "jobs.jsonl")[0] == 0
+
+
+async def test_the_answer_is_waited_for(fleet: Fleet, redis_url: str) -> None:
+    worker = fleet.start()
+    await worker.says("ready")
+    environment = {"REDIS_URL": redis_url}
+    ask = process("submit", "What is 2+2?", "--wait", environment=environment)
+    lines = b'{"job_id": "a", "prompt": "1"}\n{"job_id": "b", "messages": [{"role": "user", "content": "2"}]}\n'
+    many = process("submit", "--jsonl", "-", "--wait", "--json", environment=environment, stdin=subprocess.PIPE)
+    text = process("submit", "--jsonl", "-", "--wait", environment=environment, stdin=subprocess.PIPE)
+    both = many.communicate(lines), text.communicate(lines.replace(b'"a"', b'"c"').replace(b'"b"', b'"d"'))
+    assert ask.communicate() == (b"What is 2+2?\n", b"")
+    assert [each.returncode for each in (ask, many, text)] == [0, 0, 0]
+    records = {record["job_id"]: record for record in map(orjson.loads, both[0][0].splitlines())}
+    assert {job_id: record["result"] for job_id, record in records.items()} == {"a": "1", "b": "2"}
+    assert {record["state"] for record in records.values()} == {"succeeded"}
+    assert set(both[1][0].decode().split("\n")) == {"# c", "1", "# d", "2", ""}
+    assert both[0][1] == both[1][1] == b""
+    await worker.stop()
+
+
+async def test_failures_and_answers_that_do_not_come_are_told(fleet: Fleet, redis_url: str, tmp_path: Path) -> None:
+    (tmp_path / "fleet" / "worker-0").parent.mkdir(parents=True, exist_ok=True)
+    waiting = process("submit", "x", "--id", "x", "--wait", "--timeout", "0.3s", environment={"REDIS_URL": redis_url})
+    out, err = waiting.communicate()
+    assert (waiting.returncode, out) == (4, b"")
+    assert err.decode().splitlines() == [
+        "no worker is alive at the moment; waiting for one",
+        "not finished yet: 1 of 1",
+    ]
+    worker = fleet.start(GREENSCALE_MAX_PAYLOAD_BYTES="1024")
+    await worker.says("job", job_id="x")
+    big = process("submit", "y" * 2000, "--id", "y", "--wait", environment={"REDIS_URL": redis_url})
+    out, err = big.communicate()
+    assert (big.returncode, out) == (1, b"")
+    assert err.startswith(b"y failed: too_large: ")
+
+
+# --- status, result, cancel ---
+
+
+def test_a_job_that_nobody_knows(shell: Shell) -> None:
+    assert shell("status", "x") == (3, "unknown or waiting\n", "")
+    assert shell.json("status", "x", code=3) == {"job_id": "x", "state": "unknown_or_waiting"}
+    assert shell("result", "x") == (3, "", "x: unknown or waiting\n")
+    assert shell.json("result", "x", code=3) == {"job_id": "x", "state": "unknown_or_waiting", "result": None}
+    assert shell("cancel", "x") == (0, "x will be cancelled when it comes up\n", "")
+
+
+def test_a_job_from_waiting_to_succeeded(shell: Shell) -> None:
+    shell("submit", "2+2", "--id", "x", "--metadata", "team=search")
+    assert shell.json("status", "x")["state"] == "waiting"
+    assert shell("result", "x") == (4, "", "x has not finished yet: waiting\n")
+    shell.run(ANSWER)
+    code, out, err = shell("status", "x")
+    assert (code, err) == (0, "")
+    rows = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert rows["state"] == "succeeded"
+    assert (rows["attempts"], rows["total_tokens"], rows["metadata"]) == ("1", "4", '{"team":"search"}')
+    for name in ("submitted", "claimed", "finished"):
+        stamp, passed = re.fullmatch(r"(\S+Z)  \((.*) s ago\)", rows[name]).groups()  # type: ignore[union-attr]
+        assert abs(datetime.now().astimezone() - datetime.fromisoformat(stamp)) < timedelta(minutes=1)
+        assert float(passed) < 60
+    assert len({line.index(rows[line.split()[0]]) for line in out.splitlines()}) == 1, "the values are aligned"
+    record = shell.json("status", "x")
+    assert (record["state"], record["attempts"], record["total_tokens"]) == ("succeeded", 1, 4)
+    assert (record["metadata"], type(record["finished_ms"])) == ({"team": "search"}, int)
+    assert shell("result", "x") == (0, "4\n\n", "")
+    assert shell.json("result", "x")["result"] == "4\n"
+    assert shell("cancel", "x") == (1, "x had finished before\n", "")
+    assert shell.json("cancel", "x", code=1) == {"job_id": "x", "cancellation": "finished"}
+
+
+def test_a_job_that_is_delayed_or_running_can_be_cancelled(shell: Shell) -> None:
+    shell("submit", "1", "--id", "later")
+    shell.run(Released("overload", delay=60))
+    code, out, _ = shell("status", "later")
+    assert (code, out.split()[:2]) == (0, ["state", "delayed"])
+    assert re.search(r"due +\S+Z  \(in \d+ s\)", out)
+    assert shell("result", "later") == (4, "", "later has not finished yet: delayed\n")
+    assert shell("cancel", "later") == (0, "later is cancelled\n", "")
+    assert shell("result", "later") == (1, "", "later cancelled\n")
+
+
+def test_a_job_that_failed_has_no_result(shell: Shell) -> None:
+    shell("submit", "1", "--id", "x")
+    shell.run(Failed("http_422", "too\x1b[31m red"))
+    assert shell("result", "x") == (1, "", "x failed: http_422: too [31m red\n")
+    code, out, _ = shell("status", "x")
+    assert (code, "\x1b" in out) == (0, False)
+
+
+def test_an_old_answer_is_not_taken_for_that_of_a_new_job(shell: Shell) -> None:
+    shell("submit", "1", "--id", "x")
+    shell.run(ANSWER)
+    shell("submit", "2", "--id", "x")
+    assert shell("result", "x") == (4, "", "x has not finished yet: waiting\n")
+
+
+def test_an_answer_whose_time_is_over(shell: Shell) -> None:
+    shell("submit", "1", "--id", "x")
+    shell.run(ANSWER)
+    shell.client.delete("result:x")
+    assert shell("result", "x") == (3, "", "x: the answer is kept no longer\n")
+
+
+# --- queue, pause, resume ---
+
+
+def test_the_queue_is_counted(shell: Shell) -> None:
+    for number in range(12):
+        shell("submit", str(number))
+    shell.run(Released("overload", delay=60), Failed("no", ""))
+    found = shell.json("queue")
+    assert found.pop("workers") == []
+    assert found.pop("oldest_seconds") is None  # nothing that waits says when it was made
+    assert found == {"queue": "jobs", "waiting": 10, "running": 0, "delayed": 1, "dead": 1, "paused": False}
+    code, out, _ = shell("queue")
+    assert code == 0
+    assert out.splitlines()[:6] == ["jobs", "waiting  10", "running   0", "delayed   1", "dead      1", "workers   0"]
+
+
+async def test_workers_that_live_are_listed(fleet: Fleet, redis_url: str) -> None:
+    worker = fleet.start()
+    await worker.says("ready")
+    out, _ = process("queue", environment={"REDIS_URL": redis_url}).communicate()
+    assert re.search(rf"\nworker +heartbeat\n\S+:{worker.pid}:\S+ +\S+ s ago\n$", out.decode())
+    await worker.stop()
+
+
+def test_a_pause_holds_until_it_is_ended(shell: Shell) -> None:
+    annotate = "kubectl annotate scaledobject greenscale-worker-scaler --namespace greenscale-system"
+    code, out, _ = shell("pause")
+    assert code == 0
+    assert f"  {annotate} autoscaling.keda.sh/paused=true --overwrite" in out.splitlines()
+    assert shell.json("queue")["paused"] is True
+    assert shell("queue")[1].startswith("jobs  paused: ")
+    code, out, _ = shell("resume")
+    assert code == 0
+    assert f"  {annotate} autoscaling.keda.sh/paused-" in out.splitlines()
+    assert shell.json("queue")["paused"] is False
+
+
+def test_watching_goes_on_until_ctrl_c(redis_url: str) -> None:
+    watch = process("queue", "--watch", "0.05", "--json", environment={"REDIS_URL": redis_url})
+    assert watch.stdout is not None
+    assert [orjson.loads(watch.stdout.readline())["queue"] for _ in range(3)] == ["jobs"] * 3
+    watch.send_signal(signal.SIGINT)
+    assert watch.communicate()[1] == b""
+    assert watch.returncode == 130
+
+
+def on_a_terminal(redis_url: str, **environment: str) -> str:
+    """Watch the queue on a terminal until it has been drawn twice."""
+    ours, theirs = pty.openpty()
+    settings = {"REDIS_URL": redis_url, "TERM": "xterm", **environment}
+    watch = process("queue", "--watch", "0.05", environment=settings, stdout=theirs)
+    os.close(theirs)
+    seen = b""
+    while seen.count(b"\x1b[H\x1b[J") < 3:
+        seen += os.read(ours, 1000)
+    watch.send_signal(signal.SIGINT)
+    watch.communicate()
+    os.close(ours)
+    return seen.decode()
+
+
+def test_on_a_terminal_the_screen_is_drawn_anew(redis_url: str) -> None:
+    seen = on_a_terminal(redis_url)
+    assert seen.startswith("\x1b[2J\x1b[H\x1b[J\x1b[1mjobs\x1b[0m\r\nwaiting  0")
+    assert "\x1b[1m" not in on_a_terminal(redis_url, NO_COLOR="1")
+
+
+def test_watching_outlives_redis(start_redis: Callable[..., RedisServer]) -> None:
+    server = start_redis()
+    watch = process("queue", "--watch", "0.05", environment={"REDIS_URL": server.url})
+    assert watch.stdout is not None
+    assert watch.stdout.readline() == b"jobs\n"
+    server.kill()
+    while not (line := watch.stdout.readline()).startswith(b"Redis does not answer"):
+        assert line
+    server.start()
+    while watch.stdout.readline() != b"jobs\n":
+        pass
+    watch.send_signal(signal.SIGINT)
+    watch.communicate()
+
+
+# --- dead letters ---
+
+
+@pytest.fixture
+def letters(shell: Shell) -> Shell:
+    """Three dead letters: of two jobs, and one that is no job at all."""
+    for job_id in ("a", "b"):
+        shell("submit", job_id, "--id", job_id)
+    shell.run(Failed("http_422", "no"), Failed("timeout", "no answer\x1b]0;title\x07 in time"))
+
+    async def bury() -> None:
+        async with aclosing(await open_queue(RedisOptions(url=shell.url), QueueOptions(), Metrics())) as queue:
+            shell.client.lpush("jobs", b"\xff\x1b[2J")
+            await queue.settle(await queue.lease(), Failed("not_json", "not JSON"))
+
+    asyncio.run(bury())
+    return shell
+
+
+def test_dead_letters_are_listed(letters: Shell) -> None:
+    code, out, err = letters("dead", "list")
+    assert (code, err) == (0, "")
+    head, *rows = out.splitlines()
+    assert head.split() == ["ID", "JOB", "DIED", "CODE", "MESSAGE"]
+    assert "\x1b" not in out
+    assert [row.split()[1] for row in rows] == ["-", "b", "a"]
+    assert rows[1].endswith(" s ago  timeout   no answer ]0;title  in time")
+    lines = [orjson.loads(line) for line in letters("dead", "list", "--json")[1].splitlines()]
+    assert [(line["job_id"], line["code"]) for line in lines] == [
+        (None, "not_json"),
+        ("b", "timeout"),
+        ("a", "http_422"),
+    ]
+    assert all("payload" not in line for line in lines)
+
+
+def test_no_dead_letters(shell: Shell) -> None:
+    assert shell("dead", "list") == (0, "", "there are no dead letters\n")
+    assert shell("dead", "list", "--json")[:2] == (0, "")
+
+
+def test_a_dead_letter_is_shown_with_its_payload(letters: Shell) -> None:
+    code, out, _ = letters("dead", "show", "a")
+    assert code == 0
+    assert out.endswith('\n\n{"job_id":"a","prompt":"a"}\n')
+    letter = letters.json("dead", "show", "a")
+    assert letters.json("dead", "show", letter["id"]) == letter
+    assert (letter["code"], letter["payload"]) == ("http_422", '{"job_id":"a","prompt":"a"}')
+    nameless = orjson.loads(letters("dead", "list", "--json")[1].splitlines()[0])["id"]
+    assert letters.json("dead", "show", nameless)["payload_hex"] == "ff1b5b324a"
+    assert letters("dead", "show", nameless)[1].endswith("\\xff\ufffd[2J\n")
+    assert letters("dead", "show", "nobody") == (3, "", "nobody: there is no such dead letter\n")
+
+
+def test_dead_letters_are_replayed(letters: Shell) -> None:
+    assert letters("dead", "replay", "a") == (0, "replayed: 1\n", "")
+    assert letters.json("queue")["waiting"] == 1
+    code, out, err = letters("dead", "replay", "a", "b")
+    assert (code, out, err) == (1, "replayed: 1\n", "a: there is no such dead letter\n")
+    assert letters("dead", "replay", "a") == (3, "replayed: 0\n", "a: there is no such dead letter\n")
+    assert letters("dead", "replay", "--code", "nothing") == (0, "replayed: 0\n", "")
+    assert letters("dead", "replay", "--code", "not_json") == (0, "replayed: 1\n", "")
+    assert letters.json("queue")["dead"] == 0
+
+
+def test_all_dead_letters_are_replayed(letters: Shell) -> None:
+    assert letters("dead", "replay", "--all") == (0, "replayed: 3\n", "")
+
+
+def test_dead_letters_are_purged_by_age(letters: Shell) -> None:
+    assert letters("dead", "purge", "--older-than", "7d") == (0, "purged: 0\n", "")
+    assert letters("dead", "purge", "--older-than", "0") == (0, "purged: 3\n", "")
+
+
+# --- config ---
+
+
+def test_config_shows_values_and_sources_and_masks_secrets(shell: Shell, tmp_path: Path) -> None:
+    Path(".env").write_text("GREENSCALE_DRAIN_SECONDS=2.5\nFOREIGN=x\n")
+    (tmp_path / "secret").write_text("pa55word\n")
+    shell.set(NEYSA_API_KEY="k3y", GREENSCALE_CONCURRENCY="3", REDIS_PASSWORD_FILE=str(tmp_path / "secret"))
+    shell.set(NEYSA_API_URL="https://user:pa55@h/v1/chat/completions", OPENAI_API_KEY="")
+    shell.set(REDIS_URL=shell.url.replace("://", "://user@"), GREENSCALE_MODLE="x")
+    code, out, err = shell("config")
+    assert code == 0
+    assert err == "GREENSCALE_MODLE: there is no such setting; the nearest is GREENSCALE_MODEL\n"
+    assert not re.search("k3y|pa55|user", out)
+    for name, *rest in (
+        ("GREENSCALE_CONCURRENCY", "environment", "3"),
+        ("GREENSCALE_DRAIN_SECONDS", ".env", "2.5"),
+        ("GREENSCALE_LEASE_SECONDS", "default", "15"),
+        ("REDIS_PASSWORD", r"REDIS_PASSWORD_FILE in environment", r"\*+"),
+        ("NEYSA_API_URL", "environment", r"https://\*\*\*@h/v1/chat/completions"),
+        ("OPENAI_API_KEY", "environment", r"\(empty\)"),
+        ("GREENSCALE_MODEL", "default", "-"),
+    ):
+        assert re.search(rf"^  {name} +{' +'.join(rest)}$", out, re.MULTILINE), name
+    found = shell.json("config")
+    assert found["settings"]["GREENSCALE_CONCURRENCY"] == {"value": 3, "source": "environment"}
+    assert found["endpoint"]["url"] == "https://***@h/v1/chat/completions"
+    assert not re.search("k3y|pa55|user@", str(found))
+
+
+def test_config_says_why_the_worker_would_not_start(shell: Shell) -> None:
+    shell.set(REDIS_HOST="h")
+    found = shell.json("config")
+    assert found["endpoint"]["error"].startswith("NEYSA_API_KEY is not set")
+    assert found["redis"]["error"].startswith("REDIS_URL and REDIS_HOST contradict")
+    code, out, _ = shell("config")
+    assert (code, "NEYSA_API_KEY is not set" in out) == (0, True)
+    shell.set(GREENSCALE_CONCURRENCY="0")
+    assert shell("config")[:2] == (2, "")
+
+
+def test_the_page_of_the_documentation_is_written_without_reading_settings(shell: Shell) -> None:
+    shell.set(GREENSCALE_CONCURRENCY="0")
+    code, out, _ = shell("config", "--markdown")
+    assert (code, out.startswith("<!-- Written by")) == (0, True)
+
+
+# --- what goes wrong around a command ---
+
+
+@pytest.mark.parametrize("arguments", [["status", "x"], ["queue"], ["dead", "list"], ["pause"], ["submit", "x"]])
+def test_commands_on_the_queue_ask_for_no_key_but_for_redis(arguments: list[str], shell: Shell) -> None:
+    assert shell(*arguments)[0] in (0, 3)
+    shell.set(REDIS_URL=f"redis://127.0.0.1:{free_port()}")
+    code, out, err = shell(*arguments)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("greenscale-worker: Redis does not answer: ")
+
+
+def test_a_wrong_password_is_told_in_one_line(shell: Shell, start_redis: Callable[..., RedisServer]) -> None:
+    server = start_redis("requirepass right")
+    for password in ("wrong", ""):
+        shell.set(REDIS_URL=server.url, REDIS_PASSWORD=password)
+        code, out, err = shell("queue")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "refuses" in err
+    shell.set(REDIS_PASSWORD="right")  # noqa: S106  of a server of our own
+    assert shell("queue")[0] == 0
+
+
+def test_a_reader_that_has_gone_ends_a_command_quietly(redis_url: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    commands = (["queue"], ["--help"], ["config", "--json"])
+    started = [process(*arguments, environment={"REDIS_URL": redis_url}, stdout=write) for arguments in commands]
+    os.close(write)
+    for command in started:
+        assert (command.communicate()[1], command.returncode) == (b"", 141)
+
+
+# --- the worker as a process ---
+
+
+WRONG_SETTINGS: dict[str, dict[str, str]] = {
+    "NEYSA_API_KEY is not set": {},
+    "GREENSCALE_CONCURRENCY: '0' is not accepted": {"GREENSCALE_CONCURRENCY": "0"},
+    "REDIS_URL and REDIS_HOST contradict": {"NEYSA_API_KEY": "", "REDIS_URL": "redis://h", "REDIS_HOST": "h"},
+    "GREENSCALE_BACKEND: backend nonsense: there is no such one": {"GREENSCALE_BACKEND": "nonsense"},
+}
+
+
+def test_a_wrong_setting_stops_the_start_with_one_line(tmp_path: Path) -> None:
+    workers = {said: process(environment=environment, cwd=tmp_path) for said, environment in WRONG_SETTINGS.items()}
+    for said, worker in workers.items():
+        out, err = worker.communicate()
+        assert (worker.returncode, out, err.count(b"\n")) == (2, b"", 1)
+        assert err.decode().startswith(f"greenscale-worker: {said}")
+
+
+async def fetch(port: int, path: str) -> tuple[int, str]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode())
+    head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
+    writer.close()
+    return int(head.split()[1]), body
+
+
+async def test_while_redis_is_away_the_worker_lives_and_is_not_ready(
+    fleet: Fleet, start_redis: Callable[..., RedisServer]
+) -> None:
+    server, port = start_redis(), free_port()
+    server.kill()
+    worker = fleet.start(REDIS_URL=server.url, GREENSCALE_HEALTH_PORT=port, GREENSCALE_LEASE_SECONDS=1)
+    await worker.says("queue_unavailable")
+    assert (await fetch(port, "/livez"))[0] == 200
+    code, body = await fetch(port, "/readyz")
+    assert (code, "the queue does not answer" in body) == (503, True)
+    assert "greenscale_queue_jobs{" not in (await fetch(port, "/metrics"))[1]
+    server.start()
+    await worker.says("ready")
+    assert (await fetch(port, "/readyz"))[0] == 200
+    assert 'greenscale_queue_jobs{state="dead"} 0.0' in (await fetch(port, "/metrics"))[1]
+    await worker.stop()
+
+
+async def test_told_to_stop_while_it_waits_for_redis_the_worker_stops(fleet: Fleet) -> None:
+    worker = fleet.start(REDIS_URL=f"redis://127.0.0.1:{free_port()}")
+    await worker.says("queue_unavailable")
+    await worker.stop()
+    assert [line["event"] for line in worker.log()] == ["queue_unavailable", "stopped"]
+
+
+async def test_a_port_in_use_and_a_wrong_password_stop_the_start(
+    fleet: Fleet, start_redis: Callable[..., RedisServer]
+) -> None:
+    server = start_redis("requirepass right")
+    for worker in fleet.start(GREENSCALE_HEALTH_PORT=server.port), fleet.start(REDIS_URL=server.url):
+        assert await worker.exit_code() == 2
+        assert worker.stderr.startswith("greenscale-worker: ")
+        assert worker.stderr.count("\n") == 1
+
+
+async def test_redis_gone_at_the_end_is_told_and_is_exit_code_1(
+    fleet: Fleet, start_redis: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    (tmp_path / "slow.py").write_text("import asyncio\n\n\nasync def run(job):\n    await asyncio.sleep(60)\n")
+    server = start_redis()
+    own = {"GREENSCALE_BACKEND": "slow:run", "PYTHONPATH": str(tmp_path), "GREENSCALE_DRAIN_SECONDS": "0"}
+    worker = fleet.start(breakpoint_at=None, REDIS_URL=server.url, **own)
+    await worker.says("ready")
+    with server.client() as client:
+        client.lpush("jobs", b'{"job_id": "x", "prompt": "x"}')
+        await eventually(lambda: client.exists("job:x"))
+    server.kill()
+    await worker.stop(code=1)
+    assert worker.stderr == ""
+    (line,) = (line for line in worker.log() if line["level"] == "error")
+    assert line["event"] == "stopped"
+
+
+async def test_prompts_and_answers_are_logged_only_where_a_setting_says_so(fleet: Fleet, shell: Shell) -> None:
+    logs = {name: fleet.start(GREENSCALE_LOG_CONTENT=name, REDIS_LIST_NAME=name) for name in ("false", "true")}
+    for name, worker in logs.items():
+        shell.client.lpush(name, orjson.dumps({"job_id": name, "prompt": "hush"}))
+        await worker.says("job", job_id=name, outcome="succeeded")
+        await worker.stop()
+    assert [str(worker.log()).count("hush") for worker in logs.values()] == [0, 2]
+
+
+async def test_a_slip_of_the_pen_is_logged(fleet: Fleet) -> None:
+    worker = fleet.start(GREENSCALE_DRAINN="1", REDIS_URL=f"redis://127.0.0.1:{free_port()}")
+    said = await worker.says("unknown_setting", name="GREENSCALE_DRAINN")
+    assert "GREENSCALE_DRAIN_SECONDS" in said["hint"]
+
+
+def test_ctrl_c_ends_the_worker_as_sigterm_does(redis_url: str, tmp_path: Path) -> None:
+    worker = process(environment={"REDIS_URL": redis_url, "GREENSCALE_BACKEND": "echo"}, cwd=tmp_path)
+    assert worker.stdout is not None
+    while b'"ready"' not in worker.stdout.readline():
+        pass
+    worker.send_signal(signal.SIGINT)
+    out, err = worker.communicate()
+    assert (worker.returncode, err, out.splitlines()[-1].count(b'"stopped"')) == (0, b"", 1)
+
+
+# --- how things look ---
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0.0 s"),
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (12.3, "12 s"),
+        (60, "1 m 0 s"),
+        (3725, "1 h 2 m"),
+        (200_000, "2 d 7 h"),
+    ],
+)
+def test_ages(seconds: float, text: str) -> None:
+    assert age(seconds) == text
+
+
+def test_moments() -> None:
+    assert moment(0).startswith("1970-01-01T00:00:00.000Z  (")
+    assert re.search(r"\(in \d+ d \d+ h\)$", moment(4_102_444_800))
+    assert moment(1e18) == "1e+18 s since 1970"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("45s", 45), ("1.5m", 90), ("12h", 43_200), ("7d", 604_800), ("2w", 1_209_600), ("3", 3)]
+)
+def test_time_spans(text: str, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+def test_columns_are_aligned_and_one_line_each() -> None:
+    assert columns([("a", "b\nc"), ("long", "d")], head=("X", "Y")) == "X     Y\na     b c\nlong  d"

@@ -1,0 +1,580 @@
+"""Settings: what is accepted, where it may come from, what contradicts what, and what it amounts to."""
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greenscale_worker.backends import ChatOptions, open_backend
+from greenscale_worker.cli.config import markdown
+from greenscale_worker.config import Settings, chat_options, load, policy, queue_options, redis_options
+from greenscale_worker.config.catalogue import Setting, catalogue
+from greenscale_worker.config.settings import NEYSA_MODEL, NEYSA_URL
+from greenscale_worker.errors import ConfigError
+from greenscale_worker.execution import Policy
+from greenscale_worker.queues import QueueOptions, RedisOptions
+from greenscale_worker.queues.redis_common.connections import open_client
+from greenscale_worker.queues.redis_list.keys import Keys
+from tests.support.redis_server import CERTIFICATE
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "configuration.md"
+SECRETS = [setting.name for setting in catalogue() if setting.secret]
+KEY = "key-0123456789"
+PEM = str(CERTIFICATE)
+
+
+def refused(environ: Mapping[str, str], dotenv: Path | None = None) -> str:
+    """Load what must not be loaded; gives the one line that says why."""
+    with pytest.raises(ConfigError) as caught:
+        load(environ, dotenv)
+    return one_line(caught.value)
+
+
+def one_line(error: ConfigError) -> str:
+    line = str(error)
+    assert line.isprintable(), line
+    assert "expected" in line
+    return line
+
+
+def setting_of(name: str) -> Setting:
+    return next(setting for setting in catalogue() if setting.name == name)
+
+
+@pytest.fixture
+def dotenv(tmp_path: Path) -> Path:
+    return tmp_path / ".env"
+
+
+# --- the settings ---
+
+
+def test_without_anything_the_public_defaults_hold() -> None:
+    settings = load({})
+    assert (settings.concurrency, settings.drain_seconds, settings.lease_seconds) == (16, 25.0, 15.0)
+    assert (settings.health_port, settings.health_host) == (None, "127.0.0.1")
+    assert (settings.queue, settings.backend, settings.list_name) == ("list", "chat", "jobs")
+    assert (settings.temperature, settings.max_tokens, settings.result_ttl_seconds) == (0.7, 1024, 3600)
+    assert settings.origins == {}
+    assert settings.notices == ()
+
+
+def test_the_defaults_are_those_of_the_rooms_below() -> None:
+    settings = load({"NEYSA_API_KEY": ""})
+    assert redis_options(settings) == RedisOptions()
+    assert queue_options(settings) == QueueOptions(backend="chat")
+    assert policy(settings) == Policy()
+    assert chat_options(settings) == ChatOptions(url=NEYSA_URL, model=NEYSA_MODEL)
+
+
+def test_the_public_names_are_there() -> None:
+    ours = ("CONCURRENCY", "DRAIN_SECONDS", "LEASE_SECONDS", "HEALTH_PORT", "HEALTH_HOST", "QUEUE", "BACKEND")
+    redis = ("URL", "HOST", "PORT", "DB", "USERNAME", "PASSWORD", "LIST_NAME")
+    frozen = {*(f"GREENSCALE_{name}" for name in ours), *(f"REDIS_{name}" for name in redis), *ENDPOINT, "HTTPS_PROXY"}
+    assert frozen <= {setting.name for setting in catalogue()}
+
+
+def test_every_setting_is_declared_once_with_what_it_is_for() -> None:
+    names = [name for setting in catalogue() for name in setting.names]
+    assert len(names) == len(set(names))
+    assert len({setting.field for setting in catalogue()}) == len(catalogue())
+    assert {setting.field for setting in catalogue()} | {"origins", "notices"} == set(Settings.model_fields)
+    for setting in catalogue():
+        assert setting.info.description
+        assert setting.section
+
+
+NUMBERS = {
+    "GREENSCALE_CONCURRENCY": ("1", "1000", "0", "1001", "1.5"),
+    "GREENSCALE_DRAIN_SECONDS": ("0", "86400.5", "-0.1", "inf", "nan"),
+    "GREENSCALE_LEASE_SECONDS": ("1", "3600", "0.9", "3601", "nan"),
+    "GREENSCALE_HEALTH_PORT": ("1", "65535", "0", "65536", "http"),
+    "GREENSCALE_TEMPERATURE": ("0", "2", "-1", "2.1", "warm"),
+    "GREENSCALE_MAX_TOKENS": ("1", "1000000", "0", "1000001", "1e3"),
+    "GREENSCALE_RESULT_TTL_SECONDS": ("0", "31536000", "-1", "31536001", "1h"),
+    "GREENSCALE_TIMEOUT_SECONDS": ("0.1", "86400", "0", "86401", "5m"),
+    "GREENSCALE_MAX_TRIES": ("1", "1000", "0", "1001", "x"),
+    "GREENSCALE_MAX_CRASHES": ("1", "1000", "0", "1001", "x"),
+    "GREENSCALE_MAX_AGE_SECONDS": ("1", "31536000", "0", "31536001", "inf"),
+    "GREENSCALE_MAX_PAYLOAD_BYTES": ("1024", "8388608", "1023", "8388609", "1M"),
+    "REDIS_PORT": ("1", "65535", "0", "65536", "tcp"),
+    "REDIS_DB": ("0", "1000000", "-1", "1000001", "jobs"),
+}
+
+
+def test_every_number_has_its_bounds_tested() -> None:
+    assert {setting.name for setting in catalogue() if "number" in setting.accepts} == set(NUMBERS)
+
+
+@pytest.mark.parametrize(("name", "values"), NUMBERS.items(), ids=NUMBERS)
+def test_numbers_have_bounds(name: str, values: tuple[str, ...]) -> None:
+    least, most, *wrong = values
+    assert getattr(load({name: least}), setting_of(name).field) == float(least)
+    assert getattr(load({name: most}), setting_of(name).field) == float(most)
+    for value in wrong:
+        line = refused({name: value})
+        assert line.startswith(f"{name}: '{value}' is not accepted; expected: a ")
+        assert setting_of(name).accepts in line
+
+
+TEXTS = {
+    "NEYSA_API_URL": (
+        ["http://127.0.0.1:8000/v1/chat/completions", "https://h/", "https://h/x?api-version=1"],
+        ["h/v1", "ftp://h/", "https://", "https://h:port/", "https://h:99999/", "https://h/#x", "https://h/a b"],
+    ),
+    "OPENAI_BASE_URL": (
+        ["https://api.openai.com/v1", "http://h:1/v1/"],
+        ["api.openai.com", "https://h/v1/chat/completions", "https://h/v1/chat/completions/", "https://h/v1?a=b"],
+    ),
+    "GREENSCALE_ENDPOINT_HEADERS": (
+        ['{"X-Team": "search"}', "{}"],
+        ["X-Team: search", '["a"]', '{"a": 1}', '{"a b": "c"}', '{"a": "b\\nc"}', '{"": "x"}'],
+    ),
+    "GREENSCALE_ENDPOINT_CA_FILE": ([PEM], ["/nowhere.pem", "/", __file__]),
+    "GREENSCALE_READY_PATH": (["/", "/health", "/v1/models?x=1"], ["health", "//host/x", "/a b", "https://h/"]),
+    "REDIS_URL": (
+        [
+            "redis://h",
+            "redis://h:6380/3",
+            "rediss://user:pass@h:6380/3",
+            "redis://[::1]:6379/0",
+            "redis+sentinel://a:1,b:2,c/master",
+            "rediss+sentinel://:pw@a:1,b:2/master/2",
+            "redis+cluster://a:1,b:2",
+            "rediss+cluster://a:1",
+        ],
+        [
+            "h:6379",
+            "http://h",
+            "redis:h",
+            "redis+unix://h",
+            "redis://h:0",
+            "redis://h:x",
+            "redis://h:99999",
+            "redis://a,b",
+            "redis://h/jobs",
+            "redis://h/0/1",
+            "redis://h?db=3",
+            "redis://h/0#x",
+            "redis://h/0\n",
+            "redis+sentinel://a:1",
+            "redis+cluster://a:1/3",
+        ],
+    ),
+    "REDIS_HOST": (["redis", "10.0.0.1", "my_redis", "a.b-c.svc", "::1"], ["redis://h", "h:1", "a/b", "a b", "-h"]),
+    "GREENSCALE_HEALTH_HOST": (["127.0.0.1", "::", "localhost"], ["0.0.0.0:80", "*"]),
+    "REDIS_LIST_NAME": (
+        ["jobs", "a:b", "{tenant}:jobs", "jobs{1}", "result"],
+        ["result:x", "job:", "a{b", "a}b", "a{}", "{a}{b}", "}{", "a\tb"],
+    ),
+    "GREENSCALE_QUEUE": (["list"], ["stream", "List"]),
+    "GREENSCALE_TAKE_FROM": (["right", "left"], ["top"]),
+    "GREENSCALE_LOG_FORMAT": (["auto", "json", "console"], ["text"]),
+    "GREENSCALE_LOG_LEVEL": (["debug", "info", "warning", "error"], ["verbose"]),
+    "GREENSCALE_LOG_CONTENT": (["true", "False", "1", "no"], ["maybe", "2"]),
+    "NEYSA_API_KEY": ([KEY, "", "a.b/c+d="], ["a b", "a\n", "clé"]),
+    "OPENAI_API_KEY": ([KEY, ""], [" a", "a\tb"]),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_texts_have_rules(name: str) -> None:
+    accepted, wrong = TEXTS[name]
+    for value in accepted:
+        load({name: value})
+    for value in wrong:
+        line = refused({name: value})
+        assert line.startswith(f"{name}: ")
+        assert line.endswith(f"expected: {setting_of(name).accepts}")
+
+
+def test_every_rule_is_tested() -> None:
+    ruled = {setting.name for setting in catalogue() if setting.accepts != "any text"} - {"HTTPS_PROXY"}
+    files = {"GREENSCALE_REDIS_CA_FILE", "GREENSCALE_REDIS_CERT_FILE", "GREENSCALE_REDIS_KEY_FILE"}
+    assert ruled == set(NUMBERS) | set(TEXTS) | files
+
+
+async def test_what_is_accepted_for_redis_can_be_opened() -> None:
+    for url in TEXTS["REDIS_URL"][0]:
+        await open_client(redis_options(load({"REDIS_URL": url}))).aclose()
+    for host in TEXTS["REDIS_HOST"][0]:
+        await open_client(redis_options(load({"REDIS_HOST": host}))).aclose()
+
+
+@given(st.text("jobs:{}result", min_size=1, max_size=8))
+def test_a_list_name_that_is_accepted_makes_keys(name: str) -> None:
+    try:
+        settings = load({"REDIS_LIST_NAME": name})
+    except ConfigError:
+        return
+    Keys(settings.list_name)
+
+
+@pytest.mark.parametrize("url", TEXTS["NEYSA_API_URL"][0])
+def test_what_is_accepted_for_the_endpoint_makes_a_backend(url: str) -> None:
+    environ = {"NEYSA_API_URL": url, "NEYSA_API_KEY": KEY, "GREENSCALE_ENDPOINT_CA_FILE": PEM}
+    for headers in TEXTS["GREENSCALE_ENDPOINT_HEADERS"][0]:
+        for path in TEXTS["GREENSCALE_READY_PATH"][0]:
+            settings = load({**environ, "GREENSCALE_ENDPOINT_HEADERS": headers, "GREENSCALE_READY_PATH": path})
+            open_backend("chat", chat_options(settings))
+
+
+def test_only_the_first_fault_is_told_and_a_long_value_is_cut() -> None:
+    line = refused({"GREENSCALE_CONCURRENCY": "x" * 1000, "GREENSCALE_LOG_LEVEL": "x"})
+    assert len(line) < 200
+    assert "…" in line
+
+
+def test_a_password_in_a_url_is_not_told() -> None:
+    for url in ("ftp://user:pa55word@h/", "https://user:pa55/word@h/"):
+        assert "55" not in refused({"NEYSA_API_URL": url})
+
+
+# --- where they come from ---
+
+
+def test_the_environment_goes_before_the_file_and_that_before_the_default(dotenv: Path) -> None:
+    dotenv.write_text("GREENSCALE_CONCURRENCY=2\nGREENSCALE_MODEL=file\nFOREIGN=x\n# GREENSCALE_QUEUE=x\n")
+    settings = load({"GREENSCALE_CONCURRENCY": "3", "FOREIGN": "y"}, dotenv)
+    assert (settings.concurrency, settings.model, settings.drain_seconds) == (3, "file", 25.0)
+    assert settings.origins == {"concurrency": "environment", "model": str(dotenv)}
+    assert settings.notices == ()
+
+
+def test_a_file_that_is_not_there_is_none(dotenv: Path) -> None:
+    assert load({}, dotenv) == load({})
+
+
+def test_an_empty_variable_is_none_and_undoes_the_file(dotenv: Path) -> None:
+    dotenv.write_text("GREENSCALE_MODEL=file\nGREENSCALE_CONCURRENCY=\nREDIS_PASSWORD=x\n")
+    settings = load({"GREENSCALE_MODEL": "", "REDIS_HOST": " ", "REDIS_PASSWORD": ""}, dotenv)
+    assert (settings.model, settings.concurrency, settings.redis_password) == (None, 16, None)
+    assert redis_options(settings) == RedisOptions()
+    assert settings.origins == {}
+
+
+def test_an_empty_key_in_the_file_is_a_key(dotenv: Path) -> None:
+    dotenv.write_text("NEYSA_API_KEY=\n")
+    assert chat_options(load({}, dotenv)).key is None
+
+
+def test_the_file_is_taken_literally(dotenv: Path) -> None:
+    dotenv.write_bytes(
+        b"\xef\xbb\xbfREDIS_USERNAME=u\nREDIS_PASSWORD='a$b${HOME} #'\nexport GREENSCALE_MODEL=\"x y\"  # the model\n"
+    )
+    settings = load({}, dotenv)
+    assert settings.redis_password is not None
+    assert settings.redis_password.get_secret_value() == "a$b${HOME} #"
+    assert (settings.redis_username, settings.model) == ("u", "x y")
+
+
+def test_a_file_that_cannot_be_read_is_told(dotenv: Path) -> None:
+    dotenv.write_bytes(b"GREENSCALE_MODEL=\xff")
+    assert str(dotenv) in refused({}, dotenv)
+    dotenv.unlink()
+    dotenv.mkdir()
+    assert str(dotenv) in refused({}, dotenv)
+
+
+def test_a_fault_in_the_file_is_told_as_such(dotenv: Path) -> None:
+    dotenv.write_text("GREENSCALE_CONCURRENCY=0\n")
+    assert f"(from {dotenv})" in refused({}, dotenv)
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_may_be_in_a_file(name: str, tmp_path: Path) -> None:
+    value = {"REDIS_URL": "redis://h", "GREENSCALE_ENDPOINT_HEADERS": '{"a": "b"}'}.get(name, KEY)
+    value += " " * (name == "REDIS_PASSWORD")
+    file = tmp_path / "secret"
+    file.write_text(f"{value}\r\n")
+    settings = load({f"{name}_FILE": str(file)})
+    assert getattr(settings, setting_of(name).field).get_secret_value() == value
+    assert settings.origins == {setting_of(name).field: f"{name}_FILE in environment"}
+    line = refused({name: value, f"{name}_FILE": str(file)})
+    assert f"{name} and {name}_FILE" in line
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_is_never_told(name: str, tmp_path: Path) -> None:
+    text = "hush hush\t{"
+    (tmp_path / "secret").write_text(text)
+    for environ in ({name: text}, {f"{name}_FILE": str(tmp_path / "secret")}):
+        try:
+            settings = load(environ)
+        except ConfigError as error:
+            said = str(error)
+        else:
+            said = f"{settings!r} {settings} {settings.model_dump()}"
+        assert "hush" not in said
+
+
+def test_a_file_of_a_secret_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    binary, large = tmp_path / "binary", tmp_path / "large"
+    binary.write_bytes(b"\xff\xfe")
+    large.write_bytes(b"x" * 100_000)
+    for path in (binary, large, tmp_path, tmp_path / "nowhere"):
+        line = refused({"NEYSA_API_KEY_FILE": str(path)})
+        assert line.startswith(f"NEYSA_API_KEY_FILE: {path}")
+
+
+def test_an_empty_file_is_an_empty_key_and_no_password(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n")
+    name = str(tmp_path / "empty")
+    assert chat_options(load({"NEYSA_API_KEY_FILE": name})).key is None
+    assert load({"REDIS_PASSWORD_FILE": name}).redis_password is None
+
+
+def test_a_secret_in_the_environment_goes_before_its_file_in_the_dotenv(dotenv: Path) -> None:
+    dotenv.write_text("NEYSA_API_KEY_FILE=/nowhere\n")
+    assert chat_options(load({"NEYSA_API_KEY": KEY}, dotenv)).key == KEY
+
+
+def test_a_name_that_is_no_setting_is_a_notice_with_the_nearest_one(dotenv: Path) -> None:
+    dotenv.write_text("GREENSCALE_DRAIN=1\n")
+    settings = load({"GREENSCALE_CONCURENCY": "0", "GREENSCALE_ENDPOINT_HEADER_FILE": "x", "REDIS_HOTS": "x"}, dotenv)
+    hints = {notice.name: notice.hint for notice in settings.notices}
+    assert hints.keys() == {"GREENSCALE_CONCURENCY", "GREENSCALE_ENDPOINT_HEADER_FILE", "GREENSCALE_DRAIN"}
+    assert "GREENSCALE_CONCURRENCY" in hints["GREENSCALE_CONCURENCY"]
+    assert "GREENSCALE_ENDPOINT_HEADERS_FILE" in hints["GREENSCALE_ENDPOINT_HEADER_FILE"]
+    assert "GREENSCALE_DRAIN_SECONDS" in hints["GREENSCALE_DRAIN"]
+
+
+def test_what_kubernetes_injects_for_a_service_is_no_setting() -> None:
+    injected = {"REDIS_PORT": "tcp://10.0.0.1:6379", "GREENSCALE_HEALTH_PORT": "tcp://10.0.0.2:80"}
+    service = {"GREENSCALE_WORKER_SERVICE_HOST": "10.0.0.3", "REDIS_SERVICE_HOST": "10.0.0.1"}
+    settings = load({"REDIS_URL": "redis://h", **injected, **service})
+    assert redis_options(settings).url == "redis://h"
+    assert settings.health_port is None
+    assert {notice.name for notice in settings.notices} == {*injected, "GREENSCALE_WORKER_SERVICE_HOST"}
+
+
+# --- what they amount to ---
+
+ENDPOINT = ("NEYSA_API_URL", "NEYSA_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_KEY")
+SET = {
+    "NEYSA_API_URL": "https://neysa.test/v1/chat/completions",
+    "NEYSA_API_KEY": "neysa-key",
+    "OPENAI_BASE_URL": "https://openai.test/v1/",
+    "OPENAI_API_KEY": "openai-key",
+}
+CASES = list(
+    itertools.product(*(("not set", "empty", "set") if "KEY" in name else ("not set", "set") for name in ENDPOINT))
+)
+
+
+def rows_of_the_page() -> list[list[str]]:
+    lines = markdown().splitlines()
+    start = lines.index(next(line for line in lines if line.startswith("| `NEYSA_API_URL` | `NEYSA_API_KEY` |"))) + 2
+    table = itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
+    return [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in table]
+
+
+@pytest.mark.parametrize("case", CASES, ids="|".join)
+def test_each_combination_of_keys_and_urls_is_what_the_page_says(case: tuple[str, ...]) -> None:
+    (row,) = (
+        row for row in rows_of_the_page() if all(said in ("any", is_) for said, is_ in zip(row, case, strict=False))
+    )
+    where, key = row[4:6]
+    given = {"set": SET, "empty": dict.fromkeys(ENDPOINT, "")}
+    environ = {name: given[is_][name] for name, is_ in zip(ENDPOINT, case, strict=True) if is_ != "not set"}
+    settings = load({**environ, "GREENSCALE_MODEL": "m"})
+    if where.startswith("nowhere: "):
+        with pytest.raises(ConfigError) as caught:
+            chat_options(settings)
+        assert one_line(caught.value).startswith(where.removeprefix("nowhere: "))
+        return
+    url = where.replace("OPENAI_BASE_URL + ", SET["OPENAI_BASE_URL"].rstrip("/")).replace(
+        "NEYSA_API_URL", SET["NEYSA_API_URL"]
+    )
+    options = chat_options(settings)
+    assert (options.url, options.key, options.model) == (url, SET.get(key), "m")
+
+
+@given(st.sampled_from(CASES), st.booleans())
+def test_no_key_is_ever_sent_to_the_other_party(case: tuple[str, ...], named: bool) -> None:  # noqa: FBT001  hypothesis gives it
+    given = {"set": SET, "empty": dict.fromkeys(ENDPOINT, "")}
+    environ = {name: given[is_][name] for name, is_ in zip(ENDPOINT, case, strict=True) if is_ != "not set"}
+    try:
+        options = chat_options(load({**environ, **({"GREENSCALE_MODEL": "m"} if named else {})}))
+    except ConfigError:
+        return
+    if options.key is not None:
+        assert ("neysa" in options.url) == (options.key == SET["NEYSA_API_KEY"])
+        assert ("openai" in options.url) == (options.key == SET["OPENAI_API_KEY"])
+
+
+def test_a_model_must_be_named_where_only_openai_is_set() -> None:
+    settings = load({"OPENAI_API_KEY": KEY})
+    with pytest.raises(ConfigError) as caught:
+        chat_options(settings)
+    assert one_line(caught.value).startswith("GREENSCALE_MODEL is not set")
+
+
+def test_options_of_the_endpoint() -> None:
+    settings = load(
+        {
+            "NEYSA_API_KEY": KEY,
+            "NEYSA_API_URL": "http://h/c",
+            "GREENSCALE_MODEL": "m",
+            "GREENSCALE_TEMPERATURE": "0",
+            "GREENSCALE_MAX_TOKENS": "7",
+            "GREENSCALE_CONCURRENCY": "3",
+            "GREENSCALE_ENDPOINT_HEADERS": '{"a": "b"}',
+            "GREENSCALE_ENDPOINT_CA_FILE": PEM,
+            "GREENSCALE_READY_PATH": "/health",
+        }
+    )
+    assert chat_options(settings) == ChatOptions(
+        url="http://h/c",
+        key=KEY,
+        model="m",
+        temperature=0.0,
+        max_tokens=7,
+        concurrency=3,
+        headers={"a": "b"},
+        ca_file=PEM,
+        ready_path="/health",
+    )
+
+
+PROXY = "http://user:pass@proxy.test:3128"
+HOSTS = ("api.test", "deep.api.test", "api.test:8443", "xapi.test", "10.0.0.1")
+NO_PROXIES = ("", "*", "api.test", ".api.test", "test", "api.test:8443", "other, api.test", "10.0.0.1", "10.0.0.0/8")
+
+
+@pytest.mark.parametrize("no_proxy", NO_PROXIES)
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_proxy_is_chosen_as_urllib_chooses_it(
+    scheme: str, host: str, no_proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environ = {"HTTPS_PROXY": PROXY, "NO_PROXY": no_proxy}
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    theirs: Any = urllib.request
+    expected = None if theirs.proxy_bypass_environment(host) else theirs.getproxies_environment().get(scheme)
+    settings = load({**environ, "NEYSA_API_KEY": KEY, "NEYSA_API_URL": f"{scheme}://{host}/v1/chat/completions"})
+    assert chat_options(settings).proxy == expected
+
+
+@pytest.mark.parametrize(
+    ("environ", "proxy"),
+    [
+        ({"https_proxy": "http://a:1", "HTTPS_PROXY": "http://b:1"}, "http://a:1"),
+        ({"https_proxy": "", "HTTPS_PROXY": "http://b:1"}, None),
+        ({"HTTPS_PROXY": "b:1"}, "http://b:1"),
+        ({"HTTPS_PROXY": ""}, None),
+        ({"HTTP_PROXY": "http://a:1"}, None),
+    ],
+)
+def test_spellings_of_the_proxy(environ: dict[str, str], proxy: str | None) -> None:
+    assert chat_options(load({**environ, "NEYSA_API_KEY": KEY})).proxy == proxy
+
+
+def test_a_proxy_that_cannot_be_used_is_a_fault_only_where_it_would_be_used() -> None:
+    environ = {"HTTPS_PROXY": "socks5://user:pa55@h", "NEYSA_API_KEY": KEY}
+    settings = load(environ)
+    assert redis_options(settings) == RedisOptions()
+    with pytest.raises(ConfigError, match="HTTPS_PROXY") as caught:
+        chat_options(settings)
+    assert "pa55" not in one_line(caught.value)
+    assert chat_options(load({**environ, "NEYSA_API_URL": "http://h/"})).proxy is None
+
+
+def test_options_of_redis() -> None:
+    separate = {"REDIS_HOST": "h", "REDIS_PORT": "1", "REDIS_DB": "2", "REDIS_USERNAME": "u", "REDIS_PASSWORD": " p "}
+    assert redis_options(load(separate)) == RedisOptions(url="redis://h:1/2", username="u", password=" p ")  # noqa: S106  an example
+    assert redis_options(load({"REDIS_HOST": "::1"})).url == "redis://[::1]:6379/0"
+    url = {"REDIS_URL": "rediss://h/1", "REDIS_USERNAME": "u", "REDIS_PASSWORD": "p"}
+    files = {f"GREENSCALE_REDIS_{kind}_FILE": PEM for kind in ("CA", "CERT", "KEY")}
+    assert redis_options(load({**url, **files})) == RedisOptions(
+        url="rediss://h/1",
+        username="u",
+        password="p",  # noqa: S106  likewise
+        ca_file=PEM,
+        cert_file=PEM,
+        key_file=PEM,
+    )
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"REDIS_URL": "redis://h", "REDIS_HOST": "h"},
+        {"REDIS_URL": "redis://h", "REDIS_PORT": "6379"},
+        {"REDIS_URL": "redis://h", "REDIS_DB": "0"},
+        {"REDIS_URL": "redis://u@h", "REDIS_USERNAME": "v"},
+        {"REDIS_URL": "redis://:p@h", "REDIS_PASSWORD": "q"},
+        {"GREENSCALE_REDIS_CA_FILE": PEM},
+        {"GREENSCALE_REDIS_CERT_FILE": PEM, "REDIS_URL": "redis://h"},
+        {"GREENSCALE_REDIS_KEY_FILE": PEM, "REDIS_URL": "rediss://h"},
+    ],
+    ids=" ".join,
+)
+def test_contradictions_are_told_by_both_names(environ: dict[str, str]) -> None:
+    settings = load({**environ, "NEYSA_API_KEY": KEY})
+    with pytest.raises(ConfigError) as caught:
+        redis_options(settings)
+    line = one_line(caught.value)
+    assert all(name in line for name in environ if environ[name] != "rediss://h")
+    chat_options(settings)
+
+
+def test_options_of_the_queue_and_the_policy() -> None:
+    settings = load(
+        {
+            "REDIS_LIST_NAME": "{a}:jobs",
+            "GREENSCALE_TAKE_FROM": "left",
+            "GREENSCALE_LEASE_SECONDS": "5",
+            "GREENSCALE_RESULT_TTL_SECONDS": "0",
+            "GREENSCALE_MAX_CRASHES": "2",
+            "GREENSCALE_BACKEND": "echo",
+            "GREENSCALE_MAX_TRIES": "3",
+            "GREENSCALE_TIMEOUT_SECONDS": "1.5",
+            "GREENSCALE_MAX_AGE_SECONDS": "60",
+        }
+    )
+    assert queue_options(settings) == QueueOptions(
+        name="{a}:jobs", take_from="left", lease=5.0, result_ttl=0, max_crashes=2, backend="echo"
+    )
+    assert policy(settings) == Policy(max_tries=3, max_crashes=2, timeout=1.5, max_age=60.0)
+
+
+# --- the page, and what reading costs ---
+
+
+def test_the_page_is_up_to_date() -> None:
+    assert PAGE.read_text() == markdown(), "make docs"
+
+
+def test_the_page_holds_every_setting_and_is_a_sound_table() -> None:
+    lines = [line for line in markdown().splitlines() if line.count("|") == 5]
+    for setting in catalogue():
+        (row,) = (line for line in lines if re.match(rf"\| `{setting.name}`(<br>`{setting.name}_FILE`)? \|", line))
+        assert ("_FILE`" in row.split("|")[1]) == (setting.secret or setting.name.endswith("_FILE"))
+
+
+def test_python_dotenv_is_imported_only_where_there_is_such_a_file(dotenv: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from greenscale_worker.config import load\n"
+        "load({}, Path(sys.argv[1])); print('dotenv' in sys.modules)"
+    )
+    for text in (None, ""):
+        if text is not None:
+            dotenv.write_text(text)
+        command = [sys.executable, "-c", script, str(dotenv)]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603  our own
+        assert said.strip() == str(text is not None)
