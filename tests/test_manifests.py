@@ -1,0 +1,501 @@
+"""The manifests under kustomize/: what Kubernetes, KEDA and Prometheus ask of them, and what we promise."""
+
+import json
+import os
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from greenscale_worker.cli.queue import SCALED_OBJECT
+from greenscale_worker.config import chat_options, load, redis_options
+from greenscale_worker.queues.redis_list.keys import Keys
+from greenscale_worker.telemetry import Metrics
+from tests.support.kustomize import (
+    COMPONENTS,
+    OVERLAYS,
+    ROOT,
+    TREE,
+    Resource,
+    containers,
+    environment,
+    named,
+    of_kind,
+    pods,
+    render,
+    render_anew,
+)
+from tests.support.redis_server import CERTIFICATE
+
+OLDEST_KUBERNETES: Final = "1.29"  # the first that runs sidecars without a feature gate (component vllm)
+RELEASE_SECONDS: Final = 2
+SLACK_SECONDS: Final = 10
+DEPRECATED: Final = {  # the fields of kustomize that are deprecated, and where they went
+    "bases": "resources",
+    "commonLabels": "labels",
+    "imageTags": "images",
+    "patchesJson6902": "patches",
+    "patchesStrategicMerge": "patches",
+    "vars": "replacements",
+}
+SWITCHED_OFF: Final = re.compile(r"^\s*#\s*(- .*|[\w./-]+:\s*\S*)$", re.MULTILINE)
+PINNED: Final = re.compile(r"[\w./-]+(:v?\d[\w.-]*|:dev)?(@sha256:[0-9a-f]{64})?")
+
+every_rendering = pytest.mark.parametrize("name", [*OVERLAYS, *COMPONENTS])
+every_overlay = pytest.mark.parametrize("name", OVERLAYS)
+
+
+def test_the_overlays_and_components_are_those_that_are_promised() -> None:
+    assert OVERLAYS == ["dev", "gpu", "production"]
+    promised = "external-redis host-alias keda-list monitoring network-policy redis simulator vllm"
+    assert set(COMPONENTS) >= set(promised.split())
+
+
+# Kubernetes and the operators accept them -----------------------------------------------------------------------------
+
+
+@every_rendering
+@pytest.mark.parametrize("version", [OLDEST_KUBERNETES, kubernetes_validate.latest_version()])
+def test_kubernetes_accepts_it(name: str, version: str) -> None:
+    for resource in render(name):
+        if resource["apiVersion"].partition("/")[0] not in {"keda.sh", "monitoring.coreos.com"}:
+            kubernetes_validate.validate(resource, version, strict=True)
+
+
+@every_rendering
+def test_the_operators_accept_it(name: str) -> None:
+    for resource in render(name):
+        if resource["apiVersion"].partition("/")[0] in {"keda.sh", "monitoring.coreos.com"}:
+            check_custom(resource)
+
+
+def check_custom(resource: Resource) -> None:
+    schema = custom_schemas()[resource["apiVersion"], resource["kind"]]
+    jsonschema.Draft202012Validator(schema).validate(resource)
+
+
+@cache
+def custom_schemas() -> dict[tuple[str, str], dict[str, Any]]:
+    """The schemas of all custom resources in the folder KEDA_CRD_DIR, with unknown fields forbidden."""
+    folder = os.environ.get("KEDA_CRD_DIR")
+    if not folder:
+        pytest.skip("KEDA_CRD_DIR names no folder with KEDA's and the Prometheus operator's resource definitions")
+    schemas = {}
+    for path in Path(folder).glob("*.yaml"):
+        for definition in yaml.load_all(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            spec = definition["spec"]
+            for version in spec["versions"]:
+                key = f"{spec['group']}/{version['name']}", spec["names"]["kind"]
+                schemas[key] = strict(version["schema"]["openAPIV3Schema"])
+    return schemas
+
+
+def strict(schema: Any) -> Any:
+    """Forbid fields that a schema does not name, as an API server does that is asked to be strict."""
+    if isinstance(schema, list):
+        return [strict(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    stricter = {key: strict(value) for key, value in schema.items()}
+    if isinstance(pattern := schema.get("pattern"), str) and "(?i)" in pattern:
+        stricter["pattern"] = "(?i)" + pattern.replace("(?i)", "")  # Go takes flags anywhere
+    open_ended = {"additionalProperties", "x-kubernetes-preserve-unknown-fields"} & schema.keys()
+    if schema.get("type") == "object" and "properties" in schema and not open_ended:
+        stricter["additionalProperties"] = False
+    return stricter
+
+
+def test_a_slip_of_the_pen_in_a_custom_resource_is_noticed() -> None:
+    scaled = json.loads(json.dumps(named(render("dev"), "ScaledObject", "greenscale-worker-scaler")))
+    scaled["spec"]["poolingInterval"] = 5
+    with pytest.raises(jsonschema.ValidationError, match="poolingInterval"):
+        check_custom(scaled)
+
+
+# The house style ------------------------------------------------------------------------------------------------------
+
+
+def test_no_deprecated_field_and_nothing_switched_off_by_a_comment() -> None:
+    for path in TREE.rglob("kustomization.yaml"):
+        used = yaml.safe_load(path.read_text())
+        assert not DEPRECATED.keys() & used, path
+        assert used["kind"] == ("Component" if path.parent.parent.name == "components" else "Kustomization"), path
+    for path in TREE.rglob("*.yaml"):
+        assert not SWITCHED_OFF.search(path.read_text()), path
+
+
+def test_overlays_only_compose() -> None:
+    for path in (TREE / "overlays").rglob("*.yaml"):
+        assert path.name == "kustomization.yaml"
+        lines = [line for line in path.read_text().splitlines() if line.strip() and not line.lstrip().startswith("#")]
+        assert len(lines) <= 24, path
+
+
+def test_every_component_says_what_it_is_for() -> None:
+    for component in COMPONENTS:
+        assert len((TREE / "components" / component / "README.md").read_text().split()) > 15, component
+
+
+@every_rendering
+def test_every_resource_is_labelled_and_in_the_namespace(name: str) -> None:
+    for resource in render(name):
+        metadata = resource["metadata"]
+        template = resource.get("spec", {}).get("template", {}).get("metadata", metadata)
+        for labels in (metadata["labels"], template["labels"]):
+            assert labels["app.kubernetes.io/part-of"] == "greenscale"
+            assert "app.kubernetes.io/name" in labels
+        if resource["kind"] != "Namespace":
+            assert metadata["namespace"] == "greenscale-system"
+
+
+@every_rendering
+def test_no_secret_with_a_value(name: str) -> None:
+    assert not of_kind(render(name), "Secret")
+
+
+# Pods -----------------------------------------------------------------------------------------------------------------
+
+
+@every_rendering
+def test_pods_are_locked_down(name: str) -> None:
+    for workload, pod in pods(render(name)):
+        assert pod["enableServiceLinks"] is False, workload
+        assert pod["automountServiceAccountToken"] is False, workload
+        assert pod["securityContext"]["runAsNonRoot"] is True, workload
+        assert pod["securityContext"]["runAsUser"] > 0, workload
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, workload
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys(), workload
+
+
+@every_rendering
+def test_containers_are_locked_down_probed_and_limited(name: str) -> None:
+    for container, spec in containers(render(name)):
+        context = spec["securityContext"]
+        assert context["readOnlyRootFilesystem"] is True, container
+        assert context["allowPrivilegeEscalation"] is False, container
+        assert context["capabilities"] == {"drop": ["ALL"]}, container
+        assert context.keys() <= {
+            "allowPrivilegeEscalation", "capabilities", "readOnlyRootFilesystem", "runAsGroup", "runAsUser"
+        }, container  # fmt: skip
+        assert {"startupProbe", "livenessProbe", "readinessProbe"} <= spec.keys(), container
+        assert {"cpu", "memory"} <= spec["resources"]["limits"].keys() & spec["resources"]["requests"].keys(), container
+        assert PINNED.fullmatch(spec["image"]), f"{container}: {spec['image']}"
+        assert ":" in spec["image"], f"{container}: {spec['image']}"
+        if "initContainers" in container:
+            assert spec["restartPolicy"] == "Always"
+
+
+@every_overlay
+def test_probes_and_monitors_ask_ports_that_there_are(name: str) -> None:
+    resources = render(name)
+    for container, spec in containers(resources):
+        ports = {port["name"] for port in spec.get("ports", [])}
+        asked = {spec[probe]["httpGet"]["port"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")
+                 if "httpGet" in spec[probe]}  # fmt: skip
+        assert asked <= ports, container
+    _, worker = the_worker(resources)
+    served = int(environment(resources, worker)["GREENSCALE_HEALTH_PORT"])
+    assert {"name": "health", "containerPort": served} in worker["ports"]
+    for monitor in of_kind(resources, "PodMonitor"):
+        assert [endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]] == ["health"]
+        deployment = named(resources, "Deployment", "greenscale-worker")
+        assert monitor["spec"]["selector"] == deployment["spec"]["selector"]
+
+
+@every_rendering
+def test_there_is_time_to_drain(name: str) -> None:
+    pod, worker = the_worker(render(name))
+    drain = float(environment(render(name), worker)["GREENSCALE_DRAIN_SECONDS"])
+    assert pod["terminationGracePeriodSeconds"] >= drain + RELEASE_SECONDS + SLACK_SECONDS
+
+
+@every_rendering
+def test_the_worker_accepts_its_settings(name: str) -> None:
+    resources = render(name)
+    for container, spec in containers(resources):
+        if not spec["image"].startswith("greenscale-worker"):
+            continue
+        variables = environment(resources, spec)
+        if "GREENSCALE_REDIS_CA_FILE" in variables:
+            mounted = [each["mountPath"] for each in spec["volumeMounts"]]
+            assert str(Path(variables["GREENSCALE_REDIS_CA_FILE"]).parent) in mounted
+            variables["GREENSCALE_REDIS_CA_FILE"] = str(CERTIFICATE)
+        variables |= {"NEYSA_API_URL": "https://llama.test/v1"} if variables.get("NEYSA_API_URL") == "(secret)" else {}
+        settings = load(variables)
+        known = {field.removesuffix("_FILE") for field in variables}
+        assert not settings.notices, container
+        assert len(settings.origins) == len(known), f"{container}: not all of {sorted(known)} are settings"
+        if container == "greenscale-worker/worker":
+            chat_options(settings)
+            redis_options(settings)
+
+
+@pytest.mark.parametrize("name", ["dev", "gpu"])
+def test_an_endpoint_without_a_key_needs_no_secret(name: str) -> None:
+    _, worker = the_worker(render(name))
+    key = next(variable for variable in worker["env"] if variable["name"] == "NEYSA_API_KEY")
+    assert key == {"name": "NEYSA_API_KEY", "value": ""}
+
+
+def test_dev_starts_on_a_fresh_clone() -> None:
+    for container, spec in containers(render("dev")):
+        for variable in spec.get("env", []):
+            secret = variable.get("valueFrom", {}).get("secretKeyRef", {"optional": True})
+            assert secret["optional"] is True, f"{container}: {variable['name']}"
+
+
+def test_the_model_serves_nobody_but_the_worker_and_before_it() -> None:
+    resources = render("gpu")
+    pod, worker = the_worker(resources)
+    (model,) = pod["initContainers"]
+    variables = environment(resources, worker)
+    assert model["restartPolicy"] == "Always"
+    assert int(model["resources"]["limits"]["nvidia.com/gpu"]) == int(arguments(model)["--tensor-parallel-size"])
+    assert variables["NEYSA_API_URL"] == f"http://127.0.0.1:{arguments(model)['--port']}/v1/chat/completions"
+    assert arguments(model)["--host"] == "127.0.0.1"
+    assert environment(resources, model)["GREENSCALE_MODEL"] == variables["GREENSCALE_MODEL"]
+    for probe in ("startupProbe", "readinessProbe"):
+        assert variables["GREENSCALE_READY_PATH"] in model[probe]["exec"]["command"][-1]
+
+
+def arguments(container: Resource) -> dict[str, str]:
+    return dict(word.split("=", 1) for word in container["args"])
+
+
+def the_worker(resources: tuple[Resource, ...]) -> tuple[Resource, Resource]:
+    """The worker's pod, and its container."""
+    pod = named(resources, "Deployment", "greenscale-worker")["spec"]["template"]["spec"]
+    (container,) = (each for each in pod["containers"] if each["name"] == "worker")
+    return pod, container
+
+
+# KEDA -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*OVERLAYS, "keda-list"])
+def test_keda_counts_what_the_worker_works_on(name: str) -> None:
+    resources = render(name)
+    _, worker = the_worker(resources)
+    variables = environment(resources, worker)
+    scaled = named(resources, "ScaledObject", "greenscale-worker-scaler")["spec"]
+    keys = Keys(variables["REDIS_LIST_NAME"])
+    by_name = {trigger["name"]: trigger["metadata"] for trigger in scaled["triggers"]}
+    assert {each: metadata["listName"] for each, metadata in by_name.items()} == {
+        "waiting": keys.name,
+        "open": keys.of("open"),
+    }
+    assert scaled["advanced"]["scalingModifiers"] == {
+        "formula": "waiting + open",
+        "target": variables["GREENSCALE_CONCURRENCY"],
+        "activationTarget": "0",
+        "metricType": "AverageValue",
+    }
+    for metadata in by_name.values():
+        assert metadata["listLength"] == variables["GREENSCALE_CONCURRENCY"]
+        told = metadata["address"], metadata["databaseIndex"], metadata.get("enableTLS", "false")
+        assert told == redis_of(variables)
+
+
+def redis_of(variables: dict[str, str]) -> tuple[str, str, str]:
+    """Address, database and TLS of the worker's Redis, as KEDA is told them."""
+    if "REDIS_URL" not in variables:
+        return f"{variables['REDIS_HOST']}:{variables['REDIS_PORT']}", variables["REDIS_DB"], "false"
+    url = urlsplit(variables["REDIS_URL"])
+    return url.netloc, url.path.strip("/"), str(url.scheme == "rediss").lower()
+
+
+@pytest.mark.parametrize("name", [*OVERLAYS, "keda-list"])
+def test_keda_scales_from_nothing_and_an_outage_starts_nothing(name: str) -> None:
+    resources = render(name)
+    scaled = named(resources, "ScaledObject", "greenscale-worker-scaler")["spec"]
+    assert scaled["minReplicaCount"] == 0
+    assert scaled["maxReplicaCount"] == 5
+    assert scaled["pollingInterval"] == 5
+    assert scaled["cooldownPeriod"] == 30
+    assert scaled["fallback"] == {"failureThreshold": 3, "replicas": 1, "behavior": "currentReplicas"}
+    behavior = scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    up, down = behavior["scaleUp"], behavior["scaleDown"]
+    assert up["stabilizationWindowSeconds"] == 0 < down["stabilizationWindowSeconds"]
+    assert pods_a_minute(up) >= scaled["maxReplicaCount"] > pods_a_minute(down)
+    assert "replicas" not in named(resources, "Deployment", "greenscale-worker")["spec"]
+
+
+def pods_a_minute(rules: Resource) -> float:
+    return max(float(policy["value"]) * 60 / policy["periodSeconds"] for policy in rules["policies"])
+
+
+@pytest.mark.parametrize("prefix", ["", "blue-"])
+def test_references_of_keda_stay_right(prefix: str) -> None:
+    resources = render_anew(resource="overlays/dev", namePrefix=prefix)
+    scaled = named(resources, "ScaledObject", f"{prefix}greenscale-worker-scaler")["spec"]
+    deployment = named(resources, "Deployment", f"{prefix}greenscale-worker")
+    assert scaled["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    assert scaled["scaleTargetRef"]["envSourceContainerName"] in {
+        container["name"] for container in deployment["spec"]["template"]["spec"]["containers"]
+    }
+    logins = {each["metadata"]["name"] for each in of_kind(resources, "TriggerAuthentication")}
+    assert {trigger["authenticationRef"]["name"] for trigger in scaled["triggers"]} == logins
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_keda_and_the_worker_take_what_they_need_from_the_same_secrets(name: str) -> None:
+    resources = render(name)
+    _, worker = the_worker(resources)
+    login = named(resources, "TriggerAuthentication", "greenscale-redis")["spec"]
+    asked = {each["name"]: each["valueFrom"]["secretKeyRef"] for each in worker["env"] if "valueFrom" in each}
+    assert {each["name"] for each in login["secretTargetRef"]} == {asked["REDIS_PASSWORD"]["name"]}
+    authority = {each["name"] for each in login.get("configMapTargetRef", [])}
+    mounted = {each["configMap"]["name"] for each in the_worker(resources)[0].get("volumes", []) if "configMap" in each}
+    assert authority == mounted
+
+
+def test_pause_names_the_scaler_that_there_is() -> None:
+    scaled = named(render("dev"), "ScaledObject", "greenscale-worker-scaler")["metadata"]
+    assert f"scaledobject {scaled['name']} --namespace {scaled['namespace']}" in SCALED_OBJECT
+
+
+def test_a_setting_of_an_overlay_reaches_keda() -> None:
+    literals = ["GREENSCALE_CONCURRENCY=32", "REDIS_DB=3", "REDIS_HOST=elsewhere.test", "REDIS_PORT=6380"]
+    merged = {"name": "greenscale-worker", "behavior": "merge", "literals": literals}
+    scaled = named(
+        render_anew(components=["redis", "keda-list"], configMapGenerator=[merged]), "ScaledObject", "greenscale-worker"
+    )["spec"]
+    assert scaled["advanced"]["scalingModifiers"]["target"] == "32"
+    for trigger in scaled["triggers"]:
+        assert trigger["metadata"]["databaseIndex"] == "3"
+        assert trigger["metadata"]["listLength"] == "32"
+        assert trigger["metadata"]["address"] == "elsewhere.test:6380"
+
+
+def test_the_address_of_redis_is_that_of_its_service() -> None:
+    resources = render("dev")
+    service = named(resources, "Service", "redis-service")
+    _, worker = the_worker(resources)
+    variables = environment(resources, worker)
+    assert variables["REDIS_HOST"] == f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc"
+    assert [port["port"] for port in service["spec"]["ports"]] == [int(variables["REDIS_PORT"])]
+    assert service["spec"]["selector"] == named(resources, "StatefulSet", "redis")["spec"]["selector"]["matchLabels"]
+
+
+# Networks -------------------------------------------------------------------------------------------------------------
+
+
+def test_in_production_nothing_passes_but_what_must() -> None:
+    resources = render("production")
+    deny = named(resources, "NetworkPolicy", "default-deny")["spec"]
+    assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    worker = named(resources, "NetworkPolicy", "greenscale-worker")["spec"]
+    variables = environment(resources, the_worker(resources)[1])
+    redis_port = urlsplit(variables["REDIS_URL"]).port
+    assert {port["port"] for rule in worker["egress"] for port in rule["ports"]} == {53, 443, redis_port}
+    assert [port["port"] for rule in worker["ingress"] for port in rule["ports"]] == ["health"]
+    assert {"ports": [{"protocol": "TCP", "port": redis_port}]} in worker["egress"]
+    redis = named(resources, "NetworkPolicy", "redis")["spec"]
+    assert redis["policyTypes"] == ["Ingress"]
+    assert [len(rule["from"]) for rule in redis["ingress"]] == [2], "the worker and KEDA"
+
+
+def test_without_an_external_redis_the_workers_way_leads_to_ours_only() -> None:
+    policy = named(render("network-policy"), "NetworkPolicy", "greenscale-worker")["spec"]
+    everywhere = [rule["ports"] for rule in policy["egress"] if "to" not in rule]
+    assert everywhere == [[{"protocol": "TCP", "port": 443}]]
+
+
+def test_an_alias_has_the_address_of_the_overlay() -> None:
+    resources = render("host-alias")
+    assert the_worker(resources)[0]["hostAliases"] == [{"ip": "203.0.113.7", "hostnames": ["llama.test"]}]
+    assert len(of_kind(resources, "ConfigMap")) == 1, "what the address was read from is not applied"
+
+
+# Monitoring -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_alert_says_what_to_do() -> None:
+    for rule in alerts():
+        assert rule["labels"]["severity"] in {"info", "warning", "critical"}
+        assert rule["annotations"].keys() == {"summary", "description"}
+        assert len(rule["annotations"]["description"].split()) > 12, rule["alert"]
+
+
+def test_alerts_and_dashboard_ask_for_metrics_that_there_are() -> None:
+    ours = known_metrics()
+    asked = [rule["expr"] for rule in alerts()] + [target["expr"] for panel in panels() for target in panel["targets"]]
+    for query in asked:
+        assert set(re.findall(r"\bgreenscale_\w+", query)) <= ours, query
+    for metric in ("greenscale_jobs_total", "greenscale_queue_jobs", "greenscale_lanes_busy"):
+        assert any(metric in query for query in asked)
+
+
+def test_the_dashboard_is_found_and_explains_itself() -> None:
+    dashboard = named(render("production"), "ConfigMap", "greenscale-dashboard")
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert all(panel["description"] and panel["title"] for panel in panels())
+    assert len({panel["id"] for panel in panels()}) == len(panels())
+
+
+def test_the_handbook_reads_every_panel() -> None:
+    handbook = (ROOT / "docs/operations.md").read_text()
+    for panel in panels():
+        assert panel["title"] in handbook
+
+
+def alerts() -> list[dict[str, Any]]:
+    rules = named(render("production"), "PrometheusRule", "greenscale-worker")
+    return [rule for group in rules["spec"]["groups"] for rule in group["rules"]]
+
+
+def panels() -> list[dict[str, Any]]:
+    dashboard = named(render("production"), "ConfigMap", "greenscale-dashboard")
+    found: list[dict[str, Any]] = json.loads(dashboard["data"]["greenscale.json"])["panels"]
+    return found
+
+
+def known_metrics() -> set[str]:
+    """Names under which Prometheus finds our metrics, those of histograms included."""
+    names = set()
+    for metric in Metrics().registry.collect():
+        suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(metric.type, [""])
+        names |= {metric.name + suffix for suffix in suffixes}
+    return names
+
+
+# Beside the manifests -------------------------------------------------------------------------------------------------
+
+
+def test_one_version_is_named_everywhere() -> None:
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version is not None
+    assert f"ARG VERSION={version[1]}\n" in (ROOT / "Containerfile").read_text()
+    for name in ("production", "gpu"):
+        assert the_worker(render(name))[1]["image"] == f"greenscale-worker:{version[1]}"
+
+
+def test_compose_gives_the_worker_time_and_redis_a_memory() -> None:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    worker, redis = services["worker"], services["redis"]
+    settings = load(worker["environment"])
+    assert not settings.notices
+    assert len(settings.origins) == len(worker["environment"])
+    assert float(worker["stop_grace_period"].removesuffix("s")) > settings.drain_seconds + RELEASE_SECONDS
+    assert chat_options(settings).url.startswith("http://simulator:8000/")
+    assert redis_options(settings).url.startswith("redis://redis:")
+    assert " ".join(redis["command"]).split(" --")[1:] == ["appendonly yes", "maxmemory-policy noeviction"]
+    for service in services.values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+
+
+def test_the_workflow_has_no_rights_by_default_and_pins_what_it_uses() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    assert workflow["permissions"] == {}
+    for name, job in workflow["jobs"].items():
+        assert job["permissions"] == {"contents": "read"}, name
+        for step in job["steps"]:
+            assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", step.get("uses", "a/b@" + 40 * "0")), step
+    assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
