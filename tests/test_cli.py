@@ -21,6 +21,8 @@ import redis
 
 from greenscale_worker.cli import main, parser
 from greenscale_worker.cli.terminal import age, columns, moment, seconds_of
+from greenscale_worker.cli.worker import Process
+from greenscale_worker.config import load
 from greenscale_worker.job import Failed, Outcome, Output, Released, Succeeded, Usage, decode
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.redis_list import open_queue
@@ -326,6 +328,19 @@ async def test_failures_and_answers_that_do_not_come_are_told(fleet: Fleet, redi
     out, err = big.communicate()
     assert (big.returncode, out) == (1, b"")
     assert err.startswith(b"y failed: too_large: ")
+
+
+async def test_waiting_outlives_redis(fleet: Fleet, start_redis: Callable[..., RedisServer]) -> None:
+    server = start_redis("appendonly yes", "appendfsync always")
+    ask = process("submit", "x", "--wait", environment={"REDIS_URL": server.url})
+    assert ask.stderr is not None
+    assert ask.stderr.readline().startswith(b"no worker is alive")
+    server.kill()
+    assert ask.stderr.readline().startswith(b"Redis does not answer: ")
+    server.start()
+    worker = fleet.start(REDIS_URL=server.url)
+    assert ask.communicate() == (b"x\n", b"")
+    await worker.stop()
 
 
 # --- status, result, cancel ---
@@ -681,6 +696,25 @@ async def test_told_to_stop_while_it_waits_for_redis_the_worker_stops(fleet: Fle
     await worker.says("queue_unavailable")
     await worker.stop()
     assert [line["event"] for line in worker.log()] == ["queue_unavailable", "stopped"]
+
+
+async def test_told_to_stop_at_any_moment_of_connecting_the_worker_stops() -> None:
+    """Against a server that is silent, whatever goes on after it was cancelled would go on for ever."""
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as silent:
+        url = f"redis://127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+        for steps in range(100):
+            worker = Process(load({"REDIS_URL": url, "GREENSCALE_BACKEND": "echo"}))
+            running = asyncio.create_task(worker.run())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            worker.stop()
+            async with asyncio.timeout(4.0):  # less than redis-py waits for an answer
+                assert await running
 
 
 async def test_a_port_in_use_and_a_wrong_password_stop_the_start(

@@ -20,6 +20,7 @@ from greenscale_worker.worker import Worker
 
 GARBAGE_THRESHOLD: Final = 50_000  # a job leaves no cycles behind; at the default of 700 looking for them costs 5 %
 SCRAPE_SECONDS: Final = 2.0
+CANCEL_SECONDS: Final = 0.1
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -45,8 +46,7 @@ class Process:
         self._queue: Queue | None = None
         self._admin: QueueAdmin | None = None
         self._worker: Worker | None = None
-        self._opening: asyncio.Future[Queue] | None = None
-        self._stopping = False
+        self._stopping = asyncio.Event()
 
     async def run(self) -> bool:
         """Open, work, close. False: not everything was handed back. Raises ConfigError."""
@@ -60,15 +60,11 @@ class Process:
                 backend = Overheard(backend)
             if settings.health_port is not None:
                 await self._serve_health(stack, settings.health_port)
-            self._opening = asyncio.ensure_future(open_queue(settings, self._metrics))
-            try:
-                self._queue = await self._opening
-            except asyncio.CancelledError:
-                if self._stopping:
-                    return True
-                raise
+            self._queue = await self._open_queue()
+            if self._queue is None:
+                return True
             self._worker = self._make_worker(self._queue, backend)
-            if self._stopping:
+            if self._stopping.is_set():
                 self._worker.stop()
             self._announce()
             gc.freeze()
@@ -77,11 +73,20 @@ class Process:
 
     def stop(self) -> None:
         """Begin to drain; called again: end the drain time at once. Before the queue is open: stop waiting for it."""
-        self._stopping = True
+        self._stopping.set()
         if self._worker is not None:
             self._worker.stop()
-        elif self._opening is not None:
-            self._opening.cancel()
+
+    async def _open_queue(self) -> Queue | None:
+        """Wait for the queue's server, or to be told to stop: None. Raises ConfigError."""
+        opening = asyncio.create_task(open_queue(self._settings, self._metrics))
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        while not opening.done():
+            opening.cancel()  # again and again: Python 3.11 may swallow one while redis-py connects
+            await asyncio.wait({opening}, timeout=CANCEL_SECONDS)
+        return None if opening.cancelled() else opening.result()
 
     def _make_worker(self, queue: Queue, backend: Backend) -> Worker:
         settings = self._settings
@@ -126,7 +131,7 @@ class Process:
         faults = {
             "the queue does not answer": queue is None or not queue.up,
             "the backend has not answered yet": worker is None or not worker.ready,
-            "draining": self._stopping,
+            "draining": self._stopping.is_set(),
         }
         return [fault for fault, holds in faults.items() if holds]
 
