@@ -1,5 +1,9 @@
 """What can go wrong, in five words. Everything foreign is mapped to one of them where it enters."""
 
+from typing import Final
+
+LONGEST_RETRY_AFTER: Final = 600.0
+
 
 class GreenScaleError(Exception):
     """The root of every error this package raises on purpose."""
@@ -30,7 +34,7 @@ class TransientError(GreenScaleError):
 
     `counted` says whose fault it was: the job's (True: it uses up a try) or the endpoint's (False: the gate
     learns of it and the job keeps its tries). `retry_after` is the time in seconds that the endpoint asked
-    for, None where it said nothing usable. `shut` closes the gate at once, without waiting for a series.
+    for, 600 at most, None where it said nothing usable. `shut` closes the gate at once, without waiting for a series.
     """
 
     def __init__(
@@ -43,9 +47,11 @@ class TransientError(GreenScaleError):
         shut: bool = False,
     ) -> None:
         super().__init__(message)
-        self.code = code
+        self.code = str(code)
         self.counted = counted
-        self.retry_after = retry_after
+        self.retry_after = (
+            None if retry_after is None or not retry_after >= 0 else min(retry_after, LONGEST_RETRY_AFTER)
+        )
         self.shut = shut
 
 
@@ -54,4 +60,4 @@ class PermanentError(GreenScaleError):
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
-        self.code = code
+        self.code = str(code)

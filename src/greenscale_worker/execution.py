@@ -70,7 +70,7 @@ class Executor:
             return Failed("too_old", f"first claimed more than {policy.max_age:g} s ago")
         ends = math.inf
         if job.deadline is not None:
-            ends = monotonic() + job.deadline.timestamp() - lease.claimed_at
+            ends = lease.received + job.deadline.timestamp() - lease.claimed_at
         run = _Run(job, lease, ends)
         try:
             return await self._attempt(run)

@@ -11,6 +11,7 @@ from greenscale_worker.errors import BadInputError
 
 MAX_DEPTH: Final = 64
 LARGEST_SEARCHED_FOR_ID: Final = 8 * 1024 * 1024
+MOST_FAULTS: Final = 3
 JOB_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 TRACEPARENT: Final = r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
 
@@ -53,7 +54,7 @@ class Output:
     """A backend's answer: the text a reader gets, and what is known about it.
 
     `body` is the endpoint's full answer, JSON as it came, empty where a backend has none. Raises TypeError where
-    `text` is no string.
+    a part is of another type.
     """
 
     text: str
@@ -65,6 +66,10 @@ class Output:
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
             raise TypeError(f"text: a string is expected, not {type(self.text).__name__}")
+        if not all(value is None or isinstance(value, str) for value in (self.model, self.finish_reason)):
+            raise TypeError("model, finish_reason: a string or None is expected")
+        if not isinstance(self.usage, Usage):
+            raise TypeError(f"usage: Usage is expected, not {type(self.usage).__name__}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +131,8 @@ def decode(raw: bytes, *, max_bytes: int) -> Job:
 
 def _explain(error: ValidationError) -> str:
     """One line that names each field and its fault, without the value (it may be a secret or a prompt)."""
-    faults = error.errors(include_url=False, include_context=False, include_input=False)
-    return "; ".join(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in faults)
+    faults = error.errors(include_url=False, include_context=False, include_input=False)[:MOST_FAULTS]
+    return "; ".join(f"{fault['loc'][0]}: {fault['msg']}" for fault in faults)
 
 
 def _id_of(raw: bytes) -> str | None:

@@ -14,6 +14,7 @@ from greenscale_worker.queues import Lease, Queue
 from greenscale_worker.telemetry import Metrics, log
 
 RELEASE_SECONDS: Final = 2.0  # what a drain may take beyond its time, to hand back what it could not finish
+LAST_SECONDS: Final = 0.1
 READY_SECONDS: Final = 1.0
 
 
@@ -55,7 +56,7 @@ class Worker:
         self._patience: asyncio.Timeout | None = None
         self._handing_back = False
         self._claims: set[asyncio.Task[tuple[Lease, bool]]] = set()
-        self._running: dict[str, asyncio.Timeout] = {}
+        self._running: dict[asyncio.Timeout, tuple[Lease, asyncio.Task[None] | None]] = {}
         self._busy = 0
 
     @property
@@ -73,20 +74,35 @@ class Worker:
         self._withdraw()
 
     async def run(self) -> bool:
-        """Work until `stop`, then drain and close the queue. False: not everything could be recorded or handed back."""
-        async with asyncio.TaskGroup() as tasks:
-            heartbeats = tasks.create_task(self._send_heartbeats())
-            lanes: set[asyncio.Task[None]] = set()
+        """Work until `stop`, then drain and close the queue. False: not everything could be recorded or handed back.
+
+        A handler that does not let itself be cancelled is left behind: its job is handed back all the same. Raises
+        what ended a lane: a bug.
+        """
+        heartbeats = asyncio.create_task(self._send_heartbeats())
+        lanes: set[asyncio.Task[None]] = set()
+        try:
             if await self._backend_is_ready():
                 log.info("ready", concurrency=self._concurrency)
-                lanes = {tasks.create_task(self._lane()) for _ in range(self._concurrency)}
-                await self._stopping.wait()
+                lanes = {asyncio.create_task(self._lane()) for _ in range(self._concurrency)}
+                await self._watch({heartbeats, *lanes})
                 log.info("draining", running=len(self._running), seconds=self._drain_seconds)
                 await self._drain(lanes)
             limit = asyncio.get_running_loop().time() + RELEASE_SECONDS
             clean = await self._hand_back(lanes, limit)
-            heartbeats.cancel()
-        return await self._close(limit) and clean
+            return await self._close(limit) and clean
+        finally:
+            for task in (heartbeats, *lanes):
+                task.cancel()
+            await asyncio.wait({heartbeats, *lanes}, timeout=LAST_SECONDS)
+
+    async def _watch(self, tasks: set[asyncio.Task[None]]) -> None:
+        """Wait for `stop`. Raises what ends one of the tasks before."""
+        stopping = asyncio.create_task(self._stopping.wait())
+        ended, _ = await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        for task in ended:
+            task.result()
 
     async def _lane(self) -> None:
         while not self._stopping.is_set():
@@ -163,7 +179,7 @@ class Worker:
             return Released("drain")
         try:
             async with asyncio.timeout(None) as scope:
-                self._running[lease.id] = scope
+                self._running[scope] = lease, asyncio.current_task()
                 lease.on_lost = lambda: _abort(scope)
                 if lease.lost is None:
                     return await self._executor.run(job, lease)
@@ -172,7 +188,7 @@ class Worker:
                 raise
         finally:
             lease.on_lost = None
-            del self._running[lease.id]
+            self._running.pop(scope, None)
         return None if lease.lost is not None else Released("drain")
 
     def _report(  # noqa: PLR0913  what one line says
@@ -199,7 +215,7 @@ class Worker:
         if job is not None and job.traceparent is not None:
             facts["traceparent"] = job.traceparent
         self._metrics.finished(word, code)
-        if lease.lost is not None:
+        if lease.lost is not None and note in _LOSSES.values():
             self._metrics.lost(lease.lost)
         log.info("job", outcome=word, code=code, **facts)
 
@@ -232,18 +248,29 @@ class Worker:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._drain_seconds) as self._patience:
                 await asyncio.wait(lanes)
+        self._patience = None
 
     async def _hand_back(self, lanes: set[asyncio.Task[None]], limit: float) -> bool:
-        """Cancel what still runs; its lanes release it. False: some could not do so in time."""
+        """Cancel what still runs; its lane releases it. False: some could not be released in time.
+
+        A handler that does not let itself be cancelled has half of that time; then its job is released without it.
+        """
         self._handing_back = True
-        for scope in list(self._running.values()):
+        for scope in list(self._running):
             _abort(scope)
-        unfinished = {lane for lane in lanes if not lane.done()}
-        if unfinished:
-            _, unfinished = await asyncio.wait(unfinished, timeout=limit - asyncio.get_running_loop().time())
-        for lane in unfinished:
-            lane.cancel()
+        await _wait(lanes, limit - RELEASE_SECONDS / 2)
+        stubborn = {lane: lease for lease, lane in self._running.values()}
+        releases = {asyncio.create_task(self._release(lease)) for lease in stubborn.values()}
+        unfinished = await _wait((lanes - stubborn.keys()) | releases, limit)
+        for task in unfinished:
+            task.cancel()
+        for lane in lanes:
+            if lane.done():
+                lane.result()
         return not unfinished
+
+    async def _release(self, lease: Lease) -> None:
+        await self._queue.settle(lease, Released("drain"))
 
     async def _close(self, limit: float) -> bool:
         try:
@@ -260,3 +287,11 @@ _LOSSES: Final = {"taken": "lost", "gone": "cancelled"}
 def _abort(scope: asyncio.Timeout) -> None:
     if not scope.expired():
         scope.reschedule(0)
+
+
+async def _wait(tasks: set[asyncio.Task[None]], until: float) -> set[asyncio.Task[None]]:
+    """Wait for tasks, until a time of the loop's clock; give those that have not ended."""
+    if not tasks:
+        return tasks
+    _, unfinished = await asyncio.wait(tasks, timeout=max(0.0, until - asyncio.get_running_loop().time()))
+    return unfinished

@@ -2,8 +2,10 @@
 
 import asyncio
 import gc
+import os
 import signal
 import sys
+import threading
 from contextlib import AsyncExitStack, suppress
 from typing import Final
 
@@ -21,6 +23,7 @@ from greenscale_worker.worker import Worker
 GARBAGE_THRESHOLD: Final = 50_000  # a job leaves no cycles behind; at the default of 700 looking for them costs 5 %
 SCRAPE_SECONDS: Final = 2.0
 CANCEL_SECONDS: Final = 0.1
+LEAVE_SECONDS: Final = 1.0
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -30,11 +33,21 @@ def run() -> int:
     configure_logging(json=_logs_json(settings), level=settings.log_level)
     for notice in settings.notices:
         log.warning("unknown_setting", name=notice.name, hint=notice.hint)
-    if not asyncio.run(Process(settings).run()):
+    return asyncio.run(_work(settings))
+
+
+async def _work(settings: Settings) -> int:
+    if await Process(settings).run():
+        log.info("stopped")
+        code = 0
+    else:
         log.error("stopped", hint="not everything could be handed back; other workers take over as leases expire")
-        return FAILED
-    log.info("stopped")
-    return 0
+        code = FAILED
+    # A thread or a task of somebody's handler that does not end must not keep the process: its job is handed back.
+    watchdog = threading.Timer(LEAVE_SECONDS, os._exit, (code,))
+    watchdog.daemon = True
+    watchdog.start()
+    return code
 
 
 class Process:

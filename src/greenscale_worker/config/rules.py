@@ -127,7 +127,7 @@ API_KEY: Final = Rule("a key, without spaces and line breaks, or nothing", _matc
 HEADERS: Final = Rule('a JSON object of texts such as {"X-Team": "search"}', _are_headers)
 HOSTNAME: Final = Rule("a host name or an IP address", _is_host)
 LIST_NAME: Final = Rule(
-    "a name that does not begin with result: or job:, and has braces only around one hash tag as in {jobs}",
+    "a name that does not begin with result: or job:, and has braces only around one hash tag as in {team}:jobs",
     _is_list_name,
 )
 PEM_FILE: Final = Rule("the name of a PEM file that can be read", _is_pem_file)

@@ -4,7 +4,8 @@ Adapters inherit nothing from here; they keep these promises, and the contract s
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import monotonic
 from typing import Literal, Protocol
 
 from greenscale_worker.job import Job, Outcome
@@ -55,9 +56,10 @@ class QueueOptions:
 class Lease:
     """The right to run one job until it is settled, or until the queue says that it was lost.
 
-    `claimed_at` and `first_claimed_at` are seconds since the epoch by the queue's own clock. `tries` counts
-    runs that failed, `crashes` leases that expired, `attempts` the runs including this one (0: not run).
-    `job_id` is the id under which the outcome is recorded; None means that there is no usable one.
+    `claimed_at` and `first_claimed_at` are seconds since the epoch by the queue's own clock, `received` is the moment
+    of the claim by this process' monotonic clock. `tries` counts runs that failed, `crashes` leases that expired,
+    `attempts` the runs including this one (0: not run). `job_id` is the id under which the outcome is recorded; None
+    means that there is no usable one.
     """
 
     id: str
@@ -69,6 +71,7 @@ class Lease:
     first_claimed_at: float
     job_id: str | None = None
     attempts: int = 0
+    received: float = field(default_factory=monotonic)
     lost: Loss | None = None
     on_lost: Callable[[], None] | None = None
 

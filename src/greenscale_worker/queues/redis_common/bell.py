@@ -6,7 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
+from greenscale_worker.queues.redis_common.connections import close
 from greenscale_worker.queues.redis_common.errors import mapped
+from greenscale_worker.queues.redis_common.tasks import end
+from greenscale_worker.telemetry import log
 
 
 class Bell:
@@ -20,23 +23,30 @@ class Bell:
         self._channel = channel
         self._heard = heard
         self._patience = patience
+        self._refused = False
         self._listening = asyncio.create_task(self._listen_for_ever())
 
     async def aclose(self) -> None:
         """Stop listening, and close the connection."""
-        self._listening.cancel()
-        await asyncio.wait({self._listening})
-        await self._client.aclose()
+        await end(self._listening)
+        await close(self._client)
 
     async def _listen_for_ever(self) -> None:
         while True:
             try:
                 with mapped():
                     await self._listen()
-            except (QueueUnavailableError, ConfigError):
-                await asyncio.sleep(random.uniform(0, self._patience))  # noqa: S311  jitter, not a secret
+            except QueueUnavailableError:
+                pass
+            except ConfigError as error:
+                if not self._refused:
+                    log.warning("queue_unavailable", error=str(error))
+                self._refused = True
+            await asyncio.sleep(random.uniform(0, self._patience))  # noqa: S311  jitter, not a secret
+            await self._client.aclose()  # of a Cluster: it learns anew which node is whose, with the next command
 
     async def _listen(self) -> None:
+        await self._client.initialize()  # of a Cluster: its slots must be known before one can subscribe
         async with self._client.pubsub(ignore_subscribe_messages=True) as pubsub:
             await pubsub.subscribe(self._channel)
             self._heard(b"")

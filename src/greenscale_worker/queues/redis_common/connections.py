@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
-import hiredis
 from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.connection import HiredisRespSerializer
 from redis.maint_notifications import MaintNotificationsConfig
 
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.queues import RedisOptions
 
-CONNECT_SECONDS: Final = 5.0
 READ_SECONDS: Final = 5.0
+# Well below the former, so that redis-py sees them and asks another node, or Sentinel, before we give up.
+CONNECT_SECONDS: Final = 2.0
+NODE_SECONDS: Final = 1.5
+SENTINEL_SECONDS: Final = 1.0
 MOST_CONNECTIONS: Final = 64
 
 
@@ -26,7 +29,8 @@ class _Packing(Connection):
     """Packs commands in C, as redis-py does where it is not asynchronous: a grouped call has hundreds of arguments."""
 
     def pack_command(self, *args: Any) -> list[bytes]:
-        return [hiredis.pack_command(args)]
+        packed: list[bytes] = HiredisRespSerializer().pack(*args)
+        return packed
 
 
 class _PackingTLS(_Packing, SSLConnection):
@@ -61,11 +65,13 @@ def open_client(options: RedisOptions, *, read_timeout: float | None = READ_SECO
 
     `read_timeout` in seconds must exceed the time that a blocking command is told to wait.
     """
-    url = urlsplit(options.url)
+    url = _split(options.url)
     scheme, _, kind = url.scheme.partition("+")
     if scheme not in {"redis", "rediss"} or kind not in {"", "sentinel", "cluster"}:
         accepted = "redis, rediss, redis+sentinel, rediss+sentinel, redis+cluster or rediss+cluster"
         raise ConfigError(f"Redis URL: the scheme {url.scheme!r} is unknown; {accepted} is accepted")
+    if kind and read_timeout is None:
+        read_timeout = NODE_SECONDS
     settings = _settings(options, url, tls=scheme == "rediss", read_timeout=read_timeout)
     if kind == "sentinel":
         return _sentinel(url, settings)
@@ -81,6 +87,24 @@ def open_client(options: RedisOptions, *, read_timeout: float | None = READ_SECO
         **settings,
     )
     return Redis.from_pool(pool)
+
+
+async def close(client: Any) -> None:
+    """Close a client's connections, and those to the Sentinels it asked."""
+    await client.aclose()
+    sentinel = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
+    for each in sentinel.sentinels if sentinel is not None else ():
+        await each.aclose()
+
+
+def _split(text: str) -> SplitResult:
+    try:
+        url = urlsplit(text)
+        if "," not in url.netloc:
+            _ = url.port
+    except ValueError as error:
+        raise ConfigError(f"Redis URL: {error}") from None
+    return url
 
 
 def _settings(options: RedisOptions, url: SplitResult, *, tls: bool, read_timeout: float | None) -> dict[str, Any]:
@@ -132,10 +156,14 @@ def _sentinel(url: SplitResult, settings: dict[str, Any]) -> Any:
     master, _, database = url.path.strip("/").partition("/")
     if not master:
         raise ConfigError("Redis URL: redis+sentinel://host:port,host:port/NAME-OF-MASTER/0 is expected")
-    own = {"socket_timeout", "socket_connect_timeout", "retry", "driver_info"}
+    own = {"retry", "driver_info"}
     sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py has no types there
         _hosts(url, 26379),
-        sentinel_kwargs={name: value for name, value in settings.items() if name in own or name.startswith("ssl")},
+        sentinel_kwargs={
+            "socket_timeout": SENTINEL_SECONDS,
+            "socket_connect_timeout": SENTINEL_SECONDS,
+            **{name: value for name, value in settings.items() if name in own or name.startswith("ssl")},
+        },
     )
     return sentinel.master_for(master, db=_database(database), **settings)
 

@@ -26,8 +26,11 @@ AWAY: Final = (
 # repair it, and until then nothing is lost.
 AWAY_WORDS: Final = re.compile(
     r"(UNBLOCKED|BUSY|MISCONF|NOREPLICAS|MASTERDOWN|LOADING|READONLY|CLUSTERDOWN|TRYAGAIN|OOM|WRONGTYPE|FOREIGN)\b"
+    r"|Protocol error"
 )
-REFUSED_WORDS: Final = re.compile(r"(NOAUTH|WRONGPASS|NOPERM)\b")
+REFUSED_WORDS: Final = re.compile(
+    r"NOAUTH\b|WRONGPASS\b|NOPERM\b|ACL failure in script|The user executing the script|DB index is out of range"
+)
 
 
 @contextmanager

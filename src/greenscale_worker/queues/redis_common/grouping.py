@@ -28,13 +28,13 @@ class Grouper(Generic[Item, Answer]):
         self._most = most
         self._most_bytes = most_bytes
         self._size = size
-        self._queue: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self._queue: deque[tuple[Item, int, asyncio.Future[Answer]]] = deque()
         self._flushing: asyncio.Task[None] | None = None
 
     async def __call__(self, item: Item) -> Answer:
         """Give the item's answer, or raise what `send` raised for its group."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._queue.append((item, future))
+        self._queue.append((item, self._size(item), future))
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._flush())
         return await future
@@ -47,26 +47,27 @@ class Grouper(Generic[Item, Answer]):
     async def _flush(self) -> None:
         try:
             while self._queue:
-                group = self._next_group()
+                items, futures = self._next_group()
                 try:
-                    answers = await self._send([item for item, _ in group])
-                except Exception as error:  # noqa: BLE001  it belongs to the callers, each of whom gets it
-                    for _, future in group:
-                        if not future.done():
-                            future.set_exception(error)
-                else:
-                    for (_, future), answer in zip(group, answers, strict=True):
+                    answers = await self._send(items)
+                    for future, answer in zip(futures, answers, strict=True):
                         if not future.done():
                             future.set_result(answer)
+                except Exception as error:  # noqa: BLE001  it belongs to the callers, each of whom gets it
+                    for future in futures:
+                        if not future.done():
+                            future.set_exception(error)
         finally:
             self._flushing = None
 
-    def _next_group(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
-        group = [self._queue.popleft()]
-        room = self._most_bytes - self._size(group[0][0])
-        while self._queue and len(group) < self._most:
-            room -= self._size(self._queue[0][0])
+    def _next_group(self) -> tuple[list[Item], list[asyncio.Future[Answer]]]:
+        item, room, future = self._queue.popleft()
+        items, futures, room = [item], [future], self._most_bytes - room
+        while self._queue and len(items) < self._most:
+            room -= self._queue[0][1]
             if room < 0:
                 break
-            group.append(self._queue.popleft())
-        return group
+            item, _, future = self._queue.popleft()
+            items.append(item)
+            futures.append(future)
+        return items, futures

@@ -6,29 +6,32 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
-from greenscale_worker.queues.redis_common.connections import READ_SECONDS
+from greenscale_worker.queues.redis_common.connections import READ_SECONDS, close
 from greenscale_worker.queues.redis_common.errors import mapped
 from greenscale_worker.queues.redis_common.scripts import Script
+from greenscale_worker.queues.redis_common.tasks import end
 from greenscale_worker.telemetry import log
 
 
 class Link:
     """A client, and the patience to wait for its server.
 
-    After an outage, and after this process was stopped for more than `stale_after` seconds, nothing is sent
-    before `greet` (the heartbeat) has been answered: a claim that came first could reap our own leases. Attempts
-    are at most `patience` seconds apart, at random, so that a fleet does not come back in step.
+    After an outage, and after this process was stopped for more than two heartbeats, nothing is sent before `greet`
+    (the heartbeat) has been answered: a claim that came first could reap our own leases. Attempts are at most a
+    third of a heartbeat apart, at random, so that a fleet does not come back in step.
     """
 
-    def __init__(
-        self, client: Any, *, greet: Callable[[], Awaitable[None]], patience: float, stale_after: float
-    ) -> None:
+    def __init__(self, client: Any, *, greet: Callable[[], Awaitable[None]], heartbeat: float) -> None:
         self.client = client
         self._greet = greet
-        self._patience = patience
-        self._stale_after = stale_after
+        self._patience = heartbeat / 3
+        self._stale_after = 2 * heartbeat
+        self._limit = min(READ_SECONDS, 1.5 * heartbeat)  # the worker gives up a heartbeat after two
         self._answered = asyncio.get_running_loop().time()
         self._recovery: asyncio.Task[None] | None = None
+        self._insisting = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
 
     @property
     def up(self) -> bool:
@@ -38,51 +41,87 @@ class Link:
     async def once(self, script: Script, keys: list[str], args: list[Any]) -> Any:
         """Run a script once. Raises QueueUnavailableError or ConfigError."""
         with mapped():
-            async with asyncio.timeout(READ_SECONDS):
+            async with asyncio.timeout(self._limit):
                 answer = await script(self.client, keys, args)
         self._answered = asyncio.get_running_loop().time()
         return answer
 
-    async def insist(self, script: Script, keys: list[str], args: list[Any]) -> tuple[Any, bool]:
-        """Run a script until it is answered; say also whether it was sent more than once."""
-        repeated = False
-        while True:
-            if self._recovery is None and self._is_stale():
-                self._recovery = asyncio.create_task(self._recover(pause=0.0))
-            if self._recovery is not None:
-                await asyncio.shield(self._recovery)
-            try:
-                return await self.once(script, keys, args), repeated
-            except (QueueUnavailableError, ConfigError) as error:
-                repeated = True
-                self.lost(error)
+    async def insist(
+        self, script: Script, keys: list[str], args: list[Any], *, times: int | None = None
+    ) -> tuple[Any, bool]:
+        """Run a script until it is answered; say also whether it was sent more than once.
+
+        `times`: raise QueueUnavailableError when it has failed so often although heartbeats were answered.
+        """
+        self._insisting += 1
+        self._quiet.clear()
+        try:
+            return await self._insist(script, keys, args, times=times, after=None)
+        finally:
+            self._insisting -= 1
+            if not self._insisting:
+                self._quiet.set()
+
+    async def insist_last(self, script: Script, keys: list[str], args: list[Any]) -> Any:
+        """Run a script until it is answered; after an outage, only when everybody else has been.
+
+        So a claim cannot take a job, under a new token, whose finished answer waits to be recorded under the old.
+        """
+        answer, _ = await self._insist(script, keys, args, times=None, after=self._quiet)
+        return answer
 
     def lost(self, error: Exception) -> None:
         """Learn that the server did not answer, and begin to look for it."""
         if self._recovery is None:
             log.warning("queue_unavailable", error=str(error))
-            self._recovery = asyncio.create_task(self._recover(pause=self._patience))
+            self._recovery = asyncio.create_task(self._recover(said=True))
 
     async def aclose(self) -> None:
         """Stop looking for the server, and close every connection."""
-        if self._recovery is not None:
-            self._recovery.cancel()
-            await asyncio.wait({self._recovery})
-        await self.client.aclose()
+        await end(self._recovery)
+        await close(self.client)
+
+    async def _insist(
+        self, script: Script, keys: list[str], args: list[Any], *, times: int | None, after: asyncio.Event | None
+    ) -> tuple[Any, bool]:
+        failed = 0
+        while True:
+            if self._recovery is None and self._is_stale():
+                self._recovery = asyncio.create_task(self._recover(said=False))
+            if self._recovery is not None:
+                await asyncio.shield(self._recovery)
+                if after is not None:
+                    await after.wait()
+            try:
+                return await self.once(script, keys, args), failed > 0
+            except (QueueUnavailableError, ConfigError) as error:
+                failed += 1
+                if failed == times:
+                    raise
+                self.lost(error)
 
     def _is_stale(self) -> bool:
         return asyncio.get_running_loop().time() - self._answered > self._stale_after
 
-    async def _recover(self, *, pause: float) -> None:
-        was_away = pause > 0
+    async def _recover(self, *, said: bool) -> None:
         while True:
-            await asyncio.sleep(random.uniform(0, pause))  # noqa: S311  jitter, not a secret
-            pause = self._patience
+            if said:
+                await asyncio.sleep(random.uniform(0, self._patience))  # noqa: S311  jitter, not a secret
+                await self._drop_idle_connections()
             try:
                 await self._greet()
-            except (QueueUnavailableError, ConfigError):
-                continue
-            break
+            except (QueueUnavailableError, ConfigError) as error:
+                if not said:
+                    log.warning("queue_unavailable", error=str(error))
+                said = True
+            else:
+                break
         self._recovery = None
-        if was_away:
+        if said:
             log.info("queue_back")
+
+    async def _drop_idle_connections(self) -> None:
+        """Where one connection was dead, the others may be: each would cost its next user the whole time limit."""
+        pool = getattr(self.client, "connection_pool", None)
+        if pool is not None:
+            await pool.disconnect(inuse_connections=False)

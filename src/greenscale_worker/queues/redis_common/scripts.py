@@ -2,13 +2,9 @@
 
 import hashlib
 from importlib import resources
-from typing import Any, Final
+from typing import Any
 
 from redis.exceptions import NoScriptError
-
-# From Redis 7 on (and in Valkey) a script may run although memory is full: ours only move jobs or free them.
-ALLOW_OOM: Final = b"#!lua flags=allow-oom\n"
-FLAGS_SINCE: Final = 7
 
 
 class Script:
@@ -26,11 +22,8 @@ class Script:
             return await client.execute_command("EVAL", self.source, len(keys), *keys, *args)
 
 
-def load(package: str, name: str, *, server_major: int, when_full: bool) -> Script:
-    """Read `name`.lua of a package, its `prelude.lua` put in front.
-
-    `when_full`: the script must also run while Redis is out of memory.
-    """
+def load(package: str, *names: str) -> dict[str, Script]:
+    """Read `name`.lua of a package for each name, its `prelude.lua` put in front."""
     folder = resources.files(package)
-    source = folder.joinpath("prelude.lua").read_bytes() + folder.joinpath(f"{name}.lua").read_bytes()
-    return Script(ALLOW_OOM + source if when_full and server_major >= FLAGS_SINCE else source)
+    prelude = folder.joinpath("prelude.lua").read_bytes()
+    return {name: Script(prelude + folder.joinpath(f"{name}.lua").read_bytes()) for name in names}

@@ -1,4 +1,4 @@
-"""Meets the server: waits for it, learns its version, warns of settings that lose jobs."""
+"""Meets the server: waits for it, and warns of settings that lose jobs."""
 
 import asyncio
 import random
@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from greenscale_worker.errors import QueueUnavailableError
 from greenscale_worker.queues.redis_common.connections import READ_SECONDS
@@ -35,15 +35,12 @@ async def patiently(ask: Callable[[], Awaitable[Answer]], *, patience: float) ->
         await asyncio.sleep(random.uniform(0, patience))  # noqa: S311  jitter, not a secret
 
 
-async def meet(client: Any) -> int:
-    """Give the server's major version. Raises redis-py's errors."""
-    info = await client.info()
-    await _warn(client, info)
-    # Valkey reports the version of Redis that it is compatible with.
-    return int(str(info.get("redis_version", "7")).partition(".")[0])
-
-
-async def _warn(client: Any, info: dict[str, Any]) -> None:
+async def warn(client: Any) -> None:
+    """Say which of the server's settings may lose jobs, as far as we may ask. Raises redis-py's errors."""
+    try:
+        info = await client.info()
+    except NoPermissionError:
+        return
     policy = info.get("maxmemory_policy")
     if policy not in {None, "noeviction"}:
         log.warning("redis_may_evict", maxmemory_policy=policy, accepted="noeviction")

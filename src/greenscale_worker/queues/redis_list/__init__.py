@@ -1,15 +1,17 @@
 """Jobs in a plain Redis list: producers `LPUSH`, and nothing is lost (docs/queue-protocol.md)."""
 
+import asyncio
 import os
 import secrets
 import socket
+from contextlib import suppress
 from typing import Any, Final
 
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.redis_common.connections import is_cluster, open_client, open_clients
-from greenscale_worker.queues.redis_common.scripts import Script, load
-from greenscale_worker.queues.redis_common.server import meet, patiently
+from greenscale_worker.queues.redis_common.connections import close, is_cluster, open_client, open_clients
+from greenscale_worker.queues.redis_common.scripts import load
+from greenscale_worker.queues.redis_common.server import patiently, warn
 from greenscale_worker.queues.redis_list.admin import RedisListAdmin
 from greenscale_worker.queues.redis_list.claims import PEEK_SECONDS
 from greenscale_worker.queues.redis_list.keys import Keys
@@ -17,6 +19,7 @@ from greenscale_worker.queues.redis_list.queue import RedisListQueue
 from greenscale_worker.telemetry import Metrics
 
 FORMAT: Final = b"1"  # of the keys; a worker that knows another one must not touch them
+CLOSE_SECONDS: Final = 2.0
 WORKER_SCRIPTS: Final = ("claim", "bind", "settle", "release", "beat")
 ADMIN_SCRIPTS: Final = ("put", "cancel", "replay")
 
@@ -30,15 +33,14 @@ async def open_queue(redis: RedisOptions, options: QueueOptions, metrics: Metric
     patience = options.heartbeat / 3
     clients = open_clients(redis, peek_seconds=PEEK_SECONDS)
     try:
-        major = await patiently(lambda: meet(clients.commands), patience=patience)
-        agree = load(__name__, "agree", server_major=major, when_full=True)
-        await patiently(lambda: _agree_on_format(clients.commands, agree, keys), patience=patience)
+        await patiently(lambda: warn(clients.commands), patience=patience)
+        await patiently(lambda: _agree_on_format(clients.commands, keys), patience=patience)
     except BaseException:
-        await clients.commands.aclose()
+        await close(clients.commands)
         raise
     queue = RedisListQueue(
         clients,
-        _scripts(WORKER_SCRIPTS, server_major=major, when_full=True),
+        load(__name__, *WORKER_SCRIPTS),
         keys,
         options,
         owner=f"{socket.gethostname().replace('|', '_')}:{os.getpid()}:{secrets.token_hex(4)}",
@@ -48,7 +50,9 @@ async def open_queue(redis: RedisOptions, options: QueueOptions, metrics: Metric
         # Before anything is claimed, so that an ACL without our rights is found out at the start.
         await patiently(queue.greet, patience=patience)
     except BaseException:
-        await queue.aclose()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await queue.aclose()
         raise
     return queue
 
@@ -56,15 +60,12 @@ async def open_queue(redis: RedisOptions, options: QueueOptions, metrics: Metric
 async def open_admin(redis: RedisOptions, options: QueueOptions) -> RedisListAdmin:
     """Open everybody else's side; it connects with its first call."""
     keys = Keys(options.name, cluster=is_cluster(redis))
-    return RedisListAdmin(open_client(redis), _scripts(ADMIN_SCRIPTS, server_major=0, when_full=False), keys, options)
+    return RedisListAdmin(open_client(redis), load(__name__, *ADMIN_SCRIPTS), keys, options)
 
 
-def _scripts(names: tuple[str, ...], *, server_major: int, when_full: bool) -> dict[str, Script]:
-    return {name: load(__name__, name, server_major=server_major, when_full=when_full) for name in names}
-
-
-async def _agree_on_format(client: Any, agree: Script, keys: Keys) -> None:
-    found = await agree(client, keys.base, ["", FORMAT])
+async def _agree_on_format(client: Any, keys: Keys) -> None:
+    others = [keys.result("-"), keys.record("-"), keys.cancel("-"), keys.claim("-")]
+    found = await load(__name__, "agree")["agree"](client, [*keys.base, *others], ["", FORMAT])
     if found != FORMAT:
         where, known = keys.of("control"), FORMAT.decode()
         raise ConfigError(f"{where} in Redis has format {found!r}; this version knows {known}: use a matching one")

@@ -2,12 +2,14 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from datetime import datetime
 from typing import Any, Final
 
 import orjson
 
+from greenscale_worker.errors import BadInputError
+from greenscale_worker.job import decode
 from greenscale_worker.queues import Cancellation, DeadLetter, Depth, LiveWorker, QueueOptions
+from greenscale_worker.queues.redis_common.connections import close
 from greenscale_worker.queues.redis_common.errors import mapped
 from greenscale_worker.queues.redis_common.scripts import Script
 from greenscale_worker.queues.redis_list.keys import Keys
@@ -131,7 +133,7 @@ class RedisListAdmin:
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._client.aclose()
+        await close(self._client)
 
     async def _run(self, script: str, keys: list[str], args: list[Any]) -> Any:
         with mapped():
@@ -158,6 +160,7 @@ def _read(id_: str, letter: bytes) -> DeadLetter:
 
 
 def _created_at(payload: bytes) -> float | None:
-    with suppress(ValueError, TypeError, KeyError):
-        return datetime.fromisoformat(orjson.loads(payload)["created_at"]).timestamp()
+    with suppress(BadInputError):
+        created = decode(payload, max_bytes=len(payload)).created_at
+        return None if created is None else created.timestamp()
     return None

@@ -5,6 +5,7 @@
 --       then for each item: id, token, job id, number of words, record field, value, …
 -- Output for each item RUN, DUPLICATE, CONFLICT, CANCELLED or STALE; BADTYPE: RUN, and a foreign key was replaced
 local live_ttl, final_ttl = ARGV[2], ARGV[3]
+run_when_full()
 
 local function bind(id, token, job_id, record, tombstone, fields)
   local m = read_meta(id)

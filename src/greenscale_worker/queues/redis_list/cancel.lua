@@ -7,10 +7,10 @@
 local job_id, ttl = ARGV[2], tonumber(ARGV[4])
 local id = call('HGET', BOUND, job_id)
 if id and call('HEXISTS', OPEN, id) == 1 then
-  forget(id, read_meta(id))
+  forget(id, find(id))
   count('cancelled')
   if ttl > 0 then write_record(KEYS[12], ttl, {'state', 'cancelled', 'finished_ms', digits(now)}) end
-  call('PUBLISH', BELL, 'gone ' .. id)
+  ring('gone ' .. id)
   return 'CANCELLED'
 end
 local state = call('TYPE', KEYS[12]).ok == 'hash' and call('HGET', KEYS[12], 'state')

@@ -9,7 +9,10 @@
 local n, lease_ms, beat_ms, owner, nonce = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local max_crashes, side, max_bytes = tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9])
 local may_suspect = ARGV[10] == '1'
+local LARGEST = 8 * 1024 * 1024  -- as in job.py: beyond it, not even the id is looked for
+local REMEMBERED = 86400
 local given, ids, bytes = {}, {}, 0
+run_when_full()
 
 local function give(id, m, payload)
   given[#given + 1] = {id, m.token, m.tries, m.crashes, m.first, payload}
@@ -24,6 +27,7 @@ if last_claim and string.sub(last_claim, 1, #nonce + 1) == nonce .. '|' then
       give(id, m, call('HGET', OPEN, id))
     end
   end
+  call('EXPIRE', KEYS[12], REMEMBERED)
   return {0, digits(now), 0, given}
 end
 
@@ -31,7 +35,10 @@ tick(lease_ms, beat_ms)
 local reaped = reap(max_crashes)
 if call('HEXISTS', CONTROL, 'paused') == 1 then return {-2, digits(now), reaped, given} end
 local due = call('ZRANGEBYSCORE', DELAYED, '-inf', digits(now), 'LIMIT', 0, BATCH)
-for _, id in ipairs(due) do requeue(id, read_meta(id)) end
+for _, id in ipairs(due) do
+  local m = find(id)
+  if m then requeue(id, m) end
+end
 
 local function take(id, m, payload)
   m.token, m.owner = nonce .. ':' .. (#given + 1), owner
@@ -58,7 +65,8 @@ while room() do
   local id, from = oldest()
   if not id then break end
   call('ZREM', from, id)
-  take(id, read_meta(id), call('HGET', OPEN, id))
+  local m = find(id)
+  if m then take(id, m, call('HGET', OPEN, id)) end
 end
 
 local last = tonumber(call('HGET', CONTROL, 'last') or '0')
@@ -67,16 +75,21 @@ while room() do
   if not payload then break end
   last = math.max(last + 1, micros)  -- never reused, even by a server restored from an older snapshot
   local id = digits(last)
+  local m = {token = '', owner = '', tries = 0, crashes = 0, first = digits(now), job_id = ''}
   call('HSET', OPEN, id, payload)
-  take(id, {tries = 0, crashes = 0, first = digits(now), job_id = ''}, payload)
+  if #payload > LARGEST then
+    bury(id, m, '', 'too_large', #payload .. ' bytes; more than ' .. LARGEST .. ' are not even read')
+  else
+    take(id, m, payload)
+  end
 end
 
+call('HSET', CONTROL, 'last', digits(last))
 if #ids > 0 then
-  call('HSET', CONTROL, 'last', digits(last))
-  call('SET', KEYS[12], nonce .. '|' .. table.concat(ids, ','), 'PX', 2 * lease_ms)
+  call('SET', KEYS[12], nonce .. '|' .. table.concat(ids, ','), 'EX', REMEMBERED)
   count('claimed', #ids)
 end
-if reaped > 0 then call('PUBLISH', BELL, 'ready') end
+if reaped > 0 then ring('ready') end
 if reaped == BATCH or #due == BATCH or (bytes >= max_bytes and #given < n) then
   return {0, digits(now), reaped, given}
 end

@@ -17,8 +17,9 @@ from greenscale_worker.queues import Lease, QueueOptions
 from greenscale_worker.queues.redis_common.errors import mapped
 from greenscale_worker.queues.redis_common.link import Link
 from greenscale_worker.queues.redis_common.scripts import Script
+from greenscale_worker.queues.redis_common.tasks import end
 from greenscale_worker.queues.redis_list.keys import Keys
-from greenscale_worker.telemetry import Metrics
+from greenscale_worker.telemetry import Metrics, log
 
 MOST: Final = 32  # jobs in one CLAIM; larger groups keep the process waiting for scripts (docs/benchmarks.md)
 MOST_BYTES: Final = 4 * 1024 * 1024
@@ -60,6 +61,7 @@ class Claims:
         self._news = asyncio.Event()
         self._peek: asyncio.Task[None] | None = None
         self._returns: set[asyncio.Task[object]] = set()
+        self._peek_refused = False
         self._closing = False
         self._claiming = asyncio.create_task(self._claim_until_closed())
 
@@ -83,7 +85,8 @@ class Claims:
 
     def forget(self, lease: Lease) -> None:
         """Let go of a lease that has ended, in whatever way."""
-        self.held.pop(lease.id, None)
+        if self.held.get(lease.id) is lease:  # or else it is ours again, under a new token
+            del self.held[lease.id]
         if lease.crashes >= SUSPECT_CRASHES:
             self.ring()
 
@@ -95,9 +98,7 @@ class Claims:
         await self._claiming
         if self._returns:
             await asyncio.wait(self._returns)
-        if self._peek is not None:
-            self._peek.cancel()
-            await asyncio.wait({self._peek})
+        await end(self._peek)
 
     async def _claim_until_closed(self) -> None:
         try:
@@ -122,7 +123,7 @@ class Claims:
         may_suspect = not any(lease.crashes >= SUSPECT_CRASHES for lease in self.held.values())
         args = ["", lanes, int(options.lease * 1000), int(options.heartbeat * 1000), self._owner, nonce]
         args += [options.max_crashes, options.take_from.upper(), MOST_BYTES, int(may_suspect)]
-        (sleep_ms, now_ms, reaped, jobs), _ = await self._link.insist(self._script, self._keys, args)
+        sleep_ms, now_ms, reaped, jobs = await self._link.insist_last(self._script, self._keys, args)
         self._metrics.reaped(reaped)
         for id_, token, tries, crashes, first_ms, payload in jobs:
             lease = Lease(
@@ -161,7 +162,10 @@ class Claims:
         try:
             with mapped():
                 await self._peeker.execute_command("BLMOVE", name, name, side, side, PEEK_SECONDS)
-        except (QueueUnavailableError, ConfigError):
+        except (QueueUnavailableError, ConfigError) as error:
             # Redis is away, or full: it refuses every BLMOVE then, but not our scripts. Ask those now and then.
+            if isinstance(error, ConfigError) and not self._peek_refused:
+                log.warning("queue_unavailable", error=str(error))
+                self._peek_refused = True
             await asyncio.sleep(random.uniform(POLL_SECONDS / 2, POLL_SECONDS))  # noqa: S311  jitter, not a secret
         self._news.set()

@@ -10,6 +10,10 @@ HASH_TAG: Final = re.compile(r"[^{]*\{[^}]+\}")
 OURS: Final = ("ready", "suspect", "delayed", "lease", "open", "meta", "dead", "control", "bound", "workers")
 
 
+# What the list between the braces, where there is one, calls its own.
+TAKEN: Final = re.compile(rf"\{{[^}}]+\}}(:({'|'.join(OURS)}|bell|(claim|cancel|result|job):.*))?")
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """Names for one list. Raises ConfigError for a list name that would clash or fall apart in a Cluster.
@@ -23,8 +27,11 @@ class Keys:
     def __post_init__(self) -> None:
         if not self.name or self.name.startswith(("result:", "job:")):
             raise ConfigError(f"list name {self.name!r}: it is empty, or begins with result: or job:")
-        if ("{" in self.name or "}" in self.name) and not HASH_TAG.match(self.name):
-            raise ConfigError(f"list name {self.name!r}: braces are accepted only around a hash tag, as in {{jobs}}")
+        tagged = "{" in self.name or "}" in self.name
+        if tagged and not HASH_TAG.match(self.name):
+            raise ConfigError(f"list name {self.name!r}: braces are accepted only around a hash tag: {{team}}:jobs")
+        if TAKEN.fullmatch(self.name):
+            raise ConfigError(f"list name {self.name!r}: the list between the braces has keys of that name")
 
     @property
     def prefix(self) -> str:

@@ -33,6 +33,13 @@ local now = math.floor(micros / 1000)
 
 local function digits(number) return string.format('%.0f', number) end
 
+-- A full Redis refuses a script's first write if that takes memory, but none after one that does not. Workers only move
+-- jobs and free them, so their scripts begin with this; a producer's must not.
+local function run_when_full() call('HDEL', CONTROL, '') end
+
+-- Tells workers. A user without rights to the channel rings no bell; the next heartbeat says the same.
+local function ring(message) redis.pcall('PUBLISH', BELL, message) end
+
 local function count(what, by) call('HINCRBY', CONTROL, 'n_' .. what, by or 1) end
 
 local function read_meta(id)
@@ -46,6 +53,16 @@ end
 
 local function write_meta(id, m)
   call('HSET', META, id, table.concat({m.token, m.owner, m.tries, m.crashes, m.first, m.job_id}, '|'))
+end
+
+-- A job of which somebody deleted a part: without its payload nothing is left to run, without the rest it begins anew.
+local function find(id)
+  if call('HEXISTS', OPEN, id) == 1 then
+    return read_meta(id) or {token = '', owner = '', tries = 0, crashes = 0, first = digits(now), job_id = ''}
+  end
+  call('HDEL', META, id)
+  for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE}) do call('ZREM', key, id) end
+  return nil
 end
 
 -- Back to the head: order is by id, and ids were given in order of first delivery.
@@ -94,10 +111,12 @@ local function tick(lease_ms, beat_ms)
   if clock > 0 and (now - clock > 2 * beat_ms or now < clock - 1000) then
     call('HSET', CONTROL, 'amnesty', digits(now + 2 * beat_ms))
   end
-  if now < clock - 1000 then  -- the clock went back (failover): no lease may outlive its length
+  if now < clock - 1000 then  -- the clock went back (failover): nothing may take longer for that
     for _, id in ipairs(call('ZRANGEBYSCORE', LEASE, digits(now + lease_ms), '+inf')) do
       call('ZADD', LEASE, digits(now + lease_ms), id)
     end
+    for _, id in ipairs(call('ZRANGE', DELAYED, 0, -1)) do call('ZINCRBY', DELAYED, digits(now - clock), id) end
+    call('ZREMRANGEBYSCORE', WORKERS, '(' .. digits(now), '+inf')
   end
   call('HSET', CONTROL, 'clock', digits(now))
 end
@@ -108,12 +127,14 @@ local function reap(max_crashes)
   if now < tonumber(call('HGET', CONTROL, 'amnesty') or '0') then return 0 end
   local expired = call('ZRANGEBYSCORE', LEASE, '-inf', '(' .. digits(now), 'LIMIT', 0, BATCH)
   for _, id in ipairs(expired) do
-    local m = read_meta(id)
-    m.crashes = m.crashes + 1
-    if m.crashes >= max_crashes + BURIAL_MARGIN then
-      bury(id, m, m.job_id, 'crashed', 'the lease expired ' .. m.crashes .. ' times')
-    else
-      requeue(id, m)
+    local m = find(id)
+    if m then
+      m.crashes = m.crashes + 1
+      if m.crashes >= max_crashes + BURIAL_MARGIN then
+        bury(id, m, m.job_id, 'crashed', 'the lease expired ' .. m.crashes .. ' times')
+      else
+        requeue(id, m)
+      end
     end
   end
   if #expired > 0 then count('reaped', #expired) end

@@ -1,14 +1,12 @@
 """The worker's side of the list queue: one grouped script call per step (docs/queue-protocol.md)."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.job import Failed, Job, Outcome, Released, Succeeded
 from greenscale_worker.queues import Binding, Lease, QueueOptions
 from greenscale_worker.queues.redis_common.bell import Bell
-from greenscale_worker.queues.redis_common.connections import Clients
+from greenscale_worker.queues.redis_common.connections import Clients, close
 from greenscale_worker.queues.redis_common.errors import mapped
 from greenscale_worker.queues.redis_common.grouping import Grouper
 from greenscale_worker.queues.redis_common.link import Link
@@ -20,7 +18,8 @@ from greenscale_worker.telemetry import Metrics, log
 
 GROUP: Final = 32
 RELEASE_GROUP: Final = 1000  # no payloads: a whole worker's jobs go back in one script
-GROUP_BYTES: Final = 4 * 1024 * 1024
+GROUP_BYTES: Final = 512 * 1024  # what is larger goes alone: a server that refuses it refuses nothing else
+LARGE_TIMES: Final = 5
 BEAT_GROUP: Final = 200
 
 BINDINGS: Final[dict[bytes, Binding]] = {
@@ -52,10 +51,8 @@ class RedisListQueue:
         self._owner = owner
         self._metrics = metrics
         self._clients = clients
-        self._ending: set[str] = set()
-        patience = options.heartbeat / 3
-        self._link = Link(clients.commands, greet=self.greet, patience=patience, stale_after=2 * options.heartbeat)
-        self._bind = Grouper(self._send_bind, most=GROUP, most_bytes=GROUP_BYTES)
+        self._link = Link(clients.commands, greet=self.greet, heartbeat=options.heartbeat)
+        self._bind = Grouper(self._send_bind, most=GROUP, most_bytes=GROUP_BYTES, size=_payload_size)
         self._settle = Grouper(self._send_settle, most=GROUP, most_bytes=GROUP_BYTES, size=_size)
         self._release = Grouper(self._send_release, most=RELEASE_GROUP, most_bytes=GROUP_BYTES)
         self._claims = Claims(
@@ -68,7 +65,7 @@ class RedisListQueue:
             hand_back=lambda lease: self.settle(lease, Released("nobody_waits")),
             metrics=metrics,
         )
-        self._bell = Bell(clients.bell, keys.bell, self._heard, patience=patience)
+        self._bell = Bell(clients.bell, keys.bell, self._heard, patience=options.heartbeat / 3)
 
     @property
     def up(self) -> bool:
@@ -81,8 +78,7 @@ class RedisListQueue:
 
     async def bind(self, lease: Lease, job: Job) -> Binding:
         """Tie the job's id to this lease and write its record."""
-        with self._ends(lease):
-            binding = await self._bind((lease, job))
+        binding = await self._bind((lease, job))
         if binding == "run":
             lease.job_id = job.job_id
             lease.attempts = lease.tries + 1
@@ -92,11 +88,10 @@ class RedisListQueue:
 
     async def settle(self, lease: Lease, outcome: Outcome) -> bool:
         """Record the outcome and acknowledge the job. False: it was no longer ours."""
-        with self._ends(lease):
-            if isinstance(outcome, Released):
-                done = await self._release((lease, outcome))
-            else:
-                done = await self._settle((lease, outcome))
+        if isinstance(outcome, Released):
+            done = await self._release((lease, outcome))
+        else:
+            done = await self._settle((lease, outcome))
         self._claims.forget(lease)
         return done
 
@@ -113,23 +108,17 @@ class RedisListQueue:
         """Send one heartbeat. Raises QueueUnavailableError or ConfigError."""
         held = list(self._claims.held.values())
         options = self._options
-        head = [
-            "",
-            int(options.lease * 1000),
-            int(options.heartbeat * 1000),
-            options.max_crashes,
-            self._owner,
-        ]
+        head = ["", int(options.lease * 1000), int(options.heartbeat * 1000), options.max_crashes, self._owner]
         for start in range(0, len(held) or 1, BEAT_GROUP):
-            args = list(head)
+            args = [*head, int(start + BEAT_GROUP >= len(held))]
             for lease in held[start : start + BEAT_GROUP]:
                 args += [lease.id, lease.token]
             reaped, claimable, lost = await self._link.once(self._scripts["beat"], self._keys.base, args)
             self._metrics.reaped(reaped)
             if reaped or claimable:
                 self._claims.ring()
-            for id_, how in zip(lost[::2], lost[1::2], strict=True):
-                self._lose(id_.decode(), how.decode())
+            for id_, token, how in zip(lost[::3], lost[1::3], lost[2::3], strict=True):
+                self._lose(id_.decode(), how.decode(), token=token.decode())
 
     async def aclose(self) -> None:
         """Hand back what nobody took, finish what is being said, and close every connection."""
@@ -146,23 +135,14 @@ class RedisListQueue:
             log.warning("queue_unavailable", error=str(error))
         await self._bell.aclose()
         await self._link.aclose()
-        await self._clients.peek.aclose()
+        await close(self._clients.peek)
 
-    @contextmanager
-    def _ends(self, lease: Lease) -> Iterator[None]:
-        """While a lease is being ended, a heartbeat that no longer finds it has nothing to say."""
-        self._ending.add(lease.id)
-        try:
-            yield
-        finally:
-            self._ending.discard(lease.id)
-
-    def _lose(self, id_: str, how: str) -> None:
+    def _lose(self, id_: str, how: str, *, token: str | None = None) -> None:
+        """Let go of a lease; one that was claimed anew since the heartbeat was sent has another token."""
         lease = self._claims.held.get(id_)
-        if lease is None or id_ in self._ending:
-            return
-        self._claims.forget(lease)
-        lease.lose("taken" if how == "taken" else "gone")
+        if lease is not None and token in {None, lease.token}:
+            self._claims.forget(lease)
+            lease.lose("taken" if how == "taken" else "gone")
 
     def _heard(self, message: bytes) -> None:
         what, _, id_ = message.partition(b" ")
@@ -187,13 +167,19 @@ class RedisListQueue:
             job_id = lease.job_id or ""
             keys += [self._keys.result(job_id), self._keys.record(job_id)]
             if isinstance(outcome, Succeeded):
-                fields = records.of_success(lease, outcome)
-                args += [lease.id, lease.token, "succeeded", job_id, _text(outcome), "", len(fields), *fields]
+                text, fields = records.encoded(outcome.output.text), records.of_success(lease, outcome)
+                args += [lease.id, lease.token, "succeeded", job_id, text, "", len(fields), *fields]
             else:
-                fields = records.of_failure(lease, outcome)
-                args += [lease.id, lease.token, "failed", job_id, outcome.code, outcome.message]
-                args += [len(fields), *fields]
-        answers, repeated = await self._link.insist(self._scripts["settle"], keys, args)
+                code, message = records.encoded(outcome.code), records.encoded(outcome.message)
+                fields = records.of_failure(lease, code, message)
+                args += [lease.id, lease.token, "failed", job_id, code, message, len(fields), *fields]
+        size = _size(items[0])
+        times = LARGE_TIMES if size > GROUP_BYTES else None
+        try:
+            answers, repeated = await self._link.insist(self._scripts["settle"], keys, args, times=times)
+        except (QueueUnavailableError, ConfigError) as error:
+            reason = f"Redis does not take an answer of {size} characters: {error}"
+            return await self._send_settle([(items[0][0], Failed("result_too_large", reason))])
         return _done(answers, items, repeated=repeated)
 
     async def _send_release(self, items: list[tuple[Lease, Released]]) -> list[bool]:
@@ -202,7 +188,7 @@ class RedisListQueue:
         for lease, outcome in items:
             keys.append(self._keys.record(lease.job_id or ""))
             args += [lease.id, lease.token, int(outcome.delay * 1000), int(outcome.counted)]
-            args += [lease.job_id or "", outcome.reason]
+            args += [lease.job_id or "", records.encoded(outcome.reason)]
         answers, repeated = await self._link.insist(self._scripts["release"], keys, args)
         return _done(answers, items, repeated=repeated)
 
@@ -219,8 +205,8 @@ def _warn_of_foreign_keys(answers: list[bytes], job_ids: list[Any]) -> None:
             log.warning("foreign_key_replaced", job_id=job_id)
 
 
-def _text(outcome: Succeeded) -> bytes:
-    return outcome.output.text.encode("utf-8", "replace")
+def _payload_size(item: tuple[Lease, Job]) -> int:
+    return len(item[0].payload)
 
 
 def _size(item: tuple[Lease, Succeeded | Failed]) -> int:

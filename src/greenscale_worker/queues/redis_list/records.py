@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import orjson
 
-from greenscale_worker.job import Failed, Job, Succeeded
+from greenscale_worker.job import Job, Succeeded
 from greenscale_worker.queues import Lease
 
 # A job that waits or runs is remembered for longer than it may take; its record is renewed with every run.
@@ -22,6 +22,11 @@ def of_run(lease: Lease, job: Job, *, worker: str, backend: str) -> list[Any]:
     return fields
 
 
+def encoded(text: str) -> bytes:
+    """Text as Redis keeps it: a lone surrogate, which UTF-8 has no bytes for, becomes a question mark."""
+    return text.encode("utf-8", "replace")
+
+
 def of_success(lease: Lease, outcome: Succeeded) -> list[Any]:
     """Fields for an answer."""
     output, usage = outcome.output, outcome.output.usage
@@ -34,11 +39,11 @@ def of_success(lease: Lease, outcome: Succeeded) -> list[Any]:
         ("total_tokens", usage.total_tokens),
     ):
         if value is not None:
-            fields += [name, value]
+            fields += [name, encoded(value) if isinstance(value, str) else value]
     return fields
 
 
-def of_failure(lease: Lease, outcome: Failed) -> list[Any]:
+def of_failure(lease: Lease, code: bytes, message: bytes) -> list[Any]:
     """Fields for a dead letter."""
     fields: list[Any] = ["attempts", lease.attempts, "crashes", lease.crashes]
-    return [*fields, "error_code", outcome.code, "error_message", outcome.message]
+    return [*fields, "error_code", code, "error_message", message]

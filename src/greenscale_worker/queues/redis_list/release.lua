@@ -7,6 +7,7 @@
 -- Output for each item OK, STALE or GONE; BADTYPE: OK, and a foreign key was replaced
 local ttl = tonumber(ARGV[2])
 local rings = false
+run_when_full()
 
 local function release(id, token, delay, counted, job_id, reason, record)
   local m = read_meta(id)
@@ -31,5 +32,5 @@ for arg = 3, #ARGV, 6 do
                                   ARGV[arg + 4], ARGV[arg + 5], KEYS[key])
   key = key + 1
 end
-if rings then call('PUBLISH', BELL, 'ready') end
+if rings then ring('ready') end
 return answers

@@ -12,5 +12,5 @@ call('HSET', OPEN, ARGV[2], payload)
 requeue(ARGV[2], {token = '', owner = '', tries = 0, crashes = 0, first = digits(now), job_id = job_id})
 -- Its record says that it has failed; bound, it can be cancelled nevertheless.
 if job_id ~= '' then call('HSET', BOUND, job_id, ARGV[2]) end
-call('PUBLISH', BELL, 'ready')
+ring('ready')
 return 'OK'

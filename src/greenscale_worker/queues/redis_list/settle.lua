@@ -8,6 +8,7 @@
 -- Output for each item OK, STALE (claimed by another since) or GONE (ended already, or unknown); BADTYPE: OK, and a
 --       foreign key was replaced
 local ttl = tonumber(ARGV[2])
+run_when_full()
 
 -- What was buried with this very token: the answer came late, or the same settle was sent twice. An answer that comes
 -- while another delivery of its job id is in flight is too late: result and record are that one's.
