@@ -23,6 +23,7 @@ Event = Literal[
     "gate_open",
     "gate_shut",
     "job",
+    "job_buried",
     "probe_failed",
     "queue_back",
     "queue_unavailable",

@@ -4,7 +4,7 @@
 -- KEYS  1-11 as in prelude.lua; 12 claim:<owner> STRING nonce|id,id… of the owner's last claim
 -- ARGV  2 n, 3 lease ms, 4 heartbeat ms, 5 owner, 6 nonce, 7 max crashes, 8 side to take from (RIGHT or LEFT),
 --       9 bytes after which to stop, 10 whether a suspect may be taken (1 or 0)
--- Output {sleep, now ms, reaped, {{id, token, tries, crashes, first ms, payload}…}}
+-- Output {sleep, now ms, reaped, {{id, token, tries, crashes, first ms, payload}…}, {job id buried…}}
 --       sleep: ms until there may be more; -1: until told; -2: paused
 local n, lease_ms, beat_ms, owner, nonce = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local max_crashes, side, max_bytes = tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9])
@@ -28,12 +28,12 @@ if last_claim and string.sub(last_claim, 1, #nonce + 1) == nonce .. '|' then
     end
   end
   call('EXPIRE', KEYS[12], REMEMBERED)
-  return {0, digits(now), 0, given}
+  return {0, digits(now), 0, given, {}}
 end
 
 tick(lease_ms, beat_ms)
-local reaped = reap(max_crashes)
-if call('HEXISTS', CONTROL, 'paused') == 1 then return {-2, digits(now), reaped, given} end
+local reaped, buried = reap(max_crashes)
+if call('HEXISTS', CONTROL, 'paused') == 1 then return {-2, digits(now), reaped, given, buried} end
 local due = call('ZRANGEBYSCORE', DELAYED, '-inf', digits(now), 'LIMIT', 0, BATCH)
 for _, id in ipairs(due) do
   local m = find(id)
@@ -91,7 +91,7 @@ if #ids > 0 then
 end
 if reaped > 0 then ring('ready') end
 if reaped == BATCH or #due == BATCH or (bytes >= max_bytes and #given < n) then
-  return {0, digits(now), reaped, given}
+  return {0, digits(now), reaped, given, buried}
 end
 
 local function earliest(key)
@@ -102,4 +102,4 @@ end
 local due_next, expires_next = earliest(DELAYED), earliest(LEASE)
 if expires_next then expires_next = math.max(expires_next, tonumber(call('HGET', CONTROL, 'amnesty') or '0')) end
 local wake = due_next and expires_next and math.min(due_next, expires_next) or due_next or expires_next
-return {wake and math.max(10, wake + 1 - now) or -1, digits(now), reaped, given}
+return {wake and math.max(10, wake + 1 - now) or -1, digits(now), reaped, given, buried}

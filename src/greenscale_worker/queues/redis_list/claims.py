@@ -8,7 +8,7 @@ import asyncio
 import random
 import secrets
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
@@ -32,7 +32,8 @@ PAUSED: Final = -2
 class Claims:
     """Hands jobs to those who wait for one.
 
-    `held` is every lease this process has; `hand_back` releases one, uncounted, that nobody waits for any more.
+    `held` is every lease this process has; `hand_back` releases one, uncounted, that nobody waits for any more;
+    `mourn` is told of jobs that the scripts buried.
     """
 
     def __init__(  # noqa: PLR0913  the composition of one room
@@ -45,6 +46,7 @@ class Claims:
         *,
         owner: str,
         hand_back: Callable[[Lease], Coroutine[Any, Any, object]],
+        mourn: Callable[[list[bytes]], Awaitable[None]],
         metrics: Metrics,
     ) -> None:
         self.held: dict[str, Lease] = {}
@@ -55,6 +57,7 @@ class Claims:
         self._options = options
         self._owner = owner
         self._hand_back = hand_back
+        self._mourn = mourn
         self._metrics = metrics
         self._waiting: deque[asyncio.Future[Lease]] = deque()
         self._wanted = asyncio.Event()
@@ -123,8 +126,9 @@ class Claims:
         may_suspect = not any(lease.crashes >= SUSPECT_CRASHES for lease in self.held.values())
         args = ["", lanes, int(options.lease * 1000), int(options.heartbeat * 1000), self._owner, nonce]
         args += [options.max_crashes, options.take_from.upper(), MOST_BYTES, int(may_suspect)]
-        sleep_ms, now_ms, reaped, jobs = await self._link.insist_last(self._script, self._keys, args)
+        sleep_ms, now_ms, reaped, jobs, buried = await self._link.insist_last(self._script, self._keys, args)
         self._metrics.reaped(reaped)
+        await self._mourn(buried)
         for id_, token, tries, crashes, first_ms, payload in jobs:
             lease = Lease(
                 id=id_.decode(),

@@ -121,10 +121,11 @@ local function tick(lease_ms, beat_ms)
   call('HSET', CONTROL, 'clock', digits(now))
 end
 
--- Puts jobs whose lease has expired back; says how many. Those that kill even the worker that only reads them
--- are buried here, the others by a worker, which can write their record.
+-- Puts jobs whose lease has expired back; says how many, and the job ids of those it buried. These kill even the worker
+-- that only reads them; all others are buried by a worker.
 local function reap(max_crashes)
-  if now < tonumber(call('HGET', CONTROL, 'amnesty') or '0') then return 0 end
+  if now < tonumber(call('HGET', CONTROL, 'amnesty') or '0') then return 0, {} end
+  local buried = {}
   local expired = call('ZRANGEBYSCORE', LEASE, '-inf', '(' .. digits(now), 'LIMIT', 0, BATCH)
   for _, id in ipairs(expired) do
     local m = find(id)
@@ -132,13 +133,14 @@ local function reap(max_crashes)
       m.crashes = m.crashes + 1
       if m.crashes >= max_crashes + BURIAL_MARGIN then
         bury(id, m, m.job_id, 'crashed', 'the lease expired ' .. m.crashes .. ' times')
+        if m.job_id ~= '' then buried[#buried + 1] = m.job_id end
       else
         requeue(id, m)
       end
     end
   end
   if #expired > 0 then count('reaped', #expired) end
-  return #expired
+  return #expired, buried
 end
 
 local function push(fields, name, value)

@@ -1,5 +1,6 @@
 """The worker's side of the list queue: one grouped script call per step (docs/queue-protocol.md)."""
 
+from contextlib import suppress
 from typing import Any, Final
 
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
@@ -63,6 +64,7 @@ class RedisListQueue:
             options,
             owner=owner,
             hand_back=lambda lease: self.settle(lease, Released("nobody_waits")),
+            mourn=self._mourn,
             metrics=metrics,
         )
         self._bell = Bell(clients.bell, keys.bell, self._heard, patience=options.heartbeat / 3)
@@ -113,12 +115,13 @@ class RedisListQueue:
             args = [*head, int(start + BEAT_GROUP >= len(held))]
             for lease in held[start : start + BEAT_GROUP]:
                 args += [lease.id, lease.token]
-            reaped, claimable, lost = await self._link.once(self._scripts["beat"], self._keys.base, args)
+            reaped, claimable, lost, buried = await self._link.once(self._scripts["beat"], self._keys.base, args)
             self._metrics.reaped(reaped)
             if reaped or claimable:
                 self._claims.ring()
             for id_, token, how in zip(lost[::3], lost[1::3], lost[2::3], strict=True):
                 self._lose(id_.decode(), how.decode(), token=token.decode())
+            await self._mourn(buried)
 
     async def aclose(self) -> None:
         """Hand back what nobody took, finish what is being said, and close every connection."""
@@ -136,6 +139,17 @@ class RedisListQueue:
         await self._bell.aclose()
         await self._link.aclose()
         await close(self._clients.peek)
+
+    async def _mourn(self, job_ids: list[bytes]) -> None:
+        """Write the records of jobs that a script has buried, whose names it could not declare."""
+        for job_id in job_ids if self._options.result_ttl else ():
+            log.error("job_buried", job_id=job_id.decode())
+            key = self._keys.record(job_id.decode())
+            with suppress(QueueUnavailableError, ConfigError), mapped():
+                pipe = self._clients.commands.pipeline(transaction=False)
+                pipe.hset(key, mapping={"state": "failed", "error_code": "crashed"})
+                pipe.expire(key, self._options.result_ttl)
+                await pipe.execute()
 
     def _lose(self, id_: str, how: str, *, token: str | None = None) -> None:
         """Let go of a lease; one that was claimed anew since the heartbeat was sent has another token."""
