@@ -10,6 +10,7 @@ from greenscale_worker.queues.redis_common.connections import READ_SECONDS, clos
 from greenscale_worker.queues.redis_common.errors import mapped
 from greenscale_worker.queues.redis_common.scripts import Script
 from greenscale_worker.queues.redis_common.tasks import end
+from greenscale_worker.queues.redis_common.wire import Wire
 from greenscale_worker.telemetry import log
 
 
@@ -23,6 +24,7 @@ class Link:
 
     def __init__(self, client: Any, *, greet: Callable[[], Awaitable[None]], heartbeat: float) -> None:
         self.client = client
+        self._wire = Wire(client) if hasattr(client, "connection_pool") else None  # a Cluster has many servers
         self._greet = greet
         self._patience = heartbeat / 3
         self._stale_after = 2 * heartbeat
@@ -42,7 +44,7 @@ class Link:
         """Run a script once. Raises QueueUnavailableError or ConfigError."""
         with mapped():
             async with asyncio.timeout(self._limit):
-                answer = await script(self.client, keys, args)
+                answer = await script(self._wire or self.client, keys, args)
         self._answered = asyncio.get_running_loop().time()
         return answer
 
@@ -79,6 +81,8 @@ class Link:
     async def aclose(self) -> None:
         """Stop looking for the server, and close every connection."""
         await end(self._recovery)
+        if self._wire is not None:
+            await self._wire.drop_idle()
         await close(self.client)
 
     async def _insist(
@@ -107,7 +111,8 @@ class Link:
         while True:
             if said:
                 await asyncio.sleep(random.uniform(0, self._patience))  # noqa: S311  jitter, not a secret
-                await self._drop_idle_connections()
+                if self._wire is not None:
+                    await self._wire.drop_idle()
             try:
                 await self._greet()
             except (QueueUnavailableError, ConfigError) as error:
@@ -119,9 +124,3 @@ class Link:
         self._recovery = None
         if said:
             log.info("queue_back")
-
-    async def _drop_idle_connections(self) -> None:
-        """Where one connection was dead, the others may be: each would cost its next user the whole time limit."""
-        pool = getattr(self.client, "connection_pool", None)
-        if pool is not None:
-            await pool.disconnect(inuse_connections=False)

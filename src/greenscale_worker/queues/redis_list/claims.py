@@ -25,6 +25,7 @@ MOST: Final = 32  # jobs in one CLAIM; larger groups keep the process waiting fo
 MOST_BYTES: Final = 4 * 1024 * 1024
 SUSPECT_CRASHES: Final = 2  # as in prelude.lua
 PEEK_SECONDS: Final = 10
+PEEK_AFTER: Final = 0.0005  # so that the jobs just claimed are on their way first
 POLL_SECONDS: Final = 1.0
 PAUSED: Final = -2
 
@@ -163,6 +164,7 @@ class Claims:
 
     async def _peek_once(self) -> None:
         name, side = self._options.name, self._options.take_from.upper()
+        await asyncio.sleep(PEEK_AFTER)
         try:
             with mapped():
                 await self._peeker.execute_command("BLMOVE", name, name, side, side, PEEK_SECONDS)
