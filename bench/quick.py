@@ -72,6 +72,10 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def script_calls(db: redis.Redis) -> int:
+    return int(db.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"])
+
+
 def throughput(kind: str, db: redis.Redis, redis_port: int, stub_port: int) -> dict[str, float]:
     db.flushall()
     words, env = command(kind, redis_port, f"http://127.0.0.1:{stub_port}/v1/chat/completions", LANES)
@@ -82,8 +86,7 @@ def throughput(kind: str, db: redis.Redis, redis_port: int, stub_port: int) -> d
         time.sleep(0.3)
         for start in range(1, JOBS + 1, 500):
             db.lpush("preload", *(payload(number) for number in range(start, start + 500)))
-        cpu, calls, began = cpu_seconds(child.pid), int(db.info("stats")["total_commands_processed"]), time.perf_counter()
-        scripts = int(db.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"])
+        cpu, scripts, began = cpu_seconds(child.pid), script_calls(db), time.perf_counter()
         db.rename("preload", "jobs")
         db.lpush("jobs", payload(999_999))
         while not db.exists(f"result:job-{JOBS:06d}"):
@@ -92,8 +95,7 @@ def throughput(kind: str, db: redis.Redis, redis_port: int, stub_port: int) -> d
             time.sleep(0.005)
         seconds = time.perf_counter() - began
         cpu = cpu_seconds(child.pid) - cpu
-        scripts = int(db.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"]) - scripts
-        del calls
+        scripts = script_calls(db) - scripts
     return {"jobs/s": JOBS / seconds, "CPU s / 1,000": cpu * 1000 / JOBS, "scripts / job": scripts / JOBS}
 
 
@@ -151,7 +153,8 @@ def main() -> None:
                 for figure in runs["floor"][0]:
                     floor, worker = (statistics.median(run[figure] for run in runs[kind]) for kind in runs)
                     ratio = f"{worker / floor:.2f} x" if floor else "-"
-                    print(f"{measure:<11} {figure:<14} floor {floor:10.3f}   worker {worker:10.3f}   {ratio}", flush=True)
+                    line = f"{measure:<11} {figure:<14} floor {floor:10.3f}   worker {worker:10.3f}   {ratio}"
+                    print(line, flush=True)
 
 
 main()
