@@ -182,6 +182,11 @@ TEXTS = {
     "GREENSCALE_LOG_FORMAT": (["auto", "json", "console"], ["text"]),
     "GREENSCALE_LOG_LEVEL": (["debug", "info", "warning", "error"], ["verbose"]),
     "GREENSCALE_LOG_CONTENT": (["true", "False", "1", "no"], ["maybe", "2"]),
+    "GREENSCALE_POD_DELETION_COST": (["true", "false"], ["3"]),
+    "GREENSCALE_POD_NAME": (
+        ["greenscale-worker-6d4cf56db6-x2x7k", "a.b", "0", "a" * 253],
+        ["-a", "a-", "A", "a/b", "a_b", "a" * 254],
+    ),
     "NEYSA_API_KEY": ([KEY, "", "a.b/c+d="], ["a b", "a\n", "clé"]),
     "OPENAI_API_KEY": ([KEY, ""], [" a", "a\tb"]),
 }

@@ -1,23 +1,25 @@
 """What was pushed to a list, and what has become of it: the accounts must balance."""
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 import orjson
-from redis import Redis
 
-from greenscale_worker.queues.redis_common.scripts import load
-from greenscale_worker.queues.redis_list import WORKER_SCRIPTS, __name__ as room
 from greenscale_worker.queues.redis_list.keys import Keys
 
+NO_ID: Final = re.compile("[^A-Za-z0-9-]")
 NOTHING: Final[Mapping[str, str]] = {}
 
 
 class Jobs:
-    """The jobs of one list, seen by its producer and its readers; ids are `<list>-<name>`, so that lists can be many."""
+    """The jobs of one list, seen by producer and readers; ids are `<list>-<name>`, so that there may be many lists.
 
-    def __init__(self, client: "Redis[bytes]", name: str = "jobs", *, cluster: bool = False) -> None:
-        self.client: Any = client
+    `client` is a plain one of redis-py, to the server that the workers use.
+    """
+
+    def __init__(self, client: Any, name: str = "jobs", *, cluster: bool = False) -> None:
+        self.client = client
         self.keys = Keys(name, cluster=cluster)
         self.pushed: list[str] = []
 
@@ -26,7 +28,7 @@ class Jobs:
         return self.keys.name
 
     def id(self, name: object) -> str:
-        return f"{self.name.strip('{}')}-{name}"
+        return NO_ID.sub("", f"{self.name}-{name}")
 
     def push(self, *names: object, right: bool = False, **fields: Any) -> list[str]:
         """Push jobs as a producer would; the prompt is the id."""
@@ -106,14 +108,14 @@ class Jobs:
             assert (answer is not None) == (state == "succeeded"), job_id
             assert answer is None or answer.startswith(job_id), answer
 
+    def undisturbed(self, job_ids: Iterable[str]) -> None:
+        """Each was run once, without a crash: no lease has expired on the way."""
+        for job_id in job_ids:
+            record = self.record(job_id)
+            assert (job_id, record.get("attempts"), record.get("crashes")) == (job_id, "1", "0")
+
     def nothing_left_behind(self) -> None:
         """No worker is on the books any more, as after exit code 0."""
         assert self.size("lease") == 0
         assert self.size("workers") == 0
         assert not list(self.client.scan_iter(self.keys.of("claim:*").replace("[", "\\[")))
-
-
-def load_scripts(client: Any) -> None:
-    """Make the scripts known to the server, so that the first call of each is one round trip as all others."""
-    for name in WORKER_SCRIPTS:
-        client.script_load(load(room, name, server_major=7, when_full=True).source)

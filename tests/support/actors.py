@@ -1,0 +1,320 @@
+"""Producers, people and workers, calling the scripts as queue.py, claims.py and admin.py of the list queue do."""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from redis import Redis
+
+from greenscale_worker.queues import redis_list
+from greenscale_worker.queues.redis_common.scripts import load
+from greenscale_worker.queues.redis_list.keys import Keys
+from tests.support.crew import Call, Held, Process, id_in
+from tests.support.entries import (
+    BATCH,
+    BEAT,
+    BURIAL_MARGIN,
+    LARGEST,
+    LEASE,
+    LIVE_SECONDS,
+    SUSPECT_CRASHES,
+    TOMBSTONE_SECONDS,
+    Binding,
+    Ending,
+    Return,
+    Setup,
+)
+from tests.support.ledger import Ledger
+from tests.support.witness import Witness
+
+SCRIPTS: Final = (*redis_list.WORKER_SCRIPTS, *redis_list.ADMIN_SCRIPTS, "agree")
+GROUPED: Final = {"bind", "settle", "release"}
+MAX_CRASHES: Final = [2, 5]
+DONE: Final = {b"OK", b"BADTYPE"}
+RUNS: Final = {b"RUN", b"BADTYPE"}
+
+JOB_IDS: Final = [f"j-{n}" for n in range(20)]
+TEXTS: Final = ["", "a|b||c", 'said "no"\n{"code": 1}\n', "\x00\x1f\u2028 ü", "x" * 200]
+JUNK: Final = [b"|", b"\n{}\n", b'"\\u0000', b"\xff\xfe\x00\r\n", b"a|b|3|4|5|c\n"]
+
+
+def sources() -> dict[str, bytes]:
+    """Load the scripts as the worker does; but a payload that is too large to be read may be small."""
+    scripts = load(redis_list.__name__, *SCRIPTS)
+    return {name: script.source.replace(b"8 * 1024 * 1024", b"%d" % LARGEST) for name, script in scripts.items()}
+
+
+class Actors:
+    """One queue, everybody who uses it, and what is known of it."""
+
+    def __init__(self, redis: Redis, scripts: Mapping[str, bytes], seed: int) -> None:
+        self.rnd = rnd = random.Random(seed)
+        self.crowd = 90 if seed % 8 == 7 else 4  # the most that is done at once; 90 is more than a script's BATCH
+        self.setup = Setup(
+            side=rnd.choice(["RIGHT", "LEFT"]),
+            max_bytes=1_000_000 if self.crowd > BATCH else rnd.choice([60, 300, 1_000_000]),
+            ttl=rnd.choice([3600, 3600, 3600, 3600, 0]),
+        )
+        self.redis = redis
+        redis.flushdb()
+        self.keys = Keys("jobs")
+        self.scripts = {name: redis.register_script(source) for name, source in scripts.items()}
+        self.ledger = Ledger(self.setup)
+        self.witness = Witness()
+        self.names = (f"w{n}" for n in range(1_000_000))
+        self.processes = [self.new_process() for _ in range(3)]
+        self.ids: set[int] = set()
+        self.given: dict[tuple[int, str], str] = {}
+        self.happened: Counter[str] = Counter()
+
+    def new_process(self) -> Process:
+        """Start a worker; during a rolling upgrade not all have the same settings."""
+        self.send("agree", [], [version := self.rnd.choice(["1", "2"])], lambda: self.ledger.agree(version))
+        return Process(next(self.names), max_crashes=self.rnd.choice(MAX_CRASHES))
+
+    # Producers and people
+
+    def push(self, _: Process, n: int = 0) -> None:
+        push = self.redis.lpush if self.setup.side == "RIGHT" else self.redis.rpush
+        for _number in range(n or self.rnd.choice([1, 2, 3, self.crowd])):
+            payload = self.new_payload()
+            push(self.keys.name, payload)
+            self.ledger.waiting.append(payload)
+            self.witness.pushed.append(payload)
+
+    def put(self, _: Process) -> None:
+        payloads = [payload for payload in (self.new_payload(), self.new_payload()) if id_in(payload)]
+        jobs = [(id_in(payload), payload) for payload in payloads]
+        side = "LEFT" if self.setup.side == "RIGHT" else "RIGHT"
+        args = [side, LIVE_SECONDS if self.setup.ttl else 0, *flat(jobs)]
+        self.send("put", [self.keys.record(job_id) for job_id, _ in jobs], args, lambda: self.ledger.put(jobs))
+        self.witness.pushed += payloads
+
+    def cancel(self, _: Process) -> None:
+        job_id = self.rnd.choice([*self.ledger.records, *JOB_IDS])
+        keys = [self.keys.record(job_id), self.keys.cancel(job_id)]
+        args = [job_id, TOMBSTONE_SECONDS, self.setup.ttl]
+        answer = self.send("cancel", keys, args, lambda: self.ledger.cancel(job_id))
+        self.happened[f"cancel: {answer.decode()}"] += 1
+
+    def replay(self, _: Process) -> None:
+        id_ = self.rnd.choice(self.letters() or [1])
+        for _again in range(self.rnd.choice([1, 1, 2])):
+            self.send("replay", [], [id_], lambda: self.ledger.replay(id_))
+            self.witness.running.pop(id_, None)
+
+    def purge(self, _: Process) -> None:
+        for id_ in list(self.ledger.dead)[:2]:
+            self.redis.hdel(self.keys.of("dead"), str(id_))
+            self.witness.purged.append(self.ledger.dead.pop(id_).payload)
+
+    def pause(self, _: Process) -> None:
+        self.redis.hset(self.keys.of("control"), "paused", "1")
+        self.ledger.paused = True
+
+    def resume(self, _: Process) -> None:
+        self.redis.hdel(self.keys.of("control"), "paused")
+        self.ledger.paused = False
+
+    # A worker
+
+    def claim(self, process: Process, n: int = 0, fate: str = "") -> Any:
+        """Claim; not while another claim of this process is on the wire."""
+        if any(call.script == "claim" for call in process.unanswered):
+            return None
+        n = n or self.rnd.choice([1, 2, 3, self.crowd])
+        nonce = f"{self.rnd.getrandbits(128):032x}"
+        may_suspect = not any(held.crashes >= SUSPECT_CRASHES for held in process.held.values())
+        args = [n, LEASE, BEAT, process.name, nonce, process.max_crashes]
+        args += [self.setup.side, self.setup.max_bytes, int(may_suspect)]
+
+        def expected() -> list[Any]:
+            _, _, expires = self.ledger.claims.get(process.name, ("", [], 0))
+            if expires < self.ledger.now:  # Redis' own expiry knows nothing of the walk's clock
+                self.redis.delete(self.keys.claim(process.name))
+                self.ledger.claims.pop(process.name, None)
+            return self.ledger.claim(process.name, nonce, n, process.max_crashes, may_suspect=may_suspect)
+
+        def seen(answer: list[Any]) -> None:
+            letters = self.ledger.dead.items()
+            unread = {id_: letter.payload for id_, letter in letters if letter.header["code"] == "too_large"}
+            fresh = self.witness.claimed(answer[3], unread, self.ledger.now, max(MAX_CRASHES) + BURIAL_MARGIN)
+            assert not fresh & self.ids, "an id was given to two jobs"
+            self.ids |= fresh
+            for id_, token, *_ in answer[3]:
+                owner = self.given.setdefault((int(id_), token.decode()), process.name)
+                assert owner == process.name, "invariant 3: a token was given twice"
+
+        def heard(answer: list[Any]) -> None:
+            for id_, token, _, crashes, _, payload in answer[3]:
+                process.held[int(id_)] = Held(int(id_), token.decode(), payload, crashes)
+                process.told.add((int(id_), token.decode()))
+            assert sum(held.crashes >= SUSPECT_CRASHES for held in process.held.values()) <= 1, "two suspects"
+
+        return self.call(process, Call("claim", [self.keys.claim(process.name)], args, expected, [], seen, heard), fate)
+
+    def bind(self, process: Process, *, everything: bool = False) -> None:
+        group = self.some([held for held in process.at("claimed") if held.usable], everything=everything)
+        items = [Binding(held.id, held.token, held.job_id, self.run_fields(process, held)) for held in group]
+        keys: list[str] = []
+        args: list[Any] = [LIVE_SECONDS, self.setup.ttl]
+        for id_, token, job_id, fields in items:
+            keys += [self.keys.record(job_id), self.keys.cancel(job_id)]
+            args += [id_, token, job_id, 2 * len(fields), *flat(fields.items())]
+
+        def seen(answers: list[bytes]) -> None:
+            for item, answer in zip(items, answers, strict=True):
+                if answer in RUNS:
+                    self.witness.running[item.id] = item.job_id
+                elif answer == b"DUPLICATE":
+                    self.witness.folded(item.id, self.ledger)
+
+        def heard(answers: list[bytes]) -> None:
+            for held, answer in zip(group, answers, strict=True):
+                held.step = "bound" if answer in RUNS else answer.decode().lower()
+            process.let_go(held for held in group if held.step not in {"bound", "conflict"})
+
+        self.call(process, Call("bind", keys, args, lambda: self.ledger.bind(items), group, seen, heard))
+
+    def settle(self, process: Process, *, everything: bool = False) -> None:
+        unusable = [held for held in process.at("claimed") if not held.usable]
+        group = self.some([*process.at("bound", "conflict"), *unusable], everything=everything)
+        items = [self.outcome(process, held) for held in group]
+        keys: list[str] = []
+        args: list[Any] = [self.setup.ttl]
+        for item in items:
+            keys += [self.keys.result(item.job_id), self.keys.record(item.job_id)]
+            args += [*item[:-1], 2 * len(item.fields), *flat(item.fields.items())]
+
+        def seen(answers: list[bytes]) -> None:
+            for item, answer in zip(items, answers, strict=True):
+                if answer in DONE:
+                    self.witness.ended(item.id, item.token, item.state)
+
+        def heard(_: list[bytes]) -> None:
+            process.let_go(group)
+
+        self.call(process, Call("settle", keys, args, lambda: self.ledger.settle(items), group, seen, heard))
+
+    def release(self, process: Process, *, everything: bool = False, delay: int = -1) -> None:
+        """Give jobs back, each after a delay of its own, or all after the same; a delayed one has used up a try."""
+        group = self.some(process.at("claimed", "bound", "conflict"), everything=everything)
+        items: list[Return] = []
+        for held in group:
+            job_id, wait = held.job_id if held.step == "bound" else "", self.rnd.choice([0, 0, 1000, 60_000])
+            wait = wait if delay < 0 else delay
+            items.append(Return(held.id, held.token, wait, int(wait > 0), job_id, self.rnd.choice(TEXTS)))
+        keys = [self.keys.record(item.job_id) for item in items]
+        args = [LIVE_SECONDS if self.setup.ttl else 0, *flat(items)]
+
+        def heard(_: list[bytes]) -> None:
+            process.let_go(group)
+
+        self.call(process, Call("release", keys, args, lambda: self.ledger.release(items), group, ignore, heard))
+
+    def beat(self, process: Process) -> None:
+        """Send a heartbeat; where a worker holds much, it takes two calls."""
+        group = list(process.held.values())
+        half = self.rnd.choice([0, 0, len(group) // 2])
+        for part, last in ((group[:half], False), (group[half:], True)):
+            if part or last:
+                self.beat_for(process, part, last=last)
+
+    def beat_for(self, process: Process, group: list[Held], *, last: bool) -> None:
+        held = [(each.id, each.token) for each in group]
+        args = [LEASE, BEAT, process.max_crashes, process.name, int(last), *flat(held)]
+
+        def expected() -> list[Any]:
+            return self.ledger.beat(process.name, process.max_crashes, held, last=last)
+
+        def lost(answer: list[Any]) -> set[tuple[int, str]]:
+            ids, tokens = answer[2][::3], answer[2][1::3]
+            return {(int(id_), token.decode()) for id_, token in zip(ids, tokens, strict=True)}
+
+        def seen(answer: list[Any]) -> None:
+            self.witness.beaten({id_ for id_, _ in set(held) - lost(answer)}, self.ledger.now)
+
+        def heard(answer: list[Any]) -> None:
+            process.let_go(each for each in group if (each.id, each.token) in lost(answer))
+
+        self.call(process, Call("beat", [], args, expected, [], seen, heard))
+
+    def resend(self, process: Process) -> None:
+        if process.unanswered:
+            self.call(process, process.unanswered.pop(0))
+
+    # How it is done
+
+    def call(self, process: Process, call: Call, fate: str = "") -> Any:
+        """Send a worker's call. Its reply may be lost, and then it is sent again later; or it is sent twice at once."""
+        if call.script in GROUPED and not call.group:
+            return None
+        fate = fate or self.rnd.choices(["heard", "lost", "sent twice"], [85, 9, 6])[0]
+        self.happened[f"{call.script}: {fate}"] += 1
+        for held in call.group:
+            held.step = "sent"
+        answer = None
+        for _ in range(2 if fate == "sent twice" else 1):
+            answer = self.send(call.script, call.keys, call.args, call.expected)
+            call.seen(answer)
+        if fate == "lost":
+            process.unanswered.append(call)
+            return None
+        call.heard(answer)
+        return answer
+
+    def send(self, script: str, keys: list[str], args: list[Any], expected: Callable[[], Any]) -> Any:
+        """Run a script; it answers what the ledger says."""
+        self.ledger.now += 1
+        right = wire(expected())
+        answer = self.scripts[script](keys=[*self.keys.base, *keys], args=[self.ledger.now, *args])
+        assert answer == right, f"{script} answers {answer}, not {right}"
+        if script in GROUPED:
+            self.happened.update(f"{script}: {each.decode()}" for each in answer)
+        return answer
+
+    def letters(self) -> list[int]:
+        """Give the dead letters whose job id is in flight again, if there are any; else all."""
+        dead = self.ledger.dead
+        return [id_ for id_, letter in dead.items() if letter.header["job_id"] in self.ledger.bound] or list(dead)
+
+    def new_payload(self) -> bytes:
+        """Make a payload: often with the id of another, sometimes with no usable one, or unusable for another fault."""
+        number = self.rnd.randrange(len(JOB_IDS))
+        job_id = JOB_IDS[number] if self.rnd.random() < 0.93 else ""
+        kind, variant = self.rnd.choice(["", "", "", "", "", "", "bad"]), self.rnd.choice([0, 0, 0, 1])
+        return f"{job_id}\0{kind}{variant}".encode() + JUNK[(number + variant) % len(JUNK)] * (1 + 9 * (number % 3))
+
+    def run_fields(self, process: Process, held: Held) -> dict[str, str]:
+        return {"crashes": str(held.crashes), "worker": process.name, "metadata": self.rnd.choice(TEXTS)}
+
+    def outcome(self, process: Process, held: Held) -> Ending:
+        """Settle what a worker holds as it would."""
+        note = self.rnd.choice(TEXTS)
+        crashed = held.crashes >= process.max_crashes
+        if held.step == "bound" and not crashed and self.rnd.random() < 0.7:
+            return Ending(held.id, held.token, "succeeded", held.job_id, f"answer {held.token}", "", {"model": note})
+        job_id = "" if held.step == "conflict" else held.job_id
+        code = {"conflict": "conflict", "claimed": "bad_field"}.get(held.step, "crashed" if crashed else note)
+        return Ending(held.id, held.token, "failed", job_id, code, note, {"error_code": code, "error_message": note})
+
+    def some(self, held: list[Held], *, everything: bool) -> list[Held]:
+        most = len(held) if everything else self.rnd.randint(1, self.crowd)
+        return self.rnd.sample(held, min(len(held), most))
+
+
+def wire(value: Any) -> Any:
+    """Write an expected answer as Redis sends it."""
+    if isinstance(value, list):
+        return [wire(each) for each in value]
+    return value.encode() if isinstance(value, str) else value
+
+
+def flat(pairs: Iterable[Iterable[Any]]) -> list[Any]:
+    """Lay pairs side by side, as a script takes them."""
+    return [word for pair in pairs for word in pair]
+
+
+def ignore(_: Any) -> None:
+    """Hear nothing of interest."""

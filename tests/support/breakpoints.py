@@ -1,0 +1,96 @@
+"""Runs the worker's command with one breakpoint, at which the process dies as by `kill -9`.
+
+    python -m tests.support.breakpoints "settle sent 2"
+
+`2`: the second time it gets there. The product has no part in this: its functions are wrapped before its command runs.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from importlib import resources
+from typing import Any, Final, NoReturn
+
+from redis.asyncio.connection import AbstractConnection
+
+from greenscale_worker.backends.chat import ChatBackend
+from greenscale_worker.cli import main
+from greenscale_worker.queues import redis_list
+from greenscale_worker.queues.redis_common.scripts import Script
+
+MOMENTS: Final = ("before", "sent", "answered")
+
+
+def break_at(point: str) -> None:
+    """Set the breakpoint: a script of the list queue or `infer`, the moment, and how many times it passes."""
+    what, moment, passes = point.split()
+    if moment not in MOMENTS or (what != "infer" and what not in redis_list.WORKER_SCRIPTS):
+        raise ValueError(point)
+    left = int(passes)
+
+    async def reach(call: Callable[[], Awaitable[Any]], send: Callable[[], Awaitable[Any]]) -> Any:
+        nonlocal left
+        left -= 1
+        if left > 0:
+            return await call()
+        if moment == "sent":
+            await send()
+        elif moment == "answered":
+            await call()
+        _die()
+
+    if what == "infer":
+        _wrap_backend(reach)
+    else:
+        _wrap_script(what, reach)
+
+
+def _wrap_backend(reach: Callable[..., Awaitable[Any]]) -> None:
+    original = ChatBackend.infer
+
+    async def infer(self: ChatBackend, job: Any) -> Any:
+        return await reach(lambda: original(self, job), _nothing)
+
+    ChatBackend.infer = infer  # type: ignore[method-assign]  # that is what this module is for
+
+
+def _wrap_script(name: str, reach: Callable[..., Awaitable[Any]]) -> None:
+    original = Script.__call__
+    body = resources.files(redis_list).joinpath(f"{name}.lua").read_bytes()
+
+    async def run(self: Script, client: Any, keys: list[str], args: list[Any]) -> Any:
+        async def send() -> None:
+            _die_after_sending(self.source)
+            await client.execute_command("EVAL", self.source, len(keys), *keys, *args)
+
+        if not self.source.endswith(body):
+            return await original(self, client, keys, args)
+        return await reach(lambda: original(self, client, keys, args), send)
+
+    Script.__call__ = run  # type: ignore[method-assign]  # as above
+
+
+def _die_after_sending(source: bytes) -> None:
+    original = AbstractConnection.send_command
+
+    async def send_command(self: AbstractConnection, *words: Any, **options: Any) -> None:
+        await original(self, *words, **options)
+        if source in words:
+            _die()
+
+    AbstractConnection.send_command = send_command  # type: ignore[method-assign]  # as above
+
+
+async def _nothing() -> None:
+    raise ValueError("an HTTP call has no moment `sent`: the endpoint knows better when it has arrived")
+
+
+def _die() -> NoReturn:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+if __name__ == "__main__":
+    break_at(sys.argv[1])
+    sys.exit(main([]))

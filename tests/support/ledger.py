@@ -1,0 +1,330 @@
+"""The list protocol once more, in plain Python: what each script must answer, and what must lie in Redis afterwards.
+
+Written from docs/queue-protocol.md, one method for each script. Ids are numbers here and times are milliseconds.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.support.entries import (
+    BATCH,
+    BEAT,
+    BURIAL_MARGIN,
+    LARGEST,
+    LEASE,
+    LIVE_SECONDS,
+    REMEMBERED_SECONDS,
+    Binding,
+    Ending,
+    Letter,
+    Open,
+    Record,
+    Return,
+    Setup,
+)
+
+
+@dataclass
+class Ledger:
+    """What is true of a queue. Records and results of a foreign type are FOREIGN."""
+
+    setup: Setup
+    now: int = 1_800_000_000_000
+    waiting: deque[bytes] = field(default_factory=deque)
+    open: dict[int, Open] = field(default_factory=dict)
+    dead: dict[int, Letter] = field(default_factory=dict)
+    ended: list[bytes] = field(default_factory=list)
+    bound: dict[str, int] = field(default_factory=dict)
+    records: dict[str, Record | str] = field(default_factory=dict)
+    lifetimes: dict[str, int] = field(default_factory=dict)
+    results: dict[str, str] = field(default_factory=dict)
+    tombstones: set[str] = field(default_factory=set)
+    claims: dict[str, tuple[str, list[int], int]] = field(default_factory=dict)
+    workers: dict[str, int] = field(default_factory=dict)
+    paused: bool = False
+    format: str = ""
+    clock: int = 0
+    amnesty: int = 0
+    last: int | None = None
+    counters: Counter[str] = field(default_factory=Counter)
+    bells: list[str] = field(default_factory=list)
+    rare: Counter[str] = field(default_factory=Counter)
+
+    def agree(self, version: str) -> str:
+        self.format = self.format or version
+        return self.format
+
+    def claim(self, owner: str, nonce: str, n: int, max_crashes: int, *, may_suspect: bool) -> list[Any]:
+        known, ids, _ = self.claims.get(owner, ("", [], 0))
+        if known == nonce:
+            still = [id_ for id_ in ids if self._held(id_, f"{nonce}:{ids.index(id_) + 1}")]
+            for id_ in still:
+                self.open[id_].until = self.now + LEASE
+            self.claims[owner] = (nonce, ids, self.now + 1000 * REMEMBERED_SECONDS)
+            return [0, str(self.now), 0, self._given(still), []]
+        self._tick()
+        reaped, buried = self._reap(max_crashes)
+        if self.paused:
+            return [-2, str(self.now), reaped, [], buried]
+        due = self._first("delayed", lambda job: job.until <= self.now)
+        for id_ in due:
+            self.open[id_].place = "ready"
+        ids = self._take(owner, nonce, n, may_suspect=may_suspect)
+        if ids:
+            self.claims[owner] = (nonce, ids, self.now + 1000 * REMEMBERED_SECONDS)
+            self.counters["claimed"] += len(ids)
+        if reaped:
+            self.bells.append("ready")
+        full = len(ids) < n and self._bytes(ids) >= self.setup.max_bytes
+        sleep = 0 if BATCH in (reaped, len(due)) or full else self._sleep()
+        return [sleep, str(self.now), reaped, self._given(ids), buried]
+
+    def bind(self, items: Iterable[Binding]) -> list[str]:
+        return [self._bind(item) for item in items]
+
+    def settle(self, items: Iterable[Ending]) -> list[str]:
+        return [self._settle(item) for item in items]
+
+    def release(self, items: Iterable[Return]) -> list[str]:
+        before = self.counters["released"]
+        answers = [self._release(item) for item in items]
+        if self.counters["released"] > before:
+            self.bells.append("ready")
+        return answers
+
+    def beat(self, owner: str, max_crashes: int, held: Iterable[tuple[int, str]], *, last: bool) -> list[Any]:
+        self._tick()
+        lost: list[str] = []
+        for id_, token in held:
+            if self._held(id_, token):
+                self.open[id_].until = self.now + LEASE
+            else:
+                lost += [str(id_), token, "taken" if id_ in self.open else "gone"]
+        reaped, buried = self._reap(max_crashes) if last else (0, [])
+        self.workers[owner] = self.now
+        self.workers = {name: at for name, at in self.workers.items() if at > self.now - 2 * LEASE}
+        if reaped:
+            self.bells.append("ready")
+        jobs = self.open.values()
+        claimable = sum(job.place == "ready" or (job.place == "delayed" and job.until <= self.now) for job in jobs)
+        return [reaped, 0 if self.paused else claimable, lost, buried]
+
+    def put(self, jobs: Iterable[tuple[str, bytes]]) -> int:
+        for job_id, payload in jobs:
+            self.waiting.append(payload)
+            if self.setup.ttl and not self._is_elsewhere(job_id, 0):
+                self.records.pop(job_id, None)
+                self._write(job_id, LIVE_SECONDS, {"state": "waiting", "submitted_ms": str(self.now)})
+        return len(self.waiting)
+
+    def cancel(self, job_id: str) -> str:
+        id_ = self.bound.get(job_id)
+        if id_ in self.open:
+            self._end(id_, "cancelled")
+            self._write(job_id, self.setup.ttl, {"state": "cancelled", "finished_ms": str(self.now)})
+            self.bells.append(f"gone {id_}")
+            return "CANCELLED"
+        record = self.records.get(job_id)
+        if isinstance(record, dict) and record.get("state") in {"succeeded", "failed", "cancelled"}:
+            return "FINISHED"
+        self.tombstones.add(job_id)
+        return "LATER"
+
+    def replay(self, id_: int) -> str:
+        letter = self.dead.pop(id_, None)
+        if letter is None:
+            return "GONE"
+        job_id = "" if self._is_elsewhere(letter.header["job_id"], id_) else letter.header["job_id"]
+        self.open[id_] = Open(letter.payload, self.now, job_id=job_id)
+        if job_id:
+            self.bound[job_id] = id_
+        self.bells.append("ready")
+        return "OK"
+
+    def _tick(self) -> None:
+        went_back = self.now < self.clock - 1000
+        if self.clock and (went_back or self.now - self.clock > 2 * BEAT):
+            self.amnesty = self.now + 2 * BEAT
+        if went_back:
+            for job in self.open.values():
+                if job.place == "lease":
+                    job.until = min(job.until, self.now + LEASE)
+                elif job.place == "delayed":
+                    job.until -= self.clock - self.now
+            self.workers = {name: at for name, at in self.workers.items() if at <= self.now}
+        self.clock = self.now
+
+    def _reap(self, max_crashes: int) -> tuple[int, list[str]]:
+        buried: list[str] = []
+        if self.now < self.amnesty:
+            return 0, buried
+        expired = self._first("lease", lambda job: job.until < self.now)
+        for id_ in expired:
+            job = self.open[id_]
+            job.crashes += 1
+            job.place = "ready"
+            if job.crashes >= max_crashes + BURIAL_MARGIN:
+                self.rare["buried by Lua"] += 1
+                buried += [job.job_id] if job.job_id else []
+                self._bury(id_, job.job_id, "crashed", f"the lease expired {job.crashes} times")
+        self.counters["reaped"] += len(expired)
+        return len(expired), buried
+
+    def _take(self, owner: str, nonce: str, n: int, *, may_suspect: bool) -> list[int]:
+        ids: list[int] = []
+        for id_ in sorted(id_ for id_, job in self.open.items() if job.place == "ready"):
+            if len(ids) == n or self._bytes(ids) >= self.setup.max_bytes:
+                break
+            if self.open[id_].suspect and not may_suspect:
+                continue
+            may_suspect = may_suspect and not self.open[id_].suspect
+            ids.append(id_)
+        while self.waiting and len(ids) < n and self._bytes(ids) < self.setup.max_bytes:
+            self.last = max((self.last or 0) + 1, self.now * 1000)
+            self.open[self.last] = Open(payload := self.waiting.popleft(), self.now)
+            if len(payload) > LARGEST:
+                self.rare["too large"] += 1
+                message = f"{len(payload)} bytes; more than {LARGEST} are not even read"
+                self._bury(self.last, "", "too_large", message)
+            else:
+                ids.append(self.last)
+        self.last = self.last or 0
+        for index, id_ in enumerate(ids, 1):
+            job = self.open[id_]
+            job.place, job.until, job.token, job.owner = "lease", self.now + LEASE, f"{nonce}:{index}", owner
+        return ids
+
+    def _bind(self, item: Binding) -> str:
+        id_, token, job_id, fields = item
+        if not self._held(id_, token):
+            return "STALE"
+        if self._is_elsewhere(job_id, id_):
+            if self.open[self.bound[job_id]].payload != self.open[id_].payload:
+                return "CONFLICT"
+            self._end(id_, "duplicate")
+            return "DUPLICATE"
+        if job_id in self.tombstones:
+            self.tombstones.remove(job_id)
+            self._end(id_, "cancelled")
+            self._begin(job_id)
+            self._write(job_id, self.setup.ttl, {"state": "cancelled", "finished_ms": str(self.now)})
+            return "CANCELLED"
+        self.bound[job_id] = id_
+        self.open[id_].job_id = job_id
+        self._begin(job_id)
+        foreign = self._write(job_id, LIVE_SECONDS, fields | {"state": "running", "claimed_ms": str(self.now)})
+        return "BADTYPE" if foreign else "RUN"
+
+    def _settle(self, item: Ending) -> str:
+        job, clash = self.open.get(item.id), self._is_elsewhere(item.job_id, item.id)
+        if job is None:
+            return self._settle_late(item, clash=clash)
+        if job.token != item.token:
+            return "STALE"
+        if item.state == "succeeded":
+            self._end(item.id, "succeeded")
+        else:
+            self._bury(item.id, item.job_id, "conflict" if clash else item.text, item.message)
+            if clash:
+                return "OK"
+            self.counters["failed"] += 1
+        if job.job_id != item.job_id:
+            self._begin(item.job_id)
+        return self._record_end(item)
+
+    def _settle_late(self, item: Ending, *, clash: bool) -> str:
+        letter = self.dead.get(item.id)
+        if letter is None or letter.header["token"] != item.token:
+            return "GONE"
+        if item.state == "failed":
+            return "OK"
+        self.rare["answer too late" if clash else "late answer"] += 1
+        if clash:
+            return "GONE"
+        self.ended.append(self.dead.pop(item.id).payload)
+        self.counters["succeeded"] += 1
+        self._begin(item.job_id)
+        return self._record_end(item)
+
+    def _record_end(self, item: Ending) -> str:
+        if not item.job_id or not self.setup.ttl:
+            return "OK"
+        if item.state == "succeeded":
+            self.results[item.job_id] = item.text
+        fields = item.fields | {"state": item.state, "finished_ms": str(self.now)}
+        return "BADTYPE" if self._write(item.job_id, self.setup.ttl, fields) else "OK"
+
+    def _release(self, item: Return) -> str:
+        if item.id not in self.open:
+            return "GONE"
+        if not self._held(item.id, item.token):
+            return "STALE"
+        job, due = self.open[item.id], self.now + item.delay
+        job.tries += item.counted
+        job.place, job.until = ("delayed", due) if item.delay else ("ready", 0)
+        self.counters["released"] += 1
+        if not item.job_id:
+            return "OK"
+        fields = {"state": "delayed", "due_ms": str(due), "error_code": item.reason}
+        return "BADTYPE" if self._write(item.job_id, LIVE_SECONDS, fields) else "OK"
+
+    def _is_elsewhere(self, job_id: str, id_: int) -> bool:
+        """Say whether another open job has this job id."""
+        other = self.bound.get(job_id)
+        return other != id_ and other in self.open
+
+    def _held(self, id_: int, token: str) -> bool:
+        return id_ in self.open and self.open[id_].place == "lease" and self.open[id_].token == token
+
+    def _first(self, place: str, wanted: Any) -> list[int]:
+        found = [(job.until, str(id_)) for id_, job in self.open.items() if job.place == place and wanted(job)]
+        return [int(id_) for _, id_ in sorted(found)[:BATCH]]
+
+    def _bytes(self, ids: list[int]) -> int:
+        return sum(len(self.open[id_].payload) for id_ in ids)
+
+    def _given(self, ids: list[int]) -> list[list[Any]]:
+        jobs = [(id_, self.open[id_]) for id_ in ids]
+        return [[str(id_), job.token, job.tries, job.crashes, str(job.first), job.payload] for id_, job in jobs]
+
+    def _sleep(self) -> int:
+        due = [job.until for job in self.open.values() if job.place == "delayed"]
+        expiries = [job.until for job in self.open.values() if job.place == "lease"]
+        if expiries:
+            due.append(max(min(expiries), self.amnesty))
+        return max(10, min(due) + 1 - self.now) if due else -1
+
+    def _forget(self, id_: int) -> Open:
+        job = self.open.pop(id_)
+        if self.bound.get(job.job_id) == id_:
+            del self.bound[job.job_id]
+        return job
+
+    def _end(self, id_: int, counter: str) -> None:
+        self.ended.append(self._forget(id_).payload)
+        self.counters[counter] += 1
+
+    def _bury(self, id_: int, job_id: str, code: str, message: str) -> None:
+        job = self._forget(id_)
+        self.counters["dead"] += 1
+        header = {"code": code, "message": message, "job_id": job_id, "token": job.token, "tries": job.tries}
+        header |= {"crashes": job.crashes, "first_claimed_ms": str(job.first), "died_ms": str(self.now)}
+        self.dead[id_] = Letter(header, job.payload)
+
+    def _begin(self, job_id: str) -> None:
+        """Forget what a record tells of earlier runs."""
+        record = self.records.get(job_id)
+        if self.setup.ttl and isinstance(record, dict):
+            self.records[job_id] = {name: value for name, value in record.items() if name == "submitted_ms"}
+
+    def _write(self, job_id: str, lifetime: int, fields: Record) -> bool:
+        """Say whether a foreign type was replaced."""
+        if not self.setup.ttl:
+            return False
+        record = self.records.get(job_id, {})
+        foreign = isinstance(record, str)
+        self.records[job_id] = fields if isinstance(record, str) else record | fields
+        self.lifetimes[job_id] = lifetime
+        return foreign

@@ -1,0 +1,81 @@
+"""The invariants of the list protocol (docs/queue-protocol.md), checked by what was seen from outside."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.support.entries import FOREIGN, LEASE
+from tests.support.ledger import Ledger
+
+
+@dataclass
+class Witness:
+    """What producers pushed and what Redis told the workers; `alive_at`: when a holder last showed that it lives."""
+
+    pushed: list[bytes] = field(default_factory=list)
+    purged: list[bytes] = field(default_factory=list)
+    payload: dict[int, bytes] = field(default_factory=dict)
+    token: dict[int, str] = field(default_factory=dict)
+    settled: dict[int, str] = field(default_factory=dict)
+    alive_at: dict[int, int] = field(default_factory=dict)
+    running: dict[int, str] = field(default_factory=dict)
+    failed_over: bool = False
+
+    def claimed(self, jobs: list[list[Any]], unread: dict[int, bytes], now: int, most_crashes: int) -> set[int]:
+        """Hear what a claim gave; `unread` was buried for its size on the way. Gives the ids never seen before."""
+        ids = [int(job[0]) for job in jobs]
+        assert ids == sorted(ids), "invariant 5: redeliveries do not come first, or not by age"
+        came = unread | {id_: job[5] for id_, job in zip(ids, jobs, strict=True)}
+        fresh = sorted(came.keys() - self.payload.keys())
+        assert not fresh or fresh[0] > max(self.payload, default=0), "invariant 5: ids are not in the order of delivery"
+        in_order = self.pushed[len(self.payload) : len(self.payload) + len(fresh)]
+        assert [came[id_] for id_ in fresh] == in_order, "invariant 5: first deliveries are not in order of arrival"
+        self.payload |= {id_: came[id_] for id_ in fresh}
+        for id_, (_, token, _, crashes, _, payload) in zip(ids, jobs, strict=True):
+            assert self.payload[id_] == payload, "a payload has changed"
+            assert crashes < most_crashes, "a job comes up too often"
+            self.token[id_] = token.decode()
+            self.alive_at[id_] = now
+        return set(fresh)
+
+    def beaten(self, ids: Iterable[int], now: int) -> None:
+        for id_ in ids:
+            self.alive_at[id_] = now
+
+    def ended(self, id_: int, token: str, state: str) -> None:
+        assert self.token[id_] == token, "invariant 4: somebody settled a job whose last claim was not his"
+        assert id_ not in self.settled, "invariant 4: a job that had succeeded was settled again"
+        if state == "succeeded":
+            self.settled[id_] = token
+
+    def folded(self, id_: int, ledger: Ledger) -> None:
+        same = any(job.payload == self.payload[id_] for job in ledger.open.values())
+        assert same, "a job was folded into one with another payload"
+
+    def clock_went_back(self, now: int, by: int) -> None:
+        """Leases are pulled in; those that had expired before have no promise."""
+        for id_, at in self.alive_at.items():
+            self.alive_at[id_] = min(at, now - by) if now - at < LEASE else at - LEASE - by
+
+    def check(self, ledger: Ledger, held: Iterable[tuple[int, str]]) -> None:
+        """Raise AssertionError unless the state that Redis was found in keeps the promises."""
+        left = [*ledger.waiting, *(job.payload for job in ledger.open.values())]
+        gone = [*ledger.ended, *self.purged, *(letter.payload for letter in ledger.dead.values())]
+        assert Counter(left + gone) == Counter(self.pushed), "invariant 2: a payload is lost, doubled or changed"
+        assert len(left) == len(self.pushed) - len(gone), "invariant 7: what KEDA counts is not what is left to do"
+        assert not ledger.open.keys() & self.settled.keys(), "invariant 4: a job that has succeeded is open"
+        for id_, token in held:
+            job, silent = ledger.open.get(id_), ledger.now - self.alive_at.get(id_, 0)
+            if job is not None and job.token == token == self.token[id_] and 0 <= silent < LEASE:
+                assert job.place == "lease", "invariant 6: a lease was reaped before its time"
+        assert set(ledger.bound.values()) <= ledger.open.keys(), "an id is bound to a job that has ended"
+        for id_ in self.running.keys() & ledger.open.keys():
+            job_id = self.running[id_]
+            assert ledger.bound[job_id] == id_, "another delivery of an id runs beside the one that is bound"
+            record = ledger.records.get(job_id, FOREIGN)
+            of_it = isinstance(record, str) or record["state"] in {"running", "delayed"}
+            assert of_it or self.failed_over, "a record is not that of the job in flight"
+        answers = {f"answer {token}" for token in self.settled.values()}
+        results = {text for text in ledger.results.values() if text != FOREIGN}
+        assert results <= answers, "a result was written by somebody who did not settle"

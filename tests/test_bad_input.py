@@ -1,0 +1,101 @@
+"""Every row of the table of bad input, as a running worker treats it; and the table in docs/wire-contract.md."""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.bad_input import CASES, CONFLICT, DOCUMENT, Case, document
+from tests.support.eventually import eventually
+from tests.support.redis_server import RedisServer
+from tests.support.scene import play
+
+LANES: Final = 2  # fewer than there are bad payloads in a row: a lane that stopped would be missed
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a worker made of all cases, each of them followed by a good job."""
+
+    letters: dict[bytes, dict[str, Any]]
+    records: dict[str, dict[str, str]]
+    results: dict[str, str | None]
+    good: list[str]
+    arrived: list[str]
+
+
+@pytest.fixture(scope="module")
+def seen(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """Run a worker over the whole table, once."""
+    with redis_server.client() as client:
+        client.flushall()
+    return asyncio.run(_run(redis_server, tmp_path_factory.mktemp("bad-input")))
+
+
+async def _run(server: RedisServer, directory: Path) -> Seen:
+    async with play(directory, server, GREENSCALE_CONCURRENCY=LANES) as scene:
+        jobs = scene.jobs
+        worker = scene.start()
+        await worker.says("ready")
+        for number, case in enumerate(CASES):
+            jobs.client.lpush(jobs.name, case.payload)
+            jobs.push(number)
+        await eventually(lambda: jobs.ended() >= 2 * len(CASES))
+        assert (jobs.size("list"), jobs.size("open")) == (0, 0)
+        ids = [*jobs.pushed, *(case.job_id for case in CASES if case.job_id)]
+        await worker.stop()
+        return Seen(
+            letters={payload: header for header, payload in jobs.letters()},
+            records={job_id: jobs.record(job_id) for job_id in ids},
+            results={job_id: jobs.result(job_id) for job_id in ids},
+            good=jobs.pushed,
+            arrived=scene.endpoint.arrived,
+        )
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name.replace(" ", "-") for case in CASES])
+def test_it_is_a_dead_letter_with_a_reason_and_its_bytes(case: Case, seen: Seen) -> None:
+    letter = seen.letters[case.payload]
+    assert (letter["code"], letter["job_id"]) == (case.code, case.job_id or "")
+    assert letter["message"]
+    if case.job_id is not None:
+        record = seen.records[case.job_id]
+        assert (record["state"], record["error_code"]) == ("failed", case.code)
+        assert seen.results[case.job_id] is None
+
+
+def test_it_costs_no_call_and_stops_no_lane(seen: Seen) -> None:
+    assert len(seen.letters) == len(CASES)
+    assert Counter(seen.arrived) == Counter(seen.good)
+    assert all(seen.results[job_id] == f"{job_id} #1" for job_id in seen.good)
+
+
+@pytest.mark.usefixtures("redis_url")
+async def test_an_id_that_is_in_flight(redis_server: RedisServer, tmp_path: Path) -> None:
+    """With the same payload it is folded into the first; with another it is a dead letter without a record."""
+    async with play(tmp_path, redis_server, GREENSCALE_CONCURRENCY=LANES) as scene:
+        first = b'{"job_id":"twice","prompt":"What is 2+2?"}'
+        scene.endpoint.hold()
+        worker = scene.start()
+        scene.jobs.client.lpush("jobs", first)
+        await scene.in_flight(1)
+        scene.jobs.client.lpush("jobs", first)
+        await eventually(lambda: scene.jobs.ended() == 1)
+        scene.jobs.client.lpush("jobs", CONFLICT.payload)
+        await eventually(lambda: scene.jobs.ended() == 2)
+        ((letter, payload),) = scene.jobs.letters()
+        assert (letter["code"], payload) == (CONFLICT.code, CONFLICT.payload)
+        assert scene.jobs.record("twice")["state"] == "running"
+        scene.endpoint.let_go()
+        await eventually(lambda: scene.jobs.result("twice") == "What is 2+2? #1")
+        await worker.stop()
+        assert scene.endpoint.arrived == ["What is 2+2?"]
+        assert scene.jobs.record("twice")["state"] == "succeeded"
+
+
+def test_the_document_has_this_table() -> None:
+    text = DOCUMENT.read_text()
+    assert document(text) == text, "run: python -m tests.bad_input --write"

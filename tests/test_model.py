@@ -1,0 +1,87 @@
+"""The random walk (tests/model.py): nothing is lost, doubled or unfenced, whatever goes wrong."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from tests.model import STEPS, Walk, search
+from tests.support.actors import sources
+from tests.support.entries import BEAT, LEASE
+from tests.support.redis_server import RedisServer
+
+# What a search has to have met, or it proves little.
+ANSWERS = [
+    *("bind: RUN", "bind: STALE", "bind: DUPLICATE", "bind: CONFLICT", "bind: CANCELLED", "bind: BADTYPE"),
+    *(
+        "settle: OK",
+        "settle: STALE",
+        "settle: GONE",
+        "settle: BADTYPE",
+        "release: OK",
+        "release: STALE",
+        "release: GONE",
+    ),
+    *(
+        "cancel: CANCELLED",
+        "cancel: FINISHED",
+        "cancel: LATER",
+        "late answer",
+        "answer too late",
+        "buried by Lua",
+        "too large",
+    ),
+    *(
+        f"{script}: {fate}"
+        for script in ("claim", "bind", "settle", "release", "beat")
+        for fate in ("lost", "sent twice")
+    ),
+]
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> Iterator[Redis]:
+    with redis_server.client() as client:
+        yield client
+
+
+def test_every_promise_is_kept(redis: Redis) -> None:
+    happened = search(redis, sources(), range(24), steps=300)
+    assert not [what for what in [*STEPS, *ANSWERS] if not happened[what]]
+
+
+def test_jobs_of_which_somebody_deleted_a_part_stop_nobody(redis: Redis) -> None:
+    actors = Walk(redis, sources(), seed=0)
+    keys, names = actors.keys, itertools.count()
+
+    def run(script: str, *args: Any) -> Any:
+        actors.ledger.now += 1
+        owner = keys.claim(str(args[3])) if script == "claim" else keys.record("")
+        return actors.scripts[script](keys=[*keys.base, owner], args=[actors.ledger.now, *args])
+
+    def claim() -> list[list[Any]]:
+        jobs: list[list[Any]] = run("claim", 99, LEASE, BEAT, "w", f"nonce-{next(names)}", 9, "RIGHT", 9999, 1)[3]
+        return jobs
+
+    redis.lpush(keys.name, *(str(number) for number in range(8)))
+    jobs = claim()
+    for id_, token, *_ in jobs[:4]:
+        run("release", 0, id_, token, 2000 * (int(id_) % 2), 0, "", "")
+    for id_, *_ in jobs[::2]:
+        redis.hdel(keys.of("open"), id_)
+    for id_, *_ in jobs[1::4]:
+        redis.hdel(keys.of("meta"), id_)
+    came: set[bytes] = set()
+    for _ in range(8):
+        actors.ledger.now += BEAT
+        run("beat", LEASE, BEAT, 9, "w", 1)
+        came |= {job[5] for job in claim()}
+    assert came == {b"1", b"3", b"5", b"7"}
+    assert redis.zcard(keys.of("lease")) == redis.hlen(keys.of("meta")) == redis.hlen(keys.of("open")) == 4
+
+
+@pytest.mark.long
+def test_every_promise_is_kept_for_long(redis: Redis) -> None:
+    search(redis, sources(), range(1000, 1300), steps=500)

@@ -1,0 +1,14 @@
+"""The mutation check: a model that misses one of these defects would miss its like in the real scripts."""
+
+import pytest
+from redis.exceptions import ResponseError
+
+from tests.model import search
+from tests.mutants import MUTANTS, Mutant
+from tests.support.redis_server import RedisServer
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.file}: {mutant.name}")
+def test_a_seeded_defect_is_noticed(redis_server: RedisServer, mutant: Mutant) -> None:
+    with redis_server.client() as redis, pytest.raises((AssertionError, ResponseError)):
+        search(redis, mutant.scripts(), range(24), steps=250)

@@ -1,0 +1,325 @@
+"""Redis away, slow, full, closed or mistreated, and workers that were stopped: they wait, and nothing is lost."""
+
+import asyncio
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import redis
+
+from greenscale_worker.queues.redis_list.keys import OURS
+from tests.support.eventually import eventually, together
+from tests.support.redis_server import RedisServer
+from tests.support.scene import Scene, play
+from tests.support.worker_process import Fleet
+
+LANES: Final = 4
+LEASE: Final = 2
+SHORT: Final[dict[str, Any]] = {"GREENSCALE_CONCURRENCY": LANES, "GREENSCALE_LEASE_SECONDS": LEASE}
+PERSISTENT: Final = ("appendonly yes", "appendfsync always")
+
+StartRedis = Callable[..., RedisServer]
+
+
+async def everything_once(scene: Scene, jobs: list[str]) -> None:
+    """All is answered in the end, and every job was sent exactly once."""
+    await scene.all_ended()
+    scene.jobs.check()
+    scene.jobs.undisturbed(jobs)
+    assert scene.endpoint.calls == Counter(jobs)
+
+
+async def restarted(start_redis: StartRedis, tmp_path: Path) -> None:
+    """Redis dies with calls in flight, is away for longer than a lease, and comes back with what it had written."""
+    server = start_redis(*PERSISTENT)
+    async with play(tmp_path, server, "restarted", **SHORT) as scene:
+        jobs = scene.jobs.push(*range(3 * LANES))
+        scene.endpoint.hold()
+        worker = scene.start()
+        await scene.in_flight(LANES)
+        server.kill()
+        await worker.says("queue_unavailable")
+        scene.endpoint.let_go()
+        await eventually(lambda: scene.endpoint.waiting.total() == 0)
+        await asyncio.sleep(1.5 * LEASE)
+        assert worker.alive
+        await asyncio.to_thread(server.start)
+        await worker.says("queue_back")
+        await everything_once(scene, jobs)
+        await worker.stop()
+
+
+async def outlasted(start_redis: StartRedis, tmp_path: Path) -> None:
+    """With another worker ready to take them over as soon as they expire."""
+    server = start_redis(*PERSISTENT)
+    async with play(tmp_path, server, "outlasted", **SHORT) as scene:
+        scene.endpoint.hold()
+        jobs = scene.jobs.push(*range(LANES))
+        holder = scene.start()
+        await scene.in_flight(LANES)
+        other = scene.start()
+        await scene.idle()
+        server.kill()
+        await holder.says("queue_unavailable")
+        await asyncio.sleep(1.5 * LEASE)
+        await asyncio.to_thread(server.start)
+        await holder.says("queue_back")
+        await asyncio.sleep(1.5 * LEASE)
+        scene.endpoint.let_go()
+        await everything_once(scene, jobs)
+        for worker in (holder, other):
+            await worker.stop()
+        assert holder.outcomes() == {"succeeded": LANES}
+
+
+async def absent_and_loading(start_redis: StartRedis, tmp_path: Path) -> None:
+    slow = ("key-load-delay 20000", "loading-process-events-interval-bytes 1024", "rdbcompression no")
+    server = start_redis(*slow)
+    with server.client() as client:
+        for n in range(100):
+            client.set(f"load:{n}", "x" * 2048)
+        client.save()
+    server.kill()
+    async with play(tmp_path, server, "absent", **SHORT) as scene:
+        worker = scene.start()
+        assert "connect" in (await worker.says("queue_unavailable"))["error"].lower()
+        await asyncio.to_thread(server.start)
+        await worker.says("ready")
+        assert "loading" in worker.log("queue_unavailable")[-1]["error"].lower()
+        jobs = scene.jobs.push(*range(LANES))
+        await everything_once(scene, jobs)
+        await worker.stop()
+
+
+async def paused_and_disconnected(start_redis: StartRedis, tmp_path: Path) -> None:
+    """Each longer than a lease, while jobs run and others wait; another worker is ready to take over."""
+    server = start_redis("enable-debug-command yes")
+    async with play(tmp_path, server, "paused", latency=0.05, **SHORT) as scene:
+        workers = [scene.start(), scene.start()]
+        for worker in workers:
+            await worker.says("ready")
+        jobs: list[str] = []
+
+        async def disturbed(name: str, *command: object) -> None:
+            scene.endpoint.hold()
+            here = scene.jobs.push(*(f"{name}-{n}" for n in range(3 * LANES)))
+            jobs.extend(here)
+            await scene.in_flight(2 * LANES)
+            with server.client() as client:
+                await asyncio.to_thread(client.execute_command, *command)
+                scene.endpoint.let_go()
+                await asyncio.to_thread(client.ping)
+            await scene.all_ended()
+
+        await disturbed("pause", "CLIENT", "PAUSE", 1500 * LEASE, "ALL")
+        await disturbed("sleep", "DEBUG", "SLEEP", 1.5 * LEASE)
+        for times in range(5):
+            await disturbed(f"kill-{times}", "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await everything_once(scene, jobs)
+        for worker in workers:
+            await worker.stop()
+
+
+async def test_redis_away(start_redis: StartRedis, tmp_path: Path) -> None:
+    await together(
+        restarted=restarted(start_redis, tmp_path),
+        outlasted=outlasted(start_redis, tmp_path),
+        absent_and_loading=absent_and_loading(start_redis, tmp_path),
+        paused_and_disconnected=paused_and_disconnected(start_redis, tmp_path),
+    )
+
+
+async def test_a_full_redis_is_drained(start_redis: StartRedis, tmp_path: Path) -> None:
+    """Producers are refused, workers go on, also one that starts only now; what they end makes room."""
+    server = start_redis("maxmemory-policy noeviction")
+    async with play(tmp_path, server, **SHORT) as scene:
+        scene.endpoint.hold()
+        early = scene.start()
+        jobs = scene.jobs.push(*range(50))
+        await scene.in_flight(LANES)
+        scene.jobs.client.config_set("maxmemory", 1)
+        with pytest.raises(redis.OutOfMemoryError):
+            scene.jobs.push("refused")
+        late = scene.start()
+        await scene.in_flight(2 * LANES)
+        scene.endpoint.let_go()
+        await everything_once(scene, jobs)
+        scene.jobs.client.config_set("maxmemory", 0)
+        jobs += scene.jobs.push("accepted")
+        await everything_once(scene, jobs)
+        for worker in (early, late):
+            await worker.stop()
+        assert early.outcomes() + late.outcomes() == {"succeeded": 51}
+
+
+async def refused(fleet: Fleet, word: str, **environment: object) -> None:
+    """It does not start: exit code 2, and one line that says why."""
+    worker = fleet.start(**environment)
+    assert await worker.exit_code() == 2
+    (line,) = worker.stderr.splitlines()
+    assert word in line
+    assert "secret" not in line
+    assert not worker.log("ready")
+
+
+async def test_a_redis_that_refuses_us_stops_the_start(start_redis: StartRedis, tmp_path: Path) -> None:
+    server = start_redis("requirepass secret")
+    with server.client(password="secret") as client:  # noqa: S106  of this test's own server
+        for user, rights in {
+            "blind": ("~other", "+@all"),
+            "mute": ("~*", "&*", "+@all", "-evalsha", "-eval"),
+        }.items():
+            client.execute_command("ACL", "SETUSER", user, "on", ">secret-too", *rights)
+    settings: dict[str, Any] = {"REDIS_URL": server.url, "GREENSCALE_BACKEND": "echo", **SHORT}
+    with Fleet(tmp_path, **settings) as fleet:
+        await together(
+            no_password=refused(fleet, "authenticate"),
+            wrong_password=refused(fleet, "invalid", REDIS_PASSWORD="secret-wrong"),  # noqa: S106  as above
+            unknown_user=refused(fleet, "invalid", REDIS_USERNAME="nobody", REDIS_PASSWORD="secret"),  # noqa: S106
+            **{
+                user: refused(fleet, "permissions", REDIS_USERNAME=user, REDIS_PASSWORD="secret-too")  # noqa: S106
+                for user in ("blind", "mute")
+            },
+        )
+
+
+async def test_a_password_changed_at_run_time(start_redis: StartRedis, tmp_path: Path) -> None:
+    """A worker that runs waits until it is let in again."""
+    server = start_redis("requirepass secret")
+    with server.client(password="secret") as client:  # noqa: S106  of this test's own server
+        async with play(tmp_path, server, REDIS_PASSWORD="secret", **SHORT) as scene:  # noqa: S106
+            scene.jobs.client = client
+            scene.endpoint.hold()
+            jobs = scene.jobs.push(*range(3 * LANES))
+            worker = scene.start()
+            await scene.in_flight(LANES)
+            client.config_set("requirepass", "changed")
+            client.client_kill_filter(_type="normal", skipme=True)
+            client.client_kill_filter(_type="pubsub", skipme=True)
+            scene.endpoint.let_go()
+            await worker.says("queue_unavailable")
+            client.config_set("requirepass", "secret")
+            await everything_once(scene, jobs)
+            await worker.stop()
+
+
+HASHES: Final = {"open", "meta", "dead", "control", "bound"}
+
+
+@contextmanager
+def misused(scene: Scene, key: str) -> Iterator[None]:
+    """Somebody puts a string there for a while."""
+    client = scene.jobs.client
+    was_there = client.exists(key)
+    with client.pipeline() as pipe:
+        if was_there:
+            pipe.rename(key, "kept")
+        pipe.set(key, "foreign").execute()
+    yield
+    with client.pipeline() as pipe:
+        pipe.delete(key)
+        if was_there:
+            pipe.rename("kept", key)
+        pipe.execute()
+
+
+@pytest.mark.usefixtures("redis_url")
+async def test_a_foreign_type_under_a_private_key_is_waited_out(redis_server: RedisServer, tmp_path: Path) -> None:
+    """Also by a worker that starts meanwhile. Nothing was written before; repaired, it goes on where it was."""
+    async with play(tmp_path, redis_server, **SHORT) as scene:
+        scene.endpoint.hold()
+        jobs = scene.jobs.push(*range(3 * LANES))
+        worker = scene.start()
+        await scene.in_flight(LANES)
+        for part in OURS:
+            key, wanted = scene.jobs.keys.of(part), "hash" if part in HASHES else "zset"
+            with misused(scene, key):
+                await worker.says("queue_unavailable", error=f"FOREIGN {key} is a string, a {wanted} is expected")
+            await eventually(lambda: len(worker.log("queue_back")) == len(worker.log("queue_unavailable")))
+        with misused(scene, scene.jobs.keys.of("control")):
+            late = scene.start()
+            await late.says("queue_unavailable")
+        scene.endpoint.let_go()
+        await everything_once(scene, jobs)
+        for each in (worker, late):
+            await each.stop()
+
+
+@pytest.mark.usefixtures("redis_url")
+async def test_a_foreign_type_under_the_list_is_waited_out(redis_server: RedisServer, tmp_path: Path) -> None:
+    async with play(tmp_path, redis_server, **SHORT) as scene:
+        worker = scene.start()
+        await scene.idle()
+        scene.jobs.client.set(scene.jobs.name, "foreign")
+        assert scene.jobs.name in (await worker.says("queue_unavailable"))["error"]
+        scene.jobs.client.delete(scene.jobs.name)
+        jobs = scene.jobs.push(*range(LANES))
+        await everything_once(scene, jobs)
+        await worker.stop()
+
+
+@pytest.mark.usefixtures("redis_url")
+async def test_a_foreign_type_under_a_record_or_a_result_is_replaced(redis_server: RedisServer, tmp_path: Path) -> None:
+    async with play(tmp_path, redis_server, **SHORT) as scene:
+        for n in range(LANES):
+            scene.jobs.client.lpush(scene.jobs.keys.record(scene.jobs.id(n)), "foreign")
+            scene.jobs.client.lpush(scene.jobs.keys.result(scene.jobs.id(n)), "foreign")
+        jobs = scene.jobs.push(*range(2 * LANES))
+        worker = scene.start()
+        await everything_once(scene, jobs)
+        assert {line["job_id"] for line in worker.log("foreign_key_replaced")} == set(jobs[:LANES])
+        await worker.stop()
+
+
+@pytest.mark.usefixtures("redis_url")
+async def test_a_worker_stopped_for_longer_than_its_lease_loses_the_race_and_nothing_else(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    await together(
+        finished_by_another=_overtaken(redis_server, tmp_path, "finished"),
+        taken_by_another=_overtaken(redis_server, tmp_path, "taken"),
+    )
+
+
+async def _overtaken(server: RedisServer, tmp_path: Path, how: str) -> None:
+    """Stop a worker amid its calls until another has taken its jobs, and wake it.
+
+    `finished`: the other has answered them; the sleeper aborts its calls. `taken`: the other still runs them, while the
+    sleeper finds its answers when it wakes; they are refused.
+    """
+    async with play(tmp_path, server, how, **SHORT) as scene:
+        first = scene.endpoint.hold()
+        jobs = scene.jobs.push(*range(LANES))
+        sleeper = scene.start()
+        await scene.in_flight(LANES)
+        sleeper.signal(signal.SIGSTOP)
+        scene.endpoint.hold()
+        other = scene.start()
+        await scene.in_flight(2 * LANES)
+        if how == "finished":
+            scene.endpoint.let_go()
+            await scene.all_ended()
+        else:
+            first.set()
+            await scene.in_flight(LANES)
+        sleeper.signal(signal.SIGCONT)
+        await eventually(lambda: sleeper.outcomes().total() == LANES)
+        assert scene.jobs.ended() == (LANES if how == "finished" else 0)
+        assert "succeeded" not in sleeper.outcomes()
+        if how == "finished":
+            await eventually(lambda: scene.endpoint.hung_up == Counter(jobs))
+        scene.endpoint.let_go()
+        await scene.all_ended()
+        scene.jobs.check()
+        assert [scene.jobs.result(job_id) for job_id in jobs] == [f"{job_id} #2" for job_id in jobs]
+        await other.stop()
+        assert other.outcomes() == {"succeeded": LANES}
+        jobs += scene.jobs.push("later")
+        await scene.all_ended()
+        await sleeper.stop()
+        assert sleeper.outcomes()["succeeded"] == 1
+        scene.jobs.check()

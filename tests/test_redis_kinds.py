@@ -1,0 +1,146 @@
+"""The ways of running Redis, and of using a list: the whole worker on each of them."""
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from greenscale_worker.queues import QueueOptions, RedisOptions
+from greenscale_worker.queues.redis_list import open_admin
+from tests.support.eventually import eventually
+from tests.support.jobs import Jobs
+from tests.support.redis_server import CERTIFICATE, RedisServer
+from tests.support.scene import Scene, play
+from tests.support.worker_process import WorkerProcess
+
+LANES: Final = 4
+JOBS: Final = 3 * LANES
+UNHURRIED: Final[dict[str, Any]] = {"GREENSCALE_CONCURRENCY": LANES, "GREENSCALE_LEASE_SECONDS": 600}
+
+StartRedis = Callable[..., RedisServer]
+
+
+async def everything_once(scene: Scene, worker: WorkerProcess, *names: object, right: bool = False) -> None:
+    """What is pushed is answered, one call a job; the worker drains without a word."""
+    before = set(scene.jobs.pushed)
+    jobs = scene.jobs.push(*(names or range(JOBS)), right=right)
+    await scene.all_ended()
+    scene.jobs.undisturbed(jobs)
+    scene.jobs.check(cancelled=before)
+    await worker.stop()
+    scene.jobs.nothing_left_behind()
+    assert scene.endpoint.calls == Counter(scene.jobs.pushed)
+
+
+async def the_bell_is_heard(scene: Scene, url: str) -> None:
+    """A job is cancelled amid its call, long before a heartbeat would tell its worker."""
+    scene.endpoint.hold()
+    (job_id,) = scene.jobs.push("unwanted")
+    await scene.in_flight(1)
+    async with aclosing(await open_admin(RedisOptions(url=url), QueueOptions())) as admin:
+        assert await admin.cancel(job_id) == "cancelled"
+    await eventually(lambda: scene.endpoint.hung_up[job_id] == 1, UNHURRIED["GREENSCALE_LEASE_SECONDS"] / 10)
+    scene.endpoint.let_go()
+
+
+async def test_a_cluster(start_redis: StartRedis, tmp_path: Path) -> None:
+    """Results and records carry the list's hash tag there."""
+    server = start_redis("cluster-enabled yes")
+    with server.client() as client:
+        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        await eventually(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
+    url = f"redis+cluster://127.0.0.1:{server.port}"
+    async with play(tmp_path, server, REDIS_URL=url, **UNHURRIED) as scene:
+        scene.jobs.keys = Jobs(scene.jobs.client, cluster=True).keys
+        worker = scene.start()
+        await the_bell_is_heard(scene, url)
+        await everything_once(scene, worker)
+        assert scene.jobs.client.get("{jobs}:result:jobs-0") == b"jobs-0 #1"
+
+
+async def test_a_cluster_over_tls(start_redis: StartRedis, tmp_path: Path) -> None:
+    server = start_redis("cluster-enabled yes", "tls-cluster yes", tls=True)
+    with server.client() as client:
+        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        await eventually(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
+    url = f"rediss+cluster://127.0.0.1:{server.port}"
+    async with play(tmp_path, server, REDIS_URL=url, GREENSCALE_REDIS_CA_FILE=CERTIFICATE) as scene:
+        scene.jobs.keys = Jobs(scene.jobs.client, cluster=True).keys
+        await everything_once(scene, scene.start())
+
+
+async def test_sentinel_and_a_failover(start_redis: StartRedis, tmp_path: Path) -> None:
+    """Jobs that run while the master dies are finished on its replica, which had all writes."""
+    master = start_redis()
+    replica = start_redis(f"replicaof 127.0.0.1 {master.port}", "repl-diskless-sync-delay 0")
+    watch = f"sentinel monitor main 127.0.0.1 {master.port} 1"
+    sentinel = start_redis(watch, "sentinel down-after-milliseconds main 500", sentinel=True)
+    url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main/0"
+    async with play(tmp_path, master, REDIS_URL=url, GREENSCALE_CONCURRENCY=LANES) as scene:
+        with replica.client() as heir, sentinel.client(decode_responses=True) as watcher:
+            scene.endpoint.hold()
+            worker = scene.start()
+            jobs = scene.jobs.push(*range(JOBS))
+            await scene.in_flight(LANES)
+            await eventually(lambda: len(watcher.execute_command("SENTINEL", "REPLICAS", "main")) == 1)
+            await eventually(lambda: scene.jobs.client.wait(1, 100) == 1)
+            master.kill()
+            scene.endpoint.let_go()
+            scene.jobs.client = heir
+            await eventually(lambda: heir.role()[0] == b"master")
+            await worker.says("queue_back")
+            await scene.all_ended()
+            scene.jobs.check()
+            scene.jobs.undisturbed(jobs)
+            assert scene.endpoint.calls == Counter(jobs)
+            await worker.stop()
+            scene.jobs.nothing_left_behind()
+
+
+@pytest.mark.parametrize("certificate", [None, CERTIFICATE], ids=["ca", "client-certificate"])
+async def test_tls(start_redis: StartRedis, tmp_path: Path, certificate: Path | None) -> None:
+    server = start_redis(*(["tls-auth-clients yes"] if certificate else []), tls=True)
+    settings: dict[str, Any] = {"GREENSCALE_REDIS_CA_FILE": CERTIFICATE, "GREENSCALE_REDIS_CERT_FILE": certificate}
+    async with play(tmp_path, server, **settings) as scene:
+        await everything_once(scene, scene.start(GREENSCALE_REDIS_KEY_FILE=certificate))
+
+
+async def test_an_untrusted_certificate_is_waited_out(start_redis: StartRedis, tmp_path: Path) -> None:
+    """It may be renewed; until then nothing is said to whoever shows it."""
+    server = start_redis(tls=True)
+    async with play(tmp_path, server) as scene:
+        worker = scene.start()
+        said = await worker.says("queue_unavailable")
+        assert "certificate" in said["error"]
+        await worker.stop()
+
+
+@pytest.mark.usefixtures("redis_url")
+async def test_a_database_and_a_list_that_producers_rpush_to(redis_server: RedisServer, tmp_path: Path) -> None:
+    """Named by its parts instead of a URL; the oldest job comes first all the same."""
+    parts: dict[str, Any] = {"REDIS_URL": None, "REDIS_HOST": redis_server.url.partition("//")[2].partition(":")[0]}
+    parts |= {"REDIS_PORT": redis_server.port, "REDIS_DB": 3, "GREENSCALE_TAKE_FROM": "left"}
+    async with play(tmp_path, redis_server, **parts, GREENSCALE_CONCURRENCY=1) as scene:
+        with redis_server.client(db=3) as client:
+            scene.jobs.client = client
+            worker = scene.start()
+            await everything_once(scene, worker, *range(JOBS), right=True)
+            assert scene.endpoint.arrived == scene.jobs.pushed
+        with redis_server.client() as client:
+            assert client.dbsize() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"), [("{tenant-a}:jobs", "{tenant-a}:jobs:"), ("work: [1] é", "{work: [1] é}:")], ids=["tag", "odd"]
+)
+@pytest.mark.usefixtures("redis_url")
+async def test_a_list_name_with_a_hash_tag_or_odd_characters(
+    redis_server: RedisServer, tmp_path: Path, name: str, prefix: str
+) -> None:
+    async with play(tmp_path, redis_server, REDIS_LIST_NAME=name) as scene:
+        scene.jobs.keys = Jobs(scene.jobs.client, name).keys
+        await everything_once(scene, scene.start())
+        assert scene.jobs.client.exists(f"{prefix}control")
