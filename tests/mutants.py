@@ -107,7 +107,7 @@ MUTANTS: Final = [
     Mutant(
         "workers of the future are alive", "prelude", "call('ZREMRANGEBYSCORE', WORKERS, '(' .. digits(now), '+inf')"
     ),
-    Mutant("those buried are not named", "prelude", "if m.job_id ~= '' then buried[#buried + 1] = m.job_id end"),
+    Mutant("those buried are not named", "prelude", "if m.job_id ~= '' then push(buried, id, m.job_id) end"),
     Mutant("reaping knows no limit", "prelude", "'(' .. digits(now), 'LIMIT', 0, BATCH)", "'(' .. digits(now))"),
     # claim
     Mutant("a repeated claim takes more", "claim", "if last_claim and string", "if false and string"),

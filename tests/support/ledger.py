@@ -71,13 +71,13 @@ class Ledger:
         due = self._first("delayed", lambda job: job.until <= self.now)
         for id_ in due:
             self.open[id_].place = "ready"
-        ids = self._take(owner, nonce, n, may_suspect=may_suspect)
+        ids, size = self._take(owner, nonce, n, may_suspect=may_suspect)
         if ids:
             self.claims[owner] = (nonce, ids, self.now + 1000 * REMEMBERED_SECONDS)
             self.counters["claimed"] += len(ids)
         if reaped:
             self.bells.append("ready")
-        full = len(ids) < n and self._bytes(ids) >= self.setup.max_bytes
+        full = len(ids) < n and size >= self.setup.max_bytes
         sleep = 0 if BATCH in (reaped, len(due)) or full else self._sleep()
         return [sleep, str(self.now), reaped, self._given(ids), buried]
 
@@ -167,13 +167,14 @@ class Ledger:
             job.place = "ready"
             if job.crashes >= max_crashes + BURIAL_MARGIN:
                 self.rare["buried by Lua"] += 1
-                buried += [job.job_id] if job.job_id else []
+                buried += [str(id_), job.job_id] if job.job_id else []
                 self._bury(id_, job.job_id, "crashed", f"the lease expired {job.crashes} times")
         self.counters["reaped"] += len(expired)
         return len(expired), buried
 
-    def _take(self, owner: str, nonce: str, n: int, *, may_suspect: bool) -> list[int]:
+    def _take(self, owner: str, nonce: str, n: int, *, may_suspect: bool) -> tuple[list[int], int]:
         ids: list[int] = []
+        unread = 0
         for id_ in sorted(id_ for id_, job in self.open.items() if job.place == "ready"):
             if len(ids) == n or self._bytes(ids) >= self.setup.max_bytes:
                 break
@@ -181,20 +182,21 @@ class Ledger:
                 continue
             may_suspect = may_suspect and not self.open[id_].suspect
             ids.append(id_)
-        while self.waiting and len(ids) < n and self._bytes(ids) < self.setup.max_bytes:
+        while self.waiting and len(ids) < n and self._bytes(ids) + unread < self.setup.max_bytes:
             self.last = max((self.last or 0) + 1, self.now * 1000)
             self.open[self.last] = Open(payload := self.waiting.popleft(), self.now)
             if len(payload) > LARGEST:
                 self.rare["too large"] += 1
                 message = f"{len(payload)} bytes; more than {LARGEST} are not even read"
                 self._bury(self.last, "", "too_large", message)
+                unread += len(payload)
             else:
                 ids.append(self.last)
         self.last = self.last or 0
         for index, id_ in enumerate(ids, 1):
             job = self.open[id_]
             job.place, job.until, job.token, job.owner = "lease", self.now + LEASE, f"{nonce}:{index}", owner
-        return ids
+        return ids, self._bytes(ids) + unread
 
     def _bind(self, item: Binding) -> str:
         id_, token, job_id, fields = item

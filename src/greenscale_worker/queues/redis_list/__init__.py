@@ -20,7 +20,7 @@ from greenscale_worker.telemetry import Metrics
 
 FORMAT: Final = b"1"  # of the keys; a worker that knows another one must not touch them
 CLOSE_SECONDS: Final = 2.0
-WORKER_SCRIPTS: Final = ("claim", "bind", "settle", "release", "beat")
+WORKER_SCRIPTS: Final = ("claim", "bind", "settle", "release", "beat", "mourn")
 ADMIN_SCRIPTS: Final = ("put", "cancel", "replay")
 
 

@@ -4,7 +4,7 @@
 -- KEYS  1-11 as in prelude.lua
 -- ARGV  2 lease ms, 3 heartbeat ms, 4 max crashes, 5 owner, 6 whether to reap (0 while more of our leases follow);
 --       then id, token of each lease held
--- Output {reaped, jobs that may be claimed now, {lost id, its token, taken or gone, …}, {job id buried…}}
+-- Output {reaped, jobs that may be claimed now, {lost id, its token, taken or gone, …}, {id buried, its job id…}}
 --        taken: reaped, and perhaps claimed by another; gone: cancelled or settled
 local lease_ms, beat_ms, max_crashes, owner = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 run_when_full()

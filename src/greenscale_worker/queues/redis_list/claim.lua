@@ -4,7 +4,7 @@
 -- KEYS  1-11 as in prelude.lua; 12 claim:<owner> STRING nonce|id,id… of the owner's last claim
 -- ARGV  2 n, 3 lease ms, 4 heartbeat ms, 5 owner, 6 nonce, 7 max crashes, 8 side to take from (RIGHT or LEFT),
 --       9 bytes after which to stop, 10 whether a suspect may be taken (1 or 0)
--- Output {sleep, now ms, reaped, {{id, token, tries, crashes, first ms, payload}…}, {job id buried…}}
+-- Output {sleep, now ms, reaped, {{id, token, tries, crashes, first ms, payload}…}, {id buried, its job id…}}
 --       sleep: ms until there may be more; -1: until told; -2: paused
 local n, lease_ms, beat_ms, owner, nonce = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local max_crashes, side, max_bytes = tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9])
@@ -79,6 +79,7 @@ while room() do
   call('HSET', OPEN, id, payload)
   if #payload > LARGEST then
     bury(id, m, '', 'too_large', #payload .. ' bytes; more than ' .. LARGEST .. ' are not even read')
+    bytes = bytes + #payload
   else
     take(id, m, payload)
   end

@@ -129,7 +129,6 @@ class Claims:
         args += [options.max_crashes, options.take_from.upper(), MOST_BYTES, int(may_suspect)]
         sleep_ms, now_ms, reaped, jobs, buried = await self._link.insist_last(self._script, self._keys, args)
         self._metrics.reaped(reaped)
-        await self._mourn(buried)
         for id_, token, tries, crashes, first_ms, payload in jobs:
             lease = Lease(
                 id=id_.decode(),
@@ -142,6 +141,7 @@ class Claims:
             )
             self.held[lease.id] = lease
             self._give(lease)
+        await self._mourn(buried)
         if sleep_ms != 0 and len(jobs) < lanes and not self._closing:
             await self._rest(sleep_ms)
 

@@ -121,7 +121,12 @@ local function tick(lease_ms, beat_ms)
   call('HSET', CONTROL, 'clock', digits(now))
 end
 
--- Puts jobs whose lease has expired back; says how many, and the job ids of those it buried. These kill even the worker
+local function push(words, first, second)
+  words[#words + 1] = first
+  words[#words + 1] = second
+end
+
+-- Puts jobs whose lease has expired back; says how many, and ids and job ids of those it buried. These kill even the worker
 -- that only reads them; all others are buried by a worker.
 local function reap(max_crashes)
   if now < tonumber(call('HGET', CONTROL, 'amnesty') or '0') then return 0, {} end
@@ -133,7 +138,7 @@ local function reap(max_crashes)
       m.crashes = m.crashes + 1
       if m.crashes >= max_crashes + BURIAL_MARGIN then
         bury(id, m, m.job_id, 'crashed', 'the lease expired ' .. m.crashes .. ' times')
-        if m.job_id ~= '' then buried[#buried + 1] = m.job_id end
+        if m.job_id ~= '' then push(buried, id, m.job_id) end
       else
         requeue(id, m)
       end
@@ -141,11 +146,6 @@ local function reap(max_crashes)
   end
   if #expired > 0 then count('reaped', #expired) end
   return #expired, buried
-end
-
-local function push(fields, name, value)
-  fields[#fields + 1] = name
-  fields[#fields + 1] = value
 end
 
 -- A record tells of one run only; but when the job was handed in stays true for all of them.

@@ -140,16 +140,14 @@ class RedisListQueue:
         await self._link.aclose()
         await close(self._clients.peek)
 
-    async def _mourn(self, job_ids: list[bytes]) -> None:
-        """Write the records of jobs that a script has buried, whose names it could not declare."""
-        for job_id in job_ids if self._options.result_ttl else ():
+    async def _mourn(self, buried: list[bytes]) -> None:
+        """Write the records of jobs that a script has buried. One that is missed says `running` until it expires."""
+        for id_, job_id in zip(buried[::2], buried[1::2], strict=True):
             log.error("job_buried", job_id=job_id.decode())
-            key = self._keys.record(job_id.decode())
-            with suppress(QueueUnavailableError, ConfigError), mapped():
-                pipe = self._clients.commands.pipeline(transaction=False)
-                pipe.hset(key, mapping={"state": "failed", "error_code": "crashed"})
-                pipe.expire(key, self._options.result_ttl)
-                await pipe.execute()
+            keys = [*self._keys.base, self._keys.record(job_id.decode())]
+            if self._options.result_ttl:
+                with suppress(QueueUnavailableError, ConfigError):
+                    await self._link.once(self._scripts["mourn"], keys, ["", id_, job_id, self._options.result_ttl])
 
     def _lose(self, id_: str, how: str, *, token: str | None = None) -> None:
         """Let go of a lease; one that was claimed anew since the heartbeat was sent has another token."""

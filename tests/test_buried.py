@@ -1,0 +1,34 @@
+"""A job that kills even the worker that only reads it is buried by the scripts; its record must say so, too."""
+
+import pytest
+from redis.asyncio import Redis
+
+from greenscale_worker.job import decode
+from greenscale_worker.queues import QueueOptions, RedisOptions
+from greenscale_worker.queues.redis_list import open_admin, open_queue
+from greenscale_worker.telemetry import Metrics
+
+PAYLOAD = b'{"job_id":"poison","prompt":"?"}'
+
+
+@pytest.mark.parametrize(("state", "expected"), [("running", "failed"), ("succeeded", "succeeded")])
+async def test_a_job_buried_by_the_scripts_says_so_in_its_own_record(redis_url: str, state: str, expected: str) -> None:
+    where, options, raw = RedisOptions(url=redis_url), QueueOptions(max_crashes=1), Redis.from_url(redis_url)
+    dying, alive = [await open_queue(where, options, Metrics()) for _ in range(2)]
+    admin = await open_admin(where, options)
+    try:
+        await admin.put([("poison", PAYLOAD)])
+        lease = await dying.lease()
+        assert await dying.bind(lease, decode(PAYLOAD, max_bytes=100)) == "run"
+        meta = await raw.hget("{jobs}:meta", lease.id)
+        await raw.hset("{jobs}:meta", lease.id, meta.replace(b"|0|0|", b"|0|2|"))  # it has crashed twice
+        await raw.zadd("{jobs}:lease", {lease.id: 1})  # and its lease has just expired
+        await raw.hset("job:poison", "state", state)
+        await alive.beat()
+        assert [letter.code async for letter in admin.dead()] == ["crashed"]
+        record = await admin.record("poison")
+        assert record["state"] == expected
+        assert record.get("error_code") == ("crashed" if expected == "failed" else None)
+    finally:
+        for each in (raw, admin, dying, alive):
+            await each.aclose()
