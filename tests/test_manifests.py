@@ -15,6 +15,7 @@ import yaml
 
 from greenscale_worker.cli.queue import SCALED_OBJECT
 from greenscale_worker.config import chat_options, load, redis_options
+from greenscale_worker.deletion_cost import ACCOUNT
 from greenscale_worker.queues.redis_list.keys import Keys
 from greenscale_worker.telemetry import Metrics
 from tests.support.kustomize import (
@@ -53,7 +54,7 @@ every_overlay = pytest.mark.parametrize("name", OVERLAYS)
 
 def test_the_overlays_and_components_are_those_that_are_promised() -> None:
     assert OVERLAYS == ["dev", "gpu", "production"]
-    promised = "external-redis host-alias keda-list monitoring network-policy redis simulator vllm"
+    promised = "deletion-cost external-redis host-alias keda-list monitoring network-policy redis simulator vllm"
     assert set(COMPONENTS) >= set(promised.split())
 
 
@@ -268,9 +269,9 @@ def arguments(container: Resource) -> dict[str, str]:
     return dict(word.split("=", 1) for word in container["args"])
 
 
-def the_worker(resources: tuple[Resource, ...]) -> tuple[Resource, Resource]:
+def the_worker(resources: tuple[Resource, ...], prefix: str = "") -> tuple[Resource, Resource]:
     """The worker's pod, and its container."""
-    pod = named(resources, "Deployment", "greenscale-worker")["spec"]["template"]["spec"]
+    pod = named(resources, "Deployment", f"{prefix}greenscale-worker")["spec"]["template"]["spec"]
     (container,) = (each for each in pod["containers"] if each["name"] == "worker")
     return pod, container
 
@@ -411,6 +412,69 @@ def test_an_alias_has_the_address_of_the_overlay() -> None:
     resources = render("host-alias")
     assert the_worker(resources)[0]["hostAliases"] == [{"ip": "203.0.113.7", "hostnames": ["llama.test"]}]
     assert len(of_kind(resources, "ConfigMap")) == 1, "what the address was read from is not applied"
+
+
+# Deletion cost --------------------------------------------------------------------------------------------------------
+
+
+@cache
+def everything_with_deletion_cost(namespace: str = "greenscale-system", prefix: str = "") -> tuple[Resource, ...]:
+    """The largest overlay with the component, in a namespace and with names of its own."""
+    return render_anew(resource="overlays/gpu", components=["deletion-cost"], namespace=namespace, namePrefix=prefix)
+
+
+def test_the_workers_account_may_patch_pods_and_nothing_else() -> None:
+    resources = render("deletion-cost")
+    (role,) = of_kind(resources, "Role", "ClusterRole")
+    assert role["kind"] == "Role"
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["patch"]}]
+    for overlay in OVERLAYS:
+        assert not of_kind(render(overlay), "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"), overlay
+
+
+@pytest.mark.parametrize(("namespace", "prefix"), [("greenscale-system", ""), ("blue", "blue-")])
+def test_the_right_is_that_of_the_workers_account(namespace: str, prefix: str) -> None:
+    resources = everything_with_deletion_cost(namespace, prefix)
+    (role,) = of_kind(resources, "Role")
+    (binding,) = of_kind(resources, "RoleBinding", "ClusterRoleBinding")
+    account = the_worker(resources, prefix)[0]["serviceAccountName"]
+    assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == namespace
+    assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) == ("Role", role["metadata"]["name"])
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account, "namespace": namespace}]
+
+
+@pytest.mark.parametrize("name", ["deletion-cost", "gpu"])
+def test_the_token_is_the_workers_alone_and_short_lived(name: str) -> None:
+    resources = render(name) if name in COMPONENTS else everything_with_deletion_cost()
+    pod, worker = the_worker(resources)
+    (volume,) = (each for each in pod["volumes"] if "projected" in each)
+    token, authority, namespace = volume["projected"]["sources"]
+    assert token == {"serviceAccountToken": {"path": "token", "expirationSeconds": 600}}
+    assert authority["configMap"]["name"] == "kube-root-ca.crt"
+    paths = {item["path"] for source in (authority["configMap"], namespace["downwardAPI"]) for item in source["items"]}
+    assert paths == {"ca.crt", "namespace"}
+    (mount,) = (each for each in worker["volumeMounts"] if each["name"] == volume["name"])
+    assert mount == {"name": volume["name"], "mountPath": str(ACCOUNT), "readOnly": True}
+    for container, spec in containers(resources):
+        if container != "greenscale-worker/worker":
+            assert volume["name"] not in {each["name"] for each in spec.get("volumeMounts", [])}, container
+
+
+def test_the_worker_knows_its_own_pod_where_it_is_asked_to() -> None:
+    resources = render("deletion-cost")
+    _, worker = the_worker(resources)
+    assert environment(resources, worker)["GREENSCALE_POD_DELETION_COST"] == "true"
+    (name,) = (each for each in worker["env"] if each["name"] == "GREENSCALE_POD_NAME")
+    assert name["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.name"
+    for overlay in OVERLAYS:
+        assert "GREENSCALE_POD_DELETION_COST" not in environment(render(overlay), the_worker(render(overlay))[1])
+
+
+def test_with_both_components_the_worker_reaches_the_api_server() -> None:
+    for resources in (render_anew(components=["network-policy", "deletion-cost"]), everything_with_deletion_cost()):
+        policy = named(resources, "NetworkPolicy", "greenscale-worker")["spec"]
+        everywhere = {port["port"] for rule in policy["egress"] if "to" not in rule for port in rule["ports"]}
+        assert everywhere >= {443, 6443}
 
 
 # Monitoring -----------------------------------------------------------------------------------------------------------

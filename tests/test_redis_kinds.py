@@ -10,7 +10,7 @@ import pytest
 
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.redis_list import open_admin
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, together
 from tests.support.jobs import Jobs
 from tests.support.redis_server import CERTIFICATE, RedisServer
 from tests.support.scene import Scene, play
@@ -46,7 +46,7 @@ async def the_bell_is_heard(scene: Scene, url: str) -> None:
     scene.endpoint.let_go()
 
 
-async def test_a_cluster(start_redis: StartRedis, tmp_path: Path) -> None:
+async def cluster(start_redis: StartRedis, tmp_path: Path) -> None:
     """Results and records carry the list's hash tag there."""
     server = start_redis("cluster-enabled yes")
     with server.client() as client:
@@ -61,18 +61,7 @@ async def test_a_cluster(start_redis: StartRedis, tmp_path: Path) -> None:
         assert scene.jobs.client.get("{jobs}:result:jobs-0") == b"jobs-0 #1"
 
 
-async def test_a_cluster_over_tls(start_redis: StartRedis, tmp_path: Path) -> None:
-    server = start_redis("cluster-enabled yes", "tls-cluster yes", tls=True)
-    with server.client() as client:
-        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        await eventually(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
-    url = f"rediss+cluster://127.0.0.1:{server.port}"
-    async with play(tmp_path, server, REDIS_URL=url, GREENSCALE_REDIS_CA_FILE=CERTIFICATE) as scene:
-        scene.jobs.keys = Jobs(scene.jobs.client, cluster=True).keys
-        await everything_once(scene, scene.start())
-
-
-async def test_sentinel_and_a_failover(start_redis: StartRedis, tmp_path: Path) -> None:
+async def failover(start_redis: StartRedis, tmp_path: Path) -> None:
     """Jobs that run while the master dies are finished on its replica, which had all writes."""
     master = start_redis()
     replica = start_redis(f"replicaof 127.0.0.1 {master.port}", "repl-diskless-sync-delay 0")
@@ -98,6 +87,23 @@ async def test_sentinel_and_a_failover(start_redis: StartRedis, tmp_path: Path) 
             assert scene.endpoint.calls == Counter(jobs)
             await worker.stop()
             scene.jobs.nothing_left_behind()
+
+
+async def test_a_cluster_and_a_failover(start_redis: StartRedis, tmp_path: Path) -> None:
+    await together(
+        cluster=cluster(start_redis, tmp_path / "cluster"), failover=failover(start_redis, tmp_path / "sentinel")
+    )
+
+
+async def test_a_cluster_over_tls(start_redis: StartRedis, tmp_path: Path) -> None:
+    server = start_redis("cluster-enabled yes", "tls-cluster yes", tls=True)
+    with server.client() as client:
+        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        await eventually(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
+    url = f"rediss+cluster://127.0.0.1:{server.port}"
+    async with play(tmp_path, server, REDIS_URL=url, GREENSCALE_REDIS_CA_FILE=CERTIFICATE) as scene:
+        scene.jobs.keys = Jobs(scene.jobs.client, cluster=True).keys
+        await everything_once(scene, scene.start())
 
 
 @pytest.mark.parametrize("certificate", [None, CERTIFICATE], ids=["ca", "client-certificate"])

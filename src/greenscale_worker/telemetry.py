@@ -18,6 +18,8 @@ Event = Literal[
     "backend_error",
     "breaker_closed",
     "breaker_opened",
+    "deletion_cost_delayed",
+    "deletion_cost_off",
     "draining",
     "foreign_key_replaced",
     "gate_open",

@@ -64,6 +64,11 @@ class Worker:
         """Whether `stop` was called."""
         return self._stopping.is_set()
 
+    @property
+    def busy(self) -> int:
+        """How many jobs are in flight: claimed, and not settled yet."""
+        return self._busy
+
     def stop(self) -> None:
         """Claim no more, and let what runs go on for the drain time. Called again: end that time at once."""
         if self._stopping.is_set():

@@ -12,7 +12,7 @@ from typing import Final
 from greenscale_worker.backends import Backend
 from greenscale_worker.cli import FAILED
 from greenscale_worker.cli.opening import open_admin, open_configured_backend, open_queue, settings_in_force
-from greenscale_worker.config import Settings, policy, queue_options, redis_options
+from greenscale_worker.config import Settings, own_pod, policy, queue_options, redis_options
 from greenscale_worker.config.rules import masked
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.job import Job, Output
@@ -64,6 +64,7 @@ class Process:
     async def run(self) -> bool:
         """Open, work, close. False: not everything was handed back. Raises ConfigError."""
         settings, loop = self._settings, asyncio.get_running_loop()
+        pod = own_pod(settings)
         for number in STOPPING:
             loop.add_signal_handler(number, self.stop)
         async with AsyncExitStack() as stack:
@@ -80,6 +81,8 @@ class Process:
             if self._stopping.is_set():
                 self._worker.stop()
             self._announce()
+            if pod is not None:
+                _keep_deletion_cost(stack, pod, self._worker)
             gc.freeze()
             gc.set_threshold(GARBAGE_THRESHOLD)
             return await self._worker.run()
@@ -177,6 +180,17 @@ class Overheard:
         finally:
             log.info("job", outcome="asked", job_id=job.job_id, payload=job.payload, answer=answer)
         return output
+
+
+def _keep_deletion_cost(stack: AsyncExitStack, pod: str, worker: Worker) -> None:
+    """Begin a task on which nothing waits; it is cancelled when the stack is left."""
+    from greenscale_worker.deletion_cost import api_server, keep_deletion_cost  # noqa: PLC0415  only who wants it
+
+    # Kubernetes tells every container where its API server is; the name is the same in every cluster.
+    host = os.environ.get("KUBERNETES_SERVICE_HOST", "kubernetes.default.svc")
+    server = api_server(host, os.environ.get("KUBERNETES_SERVICE_PORT", "443"))
+    task = asyncio.create_task(keep_deletion_cost(server, pod, lambda: worker.busy))
+    stack.callback(task.cancel)
 
 
 def _logs_json(settings: Settings) -> bool:

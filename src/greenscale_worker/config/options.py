@@ -70,6 +70,15 @@ def queue_options(settings: Settings) -> QueueOptions:
     )
 
 
+def own_pod(settings: Settings) -> str | None:
+    """Name of the pod whose deletion cost is to be kept; None: of no pod. Raises ConfigError where it has no name."""
+    if not settings.pod_deletion_cost:
+        return None
+    if settings.pod_name is None:  # the host name is not always that of the pod: long names are cut
+        raise ConfigError("GREENSCALE_POD_NAME is not set; expected with GREENSCALE_POD_DELETION_COST: the pod's name")
+    return settings.pod_name
+
+
 def policy(settings: Settings) -> "Policy":
     """How often and how long a job is tried."""
     from greenscale_worker.execution import Policy  # noqa: PLC0415  who runs no job does not pay for its imports

@@ -126,6 +126,9 @@ REDIS_URL: Final = Rule(
 API_KEY: Final = Rule("a key, without spaces and line breaks, or nothing", _matches(r"[!-~]*"))
 HEADERS: Final = Rule('a JSON object of texts such as {"X-Team": "search"}', _are_headers)
 HOSTNAME: Final = Rule("a host name or an IP address", _is_host)
+POD_NAME: Final = Rule(
+    "the name of a pod: small letters, digits, - and .", _matches(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+)
 LIST_NAME: Final = Rule(
     "a name that does not begin with result: or job:, and has braces only around one hash tag as in {team}:jobs",
     _is_list_name,

@@ -15,6 +15,7 @@ from greenscale_worker.config.rules import (
     HTTP_URL,
     LIST_NAME,
     PEM_FILE,
+    POD_NAME,
     PROXY,
     REDIS_URL,
     SecretUrl,
@@ -199,6 +200,15 @@ class WorkerSettings(Section):
     )
     health_host: Annotated[str, HOSTNAME] = Field(
         "127.0.0.1", alias="GREENSCALE_HEALTH_HOST", description="Address it listens on; in a pod: `0.0.0.0`."
+    )
+    pod_deletion_cost: bool = Field(
+        default=False,
+        alias="GREENSCALE_POD_DELETION_COST",
+        description="Whether the worker keeps the annotation `controller.kubernetes.io/pod-deletion-cost` of its pod "
+        "equal to its jobs in flight, so that idle pods go first.",
+    )
+    pod_name: Annotated[str | None, POD_NAME] = Field(
+        None, alias="GREENSCALE_POD_NAME", description="Name of that pod: `metadata.name`, by the downward API."
     )
     log_format: Literal["auto", "json", "console"] = Field(
         "auto",
