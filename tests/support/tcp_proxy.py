@@ -112,8 +112,9 @@ class TcpProxy:
         chunks: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
 
         async def read() -> None:
-            while chunk := await reader.read(CHUNK):
-                chunks.put_nowait((loop.time() + self.delay, chunk))
+            with suppress(OSError):
+                while chunk := await reader.read(CHUNK):
+                    chunks.put_nowait((loop.time() + self.delay, chunk))
             chunks.put_nowait((loop.time() + self.delay, b""))
 
         reading = asyncio.create_task(read())
@@ -129,7 +130,7 @@ class TcpProxy:
             return
         finally:
             reading.cancel()
-            with suppress(asyncio.CancelledError, OSError):
+            with suppress(asyncio.CancelledError):
                 await reading
 
     async def _request(self, connection: _Connection, chunk: bytes) -> None:

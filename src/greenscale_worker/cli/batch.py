@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from greenscale_worker.cli import FAILED
-from greenscale_worker.cli.opening import settings_of_command
+from greenscale_worker.cli.opening import open_configured_backend, settings_of_command
 from greenscale_worker.cli.terminal import hint, say_json
 from greenscale_worker.errors import ConfigError
 
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
     settings = settings_of_command()
     log_beside_a_bar(settings)
-    backend = configured_backend(settings)
+    backend = open_configured_backend(settings)
     try:
         batch = Batch(
             args.source,
@@ -102,19 +102,6 @@ def log_beside_a_bar(settings: "Settings") -> None:
 
     level = settings.log_level if "log_level" in settings.origins else "warning"
     configure_logging(json=settings.log_format == "json", level=level)
-
-
-def configured_backend(settings: "Settings") -> "Backend":
-    """Open the backend that is set; only `chat` asks for an endpoint. Raises ConfigError."""
-    from greenscale_worker.backends import ChatOptions, open_backend  # noqa: PLC0415  only those who run jobs
-    from greenscale_worker.config import chat_options  # noqa: PLC0415  as above
-
-    if settings.backend == "chat":
-        return open_backend("chat", chat_options(settings))
-    try:
-        return open_backend(settings.backend, ChatOptions(url="", model=""))
-    except ConfigError as error:
-        raise ConfigError(f"GREENSCALE_BACKEND: {error}") from error
 
 
 async def drive(batch: "Batch", backend: "Backend") -> int | None:

@@ -13,8 +13,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from greenscale_worker.cli.batch import DRAIN_SECONDS, configured_backend, drive, exit_code, log_beside_a_bar
-from greenscale_worker.cli.opening import settings_of_command
+from greenscale_worker.cli.batch import DRAIN_SECONDS, drive, exit_code, log_beside_a_bar
+from greenscale_worker.cli.opening import open_configured_backend, settings_of_command
 from greenscale_worker.cli.terminal import bold, columns, harmless, say
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ async def _real() -> AsyncIterator[_Stage]:
     settings = settings_of_command()
     log_beside_a_bar(settings)
     words = settings.backend if settings.backend != "chat" else chat_options(settings).model
-    yield _Stage(configured_backend(settings), words, settings.concurrency, policy(settings))
+    yield _Stage(open_configured_backend(settings), words, settings.concurrency, policy(settings))
 
 
 async def _run(open_stage: AbstractAsyncContextManager[_Stage]) -> int:
