@@ -61,6 +61,14 @@ async def cluster(start_redis: StartRedis, tmp_path: Path) -> None:
         assert scene.jobs.client.get("{jobs}:result:jobs-0") == b"jobs-0 #1"
 
 
+async def sentinel(start_redis: StartRedis, tmp_path: Path) -> None:
+    """The master is asked for by its name."""
+    master = start_redis()
+    watcher = start_redis(f"sentinel monitor main 127.0.0.1 {master.port} 1", sentinel=True)
+    async with play(tmp_path, master, REDIS_URL=f"redis+sentinel://127.0.0.1:{watcher.port}/main/0") as scene:
+        await everything_once(scene, scene.start())
+
+
 async def failover(start_redis: StartRedis, tmp_path: Path) -> None:
     """Jobs that run while the master dies are finished on its replica, which had all writes."""
     master = start_redis()
@@ -89,10 +97,15 @@ async def failover(start_redis: StartRedis, tmp_path: Path) -> None:
             scene.jobs.nothing_left_behind()
 
 
-async def test_a_cluster_and_a_failover(start_redis: StartRedis, tmp_path: Path) -> None:
+async def test_a_cluster_and_sentinel(start_redis: StartRedis, tmp_path: Path) -> None:
     await together(
-        cluster=cluster(start_redis, tmp_path / "cluster"), failover=failover(start_redis, tmp_path / "sentinel")
+        cluster=cluster(start_redis, tmp_path / "cluster"), sentinel=sentinel(start_redis, tmp_path / "sentinel")
     )
+
+
+@pytest.mark.long  # how long Sentinel takes to agree on a new master is not ours to bound
+async def test_a_failover(start_redis: StartRedis, tmp_path: Path) -> None:
+    await failover(start_redis, tmp_path)
 
 
 async def test_a_cluster_over_tls(start_redis: StartRedis, tmp_path: Path) -> None:
