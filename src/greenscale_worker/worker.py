@@ -95,6 +95,8 @@ class Worker:
                 await self._drain(lanes)
             limit = asyncio.get_running_loop().time() + RELEASE_SECONDS
             clean = await self._hand_back(lanes, limit)
+            heartbeats.cancel()  # one that came after our goodbye would put us back on the list of live workers
+            await asyncio.wait({heartbeats}, timeout=LAST_SECONDS)
             return await self._close(limit) and clean
         finally:
             for task in (heartbeats, *lanes):
