@@ -37,13 +37,13 @@ def settings_of_command() -> "Settings":
 
 def open_configured_backend(settings: "Settings") -> "Backend":
     """Open the backend that is set; an endpoint must be set only for `chat`. Raises ConfigError."""
-    from greenscale_worker.backends import ChatOptions, open_backend  # noqa: PLC0415  as above
+    from greenscale_worker.backends import open_backend  # noqa: PLC0415  as above
     from greenscale_worker.config import chat_options  # noqa: PLC0415  as above
 
     if settings.backend == "chat":
         return open_backend("chat", chat_options(settings))
     try:
-        return open_backend(settings.backend, ChatOptions(url="", model=""))
+        return open_backend(settings.backend)
     except ConfigError as error:
         raise ConfigError(f"GREENSCALE_BACKEND: {error}") from error
 
