@@ -6,6 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 UV := uv==0.13.8
+PEERS := arq saq streaq taskiq celery dramatiq rq
 
 .NOTPARALLEL:
 .PHONY: help demo test test-long check docs lock clean
@@ -39,6 +40,7 @@ lock: ## pin what pyproject.toml asks for (ARGS=--upgrade: the newest of all)
 	$(call compile,requirements.txt,)
 	$(call compile,requirements-build.txt,--group build -c requirements.txt)
 	$(call compile,requirements-dev.txt,--group dev -c requirements.txt -c requirements-build.txt)
+	$(foreach peer,$(PEERS) report,$(call compile,bench/peers/$(peer).txt,--group bench-$(peer)) && ) true
 
 # Universal: one file for all Pythons and platforms, with markers. No index is written down.
 compile = build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
