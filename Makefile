@@ -9,7 +9,7 @@ UV := uv==0.13.8
 PEERS := arq saq streaq taskiq celery dramatiq rq
 
 .NOTPARALLEL:
-.PHONY: help demo test test-long check docs lock clean
+.PHONY: help demo test test-long bench check docs lock clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -22,6 +22,9 @@ test: $(VENV)/.installed $(VENV)/.tools ## the tests, against a real Redis (ARGS
 
 test-long: $(VENV)/.installed $(VENV)/.tools ## longer searches for faults
 	$(BIN)/python -m pytest -m long $(ARGS)
+
+bench: $(VENV)/.installed $(VENV)/.tools ## measure beside a floor and others, 25 minutes (ARGS=--quick: one minute)
+	$(BIN)/python -m bench $(ARGS)
 
 check: $(VENV)/.installed $(VENV)/.tools ## lint, types, floors, and whether the generated documents are up to date
 	$(BIN)/ruff check

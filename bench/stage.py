@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from bench.job import prompt
 from bench.processes import Process, Producer, start_worker
 from bench.systems import Place, System
 from tests.support.redis_server import RedisServer, free_port, until
 
-POLL_SECONDS = 0.02
+POLL_SECONDS: Final = 0.02
+PAYLOAD: Final = '{"job_id": "job-%07d", "prompt": "job-%07d%s"}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class Stage:
 
     def __init__(self, stack: ExitStack, system: System, lanes: int, latency_ms: float) -> None:
         self.system = system
+        self.latency = latency_ms / 1000
         self._stack = stack
         self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         self._server = RedisServer(self.folder / "redis", docker=None)
@@ -82,6 +85,13 @@ class Stage:
     def producer(self) -> Producer:
         """Start one; it is ready when it answers."""
         return self._stack.enter_context(Producer(self.system, self.place, self.folder / "producer.log"))
+
+    def fill(self, count: int, size: int) -> None:
+        """Push that many jobs to a plain list, faster than a producer would."""
+        text = prompt("job-0000000", size).removeprefix("job-0000000")
+        for first in range(1, count + 1, 1000):
+            numbers = range(first, min(first + 1000, count + 1))
+            self.redis.lpush("jobs", *(PAYLOAD % (number, number, text) for number in numbers))
 
     def results(self) -> int:
         """How many answers are stored."""
