@@ -1,6 +1,7 @@
 """`python -m bench`: measure, keep the figures, render docs/benchmarks.md from them. `--help` says the rest."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ def main() -> int:
     arguments = _parser().parse_args()
     if arguments.command == "report":
         return report.write()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exit that ends what was started
     whole = not (arguments.quick or arguments.only or arguments.systems)
     output = arguments.output or FOLDER / ("run.json" if whole else "some.json")
     chosen = arguments.systems or ("floor,greenscale" if arguments.quick else None)

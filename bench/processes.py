@@ -14,6 +14,7 @@ from bench.systems import Place, System
 INHERITED: Final = ("PATH", "HOME", "TMPDIR", "LANG")
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+MIB: Final = 2**20
 END_SECONDS: Final = 10
 
 
@@ -48,30 +49,12 @@ class Process:
 
     def kill(self) -> None:
         """End all of them at once, as when a machine dies."""
-        for pid in self.pids():
+        for pid in family([self]):
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
         self.popen.wait(END_SECONDS)
-
-    def pids(self) -> list[int]:
-        """Itself and its descendants, those that live."""
-        parents = {int(path.name): _stat(path) for path in Path("/proc").iterdir() if path.name.isdigit()}
-        family = [self.popen.pid]
-        for pid in family:
-            family += [child for child, stat in parents.items() if stat and int(stat[1]) == pid]
-        return family
-
-    def cpu_seconds(self) -> float:
-        """User and system time of all of them so far, with that of children that have ended."""
-        stats = [_stat(Path(f"/proc/{pid}")) for pid in self.pids()]
-        return sum(sum(map(int, stat[11:15])) for stat in stats if stat) / TICKS
-
-    def memory(self) -> int:
-        """Resident bytes of all of them; what forked processes share counts for each."""
-        stats = [_stat(Path(f"/proc/{pid}")) for pid in self.pids()]
-        return sum(int(stat[21]) for stat in stats if stat) * PAGE
 
     def __enter__(self) -> Self:
         return self
@@ -121,11 +104,26 @@ class Producer:
         self.process.kill()
 
 
-def _stat(path: Path) -> list[str]:
-    """Fields of /proc/PID/stat from the third, `state`, on: 1 is the parent, 11 to 14 CPU times, 21 the resident pages.
+def family(processes: Sequence[Process]) -> dict[int, list[str]]:
+    """Find them and their descendants, those that live: by pid, what /proc/PID/stat says from its third field on."""
+    stats = {int(path.name): _stat(path) for path in Path("/proc").iterdir() if path.name.isdigit()}
+    pids = [process.popen.pid for process in processes]
+    for pid in pids:
+        pids += [child for child, stat in stats.items() if stat and int(stat[1]) == pid]
+    return {pid: stats[pid] for pid in pids if stats.get(pid)}
 
-    Nothing where it has ended.
-    """
+
+def cpu_seconds(processes: Sequence[Process]) -> float:
+    """User and system time of all of them so far, with that of children that have ended."""
+    return sum(sum(map(int, stat[11:15])) for stat in family(processes).values()) / TICKS
+
+
+def memory_mib(processes: Sequence[Process]) -> float:
+    """Resident memory of all of them; what forked processes share counts for each."""
+    return sum(int(stat[21]) for stat in family(processes).values()) * PAGE / MIB
+
+
+def _stat(path: Path) -> list[str]:
     try:
         return (path / "stat").read_text().rpartition(") ")[2].split()
     except (FileNotFoundError, ProcessLookupError):

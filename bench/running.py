@@ -54,15 +54,15 @@ def go_through(results: Results, scenarios: Mapping[str, Scenario], systems: Seq
 
 
 def _takes_part(system: System, scenario: Scenario) -> bool:
-    return scenario.peers or system in {FLOOR, GREENSCALE}
+    return scenario.peers or system.name in {FLOOR.name, GREENSCALE.name}
 
 
 def _once(scenario: Scenario, system: System) -> Figures | Waits | dict[str, str]:
     try:
         figures = scenario.run(system)
-    except (RuntimeError, OSError) as error:  # it did nothing in the time, or its producer ended: a result as well
+    except Exception as error:  # noqa: BLE001  whatever it is, that is its result, and the run goes on
         say(f"  {system.name} failed: {error}")
-        return {"failed": str(error)}
+        return {"failed": str(error) or repr(error)}
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}
 
 
@@ -73,6 +73,8 @@ def _print(results: Results, name: str) -> None:
         figures |= dict.fromkeys(PERCENTILES if any(figure_of(run, "p50") is not None for run in runs) else ())
         cells = []
         for figure in figures:
-            median, ratio = results.median(name, system, figure), results.ratio(name, system, figure)
-            cells.append(f"{figure} {median:.4g}" + (f" ({ratio:.2f} ×)" if ratio is not None else ""))
+            ratio = None if system == FLOOR.name else results.ratio(name, system, figure)
+            cells.append(
+                f"{figure} {results.median(name, system, figure):.4g}" + (f" ({ratio:.2f} ×)" if ratio else "")
+            )
         print(f"{name:<12} {system:<11} {'   '.join(cells) or results.failure(name, system)}", flush=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from bench.measuring import Figures, expect, memory_mib, read, settle, share_of_ideal, work_off
-from bench.processes import Process
+from bench.measuring import Figures, expect, read, settle, share_of_ideal, work_off
+from bench.processes import Process, memory_mib
 from bench.stage import Stage, stage, wait
 from bench.systems import System
 
@@ -28,10 +28,8 @@ def io_bound(system: System, *, jobs: int, lanes: int, latency_ms: float) -> Fig
     """An endpoint that takes its time: what the worker adds to it shows as calls that were not under way."""
     with stage(system, lanes=lanes, latency_ms=latency_ms) as here:
         here.producer().push(1, jobs, PROMPT)
-        worker = here.worker()
         ideal = jobs * here.latency / lanes
-        figures = share_of_ideal(here, jobs=jobs, lanes=lanes, seconds=ideal + PATIENCE / 2)
-        return figures | {"cpu_per_1000": worker.cpu_seconds() / figures["jobs_done"] * 1000}
+        return share_of_ideal(here, [here.worker()], jobs=jobs, lanes=lanes, seconds=ideal + PATIENCE / 2)
 
 
 def pickup(system: System, *, pushes: int, workers: int) -> Waits:
@@ -81,11 +79,8 @@ def scale(system: System, *, workers: int, jobs_each: int) -> Figures:
         crew = [here.worker() for _ in range(workers)]
         settle(crew)
         jobs, lanes = jobs_each * workers, 100 * workers
-        before = read(here, crew)
         here.producer().push(1, jobs)
-        figures = share_of_ideal(here, jobs=jobs, lanes=lanes, seconds=PATIENCE)
-        cpu = read(here, crew).cpu_seconds - before.cpu_seconds
-        return figures | {"cpu_per_1000": cpu / figures["jobs_done"] * 1000}
+        return share_of_ideal(here, crew, jobs=jobs, lanes=lanes, seconds=PATIENCE)
 
 
 def depth(system: System, *, waiting: int, jobs: int) -> Figures:
