@@ -1,0 +1,189 @@
+"""Does to a stage what a schedule says."""
+
+import asyncio
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import redis
+
+from chaos.facts import Disturbance
+from chaos.schedule import KILL, KINDS, Fault
+from chaos.stage import Slot, Stage
+from greenscale_worker.errors import QueueUnavailableError
+from greenscale_worker.simulator import Faults
+from tests.support.tcp_proxy import Trap
+
+RATE: Final = 0.2  # of calls, for each way in which the endpoint fails
+TRAPS: Final = {"claim": b":claim:", "settle": b"succeeded"}
+RATES: Final = {
+    "endpoint 429": "rate_429",
+    "endpoint 5xx": "rate_5xx",
+    "endpoint hangs": "rate_hang",
+    "endpoint cuts": "rate_cut",
+    "endpoint malformed": "rate_malformed",
+}
+AWAY: Final = (redis.RedisError, OSError, QueueUnavailableError)
+AGAIN_SECONDS: Final = 0.1
+LETTERS: Final = 3
+
+
+class Havoc:
+    """Carries a schedule out. `done` counts the faults that took place, `disturbances` says when and to whom."""
+
+    def __init__(self, stage: Stage, schedule: Sequence[Fault]) -> None:
+        self.done: Counter[str] = Counter()
+        self.void: Counter[str] = Counter()
+        self.disturbances: list[Disturbance] = []
+        self._stage = stage
+        self._schedule = schedule
+        self._endpoint: Counter[str] = Counter()
+        self._pauses = 0
+        self._random = random.Random(0)  # noqa: S311  which dead letters are replayed
+
+    async def run(self) -> None:
+        """Let every fault begin in its time; returns when the last has ended."""
+        began = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            for fault in self._schedule:
+                await asyncio.sleep(began + fault.at - time.monotonic())
+                group.create_task(self._happen(fault))
+
+    async def _happen(self, fault: Fault) -> None:
+        slot = self._stage.slots[fault.slot]
+        method, personal = METHODS[fault.kind] if not KINDS[fault.kind].endpoint else (Havoc._endpoint_fails, False)
+        trace = Disturbance(fault.kind, slot.name if personal else None, time.monotonic(), float("inf"))
+        self.disturbances.append(trace)
+        try:
+            took_place = await method(self, fault, slot)
+        except AWAY:
+            took_place = False
+        trace.ended = time.monotonic()
+        (self.done if took_place is not False else self.void)[fault.kind] += 1
+
+    async def _kill(self, _: Fault, slot: Slot) -> bool:
+        if not slot.worker.alive:
+            return False
+        slot.asked = "SIGKILL"
+        slot.worker.signal(signal.SIGKILL)
+        return True
+
+    async def _term(self, _: Fault, slot: Slot) -> bool:
+        """Ask it to end. Whoever does not do so, in a minute of nobody's interference, is broken."""
+        worker = slot.worker
+        if not worker.alive or slot.asked:
+            return False
+        slot.asked = "SIGTERM"
+        worker.terminate()
+        while worker.alive:
+            await asyncio.sleep(AGAIN_SECONDS)
+        return True
+
+    async def _stop(self, fault: Fault, slot: Slot) -> bool:
+        worker = slot.worker
+        if not worker.alive:
+            return False
+        worker.signal(signal.SIGSTOP)
+        await asyncio.sleep(fault.lasts)
+        worker.signal(signal.SIGCONT)
+        return True
+
+    async def _cut(self, _: Fault, slot: Slot) -> bool:
+        before = slot.proxy.cuts
+        slot.proxy.cut()
+        return slot.proxy.cuts > before
+
+    async def _stall(self, fault: Fault, slot: Slot) -> None:
+        slot.proxy.stall()
+        await asyncio.sleep(fault.lasts)
+        slot.proxy.flow()
+
+    async def _trap(self, fault: Fault, slot: Slot) -> bool:
+        """The answer to its next claim or settle ends early, and is cut or followed by nothing."""
+        what, how = fault.kind.split()
+        trap = Trap(TRAPS[what], keep=2 if how == "truncated" else 0, cut=how == "truncated")
+        slot.proxy.set(trap)
+        await asyncio.sleep(fault.lasts or 1.0)
+        trap.armed = False
+        trap.opened.set()
+        return trap.sprung.is_set()
+
+    async def _kill_redis(self, fault: Fault, _: Slot) -> None:
+        async with self._stage.redis_lock:
+            await asyncio.to_thread(self._stage.server.kill)
+            await asyncio.sleep(fault.lasts)
+            await asyncio.to_thread(self._stage.server.start)
+
+    async def _fill_redis(self, fault: Fault, _: Slot) -> None:
+        async with self._stage.redis_lock:
+            await self._stage.client.config_set("maxmemory", 1)
+            await asyncio.sleep(fault.lasts)
+            await _insist(lambda: self._stage.client.config_set("maxmemory", 0))
+
+    async def _client_kill(self, _: Fault, __: Slot) -> bool:
+        killed = [await self._stage.client.client_kill_filter(_type=kind, skipme=True) for kind in ("normal", "pubsub")]
+        return sum(killed) > 0
+
+    async def _client_pause(self, fault: Fault, _: Slot) -> None:
+        await self._stage.client.client_pause(int(1000 * fault.lasts))
+        await asyncio.sleep(fault.lasts)
+
+    async def _debug_sleep(self, fault: Fault, _: Slot) -> None:
+        await self._stage.client.execute_command("DEBUG", "SLEEP", fault.lasts)
+
+    async def _endpoint_fails(self, fault: Fault, _: Slot) -> None:
+        self._endpoint[fault.kind] += 1
+        await self._tell_endpoint()
+        await asyncio.sleep(fault.lasts)
+        self._endpoint[fault.kind] -= 1
+        await self._tell_endpoint()
+
+    async def _tell_endpoint(self) -> None:
+        rates = {RATES[kind]: RATE for kind, times in self._endpoint.items() if times}
+        await self._stage.break_endpoint(Faults(**rates))  # type: ignore[arg-type]  # rates are all of a type
+
+    async def _pause(self, fault: Fault, _: Slot) -> None:
+        self._pauses += 1
+        try:
+            await self._stage.admin.pause()
+            await asyncio.sleep(fault.lasts)
+        finally:
+            self._pauses -= 1
+            if not self._pauses:
+                await _insist(self._stage.admin.resume)
+
+    async def _replay(self, _: Fault, __: Slot) -> bool:
+        letters = sorted([letter.id async for letter in self._stage.admin.dead()])
+        for letter in self._random.sample(letters, min(LETTERS, len(letters))):
+            await self._stage.admin.replay(letter)
+        return bool(letters)
+
+
+METHODS: Final[dict[str, tuple[Callable[[Havoc, Fault, Slot], Awaitable[Any]], bool]]] = {
+    KILL: (Havoc._kill, True),
+    "SIGTERM": (Havoc._term, True),
+    "SIGSTOP": (Havoc._stop, True),
+    "connections cut": (Havoc._cut, True),
+    "connections half-open": (Havoc._stall, True),
+    **{f"{what} {how}": (Havoc._trap, True) for what in TRAPS for how in ("truncated", "unanswered")},
+    "Redis killed": (Havoc._kill_redis, False),
+    "Redis full": (Havoc._fill_redis, False),
+    "CLIENT KILL": (Havoc._client_kill, False),
+    "CLIENT PAUSE": (Havoc._client_pause, False),
+    "DEBUG SLEEP": (Havoc._debug_sleep, False),
+    "queue paused": (Havoc._pause, False),
+    "dead letters replayed": (Havoc._replay, False),
+}
+
+
+async def _insist(call: Callable[[], Awaitable[Any]]) -> None:
+    """Repeat a call until it is answered."""
+    while True:
+        with suppress(*AWAY):
+            await call()
+            return
+        await asyncio.sleep(AGAIN_SECONDS)
