@@ -46,6 +46,7 @@ def render(results: Results, findings: Mapping[str, str]) -> str:
         _idle(results),
         _better(results),
         _settings(results),
+        "## What was found\n\n" + findings["found"].strip(),
         "## What is noisy\n\n" + findings["noise"].strip(),
     )
     return "\n\n".join(sections) + "\n"
