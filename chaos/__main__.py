@@ -1,4 +1,7 @@
-"""`python -m chaos`: break everything for a while, and see whether a job is lost. `--help` says the rest."""
+"""`python -m chaos`: break everything for a while, and see whether a job is lost. `--help` says the rest.
+
+Exit code 1: a promise was broken. The seed that is printed replays the schedule; logs and Redis' data are kept then.
+"""
 
 import argparse
 import asyncio
@@ -6,59 +9,72 @@ import shutil
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
-import orjson
-
+from bench import machine
 from chaos import running
+from chaos.outcome import FOLDER, Outcome
 from chaos.schedule import KINDS, draw
+
+LAST: Final = Path("build/chaos/last.json")
 
 
 def main() -> int:
     arguments = _parser().parse_args()
-    seed = arguments.seed if arguments.seed is not None else int(datetime.now(UTC).strftime("%y%m%d%H%M"))
-    schedule = draw(
-        seed,
-        workers=arguments.workers,
-        seconds=arguments.seconds,
-        kills=arguments.kills,
-        only=arguments.only.split(",") if arguments.only else KINDS,
-    )
-    print(f"seed {seed}: {len(schedule)} faults in {schedule[-1].at:.0f} s", flush=True)
-    directory = Path(tempfile.mkdtemp(prefix="chaos-"))
-    began = time.monotonic()
+    if arguments.command == "report":
+        from chaos import report  # noqa: PLC0415  a run needs none
+
+        return report.write()
+    seed = int(time.time()) if arguments.seed is None else arguments.seed
+    arguments.seed = seed
+    kinds = arguments.only.split(",") if arguments.only else list(KINDS)
+    if unknown := set(kinds) - KINDS.keys():
+        sys.exit(f"there is no fault {', '.join(sorted(unknown))}; there are: {', '.join(KINDS)}")
+    return _run(arguments, kinds)
+
+
+def _run(arguments: argparse.Namespace, kinds: list[str]) -> int:
+    seed, workers = arguments.seed, arguments.workers
+    schedule = draw(seed, workers=workers, seconds=arguments.seconds, kills=arguments.kills, only=kinds)
+    settings = {name: getattr(arguments, name) for name in ("seed", "queue", "workers", "rate", "kills")}
+    print(f"seed {seed}: {len(schedule)} faults in {schedule[-1].at:.0f} s, {arguments.queue}", flush=True)
+    directory, describe, began = Path(tempfile.mkdtemp(prefix="chaos-")), machine.describe(), machine.now()
+    start = time.monotonic()
     verdict, havoc = asyncio.run(
-        running.run(
-            directory, schedule, seed=seed, queue=arguments.queue, workers=arguments.workers, rate=arguments.rate
-        )
+        running.run(directory, schedule, seed=seed, queue=arguments.queue, workers=workers, rate=arguments.rate)
     )
-    for kind, count in sorted(havoc.done.items()):
-        print(f"  {count:5} × {kind}")
-    for what, count in sorted(verdict.counts.items()):
-        print(f"  {count:7} {what}")
-    rec = sorted(verdict.recoveries)
-    if rec:
-        print(f"recovery after a kill: median {rec[len(rec)//2]} slowest {rec[-1]} of {len(rec)}")
-    for breach in verdict.breaches[:30]:
-        print(f"BREACH {breach}")
-    print(f"{time.monotonic() - began:.0f} s; seed {seed}")
+    outcome = Outcome(
+        began=began,
+        commit=machine.commit(),
+        machine=describe,
+        settings=settings,
+        seconds=round(time.monotonic() - start, 1),
+        faults=havoc.done,
+        void=havoc.void,
+        verdict=verdict,
+    )
+    outcome.save(FOLDER / f"{arguments.keep}.json" if arguments.keep else LAST)
+    print(*outcome.lines(), sep="\n")
     if verdict.breaches:
-        print(directory)
+        print(f"A promise is broken: python -m chaos --seed {seed} and the same arguments again; logs in {directory}")
         return 1
     shutil.rmtree(directory)
+    print(f"Every promise held: seed {seed}, {outcome.seconds:.0f} s.")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m chaos")
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--seconds", type=float, default=120)
-    parser.add_argument("--kills", type=int, default=0)
-    parser.add_argument("--only")
-    parser.add_argument("--workers", type=int, default=5)
-    parser.add_argument("--rate", type=float, default=20)
+    parser = argparse.ArgumentParser(prog="python -m chaos", description="Break everything; see whether a job is lost.")
+    parser.add_argument("command", nargs="?", choices=["run", "report"], default="run", help="report: only render")
+    parser.add_argument("--seed", type=int, help="draws what happens; default: the time")
+    parser.add_argument("--seconds", type=float, default=120, help="how long things break; default: %(default)s")
+    parser.add_argument("--kills", type=int, default=0, help="instead: until so many workers were killed")
+    parser.add_argument("--only", metavar="FAULT,…", help=f"some of: {', '.join(KINDS)}")
+    parser.add_argument("--workers", type=int, default=5, help="processes; default: %(default)s")
+    parser.add_argument("--rate", type=float, default=20, help="jobs pushed in a second; default: %(default)s")
     parser.add_argument("--queue", choices=["list", "stream"], default="list")
+    parser.add_argument("--keep", metavar="NAME", help="keep the figures for docs/reliability.md under this name")
     return parser
 
 

@@ -1,6 +1,7 @@
 """The account: does everything that Redis took end, once, and is every second execution explained by a fault?"""
 
 import bisect
+import signal
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
@@ -149,10 +150,15 @@ def _explains(disturbance: Disturbance, before: Execution, after: Execution) -> 
 
 
 def _exits(facts: Facts, verdict: Verdict) -> None:
-    """A worker ends only when it is told to, and says nothing to stderr."""
+    """A worker ends only when it is told to, and says nothing to stderr.
+
+    SIGTERM may kill it while Python still starts; not once it has begun to work.
+    """
+    worked = {execution.worker for execution in facts.executions}
     for end in facts.exits:
         verdict.counts[f"ended by {end.asked or 'nobody'} with {end.code}"] += 1
-        if not end.asked or end.stderr or end.code not in {-9, 0, 1}:
+        early = end.code == -signal.SIGTERM and end.worker not in worked
+        if not end.asked or end.stderr or not (early or end.code in {-signal.SIGKILL, 0, 1}):
             _breach(verdict, "worker broken", f"{end.worker}: {end.code}, told by {end.asked!r}: {end.stderr[-300:]}")
 
 

@@ -22,12 +22,14 @@ class Journal:
 
 def read(directory: Path) -> Journal:
     """Read the journal of the server that keeps its data in that directory."""
-    journal = Journal()
+    journal, by_script = Journal(), False  # a producer pushes in the open; a script that replays adds to a stream, too
     for command in _commands(directory):
         match command:
-            case [b"LPUSH", _, *payloads]:
+            case [b"MULTI" | b"EXEC" as word]:
+                by_script = word == b"MULTI"
+            case [b"LPUSH", _, *payloads] if not by_script:
                 journal.pushed.update(payloads)
-            case [b"XADD", *words] if b"job" in words:
+            case [b"XADD", *words] if not by_script:
                 journal.pushed[words[words.index(b"job") + 1]] += 1
             case [b"SET", key, value, *_] if key.startswith(RESULT):
                 journal.written[key.removeprefix(RESULT).decode()].append(value.decode())

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from chaos import journal
 from chaos.account import judge
@@ -25,7 +25,9 @@ PARTS: Final = ("ready", "suspect", "delayed", "lease", "meta", "bound", "worker
 SAY_EVERY: Final = 30.0
 
 
-async def run(directory: Path, schedule: Sequence[Fault], *, seed: int, queue: str, workers: int, rate: float) -> Any:
+async def run(
+    directory: Path, schedule: Sequence[Fault], *, seed: int, queue: str, workers: int, rate: float
+) -> tuple[Verdict, Havoc]:
     """Run a schedule, and judge it. Gives the verdict and the faults that took place."""
     async with Stage(directory, queue=queue, workers=workers) as stage:
         producers, havoc = Producers(stage, seed, rate), Havoc(stage, schedule)
@@ -36,6 +38,7 @@ async def run(directory: Path, schedule: Sequence[Fault], *, seed: int, queue: s
         producers.stop()
         await producing
         speaker.cancel()
+        await stage.reconnect()
         await _drained(stage)
         await stage.dismiss(LAST_SECONDS)
         witness.cancel()
@@ -110,6 +113,3 @@ async def _facts(stage: Stage, producers: Producers, havoc: Havoc) -> Facts:
         left=left,
         exits=stage.ended,
     )
-
-
-__all__ = ["Verdict", "run"]

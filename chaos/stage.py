@@ -85,11 +85,7 @@ class Stage:
         self._stack.callback(self._endpoint.kill)
         while not await self._endpoint_answers():
             await asyncio.sleep(POLL_SECONDS)
-        self.client = self.connect()
-        self._stack.push_async_callback(self.client.aclose)
-        redis = RedisOptions(url=self.server.url)
-        self.admin = await open_admin(self.queue, redis, OPTIONS)
-        self._stack.push_async_callback(self.admin.aclose)
+        await self.reconnect()
         self._fleet = self._stack.enter_context(Fleet(self.directory / "workers", **self._settings()))
         for number in range(self.workers):
             proxy = await enter(TcpProxy(self.server.port))
@@ -106,6 +102,13 @@ class Stage:
     def connect(self) -> Any:
         """Open a plain client that repeats nothing by itself."""
         return Redis(port=self.server.port, socket_timeout=REPLY_SECONDS, retry=Retry(NoBackoff(), 0))
+
+    async def reconnect(self) -> None:
+        """Connect anew: connections that faults have left behind dead are still taken for living ones."""
+        self.client = self.connect()
+        self._stack.push_async_callback(self.client.aclose)
+        self.admin = await open_admin(self.queue, RedisOptions(url=self.server.url), OPTIONS)
+        self._stack.push_async_callback(self.admin.aclose)
 
     async def waiting(self) -> int:
         """Count what has not ended, in the list or stream and behind it."""
