@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Final
 
 from bench import machine
-from chaos import running
+from chaos import peers, running
 from chaos.outcome import FOLDER, Outcome
 from chaos.schedule import KINDS, draw
 
+COMMANDS: Final = "peers: three faults, for others too, 25 minutes; report: only render; default: %(default)s"
 LAST: Final = Path("build/chaos/last.json")
 
 
@@ -26,6 +27,9 @@ def main() -> int:
         from chaos import report  # noqa: PLC0415  a run needs none
 
         return report.write()
+    if arguments.command == "peers":
+        peers.compare(arguments.systems.split(",") if arguments.systems else ()).save()
+        return 0
     seed = int(time.time()) if arguments.seed is None else arguments.seed
     arguments.seed = seed
     kinds = arguments.only.split(",") if arguments.only else list(KINDS)
@@ -66,7 +70,8 @@ def _run(arguments: argparse.Namespace, kinds: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m chaos", description="Break everything; see whether a job is lost.")
-    parser.add_argument("command", nargs="?", choices=["run", "report"], default="run", help="report: only render")
+    parser.add_argument("command", nargs="?", choices=["run", "peers", "report"], default="run", help=COMMANDS)
+    parser.add_argument("--systems", metavar="SYSTEM,…", help="for peers: some of them")
     parser.add_argument("--seed", type=int, help="draws what happens; default: the time")
     parser.add_argument("--seconds", type=float, default=120, help="how long things break; default: %(default)s")
     parser.add_argument("--kills", type=int, default=0, help="instead: until so many workers were killed")
