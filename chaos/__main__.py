@@ -43,14 +43,15 @@ def _run(arguments: argparse.Namespace, kinds: list[str]) -> int:
     schedule = draw(seed, workers=workers, seconds=arguments.seconds, kills=arguments.kills, only=kinds)
     settings = {name: getattr(arguments, name) for name in ("seed", "queue", "workers", "rate", "kills")}
     print(f"seed {seed}: {len(schedule)} faults in {schedule[-1].at:.0f} s, {arguments.queue}", flush=True)
-    directory, describe, began = Path(tempfile.mkdtemp(prefix="chaos-")), machine.describe(), machine.now()
+    directory, describe = Path(tempfile.mkdtemp(prefix="chaos-")), machine.describe()
+    began, commit = machine.now(), machine.commit()
     start = time.monotonic()
     verdict, havoc = asyncio.run(
         running.run(directory, schedule, seed=seed, queue=arguments.queue, workers=workers, rate=arguments.rate)
     )
     outcome = Outcome(
         began=began,
-        commit=machine.commit(),
+        commit=commit,
         machine=describe,
         settings=settings,
         seconds=round(time.monotonic() - start, 1),

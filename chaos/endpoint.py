@@ -1,11 +1,12 @@
 """The simulator, with a memory: every call is kept with its worker and its times, and no two answers are the same.
 
-`python -m chaos.endpoint PORT LATENCY`; `GET /executions` gives what it has kept.
+`python -m chaos.endpoint PORT LATENCY`; `GET /executions` gives what it has kept, `GET /busy` whose calls are in flight.
 """
 
 import asyncio
 import sys
 import time
+from collections import Counter
 from typing import Any, Final
 
 import orjson
@@ -22,6 +23,7 @@ class Recorder:
     def __init__(self, latency: float) -> None:
         self.simulator = Simulator(SimulatorOptions(latency=latency))
         self.executions: list[dict[str, Any]] = []
+        self.busy: Counter[str] = Counter()
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """Answer as the simulator does, with `<job> #<number of the call>`."""
@@ -33,6 +35,7 @@ class Recorder:
         execution = {"job": job, "worker": request.headers.get(WORKER, ""), "fate": fate, "answer": answer}
         execution |= {"began": time.monotonic(), "ended": None}
         self.executions.append(execution)
+        self.busy[execution["worker"]] += 1
         try:
             return await simulator.chat(request)
         except asyncio.CancelledError:
@@ -40,10 +43,19 @@ class Recorder:
             raise
         finally:
             execution["ended"] = time.monotonic()
+            self.busy[execution["worker"]] -= 1
 
     async def tell(self, _: web.Request) -> web.Response:
         """GET /executions."""
-        return web.Response(body=orjson.dumps(self.executions), content_type="application/json")
+        return _json(self.executions)
+
+    async def tell_busy(self, _: web.Request) -> web.Response:
+        """GET /busy: the number of calls that each worker waits for."""
+        return _json(+self.busy)
+
+
+def _json(value: Any) -> web.Response:
+    return web.Response(body=orjson.dumps(value), content_type="application/json")
 
 
 def build(latency: float) -> web.Application:
@@ -54,6 +66,7 @@ def build(latency: float) -> web.Application:
     app.router.add_get("/health", recorder.simulator.health)
     app.router.add_post("/faults", recorder.simulator.change_faults)
     app.router.add_get("/executions", recorder.tell)
+    app.router.add_get("/busy", recorder.tell_busy)
     return app
 
 

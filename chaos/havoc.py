@@ -29,6 +29,7 @@ RATES: Final = {
 }
 AWAY: Final = (redis.RedisError, OSError, QueueUnavailableError)
 AGAIN_SECONDS: Final = 0.1
+START_SECONDS: Final = 15.0
 LETTERS: Final = 3
 
 
@@ -43,6 +44,7 @@ class Havoc:
         self._schedule = schedule
         self._endpoint: Counter[str] = Counter()
         self._pauses = 0
+        self._killing = asyncio.Lock()
         self._random = random.Random(0)  # noqa: S311  which dead letters are replayed
 
     async def run(self) -> None:
@@ -57,7 +59,8 @@ class Havoc:
         slot = self._stage.slots[fault.slot]
         method, personal = METHODS[fault.kind] if not KINDS[fault.kind].endpoint else (Havoc._endpoint_fails, False)
         trace = Disturbance(fault.kind, slot.name if personal else None, time.monotonic(), float("inf"))
-        self.disturbances.append(trace)
+        if fault.kind != KILL:  # which looks for its victim first
+            self.disturbances.append(trace)
         try:
             took_place = await method(self, fault, slot)
         except AWAY:
@@ -65,12 +68,26 @@ class Havoc:
         trace.ended = time.monotonic()
         (self.done if took_place is not False else self.void)[fault.kind] += 1
 
-    async def _kill(self, _: Fault, slot: Slot) -> bool:
-        if not slot.worker.alive:
-            return False
-        slot.asked = "SIGKILL"
-        slot.worker.signal(signal.SIGKILL)
+    async def _kill(self, fault: Fault, slot: Slot) -> bool:
+        """Kill one amid its calls, the schedule's or the next: a fresh one has nothing to lose. One after the other."""
+        async with self._killing:
+            ends = time.monotonic() + START_SECONDS
+            while (victim := await self._at_work(slot)) is None and time.monotonic() < ends:
+                await asyncio.sleep(AGAIN_SECONDS)
+            victim = victim or slot
+            await asyncio.sleep(fault.lasts)
+            if not victim.worker.alive:
+                return False
+            victim.asked = "SIGKILL"
+            now = time.monotonic()
+            self.disturbances.append(Disturbance(KILL, victim.name, now, now))
+            victim.worker.signal(signal.SIGKILL)
         return True
+
+    async def _at_work(self, slot: Slot) -> Slot | None:
+        slots, busy = self._stage.slots, await self._stage.busy()
+        turn = (*slots[slot.number :], *slots[: slot.number])
+        return next((each for each in turn if each.name in busy and each.worker.alive), None)
 
     async def _term(self, _: Fault, slot: Slot) -> bool:
         """Ask it to end. Whoever does not do so, in a minute of nobody's interference, is broken."""

@@ -47,9 +47,9 @@ async def run(
 
 
 async def _drained(stage: Stage) -> None:
-    """Wait in peace until everything has ended, or nothing has happened for a long time."""
+    """Wait in peace until everything has ended and the dead are forgotten, or nothing has happened for a long time."""
     least, since = sys.maxsize, time.monotonic()
-    while waiting := await stage.waiting():
+    while (waiting := await stage.waiting()) or await stage.client.zcard(stage.keys.of("workers")) != stage.workers:
         if waiting < least:
             least, since = waiting, time.monotonic()
         if time.monotonic() - since > PATIENCE:

@@ -20,7 +20,7 @@ class Kind:
 
 
 KINDS: Final[Mapping[str, Kind]] = {
-    KILL: Kind(weight=4),
+    KILL: Kind(weight=4, lasts=(0.0, 1.0)),
     "SIGTERM": Kind(weight=2),
     "SIGSTOP": Kind(lasts=(0.5 * LEASE, 2.5 * LEASE)),
     "connections cut": Kind(),

@@ -38,7 +38,7 @@ POLL_SECONDS: Final = 0.05
 OPTIONS: Final = QueueOptions(name=NAME, lease=LEASE, result_ttl=KEPT_SECONDS)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Slot:
     """A place for a worker, with a network of its own. `asked`: what its worker was told to end by."""
 
@@ -50,6 +50,7 @@ class Slot:
 
     @property
     def name(self) -> str:
+        """Whose calls the endpoint sees, and whose end is kept."""
         return f"{self.number}.{self.generation}"
 
 
@@ -123,8 +124,11 @@ class Stage:
 
     async def executions(self) -> list[dict[str, Any]]:
         """Ask the endpoint for everything that it has seen."""
-        async with self._http.get("/executions") as response:
-            return list(orjson.loads(await response.read()))
+        return list(await self._ask("/executions"))
+
+    async def busy(self) -> dict[str, int]:
+        """Count the calls in flight of each worker that has some."""
+        return dict(await self._ask("/busy"))
 
     async def dismiss(self, seconds: float) -> None:
         """Let all workers end."""
@@ -171,8 +175,11 @@ class Stage:
         code = slot.worker.process.poll()
         self.ended.append(Exit(slot.name, code, slot.asked, slot.worker.stderr))
 
+    async def _ask(self, path: str) -> Any:
+        async with self._http.get(path) as response:
+            return orjson.loads(await response.read())
+
     async def _endpoint_answers(self) -> bool:
         with suppress(aiohttp.ClientError):
-            async with self._http.get("/health") as response:
-                return response.status == 200  # noqa: PLR2004  OK
+            return bool(await self._ask("/health"))
         return False
