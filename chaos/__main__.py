@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from bench import machine
-from chaos import running
+from chaos import peers, running
 from chaos.outcome import FOLDER, Outcome
 from chaos.schedule import KILL, KINDS, Plan, draw
 
+COMMANDS: Final = "peers: three faults, for others too, 25 minutes; report: only render; default: %(default)s"
 LAST: Final = Path("build/chaos/last.json")
 
 
@@ -29,6 +30,9 @@ def main() -> int:
         from chaos import report  # noqa: PLC0415  a run draws nothing
 
         return report.write()
+    if arguments.command == "peers":
+        peers.compare(arguments.systems.split(",") if arguments.systems else ()).save()
+        return 0
     kinds = arguments.only.split(",") if arguments.only else tuple(KINDS)
     if unknown := set(kinds) - KINDS.keys():
         sys.exit(f"there is no fault {', '.join(sorted(unknown))}; there are: {', '.join(KINDS)}")
@@ -68,7 +72,8 @@ def _run(plan: Plan, kept: Path) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m chaos", description="Break everything; see whether a job is lost.")
-    parser.add_argument("command", nargs="?", choices=["run", "report"], default="run", help="report: only render")
+    parser.add_argument("command", nargs="?", choices=["run", "peers", "report"], default="run", help=COMMANDS)
+    parser.add_argument("--systems", metavar="SYSTEM,…", help="for peers: some of them")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="draws what happens; default: the time")
     parser.add_argument("--seconds", type=float, default=120, help="how long things break; default: %(default)s")
     parser.add_argument("--kills", type=int, default=0, help="instead: until so many workers were killed")

@@ -77,7 +77,7 @@ class _Audit:
             self.breach("wrong ending", f"{job_id}: {found}, not {code}")
 
     def _job(self, job_id: str, times: Mapping[bytes, int], found: Sequence[Letter]) -> None:
-        """It has an answer for each time it was pushed, less those folded into it, in `conflict` with it, or cancelled."""
+        """It has an answer for each time it was pushed, less those folded into it, in conflict with it, or cancelled."""
         written, pushed = self.facts.written.get(job_id, ()), sum(times.values())
         conflicts = sum(letter.code == "conflict" for letter in found)
         state = self.facts.records.get(job_id, {}).get("state", "")
