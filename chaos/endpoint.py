@@ -1,6 +1,6 @@
 """The simulator, with a memory: every call is kept with its worker and its times, and no two answers are the same.
 
-`python -m chaos.endpoint PORT LATENCY`; `GET /executions` gives what it has kept, `GET /busy` whose calls are in flight.
+`python -m chaos.endpoint PORT LATENCY`; `GET /executions` gives what it has kept, `GET /busy` who waits for answers.
 """
 
 import asyncio

@@ -5,17 +5,18 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import redis
 
-from chaos.facts import Disturbance
-from chaos.schedule import KILL, KINDS, Fault
+from chaos.facts import Disturbance, Exit
+from chaos.schedule import KILL, Fault
 from chaos.stage import Slot, Stage
 from greenscale_worker.errors import QueueUnavailableError
 from greenscale_worker.simulator import Faults
+from tests.support.eventually import eventually
 from tests.support.tcp_proxy import Trap
 
 RATE: Final = 0.2  # of calls, for each way in which the endpoint fails
@@ -30,6 +31,7 @@ RATES: Final = {
 AWAY: Final = (redis.RedisError, OSError, QueueUnavailableError)
 AGAIN_SECONDS: Final = 0.1
 START_SECONDS: Final = 15.0
+END_SECONDS: Final = 120.0  # for a drain of 5 s; whoever takes longer hangs
 LETTERS: Final = 3
 
 
@@ -57,7 +59,7 @@ class Havoc:
 
     async def _happen(self, fault: Fault) -> None:
         slot = self._stage.slots[fault.slot]
-        method, personal = METHODS[fault.kind] if not KINDS[fault.kind].endpoint else (Havoc._endpoint_fails, False)
+        method, personal = self.METHODS[fault.kind]
         trace = Disturbance(fault.kind, slot.name if personal else None, time.monotonic(), float("inf"))
         if fault.kind != KILL:  # which looks for its victim first
             self.disturbances.append(trace)
@@ -72,7 +74,7 @@ class Havoc:
         """Kill one amid its calls, the schedule's or the next: a fresh one has nothing to lose. One after the other."""
         async with self._killing:
             ends = time.monotonic() + START_SECONDS
-            while (victim := await self._at_work(slot)) is None and time.monotonic() < ends:
+            while (victim := await self._at_work(slot)) is None and time.monotonic() < ends:  # noqa: ASYNC110  asked
                 await asyncio.sleep(AGAIN_SECONDS)
             victim = victim or slot
             await asyncio.sleep(fault.lasts)
@@ -90,14 +92,15 @@ class Havoc:
         return next((each for each in turn if each.name in busy and each.worker.alive), None)
 
     async def _term(self, _: Fault, slot: Slot) -> bool:
-        """Ask it to end. Whoever does not do so, in a minute of nobody's interference, is broken."""
         worker = slot.worker
         if not worker.alive or slot.asked:
             return False
         slot.asked = "SIGTERM"
         worker.terminate()
-        while worker.alive:
-            await asyncio.sleep(AGAIN_SECONDS)
+        try:
+            await eventually(lambda: not worker.alive, END_SECONDS)
+        except TimeoutError:
+            self._stage.ended.append(Exit(slot.name, None, "SIGTERM", f"still there after {END_SECONDS:g} s"))
         return True
 
     async def _stop(self, fault: Fault, slot: Slot) -> bool:
@@ -143,7 +146,7 @@ class Havoc:
 
     async def _client_kill(self, _: Fault, __: Slot) -> bool:
         killed = [await self._stage.client.client_kill_filter(_type=kind, skipme=True) for kind in ("normal", "pubsub")]
-        return sum(killed) > 0
+        return any(killed)
 
     async def _client_pause(self, fault: Fault, _: Slot) -> None:
         await self._stage.client.client_pause(int(1000 * fault.lasts))
@@ -179,22 +182,25 @@ class Havoc:
             await self._stage.admin.replay(letter)
         return bool(letters)
 
-
-METHODS: Final[dict[str, tuple[Callable[[Havoc, Fault, Slot], Awaitable[Any]], bool]]] = {
-    KILL: (Havoc._kill, True),
-    "SIGTERM": (Havoc._term, True),
-    "SIGSTOP": (Havoc._stop, True),
-    "connections cut": (Havoc._cut, True),
-    "connections half-open": (Havoc._stall, True),
-    **{f"{what} {how}": (Havoc._trap, True) for what in TRAPS for how in ("truncated", "unanswered")},
-    "Redis killed": (Havoc._kill_redis, False),
-    "Redis full": (Havoc._fill_redis, False),
-    "CLIENT KILL": (Havoc._client_kill, False),
-    "CLIENT PAUSE": (Havoc._client_pause, False),
-    "DEBUG SLEEP": (Havoc._debug_sleep, False),
-    "queue paused": (Havoc._pause, False),
-    "dead letters replayed": (Havoc._replay, False),
-}
+    METHODS: ClassVar[Mapping[str, tuple[Callable[["Havoc", Fault, Slot], Awaitable[Any]], bool]]] = {
+        KILL: (_kill, True),
+        "SIGTERM": (_term, True),
+        "SIGSTOP": (_stop, True),
+        "connections cut": (_cut, True),
+        "connections half-open": (_stall, True),
+        "claim truncated": (_trap, True),
+        "claim unanswered": (_trap, True),
+        "settle truncated": (_trap, True),
+        "settle unanswered": (_trap, True),
+        "Redis killed": (_kill_redis, False),
+        "Redis full": (_fill_redis, False),
+        "CLIENT KILL": (_client_kill, False),
+        "CLIENT PAUSE": (_client_pause, False),
+        "DEBUG SLEEP": (_debug_sleep, False),
+        **dict.fromkeys(RATES, (_endpoint_fails, False)),
+        "queue paused": (_pause, False),
+        "dead letters replayed": (_replay, False),
+    }  # what carries it out, and whether it hits one worker alone
 
 
 async def _insist(call: Callable[[], Awaitable[Any]]) -> None:

@@ -41,7 +41,7 @@ class Outcome:
     def lines(self) -> list[str]:
         """Say it to a person."""
         counts, waits = self.verdict.counts, sorted(self.verdict.recoveries)
-        kinds = [f"{times:7} × {kind}" for kind, times in sorted(self.faults.items())]
+        kinds = [f"{times:7} x {kind}" for kind, times in sorted(self.faults.items())]
         facts = [f"{count:7} {what}" for what, count in sorted({**dict.fromkeys(PROMISES, 0), **counts}.items())]
         lines = ["faults that took place:", *kinds, "what came of it:", *facts]
         if waits:

@@ -3,7 +3,6 @@
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +11,7 @@ from chaos.account import judge
 from chaos.facts import Disturbance, Execution, Facts, Letter, Verdict
 from chaos.havoc import Havoc
 from chaos.producing import Producers
-from chaos.schedule import Fault
+from chaos.schedule import Plan, draw
 from chaos.stage import Stage
 
 PATIENCE: Final = 120.0  # seconds without any progress, in peace, after which work counts as stuck
@@ -25,12 +24,10 @@ PARTS: Final = ("ready", "suspect", "delayed", "lease", "meta", "bound", "worker
 SAY_EVERY: Final = 30.0
 
 
-async def run(
-    directory: Path, schedule: Sequence[Fault], *, seed: int, queue: str, workers: int, rate: float
-) -> tuple[Verdict, Havoc]:
-    """Run a schedule, and judge it. Gives the verdict and the faults that took place."""
-    async with Stage(directory, queue=queue, workers=workers) as stage:
-        producers, havoc = Producers(stage, seed, rate), Havoc(stage, schedule)
+async def run(directory: Path, plan: Plan) -> tuple[Verdict, Havoc]:
+    """Carry a plan out, and judge it. Gives the verdict and the faults that took place."""
+    async with Stage(directory, queue=plan.queue, workers=plan.workers) as stage:
+        producers, havoc = Producers(stage, plan.seed, plan.rate), Havoc(stage, draw(plan))
         witness = asyncio.create_task(_witness(havoc.disturbances))
         speaker = asyncio.create_task(_speak(stage, producers, havoc))
         producing = asyncio.create_task(producers.run())

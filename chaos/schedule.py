@@ -1,7 +1,7 @@
 """What goes wrong, when, and to whom: drawn from a seed alone, so that a seed replays its schedule."""
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +16,6 @@ class Kind:
 
     weight: int = 1
     lasts: tuple[float, float] = (0.0, 0.0)
-    endpoint: bool = False
 
 
 KINDS: Final[Mapping[str, Kind]] = {
@@ -34,11 +33,11 @@ KINDS: Final[Mapping[str, Kind]] = {
     "CLIENT KILL": Kind(),
     "CLIENT PAUSE": Kind(lasts=(0.2, 1.5)),
     "DEBUG SLEEP": Kind(lasts=(0.2, 1.5)),
-    "endpoint 429": Kind(lasts=(1.0, 3.0), endpoint=True),
-    "endpoint 5xx": Kind(lasts=(1.0, 3.0), endpoint=True),
-    "endpoint hangs": Kind(lasts=(1.0, 3.0), endpoint=True),
-    "endpoint cuts": Kind(lasts=(1.0, 3.0), endpoint=True),
-    "endpoint malformed": Kind(lasts=(1.0, 3.0), endpoint=True),
+    "endpoint 429": Kind(lasts=(1.0, 3.0)),
+    "endpoint 5xx": Kind(lasts=(1.0, 3.0)),
+    "endpoint hangs": Kind(lasts=(1.0, 3.0)),
+    "endpoint cuts": Kind(lasts=(1.0, 3.0)),
+    "endpoint malformed": Kind(lasts=(1.0, 3.0)),
     "queue paused": Kind(lasts=(0.3, 1.5)),
     "dead letters replayed": Kind(),
 }
@@ -54,18 +53,35 @@ class Fault:
     slot: int
 
 
-def draw(seed: int, *, workers: int, seconds: float, kills: int = 0, only: Iterable[str] = KINDS) -> list[Fault]:
-    """Draw a schedule of that many seconds; with `kills` one that ends with so many, half of its faults being kills."""
-    rnd = random.Random(seed)  # noqa: S311  a seeded generator is what makes a run repeatable
-    kinds = [kind for kind in KINDS if kind in set(only)]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A run's settings. `kills`: instead of `seconds`, until so many workers were killed, by half of all faults.
+
+    `only` are the kinds of faults, `rate` the jobs pushed in a second.
+    """
+
+    seed: int
+    seconds: float = 120.0
+    kills: int = 0
+    queue: str = "list"
+    workers: int = 5
+    rate: float = 20.0
+    only: Sequence[str] = tuple(KINDS)
+
+
+def draw(plan: Plan) -> list[Fault]:
+    """Draw a plan's schedule."""
+    rnd = random.Random(plan.seed)  # noqa: S311  a seeded generator is what makes a run repeatable
+    kinds = [kind for kind in KINDS if kind in plan.only]
     weights = [KINDS[kind].weight for kind in kinds]
-    if kills and KILL in kinds:
+    if plan.kills and KILL in kinds:
         weights[kinds.index(KILL)] = max(1, sum(weights) - KINDS[KILL].weight)
     faults: list[Fault] = []
-    at = killed = 0.0
-    while killed < kills or (not kills and at < seconds):
+    at, killed = 0.0, 0
+    while killed < plan.kills or (not plan.kills and at < plan.seconds):
         at += rnd.uniform(*GAPS)
         kind = rnd.choices(kinds, weights)[0]
-        faults.append(Fault(round(at, 3), kind, round(rnd.uniform(*KINDS[kind].lasts), 3), rnd.randrange(workers)))
+        lasts, slot = rnd.uniform(*KINDS[kind].lasts), rnd.randrange(plan.workers)
+        faults.append(Fault(round(at, 3), kind, round(lasts, 3), slot))
         killed += kind == KILL
     return faults

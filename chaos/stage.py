@@ -84,7 +84,7 @@ class Stage:
         command = (sys.executable, "-m", "chaos.endpoint", str(self._port), str(LATENCY))
         self._endpoint = WorkerProcess(self.directory / "endpoint", command, {"PYTHONPATH": str(Path.cwd())})
         self._stack.callback(self._endpoint.kill)
-        while not await self._endpoint_answers():
+        while not await self._endpoint_answers():  # noqa: ASYNC110  it is a process, and has to be asked
             await asyncio.sleep(POLL_SECONDS)
         await self.reconnect()
         self._fleet = self._stack.enter_context(Fleet(self.directory / "workers", **self._settings()))

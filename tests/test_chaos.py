@@ -10,7 +10,7 @@ import pytest
 from chaos import journal
 from chaos.account import judge
 from chaos.facts import Disturbance, Execution, Exit, Facts, Letter, Push, Verdict
-from chaos.schedule import KILL, KINDS, draw
+from chaos.schedule import KILL, KINDS, Plan, draw
 
 FIRST, SECOND, RUBBISH = Push("a", b"A"), Push("b", b"B"), Push("c", b"C", code="not_json")
 CALLED = Execution("a", "0.0", "ok", "a #1", 10.0, 11.0)
@@ -132,15 +132,15 @@ def test_recovery_is_the_time_until_the_last_call_that_was_cut_off_is_made_anew(
 
 
 def test_a_seed_replays_its_schedule() -> None:
-    first, again, other = (draw(seed, workers=5, seconds=60) for seed in (1, 1, 2))
+    first, again, other = (draw(Plan(seed=seed, seconds=60)) for seed in (1, 1, 2))
     assert first == again
     assert first != other
     assert max(fault.at for fault in first) >= 60
-    assert {fault.kind for seed in range(20) for fault in draw(seed, workers=5, seconds=60)} == set(KINDS)
+    assert {fault.kind for seed in range(20) for fault in draw(Plan(seed=seed, seconds=60))} == set(KINDS)
 
 
 def test_a_schedule_has_as_many_kills_as_are_asked_for() -> None:
-    kinds = Counter(fault.kind for fault in draw(3, workers=5, seconds=0, kills=50))
+    kinds = Counter(fault.kind for fault in draw(Plan(seed=3, kills=50)))
     assert kinds[KILL] == 50
 
 
