@@ -29,9 +29,9 @@ PROMISES: Final[Mapping[str, tuple[str, str]]] = {
     "left over": ("When all work is done, no lease, no binding, no entry is left", "the keys in Redis"),
     "worker broken": ("A worker ends only when told to, and complains to nobody", "exit codes and stderr"),
 }
-NAMES: Final = {"long": "long run, list", "list": "short run, list", "stream": "short run, stream"}
+NAMES: Final = {"long": "long run, list", "ci_list": "as in CI, list", "ci_stream": "as in CI, stream"}
 COUNTED: Final = (
-    *("jobs", "answered", "malformed", "cancelled", "conflicts", "duplicates"),
+    *("jobs", "answered", "malformed", "cancelled", "conflicts", "pushed again"),
     *("executions", "executed again", "answered twice by the endpoint"),
 )
 
@@ -100,15 +100,14 @@ def _promises(runs: Mapping[str, Outcome]) -> str:
 
 
 def _runs(runs: Mapping[str, Outcome]) -> str:
-    facts = {
-        "begun": lambda run: run.began,
-        "commit": lambda run: run.commit,
-        "seed": lambda run: str(run.settings["seed"]),
-        "minutes, workers": lambda run: f"{run.seconds / 60:.0f}, {run.settings['workers']}",
-        "busy before the run": lambda run: f"{run.machine['busy_before_percent']} % of all cores",
-        "faults": lambda run: f"{sum(run.faults.values()):,}",
-    }
-    rows = [[title, *(show(run) for run in runs.values())] for title, show in facts.items()]
+    rows = [
+        ["begun", *(run.began for run in runs.values())],
+        ["commit", *(run.commit for run in runs.values())],
+        ["seed", *(str(run.settings["seed"]) for run in runs.values())],
+        ["minutes, workers", *(f"{run.seconds / 60:.0f}, {run.settings['workers']}" for run in runs.values())],
+        ["busy before the run", *(f"{run.machine['busy_before_percent']} % of all cores" for run in runs.values())],
+        ["faults", *(f"{sum(run.faults.values()):,}" for run in runs.values())],
+    ]
     rows += [[title, *(f"{run.verdict.counts.get(title, 0):,}" for run in runs.values())] for title in COUNTED]
     kinds = sorted({kind for run in runs.values() for kind in run.faults})
     faults = [[kind, *(f"{run.faults.get(kind, 0):,}" for run in runs.values())] for kind in kinds]
@@ -117,8 +116,8 @@ def _runs(runs: Mapping[str, Outcome]) -> str:
 {table(["", *_names(runs)], rows)}
 
 An execution is a call to the endpoint. One is made again where the endpoint failed, or where a fault hit the worker
-that made it. `duplicates` are jobs pushed once more, `conflicts` those with the id of another that was still open. What
-the endpoint answered twice was recorded once. Faults that took place:
+that made it. What the endpoint answered twice was recorded once. `pushed again` are jobs handed in once more,
+`conflicts` those with the id of another that was still open. Faults that took place:
 
 {table(["", *_names(runs)], faults)}"""
 
@@ -201,8 +200,8 @@ def _clean(outcome: Facts) -> bool:
     if "failed" in outcome:
         return False
     if "back_after" in outcome:
-        return len(outcome["back_after"]) == outcome["in_flight"]
-    return outcome["results"] >= outcome["pushed"] and not outcome["called_again"]
+        return bool(len(outcome["back_after"]) == outcome["in_flight"])
+    return bool(outcome["results"] >= outcome["pushed"] and not outcome["called_again"])
 
 
 def _one_line(show: Callable[[Facts], list[str]]) -> Callable[[Facts], str]:
