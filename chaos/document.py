@@ -32,7 +32,7 @@ PROMISES: Final[Mapping[str, tuple[str, str]]] = {
 NAMES: Final = {"long": "long run, list", "ci_list": "as in CI, list", "ci_stream": "as in CI, stream"}
 COUNTED: Final = (
     *("jobs", "answered", "malformed", "cancelled", "conflicts", "pushed again"),
-    *("executions", "executed again", "answered twice by the endpoint"),
+    *("executions", "executed again", "answered twice by the endpoint", "late heartbeats"),
 )
 
 
