@@ -77,7 +77,7 @@ class _Audit:
             self.breach("wrong ending", f"{job_id}: {found}, not {code}")
 
     def _job(self, job_id: str, times: Mapping[bytes, int], found: Sequence[Letter]) -> None:
-        """It has an answer for each time it was pushed, less those folded into it, in conflict with it, or cancelled."""
+        """It has an answer for each time it was pushed, less those folded into it, in conflict, or cancelled."""
         written, pushed = self.facts.written.get(job_id, ()), sum(times.values())
         conflicts = sum(letter.code == "conflict" for letter in found)
         state = self.facts.records.get(job_id, {}).get("state", "")
@@ -109,11 +109,12 @@ class _Audit:
                 self.breach("answer of nobody", f"{job_id}: {foreign}")
 
     def order(self) -> None:
-        """First deliveries are in the order of pushes; what was pushed twice, or perhaps not, has no place in it."""
+        """First deliveries are in the order of pushes; what came twice, perhaps, or is rubbish has no place there."""
         last: dict[int, tuple[int, str]] = {}
         for push in self.facts.pushes:
             first = self.facts.records.get(push.job_id, {}).get("first_claimed_ms")
-            if first is None or push.code or not push.told or self._pushed[push.job_id] > 1:
+            told = push.told and not push.code and self._pushed[push.job_id] == 1
+            if first is None or push.producer is None or not told:
                 continue
             before, whose = last.get(push.producer, (0, ""))
             if int(first) < before:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 class Push:
     """What a producer sent, and whether it was told that it was accepted; if not, it may be so all the same.
 
-    `code`: the dead letter it must become, as nothing else can come of it.
+    `producer`: whose it is, if it waited for each answer before it went on; else None. `code`: the dead letter it must
+    become, as nothing else can come of it.
     """
 
     job_id: str
     payload: bytes
-    producer: int = 0
+    producer: int | None = 0
     told: bool = True
     code: str = ""
 

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, Final
 
+import aiohttp
 import redis
 
 from chaos.facts import Disturbance, Exit
@@ -28,7 +29,7 @@ RATES: Final = {
     "endpoint cuts": "rate_cut",
     "endpoint malformed": "rate_malformed",
 }
-AWAY: Final = (redis.RedisError, OSError, QueueUnavailableError)
+AWAY: Final = (redis.RedisError, OSError, QueueUnavailableError, aiohttp.ClientError)
 AGAIN_SECONDS: Final = 0.1
 START_SECONDS: Final = 15.0
 END_SECONDS: Final = 120.0  # for a drain of 5 s; whoever takes longer hangs

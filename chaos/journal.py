@@ -14,10 +14,14 @@ RESULT: Final = b"result:"
 
 @dataclass(slots=True)
 class Journal:
-    """How often each payload was pushed, and every result that was written, in order, by its job's id."""
+    """How often each payload was pushed, every result that was written, by its job's id, and every heartbeat.
+
+    `beats` are milliseconds since the epoch by Redis' clock, by the worker's process id.
+    """
 
     pushed: Counter[bytes] = field(default_factory=Counter)
     written: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    beats: defaultdict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
 
 
 def read(directory: Path) -> Journal:
@@ -31,6 +35,8 @@ def read(directory: Path) -> Journal:
                 journal.pushed.update(payloads)
             case [b"XADD", *words] if not by_script:
                 journal.pushed[words[words.index(b"job") + 1]] += 1
+            case [b"ZADD", key, when, owner] if key.endswith(b":workers"):
+                journal.beats[int(owner.split(b":")[-2])].append(int(when))
             case [b"SET", key, value, *_] if key.startswith(RESULT):
                 journal.written[key.removeprefix(RESULT).decode()].append(value.decode())
     return journal

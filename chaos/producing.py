@@ -60,7 +60,7 @@ class Producers:
                 accepted, wait = await self._push(client, push), rnd.choice([0.0, 0.5, 2.0])
                 if what in {"twice", "conflict"}:
                     again = _plain(job_id, number, seed=1) if what == "conflict" else push
-                    group.create_task(self._later(wait, client, again))
+                    group.create_task(self._later(wait, client, replace(again, producer=None)))
                 elif what == "cancelled" and accepted:
                     group.create_task(self._cancel(wait, job_id))
                 await asyncio.sleep(self._rest)

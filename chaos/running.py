@@ -3,6 +3,8 @@
 import asyncio
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +13,7 @@ from chaos.account import judge
 from chaos.facts import Disturbance, Execution, Facts, Letter, Verdict
 from chaos.havoc import Havoc
 from chaos.producing import Producers
-from chaos.schedule import Plan, draw
+from chaos.schedule import LEASE, Plan, draw
 from chaos.stage import Stage
 
 PATIENCE: Final = 120.0  # seconds without any progress, in peace, after which work counts as stuck
@@ -63,6 +65,17 @@ async def _witness(disturbances: list[Disturbance]) -> None:
             disturbances.append(Disturbance("the machine stood still", None, before, now))
 
 
+def _late_beats(beats: Mapping[int, Sequence[int]], names: Mapping[int, str]) -> list[Disturbance]:
+    """Find workers that were silent for longer than a lease, for whatever reason: others may take their jobs then."""
+    since = time.monotonic() - time.time()
+    return [
+        Disturbance("no heartbeat", names[pid], before / 1000 + since, after / 1000 + since)
+        for pid, times in beats.items()
+        for before, after in pairwise(times)
+        if after - before >= 1000 * LEASE
+    ]
+
+
 async def _speak(stage: Stage, producers: Producers, havoc: Havoc) -> None:
     while True:
         await asyncio.sleep(SAY_EVERY)
@@ -97,6 +110,7 @@ async def _facts(stage: Stage, producers: Producers, havoc: Havoc) -> Facts:
     left["tombstones"] = len([key async for key in client.scan_iter(keys.cancel("*"), count=1000)])
     executions = [Execution(**each) for each in await stage.executions()]
     written = await asyncio.to_thread(journal.read, stage.directory / "redis")
+    late = _late_beats(written.beats, stage.names)
     return Facts(
         pushes=producers.pushes,
         journal=written.pushed,
@@ -106,7 +120,7 @@ async def _facts(stage: Stage, producers: Producers, havoc: Havoc) -> Facts:
         letters=letters,
         cancellations=producers.cancellations,
         executions=executions,
-        disturbances=havoc.disturbances,
+        disturbances=[*havoc.disturbances, *late],
         left=left,
         exits=stage.ended,
     )

@@ -29,6 +29,7 @@ from tests.support.worker_process import Fleet, WorkerProcess
 
 NAME: Final = "jobs"
 LATENCY: Final = 1.0
+TIMEOUT: Final = 8.0  # of a call: what hangs; never what is late because the machine is busy
 LANES: Final = 8
 DRAINS: Final = (0.2, 5.0)  # seconds, the short and the long drain, by turns of the workers' slots
 ENOUGH: Final = 1000  # crashes and tries that bury a job: more than any job will see, so that none is buried
@@ -55,7 +56,7 @@ class Slot:
 
 
 class Stage:
-    """Use with `async with`. `ended` is how workers ended."""
+    """Use with `async with`. `ended` is how workers ended, `names` what they are called, by process id."""
 
     def __init__(self, directory: Path, *, queue: str, workers: int) -> None:
         if shutil.which("redis-server") is None:
@@ -64,6 +65,7 @@ class Stage:
         self.queue = queue
         self.workers = workers
         self.ended: list[Exit] = []
+        self.names: dict[int, str] = {}
         self.slots: list[Slot] = []
         self.server = RedisServer(
             *(directory / "redis", "appendonly yes", "appendfsync always", "auto-aof-rewrite-percentage 0"),
@@ -147,18 +149,20 @@ class Stage:
             "GREENSCALE_QUEUE": self.queue,
             "GREENSCALE_LEASE_SECONDS": LEASE,
             "GREENSCALE_CONCURRENCY": LANES,
-            "GREENSCALE_TIMEOUT_SECONDS": 3 * LATENCY,
+            "GREENSCALE_TIMEOUT_SECONDS": TIMEOUT,
             "GREENSCALE_MAX_TRIES": ENOUGH,
             "GREENSCALE_MAX_CRASHES": ENOUGH,
             "GREENSCALE_RESULT_TTL_SECONDS": KEPT_SECONDS,
         }
 
     def _start(self, number: int, proxy: TcpProxy, generation: int) -> WorkerProcess:
-        return self._fleet.start(
+        worker = self._fleet.start(
             REDIS_URL=f"redis://127.0.0.1:{proxy.port}",
             GREENSCALE_DRAIN_SECONDS=DRAINS[number % len(DRAINS)],
             GREENSCALE_ENDPOINT_HEADERS=orjson.dumps({WORKER: f"{number}.{generation}"}).decode(),
         )
+        self.names[worker.pid] = f"{number}.{generation}"
+        return worker
 
     async def _supervise(self) -> None:
         """Start whoever has ended again, as Kubernetes does."""
