@@ -31,7 +31,7 @@ PROMISES: Final[Mapping[str, tuple[str, str]]] = {
 }
 NAMES: Final = {"long": "long run, list", "ci_list": "as in CI, list", "ci_stream": "as in CI, stream"}
 COUNTED: Final = (
-    *("jobs", "answered", "malformed", "cancelled", "conflicts", "pushed again"),
+    *("jobs", "answered", "malformed", "cancelled", "conflicts", "duplicates"),
     *("executions", "executed again", "answered twice by the endpoint", "late heartbeats"),
 )
 
@@ -116,7 +116,7 @@ def _runs(runs: Mapping[str, Outcome]) -> str:
 {table(["", *_names(runs)], rows)}
 
 An execution is a call to the endpoint. One is made again where the endpoint failed, or where a fault hit the worker
-that made it. What the endpoint answered twice was recorded once. `pushed again` are jobs handed in once more,
+that made it. What the endpoint answered twice was recorded once. `duplicates` are jobs handed in once more,
 `conflicts` those with the id of another that was still open. Faults that took place:
 
 {table(["", *_names(runs)], faults)}"""
