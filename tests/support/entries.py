@@ -33,7 +33,7 @@ class Setup:
         return self.side if self.kind == "list" else GROUP
 
     def name(self, id_: int) -> str:
-        """A job's id as Redis knows it. Here ids are numbers: for a stream, milliseconds times 1024 and the sequence."""
+        """A job's id as Redis knows it; here a number, which for a stream is milliseconds times 1024 plus sequence."""
         return str(id_) if self.kind == "list" else f"{id_ >> 10}-{id_ & 1023}"
 
 
