@@ -22,7 +22,7 @@ from greenscale_worker.job import Failed, Job, Output, Released, Succeeded, Usag
 from greenscale_worker.queues import DeadLetter, Lease, Queue, QueueAdmin, QueueOptions, RedisOptions
 from greenscale_worker.queues.memory import MemoryQueue
 
-ROOMS = ["memory", "redis_list"]
+ROOMS = ["memory", "redis_list", "redis_stream"]
 
 PATIENCE = 8.0  # how long what is promised may take on a loaded machine; shorter than any wait without a reason
 A_WHILE = 0.06  # how long something forbidden is given to happen
