@@ -163,16 +163,21 @@ class StreamJobs(Jobs):
     def payloads(self, ids: Sequence[bytes]) -> list[bytes]:
         return [fields[b"job"] for id_ in ids for _, fields in self.client.xrange(self.name, id_, id_)]
 
+    def has_group(self) -> bool:
+        groups = self.client.xinfo_groups(self.name) if self.client.exists(self.name) else []
+        return any(group["name"] == GROUP.encode() for group in groups)
+
     def pending(self) -> dict[str, set[bytes]]:
         """The entries that each consumer of the group has to acknowledge."""
         pending: dict[str, set[bytes]] = defaultdict(set)
-        for entry in self.client.xpending_range(self.name, GROUP, "-", "+", 10_000):
+        for entry in self.client.xpending_range(self.name, GROUP, "-", "+", 10_000) if self.has_group() else []:
             pending[entry["consumer"].decode()].add(entry["message_id"])
         return pending
 
     def consumers(self) -> set[str]:
         """The consumers that the group knows, with or without something pending."""
-        return {consumer["name"].decode() for consumer in self.client.xinfo_consumers(self.name, GROUP)}
+        found = self.client.xinfo_consumers(self.name, GROUP) if self.has_group() else []
+        return {consumer["name"].decode() for consumer in found}
 
     def held(self) -> dict[str, set[bytes]]:
         """The entries that each worker holds by our own books; what was claimed and waits again is nobody's."""
