@@ -61,6 +61,13 @@ local function write_meta(id, m)
   call('HSET', META, id, table.concat({m.token, m.owner, m.tries, m.crashes, m.first, m.job_id}, '|'))
 end
 
+local function has_place(id)
+  for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE}) do
+    if call('ZSCORE', key, id) then return true end
+  end
+  return false
+end
+
 -- A job of which somebody deleted a part: without its payload nothing is left to run, without the rest it begins anew.
 local function find(id)
   if store.has(id) then
