@@ -6,9 +6,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 UV := uv==0.13.8
+PEERS := arq saq streaq taskiq celery dramatiq rq
 
 .NOTPARALLEL:
-.PHONY: help demo test test-long check docs lock clean
+.PHONY: help demo test test-long bench chaos check docs lock clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -21,6 +22,12 @@ test: $(VENV)/.installed $(VENV)/.tools ## the tests, against a real Redis (ARGS
 
 test-long: $(VENV)/.installed $(VENV)/.tools ## longer searches for faults
 	$(BIN)/python -m pytest -m long $(ARGS)
+
+bench: $(VENV)/.installed $(VENV)/.tools ## measure beside a floor and others, 25 minutes (ARGS=--quick: one minute)
+	$(BIN)/python -m bench $(ARGS)
+
+chaos: $(VENV)/.installed $(VENV)/.tools ## break everything for two minutes, lose nothing (ARGS="--seconds 3600": longer)
+	$(BIN)/python -m chaos $(ARGS)
 
 check: $(VENV)/.installed $(VENV)/.tools ## lint, types, floors, and whether the generated documents are up to date
 	$(BIN)/ruff check
@@ -39,6 +46,7 @@ lock: ## pin what pyproject.toml asks for (ARGS=--upgrade: the newest of all)
 	$(call compile,requirements.txt,)
 	$(call compile,requirements-build.txt,--group build -c requirements.txt)
 	$(call compile,requirements-dev.txt,--group dev -c requirements.txt -c requirements-build.txt)
+	$(foreach peer,$(PEERS) report,$(call compile,bench/peers/$(peer).txt,--group bench-$(peer)) && ) true
 
 # Universal: one file for all Pythons and platforms, with markers. No index is written down.
 compile = build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \

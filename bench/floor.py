@@ -1,4 +1,4 @@
-"""The floor: a bare loop with nothing that a worker needs to be trusted. Configured by FLOOR_* in the environment.
+"""The floor: a bare loop with nothing that a worker needs to be trusted.
 
 LMOVE (BLMOVE while there is nothing) to a processing list, a POST, one pipeline of SET and LREM. No leases, retries,
 logs or metrics: a killed process loses its jobs.
@@ -11,8 +11,10 @@ import os
 import aiohttp
 from redis.asyncio import Redis
 
+from bench.job import LANES, REDIS_PORT, RESULT_TTL, URL, body, text
 
-async def lane(redis: Redis, http: aiohttp.ClientSession, url: str, name: str) -> None:
+
+async def lane(redis: Redis, http: aiohttp.ClientSession, name: str) -> None:
     while True:
         raw = await redis.lmove("jobs", name, "RIGHT", "LEFT")
         if raw is None:
@@ -20,23 +22,20 @@ async def lane(redis: Redis, http: aiohttp.ClientSession, url: str, name: str) -
         if raw is None:
             continue
         job = json.loads(raw)
-        body = {"model": "m", "max_tokens": 1024, "messages": [{"role": "user", "content": job["prompt"]}]}
-        async with http.post(url, json=body) as response:
-            answer = await response.json()
-        text = answer["choices"][0]["message"]["content"]
+        async with http.post(URL, json=body(job["prompt"])) as response:
+            answer = text(await response.json())
         pipe = redis.pipeline(transaction=False)
-        pipe.set(f"result:{job['job_id']}", text, ex=3600)
+        pipe.set(f"result:{job['job_id']}", answer, ex=RESULT_TTL)
         pipe.lrem(name, 1, raw)
         await pipe.execute()
 
 
 async def main() -> None:
-    lanes = int(os.environ["FLOOR_LANES"])
-    redis = Redis(port=int(os.environ["FLOOR_REDIS_PORT"]), max_connections=lanes + 10)
-    connector = aiohttp.TCPConnector(limit=lanes)
-    async with aiohttp.ClientSession(connector=connector) as http:
+    redis = Redis(host="127.0.0.1", port=REDIS_PORT, max_connections=LANES + 10)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=LANES)) as http:
         name = f"processing:{os.getpid()}"
-        await asyncio.gather(*(lane(redis, http, os.environ["FLOOR_URL"], name) for _ in range(lanes)))
+        await asyncio.gather(*(lane(redis, http, name) for _ in range(LANES)))
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,63 +1,73 @@
 """The least endpoint there can be: answers every POST with the same completion, after a fixed time.
 
-`python bench/stub.py PORT LATENCY_MS [ARRIVALS]`: with a third argument, the monotonic time (ns) of every request's
-arrival is written to that file, one a line.
+`python -m bench.stub PORT LATENCY_MS`. It keeps who called, and when: `GET /count` is the number of calls so far,
+`GET /calls?N` those from the N-th on, a line each: the monotonic time (ns) of arrival and the job's name.
 """
 
 import asyncio
+import re
 import signal
 import sys
 import time
-from pathlib import Path
 
 BODY = (
     b'{"id":"x","object":"chat.completion","model":"m","choices":[{"index":0,"finish_reason":"stop","message":'
     b'{"role":"assistant","content":"4"}}],"usage":{"prompt_tokens":9,"completion_tokens":1,"total_tokens":10}}'
 )
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
+ANSWER = HEAD % (b"application/json", len(BODY)) + BODY
+LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class Stub(asyncio.Protocol):
     latency = 0.0
-    arrivals: list[int] | None = None
+    calls: list[tuple[int, bytes]] = []  # noqa: RUF012  shared on purpose: there is one endpoint
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:
         self.transport = transport
-        self.buffer = b""
+        self.buffer = bytearray()
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
         while (end := self.buffer.find(b"\r\n\r\n")) >= 0:
-            head = self.buffer[:end].lower()
-            start = head.find(b"content-length:")
-            length = int(head[start + 15 :].split(b"\r\n", 1)[0]) if start >= 0 else 0
-            if len(self.buffer) < end + 4 + length:
+            found = LENGTH.search(self.buffer, 0, end)
+            size = end + 4 + (int(found[1]) if found else 0)
+            if len(self.buffer) < size:
                 return
-            self.buffer = self.buffer[end + 4 + length :]
-            if self.arrivals is not None:
-                self.arrivals.append(time.monotonic_ns())
-            if self.latency:
-                asyncio.get_running_loop().call_later(self.latency, self.answer)
+            if self.buffer.startswith(b"POST"):
+                self.called(end, size)
             else:
-                self.answer()
+                self.tell(bytes(self.buffer[4:end].split(b" ", 1)[0]))
+            del self.buffer[:size]
+
+    def called(self, end: int, size: int) -> None:
+        name = self.buffer.find(b"job-", end, size)
+        self.calls.append((time.monotonic_ns(), bytes(self.buffer[name : name + 11])))
+        if self.latency:
+            asyncio.get_running_loop().call_later(self.latency, self.answer)
+        else:
+            self.answer()
 
     def answer(self) -> None:
         if not self.transport.is_closing():
             self.transport.write(ANSWER)
 
+    def tell(self, path: bytes) -> None:
+        start = path.partition(b"?")[2]
+        lines = [b"%d %s\n" % call for call in self.calls[int(start) :]] if start else [b"%d" % len(self.calls)]
+        text = b"".join(lines)
+        self.transport.write(HEAD % (b"text/plain", len(text)) + text)
+
 
 async def main() -> None:
     Stub.latency = float(sys.argv[2]) / 1000
-    if len(sys.argv) > 3:
-        Stub.arrivals = []
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Stub, "127.0.0.1", int(sys.argv[1]))
+    server = await loop.create_server(Stub, "127.0.0.1", int(sys.argv[1]), backlog=2000)
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     await stop.wait()
     server.close()
-    if Stub.arrivals is not None:
-        Path(sys.argv[3]).write_text("".join(f"{at}\n" for at in Stub.arrivals))
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())

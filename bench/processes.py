@@ -1,0 +1,130 @@
+"""Start what is measured, push jobs to it, and see what it costs."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from bench.environments import ROOT, python
+from bench.systems import Place, System
+
+INHERITED: Final = ("PATH", "HOME", "TMPDIR", "LANG")
+TICKS: Final = os.sysconf("SC_CLK_TCK")
+PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+MIB: Final = 2**20
+END_SECONDS: Final = 10
+
+
+class Process:
+    """A process with its children, in a session of its own. What it says goes to a file.
+
+    With `pipes`, standard input and output are ours to write and read.
+    """
+
+    def __init__(self, command: Sequence[str], variables: Mapping[str, str], log: Path, *, pipes: bool = False) -> None:
+        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        self.log = log
+        with log.open("ab") as out:
+            self.popen = subprocess.Popen(
+                command,
+                cwd=log.parent,  # away from anybody's .env
+                env=inherited | {"PYTHONPATH": str(ROOT)} | dict(variables),
+                stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if pipes else out,
+                stderr=out,
+                text=True,
+                start_new_session=True,
+            )
+
+    @property
+    def alive(self) -> bool:
+        return self.popen.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it to the first process, as an operator does."""
+        self.popen.send_signal(number)
+
+    def kill(self) -> None:
+        """End all of them at once, as when a machine dies."""
+        for pid in family([self]):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.popen.wait(END_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+
+def start_worker(system: System, place: Place, log: Path) -> Process:
+    """Start one worker; it takes jobs as soon as it can."""
+    command = (str(python(system.environment)), *system.worker(place.lanes))
+    return Process(command, place.variables() | system.variables(place), log)
+
+
+class Producer:
+    """A process in the system's own environment that pushes jobs as its users do."""
+
+    def __init__(self, system: System, place: Place, log: Path) -> None:
+        command = (str(python(system.environment)), "-m", system.producer)
+        self.process = Process(command, place.variables(), log, pipes=True)
+
+    def push(self, first: int, count: int, size: int = 150) -> int:
+        """Push jobs `job-FIRST` and on, with prompts of `size` bytes; the monotonic time (ns) just before that.
+
+        Returns when they are pushed. Raises RuntimeError where the producer has ended.
+        """
+        stdin, stdout = self.process.popen.stdin, self.process.popen.stdout
+        if stdin is None or stdout is None:
+            raise RuntimeError("a producer is talked to through pipes")
+        try:
+            print(first, count, size, file=stdin, flush=True)
+            answer = stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            raise RuntimeError(f"the producer has ended: {self.process.log.read_text(errors='replace')[-500:]}")
+        return int(answer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.kill()
+
+
+def family(processes: Sequence[Process]) -> dict[int, list[str]]:
+    """Find them and their descendants, those that live: by pid, what /proc/PID/stat says from its third field on."""
+    stats = {int(path.name): _stat(path) for path in Path("/proc").iterdir() if path.name.isdigit()}
+    pids = [process.popen.pid for process in processes]
+    for pid in pids:
+        pids += [child for child, stat in stats.items() if stat and int(stat[1]) == pid]
+    return {pid: stats[pid] for pid in pids if stats.get(pid)}
+
+
+def cpu_seconds(processes: Sequence[Process]) -> float:
+    """User and system time of all of them so far, with that of children that have ended."""
+    return sum(sum(map(int, stat[11:15])) for stat in family(processes).values()) / TICKS
+
+
+def memory_mib(processes: Sequence[Process]) -> float:
+    """Resident memory of all of them; what forked processes share counts for each."""
+    return sum(int(stat[21]) for stat in family(processes).values()) * PAGE / MIB
+
+
+def _stat(path: Path) -> list[str]:
+    try:
+        return (path / "stat").read_text().rpartition(") ")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []

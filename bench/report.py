@@ -1,0 +1,40 @@
+"""Write what is rendered from the figures: the document, the README's table, the pictures."""
+
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Final
+
+from bench import environments
+from bench.document import render, render_summary
+from bench.environments import REPORT, ROOT
+from bench.results import Results
+
+RESULTS: Final = ROOT / "bench" / "results" / "run.json"
+FINDINGS: Final = ROOT / "bench" / "findings.toml"
+DOCUMENT: Final = ROOT / "docs" / "benchmarks.md"
+README: Final = ROOT / "README.md"
+PLOTS: Final = ROOT / "docs" / "plots"
+BEGIN: Final = "<!-- Written by `python -m bench report`; do not edit. -->\n"
+END: Final = "<!-- End of what is written. -->\n"
+
+
+def texts(path: Path = RESULTS) -> dict[Path, str]:
+    """Render every text: where it belongs, and the whole of it."""
+    results = Results.load(path)
+    findings = tomllib.loads(FINDINGS.read_text())
+    before, _, rest = README.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    readme = f"{before}{BEGIN}\n{render_summary(results)}\n\n{END}{after}"
+    return {DOCUMENT: render(results, findings), README: readme}
+
+
+def write() -> int:
+    """Write all of it."""
+    for path, text in texts().items():
+        path.write_text(text)
+    environments.make(REPORT)
+    PLOTS.mkdir(exist_ok=True)
+    command = (str(environments.python(REPORT)), "-m", "bench.plots", str(RESULTS), str(PLOTS))
+    subprocess.run(command, cwd=ROOT, check=True)
+    return 0

@@ -1,0 +1,81 @@
+"""The figures of a run, as they are kept: a JSON file, from which the document is rendered."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+Run = dict[str, Any]
+"""What a scenario returned for one system, or `{"failed": why}`."""
+
+
+@dataclass(slots=True)
+class Results:
+    """One run of the benchmark: where, when, what, and each scenario's runs by system, in the order of repetition."""
+
+    machine: dict[str, Any]
+    commit: str
+    began: str
+    seconds: float = 0.0
+    versions: dict[str, dict[str, str]] = field(default_factory=dict)
+    not_installed: dict[str, str] = field(default_factory=dict)
+    scenarios: dict[str, dict[str, list[Run]]] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        return cls(**json.loads(path.read_text()))
+
+    def save(self, path: Path) -> None:
+        """Write it whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        new.replace(path)
+
+    def values(self, scenario: str, system: str, figure: str) -> list[float]:
+        """A figure of every repetition that has it."""
+        return [value for run in self._runs(scenario, system) if (value := figure_of(run, figure)) is not None]
+
+    def median(self, scenario: str, system: str, figure: str) -> float | None:
+        """The median of the repetitions; None where nothing was measured."""
+        values = self.values(scenario, system, figure)
+        return statistics.median(values) if values else None
+
+    def ratios(self, scenario: str, system: str, figure: str) -> list[float]:
+        """The figure as a multiple of the floor's in the same repetition, in rising order."""
+        pairs = zip(self._runs(scenario, system), self._runs(scenario, "floor"), strict=False)
+        both = [(figure_of(ours, figure), figure_of(floor, figure)) for ours, floor in pairs]
+        return sorted(ours / floor for ours, floor in both if ours is not None and floor)
+
+    def ratio(self, scenario: str, system: str, figure: str) -> float | None:
+        """The median of `ratios`."""
+        ratios = self.ratios(scenario, system, figure)
+        return statistics.median(ratios) if ratios else None
+
+    def waits(self, scenario: str, system: str) -> list[float]:
+        """All waits (ms) of all repetitions, in rising order."""
+        return sorted(wait for run in self._runs(scenario, system) for wait in run.get("waits_ms", ()))
+
+    def failure(self, scenario: str, system: str) -> str | None:
+        """Why a system has no figures in a scenario; None where it has some, or took no part."""
+        runs = self._runs(scenario, system)
+        words = [run["failed"] for run in runs if "failed" in run]
+        return words[0] if words and len(words) == len(runs) else None
+
+    def _runs(self, scenario: str, system: str) -> list[Run]:
+        return self.scenarios.get(scenario, {}).get(system, [])
+
+
+def figure_of(run: Run, figure: str) -> float | None:
+    """Read a figure of one repetition; `p50`, `p95`, `p99` are of its waits."""
+    if figure.startswith("p") and figure[1:].isdigit():
+        waits = run.get("waits_ms")
+        return percentile(sorted(waits), int(figure[1:])) if waits else None
+    return run.get(figure)
+
+
+def percentile(rising: Sequence[float], percent: int) -> float:
+    """The smallest value that so many percent are not above."""
+    return rising[max(0, -(-len(rising) * percent // 100) - 1)]

@@ -1,0 +1,164 @@
+"""What is measured. A scenario runs one system once, on a stage of its own, and returns its figures by name."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from bench.measuring import Figures, expect, read, settle, share_of_ideal, work_off
+from bench.processes import Process, memory_mib
+from bench.stage import Stage, stage, wait
+from bench.systems import System
+
+PROMPT: Final = 150  # bytes, unless a scenario says otherwise
+PUSH_EVERY: Final = 0.05
+PATIENCE: Final = 15.0  # seconds that a system may take for its jobs; a slower one is shown with what it did until then
+Waits = dict[str, float | list[float]]
+
+
+def throughput(system: System, *, jobs: int, lanes: int, size: int = PROMPT) -> Figures:
+    """Jobs that are there when the worker starts, and an endpoint that answers at once."""
+    with stage(system, lanes=lanes) as here:
+        here.producer().push(1, jobs, size)
+        return work_off(here, [here.worker()], jobs=jobs, seconds=PATIENCE)
+
+
+def io_bound(system: System, *, jobs: int, lanes: int, latency_ms: float) -> Figures:
+    """An endpoint that takes its time: what the worker adds to it shows as calls that were not under way."""
+    with stage(system, lanes=lanes, latency_ms=latency_ms) as here:
+        here.producer().push(1, jobs, PROMPT)
+        ideal = jobs * here.latency / lanes
+        return share_of_ideal(here, [here.worker()], jobs=jobs, lanes=lanes, seconds=ideal + PATIENCE / 2)
+
+
+def pickup(system: System, *, pushes: int, workers: int) -> Waits:
+    """A push to idle workers every 50 ms: how long until the call is at the endpoint (ms)."""
+    with stage(system, lanes=16) as here:
+        crew = _idle(here, workers)
+        return {"waits_ms": _push_and_wait(here, crew, pushes)}
+
+
+def start(system: System) -> Figures:
+    """From the start of the process to its first call, a job waiting; and what it occupies when it is idle again."""
+    with stage(system, lanes=100) as here:
+        here.producer().push(1, 1)
+        began = time.monotonic_ns()
+        worker = here.worker()
+        expect(here, 1, PATIENCE)
+        settle([worker])
+        return {"start_ms": (here.endpoint.calls()[0].at - began) / 1e6, "idle_mib": memory_mib([worker])}
+
+
+def memory_in_flight(system: System, *, lanes: int) -> Figures:
+    """What it occupies while every lane waits for the endpoint."""
+    with stage(system, lanes=lanes, latency_ms=60_000) as here:
+        here.producer().push(1, lanes)
+        worker = here.worker()
+        expect(here, lanes, PATIENCE)
+        settle([worker])
+        return {"mib": memory_mib([worker])}
+
+
+def leak(system: System, *, jobs: int) -> Figures:
+    """What it occupies after a twentieth of the jobs, and after all of them."""
+    with stage(system, lanes=100) as here:
+        producer, worker = here.producer(), here.worker()
+        occupied = []
+        for first, count in ((1, jobs // 20), (jobs // 20 + 1, jobs - jobs // 20)):
+            producer.push(first, count)
+            expect(here, first + count - 1, jobs / 1000)
+            settle([worker])
+            occupied.append(memory_mib([worker]))
+        return {"early_mib": occupied[0], "late_mib": occupied[1], "growth_mib": occupied[1] - occupied[0]}
+
+
+def scale(system: System, *, workers: int, jobs_each: int) -> Figures:
+    """Workers that share one Redis, 100 lanes each, an endpoint of 200 ms."""
+    with stage(system, lanes=100, latency_ms=200) as here:
+        crew = [here.worker() for _ in range(workers)]
+        settle(crew)
+        jobs, lanes = jobs_each * workers, 100 * workers
+        here.producer().push(1, jobs)
+        return share_of_ideal(here, crew, jobs=jobs, lanes=lanes, seconds=PATIENCE)
+
+
+def depth(system: System, *, waiting: int, jobs: int) -> Figures:
+    """A queue of that depth, of which the first jobs are worked off: a claim should cost the same."""
+    with stage(system, lanes=100) as here:
+        here.fill(waiting, PROMPT)
+        return work_off(here, [here.worker()], jobs=min(jobs, waiting), seconds=PATIENCE)
+
+
+def idle_crowd(system: System, *, workers: int, seconds: float) -> Waits:
+    """Many idle processes on one Redis: what they cost while nothing happens, and how soon one picks up a job."""
+    with stage(system, lanes=16) as here:
+        crew = _idle(here, workers)
+        before = read(here, crew)
+        time.sleep(seconds)
+        after = read(here, crew)
+        return {
+            "commands_per_second": (after.commands - before.commands) / seconds,
+            "redis_cpu_percent": (after.redis_cpu_seconds - before.redis_cpu_seconds) / seconds * 100,
+            "cpu_percent_each": (after.cpu_seconds - before.cpu_seconds) / seconds / workers * 100,
+            "mib_each": memory_mib(crew) / workers,
+            "waits_ms": _push_and_wait(here, crew, 40),
+        }
+
+
+def _idle(here: Stage, workers: int) -> list[Process]:
+    """Start workers, and wait until each has done what it does at its start."""
+    crew = [here.worker() for _ in range(workers)]
+    here.producer().push(9_000_000, 10)
+    expect(here, 10, PATIENCE + workers)
+    settle(crew, PATIENCE + workers)
+    return crew
+
+
+def _push_and_wait(here: Stage, crew: Sequence[Process], pushes: int) -> list[float]:
+    producer, pushed = here.producer(), {}
+    producer.push(8_000_000, 1)
+    settle(crew, 5)
+    due, expected = time.monotonic(), here.endpoint.count() + pushes
+    for number in range(1, pushes + 1):
+        pushed[f"job-{number:07d}"] = producer.push(number, 1)
+        due += PUSH_EVERY
+        time.sleep(max(0.0, due - time.monotonic()))
+    wait(lambda: here.endpoint.count() >= expected, 2)
+    arrived = {call.job_id: call.at for call in reversed(here.endpoint.calls())}
+    return sorted(round((arrived[job_id] - at) / 1e6, 3) for job_id, at in pushed.items() if job_id in arrived)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """A scenario with its numbers, and how often it is run by whom."""
+
+    run: Callable[[System], Figures | Waits]
+    repeats: int = 3
+    peers: bool = False
+    """Whether the peers take part, or the floor and GreenScale alone."""
+
+
+DEPTHS: Final = (1_000, 10_000, 100_000, 1_000_000)
+SIZES: Final = {200: 3000, 10_000: 2000, 100_000: 500, 1_000_000: 100}
+CREWS: Final = (1, 2, 4, 8)
+
+SCENARIOS: Final[dict[str, Scenario]] = {
+    "throughput": Scenario(run=partial(throughput, jobs=5000, lanes=100), peers=True),
+    "io_200": Scenario(run=partial(io_bound, jobs=3000, lanes=100, latency_ms=200), peers=True),
+    "io_1000": Scenario(run=partial(io_bound, jobs=10_000, lanes=500, latency_ms=1000)),
+    "pickup": Scenario(run=partial(pickup, pushes=120, workers=1), peers=True),
+    "pickup_8": Scenario(run=partial(pickup, pushes=120, workers=8)),
+    "start": Scenario(run=start, peers=True),
+    **{f"memory_{lanes}": Scenario(run=partial(memory_in_flight, lanes=lanes)) for lanes in (100, 1000)},
+    "leak": Scenario(run=partial(leak, jobs=100_000), repeats=1),
+    **{f"scale_{count}": Scenario(run=partial(scale, workers=count, jobs_each=1500)) for count in CREWS},
+    **{f"depth_{waiting}": Scenario(run=partial(depth, waiting=waiting, jobs=5000)) for waiting in DEPTHS},
+    **{f"size_{size}": Scenario(run=partial(throughput, jobs=n, lanes=100, size=size)) for size, n in SIZES.items()},
+    "idle_50": Scenario(run=partial(idle_crowd, workers=50, seconds=10.0), repeats=1),
+}
+QUICK: Final[dict[str, Scenario]] = {
+    "throughput": Scenario(run=partial(throughput, jobs=5000, lanes=100), peers=True),
+    "pickup": Scenario(run=partial(pickup, pushes=60, workers=1), peers=True),
+    "start": Scenario(run=start, peers=True),
+}

@@ -1,0 +1,74 @@
+"""Figures as Markdown tables."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from bench.results import Results
+from bench.systems import SYSTEMS
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A figure with its heading. Ratios to the floor stand beside it unless they would say nothing."""
+
+    title: str
+    figure: str
+    ratio: bool = True
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Render one."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
+
+
+def by_system(results: Results, scenario: str, columns: Sequence[Column], systems: Iterable[str] = SYSTEMS) -> str:
+    """One row for each system that took part; a failure in words, an absence not in silence."""
+    runs = results.scenarios.get(scenario, {})
+    rows = []
+    for system in systems:
+        if system in results.not_installed:
+            rows.append([system, "could not be installed", *[""] * (len(columns) - 1)])
+        elif failure := results.failure(scenario, system):
+            rows.append([system, f"nothing to show: {failure}", *[""] * (len(columns) - 1)])
+        elif system in runs:
+            rows.append([bold(system), *(cell(results, scenario, system, column) for column in columns)])
+    return table(["", *(column.title for column in columns)], rows) if rows else "Not measured."
+
+
+def by_variant(results: Results, variants: dict[str, str], columns: Sequence[Column]) -> str:
+    """One row for each scenario of a family (its name and what to call it), the floor's figures beside ours."""
+    systems = ("floor", "greenscale")
+    header = ["", *(f"{column.title}, {system}" for column in columns for system in systems)]
+    rows = [
+        [title, *(cell(results, name, system, column) for column in columns for system in systems)]
+        for name, title in variants.items()
+    ]
+    return table(header, rows)
+
+
+def cell(results: Results, scenario: str, system: str, column: Column) -> str:
+    """Render the median, with the median of its ratios to the floor."""
+    median = results.median(scenario, system, column.figure)
+    if median is None:
+        return "–"
+    ratio = results.ratio(scenario, system, column.figure) if column.ratio and system != "floor" else None
+    return amount(median) + (f" ({ratio:.2f} ×)" if ratio is not None else "")
+
+
+def amount(value: float) -> str:
+    """Render three digits that count, and thousands whole."""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if value == 0:
+        return "0"
+    digits = next((digits for limit, digits in DIGITS if abs(value) >= limit), 4)
+    return f"{value:.{digits}f}"
+
+
+DIGITS: Final = ((100, 0), (10, 1), (1, 2), (0.1, 3))
+
+
+def bold(system: str) -> str:
+    """Mark what is ours."""
+    return f"**{system}**" if system == "greenscale" else system
