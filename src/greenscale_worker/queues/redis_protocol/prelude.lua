@@ -68,7 +68,12 @@ local function has_place(id)
   return false
 end
 
-local function unbind(id, m)
+local function forget(id, m)
+  store.drop(id)
+  call('HDEL', META, id)
+  if call('ZREM', LEASE, id) == 0 and call('ZREM', READY, id) == 0 and call('ZREM', DELAYED, id) == 0 then
+    call('ZREM', SUSPECT, id)
+  end
   if m.job_id ~= '' and call('HGET', BOUND, m.job_id) == id then call('HDEL', BOUND, m.job_id) end
 end
 
@@ -76,9 +81,7 @@ end
 local function find(id)
   local m = read_meta(id) or {token = '', owner = '', tries = 0, crashes = 0, first = digits(now), job_id = ''}
   if store.has(id) then return m end
-  unbind(id, m)
-  store.drop(id)
-  call('HDEL', META, id)
+  forget(id, m)
   for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE}) do call('ZREM', key, id) end
   return nil
 end
@@ -90,15 +93,6 @@ local function requeue(id, m)
   call('ZREM', LEASE, id)
   call('ZREM', DELAYED, id)
   call('ZADD', m.crashes >= SUSPECT_CRASHES and SUSPECT or READY, store.place(id), id)
-end
-
-local function forget(id, m)
-  store.drop(id)
-  call('HDEL', META, id)
-  if call('ZREM', LEASE, id) == 0 and call('ZREM', READY, id) == 0 and call('ZREM', DELAYED, id) == 0 then
-    call('ZREM', SUSPECT, id)
-  end
-  unbind(id, m)
 end
 
 -- The payload follows the first line feed; JSON escapes those within the header, so free text cannot hide one.

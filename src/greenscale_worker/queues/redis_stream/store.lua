@@ -18,9 +18,9 @@ local function entry(id) return call('XRANGE', SOURCE, id, id)[1] end
 -- The payload that an entry's fields stand for, and the job's id where that has none. The order of the fields is kept:
 -- equal entries have equal payloads.
 local function read(id, fields)
-  if fields[1] == 'job' and (#fields == 2 or (#fields == 4 and fields[3] == 'job_id')) then
-    return fields[2], fields[4] or id
-  end
+  if #fields == 2 and fields[1] == 'job' then return fields[2], id end
+  if #fields == 4 and fields[1] == 'job' and fields[3] == 'job_id' then return fields[2], fields[4] end
+  if #fields == 4 and fields[1] == 'job_id' and fields[3] == 'job' then return fields[4], fields[2] end
   local parts = {}
   for i = 1, #fields, 2 do parts[#parts + 1] = cjson.encode(fields[i]) .. ':' .. cjson.encode(fields[i + 1]) end
   return '{' .. table.concat(parts, ',') .. '}', id
