@@ -1,7 +1,7 @@
 """docs/reliability.md and the README's table, from what was kept of runs and of the comparison."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from bench.systems import GREENSCALE
 from bench.tables import bold, table
@@ -10,6 +10,7 @@ from chaos.peers import Comparison
 from chaos.scenarios import AWAY_SECONDS, JOBS, LANES, QUEUED, WATCH_SECONDS
 from chaos.schedule import KILL, LEASE
 
+Facts: TypeAlias = Mapping[str, Any]
 PROMISES: Final[Mapping[str, tuple[str, str]]] = {
     "lost": (
         "A job that Redis accepted is run until it has a result, is a dead letter, or was cancelled as asked",
@@ -28,10 +29,10 @@ PROMISES: Final[Mapping[str, tuple[str, str]]] = {
     "left over": ("When all work is done, no lease, no binding, no entry is left", "the keys in Redis"),
     "worker broken": ("A worker ends only when told to, and complains to nobody", "exit codes and stderr"),
 }
-NAMES: Final = {"long": "long run, list", "list": "short run, list", "stream": "short run, stream"}
+NAMES: Final = {"long": "long run, list", "ci_list": "as in CI, list", "ci_stream": "as in CI, stream"}
 COUNTED: Final = (
     *("jobs", "answered", "malformed", "cancelled", "conflicts", "duplicates"),
-    *("executions", "executed again", "answered twice by the endpoint"),
+    *("executions", "executed again", "answered twice by the endpoint", "late heartbeats"),
 )
 
 
@@ -54,18 +55,20 @@ def render(runs: Mapping[str, Outcome], comparison: Comparison, findings: Mappin
 def render_summary(runs: Mapping[str, Outcome], comparison: Comparison) -> str:
     """Render the README's table."""
     longest = max(runs.values(), key=lambda run: run.faults.get(KILL, 0))
-    ours = {scenario: outcomes.get(GREENSCALE.name, {}) for scenario, outcomes in comparison.outcomes.items()}
     counts, faults = longest.verdict.counts, sum(longest.faults.values())
     rows = [
         [
             f"{longest.faults[KILL]:,} × kill -9 among {faults:,} faults, {counts['jobs']:,} jobs",
             f"{counts.get('lost', 0)} lost, {counts.get('recorded twice', 0)} recorded twice",
-        ],
-        [f"kill -9 with {LANES} in flight", "; ".join(_killed(ours["killed"]))],
-        [f"SIGTERM with {LANES} in flight, {QUEUED} queued", "; ".join(_terminated(ours["terminated"]))],
-        [f"Redis away for {AWAY_SECONDS} s", "; ".join(_away(ours["redis_away"]))],
+            "",
+        ]
     ]
-    return table(["what happens", "what comes of it"], rows)
+    for title, (scenario, show) in SUMMARY.items():
+        outcomes = comparison.outcomes[scenario]
+        others = {name: outcome for name, outcome in outcomes.items() if name != GREENSCALE.name}
+        clean = [name for name, outcome in others.items() if _clean(outcome)]
+        rows.append([title, show(outcomes[GREENSCALE.name]), f"{', '.join(clean) or 'none'} of {len(others)}"])
+    return table(["what happens", "GreenScale", "others that lose, repeat and leave nothing either"], rows)
 
 
 def _head(runs: Mapping[str, Outcome]) -> str:
@@ -97,15 +100,14 @@ def _promises(runs: Mapping[str, Outcome]) -> str:
 
 
 def _runs(runs: Mapping[str, Outcome]) -> str:
-    facts = {
-        "begun": lambda run: run.began,
-        "commit": lambda run: run.commit,
-        "seed": lambda run: str(run.settings["seed"]),
-        "minutes, workers": lambda run: f"{run.seconds / 60:.0f}, {run.settings['workers']}",
-        "busy before the run": lambda run: f"{run.machine['busy_before_percent']} % of all cores",
-        "faults": lambda run: f"{sum(run.faults.values()):,}",
-    }
-    rows = [[title, *(show(run) for run in runs.values())] for title, show in facts.items()]
+    rows = [
+        ["begun", *(run.began for run in runs.values())],
+        ["commit", *(run.commit for run in runs.values())],
+        ["seed", *(str(run.settings["seed"]) for run in runs.values())],
+        ["minutes, workers", *(f"{run.seconds / 60:.0f}, {run.settings['workers']}" for run in runs.values())],
+        ["busy before the run", *(f"{run.machine['busy_before_percent']} % of all cores" for run in runs.values())],
+        ["faults", *(f"{sum(run.faults.values()):,}" for run in runs.values())],
+    ]
     rows += [[title, *(f"{run.verdict.counts.get(title, 0):,}" for run in runs.values())] for title in COUNTED]
     kinds = sorted({kind for run in runs.values() for kind in run.faults})
     faults = [[kind, *(f"{run.faults.get(kind, 0):,}" for run in runs.values())] for kind in kinds]
@@ -114,7 +116,7 @@ def _runs(runs: Mapping[str, Outcome]) -> str:
 {table(["", *_names(runs)], rows)}
 
 An execution is a call to the endpoint. One is made again where the endpoint failed, or where a fault hit the worker
-that made it; a finished answer is fenced, so that only one is recorded. `duplicates` are jobs pushed once more,
+that made it. What the endpoint answered twice was recorded once. `duplicates` are jobs handed in once more,
 `conflicts` those with the id of another that was still open. Faults that took place:
 
 {table(["", *_names(runs)], faults)}"""
@@ -143,14 +145,14 @@ def _others(comparison: Comparison) -> str:
         [[bold(system), *_cells(show, outcome)] for system, outcome in comparison.outcomes[scenario].items()]
         for scenario, show in (("killed", _killed), ("terminated", _terminated), ("redis_away", _away))
     )
-    absent = [f"{name} could not be installed: {why}." for name, why in comparison.not_installed.items()]
+    absent = [f" {name} could not be installed: {why}." for name, why in comparison.not_installed.items()]
     where = comparison.machine
     return f"""## Next to others
 
 The same faults, once each, for GreenScale and for what people use today, as the [benchmark](benchmarks.md) sets them
 up: what concerns faults is the default of each, but that Celery acknowledges late, as it advises for long jobs. Redis
 keeps a journal. {comparison.began}, commit {comparison.commit}, two systems at a time, cores
-{where["busy_before_percent"]} % busy before. {" ".join(absent)}
+{where["busy_before_percent"]} % busy before.{"".join(absent)}
 
 kill -9 with {LANES} jobs pushed and all lanes busy (RQ has 16 at most), a fresh worker at once, watched for
 {WATCH_SECONDS} s:
@@ -159,38 +161,62 @@ kill -9 with {LANES} jobs pushed and all lanes busy (RQ has 16 at most), a fresh
 
 SIGTERM with {LANES} calls of 5 s in flight and {QUEUED} jobs queued; a fresh worker when the first has ended:
 
-{table(["", "end", "answers within 120 s", "called twice"], terminated)}
+{table(["", "end", f"answers within {WATCH_SECONDS} s", "called twice"], terminated)}
 
 Redis killed amid {JOBS} jobs of 1 s, back with its data after {AWAY_SECONDS} s; a worker that ends is started again:
 
-{table(["", "worker", "answers within 120 s", "called twice"], away)}"""
+{table(["", "worker", f"answers within {WATCH_SECONDS} s", "called twice"], away)}"""
 
 
-def _cells(show: Callable[[Mapping[str, Any]], list[str]], outcome: Mapping[str, Any]) -> list[str]:
+def _cells(show: Callable[[Facts], list[str]], outcome: Facts) -> list[str]:
     return [f"nothing to show: {outcome['failed']}"] if "failed" in outcome else show(outcome)
 
 
-def _killed(outcome: Mapping[str, Any]) -> list[str]:
+def _killed(outcome: Facts) -> list[str]:
     waits, in_flight = outcome["back_after"], outcome["in_flight"]
     if not waits:
         return [f"none of {in_flight} within {WATCH_SECONDS} s"]
-    return [f"{len(waits)} of {in_flight}, after {waits[0]:.0f} to {waits[-1]:.0f} s"]
+    return [f"{len(waits)} of {in_flight}, the last after {waits[-1]:.0f} s"]
 
 
-def _terminated(outcome: Mapping[str, Any]) -> list[str]:
+def _terminated(outcome: Facts) -> list[str]:
     code = outcome["exit"]
     end = "not within a minute" if code is None else f"exit code {code} after {outcome['exit_seconds']:.1f} s"
     return [end, *_answers(outcome)]
 
 
-def _away(outcome: Mapping[str, Any]) -> list[str]:
+def _away(outcome: Facts) -> list[str]:
     exits = outcome["exits"]
     return [f"ended with {', '.join(map(str, exits))}" if exits else "stayed", *_answers(outcome)]
 
 
-def _answers(outcome: Mapping[str, Any]) -> list[str]:
+def _answers(outcome: Facts) -> list[str]:
     stored, pushed = min(outcome["results"], outcome["pushed"]), outcome["pushed"]
-    return [f"all {pushed}" if stored == pushed else f"{stored} of {pushed}", f"{outcome['called_again']} called twice"]
+    return [f"all {pushed}" if stored == pushed else f"{stored} of {pushed}", str(outcome["called_again"])]
+
+
+def _clean(outcome: Facts) -> bool:
+    """Whether all came of it that should, and no more."""
+    if "failed" in outcome:
+        return False
+    if "back_after" in outcome:
+        return bool(len(outcome["back_after"]) == outcome["in_flight"])
+    return bool(outcome["results"] >= outcome["pushed"] and not outcome["called_again"])
+
+
+def _one_line(show: Callable[[Facts], list[str]]) -> Callable[[Facts], str]:
+    def line(outcome: Facts) -> str:
+        end, answers, again = show(outcome)
+        return f"{end}; {answers} answered, {again} called twice"
+
+    return line
+
+
+SUMMARY: Final[Mapping[str, tuple[str, Callable[[Facts], str]]]] = {
+    f"kill -9 with {LANES} in flight, a fresh worker": ("killed", lambda outcome: _killed(outcome)[0]),
+    f"SIGTERM with {LANES} in flight, {QUEUED} queued": ("terminated", _one_line(_terminated)),
+    f"Redis away for {AWAY_SECONDS} s amid {JOBS} jobs": ("redis_away", _one_line(_away)),
+}
 
 
 def _better(comparison: Comparison) -> str:
@@ -204,20 +230,20 @@ def _better(comparison: Comparison) -> str:
     return "## Where a peer is better\n\n" + ("\n".join(lines) or "In none of the figures above.")
 
 
-def _last_back(outcome: Mapping[str, Any]) -> float | None:
+def _last_back(outcome: Facts) -> float | None:
     waits = outcome["back_after"]
     return waits[-1] if len(waits) == outcome["in_flight"] else None
 
 
-def _rest(outcome: Mapping[str, Any]) -> float | None:
+def _rest(outcome: Facts) -> float | None:
     return outcome["rest_seconds"] if outcome["results"] >= outcome["pushed"] else None
 
 
-def _ends(outcome: Mapping[str, Any]) -> float | None:
+def _ends(outcome: Facts) -> float | None:
     return outcome["exit_seconds"] if outcome["exit"] is not None else None
 
 
-FIGURES: Final[Mapping[str, tuple[str, Callable[[Mapping[str, Any]], float | None]]]] = {
+FIGURES: Final[Mapping[str, tuple[str, Callable[[Facts], float | None]]]] = {
     "kill -9, last job back, s": ("killed", _last_back),
     "SIGTERM, end, s": ("terminated", _ends),
     "SIGTERM, all answers by a fresh worker, s": ("terminated", _rest),

@@ -26,16 +26,17 @@ def recovery(runs: dict[str, list[float]], killed: dict[str, dict[str, Any]]) ->
         colour = COLOURS.get(system) or next(others)
         width = 2.2 if system in COLOURS else 1.4
         steps = [0, *waits, WATCHED], [0, *share, share[-1] if share else 0]
-        left.step(*steps, where="post", color=colour, linewidth=width, label=system)
+        left.step(*steps, where="post", color=colour, linewidth=width, label=system if waits else f"{system}: none")
     left.set_xlim(0, WATCHED)
     left.set_ylim(-2, 103)
     left.set_title("kill -9, default leases: jobs called again, %")
     left.set_xlabel("seconds after the kill")
-    left.legend(labelcolor=GREY, fontsize=8, loc="center right")
+    left.legend(labelcolor=GREY, fontsize=8, loc="center", bbox_to_anchor=(0.33, 0.5))
     for number, (name, waits) in enumerate(runs.items()):
         rising = sorted(waits)
         share = [100 * (place + 1) / len(rising) for place in range(len(rising))]
-        right.step(rising, share, where="post", color=(COLOURS["greenscale"], *OTHERS)[number], label=name)
+        colour = (COLOURS["greenscale"], *OTHERS)[number]
+        right.step([0, *rising], [0, *share], where="post", color=colour, label=name.replace("_", " "))
     right.set_xlim(left=0)
     right.set_title("make chaos, leases of 2 s: kills recovered, %")
     right.set_xlabel("seconds until the last call cut off was made anew")

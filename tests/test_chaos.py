@@ -7,9 +7,14 @@ from typing import Any
 
 import pytest
 
-from chaos import journal
+from bench.report import README
+from chaos import journal, report
 from chaos.account import judge
+from chaos.document import PROMISES
 from chaos.facts import Disturbance, Execution, Exit, Facts, Letter, Push, Verdict
+from chaos.outcome import FOLDER, Outcome
+from chaos.peers import EVERYBODY, KEPT, Comparison
+from chaos.scenarios import SCENARIOS
 from chaos.schedule import KILL, KINDS, Plan, draw
 
 FIRST, SECOND, RUBBISH = Push("a", b"A"), Push("b", b"B"), Push("c", b"C", code="not_json")
@@ -167,3 +172,18 @@ def test_the_journal_is_read_as_redis_writes_it(tmp_path: Path) -> None:
     found = journal.read(tmp_path)
     assert found.pushed == {b"A": 2, b"B": 1, b"C": 1}
     assert found.written == {"a": ["a #1", "a #2"]}
+
+
+@pytest.mark.parametrize("path", [report.DOCUMENT, README], ids=["document", "readme"])
+def test_the_text_is_what_the_kept_runs_render(path: Path) -> None:
+    assert report.texts()[path] == path.read_text(), "stale: python -m chaos report"
+
+
+def test_what_is_published_is_whole() -> None:
+    """A breach, or a peer that took no part, is told; nothing is left out."""
+    runs = [Outcome.load(path) for path in FOLDER.glob("*.json") if path != KEPT]
+    assert {run.settings["queue"] for run in runs} == {"list", "stream"}
+    assert all(breach.partition(":")[0] in PROMISES for run in runs for breach in run.verdict.breaches)
+    outcomes = Comparison.load().outcomes
+    assert outcomes.keys() == SCENARIOS.keys()
+    assert all(each.keys() == {system.name for system in EVERYBODY} for each in outcomes.values())
