@@ -29,7 +29,7 @@ PROMISES: Final[Mapping[str, tuple[str, str]]] = {
     "left over": ("When all work is done, no lease, no binding, no entry is left", "the keys in Redis"),
     "worker broken": ("A worker ends only when told to, and complains to nobody", "exit codes and stderr"),
 }
-NAMES: Final = {"long": "long run, list", "ci_list": "as in CI, list", "ci_stream": "as in CI, stream"}
+NAMES: Final = {"long": "long run, list", "list": "as in CI, list", "stream": "as in CI, stream"}
 COUNTED: Final = (
     *("jobs", "answered", "malformed", "cancelled", "conflicts", "duplicates"),
     *("executions", "executed again", "answered twice by the endpoint", "late heartbeats"),
