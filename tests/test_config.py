@@ -177,7 +177,8 @@ TEXTS = {
         ["jobs", "a:b", "{tenant}:jobs", "jobs{1}", "result"],
         ["result:x", "job:", "a{b", "a}b", "a{}", "{a}{b}", "}{", "a\tb"],
     ),
-    "GREENSCALE_QUEUE": (["list"], ["stream", "List"]),
+    "REDIS_STREAM_NAME": (["energy_readings", "{tenant}:jobs"], ["result:x", "a{b"]),
+    "GREENSCALE_STREAM_GROUP": (["greenscale", "processing_group", "a:b.c-1"], ["a b", "é", "a" * 129]),
     "GREENSCALE_TAKE_FROM": (["right", "left"], ["top"]),
     "GREENSCALE_LOG_FORMAT": (["auto", "json", "console"], ["text"]),
     "GREENSCALE_LOG_LEVEL": (["debug", "info", "warning", "error"], ["verbose"]),
@@ -452,6 +453,7 @@ def test_options_of_the_endpoint() -> None:
     )
 
 
+QUEUE_NAMES = ("REDIS_LIST_NAME", "REDIS_STREAM_NAME")
 PROXY = "http://user:pass@proxy.test:3128"
 HOSTS = ("api.test", "deep.api.test", "api.test:8443", "xapi.test", "10.0.0.1")
 NO_PROXIES = ("", "*", "api.test", ".api.test", "test", "api.test:8443", "other, api.test", "10.0.0.1", "10.0.0.0/8")
@@ -538,11 +540,20 @@ def test_contradictions_are_told_by_both_names(environ: dict[str, str]) -> None:
     chat_options(settings)
 
 
+def test_a_stream_may_be_named_by_either_name_but_not_by_two() -> None:
+    for environ in ({"REDIS_STREAM_NAME": "r"}, {"REDIS_LIST_NAME": "r"}, dict.fromkeys(QUEUE_NAMES, "r")):
+        assert queue_options(load(environ)).name == "r"
+    with pytest.raises(ConfigError) as caught:
+        queue_options(load(dict(zip(QUEUE_NAMES, ("jobs", "r"), strict=True))))
+    assert all(name in one_line(caught.value) for name in QUEUE_NAMES)
+
+
 def test_options_of_the_queue_and_the_policy() -> None:
     settings = load(
         {
             "REDIS_LIST_NAME": "{a}:jobs",
             "GREENSCALE_TAKE_FROM": "left",
+            "GREENSCALE_STREAM_GROUP": "g",
             "GREENSCALE_LEASE_SECONDS": "5",
             "GREENSCALE_RESULT_TTL_SECONDS": "0",
             "GREENSCALE_MAX_CRASHES": "2",
@@ -553,7 +564,7 @@ def test_options_of_the_queue_and_the_policy() -> None:
         }
     )
     assert queue_options(settings) == QueueOptions(
-        name="{a}:jobs", take_from="left", lease=5.0, result_ttl=0, max_crashes=2, backend="echo"
+        name="{a}:jobs", take_from="left", group="g", lease=5.0, result_ttl=0, max_crashes=2, backend="echo"
     )
     assert policy(settings) == Policy(max_tries=3, max_crashes=2, timeout=1.5, max_age=60.0)
 

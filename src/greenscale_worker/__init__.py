@@ -1,1 +1,107 @@
-"""Runs LLM jobs from a queue against an OpenAI-compatible endpoint, and loses none."""
+"""Runs LLM jobs from a queue against an OpenAI-compatible endpoint, and loses none.
+
+The names below are public (docs/plugins.md). Each is imported when it is first asked for, so that a program, and each
+command of our own, pays for what it uses.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from greenscale_worker.backends import Backend, ChatOptions, open_backend
+    from greenscale_worker.backends.batched import batched
+    from greenscale_worker.errors import (
+        BadInputError,
+        ConfigError,
+        GreenScaleError,
+        PermanentError,
+        QueueUnavailableError,
+        TransientError,
+    )
+    from greenscale_worker.execution import Policy
+    from greenscale_worker.gate import Gate
+    from greenscale_worker.job import Failed, Job, Outcome, Output, Released, Succeeded, Usage, decode
+    from greenscale_worker.queues import (
+        Binding,
+        Cancellation,
+        DeadLetter,
+        Depth,
+        Lease,
+        LiveWorker,
+        Loss,
+        Queue,
+        QueueAdmin,
+        QueueOptions,
+        RedisOptions,
+    )
+    from greenscale_worker.queues.memory import MemoryQueue
+    from greenscale_worker.queues.opening import QueueKind, open_admin, open_queue
+    from greenscale_worker.telemetry import Metrics
+    from greenscale_worker.worker import Worker
+
+_ROOMS: Final = {
+    "backends": "Backend ChatOptions open_backend",
+    "backends.batched": "batched",
+    "errors": "BadInputError ConfigError GreenScaleError PermanentError QueueUnavailableError TransientError",
+    "execution": "Policy",
+    "gate": "Gate",
+    "job": "Failed Job Outcome Output Released Succeeded Usage decode",
+    "queues": "Binding Cancellation DeadLetter Depth Lease LiveWorker Loss Queue QueueAdmin QueueOptions RedisOptions",
+    "queues.memory": "MemoryQueue",
+    "queues.opening": "QueueKind open_admin open_queue",
+    "telemetry": "Metrics",
+    "worker": "Worker",
+}
+_HOMES: Final = {name: room for room, names in _ROOMS.items() for name in names.split()}
+
+__all__ = [  # a list to be read by type checkers, which do not run code
+    "Backend",
+    "BadInputError",
+    "Binding",
+    "Cancellation",
+    "ChatOptions",
+    "ConfigError",
+    "DeadLetter",
+    "Depth",
+    "Failed",
+    "Gate",
+    "GreenScaleError",
+    "Job",
+    "Lease",
+    "LiveWorker",
+    "Loss",
+    "MemoryQueue",
+    "Metrics",
+    "Outcome",
+    "Output",
+    "PermanentError",
+    "Policy",
+    "Queue",
+    "QueueAdmin",
+    "QueueKind",
+    "QueueOptions",
+    "QueueUnavailableError",
+    "RedisOptions",
+    "Released",
+    "Succeeded",
+    "TransientError",
+    "Usage",
+    "Worker",
+    "batched",
+    "decode",
+    "open_admin",
+    "open_backend",
+    "open_queue",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name (PEP 562), and keep it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from greenscale_worker.errors import ConfigError
 from greenscale_worker.job import Job, Output
 
 
@@ -55,25 +56,28 @@ class ChatOptions:
     ready_path: str | None = None
 
 
-def _chat(options: ChatOptions) -> Backend:
+def _chat(options: ChatOptions | None) -> Backend:
+    if options is None:
+        raise ConfigError("backend chat: its options are missing; ChatOptions with url and model are expected")
     from greenscale_worker.backends.chat import ChatBackend  # noqa: PLC0415  aiohttp costs 100 ms of a start
 
     return ChatBackend(options)
 
 
-def _echo(_options: ChatOptions) -> Backend:
+def _echo(_options: ChatOptions | None) -> Backend:
     from greenscale_worker.backends.echo import EchoBackend  # noqa: PLC0415  as above: only what is asked for
 
     return EchoBackend()
 
 
-BUILT_IN: Final[dict[str, Callable[[ChatOptions], Backend]]] = {"chat": _chat, "echo": _echo}
+BUILT_IN: Final[dict[str, Callable[[ChatOptions | None], Backend]]] = {"chat": _chat, "echo": _echo}
 
 
-def open_backend(name: str, options: ChatOptions) -> Backend:
+def open_backend(name: str, options: ChatOptions | None = None) -> Backend:
     """Find a backend: `chat`, `echo`, an entry point of group `greenscale.backends`, or `package.module:handler`.
 
-    Connects to nothing yet. Raises ConfigError where there is no such backend, or its options are wrong.
+    Only `chat` takes options, and it needs them. Connects to nothing yet. Raises ConfigError where there is no such
+    backend, or its options are wrong.
     """
     if name in BUILT_IN:
         return BUILT_IN[name](options)

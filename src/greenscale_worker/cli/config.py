@@ -43,6 +43,8 @@ ignored. `greenscale-worker config` shows what is in force, and where each value
 - A variable that begins with `GREENSCALE_` and is no setting is a warning, which names the nearest one that is. So is a
   `REDIS_PORT` or `GREENSCALE_HEALTH_PORT` such as `tcp://10.0.0.1:6379`: Kubernetes sets those for a Service called
   `redis` or `greenscale-health`, and they are not taken for settings.
+- Plug-ins have settings of their own, in the environment only, whose names do not begin with `GREENSCALE_`
+  ([plugins.md](plugins.md)).
 """
 
 ENDPOINT: Final = """\

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from greenscale_worker.backends import Backend
     from greenscale_worker.config import Settings
     from greenscale_worker.queues import Queue, QueueAdmin
+    from greenscale_worker.queues.opening import QueueKind
     from greenscale_worker.telemetry import Metrics
 
 
@@ -36,13 +37,13 @@ def settings_of_command() -> "Settings":
 
 def open_configured_backend(settings: "Settings") -> "Backend":
     """Open the backend that is set; an endpoint must be set only for `chat`. Raises ConfigError."""
-    from greenscale_worker.backends import ChatOptions, open_backend  # noqa: PLC0415  as above
+    from greenscale_worker.backends import open_backend  # noqa: PLC0415  as above
     from greenscale_worker.config import chat_options  # noqa: PLC0415  as above
 
     if settings.backend == "chat":
         return open_backend("chat", chat_options(settings))
     try:
-        return open_backend(settings.backend, ChatOptions(url="", model=""))
+        return open_backend(settings.backend)
     except ConfigError as error:
         raise ConfigError(f"GREENSCALE_BACKEND: {error}") from error
 
@@ -50,17 +51,24 @@ def open_configured_backend(settings: "Settings") -> "Backend":
 async def open_queue(settings: "Settings", metrics: "Metrics") -> "Queue":
     """Open the worker's side of the queue; waits for a Redis that is absent or loading. Raises ConfigError."""
     from greenscale_worker.config import queue_options, redis_options  # noqa: PLC0415  as above
-    from greenscale_worker.queues import redis_list  # noqa: PLC0415  only who needs Redis pays for its client
 
-    return await redis_list.open_queue(redis_options(settings), queue_options(settings), metrics)
+    return await _kind(settings).open_queue(redis_options(settings), queue_options(settings), metrics)
 
 
 async def open_admin(settings: "Settings") -> "QueueAdmin":
     """Open everybody else's side; it connects with its first call. Raises ConfigError."""
     from greenscale_worker.config import queue_options, redis_options  # noqa: PLC0415  as above
-    from greenscale_worker.queues import redis_list  # noqa: PLC0415  as above
 
-    return await redis_list.open_admin(redis_options(settings), queue_options(settings))
+    return await _kind(settings).open_admin(redis_options(settings), queue_options(settings))
+
+
+def _kind(settings: "Settings") -> "QueueKind":
+    from greenscale_worker.queues.opening import find  # noqa: PLC0415  as above
+
+    try:
+        return find(settings.queue)
+    except ConfigError as error:
+        raise ConfigError(f"GREENSCALE_QUEUE: {error}") from error
 
 
 def with_admin(use: "Callable[[QueueAdmin, Settings], Awaitable[int]]") -> int:

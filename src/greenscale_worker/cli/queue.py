@@ -107,11 +107,17 @@ async def _queue(args: argparse.Namespace, admin: "QueueAdmin", settings: "Setti
 
 
 async def _show(args: argparse.Namespace, admin: "QueueAdmin", settings: "Settings") -> None:
-    depth, workers = await admin.depth(), await admin.workers()
+    name, depth, workers = _name(settings), await admin.depth(), await admin.workers()
     if args.json:
-        say_json({"queue": settings.list_name, **asdict(depth), "workers": [asdict(worker) for worker in workers]})
+        say_json({"queue": name, **asdict(depth), "workers": [asdict(worker) for worker in workers]})
     else:
-        say(_view(settings.list_name, depth, workers))
+        say(_view(name, depth, workers))
+
+
+def _name(settings: "Settings") -> str:
+    from greenscale_worker.config import queue_name  # noqa: PLC0415  pydantic is not for `--help`
+
+    return queue_name(settings)
 
 
 def _view(name: str, depth: "Depth", workers: Sequence["LiveWorker"]) -> str:
@@ -138,13 +144,13 @@ def _by_name(worker: "LiveWorker") -> str:
 
 async def _pause(admin: "QueueAdmin", settings: "Settings") -> int:
     await admin.pause()
-    say(f"{settings.list_name} is paused: what runs goes on, nothing more is claimed. To pause KEDA's scaler:")
+    say(f"{_name(settings)} is paused: what runs goes on, nothing more is claimed. To pause KEDA's scaler:")
     say(f"  {SCALED_OBJECT} {ANNOTATION}=true --overwrite")
     return 0
 
 
 async def _resume(admin: "QueueAdmin", settings: "Settings") -> int:
     await admin.resume()
-    say(f"{settings.list_name} goes on. To let KEDA scale again:")
+    say(f"{_name(settings)} goes on. To let KEDA scale again:")
     say(f"  {SCALED_OBJECT} {ANNOTATION}-")
     return 0

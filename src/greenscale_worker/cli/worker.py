@@ -12,7 +12,7 @@ from typing import Final
 from greenscale_worker.backends import Backend
 from greenscale_worker.cli import FAILED
 from greenscale_worker.cli.opening import open_admin, open_configured_backend, open_queue, settings_in_force
-from greenscale_worker.config import Settings, own_pod, policy, queue_options, redis_options
+from greenscale_worker.config import Settings, own_pod, policy, queue_name, queue_options, redis_options
 from greenscale_worker.config.rules import masked
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.job import Job, Output
@@ -121,7 +121,8 @@ class Process:
         settings = self._settings
         log.info(
             "worker_started",
-            queue=settings.list_name,
+            queue=queue_name(settings),
+            kind=settings.queue,
             redis=masked(redis_options(settings).url),
             backend=settings.backend,
             concurrency=settings.concurrency,

@@ -59,15 +59,25 @@ def redis_options(settings: Settings) -> RedisOptions:
 
 
 def queue_options(settings: Settings) -> QueueOptions:
-    """What a queue in Redis needs to know."""
+    """What a queue needs to know. Raises ConfigError where it has two names."""
     return QueueOptions(
-        name=settings.list_name,
+        name=queue_name(settings),
         take_from=settings.take_from,
+        group=settings.stream_group,
         lease=settings.lease_seconds,
         max_crashes=settings.max_crashes,
         result_ttl=settings.result_ttl_seconds,
         backend=settings.backend,
     )
+
+
+def queue_name(settings: Settings) -> str:
+    """Name of the list, or of the stream. Raises ConfigError where there are two."""
+    if settings.stream_name is None:
+        return settings.list_name
+    if "list_name" in settings.model_fields_set and settings.list_name != settings.stream_name:
+        raise ConfigError("REDIS_LIST_NAME and REDIS_STREAM_NAME contradict each other; expected: one of the two")
+    return settings.stream_name
 
 
 def own_pod(settings: Settings) -> str | None:

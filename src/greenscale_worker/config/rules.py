@@ -133,6 +133,7 @@ LIST_NAME: Final = Rule(
     "a name that does not begin with result: or job:, and has braces only around one hash tag as in {team}:jobs",
     _is_list_name,
 )
+GROUP_NAME: Final = Rule("1 to 128 of letters, digits and . _ : -", _matches(r"[A-Za-z0-9._:-]{1,128}"))
 PEM_FILE: Final = Rule("the name of a PEM file that can be read", _is_pem_file)
 # Whatever it is, it is accepted until it is used: it may be meant for other programs.
 PROXY: Final = Rule("http://host:port", bool)

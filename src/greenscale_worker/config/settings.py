@@ -9,6 +9,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr
 from greenscale_worker.config.rules import (
     API_KEY,
     BASE_URL,
+    GROUP_NAME,
     HEADERS,
     HOSTNAME,
     HTTP_PATH,
@@ -119,14 +120,26 @@ class RedisSettings(Section):
 class QueueSettings(Section):
     """Queue."""
 
-    queue: Literal["list"] = Field("list", alias="GREENSCALE_QUEUE", description="Kind of queue.")
+    queue: str = Field(
+        "list",
+        alias="GREENSCALE_QUEUE",
+        description="Kind of queue: `list`, `stream`, or the name of an entry point in group `greenscale.queues`.",
+    )
     list_name: Annotated[str, LIST_NAME] = Field(
-        "jobs", alias="REDIS_LIST_NAME", description="Redis list that producers push to."
+        "jobs", alias="REDIS_LIST_NAME", description="Redis list that producers push to, or stream that they add to."
+    )
+    stream_name: Annotated[str | None, LIST_NAME] = Field(
+        None,
+        alias="REDIS_STREAM_NAME",
+        description="The same by another name: for a stream, instead of `REDIS_LIST_NAME`.",
     )
     take_from: Literal["right", "left"] = Field(
         "right",
         alias="GREENSCALE_TAKE_FROM",
         description="End of the list that is oldest: `right` where producers `LPUSH`, `left` where they `RPUSH`.",
+    )
+    stream_group: Annotated[str, GROUP_NAME] = Field(
+        "greenscale", alias="GREENSCALE_STREAM_GROUP", description="Consumer group of the stream."
     )
     lease_seconds: float = Field(
         15.0,

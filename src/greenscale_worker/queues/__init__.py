@@ -33,14 +33,16 @@ class RedisOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueOptions:
-    """What a queue in Redis needs to know. Times are seconds.
+    """What a queue needs to know. Times are seconds.
 
-    `take_from` is the end of the list that is oldest: `right` for producers that LPUSH, `left` for RPUSH.
+    `take_from` is the end of the list that is oldest: `right` for producers that LPUSH, `left` for RPUSH. `group` is
+    the consumer group of a stream.
     Results and final records live `result_ttl`; 0 writes neither. A heartbeat is due every `lease / 5`.
     """
 
     name: str = "jobs"
     take_from: Literal["right", "left"] = "right"
+    group: str = "greenscale"
     lease: float = 15.0
     max_crashes: int = 4
     result_ttl: int = 3600

@@ -1,1 +1,1 @@
-"""What the queues in Redis share: connections, scripts, insisting, grouping and the table of errors."""
+"""What the queues in Redis share: connections, scripts, insisting and the table of errors."""

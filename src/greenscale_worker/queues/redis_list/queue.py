@@ -4,12 +4,12 @@ from contextlib import suppress
 from typing import Any, Final
 
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
+from greenscale_worker.grouping import Grouper
 from greenscale_worker.job import Failed, Job, Outcome, Released, Succeeded
 from greenscale_worker.queues import Binding, Lease, QueueOptions
 from greenscale_worker.queues.redis_common.bell import Bell
 from greenscale_worker.queues.redis_common.connections import Clients, close
 from greenscale_worker.queues.redis_common.errors import mapped
-from greenscale_worker.queues.redis_common.grouping import Grouper
 from greenscale_worker.queues.redis_common.link import Link
 from greenscale_worker.queues.redis_common.scripts import Script
 from greenscale_worker.queues.redis_list import records
