@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import redis
 from aiohttp import web
-from greenscale_worker.queues.redis_common.connections import close, open_client
 
 from conftest import Client
+from energy_readings.connection import connect
 from energy_readings.reading import Reading
 from energy_readings.readings import stored
 from energy_readings.settings import Settings
@@ -20,7 +20,7 @@ URL = "/sites/site-001/readings"
 
 @pytest.fixture
 async def api(serve: Serve, settings: Settings) -> Client:
-    client = open_client(settings.redis)
+    client = connect(settings)
     readings = [
         Reading.model_validate_strings(
             {
@@ -33,7 +33,7 @@ async def api(serve: Serve, settings: Settings) -> Client:
         for minute in range(60)
     ]
     await Store(client, keep_readings=0, keep_days=0).add({"site-001": readings})
-    await close(client)
+    await client.aclose()
     return await serve(stored(settings))
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import redis
-from greenscale_worker.queues.redis_common.connections import close, open_client
 
+from energy_readings.connection import connect
 from energy_readings.reading import Reading
 from energy_readings.settings import Settings
 from energy_readings.store import MOST_AT_ONCE, Store, keys
@@ -29,9 +29,9 @@ def texts(readings: Iterable[Reading]) -> list[str]:
 
 @pytest.fixture
 async def client(settings: Settings) -> Any:
-    client = open_client(settings.redis)
+    client = connect(settings)
     yield client
-    await close(client)
+    await client.aclose()
 
 
 async def everything(store: Store, most: int = 7) -> list[str]:

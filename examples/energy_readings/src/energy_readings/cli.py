@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from greenscale_worker.errors import ConfigError
+from greenscale_worker import ConfigError
 
 from energy_readings.settings import Settings, read
 
@@ -38,12 +38,9 @@ def _ingest(settings: Settings) -> int:
 
 
 def _process(_settings: Settings) -> int:
-    from greenscale_worker.cli import main as work  # noqa: PLC0415  as above
+    from energy_readings.processing import worker_environment  # noqa: PLC0415  as above
 
-    from energy_readings.processing import WORKER  # noqa: PLC0415  as above
-
-    os.environ.update({name: value for name, value in WORKER.items() if not os.environ.get(name)})
-    return work([])
+    os.execve(sys.executable, (sys.executable, "-m", "greenscale_worker"), worker_environment(os.environ))  # noqa: S606  it takes the place of this process
 
 
 def _readings(settings: Settings) -> int:

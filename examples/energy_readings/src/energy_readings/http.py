@@ -7,8 +7,9 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from greenscale_worker.errors import ConfigError, QueueUnavailableError
-from greenscale_worker.queues.redis_common.errors import mapped
+from greenscale_worker import ConfigError
+
+from energy_readings.connection import AWAY
 
 RETRY_SECONDS: Final = 5
 GOODBYE_SECONDS: Final = 5.0
@@ -42,12 +43,11 @@ def problem(status: int, message: str, faults: list[dict[str, Any]] | None = Non
 async def in_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer every error in JSON; a Redis that is away, full or refuses us is 503 with Retry-After."""
     try:
-        with mapped():
-            return await handler(request)
+        return await handler(request)
     except RefusedError as error:
         return problem(error.status, str(error), error.faults)
-    except (QueueUnavailableError, ConfigError) as error:
-        log.warning("%s %s: 503: %s", request.method, request.path, error)
+    except AWAY as error:
+        log.warning("%s %s: 503: %s: %s", request.method, request.path, type(error).__name__, error)
         return problem(503, "Redis is away or full: try again later; what was sent twice is stored once")
     except web.HTTPRequestEntityTooLarge as error:
         return problem(error.status, f"the body is too large; at most {LARGEST_BODY} bytes are accepted")

@@ -5,8 +5,8 @@ from typing import Final, TypeVar
 
 import orjson
 from aiohttp import web
-from greenscale_worker.queues.redis_common.connections import close, open_client
 
+from energy_readings.connection import connect
 from energy_readings.http import JSON, RefusedError, application
 from energy_readings.reading import identifier, microseconds, moment
 from energy_readings.settings import Settings
@@ -21,7 +21,7 @@ Value = TypeVar("Value")
 
 def stored(settings: Settings) -> web.Application:
     """Make the API. Raises ConfigError."""
-    client = open_client(settings.redis)
+    client = connect(settings)
     store = Store(client, keep_readings=settings.keep_readings, keep_days=settings.keep_days)
 
     async def get(request: web.Request) -> web.Response:
@@ -41,7 +41,7 @@ def stored(settings: Settings) -> web.Application:
 
     async def closing(_app: web.Application) -> AsyncIterator[None]:
         yield
-        await close(client)
+        await client.aclose()
 
     app = application(web.get("/sites/{site_id}/readings", get), ping=client.ping)
     app.cleanup_ctx.append(closing)

@@ -6,10 +6,8 @@ import sys
 from typing import Final
 
 from aiohttp import ClientError, ClientSession, ClientTimeout
-from greenscale_worker.errors import QueueUnavailableError
-from greenscale_worker.queues.redis_common.connections import close, open_client
-from greenscale_worker.queues.redis_common.errors import mapped
 
+from energy_readings.connection import AWAY, connect
 from energy_readings.settings import Settings
 
 ROLES: Final = ("ingest", "process", "readings", "page")
@@ -55,14 +53,13 @@ async def _up(settings: Settings) -> int:
 
 
 async def _redis_fault(settings: Settings) -> str | None:
-    client = open_client(settings.redis)
+    client = connect(settings)
     try:
-        with mapped():
-            await client.ping()
-    except QueueUnavailableError as error:
-        return str(error)
+        await client.ping()
+    except AWAY as error:
+        return str(error) or type(error).__name__
     finally:
-        await close(client)
+        await client.aclose()
     return None
 
 

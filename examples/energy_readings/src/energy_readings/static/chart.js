@@ -16,9 +16,11 @@ export function draw(svg, legend, readings) {
   }
   const points = readings.map((each) => ({ ...each, time: Date.parse(each.timestamp) })).reverse();
   const x = scale(range(points.map((each) => each.time)), EDGE.left, width - EDGE.right);
-  const y = scale(widened(range(points.map((each) => each.power_reading))), HEIGHT - EDGE.bottom, EDGE.top);
-  grid(svg, width, x, y);
-  const devices = [...new Set(points.map((each) => each.device_id))];
+  const powers = range(points.map((each) => each.power_reading));
+  const ticks = round(powers);
+  const y = scale([ticks[0], ticks[ticks.length - 1]], HEIGHT - EDGE.bottom, EDGE.top);
+  grid(svg, width, x, y, ticks);
+  const devices = [...new Set(points.map((each) => each.device_id))].sort();
   devices.slice(0, MOST_DEVICES).forEach((device, number) => {
     line(svg, points.filter((each) => each.device_id === device), x, y, number);
     const name = document.createElement("span");
@@ -32,21 +34,34 @@ export function draw(svg, legend, readings) {
   const last = points[points.length - 1];
   const from = new Date(points[0].time).toLocaleString();
   svg.setAttribute("aria-label", `${points.length} readings of ${devices.length} devices since ${from}, power from ` +
-    `${y.low} to ${y.high}; the newest: ${last.power_reading} by ${last.device_id}`);
+    `${powers[0]} to ${powers[1]}; the newest: ${last.power_reading} by ${last.device_id}`);
 }
 
 function range(values) {
   return values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
 }
 
-function widened([low, high]) {
-  const spare = (high - low) / 10 || Math.abs(high) / 10 || 1;
-  return [low - spare, high + spare, low, high];
+// Values for the grid that are easy to read: steps of 1, 2 or 5, with what is shown between the first and the last.
+function round([low, high]) {
+  const size = Math.max(Math.abs(low), Math.abs(high));
+  const wanted = high > low ? Math.max(high - low, size / 1e9, 1e-300) : size / 5 || 1;
+  const span = Math.min(wanted, Number.MAX_VALUE);
+  const unit = 10 ** Math.floor(Math.log10(span / 4));
+  const step = unit * ([1, 2, 5].find((factor) => unit * factor * 4 >= span) ?? 10);
+  const first = Math.floor(low / step);
+  const count = Math.max(1, Math.min(6, Math.ceil(high / step) - first));
+  return Array.from({ length: count + 1 }, (_, number) => finite((first + number) * step));
 }
 
-function scale([from, to, low = from, high = to], start, end) {
-  const at = (value) => (to === from ? (start + end) / 2 : start + ((value - from) / (to - from)) * (end - start));
-  return Object.assign(at, { from, to, low, high });
+function finite(value) {
+  return Math.max(-Number.MAX_VALUE, Math.min(Number.MAX_VALUE, value));
+}
+
+// By halves, for the difference of two numbers may be larger than the largest.
+function scale([from, to], start, end) {
+  const part = (value) => (value / 2 - from / 2) / (to / 2 - from / 2);
+  const at = (value) => (to === from ? (start + end) / 2 : start + part(value) * (end - start));
+  return Object.assign(at, { from, to });
 }
 
 function line(svg, points, x, y, number) {
@@ -58,12 +73,11 @@ function line(svg, points, x, y, number) {
   }
 }
 
-function grid(svg, width, x, y) {
-  for (const step of [0, 0.25, 0.5, 0.75, 1]) {
-    const value = y.from + (y.to - y.from) * step;
+function grid(svg, width, x, y, ticks) {
+  for (const value of ticks) {
     const height = y(value);
     svg.append(made("line", { x1: EDGE.left, x2: width - EDGE.right, y1: height, y2: height, class: "grid" }));
-    svg.append(text(EDGE.left - 8, height + 4, short(value, y.to - y.from), "end"));
+    svg.append(text(EDGE.left - 8, height + 4, short(value, ticks[1] - ticks[0]), "end"));
   }
   const places = x.from === x.to ? [[x.from, "middle"]] : [[x.from, "start"], [x.to, "end"]];
   if (x.from !== x.to && width > 480) {
@@ -79,12 +93,12 @@ function grid(svg, width, x, y) {
   }
 }
 
-function short(value, span) {
-  const size = Math.max(Math.abs(value), span);
-  if (size >= 1e6 || size < 1e-2) {
-    return value.toExponential(1);
+function short(value, step) {
+  const size = Math.abs(value);
+  if (size >= 1e6 || step < 1e-3) {
+    return value === 0 ? "0" : value.toExponential(2);
   }
-  return value.toLocaleString([], { maximumFractionDigits: span >= 20 ? 0 : span >= 1 ? 1 : 3 });
+  return value.toLocaleString([], { maximumFractionDigits: Math.max(0, -Math.floor(Math.log10(step))) });
 }
 
 function text(x, y, content, anchor) {
