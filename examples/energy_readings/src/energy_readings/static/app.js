@@ -4,6 +4,7 @@ import { draw } from "/chart.js";
 const EVERY_MS = 2000;
 const PAGE = 50;
 const element = (id) => document.getElementById(id);
+const WHEN = { dateStyle: "short", timeStyle: "medium" };
 const FIELDS = ["site_id", "device_id", "power_reading", "timestamp"];
 
 let site = new URLSearchParams(location.search).get("site") ?? element("shown").value;
@@ -102,7 +103,7 @@ async function refresh() {
 function fill(answer) {
   const rows = answer.readings.map((each) => {
     const row = document.createElement("tr");
-    for (const text of [new Date(each.timestamp).toLocaleString(), each.device_id, String(each.power_reading)]) {
+    for (const text of [new Date(each.timestamp).toLocaleString([], WHEN), each.device_id, String(each.power_reading)]) {
       row.insertCell().textContent = text;
     }
     row.cells[0].title = each.timestamp;
