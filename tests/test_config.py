@@ -23,7 +23,7 @@ from greenscale_worker.errors import ConfigError
 from greenscale_worker.execution import Policy
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.redis_common.connections import open_client
-from greenscale_worker.queues.redis_list.keys import Keys
+from greenscale_worker.queues.redis_protocol.keys import Keys
 from tests.support.redis_server import CERTIFICATE
 
 ROOT = Path(__file__).parents[1]

@@ -16,7 +16,7 @@ import yaml
 from greenscale_worker.cli.queue import SCALED_OBJECT
 from greenscale_worker.config import chat_options, load, redis_options
 from greenscale_worker.deletion_cost import ACCOUNT
-from greenscale_worker.queues.redis_list.keys import Keys
+from greenscale_worker.queues.redis_protocol.keys import Keys
 from greenscale_worker.telemetry import Metrics
 from tests.support.kustomize import (
     COMPONENTS,

@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 import redis
 
-from greenscale_worker.queues.redis_list.keys import OURS
+from greenscale_worker.queues.redis_protocol.keys import OURS
 from tests.support.eventually import eventually, together
 from tests.support.redis_server import RedisServer
 from tests.support.scene import Scene, play

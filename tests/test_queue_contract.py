@@ -12,7 +12,7 @@ from greenscale_worker.queues.memory import MemoryQueue
 from greenscale_worker.queues.opening import QueueKind
 from greenscale_worker.testing.queue_contract import *  # noqa: F403  the tests, and the fixtures they ask for
 
-ROOMS = ["memory", "redis_list"]
+ROOMS = ["memory", "redis_list", "redis_stream"]
 
 
 class InMemory:

@@ -164,7 +164,7 @@ def test_everything_counted_is_shown() -> None:
     metrics.tokens(Usage(prompt_tokens=7, completion_tokens=3, total_tokens=10))
     metrics.tokens(Usage())
     metrics.retried("http_429")
-    metrics.busy(4)
+    metrics.busy(lambda: 4)
     metrics.gate(shut=True, breaker=True)
     metrics.depth(waiting=5, running=4, delayed=3, dead=2)
     metrics.reaped(2)
@@ -189,7 +189,7 @@ def test_everything_counted_is_shown() -> None:
         "greenscale_leases_reaped_total": 2,
         "greenscale_leases_lost_total['taken']": 1,
     }
-    metrics.busy(0)
+    metrics.busy(lambda: 0)
     metrics.gate(shut=False, breaker=False)
     assert not samples(metrics).keys() & {"greenscale_lanes_busy", "greenscale_gate_shut", "greenscale_breaker_open"}
 

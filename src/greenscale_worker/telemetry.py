@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -163,9 +164,9 @@ class Metrics:
         """Count a call that is to be made again."""
         self._retried(reason).inc()
 
-    def busy(self, lanes: int) -> None:
-        """Show how many lanes run a job now."""
-        self._busy.set(lanes)
+    def busy(self, lanes: Callable[[], float]) -> None:
+        """Show how many lanes run a job now; asked at every scrape."""
+        self._busy.set_function(lanes)
 
     def gate(self, *, shut: bool, breaker: bool) -> None:
         """Show whether the gate is shut, and whether that is the breaker's doing."""

@@ -11,6 +11,7 @@ from greenscale_worker.execution import Executor, Policy
 from greenscale_worker.gate import Gate
 from greenscale_worker.job import Failed, Job, Outcome, Released, Succeeded, decode
 from greenscale_worker.queues import Lease, Queue
+from greenscale_worker.recall import Recall
 from greenscale_worker.telemetry import Metrics, log
 
 RELEASE_SECONDS: Final = 2.0  # what a drain may take beyond its time, to hand back what it could not finish
@@ -55,9 +56,10 @@ class Worker:
         self._stopping = asyncio.Event()
         self._patience: asyncio.Timeout | None = None
         self._handing_back = False
-        self._claims: set[asyncio.Task[tuple[Lease, bool]]] = set()
-        self._running: dict[asyncio.Timeout, tuple[Lease, asyncio.Task[None] | None]] = {}
+        self._claiming: set[Recall] = set()
+        self._running: dict[Recall, Lease] = {}
         self._busy = 0
+        self._metrics.busy(lambda: self._busy)
 
     @property
     def draining(self) -> bool:
@@ -73,8 +75,8 @@ class Worker:
         """Claim no more, and let what runs go on for the drain time. Called again: end that time at once."""
         if self._stopping.is_set():
             self._drain_seconds = 0.0
-            if self._patience is not None:
-                _abort(self._patience)
+            if self._patience is not None and not self._patience.expired():
+                self._patience.reschedule(0)
         self._stopping.set()
         self._withdraw()
 
@@ -112,46 +114,48 @@ class Worker:
             task.result()
 
     async def _lane(self) -> None:
+        recall = Recall()
         while not self._stopping.is_set():
-            claim = asyncio.create_task(self._claim())
-            self._claims.add(claim)
-            claim.add_done_callback(self._claims.discard)
             try:
-                lease, probe = await claim
-            except asyncio.CancelledError:
-                if (lane := asyncio.current_task()) is not None and lane.cancelling():
-                    raise
-                continue
+                claimed = await self._claim(recall)
             except QueueUnavailableError as error:
                 log.warning("queue_unavailable", error=str(error))
                 await asyncio.sleep(random.uniform(0, self._heartbeat))  # noqa: S311  jitter, not a secret
                 continue
+            if claimed is None:
+                continue
+            lease, probe = claimed
             try:
-                await self._work(lease)
+                await self._work(lease, recall)
             finally:
                 self._gate.leave(probe=probe)
 
-    async def _claim(self) -> tuple[Lease, bool]:
-        """Wait until the endpoint may be sent to, then for a job. Cancelled by `_withdraw`."""
-        probe = await self._gate.enter()
+    async def _claim(self, recall: Recall) -> tuple[Lease, bool] | None:
+        """Wait until the endpoint may be sent to, then for a job. None: called back by `_withdraw`."""
+        self._claiming.add(recall)
         try:
-            return await self._queue.lease(), probe
-        except BaseException:
-            self._gate.leave(probe=probe)
-            raise
+            with recall:
+                probe = await self._gate.enter()
+                try:
+                    return await self._queue.lease(), probe
+                except BaseException:
+                    self._gate.leave(probe=probe)
+                    raise
+        finally:
+            self._claiming.discard(recall)
+        return None
 
     def _withdraw(self) -> None:
         """Take back every request for a job; lanes that still want one ask again when the gate opens."""
-        for claim in self._claims:
-            claim.cancel()
+        for recall in self._claiming:
+            recall.call()
 
-    async def _work(self, lease: Lease) -> None:
+    async def _work(self, lease: Lease, recall: Recall) -> None:
         self._busy += 1
-        self._metrics.busy(self._busy)
         clock = asyncio.get_running_loop().time
         began = clock()
         try:
-            job, outcome, note = await self._outcome(lease)
+            job, outcome, note = await self._outcome(lease, recall)
             ran = clock()
             if outcome is not None and not await self._queue.settle(lease, outcome):
                 note = "not_ours"
@@ -161,13 +165,12 @@ class Worker:
             self._report(lease, job, note=note, outcome=outcome, run=ran - began, record=clock() - ran)
         finally:
             self._busy -= 1
-            self._metrics.busy(self._busy)
 
-    async def _outcome(self, lease: Lease) -> tuple[Job | None, Outcome | None, str]:
+    async def _outcome(self, lease: Lease, recall: Recall) -> tuple[Job | None, Outcome | None, str]:
         """Find out what comes of a job: the outcome to record, or else a word for what was recorded already."""
         began = asyncio.get_running_loop().time()
         try:
-            job = decode(lease.payload, max_bytes=self._max_bytes)
+            job = decode(lease.payload, max_bytes=self._max_bytes, default_job_id=lease.default_job_id)
         except BadInputError as error:
             lease.job_id = error.job_id
             return None, Failed(error.code, str(error)), ""
@@ -177,25 +180,22 @@ class Worker:
         if binding != "run":
             return job, None, binding
         self._metrics.started(asyncio.get_running_loop().time() - began)
-        outcome = await self._execute(job, lease)
+        outcome = await self._execute(job, lease, recall)
         return job, outcome, "" if outcome is not None else _LOSSES[lease.lost or "gone"]
 
-    async def _execute(self, job: Job, lease: Lease) -> Outcome | None:
+    async def _execute(self, job: Job, lease: Lease, recall: Recall) -> Outcome | None:
         """Run a job. None: its lease was lost meanwhile, and nothing is to be recorded."""
         if self._handing_back:
             return Released("drain")
+        self._running[recall] = lease
         try:
-            async with asyncio.timeout(None) as scope:
-                self._running[scope] = lease, asyncio.current_task()
-                lease.on_lost = lambda: _abort(scope)
+            with recall:
+                lease.on_lost = recall.call
                 if lease.lost is None:
                     return await self._executor.run(job, lease)
-        except TimeoutError:
-            if not scope.expired():
-                raise
         finally:
             lease.on_lost = None
-            self._running.pop(scope, None)
+            del self._running[recall]
         return None if lease.lost is not None else Released("drain")
 
     def _report(  # noqa: PLR0913  what one line says
@@ -263,10 +263,10 @@ class Worker:
         A handler that does not let itself be cancelled has half of that time; then its job is released without it.
         """
         self._handing_back = True
-        for scope in list(self._running):
-            _abort(scope)
+        for recall in self._running:
+            recall.call()
         await _wait(lanes, limit - RELEASE_SECONDS / 2)
-        stubborn = {lane: lease for lease, lane in self._running.values()}
+        stubborn = {recall.task: lease for recall, lease in self._running.items()}
         releases = {asyncio.create_task(self._release(lease)) for lease in stubborn.values()}
         unfinished = await _wait((lanes - stubborn.keys()) | releases, limit)
         for task in unfinished:
@@ -289,11 +289,6 @@ class Worker:
 
 
 _LOSSES: Final = {"taken": "lost", "gone": "cancelled"}
-
-
-def _abort(scope: asyncio.Timeout) -> None:
-    if not scope.expired():
-        scope.reschedule(0)
 
 
 async def _wait(tasks: set[asyncio.Task[None]], until: float) -> set[asyncio.Task[None]]:

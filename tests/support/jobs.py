@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import orjson
 
-from greenscale_worker.queues.redis_list.keys import Keys
+from greenscale_worker.queues.redis_protocol.keys import Keys
 
 NO_ID: Final = re.compile("[^A-Za-z0-9-]")
 NOTHING: Final[Mapping[str, str]] = {}

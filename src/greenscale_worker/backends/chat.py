@@ -112,13 +112,13 @@ class ChatBackend:
     async def _read(self, response: ClientResponse) -> bytes:
         """Read a body, decompressed, up to the cap; what is left unread closes the connection."""
         chunks: list[bytes] = []
-        size, most = 0, self._options.max_response_bytes
-        async for chunk in response.content.iter_any():
-            size += len(chunk)
+        size, content, most = 0, response.content, self._options.max_response_bytes
+        while not content.at_eof():
+            chunks.append(await content.readany())
+            size += len(chunks[-1])
             if size > most:
                 message = f"the answer is longer than {most} bytes"
                 raise TransientError("response_too_large", message, counted=True)
-            chunks.append(chunk)
         return b"".join(chunks)
 
     async def _connects(self) -> bool:

@@ -19,7 +19,7 @@ def read_completion(body: bytes) -> Output:
         answer = orjson.loads(body)
         choice = answer["choices"][0]
         message = choice["message"]
-        content, calls, refusal = (message.get(name) for name in ("content", "tool_calls", "refusal"))
+        content, calls, refusal = message.get("content"), message.get("tool_calls"), message.get("refusal")
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
         reason = "the endpoint answered 200 with something that is not a chat completion"
         raise TransientError("not_a_completion", reason, counted=True) from None
@@ -42,5 +42,10 @@ def _text(value: object) -> str | None:
 def _usage(usage: Any) -> Usage:
     if not isinstance(usage, dict):
         return Usage()
-    counts = (usage.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
-    return Usage(*(count if type(count) is int and count >= 0 else None for count in counts))
+    return Usage(
+        _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")), _count(usage.get("total_tokens"))
+    )
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and value >= 0 else None

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import hiredis
 from redis.exceptions import ResponseError
 
 
@@ -16,7 +17,7 @@ class Wire:
         """Send one command and give its answer. Raises redis-py's errors; may be cancelled at any time."""
         connection = self._free.pop() if self._free else await self._pool.get_connection()
         try:
-            await connection.send_command(*words, check_health=False)
+            await connection.send_packed_command([hiredis.pack_command(words)], check_health=False)
             answer = await connection.read_response()
         except ResponseError:  # an answer, too: the connection is in step
             self._free.append(connection)

@@ -1,10 +1,10 @@
 -- Ties job ids to leases, finds duplicates, consumes cancellations and writes the records, before anything is run.
 --
--- KEYS  1-11 as in prelude.lua; then for each item its record HASH and its cancel:<job id> STRING
--- ARGV  2 seconds a live record lasts, 3 seconds a final record lasts;
+-- KEYS  as in prelude.lua; then for each item its record HASH and its cancel:<job id> STRING
+-- ARGV  3 seconds a live record lasts, 4 seconds a final record lasts;
 --       then for each item: id, token, job id, number of words, record field, value, …
 -- Output for each item RUN, DUPLICATE, CONFLICT, CANCELLED or STALE; BADTYPE: RUN, and a foreign key was replaced
-local live_ttl, final_ttl = ARGV[2], ARGV[3]
+local live_ttl, final_ttl = ARGV[3], ARGV[4]
 run_when_full()
 
 local function bind(id, token, job_id, record, tombstone, fields)
@@ -12,7 +12,7 @@ local function bind(id, token, job_id, record, tombstone, fields)
   if not m or m.token ~= token or not call('ZSCORE', LEASE, id) then return 'STALE' end
   local other = bound_elsewhere(job_id, id)
   if other then
-    if call('HGET', OPEN, other) ~= call('HGET', OPEN, id) then return 'CONFLICT' end
+    if store.payload(other) ~= store.payload(id) then return 'CONFLICT' end
     forget(id, m)
     count('duplicate')
     return 'DUPLICATE'
@@ -39,7 +39,7 @@ local function bind(id, token, job_id, record, tombstone, fields)
   return 'RUN'
 end
 
-local answers, key, arg = {}, 12, 4
+local answers, key, arg = {}, ITEMS, 5
 while arg <= #ARGV do
   local words = tonumber(ARGV[arg + 3])
   local fields = {}

@@ -1,13 +1,13 @@
 -- Ends jobs: result, record and acknowledgement in one step. The token must be that of the latest claim; the lease
 -- need not be alive, for a finished answer is worth more than a redelivery that nobody has taken yet.
 --
--- KEYS  1-11 as in prelude.lua; then for each item its result STRING and its record HASH
--- ARGV  2 seconds results and final records last (0: none are written);
+-- KEYS  as in prelude.lua; then for each item its result STRING and its record HASH
+-- ARGV  3 seconds results and final records last (0: none are written);
 --       then for each item: id, token, succeeded or failed, job id (empty: no result, no record), result text or
 --       failure code, failure message, number of words, record field, value, …
 -- Output for each item OK, STALE (claimed by another since) or GONE (ended already, or unknown); BADTYPE: OK, and a
 --       foreign key was replaced
-local ttl = tonumber(ARGV[2])
+local ttl = tonumber(ARGV[3])
 run_when_full()
 
 -- What was buried with this very token: the answer came late, or the same settle was sent twice. An answer that comes
@@ -44,7 +44,7 @@ local function settle(id, token, state, job_id, text, message, result, record, f
   return write_record(record, ttl, fields) and 'BADTYPE' or 'OK'
 end
 
-local answers, key, arg = {}, 12, 3
+local answers, key, arg = {}, ITEMS, 4
 while arg <= #ARGV do
   local words = tonumber(ARGV[arg + 6])
   local fields = {}

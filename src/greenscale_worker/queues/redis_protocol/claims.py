@@ -1,7 +1,7 @@
 """Claiming: lanes that wait at the same moment share one CLAIM; while there is nothing, one blocked peek waits for all.
 
-`BLMOVE list list` with the same end twice takes the oldest payload and puts it back where it was, in one step. It
-removes nothing, so it may be lost, cancelled or left behind by a dead process; it only tells that a push has come.
+A peek removes nothing, so it may be lost, cancelled or left behind by a dead process; it only tells that there is
+something to claim.
 """
 
 import asyncio
@@ -18,7 +18,8 @@ from greenscale_worker.queues.redis_common.errors import mapped
 from greenscale_worker.queues.redis_common.link import Link
 from greenscale_worker.queues.redis_common.scripts import Script
 from greenscale_worker.queues.redis_common.tasks import end
-from greenscale_worker.queues.redis_list.keys import Keys
+from greenscale_worker.queues.redis_protocol.keys import Keys
+from greenscale_worker.queues.redis_protocol.store import Store
 from greenscale_worker.telemetry import Metrics, log
 
 MOST: Final = 32  # jobs in one CLAIM; larger groups keep the process waiting for scripts (docs/benchmarks.md)
@@ -42,9 +43,10 @@ class Claims:
         link: Link,
         peeker: Any,
         script: Script,
+        *,
+        store: Store,
         keys: Keys,
         options: QueueOptions,
-        *,
         owner: str,
         hand_back: Callable[[Lease], Coroutine[Any, Any, object]],
         mourn: Callable[[list[bytes]], Awaitable[None]],
@@ -54,6 +56,7 @@ class Claims:
         self._link = link
         self._peeker = peeker
         self._script = script
+        self._store = store
         self._keys = [*keys.base, keys.claim(owner)]
         self._options = options
         self._owner = owner
@@ -65,6 +68,7 @@ class Claims:
         self._news = asyncio.Event()
         self._peek: asyncio.Task[None] | None = None
         self._returns: set[asyncio.Task[object]] = set()
+        self._from = b""
         self._peek_refused = False
         self._closing = False
         self._claiming = asyncio.create_task(self._claim_until_closed())
@@ -125,11 +129,12 @@ class Claims:
         options = self._options
         nonce = secrets.token_hex(16)
         may_suspect = not any(lease.crashes >= SUSPECT_CRASHES for lease in self.held.values())
-        args = ["", lanes, int(options.lease * 1000), int(options.heartbeat * 1000), self._owner, nonce]
-        args += [options.max_crashes, options.take_from.upper(), MOST_BYTES, int(may_suspect)]
-        sleep_ms, now_ms, reaped, jobs, buried = await self._link.insist_last(self._script, self._keys, args)
+        args = ["", self._store.word, lanes, int(options.lease * 1000), int(options.heartbeat * 1000)]
+        args += [self._owner, nonce, options.max_crashes, MOST_BYTES, int(may_suspect)]
+        answer = await self._link.insist_last(self._script, self._keys, args)
+        sleep_ms, now_ms, reaped, jobs, buried, self._from = answer
         self._metrics.reaped(reaped)
-        for id_, token, tries, crashes, first_ms, payload in jobs:
+        for id_, token, tries, crashes, first_ms, payload, name in jobs:
             lease = Lease(
                 id=id_.decode(),
                 token=token.decode(),
@@ -138,6 +143,7 @@ class Claims:
                 crashes=crashes,
                 claimed_at=int(now_ms) / 1000,
                 first_claimed_at=int(first_ms) / 1000,
+                default_job_id=name.decode() or None,
             )
             self.held[lease.id] = lease
             self._give(lease)
@@ -163,13 +169,12 @@ class Claims:
                 await self._news.wait()
 
     async def _peek_once(self) -> None:
-        name, side = self._options.name, self._options.take_from.upper()
         await asyncio.sleep(PEEK_AFTER)
         try:
             with mapped():
-                await self._peeker.execute_command("BLMOVE", name, name, side, side, PEEK_SECONDS)
+                await self._store.peek(self._peeker, self._from, PEEK_SECONDS)
         except (QueueUnavailableError, ConfigError) as error:
-            # Redis is away, or full: it refuses every BLMOVE then, but not our scripts. Ask those now and then.
+            # Redis is away, or full: it refuses a BLMOVE then, but not our scripts. Ask those now and then.
             if isinstance(error, ConfigError) and not self._peek_refused:
                 log.warning("queue_unavailable", error=str(error))
                 self._peek_refused = True

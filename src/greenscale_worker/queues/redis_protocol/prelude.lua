@@ -1,28 +1,34 @@
--- Shared by every script of the list queue; the loader puts it in front (docs/queue-protocol.md).
+-- Shared by every script of the queues in Redis; the loader puts it in front, and after it the `store.lua` of the queue's
+-- kind, which knows where payloads lie (docs/queue-protocol.md).
 --
--- KEYS  1 list      LIST  payloads as producers pushed them
---       2 ready     ZSET  id -> id        may be claimed now, oldest first: the head of the queue
---       3 suspect   ZSET  id -> id        the same, for jobs whose lease has expired twice or more
+-- KEYS  1 source    what producers write to; its kind is the store's
+--       2 ready     ZSET  id -> place     may be claimed now, oldest first: the head of the queue
+--       3 suspect   ZSET  id -> place     the same, for jobs whose lease has expired twice or more
 --       4 delayed   ZSET  id -> due ms    may be claimed later
 --       5 lease     ZSET  id -> expiry ms in flight
---       6 open      HASH  id -> payload   every claimed and unsettled job (public: KEDA counts it)
---       7 meta      HASH  id -> token|owner|tries|crashes|first ms|job id
---       8 dead      HASH  id -> JSON header, line feed, payload (public)
---       9 control   HASH  last id, clock, amnesty, paused, format, n_* counters
---      10 bound     HASH  job id -> id    which open job an id stands for
---      11 workers   ZSET  worker -> time of its last heartbeat, ms
+--       6 meta      HASH  id -> token|owner|tries|crashes|first ms|job id: every claimed and unsettled job
+--       7 dead      HASH  id -> JSON header, line feed, payload (public)
+--       8 control   HASH  clock, amnesty, paused, format, n_* counters
+--       9 bound     HASH  job id -> id    which open job an id stands for
+--      10 workers   ZSET  worker -> time of its last heartbeat, ms
+--      11 …         what the store has of its own; then those of the script, from KEYS[ITEMS] on
 -- ARGV  1 the time in ms, for the model test only; empty: the server's clock
-local LIST, READY, SUSPECT, DELAYED, LEASE, OPEN = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local META, DEAD, CONTROL, BOUND, WORKERS = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+--       2 the store's own word
+local SOURCE, READY, SUSPECT, DELAYED, LEASE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local META, DEAD, CONTROL, BOUND, WORKERS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local BELL = string.sub(CONTROL, 1, -8) .. 'bell'
 local SUSPECT_CRASHES, BURIAL_MARGIN, BATCH = 2, 2, 64
 local call = redis.call
+local store = {}
 
 -- Lua has no rollback: a foreign type under one of our keys is refused before the first write.
-for i, wanted in ipairs({'list', 'zset', 'zset', 'zset', 'zset', 'hash', 'hash', 'hash', 'hash', 'hash', 'zset'}) do
-  local found = call('TYPE', KEYS[i]).ok
-  if found ~= 'none' and found ~= wanted then
-    return redis.error_reply('FOREIGN ' .. KEYS[i] .. ' is a ' .. found .. ', a ' .. wanted .. ' is expected')
+local function foreign(source, own)
+  local kinds = {source, 'zset', 'zset', 'zset', 'zset', 'hash', 'hash', 'hash', 'hash', 'zset', own}
+  for i, wanted in ipairs(kinds) do
+    local found = call('TYPE', KEYS[i]).ok
+    if found ~= 'none' and found ~= wanted then
+      return redis.error_reply('FOREIGN ' .. KEYS[i] .. ' is a ' .. found .. ', a ' .. wanted .. ' is expected')
+    end
   end
 end
 
@@ -57,24 +63,26 @@ end
 
 -- A job of which somebody deleted a part: without its payload nothing is left to run, without the rest it begins anew.
 local function find(id)
-  if call('HEXISTS', OPEN, id) == 1 then
+  if store.has(id) then
     return read_meta(id) or {token = '', owner = '', tries = 0, crashes = 0, first = digits(now), job_id = ''}
   end
+  store.drop(id)
   call('HDEL', META, id)
   for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE}) do call('ZREM', key, id) end
   return nil
 end
 
--- Back to the head: order is by id, and ids were given in order of first delivery.
+-- Back to the head: order is by place, and places are in order of first delivery.
 local function requeue(id, m)
+  store.own(id)
   write_meta(id, m)
   call('ZREM', LEASE, id)
   call('ZREM', DELAYED, id)
-  call('ZADD', m.crashes >= SUSPECT_CRASHES and SUSPECT or READY, id, id)
+  call('ZADD', m.crashes >= SUSPECT_CRASHES and SUSPECT or READY, store.place(id), id)
 end
 
 local function forget(id, m)
-  call('HDEL', OPEN, id)
+  store.drop(id)
   call('HDEL', META, id)
   if call('ZREM', LEASE, id) == 0 and call('ZREM', READY, id) == 0 and call('ZREM', DELAYED, id) == 0 then
     call('ZREM', SUSPECT, id)
@@ -84,7 +92,7 @@ end
 
 -- The payload follows the first line feed; JSON escapes those within the header, so free text cannot hide one.
 local function bury(id, m, job_id, code, message)
-  local payload = call('HGET', OPEN, id) or ''
+  local payload = store.payload(id) or ''
   forget(id, m)
   local header = {code = code, message = message, job_id = job_id, token = m.token, tries = m.tries,
                   crashes = m.crashes, first_claimed_ms = m.first, died_ms = digits(now)}
@@ -101,7 +109,7 @@ end
 -- The open job that another delivery of the same job id is bound to, if any.
 local function bound_elsewhere(job_id, id)
   local other = call('HGET', BOUND, job_id)
-  if other and other ~= id and call('HEXISTS', OPEN, other) == 1 then return other end
+  if other and other ~= id and store.has(other) then return other end
   return nil
 end
 

@@ -1,11 +1,11 @@
 -- Puts jobs back, at once (to the head, in their old order) or after a delay. Needs a live lease and its token, so that
 -- one that is sent twice is counted once.
 --
--- KEYS  1-11 as in prelude.lua; then for each item its record HASH
--- ARGV  2 seconds a live record lasts (0: none is written);
+-- KEYS  as in prelude.lua; then for each item its record HASH
+-- ARGV  3 seconds a live record lasts (0: none is written);
 --       then for each item: id, token, delay ms, 1 if it counts as a try, job id (empty: no record), reason
 -- Output for each item OK, STALE or GONE; BADTYPE: OK, and a foreign key was replaced
-local ttl = tonumber(ARGV[2])
+local ttl = tonumber(ARGV[3])
 local rings = false
 run_when_full()
 
@@ -26,8 +26,8 @@ local function release(id, token, delay, counted, job_id, reason, record)
   return foreign and 'BADTYPE' or 'OK'
 end
 
-local answers, key = {}, 12
-for arg = 3, #ARGV, 6 do
+local answers, key = {}, ITEMS
+for arg = 4, #ARGV, 6 do
   answers[#answers + 1] = release(ARGV[arg], ARGV[arg + 1], tonumber(ARGV[arg + 2]), tonumber(ARGV[arg + 3]),
                                   ARGV[arg + 4], ARGV[arg + 5], KEYS[key])
   key = key + 1

@@ -1,4 +1,4 @@
-"""The names of everything that the list queue keeps in Redis (docs/queue-protocol.md, "Keys")."""
+"""The names of everything that a queue keeps in Redis (docs/queue-protocol.md, "Keys")."""
 
 import re
 from dataclasses import dataclass
@@ -7,21 +7,24 @@ from typing import Final
 from greenscale_worker.errors import ConfigError
 
 HASH_TAG: Final = re.compile(r"[^{]*\{[^}]+\}")
-OURS: Final = ("ready", "suspect", "delayed", "lease", "open", "meta", "dead", "control", "bound", "workers")
+OURS: Final = ("ready", "suspect", "delayed", "lease", "meta", "dead", "control", "bound", "workers")
+OF_STORES: Final = ("open",)
 
 
 # What the list between the braces, where there is one, calls its own.
-TAKEN: Final = re.compile(rf"\{{[^}}]+\}}(:({'|'.join(OURS)}|bell|(claim|cancel|result|job):.*))?")
+TAKEN: Final = re.compile(rf"\{{[^}}]+\}}(:({'|'.join((*OURS, *OF_STORES))}|bell|(claim|cancel|result|job):.*))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Names for one list. Raises ConfigError for a list name that would clash or fall apart in a Cluster.
+    """Names for one list or stream. Raises ConfigError for a name that would clash or fall apart in a Cluster.
 
-    All but results and records carry the list's hash tag, so that they share its slot; in a Cluster those do, too.
+    All but results and records carry the name's hash tag, so that they share its slot; in a Cluster those do, too.
+    `own` is what the store has beside them.
     """
 
     name: str
+    own: tuple[str, ...] = ()
     cluster: bool = False
 
     def __post_init__(self) -> None:
@@ -40,8 +43,8 @@ class Keys:
 
     @property
     def base(self) -> list[str]:
-        """KEYS 1 to 11 of every script."""
-        return [self.name, *(self.prefix + part for part in OURS)]
+        """The first KEYS of every script."""
+        return [self.name, *(self.prefix + part for part in (*OURS, *self.own))]
 
     def of(self, part: str) -> str:
         """Name of one of our keys, such as `open` or `dead`."""

@@ -1,19 +1,17 @@
-"""Everybody else's side of the list queue: producers, people and the command line."""
+"""Everybody else's side of a queue in Redis: producers, people and the command line."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from typing import Any, Final
 
 import orjson
 
-from greenscale_worker.errors import BadInputError
-from greenscale_worker.job import decode
 from greenscale_worker.queues import Cancellation, DeadLetter, Depth, LiveWorker, QueueOptions
 from greenscale_worker.queues.redis_common.connections import close
 from greenscale_worker.queues.redis_common.errors import mapped
 from greenscale_worker.queues.redis_common.scripts import Script
-from greenscale_worker.queues.redis_list.keys import Keys
-from greenscale_worker.queues.redis_list.records import LIVE_SECONDS
+from greenscale_worker.queues.redis_protocol.keys import Keys
+from greenscale_worker.queues.redis_protocol.records import LIVE_SECONDS
+from greenscale_worker.queues.redis_protocol.store import Store
 
 TOMBSTONE_SECONDS: Final = 3600
 PUT_GROUP: Final = 100
@@ -25,21 +23,24 @@ CANCELLATIONS: Final[dict[bytes, Cancellation]] = {
 }
 
 
-class RedisListAdmin:
+class RedisQueueAdmin:
     """Keeps the promises of `queues.QueueAdmin`."""
 
-    def __init__(self, client: Any, scripts: dict[str, Script], keys: Keys, options: QueueOptions) -> None:
+    def __init__(
+        self, client: Any, scripts: dict[str, Script], store: Store, keys: Keys, options: QueueOptions
+    ) -> None:
         self._client = client
         self._scripts = scripts
+        self._store = store
         self._keys = keys
         self._options = options
 
     async def put(self, jobs: Sequence[tuple[str, bytes]]) -> None:
         """Append jobs in order, each with a record that says `waiting`."""
-        push = "LEFT" if self._options.take_from == "right" else "RIGHT"
         ttl = LIVE_SECONDS if self._options.result_ttl else 0
         for start in range(0, len(jobs), PUT_GROUP):
-            keys, args = self._keys.base, ["", push, ttl]
+            keys: list[str] = self._keys.base
+            args: list[Any] = [ttl]
             for job_id, payload in jobs[start : start + PUT_GROUP]:
                 keys.append(self._keys.record(job_id))
                 args += [job_id, payload]
@@ -60,25 +61,25 @@ class RedisListAdmin:
     async def cancel(self, job_id: str) -> Cancellation:
         """End a job that has not finished, or leave word for when it comes up (for an hour)."""
         keys = [*self._keys.base, self._keys.record(job_id), self._keys.cancel(job_id)]
-        answer = await self._run("cancel", keys, ["", job_id, TOMBSTONE_SECONDS, self._options.result_ttl])
+        answer = await self._run("cancel", keys, [job_id, TOMBSTONE_SECONDS, self._options.result_ttl])
         return CANCELLATIONS[answer]
 
     async def depth(self) -> Depth:
-        """Count. A job in the list has no time of arrival but the `created_at` that its producer wrote."""
-        keys, oldest_end = self._keys, -1 if self._options.take_from == "right" else 0
+        """Count. How old the oldest job is that does not run is known as far as the store knows when it came."""
+        keys = self._keys
         with mapped():
+            unclaimed, came = await self._store.unclaimed(self._client, keys)
             pipe = self._client.pipeline(transaction=False)
-            pipe.llen(keys.name).zcard(keys.of("ready")).zcard(keys.of("suspect")).zcard(keys.of("delayed"))
+            pipe.zcard(keys.of("ready")).zcard(keys.of("suspect")).zcard(keys.of("delayed"))
             pipe.zcard(keys.of("lease")).hlen(keys.of("dead")).hexists(keys.of("control"), "paused")
             pipe.zrange(keys.of("ready"), 0, 0).zrange(keys.of("suspect"), 0, 0)
-            pipe.lindex(keys.name, oldest_end)
-            waiting, ready, suspect, delayed, running, dead, paused, *oldest, payload = await pipe.execute()
+            ready, suspect, delayed, running, dead, paused, *oldest = await pipe.execute()
             now = await self._now()
-        since = [int(ids[0]) / 1e6 for ids in oldest if ids]
-        if payload is not None and (created := _created_at(payload)) is not None:
-            since.append(created)
+        since = [self._store.first_seen(ids[0]) for ids in oldest if ids]
+        if came is not None:
+            since.append(came)
         return Depth(
-            waiting=waiting + ready + suspect,
+            waiting=unclaimed + ready + suspect,
             running=running,
             delayed=delayed,
             dead=dead,
@@ -118,7 +119,7 @@ class RedisListAdmin:
 
     async def replay(self, letter_id: str) -> bool:
         """Put a dead letter back to the head of the queue. False: there is none."""
-        return bool(await self._run("replay", self._keys.base, ["", letter_id]) == b"OK")
+        return bool(await self._run("replay", self._keys.base, [letter_id]) != b"GONE")
 
     async def purge(self, *, older_than: float) -> int:
         """Delete dead letters that died more than so many seconds ago; says how many."""
@@ -137,7 +138,7 @@ class RedisListAdmin:
 
     async def _run(self, script: str, keys: list[str], args: list[Any]) -> Any:
         with mapped():
-            return await self._scripts[script](self._client, keys, args)
+            return await self._scripts[script](self._client, keys, ["", self._store.word, *args])
 
     async def _now(self) -> float:
         seconds, micros = await self._client.time()
@@ -157,10 +158,3 @@ def _read(id_: str, letter: bytes) -> DeadLetter:
         died_at=int(header["died_ms"]) / 1000,
         payload=payload,
     )
-
-
-def _created_at(payload: bytes) -> float | None:
-    with suppress(BadInputError):
-        created = decode(payload, max_bytes=len(payload)).created_at
-        return None if created is None else created.timestamp()
-    return None

@@ -1,4 +1,4 @@
-"""The worker's side of the list queue: one grouped script call per step (docs/queue-protocol.md)."""
+"""The worker's side of a queue in Redis: one grouped script call per step (docs/queue-protocol.md)."""
 
 from contextlib import suppress
 from typing import Any, Final
@@ -12,9 +12,10 @@ from greenscale_worker.queues.redis_common.connections import Clients, close
 from greenscale_worker.queues.redis_common.errors import mapped
 from greenscale_worker.queues.redis_common.link import Link
 from greenscale_worker.queues.redis_common.scripts import Script
-from greenscale_worker.queues.redis_list import records
-from greenscale_worker.queues.redis_list.claims import Claims
-from greenscale_worker.queues.redis_list.keys import Keys
+from greenscale_worker.queues.redis_protocol import records
+from greenscale_worker.queues.redis_protocol.claims import Claims
+from greenscale_worker.queues.redis_protocol.keys import Keys
+from greenscale_worker.queues.redis_protocol.store import Store
 from greenscale_worker.telemetry import Metrics, log
 
 GROUP: Final = 32
@@ -33,13 +34,14 @@ BINDINGS: Final[dict[bytes, Binding]] = {
 }
 
 
-class RedisListQueue:
-    """Keeps the promises of `queues.Queue` with one list and a few keys beside it."""
+class RedisQueue:
+    """Keeps the promises of `queues.Queue` with a list or a stream, and a few keys beside it."""
 
     def __init__(  # noqa: PLR0913  the composition of one room
         self,
         clients: Clients,
         scripts: dict[str, Script],
+        store: Store,
         keys: Keys,
         options: QueueOptions,
         *,
@@ -47,6 +49,7 @@ class RedisListQueue:
         metrics: Metrics,
     ) -> None:
         self._scripts = scripts
+        self._head: list[Any] = ["", store.word]
         self._keys = keys
         self._options = options
         self._owner = owner
@@ -60,8 +63,9 @@ class RedisListQueue:
             self._link,
             clients.peek,
             scripts["claim"],
-            keys,
-            options,
+            store=store,
+            keys=keys,
+            options=options,
             owner=owner,
             hand_back=lambda lease: self.settle(lease, Released("nobody_waits")),
             mourn=self._mourn,
@@ -110,7 +114,8 @@ class RedisListQueue:
         """Send one heartbeat. Raises QueueUnavailableError or ConfigError."""
         held = list(self._claims.held.values())
         options = self._options
-        head = ["", int(options.lease * 1000), int(options.heartbeat * 1000), options.max_crashes, self._owner]
+        times = [int(options.lease * 1000), int(options.heartbeat * 1000)]
+        head = [*self._head, *times, options.max_crashes, self._owner]
         for start in range(0, len(held) or 1, BEAT_GROUP):
             args = [*head, int(start + BEAT_GROUP >= len(held))]
             for lease in held[start : start + BEAT_GROUP]:
@@ -130,10 +135,8 @@ class RedisListQueue:
             await group.aclose()
         try:
             with mapped():
-                goodbye = self._clients.commands.pipeline(transaction=False)
-                goodbye.zrem(self._keys.of("workers"), self._owner)
-                goodbye.delete(self._keys.claim(self._owner))
-                await goodbye.execute()
+                keys = [*self._keys.base, self._keys.claim(self._owner)]
+                await self._scripts["leave"](self._clients.commands, keys, [*self._head, self._owner])
         except (QueueUnavailableError, ConfigError) as error:
             log.warning("queue_unavailable", error=str(error))
         await self._bell.aclose()
@@ -147,7 +150,9 @@ class RedisListQueue:
             keys = [*self._keys.base, self._keys.record(job_id.decode())]
             if self._options.result_ttl:
                 with suppress(QueueUnavailableError, ConfigError):
-                    await self._link.once(self._scripts["mourn"], keys, ["", id_, job_id, self._options.result_ttl])
+                    await self._link.once(
+                        self._scripts["mourn"], keys, [*self._head, id_, job_id, self._options.result_ttl]
+                    )
 
     def _lose(self, id_: str, how: str, *, token: str | None = None) -> None:
         """Let go of a lease; one that was claimed anew since the heartbeat was sent has another token."""
@@ -164,7 +169,7 @@ class RedisListQueue:
             self._claims.ring()
 
     async def _send_bind(self, items: list[tuple[Lease, Job]]) -> list[Binding]:
-        keys, args = self._keys.base, ["", records.LIVE_SECONDS, self._options.result_ttl]
+        keys, args = self._keys.base, [*self._head, records.LIVE_SECONDS, self._options.result_ttl]
         for lease, job in items:
             keys += [self._keys.record(job.job_id), self._keys.cancel(job.job_id)]
             fields = records.of_run(lease, job, worker=self._owner, backend=self._options.backend)
@@ -174,7 +179,7 @@ class RedisListQueue:
         return [BINDINGS[answer] for answer in answers]
 
     async def _send_settle(self, items: list[tuple[Lease, Succeeded | Failed]]) -> list[bool]:
-        keys, args = self._keys.base, ["", self._options.result_ttl]
+        keys, args = self._keys.base, [*self._head, self._options.result_ttl]
         for lease, outcome in items:
             job_id = lease.job_id or ""
             keys += [self._keys.result(job_id), self._keys.record(job_id)]
@@ -196,7 +201,7 @@ class RedisListQueue:
 
     async def _send_release(self, items: list[tuple[Lease, Released]]) -> list[bool]:
         keys = self._keys.base
-        args: list[Any] = ["", records.LIVE_SECONDS if self._options.result_ttl else 0]
+        args = [*self._head, records.LIVE_SECONDS if self._options.result_ttl else 0]
         for lease, outcome in items:
             keys.append(self._keys.record(lease.job_id or ""))
             args += [lease.id, lease.token, int(outcome.delay * 1000), int(outcome.counted)]

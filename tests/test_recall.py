@@ -1,0 +1,92 @@
+"""Calling a task back from what it awaits, and what that must not swallow."""
+
+import asyncio
+
+import pytest
+
+from greenscale_worker.recall import Recall
+
+
+async def reach(recall_of: "asyncio.Future[Recall]", *, swallow: bool = False) -> str:
+    recall = Recall()
+    with recall:
+        recall_of.set_result(recall)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if not swallow:
+                raise
+            return "swallowed"
+    return "called back"
+
+
+async def started(*, swallow: bool = False) -> tuple["asyncio.Task[str]", Recall]:
+    recall_of: asyncio.Future[Recall] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(reach(recall_of, swallow=swallow))
+    return task, await recall_of
+
+
+async def test_a_task_goes_on_after_it_was_called_back() -> None:
+    task, recall = await started()
+    recall.call()
+    recall.call()
+    assert await task == "called back"
+    assert task.cancelling() == 0
+
+
+async def test_a_cancellation_by_somebody_else_still_ends_the_task() -> None:
+    task, recall = await started()
+    recall.call()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_call_that_was_swallowed_leaves_no_trace() -> None:
+    task, recall = await started(swallow=True)
+    recall.call()
+    assert await task == "swallowed"
+    assert task.cancelling() == 0
+
+
+async def test_outside_there_is_nothing_to_call_back_from() -> None:
+    recall = Recall()
+    recall.call()
+    with recall:
+        pass
+    recall.call()
+    await asyncio.sleep(0)
+
+
+async def test_a_task_that_calls_itself_back_and_leaves_is_not_cancelled_later() -> None:
+    recall = Recall()
+    with recall:
+        recall.call()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+async def test_an_error_is_not_taken_for_a_call() -> None:
+    recall = Recall()
+
+    async def fail() -> None:
+        with recall:
+            recall.call()
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        await fail()
+    await asyncio.sleep(0)
+
+
+async def test_outside_a_task_it_is_refused() -> None:
+    refused = asyncio.get_running_loop().create_future()
+
+    def begin() -> None:
+        try:
+            Recall()
+        except RuntimeError as error:
+            refused.set_result(str(error))
+
+    asyncio.get_running_loop().call_soon(begin)
+    assert "no task" in await refused
