@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from greenscale_worker.backends.batched import batched
 from greenscale_worker.backends.handlers import HandlerBackend
 from greenscale_worker.job import Job
 from greenscale_worker.simulator import CHAT_PATH, SimulatorOptions, running
-from greenscale_worker.testing.backend_contract import *  # noqa: F403  the tests, and the fixture they ask for
+from greenscale_worker.testing.backend_contract import *  # noqa: F403  the tests
 
 
 async def upper(job: Job) -> str:
@@ -20,6 +21,11 @@ async def upper(job: Job) -> str:
 @batched(most=3)
 async def many(jobs: Sequence[Job]) -> list[str]:
     return [await upper(job) for job in jobs]
+
+
+@pytest.fixture
+def payload() -> dict[str, Any]:
+    return {"prompt": "What is 2+2?"}
 
 
 @pytest.fixture(params=["chat", "echo", "handler", "batched"])

@@ -9,7 +9,7 @@ import pytest
 
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.memory import MemoryQueue
-from greenscale_worker.queues.opening import QueueKind
+from greenscale_worker.testing import QueueUnderTest
 from greenscale_worker.testing.queue_contract import *  # noqa: F403  the tests, and the fixtures they ask for
 
 ROOMS = ["memory", "redis_list", "redis_stream"]
@@ -38,16 +38,8 @@ def room(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def queue_kind(room: str) -> QueueKind:
-    kind: Any = InMemory() if room == "memory" else import_module(f"greenscale_worker.queues.{room}")
-    return kind
-
-
-@pytest.fixture
-def redis_options(request: pytest.FixtureRequest, room: str) -> RedisOptions:
-    return RedisOptions() if room == "memory" else RedisOptions(url=request.getfixturevalue("redis_url"))
-
-
-@pytest.fixture
-def short_lease(room: str) -> float:
-    return 0.15 if room == "memory" else 0.5
+def queue_under_test(request: pytest.FixtureRequest, room: str) -> QueueUnderTest:
+    if room == "memory":
+        return QueueUnderTest(kind=InMemory(), short_lease=0.15)
+    kind: Any = import_module(f"greenscale_worker.queues.{room}")
+    return QueueUnderTest(kind=kind, redis=RedisOptions(url=request.getfixturevalue("redis_url")))

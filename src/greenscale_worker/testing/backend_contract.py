@@ -1,7 +1,7 @@
 """What every backend promises (backends/__init__.py).
 
-A module of tests imports everything from here and has a fixture `backend`, which gives one that is open and would be
-answered. `payload` may be overridden: what a job says that the backend can answer.
+A module of tests imports everything from here and has two fixtures: `backend` gives one that is open and would be
+answered, `payload` what a job says that it can answer.
 """
 
 import asyncio
@@ -19,12 +19,6 @@ from greenscale_worker.worker import Worker
 
 PATIENCE = 8.0
 MANY = 20
-
-
-@pytest.fixture
-def payload() -> dict[str, Any]:
-    """Give what a job says, less its id."""
-    return {"prompt": "What is 2+2?"}
 
 
 async def ask(backend: Backend, payload: dict[str, Any], job_id: str = "1") -> Output:
@@ -92,4 +86,3 @@ async def test_a_backend_leaves_nothing_running(backend: Backend, payload: dict[
 
 
 __all__ = [name for name in dir() if name.startswith("test_")]
-__all__ += ["payload"]

@@ -11,9 +11,9 @@ import orjson
 import pytest
 
 from greenscale_worker.job import Job, Output, Succeeded, Usage, decode
-from greenscale_worker.queues import DeadLetter, Lease, Queue, QueueAdmin, QueueOptions, RedisOptions
-from greenscale_worker.queues.opening import QueueKind
+from greenscale_worker.queues import DeadLetter, Lease, Queue, QueueAdmin, QueueOptions
 from greenscale_worker.telemetry import Metrics
+from greenscale_worker.testing import QueueUnderTest
 
 PATIENCE = 8.0  # how long what is promised may take on a loaded machine; shorter than any wait without a reason
 A_WHILE = 0.06  # how long something forbidden is given to happen
@@ -82,22 +82,9 @@ class Rig:
 
 
 @pytest.fixture
-def redis_options() -> RedisOptions:
-    """Where Redis is. To be overridden for a queue that is in Redis; the others ignore it."""
-    return RedisOptions(url="redis://override-the-fixture-redis_options.invalid")
-
-
-@pytest.fixture
-def short_lease() -> float:
-    """Seconds of a lease that expires while one waits. May be overridden: a faster clock is a shorter test."""
-    return 0.5
-
-
-@pytest.fixture
-async def open_rig(
-    queue_kind: QueueKind, redis_options: RedisOptions, short_lease: float
-) -> AsyncIterator[Callable[..., Any]]:
-    """Open a queue that is empty, by `queue_kind`: what an entry point would name, and what is to be tested."""
+async def open_rig(queue_under_test: QueueUnderTest) -> AsyncIterator[Callable[..., Any]]:
+    """Open queues that are empty, each under a name of its own."""
+    kind, redis = queue_under_test.kind, queue_under_test.redis
     async with AsyncExitStack() as stack:
 
         async def keep(queue: Any) -> Any:
@@ -105,12 +92,12 @@ async def open_rig(
             return queue
 
         async def open_one(*, short: bool = False, **changes: Any) -> Rig:
-            lease = short_lease if short else 15.0
+            lease = queue_under_test.short_lease if short else 15.0
             options = QueueOptions(**{"name": f"jobs-{uuid.uuid4().hex}", "lease": lease, **changes})
-            admin = await keep(await queue_kind.open_admin(redis_options, options))
+            admin = await keep(await kind.open_admin(redis, options))
 
             async def opener() -> Queue:
-                queue: Queue = await keep(await queue_kind.open_queue(redis_options, options, Metrics()))
+                queue: Queue = await keep(await kind.open_queue(redis, options, Metrics()))
                 return queue
 
             return Rig(admin, opener, await opener(), await opener(), options.heartbeat)

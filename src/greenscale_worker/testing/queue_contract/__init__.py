@@ -1,7 +1,6 @@
 """What every queue promises (queues/__init__.py, docs/queue-protocol.md). No queue may leave a promise out.
 
-A module of tests imports everything from here and has a fixture `queue_kind`, which gives what the queue's entry point
-names: `open_queue` and `open_admin`. `redis_options` and `short_lease` may be overridden.
+A module of tests imports everything from here and has a fixture `queue_under_test`, which gives a QueueUnderTest.
 """
 
 from greenscale_worker.testing.queue_contract.binding import *
@@ -12,7 +11,7 @@ from greenscale_worker.testing.queue_contract.heartbeats import *
 from greenscale_worker.testing.queue_contract.leasing import *
 from greenscale_worker.testing.queue_contract.pause_and_depth import *
 from greenscale_worker.testing.queue_contract.settling import *
-from greenscale_worker.testing.rig import open_rig, redis_options, rig, short, short_lease
+from greenscale_worker.testing.rig import open_rig, rig, short
 
 __all__ = [name for name in dir() if name.startswith("test_")]
-__all__ += ["open_rig", "redis_options", "rig", "short", "short_lease"]
+__all__ += ["open_rig", "rig", "short"]
