@@ -28,7 +28,8 @@ def system(tmp_path_factory: pytest.TempPathFactory, shared_server: RedisServer)
 
 @pytest.fixture(scope="module")
 def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    chromium, driver = next(filter(None, map(shutil.which, names)), None), shutil.which("chromedriver")
     if chromium is None or driver is None:
         pytest.skip("chromium and chromedriver are not on PATH (Debian: apt-get install chromium chromium-driver)")
     options = webdriver.ChromeOptions()
