@@ -92,7 +92,11 @@ def test_keda_goes_from_0_to_10_by_the_stream(resources: tuple[Resource, ...]) -
     assert (scaled["spec"]["minReplicaCount"], scaled["spec"]["maxReplicaCount"]) == (0, 10)
     (trigger,) = scaled["spec"]["triggers"]
     assert trigger["type"] == "redis-streams"
-    assert trigger["metadata"]["stream"] == "energy_readings"
+    told, metadata = of_worker(resources), trigger["metadata"]
+    assert metadata["stream"] == told["REDIS_STREAM_NAME"] == "energy_readings"
+    assert metadata["streamLength"] == told["GREENSCALE_CONCURRENCY"]
+    assert metadata["address"] == f"{told['REDIS_HOST']}:{told['REDIS_PORT']}"
+    assert "consumerGroup" not in metadata
 
 
 def test_compose_locks_all_roles_down_and_gives_the_worker_time() -> None:

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+from greenscale_worker.queues.redis_list.keys import Keys
 from redis import Redis
 
 from greenscale_worker.queues import redis_list
 from greenscale_worker.queues.redis_common.scripts import load
-from greenscale_worker.queues.redis_list.keys import Keys
 from tests.support.crew import Call, Held, Process, id_in
 from tests.support.entries import (
     BATCH,

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from typing import Any, Final
 
+from greenscale_worker.queues.redis_list.keys import OURS, Keys
 from redis import Redis
 
-from greenscale_worker.queues.redis_list.keys import OURS, Keys
 from tests.support.entries import FOREIGN, LIVE_SECONDS, REMEMBERED_SECONDS, TOMBSTONE_SECONDS, read_letter
 from tests.support.ledger import Ledger
 
