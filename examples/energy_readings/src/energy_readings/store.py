@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any, Final
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from energy_readings.reading import Reading
 
@@ -29,7 +29,7 @@ PAGE: Final = Script("page.lua")
 
 
 def keys(site_id: str) -> tuple[str, str]:
-    """Name the list of a site, which is public, and the order of its readings by time, on the same node."""
+    """Name the list of a site, which is public, and the order of its readings by time."""
     name = f"site_readings:{site_id}"
     return name, f"{{{name}}}:by_time"
 
@@ -46,24 +46,22 @@ class Store:
         self._keep_ms = int(keep_days * DAY_MS)
 
     async def add(self, readings: Mapping[str, Sequence[Reading]]) -> dict[str, Exception]:
-        """Add readings, by site; one that is there already is not added again. Gives what failed, by site."""
-        calls = [(site, part) for site, its in readings.items() for part in _parts(its)]
+        """Add readings, by site; one that is there already is not added again.
+
+        Gives the sites of which the keys are not ours, with what is wrong.
+        """
         failed: dict[str, Exception] = {}
-        for attempt in ("EVALSHA", "EVAL"):
-            pipeline = self._client.pipeline(transaction=False)
-            for site, part in calls:
-                name = STORE.sha if attempt == "EVALSHA" else STORE.source
-                pipeline.execute_command(attempt, name, 2, *keys(site), *self._arguments(part))
-            answers = await pipeline.execute(raise_on_error=False)
-            unknown = []
-            for call, answer in zip(calls, answers, strict=True):
-                if isinstance(answer, NoScriptError):
-                    unknown.append(call)
-                elif isinstance(answer, Exception):
-                    failed[call[0]] = answer
-            if not unknown:
-                break
-            calls = unknown
+        for parts in _calls(readings):
+            names = [name for site, _ in parts for name in keys(site)]
+            arguments: list[Any] = [self._keep_readings, self._keep_ms]
+            for _, part in parts:
+                arguments.append(len(part))
+                for reading in part:
+                    arguments += (reading.microseconds, reading.model_dump_json())
+            answers = await self._run(STORE, names, arguments)
+            for (site, _), answer in zip(parts, answers, strict=True):
+                if not isinstance(answer, int):
+                    failed[site] = ResponseError(answer.decode())
         return failed
 
     async def page(
@@ -79,22 +77,33 @@ class Store:
             oldest = time.time_ns() // 1000 - self._keep_ms * 1000
             earliest = oldest if since is None else max(oldest, since)
         latest = "+inf" if until is None else until
-        arguments = [keys(site_id)[1], earliest, latest, most + 1, _reading_of(cursor)]
-        try:
-            found = await self._client.execute_command("EVALSHA", PAGE.sha, 1, *arguments)
-        except NoScriptError:
-            found = await self._client.execute_command("EVAL", PAGE.source, 1, *arguments)
+        arguments = [earliest, latest, most + 1, _reading_of(cursor)]
+        found = await self._run(PAGE, [keys(site_id)[1]], arguments)
         return found[:most], _cursor_of(found[most - 1]) if len(found) > most else None
 
-    def _arguments(self, readings: Iterable[Reading]) -> list[Any]:
-        arguments: list[Any] = [self._keep_readings, self._keep_ms]
-        for reading in readings:
-            arguments += (reading.microseconds, reading.model_dump_json())
-        return arguments
+    async def _run(self, script: Script, names: Sequence[str], arguments: Sequence[Any]) -> Any:
+        try:
+            return await self._client.execute_command("EVALSHA", script.sha, len(names), *names, *arguments)
+        except NoScriptError:
+            return await self._client.execute_command("EVAL", script.source, len(names), *names, *arguments)
 
 
-def _parts(readings: Sequence[Reading]) -> Iterable[Sequence[Reading]]:
-    return (readings[at : at + MOST_AT_ONCE] for at in range(0, len(readings), MOST_AT_ONCE))
+def _calls(readings: Mapping[str, Sequence[Reading]]) -> Iterable[list[tuple[str, Sequence[Reading]]]]:
+    """Divide readings among calls: all sites in one, mostly."""
+    parts: list[tuple[str, Sequence[Reading]]] = []
+    room = MOST_AT_ONCE
+    for site, its in readings.items():
+        at = 0
+        while at < len(its):
+            part = its[at : at + room]
+            parts.append((site, part))
+            at += len(part)
+            room -= len(part)
+            if not room:
+                yield parts
+                parts, room = [], MOST_AT_ONCE
+    if parts:
+        yield parts
 
 
 def _cursor_of(reading: bytes) -> str:
