@@ -198,11 +198,12 @@ def machine() -> str:
 def main() -> None:
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
-    when = datetime.now(UTC)
+    when, load = datetime.now(UTC), os.getloadavg()[0]
     text = table(measure(repeats))
     about = (
         f"`make -C examples/energy_readings bench`, {when:%Y-%m-%d}: {machine()}. Medians of {repeats} interleaved "
-        "runs, the least and the most in brackets; in bold what it is to the loop with single readings."
+        "runs, the least and the most in brackets; in bold what it is to the loop with single readings. Load of the "
+        f"machine before: {load:.1f}; above 1, others had a part of the two cores."
     )
     (HERE / "results.md").write_text(f"# Figures\n\n{about}\n\n{text}\n")
     print(f"{about}\n\n{text}")
