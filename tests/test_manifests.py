@@ -56,9 +56,10 @@ every_overlay = pytest.mark.parametrize("name", OVERLAYS)
 
 
 def test_the_overlays_and_components_are_those_that_are_promised() -> None:
-    assert OVERLAYS == ["dev", "gpu", "production"]
-    promised = "deletion-cost external-redis host-alias keda-list monitoring network-policy redis simulator vllm"
-    assert set(COMPONENTS) >= {*promised.split(), "keda-stream", "keda-stream-classic"}
+    assert OVERLAYS == ["dev", "energy", "gpu", "production"]
+    promised = "deletion-cost energy-readings external-redis host-alias keda-list keda-stream keda-stream-classic"
+    promised += " monitoring network-policy redis simulator vllm"
+    assert set(COMPONENTS) >= set(promised.split())
 
 
 # Kubernetes and the operators accept them -----------------------------------------------------------------------------
@@ -282,7 +283,7 @@ def the_worker(resources: tuple[Resource, ...], prefix: str = "") -> tuple[Resou
 # KEDA -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*OVERLAYS, "keda-list"])
+@pytest.mark.parametrize("name", [*(each for each in OVERLAYS if each != "energy"), "keda-list"])
 def test_keda_counts_what_the_worker_works_on(name: str) -> None:
     resources = render(name)
     _, worker = the_worker(resources)
@@ -368,7 +369,7 @@ def test_keda_scales_from_nothing_and_an_outage_starts_nothing(name: str) -> Non
     resources = render(name)
     scaled = named(resources, "ScaledObject", "greenscale-worker-scaler")["spec"]
     assert scaled["minReplicaCount"] == 0
-    assert scaled["maxReplicaCount"] == 5
+    assert scaled["maxReplicaCount"] == (10 if name == "energy" else 5)
     assert scaled["pollingInterval"] == 5
     assert scaled["cooldownPeriod"] == 30
     assert scaled["fallback"] == {"failureThreshold": 3, "replicas": 1, "behavior": "currentReplicas"}
