@@ -9,7 +9,7 @@ UV := uv==0.13.8
 PEERS := arq saq streaq taskiq celery dramatiq rq
 
 .NOTPARALLEL:
-.PHONY: help demo test test-long bench check docs lock clean
+.PHONY: help demo test test-long bench chaos check docs lock clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -25,6 +25,9 @@ test-long: $(VENV)/.installed $(VENV)/.tools ## longer searches for faults
 
 bench: $(VENV)/.installed $(VENV)/.tools ## measure beside a floor and others, 25 minutes (ARGS=--quick: one minute)
 	$(BIN)/python -m bench $(ARGS)
+
+chaos: $(VENV)/.installed $(VENV)/.tools ## break everything for two minutes, lose nothing (ARGS="--seconds 3600": longer)
+	$(BIN)/python -m chaos $(ARGS)
 
 check: $(VENV)/.installed $(VENV)/.tools ## lint, types, floors, and whether the generated documents are up to date
 	$(BIN)/ruff check

@@ -23,7 +23,7 @@ from greenscale_worker.errors import ConfigError
 from greenscale_worker.execution import Policy
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.redis_common.connections import open_client
-from greenscale_worker.queues.redis_list.keys import Keys
+from greenscale_worker.queues.redis_protocol.keys import Keys
 from tests.support.redis_server import CERTIFICATE
 
 ROOT = Path(__file__).parents[1]
@@ -175,7 +175,7 @@ TEXTS = {
     "GREENSCALE_HEALTH_HOST": (["127.0.0.1", "::", "localhost"], ["0.0.0.0:80", "*"]),
     "REDIS_LIST_NAME": (
         ["jobs", "a:b", "{tenant}:jobs", "jobs{1}", "result"],
-        ["result:x", "job:", "a{b", "a}b", "a{}", "{a}{b}", "}{", "a\tb"],
+        ["result:x", "job:", "a{b", "a}b", "a{}", "{a}{b}", "}{", "a\tb", "{a}", "{a}:dead"],
     ),
     "REDIS_STREAM_NAME": (["energy_readings", "{tenant}:jobs"], ["result:x", "a{b"]),
     "GREENSCALE_STREAM_GROUP": (["greenscale", "processing_group", "a:b.c-1"], ["a b", "é", "a" * 129]),

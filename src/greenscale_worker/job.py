@@ -99,9 +99,10 @@ class Released:
 Outcome = Succeeded | Failed | Released
 
 
-def decode(raw: bytes, *, max_bytes: int) -> Job:
+def decode(raw: bytes, *, max_bytes: int, default_job_id: str | None = None) -> Job:
     """Read one payload as a producer wrote it (docs/wire-contract.md).
 
+    `default_job_id` is the id of a payload that names none.
     Raises BadInputError with code `too_large`, `not_json`, `not_an_object`, `bad_job_id` or `bad_field`.
     """
     if len(raw) > max_bytes:
@@ -114,6 +115,8 @@ def decode(raw: bytes, *, max_bytes: int) -> Job:
     if not isinstance(data, dict):
         raise BadInputError("not_an_object", f"a JSON object is expected, not {type(data).__name__}")
     job_id = data.get("job_id")
+    if job_id is None and default_job_id is not None:
+        job_id = data["job_id"] = default_job_id
     if not isinstance(job_id, str) or not JOB_ID.fullmatch(job_id):
         fault = "is missing" if job_id is None else "is not usable"
         accepted = "1 to 128 of letters, digits and . _ : - are accepted"

@@ -170,7 +170,7 @@ class Worker:
         """Find out what comes of a job: the outcome to record, or else a word for what was recorded already."""
         began = asyncio.get_running_loop().time()
         try:
-            job = decode(lease.payload, max_bytes=self._max_bytes)
+            job = decode(lease.payload, max_bytes=self._max_bytes, default_job_id=lease.default_job_id)
         except BadInputError as error:
             lease.job_id = error.job_id
             return None, Failed(error.code, str(error)), ""

@@ -61,7 +61,7 @@ class Lease:
     `claimed_at` and `first_claimed_at` are seconds since the epoch by the queue's own clock, `received` is the moment
     of the claim by this process' monotonic clock. `tries` counts runs that failed, `crashes` leases that expired,
     `attempts` the runs including this one (0: not run). `job_id` is the id under which the outcome is recorded; None
-    means that there is no usable one.
+    means that there is no usable one. `default_job_id` is that of a payload that names none, where the queue has one.
     """
 
     id: str
@@ -72,6 +72,7 @@ class Lease:
     claimed_at: float
     first_claimed_at: float
     job_id: str | None = None
+    default_job_id: str | None = None
     attempts: int = 0
     received: float = field(default_factory=monotonic)
     lost: Loss | None = None

@@ -1,4 +1,4 @@
-"""Loads the `.lua` files of a queue's room and runs them."""
+"""Loads the scripts of a queue and runs them."""
 
 import hashlib
 from importlib import resources
@@ -8,7 +8,7 @@ from redis.exceptions import NoScriptError
 
 
 class Script:
-    """One script with its prelude; run by its hash, or whole where the server has not seen it yet."""
+    """One script with what stands in front of it; run by its hash, or whole where the server has not seen it yet."""
 
     def __init__(self, source: bytes) -> None:
         self.source = source
@@ -22,8 +22,8 @@ class Script:
             return await client.execute_command("EVAL", self.source, len(keys), *keys, *args)
 
 
-def load(package: str, *names: str) -> dict[str, Script]:
-    """Read `name`.lua of a package for each name, its `prelude.lua` put in front."""
-    folder = resources.files(package)
-    prelude = folder.joinpath("prelude.lua").read_bytes()
-    return {name: Script(prelude + folder.joinpath(f"{name}.lua").read_bytes()) for name in names}
+def load(protocol: str, store: str, *names: str) -> dict[str, Script]:
+    """Read each `name`.lua of the package `protocol`; in front its `prelude.lua`, and the `store.lua` of `store`."""
+    folder = resources.files(protocol)
+    head = folder.joinpath("prelude.lua").read_bytes() + resources.files(store).joinpath("store.lua").read_bytes()
+    return {name: Script(head + folder.joinpath(f"{name}.lua").read_bytes()) for name in names}

@@ -1,71 +1,59 @@
 """Jobs in a plain Redis list: producers `LPUSH`, and nothing is lost (docs/queue-protocol.md)."""
 
-import asyncio
-import os
-import secrets
-import socket
 from contextlib import suppress
 from typing import Any, Final
 
-from greenscale_worker.errors import ConfigError
+from greenscale_worker.errors import BadInputError
+from greenscale_worker.job import decode
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.redis_common.connections import close, is_cluster, open_client, open_clients
-from greenscale_worker.queues.redis_common.scripts import load
-from greenscale_worker.queues.redis_common.server import patiently, warn
-from greenscale_worker.queues.redis_list.admin import RedisListAdmin
-from greenscale_worker.queues.redis_list.claims import PEEK_SECONDS
-from greenscale_worker.queues.redis_list.keys import Keys
-from greenscale_worker.queues.redis_list.queue import RedisListQueue
+from greenscale_worker.queues.redis_protocol import opening
+from greenscale_worker.queues.redis_protocol.admin import RedisQueueAdmin
+from greenscale_worker.queues.redis_protocol.keys import Keys
+from greenscale_worker.queues.redis_protocol.queue import RedisQueue
 from greenscale_worker.telemetry import Metrics
 
-FORMAT: Final = b"1"  # of the keys; a worker that knows another one must not touch them
-CLOSE_SECONDS: Final = 2.0
-WORKER_SCRIPTS: Final = ("claim", "bind", "settle", "release", "beat", "mourn")
-ADMIN_SCRIPTS: Final = ("put", "cancel", "replay")
+
+class ListStore:
+    """See `redis_protocol.store.Store`."""
+
+    package: Final = __name__
+    own: Final = ("open",)
+
+    def __init__(self, options: QueueOptions) -> None:
+        self.word = options.take_from.upper()
+        self._name = options.name
+
+    async def peek(self, client: Any, _after: bytes, seconds: int) -> None:
+        """Take the oldest payload and put it back where it was, in one step, as soon as there is one."""
+        await client.execute_command("BLMOVE", self._name, self._name, self.word, self.word, seconds)
+
+    async def unclaimed(self, client: Any, _keys: Keys) -> tuple[int, float | None]:
+        """Count the list. It does not know when a payload came, but by the `created_at` that its producer wrote."""
+        pipe = client.pipeline(transaction=False)
+        pipe.llen(self._name).lindex(self._name, -1 if self.word == "RIGHT" else 0)
+        waiting, payload = await pipe.execute()
+        return waiting, None if payload is None else _created_at(payload)
+
+    def first_seen(self, job: bytes) -> float:
+        """Read the time of the first claim, in microseconds."""
+        return int(job) / 1e6
 
 
-async def open_queue(redis: RedisOptions, options: QueueOptions, metrics: Metrics) -> RedisListQueue:
+async def open_queue(redis: RedisOptions, options: QueueOptions, metrics: Metrics) -> RedisQueue:
     """Open the worker's side; waits for a Redis that is absent or loading.
 
     Raises ConfigError where Redis refuses us or where another format of the queue's keys is in use.
     """
-    keys = Keys(options.name, cluster=is_cluster(redis))
-    patience = options.heartbeat / 3
-    clients = open_clients(redis, peek_seconds=PEEK_SECONDS)
-    try:
-        await patiently(lambda: warn(clients.commands), patience=patience)
-        await patiently(lambda: _agree_on_format(clients.commands, keys), patience=patience)
-    except BaseException:
-        await close(clients.commands)
-        raise
-    queue = RedisListQueue(
-        clients,
-        load(__name__, *WORKER_SCRIPTS),
-        keys,
-        options,
-        owner=f"{socket.gethostname().replace('|', '_')}:{os.getpid()}:{secrets.token_hex(4)}",
-        metrics=metrics,
-    )
-    try:
-        # Before anything is claimed, so that an ACL without our rights is found out at the start.
-        await patiently(queue.greet, patience=patience)
-    except BaseException:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await queue.aclose()
-        raise
-    return queue
+    return await opening.open_queue(ListStore(options), redis, options, metrics)
 
 
-async def open_admin(redis: RedisOptions, options: QueueOptions) -> RedisListAdmin:
-    """Open everybody else's side; it connects with its first call."""
-    keys = Keys(options.name, cluster=is_cluster(redis))
-    return RedisListAdmin(open_client(redis), load(__name__, *ADMIN_SCRIPTS), keys, options)
+async def open_admin(redis: RedisOptions, options: QueueOptions) -> RedisQueueAdmin:
+    """Open everybody else's side; it connects with its first call. Raises ConfigError."""
+    return await opening.open_admin(ListStore(options), redis, options)
 
 
-async def _agree_on_format(client: Any, keys: Keys) -> None:
-    others = [keys.result("-"), keys.record("-"), keys.cancel("-"), keys.claim("-")]
-    found = await load(__name__, "agree")["agree"](client, [*keys.base, *others], ["", FORMAT])
-    if found != FORMAT:
-        where, known = keys.of("control"), FORMAT.decode()
-        raise ConfigError(f"{where} in Redis has format {found!r}; this version knows {known}: use a matching one")
+def _created_at(payload: bytes) -> float | None:
+    with suppress(BadInputError):
+        created = decode(payload, max_bytes=len(payload)).created_at
+        return None if created is None else created.timestamp()
+    return None

@@ -1,0 +1,175 @@
+"""The account: all that Redis took ends, and ends once; and every further execution is explained by a fault."""
+
+import bisect
+import signal
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Final
+
+from chaos.facts import Disturbance, Execution, Facts, Letter, Push, Verdict
+from chaos.schedule import KILL, LEASE
+
+CANCELLED: Final = {"cancelled", "will_be_cancelled"}
+REACH: Final = 2 * LEASE + 5.0  # seconds: a lease, its discovery, and what a command may wait for its answer
+ENDPOINT: Final = {"429", "5xx", "hang", "cut", "malformed"}
+
+
+def judge(facts: Facts) -> Verdict:
+    """Draw up the account."""
+    audit = _Audit(facts)
+    audit.acceptances()
+    audit.endings()
+    audit.order()
+    audit.executions()
+    audit.exits()
+    for part, count in facts.left.items():
+        if count:
+            audit.breach("left over", f"{count} in {part}")
+    audit.verdict.recoveries = recoveries(facts)
+    return audit.verdict
+
+
+class _Audit:
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self.verdict = Verdict()
+        self._count = self.verdict.counts
+        self._pushed = Counter(push.job_id for push in facts.pushes)
+
+    def breach(self, promise: str, what: str) -> None:
+        self._count[promise] += 1
+        self.verdict.breaches.append(f"{promise}: {what}")
+
+    def acceptances(self) -> None:
+        """What a producer was told is in the journal."""
+        journal = self.facts.journal
+        for payload, told in Counter(push.payload for push in self.facts.pushes if push.told).items():
+            if (found := journal.get(payload, 0)) < told:
+                self.breach("lost", f"accepted {told} times, {found} times in Redis' journal: {payload[:100]!r}")
+        self._count["jobs"] = sum(journal.get(payload, 0) for payload in {push.payload for push in self.facts.pushes})
+
+    def endings(self) -> None:
+        """Every job that the journal holds has ended as it had to."""
+        letters: defaultdict[bytes, list[Letter]] = defaultdict(list)
+        for letter in self.facts.letters:
+            letters[letter.payload].append(letter)
+        by_id: defaultdict[str, dict[bytes, Push]] = defaultdict(dict)
+        for push in self.facts.pushes:
+            by_id[push.job_id][push.payload] = push
+        for job_id, pushes in by_id.items():
+            times = {payload: self.facts.journal.get(payload, 0) for payload in pushes}
+            found = [letter for payload in times for letter in letters.pop(payload, [])]
+            if (code := next(iter(pushes.values())).code) != "":
+                self._rubbish(job_id, code, sum(times.values()), found)
+            elif any(times.values()):
+                self._job(job_id, times, found)
+        for payload in letters:
+            self.breach("dead letter of nobody", repr(payload[:100]))
+        self._answers()
+
+    def _rubbish(self, job_id: str, code: str, times: int, found: Sequence[Letter]) -> None:
+        """It could not be run: each became a dead letter."""
+        self._count["malformed"] += times
+        if len(found) != times:
+            self.breach("lost" if len(found) < times else "recorded twice", f"{job_id}: {len(found)} of {times}")
+        if {letter.code for letter in found} - {code} or self.facts.written.get(job_id):
+            self.breach("wrong ending", f"{job_id}: {found}, not {code}")
+
+    def _job(self, job_id: str, times: Mapping[bytes, int], found: Sequence[Letter]) -> None:
+        """It has an answer for each time it was pushed, less those folded into it, in conflict, or cancelled."""
+        written, pushed = self.facts.written.get(job_id, ()), sum(times.values())
+        conflicts = sum(letter.code == "conflict" for letter in found)
+        state = self.facts.records.get(job_id, {}).get("state", "")
+        cancellation = self.facts.cancellations.get(job_id, "")
+        self._count["conflicts"] += conflicts
+        self._count["duplicates"] += pushed - 1
+        if len(found) > conflicts:
+            self.breach("wrong ending", f"{job_id}: {[letter.code for letter in found]}")
+        if cancellation in CANCELLED or (cancellation == "unknown" and state == "cancelled"):
+            self._count["cancelled"] += 1
+            if written or state != "cancelled" or found:
+                self.breach("cancelled in vain", f"{job_id}: {state}, {len(written)} results")
+            return
+        least = pushed if sum(map(bool, times.values())) > 1 else 1  # only what is equal may be folded
+        ends = f"{job_id}: pushed {pushed} times, {conflicts} conflicts, results {list(written)}"
+        if len(written) + conflicts < least or not written:
+            self.breach("lost", ends)
+        elif len(written) + conflicts > pushed:
+            self.breach("recorded twice", ends)
+        elif self.facts.results.get(job_id) != written[-1] or state != "succeeded":
+            self.breach("changed", f"{ends}; found {state}, {self.facts.results.get(job_id)!r}")
+        self._count["answered"] += bool(written)
+
+    def _answers(self) -> None:
+        """Every result is an answer that the endpoint gave to that job."""
+        given = {(execution.job, execution.answer) for execution in self.facts.executions}
+        for job_id, written in self.facts.written.items():
+            if foreign := [answer for answer in written if (job_id, answer) not in given]:
+                self.breach("answer of nobody", f"{job_id}: {foreign}")
+
+    def order(self) -> None:
+        """First deliveries are in the order of pushes; what came twice, perhaps, or is rubbish has no place there."""
+        last: dict[int, tuple[int, str]] = {}
+        for push in self.facts.pushes:
+            first = self.facts.records.get(push.job_id, {}).get("first_claimed_ms")
+            told = push.told and not push.code and self._pushed[push.job_id] == 1
+            if first is None or push.producer is None or not told:
+                continue
+            before, whose = last.get(push.producer, (0, ""))
+            if int(first) < before:
+                self.breach("out of order", f"{push.job_id} {before - int(first)} ms before {whose}")
+            last[push.producer] = int(first), push.job_id
+
+    def executions(self) -> None:
+        """One execution, and one more only where a fault explains it: of the endpoint, or of whoever ran it."""
+        disturbances = sorted(self.facts.disturbances, key=lambda each: each.began)
+        starts = [each.began for each in disturbances]
+        self._count["executions"] = len(self.facts.executions)
+        for job, executions in _by(self.facts.executions, "job").items():
+            self._count["executed again"] += len(executions) - 1
+            self._count["answered twice by the endpoint"] += sum(each.fate == "ok" for each in executions) > 1
+            for before, after in pairwise(executions if self._pushed[job] == 1 else ()):
+                reached = disturbances[: bisect.bisect_right(starts, after.began)]
+                if before.fate not in ENDPOINT and not any(_explains(each, before, after) for each in reached):
+                    self.breach("executed again for no reason", f"{before}, {after}")
+
+    def exits(self) -> None:
+        """A worker ends only when it is told to, and says nothing to stderr.
+
+        SIGTERM may kill it while Python still starts; not once it has begun to work.
+        """
+        worked = {execution.worker for execution in self.facts.executions}
+        for end in self.facts.exits:
+            self._count[f"ended by {end.asked or 'nobody'} with {end.code}"] += 1
+            early = end.code == -signal.SIGTERM and end.worker not in worked
+            if not end.asked or end.stderr or not (early or end.code in {-signal.SIGKILL, 0, 1}):
+                told = f"told by {end.asked or 'nobody'}"
+                self.breach("worker broken", f"{end.worker}: {end.code}, {told}: {end.stderr[-300:]}")
+
+
+def recoveries(facts: Facts) -> list[float]:
+    """Seconds from each kill until the last of the calls that it cut off was made anew."""
+    by_worker, by_job = _by(facts.executions, "worker"), _by(facts.executions, "job")
+    found = []
+    for kill in facts.disturbances:
+        if kill.kind == KILL:
+            calls = by_worker.get(kill.worker or "", [])
+            cut = (call for call in calls if call.ended is None or call.ended >= kill.began)
+            again = [[each.began for each in by_job[call.job] if each.began > kill.began] for call in cut]
+            if waits := [min(begun) - kill.began for begun in again if begun]:
+                found.append(round(max(waits), 3))
+    return found
+
+
+def _by(executions: Sequence[Execution], what: str) -> dict[str, list[Execution]]:
+    """Group executions, each group in order of time."""
+    groups = defaultdict(list)
+    for execution in sorted(executions, key=lambda each: each.began):
+        groups[getattr(execution, what)].append(execution)
+    return groups
+
+
+def _explains(disturbance: Disturbance, before: Execution, after: Execution) -> bool:
+    reaches = disturbance.ended + REACH >= before.began
+    return reaches and disturbance.worker in {None, before.worker, after.worker}

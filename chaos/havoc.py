@@ -1,0 +1,213 @@
+"""Does to a stage what a schedule says."""
+
+import asyncio
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, ClassVar, Final
+
+import aiohttp
+import redis
+
+from chaos.facts import Disturbance, Exit
+from chaos.schedule import KILL, Fault
+from chaos.stage import Slot, Stage
+from greenscale_worker.errors import QueueUnavailableError
+from greenscale_worker.simulator import Faults
+from tests.support.eventually import eventually
+from tests.support.tcp_proxy import Trap
+
+RATE: Final = 0.2  # of calls, for each way in which the endpoint fails
+TRAPS: Final = {"claim": b":claim:", "settle": b"succeeded"}
+RATES: Final = {
+    "endpoint 429": "rate_429",
+    "endpoint 5xx": "rate_5xx",
+    "endpoint hangs": "rate_hang",
+    "endpoint cuts": "rate_cut",
+    "endpoint malformed": "rate_malformed",
+}
+AWAY: Final = (redis.RedisError, OSError, QueueUnavailableError, aiohttp.ClientError)
+AGAIN_SECONDS: Final = 0.1
+START_SECONDS: Final = 15.0
+END_SECONDS: Final = 120.0  # for a drain of 5 s; whoever takes longer hangs
+LETTERS: Final = 3
+
+
+class Havoc:
+    """Carries a schedule out. `done` counts the faults that took place, `disturbances` says when and to whom."""
+
+    def __init__(self, stage: Stage, schedule: Sequence[Fault]) -> None:
+        self.done: Counter[str] = Counter()
+        self.void: Counter[str] = Counter()
+        self.disturbances: list[Disturbance] = []
+        self._stage = stage
+        self._schedule = schedule
+        self._endpoint: Counter[str] = Counter()
+        self._pauses = 0
+        self._killing = asyncio.Lock()
+        self._random = random.Random(0)  # noqa: S311  which dead letters are replayed
+
+    async def run(self) -> None:
+        """Let every fault begin in its time; returns when the last has ended."""
+        began = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            for fault in self._schedule:
+                await asyncio.sleep(began + fault.at - time.monotonic())
+                group.create_task(self._happen(fault))
+
+    async def _happen(self, fault: Fault) -> None:
+        slot = self._stage.slots[fault.slot]
+        method, personal = self.METHODS[fault.kind]
+        trace = Disturbance(fault.kind, slot.name if personal else None, time.monotonic(), float("inf"))
+        if fault.kind != KILL:  # which looks for its victim first
+            self.disturbances.append(trace)
+        try:
+            took_place = await method(self, fault, slot)
+        except AWAY:
+            took_place = False
+        trace.ended = time.monotonic()
+        (self.done if took_place is not False else self.void)[fault.kind] += 1
+
+    async def _kill(self, fault: Fault, slot: Slot) -> bool:
+        """Kill one amid its calls, the schedule's or the next: a fresh one has nothing to lose. One after the other."""
+        async with self._killing:
+            ends = time.monotonic() + START_SECONDS
+            while (victim := await self._at_work(slot)) is None and time.monotonic() < ends:  # noqa: ASYNC110  asked
+                await asyncio.sleep(AGAIN_SECONDS)
+            victim = victim or slot
+            await asyncio.sleep(fault.lasts)
+            if not victim.worker.alive:
+                return False
+            victim.asked = "SIGKILL"
+            now = time.monotonic()
+            self.disturbances.append(Disturbance(KILL, victim.name, now, now))
+            victim.worker.signal(signal.SIGKILL)
+        return True
+
+    async def _at_work(self, slot: Slot) -> Slot | None:
+        slots, busy = self._stage.slots, await self._stage.busy()
+        turn = (*slots[slot.number :], *slots[: slot.number])
+        return next((each for each in turn if each.name in busy and each.worker.alive), None)
+
+    async def _term(self, _: Fault, slot: Slot) -> bool:
+        worker = slot.worker
+        if not worker.alive or slot.asked:
+            return False
+        slot.asked = "SIGTERM"
+        worker.terminate()
+        try:
+            await eventually(lambda: not worker.alive, END_SECONDS)
+        except TimeoutError:
+            self._stage.ended.append(Exit(slot.name, None, "SIGTERM", f"still there after {END_SECONDS:g} s"))
+        return True
+
+    async def _stop(self, fault: Fault, slot: Slot) -> bool:
+        worker = slot.worker
+        if not worker.alive:
+            return False
+        worker.signal(signal.SIGSTOP)
+        await asyncio.sleep(fault.lasts)
+        worker.signal(signal.SIGCONT)
+        return True
+
+    async def _cut(self, _: Fault, slot: Slot) -> bool:
+        before = slot.proxy.cuts
+        slot.proxy.cut()
+        return slot.proxy.cuts > before
+
+    async def _stall(self, fault: Fault, slot: Slot) -> None:
+        slot.proxy.stall()
+        await asyncio.sleep(fault.lasts)
+        slot.proxy.flow()
+
+    async def _trap(self, fault: Fault, slot: Slot) -> bool:
+        """The answer to its next claim or settle ends early, and is cut or followed by nothing."""
+        what, how = fault.kind.split()
+        trap = Trap(TRAPS[what], keep=2 if how == "truncated" else 0, cut=how == "truncated")
+        slot.proxy.set(trap)
+        await asyncio.sleep(fault.lasts or 1.0)
+        trap.armed = False
+        trap.opened.set()
+        return trap.sprung.is_set()
+
+    async def _kill_redis(self, fault: Fault, _: Slot) -> None:
+        async with self._stage.redis_lock:
+            await asyncio.to_thread(self._stage.server.kill)
+            await asyncio.sleep(fault.lasts)
+            await asyncio.to_thread(self._stage.server.start)
+
+    async def _fill_redis(self, fault: Fault, _: Slot) -> None:
+        async with self._stage.redis_lock:
+            await self._stage.client.config_set("maxmemory", 1)
+            await asyncio.sleep(fault.lasts)
+            await _insist(lambda: self._stage.client.config_set("maxmemory", 0))
+
+    async def _client_kill(self, _: Fault, __: Slot) -> bool:
+        killed = [await self._stage.client.client_kill_filter(_type=kind, skipme=True) for kind in ("normal", "pubsub")]
+        return any(killed)
+
+    async def _client_pause(self, fault: Fault, _: Slot) -> None:
+        await self._stage.client.client_pause(int(1000 * fault.lasts))
+        await asyncio.sleep(fault.lasts)
+
+    async def _debug_sleep(self, fault: Fault, _: Slot) -> None:
+        await self._stage.client.execute_command("DEBUG", "SLEEP", fault.lasts)
+
+    async def _endpoint_fails(self, fault: Fault, _: Slot) -> None:
+        self._endpoint[fault.kind] += 1
+        await self._tell_endpoint()
+        await asyncio.sleep(fault.lasts)
+        self._endpoint[fault.kind] -= 1
+        await self._tell_endpoint()
+
+    async def _tell_endpoint(self) -> None:
+        rates = {RATES[kind]: RATE for kind, times in self._endpoint.items() if times}
+        await self._stage.break_endpoint(Faults(**rates))  # type: ignore[arg-type]  # rates are all of a type
+
+    async def _pause(self, fault: Fault, _: Slot) -> None:
+        self._pauses += 1
+        try:
+            await self._stage.admin.pause()
+            await asyncio.sleep(fault.lasts)
+        finally:
+            self._pauses -= 1
+            if not self._pauses:
+                await _insist(self._stage.admin.resume)
+
+    async def _replay(self, _: Fault, __: Slot) -> bool:
+        letters = sorted([letter.id async for letter in self._stage.admin.dead()])
+        for letter in self._random.sample(letters, min(LETTERS, len(letters))):
+            await self._stage.admin.replay(letter)
+        return bool(letters)
+
+    METHODS: ClassVar[Mapping[str, tuple[Callable[["Havoc", Fault, Slot], Awaitable[Any]], bool]]] = {
+        KILL: (_kill, True),
+        "SIGTERM": (_term, True),
+        "SIGSTOP": (_stop, True),
+        "connections cut": (_cut, True),
+        "connections half-open": (_stall, True),
+        "claim truncated": (_trap, True),
+        "claim unanswered": (_trap, True),
+        "settle truncated": (_trap, True),
+        "settle unanswered": (_trap, True),
+        "Redis killed": (_kill_redis, False),
+        "Redis full": (_fill_redis, False),
+        "CLIENT KILL": (_client_kill, False),
+        "CLIENT PAUSE": (_client_pause, False),
+        "DEBUG SLEEP": (_debug_sleep, False),
+        **dict.fromkeys(RATES, (_endpoint_fails, False)),
+        "queue paused": (_pause, False),
+        "dead letters replayed": (_replay, False),
+    }  # what carries it out, and whether it hits one worker alone
+
+
+async def _insist(call: Callable[[], Awaitable[Any]]) -> None:
+    """Repeat a call until it is answered."""
+    while True:
+        with suppress(*AWAY):
+            await call()
+            return
+        await asyncio.sleep(AGAIN_SECONDS)

@@ -1,0 +1,56 @@
+"""What is kept of a run, and what is said of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+import orjson
+
+from chaos.facts import Verdict
+
+FOLDER: Final = Path(__file__).with_name("results")
+SHOWN: Final = 20
+PROMISES: Final = ("lost", "recorded twice", "left over")  # told even where there is nothing to tell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One run. `settings` are its arguments, `recoveries` seconds, `void` faults that found nobody to hit."""
+
+    began: str
+    commit: str
+    machine: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    seconds: float
+    faults: Mapping[str, int]
+    void: Mapping[str, int]
+    verdict: Verdict = field(default_factory=Verdict)
+
+    def save(self, path: Path) -> None:
+        """Keep it as JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(orjson.dumps(self, option=orjson.OPT_INDENT_2) + b"\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read one that was kept."""
+        kept = orjson.loads(path.read_bytes())
+        return cls(**kept | {"verdict": Verdict(**kept["verdict"])})
+
+    def lines(self) -> list[str]:
+        """Say it to a person."""
+        counts, waits = self.verdict.counts, sorted(self.verdict.recoveries)
+        kinds = [f"{times:7} x {kind}" for kind, times in sorted(self.faults.items())]
+        facts = [f"{count:7} {what}" for what, count in sorted({**dict.fromkeys(PROMISES, 0), **counts}.items())]
+        lines = ["faults that took place:", *kinds, "what came of it:", *facts]
+        if waits:
+            slowest, median = waits[-1], middle(waits)
+            lines.append(f"seconds until a killed worker's calls were made anew: {median:g}, at most {slowest:g}")
+        breaches: Sequence[str] = self.verdict.breaches
+        return [*lines, *(f"BROKEN {breach}" for breach in breaches[:SHOWN])]
+
+
+def middle(rising: Sequence[float]) -> float:
+    """Take the median of values in order; the upper of two."""
+    return rising[len(rising) // 2]

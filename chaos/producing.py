@@ -1,0 +1,95 @@
+"""Producers: they push, some twice, some rubbish, take some back; and keep what they were told."""
+
+import asyncio
+import random
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final
+
+import orjson
+import redis
+
+from chaos.facts import Push
+from chaos.stage import NAME, Stage
+from greenscale_worker.errors import QueueUnavailableError
+
+PRODUCERS: Final = 2
+RUBBISH: Final = {
+    "not_json": b'{"job_id":"%b","prompt":"What is',
+    "bad_job_id": b'{"job_id":"/%b","prompt":"What is 2+2?"}',
+    "bad_request": b'{"job_id":"%b","prompt":4}',
+    "bad_field": b'{"job_id":"%b","prompt":"What is 2+2?","metadata":["a"]}',
+}
+SHARES: Final = {"plain": 84, "twice": 4, "conflict": 4, "rubbish": 4, "cancelled": 4}  # percent of what is pushed
+
+
+class Producers:
+    """Push so many jobs a second until told to stop. `cancellations` says what each was answered."""
+
+    def __init__(self, stage: Stage, seed: int, rate: float) -> None:
+        self.pushes: list[Push] = []
+        self.cancellations: dict[str, str] = {}
+        self._stage = stage
+        self._seed = seed
+        self._rest = PRODUCERS / rate
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Push no more."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Push until `stop`."""
+        async with asyncio.TaskGroup() as group:
+            for number in range(PRODUCERS):
+                group.create_task(self._produce(number))
+
+    async def _produce(self, number: int) -> None:
+        """Be one producer. What it pushes is drawn from the seed."""
+        rnd = random.Random(f"{self._seed} {number}")  # noqa: S311  a seeded generator makes a run repeatable
+        client, count = self._stage.connect(), 0
+        async with asyncio.TaskGroup() as group:
+            while not self._stopping.is_set():
+                count += 1
+                job_id, (what,) = f"p{number}-{count}", rnd.choices([*SHARES], [*SHARES.values()])
+                if what == "rubbish":
+                    code = rnd.choice([*RUBBISH])
+                    push = Push(job_id, RUBBISH[code] % job_id.encode(), number, code=code)
+                else:
+                    push = _plain(job_id, number)
+                accepted, wait = await self._push(client, push), rnd.choice([0.0, 0.5, 2.0])
+                if what in {"twice", "conflict"}:
+                    again = _plain(job_id, number, seed=1) if what == "conflict" else push
+                    group.create_task(self._later(wait, client, replace(again, producer=None)))
+                elif what == "cancelled" and accepted:
+                    group.create_task(self._cancel(wait, job_id))
+                await asyncio.sleep(self._rest)
+        await client.aclose()
+
+    async def _later(self, seconds: float, client: Any, push: Push) -> None:
+        await asyncio.sleep(seconds)
+        await self._push(client, push)
+
+    async def _push(self, client: Any, push: Push) -> bool:
+        """Push as any program would; True: it was accepted. Where no answer came, it may have been all the same."""
+        try:
+            if self._stage.queue == "stream":
+                await client.xadd(NAME, {"job": push.payload})
+            else:
+                await client.lpush(NAME, push.payload)
+        except redis.OutOfMemoryError:
+            return False
+        except (redis.RedisError, OSError):
+            push = replace(push, told=False)
+        self.pushes.append(push)
+        return push.told
+
+    async def _cancel(self, seconds: float, job_id: str) -> None:
+        await asyncio.sleep(seconds)
+        self.cancellations[job_id] = "unknown"
+        with suppress(QueueUnavailableError):
+            self.cancellations[job_id] = await self._stage.admin.cancel(job_id)
+
+
+def _plain(job_id: str, producer: int, **fields: Any) -> Push:
+    return Push(job_id, orjson.dumps({"job_id": job_id, "prompt": job_id, "user": job_id, **fields}), producer)

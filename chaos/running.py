@@ -1,0 +1,126 @@
+"""One run: havoc for a while, then peace until all work is done, then the account."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+from chaos import journal
+from chaos.account import judge
+from chaos.facts import Disturbance, Execution, Facts, Letter, Verdict
+from chaos.havoc import Havoc
+from chaos.producing import Producers
+from chaos.schedule import LEASE, Plan, draw
+from chaos.stage import Stage
+
+PATIENCE: Final = 120.0  # seconds without any progress, in peace, after which work counts as stuck
+LAST_SECONDS: Final = 30.0
+LOOK_SECONDS: Final = 0.2
+WAITING_MOST: Final = 2000
+TICK: Final = 0.1
+STALL: Final = 0.5  # a tick of ours that is so late says that the machine stood still, for workers as well
+PARTS: Final = ("ready", "suspect", "delayed", "lease", "meta", "bound", "workers")
+SAY_EVERY: Final = 30.0
+
+
+async def run(directory: Path, plan: Plan) -> tuple[Verdict, Havoc]:
+    """Carry a plan out, and judge it. Gives the verdict and the faults that took place."""
+    async with Stage(directory, queue=plan.queue, workers=plan.workers) as stage:
+        producers, havoc = Producers(stage, plan.seed, plan.rate), Havoc(stage, draw(plan))
+        witness = asyncio.create_task(_witness(havoc.disturbances))
+        speaker = asyncio.create_task(_speak(stage, producers, havoc))
+        producing = asyncio.create_task(producers.run())
+        await havoc.run()
+        producers.stop()
+        await producing
+        speaker.cancel()
+        await stage.reconnect()
+        await _drained(stage)
+        await stage.dismiss(LAST_SECONDS)
+        witness.cancel()
+        facts = await _facts(stage, producers, havoc)
+    return await asyncio.to_thread(judge, facts), havoc
+
+
+async def _drained(stage: Stage) -> None:
+    """Wait in peace until everything has ended and the dead are forgotten, or nothing has happened for a long time."""
+    least, since = sys.maxsize, time.monotonic()
+    while (waiting := await stage.waiting()) or await stage.client.zcard(stage.keys.of("workers")) != stage.workers:
+        if waiting < least:
+            least, since = waiting, time.monotonic()
+        if time.monotonic() - since > PATIENCE:
+            return
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _witness(disturbances: list[Disturbance]) -> None:
+    """Notice when the machine stands still: a lease may expire then, though nobody has done anything."""
+    while True:
+        before = time.monotonic()
+        await asyncio.sleep(TICK)
+        if (now := time.monotonic()) - before > TICK + STALL:
+            disturbances.append(Disturbance("the machine stood still", None, before, now))
+
+
+def _late_beats(beats: Mapping[int, Sequence[int]], names: Mapping[int, str]) -> list[Disturbance]:
+    """Find workers that were silent for longer than a lease, for whatever reason: others may take their jobs then."""
+    since = time.monotonic() - time.time()
+    return [
+        Disturbance("no heartbeat", names[pid], before / 1000 + since, after / 1000 + since)
+        for pid, times in beats.items()
+        for before, after in pairwise(times)
+        if after - before >= 1000 * LEASE
+    ]
+
+
+async def _speak(stage: Stage, producers: Producers, havoc: Havoc) -> None:
+    while True:
+        await asyncio.sleep(SAY_EVERY)
+        ended = sum(slot.generation for slot in stage.slots)
+        print(
+            f"{len(producers.pushes)} pushed, {havoc.done.total()} faults, {ended} workers ended",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+async def _facts(stage: Stage, producers: Producers, havoc: Havoc) -> Facts:
+    """Ask everybody."""
+    client, keys = stage.client, stage.keys
+    ids = sorted({push.job_id for push in producers.pushes})
+    results, records = {}, {}
+    for start in range(0, len(ids), 500):
+        chunk, pipe = ids[start : start + 500], client.pipeline(transaction=False)
+        for job_id in chunk:
+            pipe.get(keys.result(job_id)).hgetall(keys.record(job_id))
+        found = await pipe.execute()
+        for job_id, result, record in zip(chunk, found[::2], found[1::2], strict=True):
+            records[job_id] = {name.decode(): value.decode(errors="replace") for name, value in record.items()}
+            if result is not None:
+                results[job_id] = result.decode()
+    letters = [Letter(letter.code, letter.payload) async for letter in stage.admin.dead()]
+    left = {"the queue": await stage.waiting()}
+    for part in PARTS:
+        kind = await client.type(keys.of(part))
+        if kind != b"none":
+            left[part] = await (client.hlen if kind == b"hash" else client.zcard)(keys.of(part))
+    left["tombstones"] = len([key async for key in client.scan_iter(keys.cancel("*"), count=1000)])
+    executions = [Execution(**each) for each in await stage.executions()]
+    written = await asyncio.to_thread(journal.read, stage.directory / "redis")
+    late = _late_beats(written.beats, stage.names)
+    return Facts(
+        pushes=producers.pushes,
+        journal=written.pushed,
+        written=written.written,
+        results=results,
+        records=records,
+        letters=letters,
+        cancellations=producers.cancellations,
+        executions=executions,
+        disturbances=[*havoc.disturbances, *late],
+        left=left,
+        exits=stage.ended,
+    )

@@ -1,0 +1,189 @@
+"""The processes of a run: a Redis with a journal, an endpoint, and workers that somebody starts again when they end."""
+
+import asyncio
+import shutil
+import sys
+from contextlib import AsyncExitStack, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import aiohttp
+import orjson
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from chaos.endpoint import WORKER
+from chaos.facts import Exit
+from chaos.schedule import LEASE
+from greenscale_worker.queues import QueueOptions, RedisOptions
+from greenscale_worker.queues.opening import open_admin
+from greenscale_worker.queues.redis_protocol.keys import Keys
+from greenscale_worker.simulator import Faults
+from tests.support.eventually import eventually
+from tests.support.redis_server import RedisServer, free_port
+from tests.support.tcp_proxy import TcpProxy
+from tests.support.worker_process import Fleet, WorkerProcess
+
+NAME: Final = "jobs"
+LATENCY: Final = 1.0
+TIMEOUT: Final = 8.0  # of a call: what hangs; never what is late because the machine is busy
+LANES: Final = 8
+DRAINS: Final = (0.2, 5.0)  # seconds, the short and the long drain, by turns of the workers' slots
+ENOUGH: Final = 1000  # crashes and tries that bury a job: more than any job will see, so that none is buried
+REPLY_SECONDS: Final = 10.0
+KEPT_SECONDS: Final = 86_400
+POLL_SECONDS: Final = 0.05
+OPTIONS: Final = QueueOptions(name=NAME, lease=LEASE, result_ttl=KEPT_SECONDS)
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A place for a worker, with a network of its own. `asked`: what its worker was told to end by."""
+
+    number: int
+    proxy: TcpProxy
+    worker: WorkerProcess
+    generation: int = 0
+    asked: str = ""
+
+    @property
+    def name(self) -> str:
+        """Whose calls the endpoint sees, and whose end is kept."""
+        return f"{self.number}.{self.generation}"
+
+
+class Stage:
+    """Use with `async with`. `ended` is how workers ended, `names` what they are called, by process id."""
+
+    def __init__(self, directory: Path, *, queue: str, workers: int) -> None:
+        if shutil.which("redis-server") is None:
+            raise SystemExit("redis-server 7 or newer is needed on PATH (apt-get install redis-server)")
+        self.directory = directory
+        self.queue = queue
+        self.workers = workers
+        self.ended: list[Exit] = []
+        self.names: dict[int, str] = {}
+        self.slots: list[Slot] = []
+        self.server = RedisServer(
+            *(directory / "redis", "appendonly yes", "appendfsync always", "auto-aof-rewrite-percentage 0"),
+            *("enable-debug-command local", "maxmemory-policy noeviction"),
+            docker=False,
+        )
+        self.redis_lock = asyncio.Lock()
+        self.keys = Keys(NAME)
+        self._port = free_port()
+        self._closing = False
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        enter = self._stack.enter_async_context
+        self._stack.callback(self.server.close)
+        await asyncio.to_thread(self.server.start)
+        self._http = await enter(aiohttp.ClientSession(f"http://127.0.0.1:{self._port}"))
+        command = (sys.executable, "-m", "chaos.endpoint", str(self._port), str(LATENCY))
+        self._endpoint = WorkerProcess(self.directory / "endpoint", command, {"PYTHONPATH": str(Path.cwd())})
+        self._stack.callback(self._endpoint.kill)
+        while not await self._endpoint_answers():  # noqa: ASYNC110  it is a process, and has to be asked
+            await asyncio.sleep(POLL_SECONDS)
+        await self.reconnect()
+        self._fleet = self._stack.enter_context(Fleet(self.directory / "workers", **self._settings()))
+        for number in range(self.workers):
+            proxy = await enter(TcpProxy(self.server.port))
+            self.slots.append(Slot(number, proxy, self._start(number, proxy, 0)))
+        self._supervisor = asyncio.create_task(self._supervise())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._supervisor.cancel()
+        await self._stack.aclose()
+
+    def connect(self) -> Any:
+        """Open a plain client that repeats nothing by itself."""
+        return Redis(port=self.server.port, socket_timeout=REPLY_SECONDS, retry=Retry(NoBackoff(), 0))
+
+    async def reconnect(self) -> None:
+        """Connect anew: connections that faults have left behind dead are still taken for living ones."""
+        self.client = self.connect()
+        self._stack.push_async_callback(self.client.aclose)
+        self.admin = await open_admin(self.queue, RedisOptions(url=self.server.url), OPTIONS)
+        self._stack.push_async_callback(self.admin.aclose)
+
+    async def waiting(self) -> int:
+        """Count what has not ended, in the list or stream and behind it."""
+        if self.queue == "stream":
+            return int(await self.client.xlen(NAME))
+        return int(await self.client.llen(NAME)) + int(await self.client.hlen(self.keys.of("open")))
+
+    async def break_endpoint(self, faults: Faults) -> None:
+        """Let it fail in these ways from now on."""
+        async with self._http.post("/faults", data=orjson.dumps(asdict(faults))) as response:
+            response.raise_for_status()
+
+    async def executions(self) -> list[dict[str, Any]]:
+        """Ask the endpoint for everything that it has seen."""
+        return list(await self._ask("/executions"))
+
+    async def busy(self) -> dict[str, int]:
+        """Count the calls in flight of each worker that has some."""
+        return dict(await self._ask("/busy"))
+
+    async def dismiss(self, seconds: float) -> None:
+        """Let all workers end."""
+        self._closing = True
+        for slot in self.slots:
+            slot.asked = "SIGTERM"
+            slot.worker.terminate()
+        with suppress(TimeoutError):
+            await eventually(lambda: not any(slot.worker.alive for slot in self.slots), seconds)
+        for slot in self.slots:
+            self._bury(slot)
+
+    def _settings(self) -> dict[str, object]:
+        return {
+            "NEYSA_API_URL": f"http://127.0.0.1:{self._port}/v1/chat/completions",
+            "GREENSCALE_QUEUE": self.queue,
+            "GREENSCALE_LEASE_SECONDS": LEASE,
+            "GREENSCALE_CONCURRENCY": LANES,
+            "GREENSCALE_TIMEOUT_SECONDS": TIMEOUT,
+            "GREENSCALE_MAX_TRIES": ENOUGH,
+            "GREENSCALE_MAX_CRASHES": ENOUGH,
+            "GREENSCALE_RESULT_TTL_SECONDS": KEPT_SECONDS,
+        }
+
+    def _start(self, number: int, proxy: TcpProxy, generation: int) -> WorkerProcess:
+        worker = self._fleet.start(
+            REDIS_URL=f"redis://127.0.0.1:{proxy.port}",
+            GREENSCALE_DRAIN_SECONDS=DRAINS[number % len(DRAINS)],
+            GREENSCALE_ENDPOINT_HEADERS=orjson.dumps({WORKER: f"{number}.{generation}"}).decode(),
+        )
+        self.names[worker.pid] = f"{number}.{generation}"
+        return worker
+
+    async def _supervise(self) -> None:
+        """Start whoever has ended again, as Kubernetes does."""
+        while True:
+            for slot in self.slots:
+                if not self._closing and not slot.worker.alive:
+                    self._bury(slot)
+                    slot.generation += 1
+                    slot.asked = ""
+                    slot.worker = self._start(slot.number, slot.proxy, slot.generation)
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _bury(self, slot: Slot) -> None:
+        code = slot.worker.process.poll()
+        self.ended.append(Exit(slot.name, code, slot.asked, slot.worker.stderr))
+
+    async def _ask(self, path: str) -> Any:
+        async with self._http.get(path) as response:
+            return orjson.loads(await response.read())
+
+    async def _endpoint_answers(self) -> bool:
+        with suppress(aiohttp.ClientError):
+            return bool(await self._ask("/health"))
+        return False

@@ -1,8 +1,0 @@
--- Says which format the queue's keys have, and sets it where there is none yet.
---
--- KEYS  1-11 as in prelude.lua; then one of each other kind, so that a user without rights to them is refused here
--- ARGV  2 format that this version knows
--- Output the format in use
-run_when_full()
-call('HSETNX', CONTROL, 'format', ARGV[2])
-return call('HGET', CONTROL, 'format')

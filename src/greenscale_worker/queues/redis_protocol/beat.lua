@@ -1,0 +1,58 @@
+-- Prolongs leases, says which are lost, and reaps those of the dead. Sent every heartbeat, jobs held or not: a clock that
+-- stands still for two heartbeats means amnesty, and amnesty for ever would mean that nothing is reaped.
+--
+-- KEYS  as in prelude.lua
+-- ARGV  3 lease ms, 4 heartbeat ms, 5 max crashes, 6 owner, 7 whether to reap (0 while more of our leases follow);
+--       then id, token of each lease held
+-- Output {reaped, jobs that may be claimed now, {lost id, its token, taken or gone, …}, {id buried, its job id…}}
+--        taken: reaped, and perhaps claimed by another; gone: cancelled or settled
+local lease_ms, beat_ms, max_crashes, owner = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+run_when_full()
+tick(lease_ms, beat_ms)
+local lost = {}
+for arg = 8, #ARGV, 2 do
+  local id = ARGV[arg]
+  local m = read_meta(id)
+  if m and m.token == ARGV[arg + 1] and call('ZSCORE', LEASE, id) then
+    call('ZADD', LEASE, digits(now + lease_ms), id)
+  else
+    lost[#lost + 1] = id
+    lost[#lost + 1] = ARGV[arg + 1]
+    lost[#lost + 1] = m and 'taken' or 'gone'
+  end
+end
+
+-- Puts jobs back whose place somebody deleted; says how many. While there are any, each heartbeat looks through a part.
+local function rescue()
+  local placed, rescued = 0, 0
+  for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE}) do placed = placed + call('ZCARD', key) end
+  if call('HLEN', META) <= placed then return 0 end
+  local part = call('HSCAN', META, call('HGET', CONTROL, 'displaced') or '0', 'COUNT', BATCH)
+  for i = 1, #part[2], 2 do
+    local id = part[2][i]
+    local m = not has_place(id) and find(id)
+    if m then
+      requeue(id, m)
+      rescued = rescued + 1
+    end
+  end
+  call('HSET', CONTROL, 'displaced', part[1])
+  return rescued
+end
+
+local reaped, buried = 0, {}
+local found = 0
+if ARGV[7] == '1' then
+  reaped, buried = reap(max_crashes)
+  found = rescue() + store.adopt(lease_ms)
+end
+call('ZADD', WORKERS, digits(now), owner)
+for _, silent in ipairs(call('ZRANGEBYSCORE', WORKERS, '-inf', digits(now - 2 * lease_ms))) do
+  if store.dismiss(silent) then call('ZREM', WORKERS, silent) end
+end
+if reaped + found > 0 then ring('ready') end
+local claimable = 0
+if call('HEXISTS', CONTROL, 'paused') == 0 then
+  claimable = call('ZCARD', READY) + call('ZCARD', SUSPECT) + call('ZCOUNT', DELAYED, '-inf', digits(now))
+end
+return {reaped, claimable, lost, buried}

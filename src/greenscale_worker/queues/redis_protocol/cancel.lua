@@ -1,0 +1,19 @@
+-- Ends a job that somebody no longer wants, whether it waits for a retry or runs; its worker is told by the bell, and by
+-- its next heartbeat. One that was never claimed cannot be found in the list: a tombstone waits for it.
+--
+-- KEYS  as in prelude.lua; then the record HASH and cancel:<job id> STRING
+-- ARGV  3 job id, 4 seconds the tombstone lasts, 5 seconds the record lasts (0: none is written)
+-- Output CANCELLED, FINISHED or LATER
+local job_id, ttl, record, tombstone = ARGV[3], tonumber(ARGV[5]), KEYS[ITEMS], KEYS[ITEMS + 1]
+local id = call('HGET', BOUND, job_id)
+if id and store.has(id) then
+  forget(id, find(id))
+  count('cancelled')
+  if ttl > 0 then write_record(record, ttl, {'state', 'cancelled', 'finished_ms', digits(now)}) end
+  ring('gone ' .. id)
+  return 'CANCELLED'
+end
+local state = call('TYPE', record).ok == 'hash' and call('HGET', record, 'state')
+if state == 'succeeded' or state == 'failed' or state == 'cancelled' then return 'FINISHED' end
+call('SET', tombstone, '1', 'EX', ARGV[4])
+return 'LATER'

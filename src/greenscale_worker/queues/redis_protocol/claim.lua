@@ -1,0 +1,106 @@
+-- Takes up to n jobs: redeliveries first, by age, then fresh ones. Repeated with the same nonce it gives the same
+-- jobs again, so that a lost reply loses nothing.
+--
+-- KEYS  as in prelude.lua; then claim:<owner> STRING nonce|id,id… of the owner's last claim
+-- ARGV  3 n, 4 lease ms, 5 heartbeat ms, 6 owner, 7 nonce, 8 max crashes, 9 bytes after which to stop,
+--       10 whether a suspect may be taken (1 or 0)
+-- Output {sleep, now ms, reaped, {{id, token, tries, crashes, first ms, payload, name}…}, {id buried, its job id…}, from}
+--       name: the job's id where its payload has none, or empty; from: where the store is to be waited at
+--       sleep: ms until there may be more; -1: until told; -2: paused
+local n, lease_ms, beat_ms, owner, nonce = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7]
+local max_crashes, max_bytes, remembered = tonumber(ARGV[8]), tonumber(ARGV[9]), KEYS[ITEMS]
+local may_suspect = ARGV[10] == '1'
+local LARGEST = 8 * 1024 * 1024  -- as in job.py: beyond it, not even the id is looked for
+local REMEMBERED = 86400
+local given, ids, bytes = {}, {}, 0
+run_when_full()
+
+local function give(id, m, payload, name)
+  given[#given + 1] = {id, m.token, m.tries, m.crashes, m.first, payload, name or ''}
+end
+
+local last_claim = call('GET', remembered)
+if last_claim and string.sub(last_claim, 1, #nonce + 1) == nonce .. '|' then
+  for id in string.gmatch(string.sub(last_claim, #nonce + 2), '[^,]+') do
+    local m = read_meta(id)
+    if m and string.sub(m.token, 1, #nonce + 1) == nonce .. ':' and call('ZSCORE', LEASE, id) then
+      call('ZADD', LEASE, digits(now + lease_ms), id)
+      if store.has(id) then give(id, m, store.payload(id)) end
+    end
+  end
+  call('EXPIRE', remembered, REMEMBERED)
+  return {0, digits(now), 0, given, {}, ''}
+end
+
+tick(lease_ms, beat_ms)
+local reaped, buried = reap(max_crashes)
+if call('HEXISTS', CONTROL, 'paused') == 1 then return {-2, digits(now), reaped, given, buried, ''} end
+local due = call('ZRANGEBYSCORE', DELAYED, '-inf', digits(now), 'LIMIT', 0, BATCH)
+for _, id in ipairs(due) do
+  local m = find(id)
+  if m then requeue(id, m) end
+end
+
+local function take(id, m, payload, name)
+  m.token, m.owner = nonce .. ':' .. (#given + 1), owner
+  write_meta(id, m)
+  call('ZADD', LEASE, digits(now + lease_ms), id)
+  ids[#ids + 1] = id
+  bytes = bytes + #payload
+  give(id, m, payload, name)
+end
+
+local function room() return #given < n and bytes < max_bytes end
+
+local function oldest()
+  local ready = call('ZRANGE', READY, 0, 0)[1]
+  local suspect = may_suspect and call('ZRANGE', SUSPECT, 0, 0)[1]
+  if suspect and not (ready and tonumber(store.place(ready)) < tonumber(store.place(suspect))) then
+    may_suspect = false
+    return suspect, SUSPECT
+  end
+  return ready, READY
+end
+
+while room() do
+  local id, from = oldest()
+  if not id then break end
+  call('ZREM', from, id)
+  local m = find(id)
+  if m then
+    store.own(id, owner)
+    take(id, m, store.payload(id))
+  end
+end
+
+while room() do
+  local id, payload, name = store.take(owner)
+  if not id then break end
+  local m = {token = '', owner = '', tries = 0, crashes = 0, first = digits(now), job_id = ''}
+  if #payload > LARGEST then
+    bury(id, m, '', 'too_large', #payload .. ' bytes; more than ' .. LARGEST .. ' are not even read')
+    bytes = bytes + #payload
+  else
+    take(id, m, payload, name)
+  end
+end
+
+if #ids > 0 then
+  call('SET', remembered, nonce .. '|' .. table.concat(ids, ','), 'EX', REMEMBERED)
+  count('claimed', #ids)
+end
+local from = store.taken()  -- last: whatever it may raise, the jobs given are remembered
+if reaped > 0 then ring('ready') end
+if reaped == BATCH or #due == BATCH or (bytes >= max_bytes and #given < n) then
+  return {0, digits(now), reaped, given, buried, from}
+end
+
+local function earliest(key)
+  local score = call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
+  return score and tonumber(score)
+end
+
+local due_next, expires_next = earliest(DELAYED), earliest(LEASE)
+if expires_next then expires_next = math.max(expires_next, tonumber(call('HGET', CONTROL, 'amnesty') or '0')) end
+local wake = due_next and expires_next and math.min(due_next, expires_next) or due_next or expires_next
+return {wake and math.max(10, wake + 1 - now) or -1, digits(now), reaped, given, buried, from}

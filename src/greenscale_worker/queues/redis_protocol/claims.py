@@ -1,0 +1,182 @@
+"""Claiming: lanes that wait at the same moment share one CLAIM; while there is nothing, one blocked peek waits for all.
+
+A peek removes nothing, so it may be lost, cancelled or left behind by a dead process; it only tells that there is
+something to claim.
+"""
+
+import asyncio
+import random
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Final
+
+from greenscale_worker.errors import ConfigError, QueueUnavailableError
+from greenscale_worker.queues import Lease, QueueOptions
+from greenscale_worker.queues.redis_common.errors import mapped
+from greenscale_worker.queues.redis_common.link import Link
+from greenscale_worker.queues.redis_common.scripts import Script
+from greenscale_worker.queues.redis_common.tasks import end
+from greenscale_worker.queues.redis_protocol.keys import Keys
+from greenscale_worker.queues.redis_protocol.store import Store
+from greenscale_worker.telemetry import Metrics, log
+
+MOST: Final = 32  # jobs in one CLAIM; larger groups keep the process waiting for scripts (docs/benchmarks.md)
+MOST_BYTES: Final = 4 * 1024 * 1024
+SUSPECT_CRASHES: Final = 2  # as in prelude.lua
+PEEK_SECONDS: Final = 10
+PEEK_AFTER: Final = 0.0005  # so that the jobs just claimed are on their way first
+POLL_SECONDS: Final = 1.0
+PAUSED: Final = -2
+
+
+class Claims:
+    """Hands jobs to those who wait for one.
+
+    `held` is every lease this process has; `hand_back` releases one, uncounted, that nobody waits for any more;
+    `mourn` is told of jobs that the scripts buried.
+    """
+
+    def __init__(  # noqa: PLR0913  the composition of one room
+        self,
+        link: Link,
+        peeker: Any,
+        script: Script,
+        *,
+        store: Store,
+        keys: Keys,
+        options: QueueOptions,
+        owner: str,
+        hand_back: Callable[[Lease], Coroutine[Any, Any, object]],
+        mourn: Callable[[list[bytes]], Awaitable[None]],
+        metrics: Metrics,
+    ) -> None:
+        self.held: dict[str, Lease] = {}
+        self._link = link
+        self._peeker = peeker
+        self._script = script
+        self._store = store
+        self._keys = [*keys.base, keys.claim(owner)]
+        self._options = options
+        self._owner = owner
+        self._hand_back = hand_back
+        self._mourn = mourn
+        self._metrics = metrics
+        self._waiting: deque[asyncio.Future[Lease]] = deque()
+        self._wanted = asyncio.Event()
+        self._news = asyncio.Event()
+        self._peek: asyncio.Task[None] | None = None
+        self._returns: set[asyncio.Task[object]] = set()
+        self._from = b""
+        self._peek_refused = False
+        self._closing = False
+        self._claiming = asyncio.create_task(self._claim_until_closed())
+
+    async def wait(self) -> Lease:
+        """Wait for a job. A caller that is cancelled loses none: it goes to another, or back to the head."""
+        future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        self._wanted.set()
+        if self._claiming.done():
+            self._claiming.result()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self._give(future.result())
+            raise
+
+    def ring(self) -> None:
+        """Claim again, for there may be something."""
+        self._news.set()
+
+    def forget(self, lease: Lease) -> None:
+        """Let go of a lease that has ended, in whatever way."""
+        if self.held.get(lease.id) is lease:  # or else it is ours again, under a new token
+            del self.held[lease.id]
+        if lease.crashes >= SUSPECT_CRASHES:
+            self.ring()
+
+    async def aclose(self) -> None:
+        """Claim no more. A CLAIM on the wire is waited for, and what it brings goes back to the head."""
+        self._closing = True
+        self._wanted.set()
+        self._news.set()
+        await self._claiming
+        if self._returns:
+            await asyncio.wait(self._returns)
+        await end(self._peek)
+
+    async def _claim_until_closed(self) -> None:
+        try:
+            while not self._closing:
+                lanes = sum(not future.done() for future in self._waiting)
+                if lanes:
+                    await self._claim(min(lanes, MOST))
+                else:
+                    self._wanted.clear()
+                    await self._wanted.wait()
+        except Exception as error:
+            for future in self._waiting:
+                if not future.done():
+                    future.set_exception(error)
+            raise
+
+    async def _claim(self, lanes: int) -> None:
+        """Claim once, and rest if that brought less than was asked for."""
+        self._news.clear()
+        options = self._options
+        nonce = secrets.token_hex(16)
+        may_suspect = not any(lease.crashes >= SUSPECT_CRASHES for lease in self.held.values())
+        args = ["", self._store.word, lanes, int(options.lease * 1000), int(options.heartbeat * 1000)]
+        args += [self._owner, nonce, options.max_crashes, MOST_BYTES, int(may_suspect)]
+        answer = await self._link.insist_last(self._script, self._keys, args)
+        sleep_ms, now_ms, reaped, jobs, buried, self._from = answer
+        self._metrics.reaped(reaped)
+        for id_, token, tries, crashes, first_ms, payload, name in jobs:
+            lease = Lease(
+                id=id_.decode(),
+                token=token.decode(),
+                payload=payload,
+                tries=tries,
+                crashes=crashes,
+                claimed_at=int(now_ms) / 1000,
+                first_claimed_at=int(first_ms) / 1000,
+                default_job_id=name.decode("utf-8", "replace") or None,
+            )
+            self.held[lease.id] = lease
+            self._give(lease)
+        await self._mourn(buried)
+        if sleep_ms != 0 and len(jobs) < lanes and not self._closing:
+            await self._rest(sleep_ms)
+
+    def _give(self, lease: Lease) -> None:
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(lease)
+                return
+        returning: asyncio.Task[object] = asyncio.create_task(self._hand_back(lease))
+        self._returns.add(returning)
+        returning.add_done_callback(self._returns.discard)
+
+    async def _rest(self, sleep_ms: int) -> None:
+        if sleep_ms != PAUSED and (self._peek is None or self._peek.done()):
+            self._peek = asyncio.create_task(self._peek_once())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(sleep_ms / 1000 if sleep_ms > 0 else PEEK_SECONDS):
+                await self._news.wait()
+
+    async def _peek_once(self) -> None:
+        await asyncio.sleep(PEEK_AFTER)
+        try:
+            with mapped():
+                await self._store.peek(self._peeker, self._from, PEEK_SECONDS)
+        except (QueueUnavailableError, ConfigError) as error:
+            # Redis is away, or full: it refuses a BLMOVE then, but not our scripts. Ask those now and then.
+            if isinstance(error, ConfigError) and not self._peek_refused:
+                log.warning("queue_unavailable", error=str(error))
+                self._peek_refused = True
+            await asyncio.sleep(random.uniform(POLL_SECONDS / 2, POLL_SECONDS))  # noqa: S311  jitter, not a secret
+        self._news.set()

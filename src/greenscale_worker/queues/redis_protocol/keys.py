@@ -1,0 +1,75 @@
+"""The names of everything that a queue keeps in Redis (docs/queue-protocol.md, "Keys")."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from greenscale_worker.errors import ConfigError
+
+HASH_TAG: Final = re.compile(r"[^{]*\{[^}]+\}")
+OURS: Final = ("ready", "suspect", "delayed", "lease", "meta", "dead", "control", "bound", "workers")
+OF_STORES: Final = ("open",)
+
+
+# What the list between the braces, where there is one, calls its own.
+TAKEN: Final = re.compile(rf"\{{[^}}]+\}}(:({'|'.join((*OURS, *OF_STORES))}|bell|(claim|cancel|result|job):.*))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Names for one list or stream. Raises ConfigError for a name that would clash or fall apart in a Cluster.
+
+    All but results and records carry the name's hash tag, so that they share its slot; in a Cluster those do, too.
+    `own` is what the store has beside them.
+    """
+
+    name: str
+    own: tuple[str, ...] = ()
+    cluster: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.name or self.name.startswith(("result:", "job:")):
+            raise ConfigError(f"list name {self.name!r}: it is empty, or begins with result: or job:")
+        tagged = "{" in self.name or "}" in self.name
+        if tagged and not HASH_TAG.match(self.name):
+            raise ConfigError(f"list name {self.name!r}: braces are accepted only around a hash tag: {{team}}:jobs")
+        if TAKEN.fullmatch(self.name):
+            raise ConfigError(f"list name {self.name!r}: the list between the braces has keys of that name")
+
+    @property
+    def prefix(self) -> str:
+        """What every private name begins with; a list name that has a hash tag keeps it."""
+        return f"{self.name}:" if "{" in self.name else f"{{{self.name}}}:"
+
+    @property
+    def base(self) -> list[str]:
+        """The first KEYS of every script."""
+        return [self.name, *(self.prefix + part for part in (*OURS, *self.own))]
+
+    def of(self, part: str) -> str:
+        """Name of one of our keys, such as `open` or `dead`."""
+        return self.prefix + part
+
+    @property
+    def bell(self) -> str:
+        """The channel on which workers are told that there is something to claim, or that a job is gone."""
+        return self.of("bell")
+
+    def claim(self, owner: str) -> str:
+        """Where an owner's last claim is remembered."""
+        return self.of(f"claim:{owner}")
+
+    def cancel(self, job_id: str) -> str:
+        """The tombstone that waits for a job nobody has claimed."""
+        return self.of(f"cancel:{job_id}")
+
+    def result(self, job_id: str) -> str:
+        """Where readers find the answer."""
+        return self._public(f"result:{job_id}")
+
+    def record(self, job_id: str) -> str:
+        """Where readers find the record."""
+        return self._public(f"job:{job_id}")
+
+    def _public(self, name: str) -> str:
+        return self.prefix + name if self.cluster else name

@@ -1,0 +1,8 @@
+-- Says goodbye for a worker that has handed everything back.
+--
+-- KEYS  as in prelude.lua; then claim:<owner> STRING
+-- ARGV  3 owner
+-- Output OK
+call('DEL', KEYS[ITEMS])
+if store.dismiss(ARGV[3]) then call('ZREM', WORKERS, ARGV[3]) end
+return 'OK'

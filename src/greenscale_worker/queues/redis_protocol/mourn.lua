@@ -1,0 +1,13 @@
+-- Writes the record of a job that a script has buried: that script could not declare the record's name.
+--
+-- KEYS  as in prelude.lua; then the record HASH
+-- ARGV  3 id, 4 job id, 5 seconds the record lasts
+-- Output OK, or GONE where the record is another run's by now
+local id, job_id, record = ARGV[3], ARGV[4], KEYS[ITEMS]
+local letter = call('HGET', DEAD, id)
+local state = call('TYPE', record).ok == 'hash' and call('HGET', record, 'state')
+if not letter or bound_elsewhere(job_id, id) or (state ~= 'running' and state ~= 'delayed') then return 'GONE' end
+local header = open_letter(letter)
+write_record(record, ARGV[5], {'state', 'failed', 'crashes', header.crashes, 'finished_ms', header.died_ms,
+                                 'error_code', header.code, 'error_message', header.message})
+return 'OK'

@@ -1,0 +1,75 @@
+"""Opens both sides of a queue in Redis, whatever its store."""
+
+import asyncio
+import os
+import secrets
+import socket
+from contextlib import suppress
+from typing import Any, Final
+
+from greenscale_worker.errors import ConfigError
+from greenscale_worker.queues import QueueOptions, RedisOptions
+from greenscale_worker.queues.redis_common.connections import close, is_cluster, open_client, open_clients
+from greenscale_worker.queues.redis_common.scripts import load
+from greenscale_worker.queues.redis_common.server import patiently, warn
+from greenscale_worker.queues.redis_protocol.admin import RedisQueueAdmin
+from greenscale_worker.queues.redis_protocol.claims import PEEK_SECONDS
+from greenscale_worker.queues.redis_protocol.keys import Keys
+from greenscale_worker.queues.redis_protocol.queue import RedisQueue
+from greenscale_worker.queues.redis_protocol.store import Store
+from greenscale_worker.telemetry import Metrics
+
+FORMAT: Final = b"1"  # of the keys; a worker that knows another one must not touch them
+CLOSE_SECONDS: Final = 2.0
+PROTOCOL: Final = __name__.rpartition(".")[0]
+WORKER_SCRIPTS: Final = ("claim", "bind", "settle", "release", "beat", "mourn", "leave")
+ADMIN_SCRIPTS: Final = ("put", "cancel", "replay")
+
+
+async def open_queue(store: Store, redis: RedisOptions, options: QueueOptions, metrics: Metrics) -> RedisQueue:
+    """Open the worker's side; waits for a Redis that is absent or loading.
+
+    Raises ConfigError where Redis refuses us or where another format of the queue's keys is in use.
+    """
+    keys = Keys(options.name, store.own, cluster=is_cluster(redis))
+    patience = options.heartbeat / 3
+    clients = open_clients(redis, peek_seconds=PEEK_SECONDS)
+    try:
+        await patiently(lambda: warn(clients.commands), patience=patience)
+        await patiently(lambda: _agree_on_format(clients.commands, store, keys), patience=patience)
+    except BaseException:
+        await close(clients.commands)
+        raise
+    queue = RedisQueue(
+        clients,
+        load(PROTOCOL, store.package, *WORKER_SCRIPTS),
+        store,
+        keys,
+        options,
+        owner=f"{socket.gethostname().replace('|', '_')}:{os.getpid()}:{secrets.token_hex(4)}",
+        metrics=metrics,
+    )
+    try:
+        # Before anything is claimed, so that an ACL without our rights is found out at the start.
+        await patiently(queue.greet, patience=patience)
+    except BaseException:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await queue.aclose()
+        raise
+    return queue
+
+
+async def open_admin(store: Store, redis: RedisOptions, options: QueueOptions) -> RedisQueueAdmin:
+    """Open everybody else's side; it connects with its first call. Raises ConfigError."""
+    keys = Keys(options.name, store.own, cluster=is_cluster(redis))
+    return RedisQueueAdmin(open_client(redis), load(PROTOCOL, store.package, *ADMIN_SCRIPTS), store, keys, options)
+
+
+async def _agree_on_format(client: Any, store: Store, keys: Keys) -> None:
+    others = [keys.result("-"), keys.record("-"), keys.cancel("-"), keys.claim("-")]
+    agree = load(PROTOCOL, store.package, "agree")["agree"]
+    found = await agree(client, [*keys.base, *others], ["", store.word, FORMAT])
+    if found != FORMAT:
+        where, known = keys.of("control"), FORMAT.decode()
+        raise ConfigError(f"{where} in Redis has format {found!r}; this version knows {known}: use a matching one")

@@ -1,0 +1,231 @@
+"""The worker's side of a queue in Redis: one grouped script call per step (docs/queue-protocol.md)."""
+
+from contextlib import suppress
+from typing import Any, Final
+
+from greenscale_worker.errors import ConfigError, QueueUnavailableError
+from greenscale_worker.grouping import Grouper
+from greenscale_worker.job import Failed, Job, Outcome, Released, Succeeded
+from greenscale_worker.queues import Binding, Lease, QueueOptions
+from greenscale_worker.queues.redis_common.bell import Bell
+from greenscale_worker.queues.redis_common.connections import Clients, close
+from greenscale_worker.queues.redis_common.errors import mapped
+from greenscale_worker.queues.redis_common.link import Link
+from greenscale_worker.queues.redis_common.scripts import Script
+from greenscale_worker.queues.redis_protocol import records
+from greenscale_worker.queues.redis_protocol.claims import Claims
+from greenscale_worker.queues.redis_protocol.keys import Keys
+from greenscale_worker.queues.redis_protocol.store import Store
+from greenscale_worker.telemetry import Metrics, log
+
+GROUP: Final = 32
+RELEASE_GROUP: Final = 1000  # no payloads: a whole worker's jobs go back in one script
+GROUP_BYTES: Final = 512 * 1024  # what is larger goes alone: a server that refuses it refuses nothing else
+LARGE_TIMES: Final = 5
+BEAT_GROUP: Final = 200
+
+BINDINGS: Final[dict[bytes, Binding]] = {
+    b"RUN": "run",
+    b"BADTYPE": "run",
+    b"DUPLICATE": "duplicate",
+    b"CONFLICT": "conflict",
+    b"CANCELLED": "cancelled",
+    b"STALE": "stale",
+}
+
+
+class RedisQueue:
+    """Keeps the promises of `queues.Queue` with a list or a stream, and a few keys beside it."""
+
+    def __init__(  # noqa: PLR0913  the composition of one room
+        self,
+        clients: Clients,
+        scripts: dict[str, Script],
+        store: Store,
+        keys: Keys,
+        options: QueueOptions,
+        *,
+        owner: str,
+        metrics: Metrics,
+    ) -> None:
+        self._scripts = scripts
+        self._head: list[Any] = ["", store.word]
+        self._keys = keys
+        self._options = options
+        self._owner = owner
+        self._metrics = metrics
+        self._clients = clients
+        self._link = Link(clients.commands, greet=self.greet, heartbeat=options.heartbeat)
+        self._bind = Grouper(self._send_bind, most=GROUP, most_bytes=GROUP_BYTES, size=_payload_size)
+        self._settle = Grouper(self._send_settle, most=GROUP, most_bytes=GROUP_BYTES, size=_size)
+        self._release = Grouper(self._send_release, most=RELEASE_GROUP, most_bytes=GROUP_BYTES)
+        self._claims = Claims(
+            self._link,
+            clients.peek,
+            scripts["claim"],
+            store=store,
+            keys=keys,
+            options=options,
+            owner=owner,
+            hand_back=lambda lease: self.settle(lease, Released("nobody_waits")),
+            mourn=self._mourn,
+            metrics=metrics,
+        )
+        self._bell = Bell(clients.bell, keys.bell, self._heard, patience=options.heartbeat / 3)
+
+    @property
+    def up(self) -> bool:
+        """Whether Redis answered when it was last asked."""
+        return self._link.up
+
+    async def lease(self) -> Lease:
+        """Wait for a job and take it."""
+        return await self._claims.wait()
+
+    async def bind(self, lease: Lease, job: Job) -> Binding:
+        """Tie the job's id to this lease and write its record."""
+        binding = await self._bind((lease, job))
+        if binding == "run":
+            lease.job_id = job.job_id
+            lease.attempts = lease.tries + 1
+        elif binding != "conflict":
+            self._claims.forget(lease)
+        return binding
+
+    async def settle(self, lease: Lease, outcome: Outcome) -> bool:
+        """Record the outcome and acknowledge the job. False: it was no longer ours."""
+        if isinstance(outcome, Released):
+            done = await self._release((lease, outcome))
+        else:
+            done = await self._settle((lease, outcome))
+        self._claims.forget(lease)
+        return done
+
+    async def beat(self) -> None:
+        """Prolong all leases. While Redis is away, whoever looks for it sends the heartbeat first."""
+        if not self._link.up:
+            return
+        try:
+            await self.greet()
+        except (QueueUnavailableError, ConfigError) as error:
+            self._link.lost(error)
+
+    async def greet(self) -> None:
+        """Send one heartbeat. Raises QueueUnavailableError or ConfigError."""
+        held = list(self._claims.held.values())
+        options = self._options
+        times = [int(options.lease * 1000), int(options.heartbeat * 1000)]
+        head = [*self._head, *times, options.max_crashes, self._owner]
+        for start in range(0, len(held) or 1, BEAT_GROUP):
+            args = [*head, int(start + BEAT_GROUP >= len(held))]
+            for lease in held[start : start + BEAT_GROUP]:
+                args += [lease.id, lease.token]
+            reaped, claimable, lost, buried = await self._link.once(self._scripts["beat"], self._keys.base, args)
+            self._metrics.reaped(reaped)
+            if reaped or claimable:
+                self._claims.ring()
+            for id_, token, how in zip(lost[::3], lost[1::3], lost[2::3], strict=True):
+                self._lose(id_.decode(), how.decode(), token=token.decode())
+            await self._mourn(buried)
+
+    async def aclose(self) -> None:
+        """Hand back what nobody took, finish what is being said, and close every connection."""
+        await self._claims.aclose()
+        for group in (self._bind, self._settle, self._release):
+            await group.aclose()
+        try:
+            with mapped():
+                keys = [*self._keys.base, self._keys.claim(self._owner)]
+                await self._scripts["leave"](self._clients.commands, keys, [*self._head, self._owner])
+        except (QueueUnavailableError, ConfigError) as error:
+            log.warning("queue_unavailable", error=str(error))
+        await self._bell.aclose()
+        await self._link.aclose()
+        await close(self._clients.peek)
+
+    async def _mourn(self, buried: list[bytes]) -> None:
+        """Write the records of jobs that a script has buried. One that is missed says `running` until it expires."""
+        for id_, job_id in zip(buried[::2], buried[1::2], strict=True):
+            log.error("job_buried", job_id=job_id.decode())
+            keys = [*self._keys.base, self._keys.record(job_id.decode())]
+            if self._options.result_ttl:
+                with suppress(QueueUnavailableError, ConfigError):
+                    await self._link.once(
+                        self._scripts["mourn"], keys, [*self._head, id_, job_id, self._options.result_ttl]
+                    )
+
+    def _lose(self, id_: str, how: str, *, token: str | None = None) -> None:
+        """Let go of a lease; one that was claimed anew since the heartbeat was sent has another token."""
+        lease = self._claims.held.get(id_)
+        if lease is not None and token in {None, lease.token}:
+            self._claims.forget(lease)
+            lease.lose("taken" if how == "taken" else "gone")
+
+    def _heard(self, message: bytes) -> None:
+        what, _, id_ = message.partition(b" ")
+        if what == b"gone":
+            self._lose(id_.decode(), "gone")
+        else:
+            self._claims.ring()
+
+    async def _send_bind(self, items: list[tuple[Lease, Job]]) -> list[Binding]:
+        keys, args = self._keys.base, [*self._head, records.LIVE_SECONDS, self._options.result_ttl]
+        for lease, job in items:
+            keys += [self._keys.record(job.job_id), self._keys.cancel(job.job_id)]
+            fields = records.of_run(lease, job, worker=self._owner, backend=self._options.backend)
+            args += [lease.id, lease.token, job.job_id, len(fields), *fields]
+        answers, _ = await self._link.insist(self._scripts["bind"], keys, args)
+        _warn_of_foreign_keys(answers, [job.job_id for _, job in items])
+        return [BINDINGS[answer] for answer in answers]
+
+    async def _send_settle(self, items: list[tuple[Lease, Succeeded | Failed]]) -> list[bool]:
+        keys, args = self._keys.base, [*self._head, self._options.result_ttl]
+        for lease, outcome in items:
+            job_id = lease.job_id or ""
+            keys += [self._keys.result(job_id), self._keys.record(job_id)]
+            if isinstance(outcome, Succeeded):
+                text, fields = records.encoded(outcome.output.text), records.of_success(lease, outcome)
+                args += [lease.id, lease.token, "succeeded", job_id, text, "", len(fields), *fields]
+            else:
+                code, message = records.encoded(outcome.code), records.encoded(outcome.message)
+                fields = records.of_failure(lease, code, message)
+                args += [lease.id, lease.token, "failed", job_id, code, message, len(fields), *fields]
+        size = _size(items[0])
+        times = LARGE_TIMES if size > GROUP_BYTES else None
+        try:
+            answers, repeated = await self._link.insist(self._scripts["settle"], keys, args, times=times)
+        except (QueueUnavailableError, ConfigError) as error:
+            reason = f"Redis does not take an answer of {size} characters: {error}"
+            return await self._send_settle([(items[0][0], Failed("result_too_large", reason))])
+        return _done(answers, items, repeated=repeated)
+
+    async def _send_release(self, items: list[tuple[Lease, Released]]) -> list[bool]:
+        keys = self._keys.base
+        args = [*self._head, records.LIVE_SECONDS if self._options.result_ttl else 0]
+        for lease, outcome in items:
+            keys.append(self._keys.record(lease.job_id or ""))
+            args += [lease.id, lease.token, int(outcome.delay * 1000), int(outcome.counted)]
+            args += [lease.job_id or "", records.encoded(outcome.reason)]
+        answers, repeated = await self._link.insist(self._scripts["release"], keys, args)
+        return _done(answers, items, repeated=repeated)
+
+
+def _done(answers: list[bytes], items: list[tuple[Lease, Any]], *, repeated: bool) -> list[bool]:
+    """Whether each item was ours to end. After a lost reply, "no longer there" is our own doing."""
+    _warn_of_foreign_keys(answers, [lease.job_id for lease, _ in items])
+    return [answer in {b"OK", b"BADTYPE"} or (repeated and answer == b"GONE") for answer in answers]
+
+
+def _warn_of_foreign_keys(answers: list[bytes], job_ids: list[Any]) -> None:
+    for answer, job_id in zip(answers, job_ids, strict=True):
+        if answer == b"BADTYPE":
+            log.warning("foreign_key_replaced", job_id=job_id)
+
+
+def _payload_size(item: tuple[Lease, Job]) -> int:
+    return len(item[0].payload)
+
+
+def _size(item: tuple[Lease, Succeeded | Failed]) -> int:
+    outcome = item[1]
+    return len(outcome.output.text) if isinstance(outcome, Succeeded) else 0

@@ -1,0 +1,39 @@
+"""What a kind of queue in Redis has of its own: where payloads lie, and how one waits for them."""
+
+from typing import Any, Protocol
+
+from greenscale_worker.queues.redis_protocol.keys import Keys
+
+
+class Store(Protocol):
+    """A list or a stream. Its other half is the `store.lua` in `package`."""
+
+    @property
+    def package(self) -> str:
+        """Name of the package that `store.lua` lies in."""
+        ...
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """Names of its own keys, beside those of the protocol."""
+        ...
+
+    @property
+    def word(self) -> str:
+        """What every script is told as ARGV[2]."""
+        ...
+
+    async def peek(self, client: Any, after: bytes, seconds: int) -> None:
+        """Block until there may be a job that nobody has claimed, for so long at most. Takes nothing.
+
+        `after` is what the last claim gave to wait from.
+        """
+        ...
+
+    async def unclaimed(self, client: Any, keys: Keys) -> tuple[int, float | None]:
+        """Count what nobody has claimed; give also when the oldest of it came, in seconds, where that is known."""
+        ...
+
+    def first_seen(self, job: bytes) -> float:
+        """Read from a job's id when it came, or was first claimed: seconds since the epoch."""
+        ...

@@ -1,0 +1,56 @@
+"""Jobs in a Redis stream: producers `XADD`, and nothing is lost (docs/queues.md)."""
+
+from typing import Any, Final
+
+from greenscale_worker.queues import QueueOptions, RedisOptions
+from greenscale_worker.queues.redis_protocol import opening
+from greenscale_worker.queues.redis_protocol.admin import RedisQueueAdmin
+from greenscale_worker.queues.redis_protocol.keys import Keys
+from greenscale_worker.queues.redis_protocol.queue import RedisQueue
+from greenscale_worker.telemetry import Metrics
+
+
+class StreamStore:
+    """See `redis_protocol.store.Store`."""
+
+    package: Final = __name__
+    own: Final = ()
+
+    def __init__(self, options: QueueOptions) -> None:
+        self.word = options.group
+        self._name = options.name
+
+    async def peek(self, client: Any, after: bytes, seconds: int) -> None:
+        """Wait for an entry behind the last that the group has come to. Every worker that waits is woken by one."""
+        await client.execute_command(
+            "XREAD", "COUNT", 1, "BLOCK", 1000 * seconds, "STREAMS", self._name, after or b"0-0"
+        )
+
+    async def unclaimed(self, client: Any, keys: Keys) -> tuple[int, float | None]:
+        """Count what is in the stream and not among the claimed; the first of it says when it was added."""
+        pipe = client.pipeline(transaction=False)
+        pipe.xlen(self._name).hlen(keys.of("meta")).exists(self._name)
+        length, claimed, exists = await pipe.execute()
+        if length <= claimed:
+            return 0, None
+        groups = await client.xinfo_groups(self._name) if exists else []
+        reached = next((group["last-delivered-id"] for group in groups if group["name"] == self.word.encode()), b"0-0")
+        first = await client.xrange(self._name, min=b"(" + reached, count=1)
+        return length - claimed, self.first_seen(first[0][0]) if first else None
+
+    def first_seen(self, job: bytes) -> float:
+        """Read when the entry was added, in milliseconds."""
+        return int(job.partition(b"-")[0]) / 1000
+
+
+async def open_queue(redis: RedisOptions, options: QueueOptions, metrics: Metrics) -> RedisQueue:
+    """Open the worker's side; waits for a Redis that is absent or loading.
+
+    Raises ConfigError where Redis refuses us or where another format of the queue's keys is in use.
+    """
+    return await opening.open_queue(StreamStore(options), redis, options, metrics)
+
+
+async def open_admin(redis: RedisOptions, options: QueueOptions) -> RedisQueueAdmin:
+    """Open everybody else's side; it connects with its first call. Raises ConfigError."""
+    return await opening.open_admin(StreamStore(options), redis, options)

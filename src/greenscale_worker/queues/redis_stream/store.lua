@@ -1,0 +1,132 @@
+-- A stream keeps every job until it has ended: acknowledged and deleted in one step, so that its length is what waits,
+-- what is delayed and what runs. Ids are those of the entries. What a consumer has pending is what its worker holds.
+--
+-- KEYS  1 stream  STREAM  entries: the field job and perhaps job_id, or plain fields, which become the payload
+-- ARGV  2 consumer group
+local ITEMS, GROUP, NOBODY = 11, ARGV[2], '-'
+local refused = foreign('stream')
+if refused then return refused end
+
+-- Where a job stands at the head of the queue: by its entry's time, exactly as long as that is below 2^53 / 1024 ms.
+function store.place(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  return digits(tonumber(ms) * 1024 + math.min(tonumber(seq), 1023))
+end
+
+local function entry(id) return call('XRANGE', SOURCE, id, id)[1] end
+
+-- The payload that an entry's fields stand for, and the job's id where that has none. The order of the fields is kept:
+-- equal entries have equal payloads.
+local function read(id, fields)
+  if fields[1] == 'job' and (#fields == 2 or (#fields == 4 and fields[3] == 'job_id')) then
+    return fields[2], fields[4] or id
+  end
+  local parts = {}
+  for i = 1, #fields, 2 do parts[#parts + 1] = cjson.encode(fields[i]) .. ':' .. cjson.encode(fields[i + 1]) end
+  return '{' .. table.concat(parts, ',') .. '}', id
+end
+
+-- Whether a claimed job is still there.
+function store.has(id) return entry(id) ~= nil end
+
+-- A claimed job's payload, and its id where that has none.
+function store.payload(id)
+  local found = entry(id)
+  if not found then return nil end
+  return read(id, found[2])
+end
+
+-- At 0: what was added before the first worker came is not passed over.
+local function make_group(run) return run('XGROUP', 'CREATE', SOURCE, GROUP, '0', 'MKSTREAM') end
+
+local function next_for(owner)
+  local function read_by(run) return run('XREADGROUP', 'GROUP', GROUP, owner, 'COUNT', 1, 'STREAMS', SOURCE, '>') end
+  local found = read_by(redis.pcall)
+  if found and found.err then  -- asked again, whatever it was: what stays wrong is raised
+    if string.find(found.err, 'NOGROUP', 1, true) then make_group(call) end
+    found = read_by(call)
+  end
+  return found and found[1][2][1]
+end
+
+-- Where somebody has destroyed the group, its next one comes to the entry again, and then it is given to whose it is.
+local function give_to(owner, id, ...) redis.pcall('XCLAIM', SOURCE, GROUP, owner, 0, id, 'JUSTID', ...) end
+
+-- The oldest entry that nobody has claimed: its id, payload and name; nil where there is none. A replayed job is claimed
+-- before the group comes to its entry; it goes back to whose it is. Of many, a claim passes some: it is waited for at the
+-- last of them, and what lies behind that ends the wait at once.
+function store.take(owner)
+  for _ = 1, BATCH do
+    local found = next_for(owner)
+    if not found then return nil end
+    local id, m = found[1], read_meta(found[1])
+    if not m then return id, read(id, found[2]) end
+    give_to(call('ZSCORE', LEASE, id) and m.owner or NOBODY, id)
+  end
+end
+
+-- Ends a claim; gives the last entry that the group has come to.
+function store.taken()
+  for _, flat in ipairs(call('XINFO', 'GROUPS', SOURCE)) do
+    local group = {}
+    for i = 1, #flat, 2 do group[flat[i]] = flat[i + 1] end
+    if group.name == GROUP then return group['last-delivered-id'] end
+  end
+  return '0-0'
+end
+
+-- Forgets a job that has ended.
+function store.drop(id)
+  call('XACK', SOURCE, GROUP, id)
+  call('XDEL', SOURCE, id)
+end
+
+-- Takes a dead letter's payload back under its old name; gives the job's id from now on.
+function store.keep(_, payload, name)
+  make_group(redis.pcall)  -- there may be one
+  local id = call('XADD', SOURCE, '*', 'job', payload, unpack(name ~= '' and {'job_id', name} or {}))
+  give_to(NOBODY, id, 'FORCE')
+  return id
+end
+
+function store.push(payload) call('XADD', SOURCE, '*', 'job', payload) end
+
+function store.length() return call('XLEN', SOURCE) end
+
+-- Says whose a job is from now on.
+function store.own(id, owner) give_to(owner or NOBODY, id) end
+
+-- Removes a consumer; not while it has something pending, which would be forgotten.
+function store.dismiss(owner)
+  local pending = redis.pcall('XPENDING', SOURCE, GROUP, '-', '+', 1, owner)
+  if pending.err then return true end
+  if #pending > 0 then return false end
+  call('XGROUP', 'DELCONSUMER', SOURCE, GROUP, owner)
+  return true
+end
+
+-- Takes over what somebody read past us and let lie for a lease; says how many.
+function store.adopt(lease_ms)
+  local summary = redis.pcall('XPENDING', SOURCE, GROUP)
+  if summary.err or summary[1] <= call('HLEN', META) then return 0 end
+  local adopted, from = 0, call('HGET', CONTROL, 'strays') or '-'
+  local page = call('XPENDING', SOURCE, GROUP, 'IDLE', lease_ms, from, '+', BATCH)
+  for _, pending in ipairs(page) do
+    local id = pending[1]
+    if call('HEXISTS', META, id) == 0 and not has_place(id) then
+      if store.has(id) then
+        requeue(id, {token = '', owner = '', tries = 0, crashes = 0, first = digits(now), job_id = ''})
+        adopted = adopted + 1
+      else
+        store.drop(id)
+      end
+    end
+  end
+  if #page == BATCH then
+    call('HSET', CONTROL, 'strays', '(' .. page[#page][1])
+  else
+    call('HDEL', CONTROL, 'strays')
+  end
+  return adopted
+end
+

@@ -1,0 +1,169 @@
+"""The account of `make chaos`: it finds what is lost, doubled, changed or left over, and nothing else."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chaos import journal
+from chaos.account import judge
+from chaos.facts import Disturbance, Execution, Exit, Facts, Letter, Push, Verdict
+from chaos.schedule import KILL, KINDS, Plan, draw
+
+FIRST, SECOND, RUBBISH = Push("a", b"A"), Push("b", b"B"), Push("c", b"C", code="not_json")
+CALLED = Execution("a", "0.0", "ok", "a #1", 10.0, 11.0)
+AGAIN = Execution("a", "1.0", "ok", "a #2", 14.0, 15.0)
+DEATH = Disturbance(KILL, "0.0", 10.5, 10.5)
+
+
+def facts(**changes: Any) -> Facts:
+    """Give a run in which all went well but for what is changed: two jobs with answers, one that is rubbish."""
+    well: dict[str, Any] = {
+        "pushes": [FIRST, SECOND, RUBBISH],
+        "journal": {b"A": 1, b"B": 1, b"C": 1},
+        "written": {"a": ["a #1"], "b": ["b #1"]},
+        "results": {"a": "a #1", "b": "b #1"},
+        "records": {
+            "a": {"state": "succeeded", "first_claimed_ms": "1"},
+            "b": {"state": "succeeded", "first_claimed_ms": "2"},
+        },
+        "letters": [Letter("not_json", b"C")],
+        "cancellations": {},
+        "executions": [CALLED, Execution("b", "0.0", "ok", "b #1", 10.0, 11.0)],
+        "disturbances": [],
+        "left": {"the queue": 0},
+        "exits": [Exit("0.0", 0, "SIGTERM")],
+    }
+    return Facts(**well | changes)
+
+
+def broken(verdict: Verdict) -> set[str]:
+    return {breach.partition(":")[0] for breach in verdict.breaches}
+
+
+def test_what_went_well_is_found_well() -> None:
+    verdict = judge(facts())
+    assert verdict.breaches == []
+    assert verdict.counts["jobs"] == 3
+    assert verdict.counts["answered"] == 2
+    assert verdict.counts["malformed"] == 1
+
+
+FAILED = {"a": {"state": "failed"}, "b": {"state": "succeeded"}}
+CANCELLED = {"a": {"state": "cancelled"}, "b": {"state": "succeeded"}}
+ONLY_B = {"written": {"b": ["b #1"]}, "results": {"b": "b #1"}}
+BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
+    "accepted and nowhere": ("lost", {"journal": {b"A": 1, b"C": 1}}),
+    "no answer": ("lost", ONLY_B),
+    "rubbish that is no dead letter": ("lost", {"letters": []}),
+    "two answers": (
+        "recorded twice",
+        {"written": {"a": ["a #1", "a #2"], "b": ["b #1"]}, "executions": [CALLED, AGAIN]},
+    ),
+    "two dead letters": ("recorded twice", {"letters": 2 * [Letter("not_json", b"C")]}),
+    "an answer that was replaced": ("changed", {"results": {"a": "a #2", "b": "b #1"}}),
+    "an answer that has gone": ("changed", {"results": {"b": "b #1"}}),
+    "a record that says otherwise": ("changed", {"records": FAILED}),
+    "an answer that no call gave": ("answer of nobody", {"written": {"a": ["?"], "b": ["b #1"]}}),
+    "a dead letter that nobody pushed": (
+        "dead letter of nobody",
+        {"letters": [Letter("not_json", b"C"), Letter("x", b"?")]},
+    ),
+    "a dead letter of a good job": ("wrong ending", {"letters": [Letter("not_json", b"C"), Letter("crashed", b"A")]}),
+    "cancelled and answered": ("cancelled in vain", {"cancellations": {"a": "cancelled"}}),
+    "cancelled, and nobody asked": ("lost", ONLY_B | {"records": CANCELLED}),
+    "something is left": ("left over", {"left": {"lease": 1}}),
+    "out of order": (
+        "out of order",
+        {
+            "records": {
+                name: {"state": "succeeded", "first_claimed_ms": when} for name, when in (("a", "2"), ("b", "1"))
+            }
+        },
+    ),
+    "called again for no reason": ("executed again for no reason", {"executions": [CALLED, AGAIN]}),
+    "called again after another worker's death": (
+        "executed again for no reason",
+        {"executions": [CALLED, AGAIN], "disturbances": [replace(DEATH, worker="2.0")]},
+    ),
+    "called again before the death": (
+        "executed again for no reason",
+        {"executions": [CALLED, AGAIN], "disturbances": [replace(DEATH, began=20.0, ended=20.0)]},
+    ),
+    "a worker that ends by itself": ("worker broken", {"exits": [Exit("0.0", 1)]}),
+    "a worker that complains": ("worker broken", {"exits": [Exit("0.0", 0, "SIGTERM", "Traceback")]}),
+}
+
+
+@pytest.mark.parametrize(("promise", "changes"), BROKEN.values(), ids=BROKEN)
+def test_what_is_broken_is_found(promise: str, changes: dict[str, Any]) -> None:
+    assert promise in broken(judge(facts(**changes)))
+
+
+HARMLESS: dict[str, dict[str, Any]] = {
+    "refused, or never known to be accepted": {"pushes": [FIRST, SECOND, RUBBISH, Push("d", b"D", told=False)]},
+    "called again after its worker's death": {"executions": [CALLED, AGAIN], "disturbances": [DEATH]},
+    "called again after a fault of the endpoint": {"executions": [replace(CALLED, fate="5xx"), AGAIN]},
+    "folded into its twin": {"pushes": [FIRST, FIRST, SECOND, RUBBISH], "journal": {b"A": 2, b"B": 1, b"C": 1}},
+    "cancelled as asked": ONLY_B | {"records": CANCELLED, "cancellations": {"a": "will_be_cancelled"}},
+    "conflict with its namesake": {
+        "pushes": [FIRST, Push("a", b"A2"), SECOND, RUBBISH],
+        "journal": {b"A": 1, b"A2": 1, b"B": 1, b"C": 1},
+        "letters": [Letter("not_json", b"C"), Letter("conflict", b"A2")],
+    },
+}
+
+
+@pytest.mark.parametrize("changes", HARMLESS.values(), ids=HARMLESS)
+def test_what_is_allowed_is_no_breach(changes: dict[str, Any]) -> None:
+    executions = changes.get("executions")
+    if executions is not None:
+        answer = executions[-1].answer
+        changes = changes | {"written": {"a": [answer], "b": ["b #1"]}, "results": {"a": answer, "b": "b #1"}}
+        changes["executions"] = [*executions, *facts().executions[1:]]
+    assert judge(facts(**changes)).breaches == []
+
+
+def test_recovery_is_the_time_until_the_last_call_that_was_cut_off_is_made_anew() -> None:
+    cut = replace(CALLED, fate="abandoned")
+    assert judge(facts(executions=[cut, AGAIN], disturbances=[DEATH])).recoveries == [3.5]
+
+
+def test_a_seed_replays_its_schedule() -> None:
+    first, again, other = (draw(Plan(seed=seed, seconds=60)) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    assert max(fault.at for fault in first) >= 60
+    assert {fault.kind for seed in range(20) for fault in draw(Plan(seed=seed, seconds=60))} == set(KINDS)
+
+
+def test_a_schedule_has_as_many_kills_as_are_asked_for() -> None:
+    kinds = Counter(fault.kind for fault in draw(Plan(seed=3, kills=50)))
+    assert kinds[KILL] == 50
+
+
+def encoded(*words: bytes) -> bytes:
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+
+
+def test_the_journal_is_read_as_redis_writes_it(tmp_path: Path) -> None:
+    folder = tmp_path / "appendonlydir"
+    folder.mkdir()
+    commands = [
+        (b"SELECT", b"0"),
+        (b"LPUSH", b"jobs", b"A", b"B"),
+        (b"lpush", b"jobs", b"A"),
+        (b"XADD", b"jobs", b"1-1", b"job", b"C"),
+        (b"MULTI",),
+        (b"XADD", b"jobs", b"2-1", b"job", b"replayed by a script"),
+        (b"SET", b"result:a", b"a #1", b"EX", b"60"),
+        (b"EXEC",),
+        (b"SET", b"result:a", b"a #2", b"PXAT", b"60"),
+        (b"SET", b"other", b"x"),
+    ]
+    (folder / "appendonly.aof.1.incr.aof").write_bytes(b"".join(encoded(*command) for command in commands))
+    found = journal.read(tmp_path)
+    assert found.pushed == {b"A": 2, b"B": 1, b"C": 1}
+    assert found.written == {"a": ["a #1", "a #2"]}
