@@ -128,7 +128,8 @@ def _io_bound(results: Results) -> str:
     return f"""## I/O-bound
 
 The ideal rate is lanes ÷ latency: every lane always has a call under way. Ramp-up and tail (the first call and the last
-of every lane) are not counted. 3,000 jobs at 200 ms, 100 lanes:
+of every lane) are not counted. Fewer calls than jobs: the time was up; more: some jobs were run twice. 3,000 jobs at
+200 ms, 100 lanes:
 
 {by_system(results, "io_200", (SHARE, RATE, CPU, DONE))}
 

@@ -70,9 +70,10 @@ def pickup(results: Results) -> Any:
         waits = results.waits("pickup", system)
         if not waits:
             continue
-        shares = [100 * (rank + 1) / len(waits) for rank in range(len(waits))]
+        percents = range(1, 101)
         label = f"{system} (median {percentile(waits, 50):.1f} ms)"
-        axis.step(waits, shares, label=label, color=palette[system], linewidth=2.4 if system in COLOURS else 1.3)
+        times = [percentile(waits, percent) for percent in percents]
+        axis.plot(times, percents, label=label, color=palette[system], linewidth=2.4 if system in COLOURS else 1.3)
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_xlabel("ms from push to the endpoint")

@@ -1,6 +1,7 @@
 """The figures of a run, as they are kept: a JSON file, from which the document is rendered."""
 
 import json
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -31,7 +32,9 @@ class Results:
         """Write it whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(".new")
-        new.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        text = json.dumps(asdict(self), indent=1)
+        text = re.sub(r"\[[\s\d.,]+\]", lambda numbers: " ".join(numbers[0].split()), text)  # many waits, one line
+        new.write_text(text + "\n")
         new.replace(path)
 
     def values(self, scenario: str, system: str, figure: str) -> list[float]:

@@ -67,7 +67,7 @@ def leak(system: System, *, jobs: int) -> Figures:
         occupied = []
         for first, count in ((1, jobs // 20), (jobs // 20 + 1, jobs - jobs // 20)):
             producer.push(first, count)
-            expect(here, first + count - 1, jobs / 1000)
+            expect(here, first + count - 1, jobs / 500)
             settle([worker])
             occupied.append(memory_mib([worker]))
         return {"early_mib": occupied[0], "late_mib": occupied[1], "growth_mib": occupied[1] - occupied[0]}

@@ -1,4 +1,4 @@
-"""The users of kustomize/components/external-redis/users.acl have the rights that they need, and no others."""
+"""The users in kustomize/components/external-redis have the rights that they need, and no others."""
 
 import os
 import re
@@ -7,35 +7,60 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Final
+from contextlib import aclosing, contextmanager
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 from redis.exceptions import NoPermissionError
 
+from greenscale_worker import queues
 from greenscale_worker.cli import main
+from greenscale_worker.job import Failed, Output, Released, Succeeded
+from greenscale_worker.queues import QueueOptions, RedisOptions
+from greenscale_worker.queues.redis_stream import open_admin, open_queue
+from greenscale_worker.telemetry import Metrics
 from tests.support.kustomize import TREE
 from tests.support.redis_server import RedisServer, free_port, until
 
 PASSWORD: Final = "s3cret"  # noqa: S105  the test's own
-USERS: Final = (TREE / "components/external-redis/users.acl").read_text().replace("CHANGE-ME", PASSWORD).splitlines()
-GRANTED: Final = {line.split()[1]: set(re.findall(r" \+(\S+)", line)) for line in USERS}
-OPTIONAL: Final = {"config"}  # would show whether Redis persists, and its secrets too
+FILES: Final = {"list": "users.acl", "stream": "users-stream.acl"}
+OPTIONAL: Final = {"config", "config|get"}  # would show whether Redis persists, and its secrets too
+QUEUES: Final = Path(queues.__file__).parent
+CONTAINERS: Final = {"XGROUP", "XINFO"}  # their rights are given by the subcommand
+ANSWER: Final = Succeeded(Output("4"))
 COUNT: Final = """
 local kind = redis.call('TYPE', KEYS[1]).ok
 if kind == 'hash' then return redis.call('HLEN', KEYS[1]) end
 return redis.call('LLEN', KEYS[1])
 """
 
+every_kind = pytest.mark.parametrize("kind", FILES)
+
+
+def users(kind: str) -> list[str]:
+    """The lines for a kind of queue, as a server's configuration."""
+    text = (TREE / "components/external-redis" / FILES[kind]).read_text()
+    return text.replace("CHANGE-ME", PASSWORD).splitlines()
+
+
+def granted(kind: str, user: str) -> set[str]:
+    """The commands that a user may use."""
+    (line,) = (line for line in users(kind) if line.split()[1] == user)
+    return set(re.findall(r" \+(\S+)", line))
+
 
 @contextmanager
-def working(server: RedisServer, monkeypatch: pytest.MonkeyPatch, *, database: int, side: str) -> Iterator[str]:
-    """A worker that is the user of the list, as are the commands of this process; gives the URL of its metrics."""
+def working(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, *, kind: str, database: int, side: str
+) -> Iterator[str]:
+    """A worker that is the user of the queue, as are the commands of this process; gives the URL of its metrics."""
     port = free_port()
     settings = {
         "REDIS_URL": f"{server.url}/{database}",
         "REDIS_USERNAME": "greenscale-worker",
         "REDIS_PASSWORD": PASSWORD,
+        "GREENSCALE_QUEUE": kind,
         "GREENSCALE_TAKE_FROM": side,
         "GREENSCALE_BACKEND": "echo",
         "GREENSCALE_HEALTH_PORT": str(port),
@@ -56,17 +81,22 @@ def is_served(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+@every_kind
 def test_the_worker_and_its_commands_need_these_rights_and_no_others(
-    start_redis: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    start_redis: Callable[..., RedisServer],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
 ) -> None:
-    server = start_redis(*USERS)
+    server = start_redis(*users(kind))
     for database, side in enumerate(["right", "left"]):
-        with working(server, monkeypatch, database=database, side=side) as metrics:
+        with working(server, monkeypatch, kind=kind, database=database, side=side) as metrics:
             assert main(["submit", "--id", "one", "hello", "--wait"]) == 0
             assert main(["result", "one"]) == main(["status", "one"]) == main(["cancel", "nobody"]) == 0
             assert main(["pause"]) == main(["resume"]) == main(["queue"]) == 0
             with server.client(db=database) as client:
-                client.lpush("jobs", '{"job_id":"bad"}')
+                step_the_clock_back(client)
+                add(client, kind, b'{"job_id":"bad"}')
                 until(lambda client=client: client.hlen("{jobs}:dead") == 1)
             assert main(["dead", "list"]) == main(["dead", "replay", "bad"]) == 0
             with server.client(db=database) as client:
@@ -77,11 +107,43 @@ def test_the_worker_and_its_commands_need_these_rights_and_no_others(
     assert capsys.readouterr().out
     used, refused = commands(server)
     assert refused <= OPTIONAL
-    assert GRANTED["greenscale-worker"] - used == set(), "granted and never used"
+    assert unused(granted(kind, "greenscale-worker"), used) == set(), "granted and never used"
+
+
+@every_kind
+def test_whatever_a_script_may_send_is_granted(kind: str) -> None:
+    scripts = [*QUEUES.glob("redis_protocol/*.lua"), QUEUES / f"redis_{kind}" / "store.lua"]
+    sent = set()
+    for script in scripts:
+        calls = re.findall(r"call\('([A-Z]+)'(?:, '([A-Z]+)')?", script.read_text())
+        sent |= {f"{name}|{part}".lower() if name in CONTAINERS else name.lower() for name, part in calls}
+    assert sent - granted(kind, "greenscale-worker") == set()
+
+
+def unused(rights: set[str], used: set[str]) -> set[str]:
+    """Rights that nobody made use of. Before Redis 7, XGROUP CREATE is counted as XGROUP."""
+    return {right for right in rights if not {right, right.partition("|")[0]} & used}
+
+
+def step_the_clock_back(client: Any) -> None:
+    """Let the scripts believe that the server's clock was an hour ahead, and wait until one has noticed."""
+    seconds, _ = client.time()
+    ahead = (seconds + 3600) * 1000
+    client.zadd("{jobs}:delayed", {"1-1": 2 * ahead})
+    client.hset("{jobs}:control", "clock", ahead)
+    until(lambda: int(client.hget("{jobs}:control", "clock")) < ahead)
+
+
+def add(client: Any, kind: str, payload: bytes) -> None:
+    """Hand in a job as a producer does."""
+    if kind == "list":
+        client.lpush("jobs", payload)
+    else:
+        client.xadd("jobs", {"job": payload})
 
 
 def test_keda_may_count_and_nothing_else(start_redis: Callable[..., RedisServer]) -> None:
-    server = start_redis(*USERS)
+    server = start_redis(*users("list"))
     with server.client(db=1) as client:
         client.lpush("jobs", "a", "b")
         client.hset("{jobs}:open", "1", "c")
@@ -93,14 +155,63 @@ def test_keda_may_count_and_nothing_else(start_redis: Callable[..., RedisServer]
         for command in (["GET", "result:one"], ["LRANGE", "jobs", 0, 0], ["DEL", "jobs"], ["ACL", "LIST"]):
             with pytest.raises(NoPermissionError):
                 keda.execute_command(*command)
-    assert GRANTED["greenscale-keda"] - commands(server)[0] == set(), "granted and never used"
+    assert unused(granted("list", "greenscale-keda"), commands(server)[0]) == set(), "granted and never used"
 
 
+async def test_what_keda_counts_of_a_stream_is_all_work_there_is(start_redis: Callable[..., RedisServer]) -> None:
+    server = start_redis(*users("stream"))
+    redis = RedisOptions(url=f"{server.url}/1")
+    with server.client(username="greenscale-keda", password=PASSWORD, db=1) as keda:
+
+        async def counted(waiting: int, delayed: int, running: int, dead: int) -> int:
+            depth = await admin.depth()
+            assert (depth.waiting, depth.delayed, depth.running, depth.dead) == (waiting, delayed, running, dead)
+            return int(keda.xlen("jobs"))
+
+        assert keda.ping()
+        async with (
+            aclosing(await open_admin(redis, QueueOptions())) as admin,
+            aclosing(await open_queue(redis, QueueOptions(), Metrics())) as queue,
+        ):
+            assert await counted(waiting=0, delayed=0, running=0, dead=0) == 0, "no stream, no work"
+            await admin.put([(name, b"{}") for name in ("a", "b", "c", "d", "e")])
+            assert await counted(waiting=5, delayed=0, running=0, dead=0) == 5, "wakes from zero"
+            a, b, c, d = [await queue.lease() for _ in range(4)]
+            assert await counted(waiting=1, delayed=0, running=4, dead=0) == 5
+            await queue.settle(c, ANSWER)
+            assert await counted(waiting=1, delayed=0, running=3, dead=0) == 4
+            await queue.settle(d, Released("overload", delay=600))
+            assert await counted(waiting=1, delayed=1, running=2, dead=0) == 4
+            await queue.settle(b, Failed("bad_request", "no"))
+            assert await counted(waiting=1, delayed=1, running=1, dead=1) == 3
+            (letter,) = [letter async for letter in admin.dead()]
+            assert await admin.replay(letter.id)
+            assert await counted(waiting=2, delayed=1, running=1, dead=0) == 4
+            await queue.settle(a, ANSWER)
+            assert await counted(waiting=2, delayed=1, running=0, dead=0) == 3
+        for command in (["XRANGE", "jobs", "-", "+"], ["DEL", "jobs"], ["XLEN", "{jobs}:open"], ["ACL", "LIST"]):
+            with pytest.raises(NoPermissionError):
+                keda.execute_command(*command)
+    assert unused(granted("stream", "greenscale-keda"), commands(server)[0]) == set(), "granted and never used"
+
+
+@every_kind
+def test_a_producer_may_push_and_nothing_else(start_redis: Callable[..., RedisServer], kind: str) -> None:
+    server = start_redis(*users(kind))
+    with server.client(username="greenscale-producer", password=PASSWORD, db=1) as producer:
+        add(producer, kind, b"{}")
+        for command in (["DEL", "jobs"], ["GET", "result:one"], ["XLEN", "jobs"], ["LLEN", "jobs"], ["KEYS", "*"]):
+            with pytest.raises(NoPermissionError):
+                producer.execute_command(*command)
+    assert unused(granted(kind, "greenscale-producer"), commands(server)[0]) == set(), "granted and never used"
+
+
+@every_kind
 @pytest.mark.parametrize("command", [["GET", "others"], ["KEYS", "*"], ["FLUSHALL"], ["CONFIG", "GET", "*"]])
 def test_the_worker_may_not_touch_what_is_not_its_own(
-    start_redis: Callable[..., RedisServer], command: list[str]
+    start_redis: Callable[..., RedisServer], kind: str, command: list[str]
 ) -> None:
-    server = start_redis(*USERS)
+    server = start_redis(*users(kind))
     with (
         server.client(username="greenscale-worker", password=PASSWORD) as client,
         pytest.raises(NoPermissionError),
@@ -112,6 +223,6 @@ def commands(server: RedisServer) -> tuple[set[str], set[str]]:
     """The commands that somebody used since the server's start, and those that were refused to somebody."""
     with server.client() as client:
         stats = client.info("commandstats")
-    names = {name: name.removeprefix("cmdstat_").partition("|")[0] for name in stats}
+    names = {name: name.removeprefix("cmdstat_") for name in stats}
     used = {names[name] for name, counts in stats.items() if counts["calls"]}
     return used, {names[name] for name, counts in stats.items() if counts["rejected_calls"]}

@@ -5,17 +5,20 @@ from redis.asyncio import Redis
 
 from greenscale_worker.job import decode
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.redis_list import open_admin, open_queue
-from greenscale_worker.telemetry import Metrics
+from greenscale_worker.queues.opening import open_admin, open_queue
+from tests.support.jobs import KINDS
 
 PAYLOAD = b'{"job_id":"poison","prompt":"?"}'
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("state", "expected"), [("running", "failed"), ("succeeded", "succeeded")])
-async def test_a_job_buried_by_the_scripts_says_so_in_its_own_record(redis_url: str, state: str, expected: str) -> None:
+async def test_a_job_buried_by_the_scripts_says_so_in_its_own_record(
+    redis_url: str, kind: str, state: str, expected: str
+) -> None:
     where, options, raw = RedisOptions(url=redis_url), QueueOptions(max_crashes=1), Redis.from_url(redis_url)
-    dying, alive = [await open_queue(where, options, Metrics()) for _ in range(2)]
-    admin = await open_admin(where, options)
+    dying, alive = [await open_queue(kind, where, options) for _ in range(2)]
+    admin = await open_admin(kind, where, options)
     try:
         await admin.put([("poison", PAYLOAD)])
         lease = await dying.lease()

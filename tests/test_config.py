@@ -175,7 +175,7 @@ TEXTS = {
     "GREENSCALE_HEALTH_HOST": (["127.0.0.1", "::", "localhost"], ["0.0.0.0:80", "*"]),
     "REDIS_LIST_NAME": (
         ["jobs", "a:b", "{tenant}:jobs", "jobs{1}", "result"],
-        ["result:x", "job:", "a{b", "a}b", "a{}", "{a}{b}", "}{", "a\tb"],
+        ["result:x", "job:", "a{b", "a}b", "a{}", "{a}{b}", "}{", "a\tb", "{a}", "{a}:dead"],
     ),
     "REDIS_STREAM_NAME": (["energy_readings", "{tenant}:jobs"], ["result:x", "a{b"]),
     "GREENSCALE_STREAM_GROUP": (["greenscale", "processing_group", "a:b.c-1"], ["a b", "é", "a" * 129]),

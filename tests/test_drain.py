@@ -3,15 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.redis_list import open_queue
-from greenscale_worker.telemetry import Metrics
+from greenscale_worker.queues import RedisOptions
+from greenscale_worker.queues.opening import open_queue
 from tests.support.eventually import eventually, together
+from tests.support.jobs import KINDS
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.scene import Scene, play
 from tests.support.tcp_proxy import TcpProxy, Trap
@@ -27,12 +28,15 @@ Play = Callable[..., AbstractAsyncContextManager[Scene]]
 
 @pytest.fixture
 def stage(redis_server: RedisServer, redis_url: str, tmp_path: Path) -> Play:
-    """Set scenes on the shared server, each with a list of its own, or on another."""
+    """Set scenes on the shared server, each with a list or a stream of its own, or on another."""
     assert redis_url == f"{redis_server.url}/0"
 
     @asynccontextmanager
-    async def play_here(name: str, server: RedisServer = redis_server, **environment: Any) -> AsyncIterator[Scene]:
-        async with play(tmp_path, server, name, **{"GREENSCALE_CONCURRENCY": LANES, **environment}) as scene:
+    async def play_here(
+        name: str, server: RedisServer = redis_server, *, kind: str = "list", **environment: Any
+    ) -> AsyncIterator[Scene]:
+        settings = {"GREENSCALE_CONCURRENCY": LANES, **environment}
+        async with play(tmp_path, server, name, kind=kind, **settings) as scene:
             yield scene
 
     return play_here
@@ -181,17 +185,25 @@ async def waiting_for_redis(stage: Play) -> None:
         await stopped(worker, within=0)
 
 
-async def test_sigterm_in_every_state(stage: Play, start_redis: Callable[..., RedisServer]) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+async def test_sigterm_in_every_state(stage: Play, start_redis: Callable[..., RedisServer], kind: str) -> None:
+    here = partial(stage, kind=kind)
     await together(
-        idle=idle(stage, start_redis()),
-        claiming=claiming(stage, start_redis()),
-        running=running(stage),
+        idle=idle(here, start_redis()),
+        claiming=claiming(here, start_redis()),
+        running=running(here),
+        drain_of_1=cut_short(here, 1),
+        signalled_twice=signalled_twice(here),
+        gate_shut=gate_shut(here),
+    )
+
+
+async def test_sigterm_in_every_other_state(stage: Play) -> None:
+    """To which the kind of queue makes no difference."""
+    await together(
         drain_of_0=cut_short(stage, 0),
-        drain_of_1=cut_short(stage, 1),
-        signalled_twice=signalled_twice(stage),
         waiting_to_retry_cut_short=waiting_to_retry(stage, drain=0),
         waiting_to_retry=waiting_to_retry(stage, drain=LONG),
-        gate_shut=gate_shut(stage),
         waiting_for_the_backend=waiting_for_the_backend(stage),
         waiting_for_redis=waiting_for_redis(stage),
     )
@@ -253,10 +265,11 @@ async def test_without_redis_an_idle_worker_ends_too(stage: Play, start_redis: C
         assert (code, errors, worker.stderr) in {(0, (), ""), (1, ("stopped",), "")}
 
 
-async def test_a_queue_is_closed_in_time_whatever_it_is_doing(redis_url: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_queue_is_closed_in_time_whatever_it_is_doing(redis_url: str, kind: str) -> None:
     """At each step between opening it and its first peek, which no cancellation must miss."""
     for steps in range(150):
-        queue = await open_queue(RedisOptions(url=redis_url), QueueOptions(), Metrics())
+        queue = await open_queue(kind, RedisOptions(url=redis_url))
         lease = asyncio.create_task(queue.lease())
         for _ in range(steps):
             await asyncio.sleep(0)

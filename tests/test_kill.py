@@ -13,8 +13,9 @@ import orjson
 import pytest
 
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.redis_list import open_admin
+from greenscale_worker.queues.opening import open_admin
 from tests.support.eventually import POLL, eventually, together
+from tests.support.jobs import KINDS
 from tests.support.redis_server import RedisServer
 from tests.support.scene import Scene, play
 
@@ -38,7 +39,7 @@ class Death:
 
 
 DEATHS: Final = {
-    "before_claim": Death(at="claim before 1", leaves=lambda s: s.jobs.size("list") == JOBS),
+    "before_claim": Death(at="claim before 1", leaves=lambda s: len(s.jobs.unclaimed()) == JOBS),
     "claim_sent": Death(at="claim sent 1", leaves=lambda s: s.jobs.size("lease") == LANES and not s.endpoint.arrived),
     "claimed": Death(at="claim answered 1", leaves=lambda s: s.jobs.size("lease") == LANES and not s.endpoint.arrived),
     "bind_sent": Death(at="bind sent 1", leaves=lambda s: s.jobs.size("bound") > 0 and not s.endpoint.arrived),
@@ -49,6 +50,12 @@ DEATHS: Final = {
     "drain": Death(holds=True, drains=True, leaves=lambda s: s.jobs.size("lease") == LANES),
     "release_sent": Death(
         at="release sent 1", holds=True, drains=True, drain=0, leaves=lambda s: s.jobs.size("ready") > 0
+    ),
+    "before_leave": Death(
+        at="leave before 1", holds=True, drains=True, drain=0, leaves=lambda s: s.jobs.size("workers") == 1
+    ),
+    "leave_sent": Death(
+        at="leave sent 1", holds=True, drains=True, drain=0, leaves=lambda s: s.jobs.size("workers") == 0
     ),
 }
 
@@ -70,9 +77,9 @@ async def die(death: Death, scene: Scene) -> None:
     scene.endpoint.let_go()
 
 
-async def die_and_recover(name: str, death: Death, tmp_path: Path, server: RedisServer) -> None:
-    settings = {"GREENSCALE_CONCURRENCY": LANES, "GREENSCALE_LEASE_SECONDS": LEASE}
-    async with play(tmp_path, server, name, **settings) as scene:
+async def die_and_recover(name: str, death: Death, tmp_path: Path, server: RedisServer, kind: str) -> None:
+    settings: dict[str, Any] = {"GREENSCALE_CONCURRENCY": LANES, "GREENSCALE_LEASE_SECONDS": LEASE}
+    async with play(tmp_path, server, name, kind=kind, **settings) as scene:
         jobs = scene.jobs.push(*range(JOBS))
         await die(death, scene)
         held, done, before = scene.jobs.leased(), scene.jobs.answered(), scene.endpoint.calls
@@ -87,15 +94,16 @@ async def die_and_recover(name: str, death: Death, tmp_path: Path, server: Redis
         await fresh.stop()
 
 
-async def die_and_cancel(tmp_path: Path, server: RedisServer) -> None:
+async def die_and_cancel(tmp_path: Path, server: RedisServer, kind: str) -> None:
     """What somebody cancels while its worker lies dead is not run again."""
-    async with play(tmp_path, server, "cancelled", GREENSCALE_CONCURRENCY=1, GREENSCALE_LEASE_SECONDS=LEASE) as scene:
+    settings: dict[str, Any] = {"GREENSCALE_CONCURRENCY": 1, "GREENSCALE_LEASE_SECONDS": LEASE}
+    async with play(tmp_path, server, "cancelled", kind=kind, **settings) as scene:
         jobs = scene.jobs.push(*range(3))
         scene.endpoint.hold()
         doomed = scene.start()
         await scene.in_flight(1)
         doomed.kill()
-        admin = await open_admin(RedisOptions(url=server.url), QueueOptions(name="cancelled"))
+        admin = await open_admin(kind, RedisOptions(url=server.url), QueueOptions(name="cancelled"))
         async with aclosing(admin):
             assert await admin.cancel(jobs[0]) == "cancelled"
             assert await admin.cancel(jobs[2]) == "will_be_cancelled"
@@ -108,9 +116,10 @@ async def die_and_cancel(tmp_path: Path, server: RedisServer) -> None:
 
 
 @pytest.mark.usefixtures("redis_url")
-async def test_kill_9_at_every_breakpoint(redis_server: RedisServer, tmp_path: Path) -> None:
-    scenarios = {name: die_and_recover(name, death, tmp_path, redis_server) for name, death in DEATHS.items()}
-    await together(**scenarios, cancelled=die_and_cancel(tmp_path, redis_server))
+@pytest.mark.parametrize("kind", KINDS)
+async def test_kill_9_at_every_breakpoint(redis_server: RedisServer, tmp_path: Path, kind: str) -> None:
+    scenarios = {name: die_and_recover(name, death, tmp_path, redis_server, kind) for name, death in DEATHS.items()}
+    await together(**scenarios, cancelled=die_and_cancel(tmp_path, redis_server, kind))
 
 
 @pytest.mark.usefixtures("redis_url")

@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from greenscale_worker.cli.queue import SCALED_OBJECT
-from greenscale_worker.config import chat_options, load, redis_options
+from greenscale_worker.config import chat_options, load, queue_options, redis_options
 from greenscale_worker.deletion_cost import ACCOUNT
+from greenscale_worker.queues import QueueOptions
 from greenscale_worker.queues.redis_protocol.keys import Keys
 from greenscale_worker.telemetry import Metrics
 from tests.support.kustomize import (
@@ -37,6 +38,8 @@ from tests.support.redis_server import CERTIFICATE
 OLDEST_KUBERNETES: Final = "1.29"  # the first that runs sidecars without a feature gate (component vllm)
 RELEASE_SECONDS: Final = 2
 SLACK_SECONDS: Final = 10
+WHERE: Final = ("address", "databaseIndex", "enableTLS")
+TOLERANCE: Final = 0.1  # within which an HPA leaves the number of pods as it is
 DEPRECATED: Final = {  # the fields of kustomize that are deprecated, and where they went
     "bases": "resources",
     "commonLabels": "labels",
@@ -53,8 +56,9 @@ every_overlay = pytest.mark.parametrize("name", OVERLAYS)
 
 
 def test_the_overlays_and_components_are_those_that_are_promised() -> None:
-    assert OVERLAYS == ["dev", "gpu", "production"]
-    promised = "deletion-cost external-redis host-alias keda-list monitoring network-policy redis simulator vllm"
+    assert OVERLAYS == ["dev", "energy", "gpu", "production"]
+    promised = "deletion-cost energy-readings external-redis host-alias keda-list keda-stream keda-stream-classic"
+    promised += " monitoring network-policy redis simulator vllm"
     assert set(COMPONENTS) >= set(promised.split())
 
 
@@ -279,7 +283,7 @@ def the_worker(resources: tuple[Resource, ...], prefix: str = "") -> tuple[Resou
 # KEDA -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*OVERLAYS, "keda-list"])
+@pytest.mark.parametrize("name", [*(each for each in OVERLAYS if each != "energy"), "keda-list"])
 def test_keda_counts_what_the_worker_works_on(name: str) -> None:
     resources = render(name)
     _, worker = the_worker(resources)
@@ -299,8 +303,57 @@ def test_keda_counts_what_the_worker_works_on(name: str) -> None:
     }
     for metadata in by_name.values():
         assert metadata["listLength"] == variables["GREENSCALE_CONCURRENCY"]
-        told = metadata["address"], metadata["databaseIndex"], metadata.get("enableTLS", "false")
-        assert told == redis_of(variables)
+        assert where(metadata) == redis_of(variables)
+
+
+@pytest.mark.parametrize("redis", ["redis", "external-redis"])
+@pytest.mark.parametrize("concurrency", ["16", "32"])
+def test_keda_counts_the_stream_that_the_worker_works_on(redis: str, concurrency: str) -> None:
+    variables, scaled = streaming("keda-stream", redis, f"GREENSCALE_CONCURRENCY={concurrency}")
+    (trigger,) = scaled["triggers"]
+    assert variables["GREENSCALE_QUEUE"] == "stream"
+    assert trigger["type"] == "redis-streams"
+    assert trigger["metadata"] == {
+        **dict(zip(WHERE, redis_of(variables), strict=True)),
+        "stream": queue_of(variables).name,
+        "streamLength": concurrency,
+    }, "with a consumerGroup KEDA would count something else"
+    assert "scalingModifiers" not in scaled["advanced"]
+
+
+def test_the_classic_stream_set_up_keeps_a_pod_and_adds_one_when_all_are_busy() -> None:
+    variables, scaled = streaming("keda-stream-classic", "redis")
+    (trigger,) = scaled["triggers"]
+    options = queue_of(variables)
+    assert scaled["minReplicaCount"] == 1, "where nobody runs, nothing is pending"
+    assert (trigger["metadata"]["stream"], trigger["metadata"]["consumerGroup"]) == (options.name, options.group)
+    assert "streamLength" not in trigger["metadata"]
+    modifiers = scaled["advanced"]["scalingModifiers"]
+    name, factor = modifiers["formula"].split(" * ")
+    assert name == trigger["name"]
+    assert modifiers["target"] == variables["GREENSCALE_CONCURRENCY"]
+    assert float(factor) > 1 + TOLERANCE
+
+
+def streaming(component: str, redis: str, *literals: str) -> tuple[dict[str, str], Resource]:
+    """The worker's settings and the ScaledObject's specification in an overlay with a stream."""
+    told = ["REDIS_STREAM_NAME=readings", *literals]
+    told += ["REDIS_URL=rediss://r.test:1/2"] if redis == "external-redis" else ["REDIS_DB=3"]
+    merged = {"name": "greenscale-worker", "behavior": "merge", "literals": told}
+    resources = render_anew(components=[component, redis], configMapGenerator=[merged])
+    scaled = named(resources, "ScaledObject", "greenscale-worker-scaler")["spec"]
+    return environment(resources, the_worker(resources)[1]), scaled
+
+
+def queue_of(variables: dict[str, str]) -> QueueOptions:
+    """What the worker is told of its queue."""
+    names = {"GREENSCALE_STREAM_GROUP", "REDIS_LIST_NAME", "REDIS_STREAM_NAME"} & variables.keys()
+    return queue_options(load({name: variables[name] for name in names}))
+
+
+def where(metadata: dict[str, str]) -> tuple[str, ...]:
+    """Address, database and TLS of the Redis that KEDA asks."""
+    return tuple(metadata[field] for field in WHERE)
 
 
 def redis_of(variables: dict[str, str]) -> tuple[str, str, str]:
@@ -311,12 +364,12 @@ def redis_of(variables: dict[str, str]) -> tuple[str, str, str]:
     return url.netloc, url.path.strip("/"), str(url.scheme == "rediss").lower()
 
 
-@pytest.mark.parametrize("name", [*OVERLAYS, "keda-list"])
+@pytest.mark.parametrize("name", [*OVERLAYS, "keda-list", "keda-stream"])
 def test_keda_scales_from_nothing_and_an_outage_starts_nothing(name: str) -> None:
     resources = render(name)
     scaled = named(resources, "ScaledObject", "greenscale-worker-scaler")["spec"]
     assert scaled["minReplicaCount"] == 0
-    assert scaled["maxReplicaCount"] == 5
+    assert scaled["maxReplicaCount"] == (10 if name == "energy" else 5)
     assert scaled["pollingInterval"] == 5
     assert scaled["cooldownPeriod"] == 30
     assert scaled["fallback"] == {"failureThreshold": 3, "replicas": 1, "behavior": "currentReplicas"}

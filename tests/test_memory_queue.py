@@ -1,4 +1,4 @@
-"""What the queue of one process promises beyond the contract of all queues (test_queue_contract.py)."""
+"""What the queue of one process promises beyond the contract of all queues (testing/queue_contract)."""
 
 import asyncio
 from collections import Counter

@@ -9,8 +9,10 @@ from redis import Redis
 
 from tests.model import STEPS, Walk, search
 from tests.support.actors import sources
-from tests.support.entries import BEAT, LEASE
+from tests.support.entries import BEAT, LEASE, Kind, Setup
 from tests.support.redis_server import RedisServer
+
+KINDS: list[Kind] = ["list", "stream"]
 
 # What a search has to have met, or it proves little.
 ANSWERS = [
@@ -47,22 +49,25 @@ def redis(redis_server: RedisServer) -> Iterator[Redis]:
         yield client
 
 
-def test_every_promise_is_kept(redis: Redis) -> None:
-    happened = search(redis, sources(), range(24), steps=300)
-    assert not [what for what in [*STEPS, *ANSWERS] if not happened[what]]
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_promise_is_kept(redis: Redis, kind: Kind) -> None:
+    happened = search(redis, kind, sources(kind), range(24), steps=300)
+    wanted = [*STEPS, *ANSWERS, *(["adopted"] if kind == "stream" else [])]
+    assert not [what for what in wanted if not happened[what]]
 
 
 def test_jobs_of_which_somebody_deleted_a_part_stop_nobody(redis: Redis) -> None:
-    actors = Walk(redis, sources(), seed=0)
+    actors = Walk(redis, "list", sources("list"), seed=0)
+    actors.setup = Setup()
     keys, names = actors.keys, itertools.count()
 
     def run(script: str, *args: Any) -> Any:
         actors.ledger.now += 1
         owner = keys.claim(str(args[3])) if script == "claim" else keys.record("")
-        return actors.scripts[script](keys=[*keys.base, owner], args=[actors.ledger.now, *args])
+        return actors.execute(script, [owner], list(args))
 
     def claim() -> list[list[Any]]:
-        jobs: list[list[Any]] = run("claim", 99, LEASE, BEAT, "w", f"nonce-{next(names)}", 9, "RIGHT", 9999, 1)[3]
+        jobs: list[list[Any]] = run("claim", 99, LEASE, BEAT, "w", f"nonce-{next(names)}", 9, 9999, 1)[3]
         return jobs
 
     redis.lpush(keys.name, *(str(number) for number in range(8)))
@@ -83,5 +88,6 @@ def test_jobs_of_which_somebody_deleted_a_part_stop_nobody(redis: Redis) -> None
 
 
 @pytest.mark.long
-def test_every_promise_is_kept_for_long(redis: Redis) -> None:
-    search(redis, sources(), range(1000, 1300), steps=500)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_promise_is_kept_for_long(redis: Redis, kind: Kind) -> None:
+    search(redis, kind, sources(kind), range(1000, 1300), steps=500)

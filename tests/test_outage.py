@@ -11,8 +11,8 @@ from typing import Any, Final
 import pytest
 import redis
 
-from greenscale_worker.queues.redis_protocol.keys import OURS
 from tests.support.eventually import eventually, together
+from tests.support.jobs import KINDS
 from tests.support.redis_server import RedisServer
 from tests.support.scene import Scene, play
 from tests.support.worker_process import Fleet
@@ -33,10 +33,10 @@ async def everything_once(scene: Scene, jobs: list[str]) -> None:
     assert scene.endpoint.calls == Counter(jobs)
 
 
-async def restarted(start_redis: StartRedis, tmp_path: Path) -> None:
+async def restarted(start_redis: StartRedis, tmp_path: Path, kind: str) -> None:
     """Redis dies with calls in flight, is away for longer than a lease, and comes back with what it had written."""
     server = start_redis(*PERSISTENT)
-    async with play(tmp_path, server, "restarted", **SHORT) as scene:
+    async with play(tmp_path, server, f"restarted-{kind}", kind=kind, **SHORT) as scene:
         jobs = scene.jobs.push(*range(3 * LANES))
         scene.endpoint.hold()
         worker = scene.start()
@@ -53,10 +53,10 @@ async def restarted(start_redis: StartRedis, tmp_path: Path) -> None:
         await worker.stop()
 
 
-async def outlasted(start_redis: StartRedis, tmp_path: Path) -> None:
+async def outlasted(start_redis: StartRedis, tmp_path: Path, kind: str) -> None:
     """With another worker ready to take them over as soon as they expire."""
     server = start_redis(*PERSISTENT)
-    async with play(tmp_path, server, "outlasted", **SHORT) as scene:
+    async with play(tmp_path, server, f"outlasted-{kind}", kind=kind, **SHORT) as scene:
         scene.endpoint.hold()
         jobs = scene.jobs.push(*range(LANES))
         holder = scene.start()
@@ -126,17 +126,20 @@ async def paused_and_disconnected(start_redis: StartRedis, tmp_path: Path) -> No
 
 async def test_redis_away(start_redis: StartRedis, tmp_path: Path) -> None:
     await together(
-        restarted=restarted(start_redis, tmp_path),
-        outlasted=outlasted(start_redis, tmp_path),
+        restarted=restarted(start_redis, tmp_path, "list"),
+        restarted_stream=restarted(start_redis, tmp_path, "stream"),
+        outlasted=outlasted(start_redis, tmp_path, "list"),
+        outlasted_stream=outlasted(start_redis, tmp_path, "stream"),
         absent_and_loading=absent_and_loading(start_redis, tmp_path),
         paused_and_disconnected=paused_and_disconnected(start_redis, tmp_path),
     )
 
 
-async def test_a_full_redis_is_drained(start_redis: StartRedis, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_full_redis_is_drained(start_redis: StartRedis, tmp_path: Path, kind: str) -> None:
     """Producers are refused, workers go on, also one that starts only now; what they end makes room."""
     server = start_redis("maxmemory-policy noeviction")
-    async with play(tmp_path, server, **SHORT) as scene:
+    async with play(tmp_path, server, kind=kind, **SHORT) as scene:
         scene.endpoint.hold()
         early = scene.start()
         jobs = scene.jobs.push(*range(50))
@@ -207,7 +210,7 @@ async def test_a_password_changed_at_run_time(start_redis: StartRedis, tmp_path:
             await worker.stop()
 
 
-HASHES: Final = {"open", "meta", "dead", "control", "bound"}
+TYPES: Final = dict.fromkeys(("open", "meta", "dead", "control", "bound"), "hash")
 
 
 @contextmanager
@@ -228,15 +231,16 @@ def misused(scene: Scene, key: str) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("redis_url")
-async def test_a_foreign_type_under_a_private_key_is_waited_out(redis_server: RedisServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_foreign_type_under_a_key_is_waited_out(redis_server: RedisServer, tmp_path: Path, kind: str) -> None:
     """Also by a worker that starts meanwhile. Nothing was written before; repaired, it goes on where it was."""
-    async with play(tmp_path, redis_server, **SHORT) as scene:
+    async with play(tmp_path, redis_server, kind=kind, **SHORT) as scene:
         scene.endpoint.hold()
         jobs = scene.jobs.push(*range(3 * LANES))
         worker = scene.start()
         await scene.in_flight(LANES)
-        for part in OURS:
-            key, wanted = scene.jobs.keys.of(part), "hash" if part in HASHES else "zset"
+        for key in scene.jobs.keys.base:
+            wanted = TYPES.get(key.rpartition(":")[2], kind if key == scene.jobs.name else "zset")
             with misused(scene, key):
                 await worker.says("queue_unavailable", error=f"FOREIGN {key} is a string, a {wanted} is expected")
             await eventually(lambda: len(worker.log("queue_back")) == len(worker.log("queue_unavailable")))
@@ -280,18 +284,20 @@ async def test_a_worker_stopped_for_longer_than_its_lease_loses_the_race_and_not
     redis_server: RedisServer, tmp_path: Path
 ) -> None:
     await together(
-        finished_by_another=_overtaken(redis_server, tmp_path, "finished"),
-        taken_by_another=_overtaken(redis_server, tmp_path, "taken"),
+        finished_by_another=_overtaken(redis_server, tmp_path, "finished", "list"),
+        finished_by_another_stream=_overtaken(redis_server, tmp_path, "finished", "stream"),
+        taken_by_another=_overtaken(redis_server, tmp_path, "taken", "list"),
+        taken_by_another_stream=_overtaken(redis_server, tmp_path, "taken", "stream"),
     )
 
 
-async def _overtaken(server: RedisServer, tmp_path: Path, how: str) -> None:
+async def _overtaken(server: RedisServer, tmp_path: Path, how: str, kind: str) -> None:
     """Stop a worker amid its calls until another has taken its jobs, and wake it.
 
     `finished`: the other has answered them; the sleeper aborts its calls. `taken`: the other still runs them, while the
     sleeper finds its answers when it wakes; they are refused.
     """
-    async with play(tmp_path, server, how, **SHORT) as scene:
+    async with play(tmp_path, server, f"{how}-{kind}", kind=kind, **SHORT) as scene:
         first = scene.endpoint.hold()
         jobs = scene.jobs.push(*range(LANES))
         sleeper = scene.start()

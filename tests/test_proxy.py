@@ -19,12 +19,12 @@ LANES: Final = 4
 
 @asynccontextmanager
 async def through_a_proxy(
-    server: RedisServer, tmp_path: Path, name: str, *, latency: float = 0.0, **environment: object
+    server: RedisServer, tmp_path: Path, name: str, *, kind: str = "list", latency: float = 0.0, **environment: object
 ) -> AsyncIterator[tuple[Scene, TcpProxy]]:
     """Set a scene whose workers reach Redis through a proxy."""
     async with TcpProxy(server.port) as proxy:
         settings = {"REDIS_URL": f"redis://127.0.0.1:{proxy.port}", "GREENSCALE_CONCURRENCY": LANES, **environment}
-        async with play(tmp_path, server, name, latency=latency, **settings) as scene:
+        async with play(tmp_path, server, name, kind=kind, latency=latency, **settings) as scene:
             yield scene, proxy
 
 
@@ -35,9 +35,9 @@ async def everything_once(scene: Scene, jobs: list[str]) -> None:
     assert scene.endpoint.calls == Counter(jobs)
 
 
-async def cut(server: RedisServer, tmp_path: Path) -> None:
+async def cut(server: RedisServer, tmp_path: Path, kind: str) -> None:
     """Every connection is reset, again and again, wherever it stands."""
-    async with through_a_proxy(server, tmp_path, "cut", latency=0.01) as (scene, proxy):
+    async with through_a_proxy(server, tmp_path, f"cut-{kind}", kind=kind, latency=0.01) as (scene, proxy):
         jobs = scene.jobs.push(*range(40 * LANES))
         worker = scene.start()
 
@@ -92,9 +92,9 @@ async def stalled_for_a_moment(server: RedisServer, tmp_path: Path) -> None:
         await worker.stop()
 
 
-async def broken_off(server: RedisServer, tmp_path: Path, name: str, trap: Trap) -> None:
+async def broken_off(server: RedisServer, tmp_path: Path, name: str, trap: Trap, kind: str) -> None:
     """The answer to a request breaks off; where the connection is not cut, the rest never comes."""
-    async with through_a_proxy(server, tmp_path, name) as (scene, proxy):
+    async with through_a_proxy(server, tmp_path, name, kind=kind) as (scene, proxy):
         worker = scene.start()
         jobs = scene.jobs.push("first")
         await scene.all_ended()  # so that Redis knows the scripts
@@ -140,18 +140,21 @@ async def slow(server: RedisServer, tmp_path: Path) -> None:
 async def test_a_bad_network(
     redis_server: RedisServer, start_redis: Callable[..., RedisServer], tmp_path: Path
 ) -> None:
-    def broken(name: str, trap: Trap) -> Coroutine[Any, Any, None]:
-        return broken_off(start_redis(), tmp_path, name, trap)
+    def broken(name: str, trap: Trap, kind: str = "list") -> Coroutine[Any, Any, None]:
+        return broken_off(start_redis(), tmp_path, name, trap, kind)
 
     await together(
-        cut=cut(redis_server, tmp_path),
+        cut=cut(redis_server, tmp_path, "list"),
+        cut_stream=cut(redis_server, tmp_path, "stream"),
         stalled=stalled_for_longer_than_the_lease(redis_server, tmp_path),
         stalled_for_a_moment=stalled_for_a_moment(redis_server, tmp_path),
         no_answer_at_the_start=no_answer_at_the_start(redis_server, tmp_path),
         slow=slow(redis_server, tmp_path),
         claim_truncated=broken("c", Trap(b"{c}:claim:", keep=500)),
         claim_unanswered=broken("d", Trap(b"{d}:claim:", cut=False)),
+        claim_truncated_stream=broken("s", Trap(b"{s}:claim:", keep=500), "stream"),
         settle_truncated=broken("e", Trap(b"succeeded", keep=2)),
+        settle_truncated_stream=broken("t", Trap(b"succeeded", keep=2), "stream"),
         settle_unanswered=broken("f", Trap(b"succeeded", cut=False)),
         bind_truncated=broken("g", Trap(b"first_claimed_ms", keep=2)),
     )

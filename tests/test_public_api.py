@@ -80,7 +80,8 @@ print([name for name in asked if name.startswith(("GREENSCALE", "REDIS", "NEYSA"
     assert python("-c", script, cwd=tmp_path) == "[]\n"
 
 
-def test_the_program_that_embeds_a_worker_runs_and_is_typed_as_printed(tmp_path: Path) -> None:
-    (tmp_path / "embedding.py").write_text(program("MemoryQueue()"))
-    assert python("embedding.py", cwd=tmp_path).splitlines()[-1] == "4"
-    python("-m", "mypy", "--strict", "embedding.py", cwd=tmp_path)
+@pytest.mark.parametrize(("containing", "says"), [("MemoryQueue()", "HELLO\n"), ("@batched", "")])
+def test_programs_run_and_are_typed_as_printed(tmp_path: Path, containing: str, says: str) -> None:
+    (tmp_path / "printed.py").write_text(program(containing))
+    assert python("printed.py", cwd=tmp_path) == says
+    python("-m", "mypy", "--strict", "printed.py", cwd=tmp_path)

@@ -1,18 +1,19 @@
-"""The ways of running Redis, and of using a list: the whole worker on each of them."""
+"""The ways of running Redis, and of using a list or a stream: the whole worker on each of them."""
 
 from collections import Counter
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import redis
 
-from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.redis_list import open_admin
+from greenscale_worker.queues import RedisOptions
+from greenscale_worker.queues.opening import open_admin
 from tests.support.eventually import eventually, together
-from tests.support.jobs import Jobs
+from tests.support.jobs import KINDS
 from tests.support.redis_server import CERTIFICATE, RedisServer
 from tests.support.scene import Scene, play
 from tests.support.worker_process import WorkerProcess
@@ -36,28 +37,28 @@ async def everything_once(scene: Scene, worker: WorkerProcess, *names: object, r
     assert scene.endpoint.calls == Counter(scene.jobs.pushed)
 
 
-async def the_bell_is_heard(scene: Scene, url: str) -> None:
+async def the_bell_is_heard(scene: Scene, url: str, kind: str) -> None:
     """A job is cancelled amid its call, long before a heartbeat would tell its worker."""
     scene.endpoint.hold()
     (job_id,) = scene.jobs.push("unwanted")
     await scene.in_flight(1)
-    async with aclosing(await open_admin(RedisOptions(url=url), QueueOptions())) as admin:
+    async with aclosing(await open_admin(kind, RedisOptions(url=url))) as admin:
         assert await admin.cancel(job_id) == "cancelled"
     await eventually(lambda: scene.endpoint.hung_up[job_id] == 1, UNHURRIED["GREENSCALE_LEASE_SECONDS"] / 10)
     scene.endpoint.let_go()
 
 
-async def cluster(start_redis: StartRedis, tmp_path: Path) -> None:
-    """Results and records carry the list's hash tag there."""
+async def cluster(start_redis: StartRedis, tmp_path: Path, kind: str) -> None:
+    """Results and records carry the hash tag of list or stream there."""
     server = start_redis("cluster-enabled yes")
     with server.client() as client:
         client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         await eventually(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
     url = f"redis+cluster://127.0.0.1:{server.port}"
-    async with play(tmp_path, server, REDIS_URL=url, **UNHURRIED) as scene:
-        scene.jobs.keys = Jobs(scene.jobs.client, cluster=True).keys
+    async with play(tmp_path, server, kind=kind, REDIS_URL=url, **UNHURRIED) as scene:
+        scene.jobs.keys = replace(scene.jobs.keys, cluster=True)
         worker = scene.start()
-        await the_bell_is_heard(scene, url)
+        await the_bell_is_heard(scene, url, kind)
         await everything_once(scene, worker)
         assert scene.jobs.client.get("{jobs}:result:jobs-0") == b"jobs-0 #1"
 
@@ -71,14 +72,14 @@ def is_master(server: RedisServer) -> bool:
         return False
 
 
-async def failover(start_redis: StartRedis, tmp_path: Path) -> None:
+async def failover(start_redis: StartRedis, tmp_path: Path, kind: str) -> None:
     """Jobs that run while the master dies are finished on its replica, which had all writes."""
     master = start_redis()
     replica = start_redis(f"replicaof 127.0.0.1 {master.port}", "repl-diskless-sync-delay 0")
     watch = f"sentinel monitor main 127.0.0.1 {master.port} 1"
     sentinel = start_redis(watch, "sentinel down-after-milliseconds main 500", sentinel=True)
     url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main/0"
-    async with play(tmp_path, master, REDIS_URL=url, GREENSCALE_CONCURRENCY=LANES) as scene:
+    async with play(tmp_path, master, kind=kind, REDIS_URL=url, GREENSCALE_CONCURRENCY=LANES) as scene:
         with sentinel.client(decode_responses=True) as watcher:
             scene.endpoint.hold()
             worker = scene.start()
@@ -100,9 +101,9 @@ async def failover(start_redis: StartRedis, tmp_path: Path) -> None:
 
 
 async def test_a_cluster_and_a_failover(start_redis: StartRedis, tmp_path: Path) -> None:
-    await together(
-        cluster=cluster(start_redis, tmp_path / "cluster"), failover=failover(start_redis, tmp_path / "sentinel")
-    )
+    scenarios = {f"cluster_{kind}": cluster(start_redis, tmp_path / f"cluster-{kind}", kind) for kind in KINDS}
+    scenarios |= {f"failover_{kind}": failover(start_redis, tmp_path / f"failover-{kind}", kind) for kind in KINDS}
+    await together(**scenarios)
 
 
 async def test_a_cluster_over_tls(start_redis: StartRedis, tmp_path: Path) -> None:
@@ -112,15 +113,19 @@ async def test_a_cluster_over_tls(start_redis: StartRedis, tmp_path: Path) -> No
         await eventually(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
     url = f"rediss+cluster://127.0.0.1:{server.port}"
     async with play(tmp_path, server, REDIS_URL=url, GREENSCALE_REDIS_CA_FILE=CERTIFICATE) as scene:
-        scene.jobs.keys = Jobs(scene.jobs.client, cluster=True).keys
+        scene.jobs.keys = replace(scene.jobs.keys, cluster=True)
         await everything_once(scene, scene.start())
 
 
-@pytest.mark.parametrize("certificate", [None, CERTIFICATE], ids=["ca", "client-certificate"])
-async def test_tls(start_redis: StartRedis, tmp_path: Path, certificate: Path | None) -> None:
+@pytest.mark.parametrize(
+    ("certificate", "kind"),
+    [(None, "list"), (CERTIFICATE, "list"), (None, "stream")],
+    ids=["ca", "client-certificate", "stream"],
+)
+async def test_tls(start_redis: StartRedis, tmp_path: Path, certificate: Path | None, kind: str) -> None:
     server = start_redis(*(["tls-auth-clients yes"] if certificate else []), tls=True)
     settings: dict[str, Any] = {"GREENSCALE_REDIS_CA_FILE": CERTIFICATE, "GREENSCALE_REDIS_CERT_FILE": certificate}
-    async with play(tmp_path, server, **settings) as scene:
+    async with play(tmp_path, server, kind=kind, **settings) as scene:
         await everything_once(scene, scene.start(GREENSCALE_REDIS_KEY_FILE=certificate))
 
 
@@ -150,13 +155,19 @@ async def test_a_database_and_a_list_that_producers_rpush_to(redis_server: Redis
 
 
 @pytest.mark.parametrize(
-    ("name", "prefix"), [("{tenant-a}:jobs", "{tenant-a}:jobs:"), ("work: [1] é", "{work: [1] é}:")], ids=["tag", "odd"]
+    ("name", "prefix", "kind"),
+    [
+        ("{tenant-a}:jobs", "{tenant-a}:jobs:", "list"),
+        ("work: [1] é", "{work: [1] é}:", "list"),
+        ("{tenant-a}:jobs", "{tenant-a}:jobs:", "stream"),
+    ],
+    ids=["tag", "odd", "stream"],
 )
 @pytest.mark.usefixtures("redis_url")
-async def test_a_list_name_with_a_hash_tag_or_odd_characters(
-    redis_server: RedisServer, tmp_path: Path, name: str, prefix: str
+async def test_a_name_with_a_hash_tag_or_odd_characters(
+    redis_server: RedisServer, tmp_path: Path, name: str, prefix: str, kind: str
 ) -> None:
-    async with play(tmp_path, redis_server, REDIS_LIST_NAME=name) as scene:
-        scene.jobs.keys = Jobs(scene.jobs.client, name).keys
+    async with play(tmp_path, redis_server, kind=kind, **{KINDS[kind].named_by: name}) as scene:
+        scene.jobs.keys = replace(scene.jobs.keys, name=name)
         await everything_once(scene, scene.start())
         assert scene.jobs.client.exists(f"{prefix}control")

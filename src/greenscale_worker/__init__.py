@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from greenscale_worker.backends import Backend, ChatOptions, open_backend
     from greenscale_worker.backends.batched import batched
+    from greenscale_worker.backends.handlers import HandlerBackend
     from greenscale_worker.errors import (
         BadInputError,
         ConfigError,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 _ROOMS: Final = {
     "backends": "Backend ChatOptions open_backend",
     "backends.batched": "batched",
+    "backends.handlers": "HandlerBackend",
     "errors": "BadInputError ConfigError GreenScaleError PermanentError QueueUnavailableError TransientError",
     "execution": "Policy",
     "gate": "Gate",
@@ -66,6 +68,7 @@ __all__ = [  # a list to be read by type checkers, which do not run code
     "Failed",
     "Gate",
     "GreenScaleError",
+    "HandlerBackend",
     "Job",
     "Lease",
     "LiveWorker",

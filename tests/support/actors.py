@@ -1,4 +1,4 @@
-"""Producers, people and workers, calling the scripts as queue.py, claims.py and admin.py of the list queue do."""
+"""Producers, people and workers, calling the scripts as queue.py, claims.py and admin.py of the queues do."""
 
 import random
 from collections import Counter
@@ -7,28 +7,37 @@ from typing import Any, Final
 
 from redis import Redis
 
-from greenscale_worker.queues import redis_list
 from greenscale_worker.queues.redis_common.scripts import load
-from greenscale_worker.queues.redis_list.keys import Keys
+from greenscale_worker.queues.redis_list import ListStore
+from greenscale_worker.queues.redis_protocol.keys import Keys
+from greenscale_worker.queues.redis_protocol.opening import ADMIN_SCRIPTS, PROTOCOL, WORKER_SCRIPTS
+from greenscale_worker.queues.redis_stream import StreamStore
 from tests.support.crew import Call, Held, Process, id_in
 from tests.support.entries import (
     BATCH,
     BEAT,
     BURIAL_MARGIN,
+    GROUP,
     LARGEST,
     LEASE,
     LIVE_SECONDS,
+    NOBODY,
+    STRANGER,
     SUSPECT_CRASHES,
     TOMBSTONE_SECONDS,
     Binding,
     Ending,
+    Kind,
     Return,
     Setup,
+    number_of,
 )
 from tests.support.ledger import Ledger
 from tests.support.witness import Witness
 
-SCRIPTS: Final = (*redis_list.WORKER_SCRIPTS, *redis_list.ADMIN_SCRIPTS, "agree")
+SCRIPTS: Final = (*WORKER_SCRIPTS, *ADMIN_SCRIPTS, "agree")
+STORES: Final[dict[Kind, type[ListStore | StreamStore]]] = {"list": ListStore, "stream": StreamStore}
+A_LONG_TIME: Final = 3_600_000
 GROUPED: Final = {"bind", "settle", "release"}
 MAX_CRASHES: Final = [2, 5]
 DONE: Final = {b"OK", b"BADTYPE"}
@@ -39,26 +48,27 @@ TEXTS: Final = ["", "a|b||c", 'said "no"\n{"code": 1}\n', "\x00\x1f\u2028 ü", "
 JUNK: Final = [b"|", b"\n{}\n", b'"\\u0000', b"\xff\xfe\x00\r\n", b"a|b|3|4|5|c\n"]
 
 
-def sources() -> dict[str, bytes]:
+def sources(kind: Kind) -> dict[str, bytes]:
     """Load the scripts as the worker does; but a payload that is too large to be read may be small."""
-    scripts = load(redis_list.__name__, *SCRIPTS)
+    scripts = load(PROTOCOL, STORES[kind].package, *SCRIPTS)
     return {name: script.source.replace(b"8 * 1024 * 1024", b"%d" % LARGEST) for name, script in scripts.items()}
 
 
 class Actors:
     """One queue, everybody who uses it, and what is known of it."""
 
-    def __init__(self, redis: Redis, scripts: Mapping[str, bytes], seed: int) -> None:
+    def __init__(self, redis: Redis, kind: Kind, scripts: Mapping[str, bytes], seed: int) -> None:
         self.rnd = rnd = random.Random(seed)
         self.crowd = 90 if seed % 8 == 7 else 4  # the most that is done at once; 90 is more than a script's BATCH
         self.setup = Setup(
+            kind=kind,
             side=rnd.choice(["RIGHT", "LEFT"]),
             max_bytes=1_000_000 if self.crowd > BATCH else rnd.choice([60, 300, 1_000_000]),
             ttl=rnd.choice([3600, 3600, 3600, 3600, 0]),
         )
         self.redis = redis
         redis.flushdb()
-        self.keys = Keys("jobs")
+        self.keys = Keys("jobs", STORES[kind].own)
         self.scripts = {name: redis.register_script(source) for name, source in scripts.items()}
         self.ledger = Ledger(self.setup)
         self.witness = Witness()
@@ -79,17 +89,22 @@ class Actors:
         push = self.redis.lpush if self.setup.side == "RIGHT" else self.redis.rpush
         for _number in range(n or self.rnd.choice([1, 2, 3, self.crowd])):
             payload = self.new_payload()
-            push(self.keys.name, payload)
+            if self.setup.kind == "list":
+                push(self.keys.name, payload)
+            else:
+                self.ledger.arrivals.append(number_of(self.redis.xadd(self.keys.name, {"job": payload})))
             self.ledger.waiting.append(payload)
             self.witness.pushed.append(payload)
 
     def put(self, _: Process) -> None:
         payloads = [payload for payload in (self.new_payload(), self.new_payload()) if id_in(payload)]
         jobs = [(id_in(payload), payload) for payload in payloads]
-        side = "LEFT" if self.setup.side == "RIGHT" else "RIGHT"
-        args = [side, LIVE_SECONDS if self.setup.ttl else 0, *flat(jobs)]
+        args = [LIVE_SECONDS if self.setup.ttl else 0, *flat(jobs)]
         self.send("put", [self.keys.record(job_id) for job_id, _ in jobs], args, lambda: self.ledger.put(jobs))
         self.witness.pushed += payloads
+        if self.setup.kind == "stream":
+            added = self.redis.xrevrange(self.keys.name, count=len(jobs)) if jobs else []
+            self.ledger.arrivals.extend(number_of(name) for name, _ in reversed(added))
 
     def cancel(self, _: Process) -> None:
         job_id = self.rnd.choice([*self.ledger.records, *JOB_IDS])
@@ -101,12 +116,18 @@ class Actors:
     def replay(self, _: Process) -> None:
         id_ = self.rnd.choice(self.letters() or [1])
         for _again in range(self.rnd.choice([1, 1, 2])):
-            self.send("replay", [], [id_], lambda: self.ledger.replay(id_))
-            self.witness.running.pop(id_, None)
+            self.ledger.now += 1
+            answer = self.execute("replay", [], [self.setup.name(id_)])
+            new = 0 if answer == b"GONE" else number_of(answer)
+            right = self.ledger.replay(id_, new)
+            assert answer.decode() == right, f"replay answers {answer}, not {right}"
+            assert self.setup.kind == "stream" or new in {0, id_}, "a replayed job has lost its place"
+            if new:
+                self.witness.replayed(id_, new)
 
     def purge(self, _: Process) -> None:
         for id_ in list(self.ledger.dead)[:2]:
-            self.redis.hdel(self.keys.of("dead"), str(id_))
+            self.redis.hdel(self.keys.of("dead"), self.setup.name(id_))
             self.witness.purged.append(self.ledger.dead.pop(id_).payload)
 
     def pause(self, _: Process) -> None:
@@ -116,6 +137,32 @@ class Actors:
     def resume(self, _: Process) -> None:
         self.redis.hdel(self.keys.of("control"), "paused")
         self.ledger.paused = False
+
+    def stray(self, _: Process) -> None:
+        """Let somebody read past the workers; of what he has, something may have lain for long."""
+        if self.setup.kind == "list":
+            return
+        if self.redis.exists(self.keys.name) and not self.redis.xinfo_groups(self.keys.name):
+            self.redis.xgroup_create(self.keys.name, GROUP, "0")
+        if self.ledger.waiting and self.rnd.random() < 0.7:
+            self.read_past(self.rnd.randint(1, 3))
+            return
+        self.give_up()
+
+    def read_past(self, n: int) -> None:
+        ((_, entries),) = self.redis.xreadgroup(GROUP, STRANGER, {self.keys.name: ">"}, count=n)
+        for name, _ in entries:
+            if job := self.ledger.open.get(number_of(name)):  # replayed, and not come to before: he gives it back
+                owner = job.owner if job.place == "lease" else NOBODY
+                self.redis.xclaim(self.keys.name, GROUP, owner, 0, [name], justid=True)
+                continue
+            self.ledger.strays[self.ledger.arrivals.popleft()] = self.ledger.waiting.popleft()
+        self.witness.strayed(self.ledger.strays)
+
+    def give_up(self) -> None:
+        for id_ in self.ledger.strays:
+            self.redis.xclaim(self.keys.name, GROUP, STRANGER, 0, [self.setup.name(id_)], idle=A_LONG_TIME, justid=True)
+        self.ledger.given_up = set(self.ledger.strays)
 
     # A worker
 
@@ -127,7 +174,7 @@ class Actors:
         nonce = f"{self.rnd.getrandbits(128):032x}"
         may_suspect = not any(held.crashes >= SUSPECT_CRASHES for held in process.held.values())
         args = [n, LEASE, BEAT, process.name, nonce, process.max_crashes]
-        args += [self.setup.side, self.setup.max_bytes, int(may_suspect)]
+        args += [self.setup.max_bytes, int(may_suspect)]
 
         def expected() -> list[Any]:
             _, _, expires = self.ledger.claims.get(process.name, ("", [], 0))
@@ -143,13 +190,14 @@ class Actors:
             assert not fresh & self.ids, "an id was given to two jobs"
             self.ids |= fresh
             for id_, token, *_ in answer[3]:
-                owner = self.given.setdefault((int(id_), token.decode()), process.name)
+                owner = self.given.setdefault((number_of(id_), token.decode()), process.name)
                 assert owner == process.name, "invariant 3: a token was given twice"
 
         def heard(answer: list[Any]) -> None:
-            for id_, token, _, crashes, _, payload in answer[3]:
-                process.held[int(id_)] = Held(int(id_), token.decode(), payload, crashes)
-                process.told.add((int(id_), token.decode()))
+            for name, token, _, crashes, _, payload, _ in answer[3]:
+                id_ = number_of(name)
+                process.held[id_] = Held(id_, token.decode(), payload, crashes)
+                process.told.add((id_, token.decode()))
             assert sum(held.crashes >= SUSPECT_CRASHES for held in process.held.values()) <= 1, "two suspects"
 
         return self.call(process, Call("claim", [self.keys.claim(process.name)], args, expected, [], seen, heard), fate)
@@ -161,7 +209,7 @@ class Actors:
         args: list[Any] = [LIVE_SECONDS, self.setup.ttl]
         for id_, token, job_id, fields in items:
             keys += [self.keys.record(job_id), self.keys.cancel(job_id)]
-            args += [id_, token, job_id, 2 * len(fields), *flat(fields.items())]
+            args += [self.setup.name(id_), token, job_id, 2 * len(fields), *flat(fields.items())]
 
         def seen(answers: list[bytes]) -> None:
             for item, answer in zip(items, answers, strict=True):
@@ -185,7 +233,7 @@ class Actors:
         args: list[Any] = [self.setup.ttl]
         for item in items:
             keys += [self.keys.result(item.job_id), self.keys.record(item.job_id)]
-            args += [*item[:-1], 2 * len(item.fields), *flat(item.fields.items())]
+            args += [self.setup.name(item.id), *item[1:-1], 2 * len(item.fields), *flat(item.fields.items())]
 
         def seen(answers: list[bytes]) -> None:
             for item, answer in zip(items, answers, strict=True):
@@ -206,7 +254,8 @@ class Actors:
             wait = wait if delay < 0 else delay
             items.append(Return(held.id, held.token, wait, int(wait > 0), job_id, self.rnd.choice(TEXTS)))
         keys = [self.keys.record(item.job_id) for item in items]
-        args = [LIVE_SECONDS if self.setup.ttl else 0, *flat(items)]
+        args: list[Any] = [LIVE_SECONDS if self.setup.ttl else 0]
+        args += flat((self.setup.name(item.id), *item[1:]) for item in items)
 
         def heard(_: list[bytes]) -> None:
             process.let_go(group)
@@ -223,14 +272,15 @@ class Actors:
 
     def beat_for(self, process: Process, group: list[Held], *, last: bool) -> None:
         held = [(each.id, each.token) for each in group]
-        args = [LEASE, BEAT, process.max_crashes, process.name, int(last), *flat(held)]
+        args: list[Any] = [LEASE, BEAT, process.max_crashes, process.name, int(last)]
+        args += flat((self.setup.name(id_), token) for id_, token in held)
 
         def expected() -> list[Any]:
             return self.ledger.beat(process.name, process.max_crashes, held, last=last)
 
         def lost(answer: list[Any]) -> set[tuple[int, str]]:
             ids, tokens = answer[2][::3], answer[2][1::3]
-            return {(int(id_), token.decode()) for id_, token in zip(ids, tokens, strict=True)}
+            return {(number_of(id_), token.decode()) for id_, token in zip(ids, tokens, strict=True)}
 
         def seen(answer: list[Any]) -> None:
             self.witness.beaten({id_ for id_, _ in set(held) - lost(answer)}, self.ledger.now)
@@ -268,11 +318,23 @@ class Actors:
         """Run a script; it answers what the ledger says."""
         self.ledger.now += 1
         right = wire(expected())
-        answer = self.scripts[script](keys=[*self.keys.base, *keys], args=[self.ledger.now, *args])
+        answer = self.execute(script, keys, args)
+        if script == "claim":
+            self.check_wait(answer, args[0])
         assert answer == right, f"{script} answers {answer}, not {right}"
         if script in GROUPED:
             self.happened.update(f"{script}: {each.decode()}" for each in answer)
         return answer
+
+    def execute(self, script: str, keys: list[str], args: list[Any]) -> Any:
+        return self.scripts[script](keys=[*self.keys.base, *keys], args=[self.ledger.now, self.setup.word, *args])
+
+    def check_wait(self, answer: list[Any], n: int) -> None:
+        """A claim that found no more is waited for from the end of the stream; the ledger knows nothing of that."""
+        if self.setup.kind == "stream" and answer[0] not in {0, -2} and len(answer[3]) < n:
+            (last,) = self.redis.xrevrange(self.keys.name, count=1) or [(b"0-0", {})]
+            assert number_of(answer[5]) >= number_of(last[0]), "it is not waited for from the end of the stream"
+        answer[5] = b""
 
     def letters(self) -> list[int]:
         """Give the dead letters whose job id is in flight again, if there are any; else all."""

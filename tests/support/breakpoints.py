@@ -8,7 +8,7 @@
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from importlib import resources
 from typing import Any, Final, NoReturn
 
@@ -16,16 +16,16 @@ from redis.asyncio.connection import AbstractConnection
 
 from greenscale_worker.backends.chat import ChatBackend
 from greenscale_worker.cli import main
-from greenscale_worker.queues import redis_list
 from greenscale_worker.queues.redis_common.scripts import Script
+from greenscale_worker.queues.redis_protocol.opening import PROTOCOL, WORKER_SCRIPTS
 
 MOMENTS: Final = ("before", "sent", "answered")
 
 
 def break_at(point: str) -> None:
-    """Set the breakpoint: a script of the list queue or `infer`, the moment, and how many times it passes."""
+    """Set the breakpoint: a script of the queues in Redis or `infer`, the moment, and how many times it passes."""
     what, moment, passes = point.split()
-    if moment not in MOMENTS or (what != "infer" and what not in redis_list.WORKER_SCRIPTS):
+    if moment not in MOMENTS or (what != "infer" and what not in WORKER_SCRIPTS):
         raise ValueError(point)
     left = int(passes)
 
@@ -36,7 +36,8 @@ def break_at(point: str) -> None:
             return await call()
         if moment == "sent":
             await send()
-        elif moment == "answered":
+            raise AssertionError(f"{point}: what was sent was not seen")
+        if moment == "answered":
             await call()
         _die()
 
@@ -57,7 +58,7 @@ def _wrap_backend(reach: Callable[..., Awaitable[Any]]) -> None:
 
 def _wrap_script(name: str, reach: Callable[..., Awaitable[Any]]) -> None:
     original = Script.__call__
-    body = resources.files(redis_list).joinpath(f"{name}.lua").read_bytes()
+    body = resources.files(PROTOCOL).joinpath(f"{name}.lua").read_bytes()
 
     async def run(self: Script, client: Any, keys: list[str], args: list[Any]) -> Any:
         async def send() -> None:
@@ -72,14 +73,15 @@ def _wrap_script(name: str, reach: Callable[..., Awaitable[Any]]) -> None:
 
 
 def _die_after_sending(source: bytes) -> None:
-    original = AbstractConnection.send_command
+    original = AbstractConnection.send_packed_command
 
-    async def send_command(self: AbstractConnection, *words: Any, **options: Any) -> None:
-        await original(self, *words, **options)
-        if source in words:
+    async def send_packed_command(self: AbstractConnection, command: Iterable[bytes], **options: Any) -> None:
+        chunks = list(command)
+        await original(self, chunks, **options)
+        if source in b"".join(chunks):
             _die()
 
-    AbstractConnection.send_command = send_command  # type: ignore[method-assign]  # as above
+    AbstractConnection.send_packed_command = send_packed_command  # type: ignore[method-assign]  # as above
 
 
 async def _nothing() -> None:

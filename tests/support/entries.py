@@ -1,4 +1,4 @@
-"""What the ledger keeps: the constants of the list protocol, its jobs and dead letters, and what scripts are told."""
+"""What the ledger keeps: the constants of the protocol, its jobs and dead letters, and what scripts are told."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -12,22 +12,37 @@ SUSPECT_CRASHES, BURIAL_MARGIN, BATCH = 2, 2, 64
 REMEMBERED_SECONDS = 86_400  # a claim, for its repetition
 LARGEST = 200  # bytes of a payload that is read; in production 8 MiB
 FOREIGN = "a foreign type"
+GROUP, NOBODY, STRANGER = "greenscale", "-", "somebody"
 
 Record = dict[str, str]
+Kind = Literal["list", "stream"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
     """How a queue is configured. `ttl` is seconds; 0: neither results nor records."""
 
+    kind: Kind = "list"
     side: Literal["RIGHT", "LEFT"] = "RIGHT"
     max_bytes: int = 1_000_000
     ttl: int = 3600
 
+    @property
+    def word(self) -> str:
+        """What every script is told of the store."""
+        return self.side if self.kind == "list" else GROUP
+
+    def name(self, id_: int) -> str:
+        """A job's id as Redis knows it; here a number, which for a stream is milliseconds times 1024 plus sequence."""
+        return str(id_) if self.kind == "list" else f"{id_ >> 10}-{id_ & 1023}"
+
 
 @dataclass(slots=True)
 class Open:
-    """A job that was claimed and has not ended. `until` is when its lease expires, or when its delay ends."""
+    """A job that was claimed and has not ended. `until` is when its lease expires, or when its delay ends.
+
+    `alias` is its id where the payload has none.
+    """
 
     payload: bytes
     first: int
@@ -38,6 +53,7 @@ class Open:
     tries: int = 0
     crashes: int = 0
     job_id: str = ""
+    alias: str = ""
 
     @property
     def suspect(self) -> bool:
@@ -85,6 +101,12 @@ class Return(NamedTuple):
     counted: int
     job_id: str
     reason: str
+
+
+def number_of(name: bytes) -> int:
+    """Read a job's id as the ledger has it."""
+    ms, dash, seq = name.partition(b"-")
+    return (int(ms) << 10) + int(seq) if dash else int(ms)
 
 
 def read_letter(raw: bytes) -> tuple[dict[str, Any], bytes]:

@@ -1,15 +1,20 @@
-"""What was pushed to a list, and what has become of it: the accounts must balance."""
+"""What was pushed to a list or a stream, and what has become of it: the accounts must balance."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
 
+from greenscale_worker.queues.redis_list import ListStore
 from greenscale_worker.queues.redis_protocol.keys import Keys
+from greenscale_worker.queues.redis_stream import StreamStore
 
 NO_ID: Final = re.compile("[^A-Za-z0-9-]")
 NOTHING: Final[Mapping[str, str]] = {}
+GROUP: Final = "greenscale"
+NOBODY: Final = "-"
 
 
 class Jobs:
@@ -18,9 +23,12 @@ class Jobs:
     `client` is a plain one of redis-py, to the server that the workers use.
     """
 
-    def __init__(self, client: Any, name: str = "jobs", *, cluster: bool = False) -> None:
+    own: tuple[str, ...] = ListStore.own
+    named_by = "REDIS_LIST_NAME"
+
+    def __init__(self, client: Any, name: str = "jobs") -> None:
         self.client = client
-        self.keys = Keys(name, cluster=cluster)
+        self.keys = Keys(name, self.own)
         self.pushed: list[str] = []
 
     @property
@@ -34,10 +42,26 @@ class Jobs:
         """Push jobs as a producer would; the prompt is the id."""
         ids = [self.id(name) for name in names]
         payloads = [orjson.dumps({"job_id": job_id, "prompt": job_id, **fields}) for job_id in ids]
-        push = self.client.rpush if right else self.client.lpush
-        push(self.name, *payloads)
+        self.add(*payloads, right=right)
         self.pushed += ids
         return ids
+
+    def add(self, *payloads: bytes, right: bool = False) -> None:
+        """Push anything."""
+        push = self.client.rpush if right else self.client.lpush
+        push(self.name, *payloads)
+
+    def left(self) -> int:
+        """How many have not ended, as KEDA counts them."""
+        return int(self.client.llen(self.name)) + self.size("open")
+
+    def unclaimed(self) -> list[bytes]:
+        """The payloads that no worker has come to, the oldest first."""
+        return list(reversed(self.client.lrange(self.name, 0, -1)))
+
+    def payloads(self, ids: Sequence[bytes]) -> list[bytes]:
+        """The payloads of claimed jobs."""
+        return self.client.hmget(self.keys.of("open"), ids) if ids else []
 
     def result(self, job_id: str) -> str | None:
         answer: bytes | None = self.client.get(self.keys.result(job_id))
@@ -52,9 +76,7 @@ class Jobs:
         return [job_id for job_id in self.pushed if self.client.exists(self.keys.result(job_id))]
 
     def size(self, part: str) -> int:
-        """How many jobs there are in `list`, or in one of our own keys (`open`, `ready`, `dead` …)."""
-        if part == "list":
-            return int(self.client.llen(self.name))
+        """How many jobs there are in one of our own keys (`open`, `ready`, `dead` …)."""
         key = self.keys.of(part)
         return int(self.client.hlen(key) if part in {"open", "meta", "dead", "bound"} else self.client.zcard(key))
 
@@ -66,9 +88,7 @@ class Jobs:
     def queued(self) -> list[str]:
         """The ids of what nobody holds, in the order in which it would be claimed."""
         ready = self.client.zrange(self.keys.of("ready"), 0, -1)
-        payloads = self.client.hmget(self.keys.of("open"), ready) if ready else []
-        payloads += reversed(self.client.lrange(self.name, 0, -1))
-        return [orjson.loads(payload)["job_id"] for payload in payloads]
+        return [orjson.loads(payload)["job_id"] for payload in [*self.payloads(ready), *self.unclaimed()]]
 
     def letters(self) -> list[tuple[dict[str, Any], bytes]]:
         """The dead letters: header and payload."""
@@ -78,8 +98,7 @@ class Jobs:
     def leased(self) -> set[str]:
         """The ids of what some worker holds, or held when it died."""
         ids = self.client.zrange(self.keys.of("lease"), 0, -1)
-        payloads = self.client.hmget(self.keys.of("open"), ids) if ids else []
-        return {orjson.loads(payload)["job_id"] for payload in payloads}
+        return {orjson.loads(payload)["job_id"] for payload in self.payloads(ids)}
 
     def counted(self) -> set[tuple[str, str]]:
         """Tries and crashes of the jobs that are open."""
@@ -96,7 +115,8 @@ class Jobs:
         `failed` tells which are to be dead letters, and with which code; all but those and `cancelled` have answers.
         """
         assert self.ended() == len(self.pushed), "something ended twice, or not at all"
-        for part in ("list", "open", "meta", "lease", "ready", "suspect", "delayed", "bound"):
+        assert self.left() == 0, "something is left"
+        for part in ("meta", "lease", "ready", "suspect", "delayed", "bound"):
             assert self.size(part) == 0, f"{part} is not empty"
         letters = {header["job_id"]: header["code"] for header, _ in self.letters()}
         assert letters == dict(failed)
@@ -119,3 +139,61 @@ class Jobs:
         assert self.size("lease") == 0
         assert self.size("workers") == 0
         assert not list(self.client.scan_iter(self.keys.of("claim:*").replace("[", "\\[")))
+
+
+class StreamJobs(Jobs):
+    """The same of a stream. Its consumer group is the workers' default."""
+
+    own = StreamStore.own
+    named_by = "REDIS_STREAM_NAME"
+
+    def add(self, *payloads: bytes, right: bool = False) -> None:
+        """Add anything; a stream has one end."""
+        assert not right
+        for payload in payloads:
+            self.client.xadd(self.name, {"job": payload})
+
+    def left(self) -> int:
+        return int(self.client.xlen(self.name))
+
+    def unclaimed(self) -> list[bytes]:
+        claimed = set(self.client.hkeys(self.keys.of("meta")))
+        return [fields[b"job"] for id_, fields in self.client.xrange(self.name) if id_ not in claimed]
+
+    def payloads(self, ids: Sequence[bytes]) -> list[bytes]:
+        return [fields[b"job"] for id_ in ids for _, fields in self.client.xrange(self.name, id_, id_)]
+
+    def has_group(self) -> bool:
+        groups = self.client.xinfo_groups(self.name) if self.client.exists(self.name) else []
+        return any(group["name"] == GROUP.encode() for group in groups)
+
+    def pending(self) -> dict[str, set[bytes]]:
+        """The entries that each consumer of the group has to acknowledge."""
+        pending: dict[str, set[bytes]] = defaultdict(set)
+        for entry in self.client.xpending_range(self.name, GROUP, "-", "+", 10_000) if self.has_group() else []:
+            pending[entry["consumer"].decode()].add(entry["message_id"])
+        return pending
+
+    def consumers(self) -> set[str]:
+        """The consumers that the group knows, with or without something pending."""
+        found = self.client.xinfo_consumers(self.name, GROUP) if self.has_group() else []
+        return {consumer["name"].decode() for consumer in found}
+
+    def held(self) -> dict[str, set[bytes]]:
+        """The entries that each worker holds by our own books; what was claimed and waits again is nobody's."""
+        leased = set(self.client.zrange(self.keys.of("lease"), 0, -1))
+        held: dict[str, set[bytes]] = defaultdict(set)
+        for id_, meta in self.client.hgetall(self.keys.of("meta")).items():
+            held[meta.decode().split("|")[1] if id_ in leased else NOBODY].add(id_)
+        return held
+
+    def check(self, *, failed: Mapping[str, str] = NOTHING, cancelled: Collection[str] = ()) -> None:
+        super().check(failed=failed, cancelled=cancelled)
+        assert self.pending() == {}, "something was not acknowledged"
+
+    def nothing_left_behind(self) -> None:
+        super().nothing_left_behind()
+        assert self.consumers() <= {NOBODY}
+
+
+KINDS: Final[Mapping[str, type[Jobs]]] = {"list": Jobs, "stream": StreamJobs}

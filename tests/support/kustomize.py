@@ -16,6 +16,8 @@ TREE: Final = ROOT / "kustomize"
 OVERLAYS: Final = sorted(path.name for path in (TREE / "overlays").iterdir())
 COMPONENTS: Final = sorted(path.name for path in (TREE / "components").iterdir())
 
+STREAM: Final = {"name": "greenscale-worker", "behavior": "merge", "literals": ["REDIS_STREAM_NAME=readings"]}
+
 # What a component asks of the overlay that lists it, as its README says.
 ASKS: Final = {
     "external-redis": {"name": "greenscale-worker", "behavior": "merge", "literals": ["REDIS_URL=rediss://r.test:1/2"]},
@@ -24,6 +26,8 @@ ASKS: Final = {
         "literals": ["ip=203.0.113.7", "hostname=llama.test"],
         "options": {"annotations": {"config.kubernetes.io/local-config": "true"}},
     },
+    "keda-stream": STREAM,
+    "keda-stream-classic": STREAM,
 }
 
 Resource = dict[str, Any]

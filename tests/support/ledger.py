@@ -1,6 +1,7 @@
-"""The list protocol once more, in plain Python: what each script must answer, and what must lie in Redis afterwards.
+"""The protocol once more, in plain Python: what each script must answer, and what must lie in Redis afterwards.
 
-Written from docs/queue-protocol.md, one method for each script. Ids are numbers here and times are milliseconds.
+Written from docs/queue-protocol.md, one method for each script. Ids are numbers here (`Setup.name`) and times are
+milliseconds. Of a stream it knows the ids of entries that wait, and what somebody has read past the workers (strays).
 """
 
 from collections import Counter, deque
@@ -33,6 +34,9 @@ class Ledger:
     setup: Setup
     now: int = 1_800_000_000_000
     waiting: deque[bytes] = field(default_factory=deque)
+    arrivals: deque[int] = field(default_factory=deque)
+    strays: dict[int, bytes] = field(default_factory=dict)
+    given_up: set[int] = field(default_factory=set)
     open: dict[int, Open] = field(default_factory=dict)
     dead: dict[int, Letter] = field(default_factory=dict)
     ended: list[bytes] = field(default_factory=list)
@@ -63,11 +67,11 @@ class Ledger:
             for id_ in still:
                 self.open[id_].until = self.now + LEASE
             self.claims[owner] = (nonce, ids, self.now + 1000 * REMEMBERED_SECONDS)
-            return [0, str(self.now), 0, self._given(still), []]
+            return [0, str(self.now), 0, self._given(still), [], ""]
         self._tick()
         reaped, buried = self._reap(max_crashes)
         if self.paused:
-            return [-2, str(self.now), reaped, [], buried]
+            return [-2, str(self.now), reaped, [], buried, ""]
         due = self._first("delayed", lambda job: job.until <= self.now)
         for id_ in due:
             self.open[id_].place = "ready"
@@ -79,7 +83,7 @@ class Ledger:
             self.bells.append("ready")
         full = len(ids) < n and size >= self.setup.max_bytes
         sleep = 0 if BATCH in (reaped, len(due)) or full else self._sleep()
-        return [sleep, str(self.now), reaped, self._given(ids), buried]
+        return [sleep, str(self.now), reaped, self._given(ids), buried, ""]
 
     def bind(self, items: Iterable[Binding]) -> list[str]:
         return [self._bind(item) for item in items]
@@ -101,11 +105,13 @@ class Ledger:
             if self._held(id_, token):
                 self.open[id_].until = self.now + LEASE
             else:
-                lost += [str(id_), token, "taken" if id_ in self.open else "gone"]
+                lost += [self.setup.name(id_), token, "taken" if id_ in self.open else "gone"]
         reaped, buried = self._reap(max_crashes) if last else (0, [])
+        adopted = self._adopt() if last else 0
         self.workers[owner] = self.now
-        self.workers = {name: at for name, at in self.workers.items() if at > self.now - 2 * LEASE}
-        if reaped:
+        busy = {job.owner for job in self.open.values() if job.place == "lease" and self.setup.kind == "stream"}
+        self.workers = {name: at for name, at in self.workers.items() if at > self.now - 2 * LEASE or name in busy}
+        if reaped or adopted:
             self.bells.append("ready")
         jobs = self.open.values()
         claimable = sum(job.place == "ready" or (job.place == "delayed" and job.until <= self.now) for job in jobs)
@@ -117,14 +123,14 @@ class Ledger:
             if self.setup.ttl and not self._is_elsewhere(job_id, 0):
                 self.records.pop(job_id, None)
                 self._write(job_id, LIVE_SECONDS, {"state": "waiting", "submitted_ms": str(self.now)})
-        return len(self.waiting)
+        return len(self.waiting) + (len(self.open) + len(self.strays) if self.setup.kind == "stream" else 0)
 
     def cancel(self, job_id: str) -> str:
         id_ = self.bound.get(job_id)
         if id_ in self.open:
             self._end(id_, "cancelled")
             self._write(job_id, self.setup.ttl, {"state": "cancelled", "finished_ms": str(self.now)})
-            self.bells.append(f"gone {id_}")
+            self.bells.append(f"gone {self.setup.name(id_)}")
             return "CANCELLED"
         record = self.records.get(job_id)
         if isinstance(record, dict) and record.get("state") in {"succeeded", "failed", "cancelled"}:
@@ -132,16 +138,18 @@ class Ledger:
         self.tombstones.add(job_id)
         return "LATER"
 
-    def replay(self, id_: int) -> str:
+    def replay(self, id_: int, new: int) -> str:
+        """Replay; the job goes on as `new`, which in a list it was already."""
         letter = self.dead.pop(id_, None)
         if letter is None:
             return "GONE"
         job_id = "" if self._is_elsewhere(letter.header["job_id"], id_) else letter.header["job_id"]
-        self.open[id_] = Open(letter.payload, self.now, job_id=job_id)
+        alias = (letter.header["job_id"] or self.setup.name(new)) if self.setup.kind == "stream" else ""
+        self.open[new] = Open(letter.payload, self.now, job_id=job_id, alias=alias)
         if job_id:
-            self.bound[job_id] = id_
+            self.bound[job_id] = new
         self.bells.append("ready")
-        return "OK"
+        return self.setup.name(new)
 
     def _tick(self) -> None:
         went_back = self.now < self.clock - 1000
@@ -167,10 +175,19 @@ class Ledger:
             job.place = "ready"
             if job.crashes >= max_crashes + BURIAL_MARGIN:
                 self.rare["buried by Lua"] += 1
-                buried += [str(id_), job.job_id] if job.job_id else []
+                buried += [self.setup.name(id_), job.job_id] if job.job_id else []
                 self._bury(id_, job.job_id, "crashed", f"the lease expired {job.crashes} times")
         self.counters["reaped"] += len(expired)
         return len(expired), buried
+
+    def _adopt(self) -> int:
+        """Take over the oldest of what somebody has read past the workers, and let lie."""
+        found = sorted(self.given_up)[:BATCH]
+        for id_ in found:
+            self.open[id_] = Open(self.strays.pop(id_), self.now, alias=self.setup.name(id_))
+        self.given_up.difference_update(found)
+        self.rare["adopted"] += len(found)
+        return len(found)
 
     def _take(self, owner: str, nonce: str, n: int, *, may_suspect: bool) -> tuple[list[int], int]:
         ids: list[int] = []
@@ -183,20 +200,31 @@ class Ledger:
             may_suspect = may_suspect and not self.open[id_].suspect
             ids.append(id_)
         while self.waiting and len(ids) < n and self._bytes(ids) + unread < self.setup.max_bytes:
-            self.last = max((self.last or 0) + 1, self.now * 1000)
-            self.open[self.last] = Open(payload := self.waiting.popleft(), self.now)
+            id_, payload = self._next()
             if len(payload) > LARGEST:
                 self.rare["too large"] += 1
                 message = f"{len(payload)} bytes; more than {LARGEST} are not even read"
-                self._bury(self.last, "", "too_large", message)
+                self._bury(id_, "", "too_large", message)
                 unread += len(payload)
             else:
-                ids.append(self.last)
-        self.last = self.last or 0
+                ids.append(id_)
+        if self.setup.kind == "list":
+            self.last = self.last or 0
         for index, id_ in enumerate(ids, 1):
             job = self.open[id_]
             job.place, job.until, job.token, job.owner = "lease", self.now + LEASE, f"{nonce}:{index}", owner
         return ids, self._bytes(ids) + unread
+
+    def _next(self) -> tuple[int, bytes]:
+        """Open the oldest job that nobody has claimed."""
+        payload = self.waiting.popleft()
+        if self.setup.kind == "stream":
+            id_ = self.arrivals.popleft()
+            self.open[id_] = Open(payload, self.now, alias=self.setup.name(id_))
+            return id_, payload
+        self.last = max((self.last or 0) + 1, self.now * 1000)
+        self.open[self.last] = Open(payload, self.now)
+        return self.last, payload
 
     def _bind(self, item: Binding) -> str:
         id_, token, job_id, fields = item
@@ -281,15 +309,16 @@ class Ledger:
         return id_ in self.open and self.open[id_].place == "lease" and self.open[id_].token == token
 
     def _first(self, place: str, wanted: Any) -> list[int]:
-        found = [(job.until, str(id_)) for id_, job in self.open.items() if job.place == place and wanted(job)]
-        return [int(id_) for _, id_ in sorted(found)[:BATCH]]
+        name = self.setup.name
+        found = [(job.until, name(id_), id_) for id_, job in self.open.items() if job.place == place and wanted(job)]
+        return [id_ for *_, id_ in sorted(found)[:BATCH]]
 
     def _bytes(self, ids: list[int]) -> int:
         return sum(len(self.open[id_].payload) for id_ in ids)
 
     def _given(self, ids: list[int]) -> list[list[Any]]:
-        jobs = [(id_, self.open[id_]) for id_ in ids]
-        return [[str(id_), job.token, job.tries, job.crashes, str(job.first), job.payload] for id_, job in jobs]
+        jobs = [(self.setup.name(id_), self.open[id_]) for id_ in ids]
+        return [[name, job.token, job.tries, job.crashes, str(job.first), job.payload, job.alias] for name, job in jobs]
 
     def _sleep(self) -> int:
         due = [job.until for job in self.open.values() if job.place == "delayed"]

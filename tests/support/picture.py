@@ -5,8 +5,17 @@ from typing import Any, Final
 
 from redis import Redis
 
-from greenscale_worker.queues.redis_list.keys import OURS, Keys
-from tests.support.entries import FOREIGN, LIVE_SECONDS, REMEMBERED_SECONDS, TOMBSTONE_SECONDS, read_letter
+from greenscale_worker.queues.redis_protocol.keys import OURS, Keys
+from tests.support.entries import (
+    FOREIGN,
+    GROUP,
+    LIVE_SECONDS,
+    NOBODY,
+    REMEMBERED_SECONDS,
+    STRANGER,
+    TOMBSTONE_SECONDS,
+    read_letter,
+)
 from tests.support.ledger import Ledger
 
 Picture = dict[str, Any]
@@ -20,6 +29,14 @@ for i, key in ipairs(KEYS) do
   if kind == 'list' then value = redis.call('LRANGE', key, 0, -1)
   elseif kind == 'zset' then value = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
   elseif kind == 'hash' then value = redis.call('HGETALL', key)
+  elseif kind == 'stream' then
+    local entries, pending = redis.call('XRANGE', key, '-', '+'), {}
+    for _, each in ipairs(redis.pcall('XPENDING', key, ARGV[1], '-', '+', 9999)) do pending[each[1]] = each[2] end
+    for _, each in ipairs(entries) do
+      value[#value + 1] = {each[1], each[2][2], pending[each[1]] or ''}
+      pending[each[1]] = nil
+    end
+    for id in pairs(pending) do value[#value + 1] = {id, 'pending, and not there', ''} end
   elseif kind == 'string' then value = redis.call('GET', key)
   elseif kind ~= 'none' then value = {kind} end
   found[i] = {kind, value, redis.call('TTL', key)}
@@ -41,9 +58,9 @@ class Camera:
         keys = self._keys
         public = {"records": keys.record, "results": keys.result, "tombstones": keys.cancel}
         names = [name(job_id) for name in public.values() for job_id in self._job_ids]
-        found = self._read(keys=[*keys.base, *names, *(keys.claim(owner) for owner in owners)])
-        picture: Picture = {"list": found[0][1]}
-        for part, (kind, value, _) in zip(OURS, found[1:], strict=False):
+        found = self._read(keys=[*keys.base, *names, *(keys.claim(owner) for owner in owners)], args=[GROUP])
+        picture: Picture = {"source": found[0][1]}
+        for part, (kind, value, _) in zip((*OURS, *keys.own), found[1:], strict=False):
             pairs = dict(zip(value[::2], value[1::2], strict=True))
             picture[part] = {id_: float(score) for id_, score in pairs.items()} if kind == b"zset" else pairs
         picture["dead"] = {id_: read_letter(letter) for id_, letter in picture["dead"].items()}
@@ -71,34 +88,50 @@ def _readable(right: bytes, kind: bytes, value: Any, ttl: int) -> Any:
 
 def of(ledger: Ledger) -> Picture:
     """What `Camera.take` must find."""
-    jobs = {str(id_).encode(): job for id_, job in ledger.open.items()}
-    at_head = {id_: float(id_) for id_, job in jobs.items() if job.place == "ready"}
+    name = ledger.setup.name
+    jobs = {name(id_).encode(): job for id_, job in ledger.open.items()}
+    at_head = {name(id_).encode(): float(id_) for id_, job in ledger.open.items() if job.place == "ready"}
     control = {f"n_{name}": count for name, count in ledger.counters.items() if count}
     control |= {name: value for name in ("clock", "amnesty", "format") if (value := getattr(ledger, name))}
     if ledger.last is not None:
         control["last"] = ledger.last
     if ledger.paused:
         control["paused"] = 1
-    return {
-        "list": list(ledger.waiting) if ledger.setup.side == "LEFT" else list(ledger.waiting)[::-1],
+    of_stores: Picture = {"open": {id_: job.payload for id_, job in jobs.items()}}
+    if ledger.setup.kind == "stream":
+        of_stores = {}
+    return of_stores | {
+        "source": _source(ledger),
         "ready": {id_: score for id_, score in at_head.items() if not jobs[id_].suspect},
         "suspect": {id_: score for id_, score in at_head.items() if jobs[id_].suspect},
         "delayed": {id_: float(job.until) for id_, job in jobs.items() if job.place == "delayed"},
         "lease": {id_: float(job.until) for id_, job in jobs.items() if job.place == "lease"},
-        "open": {id_: job.payload for id_, job in jobs.items()},
         "meta": {id_: job.meta().encode() for id_, job in jobs.items()},
-        "dead": {str(id_).encode(): (letter.header, letter.payload) for id_, letter in ledger.dead.items()},
+        "dead": {name(id_).encode(): (letter.header, letter.payload) for id_, letter in ledger.dead.items()},
         "control": {name.encode(): str(value).encode() for name, value in control.items()},
-        "bound": {job_id.encode(): str(id_).encode() for job_id, id_ in ledger.bound.items()},
+        "bound": {job_id.encode(): name(id_).encode() for job_id, id_ in ledger.bound.items()},
         "workers": {name.encode(): float(at) for name, at in ledger.workers.items()},
         "records": {job_id: _living(record, ledger.lifetimes.get(job_id)) for job_id, record in ledger.records.items()},
         "results": {job_id: _living(text, ledger.setup.ttl) for job_id, text in ledger.results.items()},
         "tombstones": dict.fromkeys(ledger.tombstones, ("1", TOMBSTONE_SECONDS)),
         "claims": {
-            owner: (f"{nonce}|{','.join(map(str, ids))}", REMEMBERED_SECONDS)
+            owner: (f"{nonce}|{','.join(map(name, ids))}", REMEMBERED_SECONDS)
             for owner, (nonce, ids, _) in ledger.claims.items()
         },
     }
+
+
+def _source(ledger: Ledger) -> list[Any]:
+    """What producers have written to: of a stream each entry's id, payload, and whose it is."""
+    if ledger.setup.kind == "list":
+        return list(ledger.waiting) if ledger.setup.side == "LEFT" else list(ledger.waiting)[::-1]
+    entries = {id_: (payload, "") for id_, payload in zip(ledger.arrivals, ledger.waiting, strict=True)}
+    entries |= {id_: (payload, STRANGER) for id_, payload in ledger.strays.items()}
+    for id_, job in ledger.open.items():
+        entries[id_] = (job.payload, job.owner if job.place == "lease" else NOBODY)
+    return [
+        [ledger.setup.name(id_).encode(), payload, owner.encode()] for id_, (payload, owner) in sorted(entries.items())
+    ]
 
 
 def _living(value: Any, ttl: int | None) -> Any:

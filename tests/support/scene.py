@@ -1,4 +1,4 @@
-"""What a fault test plays on: a list with its producer and readers, an endpoint, and as many workers as it starts."""
+"""What a fault test plays on: a queue with its producer and readers, an endpoint, and as many workers as it starts."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.support.eventually import eventually
 from tests.support.held_endpoint import HeldEndpoint
-from tests.support.jobs import Jobs
+from tests.support.jobs import KINDS, Jobs
 from tests.support.redis_server import RedisServer
 from tests.support.worker_process import Fleet, WorkerProcess
 
@@ -32,17 +32,25 @@ class Scene:
     async def idle(self, workers: int = 1) -> None:
         """Wait until so many workers of this server peek, which means that there was nothing to claim.
 
-        For a server of one's own: it cannot be seen at which list they peek.
+        For a server of one's own: it cannot be seen at which queue they peek.
         """
         await eventually(lambda: self.jobs.client.info("clients")["blocked_clients"] == workers)
 
 
 @asynccontextmanager
 async def play(
-    directory: Path, server: RedisServer, name: str = "jobs", *, latency: float = 0.0, **environment: object
+    directory: Path,
+    server: RedisServer,
+    name: str = "jobs",
+    *,
+    kind: str = "list",
+    latency: float = 0.0,
+    **environment: object,
 ) -> AsyncIterator[Scene]:
-    """Set a scene; on one server there may be several, each with a list of its own."""
+    """Set a scene; on one server there may be several, each with a list or a stream of its own."""
+    jobs = KINDS[kind]
     async with HeldEndpoint(latency=latency) as endpoint:
-        common = {"REDIS_URL": f"{server.url}/0", "REDIS_LIST_NAME": name, "NEYSA_API_URL": endpoint.url}
+        common = {"REDIS_URL": f"{server.url}/0", "NEYSA_API_URL": endpoint.url}
+        common |= {"GREENSCALE_QUEUE": kind, jobs.named_by: name}
         with server.client() as client, Fleet(directory / name, **{**common, **environment}) as fleet:
-            yield Scene(endpoint, Jobs(client, name), fleet)
+            yield Scene(endpoint, jobs(client, name), fleet)

@@ -1,11 +1,11 @@
-"""The invariants of the list protocol (docs/queue-protocol.md), checked by what was seen from outside."""
+"""The invariants of the protocol (docs/queue-protocol.md), checked by what was seen from outside."""
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support.entries import FOREIGN, LEASE
+from tests.support.entries import FOREIGN, LEASE, number_of
 from tests.support.ledger import Ledger
 
 
@@ -20,24 +20,40 @@ class Witness:
     settled: dict[int, str] = field(default_factory=dict)
     alive_at: dict[int, int] = field(default_factory=dict)
     running: dict[int, str] = field(default_factory=dict)
+    renamed: set[int] = field(default_factory=set)
     failed_over: bool = False
 
     def claimed(self, jobs: list[list[Any]], unread: dict[int, bytes], now: int, most_crashes: int) -> set[int]:
         """Hear what a claim gave; `unread` was buried for its size on the way. Gives the ids never seen before."""
-        ids = [int(job[0]) for job in jobs]
-        assert ids == sorted(ids), "invariant 5: redeliveries do not come first, or not by age"
+        ids = [number_of(job[0]) for job in jobs]
+        known = [id_ for id_ in ids if id_ in self.payload]
+        in_turn = sorted(known) + sorted(set(ids) - set(known))
+        repeated = all(self.token.get(id_) == job[1].decode() for id_, job in zip(ids, jobs, strict=True))
+        assert ids == in_turn or repeated, "invariant 5: redeliveries do not come first, or not by age"
         came = unread | {id_: job[5] for id_, job in zip(ids, jobs, strict=True)}
         fresh = sorted(came.keys() - self.payload.keys())
-        assert not fresh or fresh[0] > max(self.payload, default=0), "invariant 5: ids are not in the order of delivery"
-        in_order = self.pushed[len(self.payload) : len(self.payload) + len(fresh)]
+        latest, delivered = max(self.payload.keys() - self.renamed, default=0), len(self.payload) - len(self.renamed)
+        assert not fresh or fresh[0] > latest, "invariant 5: ids are not in the order of delivery"
+        in_order = self.pushed[delivered : delivered + len(fresh)]
         assert [came[id_] for id_ in fresh] == in_order, "invariant 5: first deliveries are not in order of arrival"
         self.payload |= {id_: came[id_] for id_ in fresh}
-        for id_, (_, token, _, crashes, _, payload) in zip(ids, jobs, strict=True):
+        for id_, (_, token, _, crashes, _, payload, _) in zip(ids, jobs, strict=True):
             assert self.payload[id_] == payload, "a payload has changed"
             assert crashes < most_crashes, "a job comes up too often"
             self.token[id_] = token.decode()
             self.alive_at[id_] = now
         return set(fresh)
+
+    def replayed(self, old: int, new: int) -> None:
+        """Hear that a dead letter goes on, in a stream as another entry."""
+        self.running.pop(old, None)
+        if new not in self.payload:
+            self.payload[new] = self.payload[old]
+            self.renamed.add(new)
+
+    def strayed(self, jobs: dict[int, bytes]) -> None:
+        """Hear that somebody has read the oldest jobs past the workers."""
+        self.payload |= jobs
 
     def beaten(self, ids: Iterable[int], now: int) -> None:
         for id_ in ids:
@@ -60,7 +76,7 @@ class Witness:
 
     def check(self, ledger: Ledger, held: Iterable[tuple[int, str]]) -> None:
         """Raise AssertionError unless the state that Redis was found in keeps the promises."""
-        left = [*ledger.waiting, *(job.payload for job in ledger.open.values())]
+        left = [*ledger.waiting, *ledger.strays.values(), *(job.payload for job in ledger.open.values())]
         gone = [*ledger.ended, *self.purged, *(letter.payload for letter in ledger.dead.values())]
         assert Counter(left + gone) == Counter(self.pushed), "invariant 2: a payload is lost, doubled or changed"
         assert len(left) == len(self.pushed) - len(gone), "invariant 7: what KEDA counts is not what is left to do"

@@ -12,6 +12,9 @@ import orjson
 from pydantic import GetCoreSchemaHandler, SecretStr
 from pydantic_core import CoreSchema, core_schema
 
+from greenscale_worker.errors import ConfigError
+from greenscale_worker.queues.redis_protocol.keys import Keys
+
 CHAT_PATH: Final = "/chat/completions"
 CREDENTIALS: Final = re.compile(r"://\S*@")  # up to the last @: a password that is not quoted may hold anything
 HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -86,12 +89,11 @@ def _is_host(text: str) -> bool:
 
 def _is_list_name(text: str) -> bool:
     untagged = re.sub(r"\{[^{}]+\}", "", text, count=1)
-    return (
-        bool(text)
-        and text.isprintable()
-        and not text.startswith(("result:", "job:"))
-        and not {"{", "}"} & set(untagged)
-    )
+    try:
+        Keys(text)
+    except ConfigError:
+        return False
+    return text.isprintable() and not {"{", "}"} & set(untagged)
 
 
 def _are_headers(text: str) -> bool:
@@ -130,7 +132,8 @@ POD_NAME: Final = Rule(
     "the name of a pod: small letters, digits, - and .", _matches(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 )
 LIST_NAME: Final = Rule(
-    "a name that does not begin with result: or job:, and has braces only around one hash tag as in {team}:jobs",
+    "a name that does not begin with result: or job:, has braces only around one hash tag as in {team}:jobs, and is not"
+    " what {team} calls its own keys",
     _is_list_name,
 )
 GROUP_NAME: Final = Rule("1 to 128 of letters, digits and . _ : -", _matches(r"[A-Za-z0-9._:-]{1,128}"))

@@ -21,17 +21,36 @@ for arg = 8, #ARGV, 2 do
     lost[#lost + 1] = m and 'taken' or 'gone'
   end
 end
+
+-- Puts jobs back whose place somebody deleted; says how many. While there are any, each heartbeat looks through a part.
+local function rescue()
+  local placed, rescued = 0, 0
+  for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE}) do placed = placed + call('ZCARD', key) end
+  if call('HLEN', META) <= placed then return 0 end
+  local part = call('HSCAN', META, call('HGET', CONTROL, 'displaced') or '0', 'COUNT', BATCH)
+  for i = 1, #part[2], 2 do
+    local id = part[2][i]
+    local m = not has_place(id) and find(id)
+    if m then
+      requeue(id, m)
+      rescued = rescued + 1
+    end
+  end
+  call('HSET', CONTROL, 'displaced', part[1])
+  return rescued
+end
+
 local reaped, buried = 0, {}
-local adopted = 0
+local found = 0
 if ARGV[7] == '1' then
   reaped, buried = reap(max_crashes)
-  adopted = store.adopt(lease_ms)
+  found = rescue() + store.adopt(lease_ms)
 end
 call('ZADD', WORKERS, digits(now), owner)
 for _, silent in ipairs(call('ZRANGEBYSCORE', WORKERS, '-inf', digits(now - 2 * lease_ms))) do
   if store.dismiss(silent) then call('ZREM', WORKERS, silent) end
 end
-if reaped + adopted > 0 then ring('ready') end
+if reaped + found > 0 then ring('ready') end
 local claimable = 0
 if call('HEXISTS', CONTROL, 'paused') == 0 then
   claimable = call('ZCARD', READY) + call('ZCARD', SUSPECT) + call('ZCOUNT', DELAYED, '-inf', digits(now))

@@ -85,11 +85,11 @@ while room() do
   end
 end
 
-local from = store.taken()
 if #ids > 0 then
   call('SET', remembered, nonce .. '|' .. table.concat(ids, ','), 'EX', REMEMBERED)
   count('claimed', #ids)
 end
+local from = store.taken()  -- last: whatever it may raise, the jobs given are remembered
 if reaped > 0 then ring('ready') end
 if reaped == BATCH or #due == BATCH or (bytes >= max_bytes and #given < n) then
   return {0, digits(now), reaped, given, buried, from}

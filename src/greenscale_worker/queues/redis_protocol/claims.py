@@ -143,7 +143,7 @@ class Claims:
                 crashes=crashes,
                 claimed_at=int(now_ms) / 1000,
                 first_claimed_at=int(first_ms) / 1000,
-                default_job_id=name.decode() or None,
+                default_job_id=name.decode("utf-8", "replace") or None,
             )
             self.held[lease.id] = lease
             self._give(lease)

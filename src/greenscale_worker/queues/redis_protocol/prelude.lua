@@ -61,13 +61,27 @@ local function write_meta(id, m)
   call('HSET', META, id, table.concat({m.token, m.owner, m.tries, m.crashes, m.first, m.job_id}, '|'))
 end
 
--- A job of which somebody deleted a part: without its payload nothing is left to run, without the rest it begins anew.
-local function find(id)
-  if store.has(id) then
-    return read_meta(id) or {token = '', owner = '', tries = 0, crashes = 0, first = digits(now), job_id = ''}
+local function has_place(id)
+  for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE}) do
+    if call('ZSCORE', key, id) then return true end
   end
+  return false
+end
+
+local function forget(id, m)
   store.drop(id)
   call('HDEL', META, id)
+  if call('ZREM', LEASE, id) == 0 and call('ZREM', READY, id) == 0 and call('ZREM', DELAYED, id) == 0 then
+    call('ZREM', SUSPECT, id)
+  end
+  if m.job_id ~= '' and call('HGET', BOUND, m.job_id) == id then call('HDEL', BOUND, m.job_id) end
+end
+
+-- A job of which somebody deleted a part: without its payload nothing is left to run, without the rest it begins anew.
+local function find(id)
+  local m = read_meta(id) or {token = '', owner = '', tries = 0, crashes = 0, first = digits(now), job_id = ''}
+  if store.has(id) then return m end
+  forget(id, m)
   for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE}) do call('ZREM', key, id) end
   return nil
 end
@@ -79,15 +93,6 @@ local function requeue(id, m)
   call('ZREM', LEASE, id)
   call('ZREM', DELAYED, id)
   call('ZADD', m.crashes >= SUSPECT_CRASHES and SUSPECT or READY, store.place(id), id)
-end
-
-local function forget(id, m)
-  store.drop(id)
-  call('HDEL', META, id)
-  if call('ZREM', LEASE, id) == 0 and call('ZREM', READY, id) == 0 and call('ZREM', DELAYED, id) == 0 then
-    call('ZREM', SUSPECT, id)
-  end
-  if m.job_id ~= '' and call('HGET', BOUND, m.job_id) == id then call('HDEL', BOUND, m.job_id) end
 end
 
 -- The payload follows the first line feed; JSON escapes those within the header, so free text cannot hide one.

@@ -18,9 +18,9 @@ local function entry(id) return call('XRANGE', SOURCE, id, id)[1] end
 -- The payload that an entry's fields stand for, and the job's id where that has none. The order of the fields is kept:
 -- equal entries have equal payloads.
 local function read(id, fields)
-  if fields[1] == 'job' and (#fields == 2 or (#fields == 4 and fields[3] == 'job_id')) then
-    return fields[2], fields[4] or id
-  end
+  if #fields == 2 and fields[1] == 'job' then return fields[2], id end
+  if #fields == 4 and fields[1] == 'job' and fields[3] == 'job_id' then return fields[2], fields[4] end
+  if #fields == 4 and fields[1] == 'job_id' and fields[3] == 'job' then return fields[4], fields[2] end
   local parts = {}
   for i = 1, #fields, 2 do parts[#parts + 1] = cjson.encode(fields[i]) .. ':' .. cjson.encode(fields[i + 1]) end
   return '{' .. table.concat(parts, ',') .. '}', id
@@ -37,13 +37,14 @@ function store.payload(id)
 end
 
 -- At 0: what was added before the first worker came is not passed over.
-local function make_group() return redis.pcall('XGROUP', 'CREATE', SOURCE, GROUP, '0', 'MKSTREAM') end
+local function make_group(run) return run('XGROUP', 'CREATE', SOURCE, GROUP, '0', 'MKSTREAM') end
 
 local function next_for(owner)
-  local found = redis.pcall('XREADGROUP', 'GROUP', GROUP, owner, 'COUNT', 1, 'STREAMS', SOURCE, '>')
-  if found and found.err and string.find(found.err, 'NOGROUP', 1, true) then
-    make_group()
-    found = call('XREADGROUP', 'GROUP', GROUP, owner, 'COUNT', 1, 'STREAMS', SOURCE, '>')
+  local function read_by(run) return run('XREADGROUP', 'GROUP', GROUP, owner, 'COUNT', 1, 'STREAMS', SOURCE, '>') end
+  local found = read_by(redis.pcall)
+  if found and found.err then  -- asked again, whatever it was: what stays wrong is raised
+    if string.find(found.err, 'NOGROUP', 1, true) then make_group(call) end
+    found = read_by(call)
   end
   return found and found[1][2][1]
 end
@@ -52,14 +53,15 @@ end
 local function give_to(owner, id, ...) redis.pcall('XCLAIM', SOURCE, GROUP, owner, 0, id, 'JUSTID', ...) end
 
 -- The oldest entry that nobody has claimed: its id, payload and name; nil where there is none. A replayed job is claimed
--- before the group comes to its entry; it goes back to whose it is.
+-- before the group comes to its entry; it goes back to whose it is. Of many, a claim passes some: it is waited for at the
+-- last of them, and what lies behind that ends the wait at once.
 function store.take(owner)
-  local found = next_for(owner)
-  while found do
+  for _ = 1, BATCH do
+    local found = next_for(owner)
+    if not found then return nil end
     local id, m = found[1], read_meta(found[1])
     if not m then return id, read(id, found[2]) end
     give_to(call('ZSCORE', LEASE, id) and m.owner or NOBODY, id)
-    found = next_for(owner)
   end
 end
 
@@ -81,7 +83,7 @@ end
 
 -- Takes a dead letter's payload back under its old name; gives the job's id from now on.
 function store.keep(_, payload, name)
-  make_group()
+  make_group(redis.pcall)  -- there may be one
   local id = call('XADD', SOURCE, '*', 'job', payload, unpack(name ~= '' and {'job_id', name} or {}))
   give_to(NOBODY, id, 'FORCE')
   return id
@@ -111,7 +113,7 @@ function store.adopt(lease_ms)
   local page = call('XPENDING', SOURCE, GROUP, 'IDLE', lease_ms, from, '+', BATCH)
   for _, pending in ipairs(page) do
     local id = pending[1]
-    if call('HEXISTS', META, id) == 0 then
+    if call('HEXISTS', META, id) == 0 and not has_place(id) then
       if store.has(id) then
         requeue(id, {token = '', owner = '', tries = 0, crashes = 0, first = digits(now), job_id = ''})
         adopted = adopted + 1

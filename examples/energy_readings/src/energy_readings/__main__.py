@@ -1,0 +1,5 @@
+import sys
+
+from energy_readings.cli import main
+
+sys.exit(main())

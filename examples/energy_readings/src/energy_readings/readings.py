@@ -1,0 +1,77 @@
+"""The readings API: `GET /sites/{site_id}/readings`, the newest first."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Final, TypeVar
+
+import orjson
+from aiohttp import web
+
+from energy_readings.connection import connect
+from energy_readings.http import JSON, RefusedError, application
+from energy_readings.reading import identifier, microseconds, moment
+from energy_readings.settings import Settings
+from energy_readings.store import Store
+
+USUAL_PAGE: Final = 100
+LARGEST_PAGE: Final = 1000
+PARAMETERS: Final = {"limit", "from", "to", "cursor"}
+
+Value = TypeVar("Value")
+
+
+def stored(settings: Settings) -> web.Application:
+    """Make the API. Raises ConfigError."""
+    client = connect(settings)
+    store = Store(client, keep_readings=settings.keep_readings, keep_days=settings.keep_days)
+
+    async def get(request: web.Request) -> web.Response:
+        site_id = _checked("site_id", identifier, request.match_info["site_id"])
+        query = _only_known(request.query)
+        limit = _checked("limit", _size, query.get("limit", str(USUAL_PAGE)))
+        since, until = (_checked(name, _time, query.get(name)) for name in ("from", "to"))
+        try:
+            found, cursor = await store.page(
+                site_id, most=limit, since=since, until=until, cursor=query.get("cursor", "")
+            )
+        except ValueError as error:
+            raise _refused("cursor", str(error)) from None
+        head, tail = orjson.dumps({"site_id": site_id}), orjson.dumps({"next": cursor})
+        body = b'%s,"readings":[%s],%s\n' % (head[:-1], b",".join(found), tail[1:])
+        return web.Response(body=body, content_type=JSON, headers={"Cache-Control": "no-store"})
+
+    async def closing(_app: web.Application) -> AsyncIterator[None]:
+        yield
+        await client.aclose()
+
+    app = application(web.get("/sites/{site_id}/readings", get), ping=client.ping)
+    app.cleanup_ctx.append(closing)
+    return app
+
+
+def _checked(name: str, check: Callable[[str], Value], text: str | None) -> Value:
+    try:
+        return check(text)  # type: ignore[arg-type]  # `_time` alone is asked for what is not there
+    except ValueError as error:
+        raise _refused(name, str(error)) from None
+
+
+def _size(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= LARGEST_PAGE:
+        raise ValueError(f"a whole number from 1 to {LARGEST_PAGE} is accepted")
+    return int(text)
+
+
+def _time(text: str | None) -> int | None:
+    """Read a time; the plus of its offset arrives as a blank where it was not escaped."""
+    return None if text is None else microseconds(moment(text.replace(" ", "+")))
+
+
+def _only_known(query: Mapping[str, str]) -> Mapping[str, str]:
+    for name in query:
+        if name not in PARAMETERS:
+            raise _refused(name, f"there is no such parameter; {', '.join(sorted(PARAMETERS))} are accepted")
+    return query
+
+
+def _refused(field: str, message: str) -> RefusedError:
+    return RefusedError(422, f"{field}: {message}", [{"field": field, "message": message}])

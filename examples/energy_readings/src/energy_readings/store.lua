@@ -1,0 +1,90 @@
+#!lua flags=allow-oom
+-- Adds readings to sites: each of them once, however often it comes, and no more than are to be kept.
+--
+-- What is kept are the newest by their own time. So the oldest that is kept only ever gets younger, and a reading that
+-- was dropped does not come back when it is delivered again: it is older than all of those.
+-- A full Redis does not stop it (allow-oom): it is the way out of the stream, and it may make room.
+--
+-- KEYS  for each site
+--         list     LIST  readings in JSON, in the order in which they came (public)
+--         by_time  ZSET  the same readings -> their time in µs: their order, and which there are already
+-- ARGV  1 how many are kept of a site; 0: any number
+--       2 for how many ms; 0: for ever
+--       for each site
+--         how many readings
+--         time in µs, reading; and so on
+-- Gives for each site how many are new, or what is wrong with its keys, which are not touched then.
+local most, keep_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
+local call = redis.call
+local oldest
+if keep_ms > 0 then
+  local now = call('TIME')
+  oldest = string.format('(%d', now[1] * 1000000 + now[2] - keep_ms * 1000)
+end
+
+local function fault(key, kind)
+  local found = call('TYPE', key).ok
+  if found ~= 'none' and found ~= kind then
+    return 'WRONGTYPE ' .. key .. ' is a ' .. found .. ', not a ' .. kind
+  end
+end
+
+local function add(list, by_time, first, last)
+  local new, is_new, kept = {}, {}, 0
+  for at = first, last, 2 do
+    local reading = ARGV[at + 1]
+    if call('ZADD', by_time, 'NX', ARGV[at], reading) == 1 then
+      new[#new + 1] = reading
+      is_new[reading] = true
+    end
+  end
+
+  local function drop(reading)
+    if is_new[reading] then
+      is_new[reading] = nil
+    else
+      call('LREM', list, 1, reading) -- from the head, where the oldest mostly are
+    end
+  end
+
+  if oldest then
+    for _, reading in ipairs(call('ZRANGE', by_time, '-inf', oldest, 'BYSCORE')) do
+      drop(reading)
+    end
+    call('ZREMRANGEBYSCORE', by_time, '-inf', oldest)
+  end
+  local over = most > 0 and call('ZCARD', by_time) - most or 0
+  if over > 0 then
+    local popped = call('ZPOPMIN', by_time, over)
+    for at = 1, #popped, 2 do
+      drop(popped[at])
+    end
+  end
+
+  for _, reading in ipairs(new) do
+    if is_new[reading] then
+      call('RPUSH', list, reading)
+      kept = kept + 1
+    end
+  end
+
+  -- A site that has fallen silent goes with its last reading.
+  local newest = oldest and call('ZRANGE', by_time, -1, -1, 'WITHSCORES')[2]
+  for _, key in ipairs({ list, by_time }) do
+    if newest then
+      call('PEXPIREAT', key, string.format('%d', math.floor(newest / 1000) + keep_ms + 1))
+    else
+      call('PERSIST', key)
+    end
+  end
+  return kept
+end
+
+local answers, first = {}, 3
+for at = 1, #KEYS, 2 do
+  local list, by_time = KEYS[at], KEYS[at + 1]
+  local last = first + 2 * ARGV[first]
+  answers[#answers + 1] = fault(list, 'list') or fault(by_time, 'zset') or add(list, by_time, first + 1, last)
+  first = last + 1
+end
+return answers

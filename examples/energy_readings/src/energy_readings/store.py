@@ -1,0 +1,117 @@
+"""The readings of each site in Redis: each of them once, the newest kept, found by time (store.lua, page.lua)."""
+
+import base64
+import binascii
+import hashlib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from typing import Any, Final
+
+from redis.exceptions import NoScriptError, ResponseError
+
+from energy_readings.reading import Reading
+
+MOST_AT_ONCE: Final = 500  # readings of one call: a script keeps everybody else waiting
+DAY_MS: Final = 86_400_000
+
+
+class Script:
+    """A script of this folder, called by its hash once the server knows it."""
+
+    def __init__(self, name: str) -> None:
+        self.source = resources.files("energy_readings").joinpath(name).read_bytes()
+        self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
+
+
+STORE: Final = Script("store.lua")
+PAGE: Final = Script("page.lua")
+
+
+def keys(site_id: str) -> tuple[str, str]:
+    """Name the list of a site, which is public, and the order of its readings by time."""
+    name = f"site_readings:{site_id}"
+    return name, f"{{{name}}}:by_time"
+
+
+class Store:
+    """What is stored for each site. `keep_readings` and `keep_days` say how much of it stays; 0: all.
+
+    Whatever the client raises comes through.
+    """
+
+    def __init__(self, client: Any, *, keep_readings: int, keep_days: float) -> None:
+        self._client = client
+        self._keep_readings = keep_readings
+        self._keep_ms = int(keep_days * DAY_MS)
+
+    async def add(self, readings: Mapping[str, Sequence[Reading]]) -> dict[str, Exception]:
+        """Add readings, by site; one that is there already is not added again.
+
+        Gives the sites of which the keys are not ours, with what is wrong.
+        """
+        failed: dict[str, Exception] = {}
+        for parts in _calls(readings):
+            names = [name for site, _ in parts for name in keys(site)]
+            arguments: list[Any] = [self._keep_readings, self._keep_ms]
+            for _, part in parts:
+                arguments.append(len(part))
+                for reading in part:
+                    arguments += (reading.microseconds, reading.model_dump_json())
+            answers = await self._run(STORE, names, arguments)
+            for (site, _), answer in zip(parts, answers, strict=True):
+                if not isinstance(answer, int):
+                    failed[site] = ResponseError(answer.decode())
+        return failed
+
+    async def page(
+        self, site_id: str, *, most: int, since: int | None = None, until: int | None = None, cursor: str = ""
+    ) -> tuple[list[bytes], str | None]:
+        """Give readings in JSON, the newest first, and the cursor of the page that follows, None at the end.
+
+        `since` and `until` are in microseconds since 1970, both included. What is stored meanwhile moves no page.
+        Raises ValueError for a cursor that is none.
+        """
+        earliest: str | int = "-inf" if since is None else since
+        if self._keep_ms:
+            oldest = time.time_ns() // 1000 - self._keep_ms * 1000
+            earliest = oldest if since is None else max(oldest, since)
+        latest = "+inf" if until is None else until
+        arguments = [earliest, latest, most + 1, _reading_of(cursor)]
+        found = await self._run(PAGE, [keys(site_id)[1]], arguments)
+        return found[:most], _cursor_of(found[most - 1]) if len(found) > most else None
+
+    async def _run(self, script: Script, names: Sequence[str], arguments: Sequence[Any]) -> Any:
+        try:
+            return await self._client.execute_command("EVALSHA", script.sha, len(names), *names, *arguments)
+        except NoScriptError:
+            return await self._client.execute_command("EVAL", script.source, len(names), *names, *arguments)
+
+
+def _calls(readings: Mapping[str, Sequence[Reading]]) -> Iterable[list[tuple[str, Sequence[Reading]]]]:
+    """Divide readings among calls: all sites in one, mostly."""
+    parts: list[tuple[str, Sequence[Reading]]] = []
+    room = MOST_AT_ONCE
+    for site, its in readings.items():
+        at = 0
+        while at < len(its):
+            part = its[at : at + room]
+            parts.append((site, part))
+            at += len(part)
+            room -= len(part)
+            if not room:
+                yield parts
+                parts, room = [], MOST_AT_ONCE
+    if parts:
+        yield parts
+
+
+def _cursor_of(reading: bytes) -> str:
+    return base64.urlsafe_b64encode(reading).decode().rstrip("=")
+
+
+def _reading_of(cursor: str) -> bytes:
+    try:
+        return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("the `next` of the page before is accepted") from None

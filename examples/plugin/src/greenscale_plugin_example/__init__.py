@@ -1,0 +1,1 @@
+"""A backend and a queue for GreenScale: `GREENSCALE_BACKEND=sentiment`, `GREENSCALE_QUEUE=packed`."""

@@ -1,0 +1,96 @@
+"""The queue `packed`: GreenScale's Redis list, with payloads compressed.
+
+It promises what the list promises, because the list keeps the promises; long prompts take less of Redis' memory.
+Producers may push plain JSON beside packed jobs. The same job packed by two versions of zlib may count as two payloads.
+"""
+
+import zlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+
+from greenscale_worker import (
+    DeadLetter,
+    Lease,
+    Metrics,
+    Queue,
+    QueueAdmin,
+    QueueOptions,
+    RedisOptions,
+)
+from greenscale_worker import open_admin as open_any_admin
+from greenscale_worker import open_queue as open_any_queue
+
+LARGEST = 16 * 1024 * 1024  # a few bytes can unpack to gigabytes; what is larger stays packed, and is no JSON then
+
+
+async def open_queue(redis: RedisOptions, options: QueueOptions, metrics: Metrics) -> "PackedQueue":
+    """Open the worker's side."""
+    return PackedQueue(await open_any_queue("list", redis, options, metrics))
+
+
+async def open_admin(redis: RedisOptions, options: QueueOptions) -> "PackedAdmin":
+    """Open everybody else's side."""
+    return PackedAdmin(await open_any_admin("list", redis, options))
+
+
+def pack(payload: bytes) -> bytes:
+    """Compress."""
+    return zlib.compress(payload)
+
+
+def unpack(raw: bytes) -> bytes:
+    """Undo `pack`; what was never packed, or would be too large, stays as it is."""
+    unpacker = zlib.decompressobj()
+    try:
+        payload = unpacker.decompress(raw, LARGEST)
+    except zlib.error:
+        return raw
+    return payload if unpacker.eof and not unpacker.unused_data else raw
+
+
+class PackedQueue:
+    """The worker's side: unpacks what it leases, and leaves the rest to the list."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self.bind = queue.bind
+        self.settle = queue.settle
+        self.beat = queue.beat
+        self.aclose = queue.aclose
+
+    @property
+    def up(self) -> bool:
+        """Whether Redis answered when it was last asked."""
+        return self._queue.up
+
+    async def lease(self) -> Lease:
+        """Wait for a job and take it."""
+        lease = await self._queue.lease()
+        lease.payload = unpack(lease.payload)
+        return lease
+
+
+class PackedAdmin:
+    """Everybody else's side: packs what is put, unpacks what is dead, and leaves the rest to the list."""
+
+    def __init__(self, admin: QueueAdmin) -> None:
+        self._admin = admin
+        self.record = admin.record
+        self.result = admin.result
+        self.cancel = admin.cancel
+        self.depth = admin.depth
+        self.workers = admin.workers
+        self.pause = admin.pause
+        self.resume = admin.resume
+        self.replay = admin.replay
+        self.purge = admin.purge
+        self.aclose = admin.aclose
+
+    async def put(self, jobs: Sequence[tuple[str, bytes]]) -> None:
+        """Append jobs."""
+        await self._admin.put([(job_id, pack(payload)) for job_id, payload in jobs])
+
+    async def dead(self) -> AsyncIterator[DeadLetter]:
+        """Walk through all dead letters."""
+        async for letter in self._admin.dead():
+            yield replace(letter, payload=unpack(letter.payload))

@@ -1,0 +1,161 @@
+"""What the contract of a queue is asked with: a store of jobs, two workers on it, and whoever administers it."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import pytest
+
+from greenscale_worker.job import Job, Output, Succeeded, Usage, decode
+from greenscale_worker.queues import DeadLetter, Lease, Queue, QueueAdmin, QueueOptions
+from greenscale_worker.telemetry import Metrics
+from greenscale_worker.testing import QueueUnderTest
+
+PATIENCE = 8.0  # how long what is promised may take on a loaded machine; shorter than any wait without a reason
+A_WHILE = 0.06  # how long something forbidden is given to happen
+ANSWER = Succeeded(Output("4", model="llama", finish_reason="stop", usage=Usage(3, 1, 4)))
+
+
+@dataclass
+class Rig:
+    """One store of jobs, workers on it, and somebody who administers it."""
+
+    admin: QueueAdmin
+    opener: Callable[[], Awaitable[Queue]]
+    a: Queue
+    b: Queue
+    heartbeat: float
+    suffix: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+
+    def job(self, name: str, **fields: Any) -> tuple[str, bytes]:
+        """Make up a job. Ids are shared by all queues of one server, so each test has its own."""
+        job_id = f"{name}-{self.suffix}"
+        return job_id, orjson.dumps({"job_id": job_id, "prompt": name, **fields})
+
+    async def put(self, *names: str) -> list[str]:
+        """Put jobs of these names, and give their ids."""
+        jobs = [self.job(name) for name in names]
+        await self.admin.put(jobs)
+        return [job_id for job_id, _ in jobs]
+
+    async def state(self, job_id: str) -> str | None:
+        """Read what the job's record says of it."""
+        return (await self.admin.record(job_id)).get("state")
+
+    async def letters(self) -> list[DeadLetter]:
+        """List all dead letters."""
+        return [letter async for letter in self.admin.dead()]
+
+    @asynccontextmanager
+    async def beating(self, *queues: Queue) -> AsyncIterator[None]:
+        """Let workers live: a queue finds out who is dead only while somebody is not."""
+
+        async def beat_for_ever() -> None:
+            while True:
+                for queue in queues:
+                    await queue.beat()
+                await asyncio.sleep(self.heartbeat)
+
+        task = asyncio.create_task(beat_for_ever())
+        try:
+            yield
+            assert not task.done(), task
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def crash(self, times: int, *, jobs: int) -> None:
+        """Let so many workers die over the first jobs."""
+        async with self.beating(self.b):
+            for _ in range(times):
+                victim = await self.opener()
+                await asyncio.gather(*(claim(victim) for _ in range(jobs)))
+                await until(lambda: self._waiting(jobs))
+
+    async def _waiting(self, jobs: int) -> bool:
+        depth = await self.admin.depth()
+        return depth.running == 0 and depth.waiting + depth.dead >= jobs
+
+
+@pytest.fixture
+async def open_rig(queue_under_test: QueueUnderTest) -> AsyncIterator[Callable[..., Any]]:
+    """Open queues that are empty, each under a name of its own."""
+    kind, redis = queue_under_test.kind, queue_under_test.redis
+    async with AsyncExitStack() as stack:
+
+        async def keep(queue: Any) -> Any:
+            stack.push_async_callback(queue.aclose)
+            return queue
+
+        async def open_one(*, short: bool = False, **changes: Any) -> Rig:
+            lease = queue_under_test.short_lease if short else 15.0
+            options = QueueOptions(**{"name": f"jobs-{uuid.uuid4().hex}", "lease": lease, **changes})
+            admin = await keep(await kind.open_admin(redis, options))
+
+            async def opener() -> Queue:
+                queue: Queue = await keep(await kind.open_queue(redis, options, Metrics()))
+                return queue
+
+            return Rig(admin, opener, await opener(), await opener(), options.heartbeat)
+
+        yield open_one
+
+
+@pytest.fixture
+async def rig(open_rig: Callable[..., Awaitable[Rig]]) -> Rig:
+    """Leases so long that none expires."""
+    return await open_rig()
+
+
+@pytest.fixture
+async def short(open_rig: Callable[..., Awaitable[Rig]]) -> Rig:
+    """Leases that expire while one waits."""
+    return await open_rig(short=True)
+
+
+async def claim(queue: Queue) -> Lease:
+    async with asyncio.timeout(PATIENCE):
+        return await queue.lease()
+
+
+async def run(queue: Queue) -> Lease:
+    """Claim the next job and bind it, as a worker does before it runs it."""
+    lease = await claim(queue)
+    assert await queue.bind(lease, decoded(lease)) == "run"
+    return lease
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not await condition():  # noqa: ASYNC110  another process has no Event to wait for
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def lanes(queue: Queue, number: int = 1) -> AsyncIterator[list[asyncio.Task[Lease]]]:
+    """Lanes that wait for a job."""
+    tasks = [asyncio.create_task(queue.lease()) for _ in range(number)]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+async def gets_nothing(*tasks: asyncio.Task[Lease]) -> None:
+    done, _ = await asyncio.wait(tasks, timeout=A_WHILE, return_when=asyncio.FIRST_COMPLETED)
+    assert not done
+
+
+def decoded(lease: Lease) -> Job:
+    return decode(lease.payload, max_bytes=1_000_000)
+
+
+def name_of(lease: Lease) -> str:
+    name: str = orjson.loads(lease.payload)["prompt"]
+    return name

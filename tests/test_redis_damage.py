@@ -1,0 +1,168 @@
+"""What others may do to a queue's keys, or write into a stream, without stopping a worker or losing a job."""
+
+import asyncio
+import importlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from typing import Final
+
+import orjson
+import pytest
+from redis import Redis
+
+from greenscale_worker.errors import BadInputError
+from greenscale_worker.job import Output, Released, Succeeded, decode
+from greenscale_worker.queues import Lease, Queue, QueueOptions, RedisOptions
+from greenscale_worker.queues.redis_stream import open_admin
+from greenscale_worker.telemetry import Metrics
+from tests.support.eventually import eventually
+from tests.support.redis_server import RedisServer
+
+PATIENCE: Final = 8.0
+LEASE: Final = 0.5
+ANSWER: Final = Succeeded(Output("4"))
+STREAM_RIGHTS: Final = ["xreadgroup", "xgroup", "xinfo"]  # those without which nothing can be claimed
+
+Open = Callable[..., Awaitable[Queue]]
+
+
+@pytest.fixture(params=["list", "stream"])
+def kind(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def client(redis_server: RedisServer, redis_url: str) -> Iterator[Redis]:
+    assert redis_url
+    with redis_server.client() as client:
+        yield client
+
+
+@pytest.fixture
+async def open_queue(kind: str, redis_url: str) -> AsyncIterator[Open]:
+    async with AsyncExitStack() as stack:
+
+        async def open_one(*, url: str = redis_url, lease: float = LEASE) -> Queue:
+            room = importlib.import_module(f"greenscale_worker.queues.redis_{kind}")
+            queue: Queue = await room.open_queue(RedisOptions(url=url), QueueOptions(lease=lease), Metrics())
+            stack.push_async_callback(queue.aclose)
+            return queue
+
+        yield open_one
+
+
+def push(client: Redis, kind: str, *job_ids: str) -> None:
+    for job_id in job_ids:
+        payload = orjson.dumps({"job_id": job_id})
+        if kind == "list":
+            client.lpush("jobs", payload)
+        else:
+            client.xadd("jobs", {"job": payload})
+
+
+async def claim(queue: Queue) -> Lease:
+    return await asyncio.wait_for(queue.lease(), PATIENCE)
+
+
+@pytest.mark.parametrize("part", ["ready", "suspect", "delayed", "lease"])
+async def test_a_job_whose_place_somebody_deleted_comes_back(
+    client: Redis, kind: str, open_queue: Open, part: str
+) -> None:
+    queue = await open_queue(lease=15.0)
+    push(client, kind, "one", "two")
+    first, second = await claim(queue), await claim(queue)
+    if part in {"ready", "suspect"}:
+        await queue.settle(first, Released("drain"))
+        await queue.settle(second, Released("drain"))
+        if part == "suspect":
+            for id_, score in client.zrange("{jobs}:ready", 0, -1, withscores=True):
+                client.zadd("{jobs}:suspect", {id_: score})
+            client.delete("{jobs}:ready")
+    elif part == "delayed":
+        await queue.settle(first, Released("busy", delay=60.0))
+        await queue.settle(second, Released("busy", delay=60.0))
+    assert client.delete(f"{{jobs}}:{part}") == 1
+    await queue.beat()
+    again = [await claim(queue), await claim(queue)]
+    assert [decode(lease.payload, max_bytes=99).job_id for lease in again] == ["one", "two"]
+    assert [await queue.settle(lease, ANSWER) for lease in again] == [True, True]
+    assert not client.hlen("{jobs}:meta")
+
+
+async def test_a_job_of_which_only_its_place_is_left_is_run_once(client: Redis, kind: str, open_queue: Open) -> None:
+    queue = await open_queue()
+    push(client, kind, "one")
+    lease = await claim(queue)
+    client.zadd("{jobs}:suspect", {lease.id: 1})
+    client.delete("{jobs}:lease", "{jobs}:meta")
+    if kind == "stream":  # as if it had been idle for long
+        client.xclaim("jobs", "greenscale", "-", 0, [lease.id], idle=60_000, justid=True)
+    await queue.beat()
+    assert not client.exists("{jobs}:ready")
+    assert (await claim(queue)).id == lease.id
+
+
+@pytest.mark.parametrize("kind", ["stream"], indirect=True)
+@pytest.mark.parametrize("job_id", [b"\xff\xfe", b"a|b", b"", b"x" * 129])
+async def test_an_unusable_id_in_a_field_spoils_its_own_entry_only(
+    client: Redis, open_queue: Open, job_id: bytes
+) -> None:
+    queue = await open_queue()
+    client.xadd("jobs", {"job": b"{}", "job_id": job_id})
+    lease = await claim(queue)
+    if job_id:
+        with pytest.raises(BadInputError) as refused:
+            decode(lease.payload, max_bytes=99, default_job_id=lease.default_job_id)
+        assert refused.value.code == "bad_job_id"
+    push(client, "stream", "next")
+    assert b"next" in (await claim(queue)).payload
+
+
+@pytest.mark.parametrize("kind", ["stream"], indirect=True)
+@pytest.mark.parametrize("right", STREAM_RIGHTS)
+async def test_a_worker_without_a_right_says_so_and_waits_for_it(
+    client: Redis, redis_server: RedisServer, open_queue: Open, capsys: pytest.CaptureFixture[str], right: str
+) -> None:
+    client.execute_command("ACL", "SETUSER", "limited", "on", ">p", "~*", "&*", "+@all", f"-{right}")
+    try:
+        push(client, "stream", "one")
+        queue = await open_queue(url=f"{redis_server.url.replace('//', '//limited:p@')}/0", lease=15.0)
+        waiting = asyncio.create_task(claim(queue))
+        await eventually(lambda: "Redis refuses this client" in capsys.readouterr().out)
+        client.execute_command("ACL", "SETUSER", "limited", "+@all")
+        lease = await waiting
+        assert lease.crashes == 0
+        assert await queue.settle(lease, ANSWER)
+        assert client.xlen("jobs") == 0
+    finally:
+        client.execute_command("ACL", "DELUSER", "limited")
+
+
+@pytest.mark.parametrize("kind", ["stream"], indirect=True)
+async def test_many_replayed_jobs_are_passed_over_a_part_at_a_time(
+    client: Redis, redis_url: str, open_queue: Open
+) -> None:
+    many = 200  # more than three times what one claim passes
+    queue = await open_queue(lease=15.0)
+    header = {
+        "code": "x",
+        "message": "",
+        "token": "",
+        "tries": 0,
+        "crashes": 0,
+        "first_claimed_ms": "1",
+        "died_ms": "1",
+    }
+    for n in range(many):
+        named = {"job_id": f"dead-{n}"}
+        client.hset("{jobs}:dead", str(n), orjson.dumps(header | named) + b"\n" + orjson.dumps(named))
+    admin = await open_admin(RedisOptions(url=redis_url), QueueOptions())
+    for n in range(many):
+        assert await admin.replay(str(n))
+    await admin.aclose()
+    push(client, "stream", "fresh")
+    leases = [await claim(queue) for _ in range(many + 1)]
+    assert b"fresh" in leases[-1].payload
+    assert len({lease.id for lease in leases}) == many + 1
+    assert client.xpending("jobs", "greenscale")["pending"] == client.xlen("jobs") == many + 1
