@@ -68,7 +68,7 @@ def render_summary(runs: Mapping[str, Outcome], comparison: Comparison) -> str:
         others = {name: outcome for name, outcome in outcomes.items() if name != GREENSCALE.name}
         clean = [name for name, outcome in others.items() if _clean(outcome)]
         rows.append([title, show(outcomes[GREENSCALE.name]), f"{', '.join(clean) or 'none'} of {len(others)}"])
-    return table(["what happens", "GreenScale", "others that lose, repeat and leave nothing either"], rows)
+    return table(["what happens", "GreenScale", "others that lost, repeated and stranded nothing"], rows)
 
 
 def _head(runs: Mapping[str, Outcome]) -> str:
@@ -192,7 +192,8 @@ def _away(outcome: Facts) -> list[str]:
 
 def _answers(outcome: Facts) -> list[str]:
     stored, pushed = min(outcome["results"], outcome["pushed"]), outcome["pushed"]
-    return [f"all {pushed}" if stored == pushed else f"{stored} of {pushed}", str(outcome["called_again"])]
+    answers = f"all {pushed}" if stored == pushed else f"{stored} of {pushed}; {outcome['called']} were called"
+    return [answers, str(outcome["called_again"])]
 
 
 def _clean(outcome: Facts) -> bool:
