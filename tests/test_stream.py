@@ -1,5 +1,6 @@
 """What a stream promises beside what every queue does: its length, its consumers, and how others may use it."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -20,6 +21,7 @@ from tests.support.redis_server import RedisServer
 from tests.support.scene import play
 
 ANSWER: Final = Succeeded(Output("4"))
+PATIENCE: Final = 8.0
 PAGE: Final = 64  # of strays, in one heartbeat
 LONG_AGO: Final = 1
 
@@ -83,9 +85,13 @@ async def stream(redis_server: RedisServer, redis_url: str) -> AsyncIterator[Str
         yield Stream(StreamJobs(client), admin, opener)
 
 
+async def claim(queue: Queue) -> Lease:
+    return await asyncio.wait_for(queue.lease(), PATIENCE)
+
+
 async def run(queue: Queue) -> Lease:
     """Claim a job and bind it, as a worker does."""
-    lease = await queue.lease()
+    lease = await claim(queue)
     job = decode(lease.payload, max_bytes=1_000_000, default_job_id=lease.default_job_id)
     assert await queue.bind(lease, job) == "run"
     return lease
@@ -104,7 +110,7 @@ async def test_the_length_is_what_has_not_ended_at_every_step(stream: Stream) ->
     stream.jobs.add(stream.payload("7"), b"not JSON")
     await stream.books(10, 0)
     one, two, three, four, five = [await run(a) for _ in range(5)]
-    same = await b.lease()
+    same = await claim(b)
     await stream.books(4, 6)
     assert await bind(b, same) == "duplicate"
     await stream.books(4, 5)
@@ -122,7 +128,7 @@ async def test_the_length_is_what_has_not_ended_at_every_step(stream: Stream) ->
     assert await stream.admin.cancel("5") == "cancelled"
     await stream.books(6, 0)
     assert await stream.admin.cancel("6") == "will_be_cancelled"
-    leases = [await b.lease() for _ in range(6)]
+    leases = [await claim(b) for _ in range(6)]
     await stream.books(0, 6)
     again, after, twin, unwanted, seven, unread = leases
     assert await bind(b, unwanted) == "cancelled"
@@ -132,7 +138,7 @@ async def test_the_length_is_what_has_not_ended_at_every_step(stream: Stream) ->
     (letter,) = [letter async for letter in stream.admin.dead()]
     assert await stream.admin.replay(letter.id)
     await stream.books(1, 4)
-    for lease in (again, after, twin, seven, await a.lease()):
+    for lease in (again, after, twin, seven, await claim(a)):
         assert await (a if lease.payload == b"not JSON" else b).settle(lease, ANSWER)
     await stream.books(0, 0)
     assert five.payload == twin.payload
@@ -277,8 +283,9 @@ async def test_an_entry_of_plain_fields_is_the_payload_and_its_id_the_jobs(
         ({"job": "x", "prompt": "?"}, b'{"job":"x","prompt":"?"}', None),
         ({"job_id": "own", "job": "{}"}, b"{}", "own"),
         ({"prompt": "?"}, b'{"prompt":"?"}', None),
+        ({'a"\n': 'b"\\'}, b'{"a\\"\\n":"b\\"\\\\"}', None),
     ],
-    ids=["own-id", "id-within", "null-within", "no-id", "job-and-more", "another-order", "plain"],
+    ids=["own-id", "id-within", "null-within", "no-id", "job-and-more", "another-order", "plain", "escaped"],
 )
 async def test_what_an_entry_says(stream: Stream, fields: dict[str, str], payload: bytes, job_id: str | None) -> None:
     worker = await stream.open()
@@ -303,7 +310,7 @@ async def test_what_an_entry_says(stream: Stream, fields: dict[str, str], payloa
 async def test_a_bad_job_id_is_refused_and_no_other_put_in_its_place(stream: Stream, fields: dict[str, str]) -> None:
     worker = await stream.open()
     stream.jobs.client.xadd(stream.jobs.name, fields)
-    lease = await worker.lease()
+    lease = await claim(worker)
     with pytest.raises(BadInputError, match="job_id"):
         decode(lease.payload, max_bytes=1000, default_job_id=lease.default_job_id)
 

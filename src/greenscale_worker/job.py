@@ -107,13 +107,15 @@ def decode(raw: bytes, *, max_bytes: int, default_job_id: str | None = None) -> 
     """
     if len(raw) > max_bytes:
         job_id = _id_of(raw) if len(raw) <= LARGEST_SEARCHED_FOR_ID else None
-        raise BadInputError("too_large", f"{len(raw)} bytes; at most {max_bytes} are accepted", job_id=job_id)
+        fault = f"{len(raw)} bytes; at most {max_bytes} are accepted"
+        raise BadInputError("too_large", fault, job_id=job_id or default_job_id)
     try:
         data = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        raise BadInputError("not_json", f"not JSON: {error}") from None
+        raise BadInputError("not_json", f"not JSON: {error}", job_id=default_job_id) from None
     if not isinstance(data, dict):
-        raise BadInputError("not_an_object", f"a JSON object is expected, not {type(data).__name__}")
+        fault = f"a JSON object is expected, not {type(data).__name__}"
+        raise BadInputError("not_an_object", fault, job_id=default_job_id)
     job_id = data.get("job_id")
     if job_id is None and default_job_id is not None:
         job_id = data["job_id"] = default_job_id

@@ -35,6 +35,6 @@ def test_a_job_is_answered(
 ) -> None:
     submit = [command, "submit", "I love it", "--wait", "--timeout", f"{PATIENCE}s"]
     done = subprocess.run(submit, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)  # noqa: S603  our own
-    assert (done.stdout.strip(), done.stderr) == ("positive", "")
+    assert done.stdout.strip() == "positive", done.stderr  # which may say that no worker is alive yet
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(PATIENCE) == 0
