@@ -108,7 +108,7 @@ def _runs(runs: Mapping[str, Outcome]) -> str:
         ["busy before the run", *(f"{run.machine['busy_before_percent']} % of all cores" for run in runs.values())],
         ["faults", *(f"{sum(run.faults.values()):,}" for run in runs.values())],
     ]
-    rows += [[title, *(f"{run.verdict.counts.get(title, 0):,}" for run in runs.values())] for title in COUNTED]
+    rows += [[title, *(_counted(run, title) for run in runs.values())] for title in COUNTED]
     kinds = sorted({kind for run in runs.values() for kind in run.faults})
     faults = [[kind, *(f"{run.faults.get(kind, 0):,}" for run in runs.values())] for kind in kinds]
     return f"""## The runs
@@ -120,6 +120,11 @@ that made it. What the endpoint answered twice was recorded once. `duplicates` a
 `conflicts` those with the id of another that was still open. Faults that took place:
 
 {table(["", *_names(runs)], faults)}"""
+
+
+def _counted(run: Outcome, title: str) -> str:
+    """Say how many; an older run may not have counted them."""
+    return f"{run.verdict.counts[title]:,}" if title in run.verdict.counts else "–"
 
 
 def _recovery(runs: Mapping[str, Outcome]) -> str:
