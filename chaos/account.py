@@ -8,11 +8,13 @@ from itertools import pairwise
 from typing import Final
 
 from chaos.facts import Disturbance, Execution, Facts, Letter, Push, Verdict
-from chaos.schedule import KILL, LEASE
+from chaos.schedule import KILL, KINDS, LATE, LEASE
 
 CANCELLED: Final = {"cancelled", "will_be_cancelled"}
 REACH: Final = 2 * LEASE + 5.0  # seconds: a lease, its discovery, and what a command may wait for its answer
 ENDPOINT: Final = {"429", "5xx", "hang", "cut", "malformed"}
+EVERYBODYS: Final = ("endpoint", "Redis", "CLIENT", "DEBUG", "queue", "dead letters")
+NO_REASON: Final = {kind for kind in KINDS if kind.startswith(EVERYBODYS)}  # they stop all work, and undo none
 
 
 def judge(facts: Facts) -> Verdict:
@@ -123,9 +125,11 @@ class _Audit:
 
     def executions(self) -> None:
         """One execution, and one more only where a fault explains it: of the endpoint, or of whoever ran it."""
-        disturbances = sorted(self.facts.disturbances, key=lambda each: each.began)
+        reasons = (each for each in self.facts.disturbances if each.kind not in NO_REASON)
+        disturbances = sorted(reasons, key=lambda each: each.began)
         starts = [each.began for each in disturbances]
         self._count["executions"] = len(self.facts.executions)
+        self._count["late heartbeats"] = sum(each.kind == LATE for each in disturbances)
         for job, executions in _by(self.facts.executions, "job").items():
             self._count["executed again"] += len(executions) - 1
             self._count["answered twice by the endpoint"] += sum(each.fate == "ok" for each in executions) > 1

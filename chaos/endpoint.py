@@ -39,7 +39,7 @@ class Recorder:
         try:
             return await simulator.chat(request)
         except asyncio.CancelledError:
-            execution["fate"] = "abandoned"
+            execution["fate"] = fate if fate == "hang" else "abandoned"
             raise
         finally:
             execution["ended"] = time.monotonic()

@@ -13,14 +13,15 @@ import aiohttp
 import redis
 
 from chaos.facts import Disturbance, Exit
-from chaos.schedule import KILL, Fault
+from chaos.schedule import KILL, LEASE, Fault
 from chaos.stage import Slot, Stage
 from greenscale_worker.errors import QueueUnavailableError
 from greenscale_worker.simulator import Faults
 from tests.support.eventually import eventually
 from tests.support.tcp_proxy import Trap
 
-RATE: Final = 0.2  # of calls, for each way in which the endpoint fails
+RATE: Final = 0.15  # of calls, for each way in which the endpoint fails
+SLOW_SECONDS: Final = 1.5 * LEASE  # a good answer: it takes heartbeats to keep its job so long
 TRAPS: Final = {"claim": b":claim:", "settle": b"succeeded"}
 RATES: Final = {
     "endpoint 429": "rate_429",
@@ -28,6 +29,7 @@ RATES: Final = {
     "endpoint hangs": "rate_hang",
     "endpoint cuts": "rate_cut",
     "endpoint malformed": "rate_malformed",
+    "endpoint slow": "rate_slow",
 }
 AWAY: Final = (redis.RedisError, OSError, QueueUnavailableError, aiohttp.ClientError)
 AGAIN_SECONDS: Final = 0.1
@@ -164,8 +166,8 @@ class Havoc:
         await self._tell_endpoint()
 
     async def _tell_endpoint(self) -> None:
-        rates = {RATES[kind]: RATE for kind, times in self._endpoint.items() if times}
-        await self._stage.break_endpoint(Faults(**rates))  # type: ignore[arg-type]  # rates are all of a type
+        rates: Any = {RATES[kind]: RATE for kind, times in self._endpoint.items() if times}
+        await self._stage.break_endpoint(Faults(slow_seconds=SLOW_SECONDS, **rates))
 
     async def _pause(self, fault: Fault, _: Slot) -> None:
         self._pauses += 1

@@ -13,7 +13,7 @@ from chaos.account import judge
 from chaos.facts import Disturbance, Execution, Facts, Letter, Verdict
 from chaos.havoc import Havoc
 from chaos.producing import Producers
-from chaos.schedule import LEASE, Plan, draw
+from chaos.schedule import LATE, LEASE, Plan, draw
 from chaos.stage import Stage
 
 PATIENCE: Final = 120.0  # seconds without any progress, in peace, after which work counts as stuck
@@ -69,7 +69,7 @@ def _late_beats(beats: Mapping[int, Sequence[int]], names: Mapping[int, str]) ->
     """Find workers that were silent for longer than a lease, for whatever reason: others may take their jobs then."""
     since = time.monotonic() - time.time()
     return [
-        Disturbance("no heartbeat", names[pid], before / 1000 + since, after / 1000 + since)
+        Disturbance(LATE, names[pid], before / 1000 + since, after / 1000 + since)
         for pid, times in beats.items()
         for before, after in pairwise(times)
         if after - before >= 1000 * LEASE

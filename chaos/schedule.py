@@ -8,6 +8,7 @@ from typing import Final
 LEASE: Final = 2.0  # seconds: short, so that many faults fit into two minutes
 GAPS: Final = (0.2, 1.4)  # seconds between two faults
 KILL: Final = "kill -9"
+LATE: Final = "heartbeats a lease apart"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "endpoint hangs": Kind(lasts=(1.0, 3.0)),
     "endpoint cuts": Kind(lasts=(1.0, 3.0)),
     "endpoint malformed": Kind(lasts=(1.0, 3.0)),
+    "endpoint slow": Kind(lasts=(1.0, 3.0)),
     "queue paused": Kind(lasts=(0.3, 1.5)),
     "dead letters replayed": Kind(),
 }

@@ -97,6 +97,10 @@ BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
         "executed again for no reason",
         {"executions": [CALLED, AGAIN], "disturbances": [replace(DEATH, began=20.0, ended=20.0)]},
     ),
+    "called again after a fault that undoes no work": (
+        "executed again for no reason",
+        {"executions": [CALLED, AGAIN], "disturbances": [Disturbance("Redis killed", None, 10.5, 12.0)]},
+    ),
     "a worker that ends by itself": ("worker broken", {"exits": [Exit("0.0", 1)]}),
     "a worker that complains": ("worker broken", {"exits": [Exit("0.0", 0, "SIGTERM", "Traceback")]}),
 }
