@@ -74,6 +74,7 @@ async def die(death: Death, scene: Scene) -> None:
         doomed.kill()
     assert await doomed.exit_code() == -signal.SIGKILL
     await eventually(lambda: death.leaves(scene))
+    await eventually(lambda: scene.endpoint.connected == 0)  # what the dead one has sent counts as before its death
     scene.endpoint.let_go()
 
 

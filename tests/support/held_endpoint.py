@@ -38,6 +38,11 @@ class HeldEndpoint:
     def calls(self) -> Counter[str]:
         return Counter(self.arrived)
 
+    @property
+    def connected(self) -> int:
+        """How many connections there are; none: every call that was sent has arrived."""
+        return len(self._runner.server.connections) if self._runner.server is not None else 0
+
     def hold(self) -> asyncio.Event:
         """Keep those who call from now on waiting, until the event is set or `let_go` is called."""
         self._held = asyncio.Event()
