@@ -1,5 +1,6 @@
 """docs/reliability.md and the README's table, from what was kept of runs and of the comparison."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
@@ -28,7 +29,12 @@ PROMISES: Final[Mapping[str, tuple[str, str]]] = {
     "left over": ("When all work is done, no lease, no binding, no entry is left", "the keys in Redis"),
     "worker broken": ("A worker ends only when told to, and complains to nobody", "exit codes and stderr"),
 }
-NAMES: Final = {"long": "long run, list", "list": "as in CI, list", "stream": "as in CI, stream"}
+NAMES: Final = {
+    "long": "long run, list",
+    "kills": "kills alone, list",
+    "list": "as in CI, list",
+    "stream": "as in CI, stream",
+}
 COUNTED: Final = (
     *("jobs", "answered", "malformed", "cancelled", "conflicts", "duplicates"),
     *("executions", "executed again", "answered twice by the endpoint", "late heartbeats"),
@@ -53,12 +59,14 @@ def render(runs: Mapping[str, Outcome], comparison: Comparison, findings: Mappin
 
 def render_summary(runs: Mapping[str, Outcome], comparison: Comparison) -> str:
     """Render the README's table."""
-    longest = max(runs.values(), key=lambda run: run.faults.get(KILL, 0))
-    counts, faults = longest.verdict.counts, sum(longest.faults.values())
+    counts, faults = Counter[str](), Counter[str]()
+    for run in runs.values():
+        counts.update(run.verdict.counts)
+        faults.update(run.faults)
     rows = [
         [
-            f"{longest.faults[KILL]:,} × kill -9 among {faults:,} faults, {counts['jobs']:,} jobs",
-            f"{counts.get('lost', 0)} lost, {counts.get('recorded twice', 0)} recorded twice",
+            f"{faults[KILL]:,} × kill -9 among {faults.total():,} faults in {len(runs)} runs, {counts['jobs']:,} jobs",
+            f"{counts['lost']} lost, {counts['recorded twice']} recorded twice",
             "",
         ]
     ]
