@@ -9,7 +9,6 @@ from greenscale_worker.job import Failed, Job, Outcome, Released, Succeeded
 from greenscale_worker.queues import Binding, Lease, QueueOptions
 from greenscale_worker.queues.redis_common.bell import Bell
 from greenscale_worker.queues.redis_common.connections import Clients, close
-from greenscale_worker.queues.redis_common.errors import mapped
 from greenscale_worker.queues.redis_common.link import Link
 from greenscale_worker.queues.redis_common.scripts import Script
 from greenscale_worker.queues.redis_protocol import records
@@ -134,9 +133,9 @@ class RedisQueue:
         for group in (self._bind, self._settle, self._release):
             await group.aclose()
         try:
-            with mapped():
-                keys = [*self._keys.base, self._keys.claim(self._owner)]
-                await self._scripts["leave"](self._clients.commands, keys, [*self._head, self._owner])
+            # On the connection at hand: while a failover goes on, Sentinel may know no master to make another one to.
+            keys = [*self._keys.base, self._keys.claim(self._owner)]
+            await self._link.once(self._scripts["leave"], keys, [*self._head, self._owner])
         except (QueueUnavailableError, ConfigError) as error:
             log.warning("queue_unavailable", error=str(error))
         await self._bell.aclose()
