@@ -1,10 +1,11 @@
 """Calling a task back from what it awaits, and what that must not swallow."""
 
 import asyncio
+import math
 
 import pytest
 
-from greenscale_worker.recall import Recall
+from greenscale_worker.recall import Deadlines, Recall
 
 
 async def reach(recall_of: "asyncio.Future[Recall]", *, swallow: bool = False) -> str:
@@ -90,3 +91,37 @@ async def test_outside_a_task_it_is_refused() -> None:
 
     asyncio.get_running_loop().call_soon(begin)
     assert "no task" in await refused
+
+
+async def waiting(deadlines: Deadlines, seconds: float, order: list[float]) -> bool:
+    """Wait for ever, or until called back; say whether it was."""
+    recall = Recall()
+    deadlines.add(recall, seconds)
+    try:
+        with recall:
+            await asyncio.Event().wait()
+    finally:
+        deadlines.discard(recall)
+    order.append(seconds)
+    return True
+
+
+async def test_each_deadline_rings_in_its_turn_whatever_the_order_in_which_they_were_set() -> None:
+    deadlines, order = Deadlines(), list[float]()
+    async with asyncio.timeout(10):
+        waits = (waiting(deadlines, seconds, order) for seconds in (0.05, 0.01, 0.15, 0.1))
+        assert await asyncio.gather(*waits) == [True] * 4
+        assert await waiting(deadlines, 0.01, order), "and after all have rung, a new one does"
+    assert order == [0.01, 0.05, 0.1, 0.15, 0.01]
+
+
+async def test_one_that_was_discarded_or_has_no_end_is_not_called() -> None:
+    deadlines = Deadlines()
+    early, never = Recall(), Recall()
+    deadlines.add(early, 0.0)
+    deadlines.discard(early)
+    deadlines.add(never, math.inf)
+    with early, never:
+        assert await waiting(deadlines, 0.02, [])
+    assert not early.called
+    assert not never.called

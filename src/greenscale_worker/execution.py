@@ -14,6 +14,7 @@ from greenscale_worker.errors import PermanentError, TransientError
 from greenscale_worker.gate import Gate
 from greenscale_worker.job import Failed, Job, Outcome, Output, Released, Succeeded
 from greenscale_worker.queues import Lease
+from greenscale_worker.recall import Deadlines, Recall
 from greenscale_worker.telemetry import Metrics, log
 
 LONGEST_WAIT_IN_LEASE: Final = 3.0
@@ -60,6 +61,7 @@ class Executor:
         self._gate = gate
         self._policy = policy
         self._metrics = metrics
+        self._deadlines = Deadlines()
 
     async def run(self, job: Job, lease: Lease) -> Outcome:
         """Bring the job to an outcome. Raises nothing but the cancellation of the task it runs in."""
@@ -102,21 +104,26 @@ class Executor:
 
     async def _call(self, run: _Run) -> Output | TransientError | PermanentError:
         """Ask the backend; what it raises comes back as a value, whatever it is."""
-        limit = asyncio.timeout(min(self._policy.timeout, run.left()))
+        recall = Recall()
+        self._deadlines.add(recall, min(self._policy.timeout, run.left()))
         try:
-            async with limit:
-                output: object = await self._backend.infer(run.job)
+            with recall:
+                return await self._ask(run.job, recall)
+        finally:
+            self._deadlines.discard(recall)
+        return _timed_out()
+
+    async def _ask(self, job: Job, recall: Recall) -> Output | TransientError | PermanentError:
+        try:
+            output: object = await self._backend.infer(job)
         except (TransientError, PermanentError) as error:
             return error
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if recall.task.cancelling():
                 raise
-            return _backend_error(run.job, error)  # the backend cancelled something of its own
+            return _backend_error(job, error)  # the backend cancelled something of its own
         except (Exception, SystemExit) as error:  # noqa: BLE001  whatever somebody else's code comes up with
-            if limit.expired():
-                return TransientError("timeout", "no answer within the time limit", counted=True)
-            return _backend_error(run.job, error)
+            return _timed_out() if recall.called else _backend_error(job, error)
         if isinstance(output, Output):
             return output
         return TransientError("backend_error", f"it gave {type(output).__name__}, not Output", counted=True)
@@ -178,6 +185,10 @@ class Executor:
             self._metrics.retried(error.code)
             return Released(error.code, delay, error.counted)
         return Failed("deadline_passed", f"no time for another attempt before the deadline; last: {error.code}")
+
+
+def _timed_out() -> TransientError:
+    return TransientError("timeout", "no answer within the time limit", counted=True)
 
 
 def _backend_error(job: Job, error: BaseException) -> TransientError:
