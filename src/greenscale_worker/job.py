@@ -66,8 +66,9 @@ class Output:
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
             raise TypeError(f"text: a string is expected, not {type(self.text).__name__}")
-        if not all(value is None or isinstance(value, str) for value in (self.model, self.finish_reason)):
-            raise TypeError("model, finish_reason: a string or None is expected")
+        for value in (self.model, self.finish_reason):
+            if value is not None and not isinstance(value, str):
+                raise TypeError("model, finish_reason: a string or None is expected")
         if not isinstance(self.usage, Usage):
             raise TypeError(f"usage: Usage is expected, not {type(self.usage).__name__}")
 

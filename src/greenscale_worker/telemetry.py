@@ -68,7 +68,9 @@ def configure_logging(*, json: bool, level: str = "info") -> None:
 
     A line that cannot be written is dropped: no job ends for a log.
     """
+    vars(log).pop("bind", None)  # what an earlier call has left: the logger is made once, not for every line
     structlog.configure(
+        cache_logger_on_first_use=True,
         processors=[*([_as_json] if json else _for_people()), _mask],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda: _Lines(sys.stdout if json else sys.stderr),
@@ -157,8 +159,9 @@ class Metrics:
 
     def tokens(self, usage: Usage) -> None:
         """Count what an answer cost, as far as the endpoint said."""
-        self._tokens("prompt").inc(usage.prompt_tokens or 0)
-        self._tokens("completion").inc(usage.completion_tokens or 0)
+        for kind, tokens in (("prompt", usage.prompt_tokens), ("completion", usage.completion_tokens)):
+            if tokens:
+                self._tokens(kind).inc(tokens)
 
     def retried(self, reason: str) -> None:
         """Count a call that is to be made again."""
