@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from greenscale_worker.execution import Policy
     from greenscale_worker.gate import Gate
+    from greenscale_worker.grouping import Grouper
     from greenscale_worker.job import Failed, Job, Outcome, Output, Released, Succeeded, Usage, decode
     from greenscale_worker.queues import (
         Binding,
@@ -47,6 +48,7 @@ _ROOMS: Final = {
     "errors": "BadInputError ConfigError GreenScaleError PermanentError QueueUnavailableError TransientError",
     "execution": "Policy",
     "gate": "Gate",
+    "grouping": "Grouper",
     "job": "Failed Job Outcome Output Released Succeeded Usage decode",
     "queues": "Binding Cancellation DeadLetter Depth Lease LiveWorker Loss Queue QueueAdmin QueueOptions RedisOptions",
     "queues.memory": "MemoryQueue",
@@ -68,6 +70,7 @@ __all__ = [  # a list to be read by type checkers, which do not run code
     "Failed",
     "Gate",
     "GreenScaleError",
+    "Grouper",
     "HandlerBackend",
     "Job",
     "Lease",

@@ -2,7 +2,8 @@
 
 Everything runs on this machine, pinned to two cores: a Redis of its own (append-only file, fsync every second), the
 ingestion API, which is the same for both, the load, and either bench/loop.py or the worker. Turns are interleaved:
-loop and worker, single readings and arrays of 100, and again. Two figures for each turn:
+loop and worker, single readings and arrays of 100, and again. Each turn has servers of its own, for two processes that
+happen to share a core go on doing so, and are slower or faster for it by a third. Two figures for each turn:
 
 POST to stored:    from the first POST, over 32 connections, until the last reading lies in the list of its site.
 stream to stored:  as many entries lie in the stream already; from the first stored reading to the last.
@@ -152,8 +153,9 @@ def turn(kind: str, db: redis.Redis, redis_port: int, api_port: int) -> dict[str
     return {"POST to stored": whole, "stream to stored": alone}
 
 
-def measure(repeats: int) -> Figures:
-    figures: Figures = {kind: {} for kind in KINDS}
+@contextmanager
+def servers() -> Iterator[tuple[redis.Redis, int, int]]:
+    """A Redis and the ingestion API; gives a client of the one, and both ports."""
     redis_port, api_port = free_port(), free_port()
     with tempfile.TemporaryDirectory() as directory:
         server = (SERVER, "--port", str(redis_port), "--bind", "127.0.0.1", "--dir", directory)
@@ -162,11 +164,17 @@ def measure(repeats: int) -> Figures:
             env = {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(redis_port), "ENERGY_PORT_INGEST": str(api_port)}
             with process(sys.executable, "-m", "energy_readings", "ingest", **env), redis.Redis(port=redis_port) as db:
                 wait_for(api_port)
-                for number in range(repeats):
-                    for kind in KINDS:
-                        for figure, value in turn(kind, db, redis_port, api_port).items():
-                            figures[kind].setdefault(figure, []).append(value)
-                        print(f"{number + 1}/{repeats} {kind}", file=sys.stderr)
+                yield db, redis_port, api_port
+
+
+def measure(repeats: int) -> Figures:
+    figures: Figures = {kind: {} for kind in KINDS}
+    for number in range(repeats):
+        for kind in KINDS:
+            with servers() as (db, redis_port, api_port):
+                for figure, value in turn(kind, db, redis_port, api_port).items():
+                    figures[kind].setdefault(figure, []).append(value)
+            print(f"{number + 1}/{repeats} {kind}", file=sys.stderr)
     return figures
 
 
@@ -196,7 +204,7 @@ def machine() -> str:
 
 
 def main() -> None:
-    repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 9
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     when, load = datetime.now(UTC), os.getloadavg()[0]
     text = table(measure(repeats))

@@ -48,8 +48,12 @@ async def test_an_array_is_one_entry(api: Client, db: redis.Redis) -> None:
     assert not fields
 
 
-async def test_requests_that_come_together_get_the_entry_of_their_own(api: Client, db: redis.Redis) -> None:
+async def test_requests_that_come_together_share_round_trips_and_get_each_its_own_entry(
+    api: Client, db: redis.Redis
+) -> None:
+    before = db.info("stats")["total_reads_processed"]
     answers = await asyncio.gather(*(post(api, READING | {"power_reading": float(n)}) for n in range(300)))
+    assert db.info("stats")["total_reads_processed"] - before < 300
     assert {status for status, _ in answers} == {202}
     powers = {entry_id: float(fields["power_reading"]) for entry_id, fields in db.xrange("energy_readings")}
     assert [powers[answer["entry_id"]] for _, answer in answers] == list(range(300))
@@ -136,6 +140,20 @@ async def test_redis_that_hangs_is_503_in_time(serve: Serve, start_redis: Callab
     assert [status for status, _ in statuses] == [503] * 3
     server.thaw()
     assert (await post(api, READING))[0] == 202
+
+
+async def test_whoever_has_waited_too_long_for_a_redis_that_hangs_is_not_sent_any_more(
+    monkeypatch: pytest.MonkeyPatch, serve: Serve, start_redis: Callable[..., RedisServer]
+) -> None:
+    for name, value in (("ingest.ANSWER_SECONDS", 0.5), ("connection.ANSWER_SECONDS", 0.5), ("ingest.MOST_ENTRIES", 1)):
+        monkeypatch.setattr(f"energy_readings.{name}", value)
+    server = start_redis()
+    api = await serve(ingestion(read(environment(server))))
+    server.freeze()
+    async with asyncio.timeout(25):  # one after the other, each would wait half a second for those before it
+        answers = await asyncio.gather(*(post(api, READING) for _ in range(100)))
+    assert [status for status, _ in answers] == [503] * 100
+    server.thaw()
 
 
 async def test_with_password_and_tls(serve: Serve, start_redis: Callable[..., RedisServer]) -> None:
