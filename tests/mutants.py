@@ -40,16 +40,18 @@ MUTANTS: Final = [
     # What all scripts share
     Mutant("types are not guarded", "prelude", "if found ~= 'none' and found ~= wanted then", "if false then"),
     Mutant("one key's type is not guarded", "prelude", "'hash', 'hash', 'zset', own}", "'hash', 'hash', nil, own}"),
-    Mutant("meta is kept", "prelude", "  store.drop(id)\n  call('HDEL', META, id)\n  if", "  store.drop(id)\n  if"),
+    Mutant("meta is kept", "prelude", "  call('HDEL', META, unpack(ids))\n"),
     Mutant(
         "a lease outlives its job",
         "prelude",
-        "call('ZREM', LEASE, id) == 0 and call('ZREM', READY",
-        " call('ZREM', READY",
+        "local placed = call('ZREM', LEASE, unpack(ids))",
+        "local placed = 0",
     ),
-    Mutant("a redelivery outlives its job", "prelude", " and call('ZREM', READY, id) == 0"),
-    Mutant("a suspect outlives its job", "prelude", "then\n    call('ZREM', SUSPECT, id)\n", "then\n"),
-    Mutant("a binding outlives its job", "prelude", "if m.job_id ~= '' and call(", "if m.job_id == '' and call("),
+    Mutant(
+        "a redelivery outlives its job", "prelude", "ipairs({READY, DELAYED, SUSPECT})", "ipairs({DELAYED, SUSPECT})"
+    ),
+    Mutant("a suspect outlives its job", "prelude", "ipairs({READY, DELAYED, SUSPECT})", "ipairs({READY, DELAYED})"),
+    Mutant("a binding outlives its job", "prelude", "  call_with('HDEL', BOUND, bindings)\n"),
     Mutant("requeued, still leased", "prelude", "write_meta(id, m)\n  call('ZREM', LEASE, id)", "write_meta(id, m)"),
     Mutant("due, still delayed", "prelude", "  call('ZREM', DELAYED, id)\n  call('ZADD'", "  call('ZADD'"),
     Mutant(
@@ -62,8 +64,8 @@ MUTANTS: Final = [
     Mutant(
         "a dead letter loses its payload",
         "prelude",
-        "  local payload = store.payload(id) or ''\n  forget(id, m)\n",
-        "  forget(id, m)\n  local payload = store.payload(id) or ''\n",
+        "  local payload = store.payload(id) or ''\n  forget({[id] = m})\n",
+        "  forget({[id] = m})\n  local payload = store.payload(id) or ''\n",
     ),
     Mutant(
         "a line feed in a message hides the payload",
@@ -82,10 +84,8 @@ MUTANTS: Final = [
         "amnesty ends too early", "prelude", "'amnesty', digits(now + 2 * beat_ms)", "'amnesty', digits(now + beat_ms)"
     ),
     Mutant("a clock that goes back is not noticed", "prelude", "if now < clock - 1000 then  --", "if false then  --"),
-    Mutant("the clock is not kept", "prelude", "  call('HSET', CONTROL, 'clock', digits(now))\n"),
-    Mutant(
-        "leases are reaped before their time", "prelude", "'-inf', '(' .. digits(now)", "'-inf', digits(now + 1000)"
-    ),
+    Mutant("the clock is not kept", "prelude", "  call('HSET', CONTROL, 'clock', NOW)\n"),
+    Mutant("leases are reaped before their time", "prelude", "'-inf', '(' .. NOW", "'-inf', digits(now + 1000)"),
     Mutant("crashes are not counted", "prelude", "m.crashes = m.crashes + 1"),
     Mutant(
         "reaping buries",
@@ -102,9 +102,9 @@ MUTANTS: Final = [
     Mutant(
         "the time of submission is lost",
         "prelude",
-        "if submitted then call('HSET', key, 'submitted_ms', submitted) end",
+        "if submitted then push(fields, 'submitted_ms', submitted) end",
     ),
-    Mutant("a foreign type is written onto", "prelude", "if foreign then call('DEL', key) end"),
+    Mutant("a foreign type is written onto", "prelude", "if foreign or begins", "if begins"),
     Mutant("a foreign type is not reported", "prelude", "  return foreign\n", "  return false\n"),
     Mutant("records live for ever", "prelude", "  call('EXPIRE', key, ttl)\n"),
     Mutant(
@@ -112,11 +112,9 @@ MUTANTS: Final = [
         "prelude",
         "for _, id in ipairs(call('ZRANGE', DELAYED, 0, -1)) do call('ZINCRBY', DELAYED, digits(now - clock), id) end",
     ),
-    Mutant(
-        "workers of the future are alive", "prelude", "call('ZREMRANGEBYSCORE', WORKERS, '(' .. digits(now), '+inf')"
-    ),
+    Mutant("workers of the future are alive", "prelude", "call('ZREMRANGEBYSCORE', WORKERS, '(' .. NOW, '+inf')"),
     Mutant("those buried are not named", "prelude", "if m.job_id ~= '' then push(buried, id, m.job_id) end"),
-    Mutant("reaping knows no limit", "prelude", "'(' .. digits(now), 'LIMIT', 0, BATCH)", "'(' .. digits(now))"),
+    Mutant("reaping knows no limit", "prelude", "'(' .. NOW, 'LIMIT', 0, BATCH)", "'(' .. NOW)"),
     # claim
     Mutant("a repeated claim takes more", "claim", "if last_claim and string", "if false and string"),
     Mutant(
@@ -126,16 +124,16 @@ MUTANTS: Final = [
     Mutant(
         "a repeated claim does not prolong",
         "claim",
-        "call('ZADD', LEASE, digits(now + lease_ms), id)\n      if store",
+        "call('ZADD', LEASE, expiry, id)\n      if store",
         "if store",
     ),
     Mutant("the wrong end", "store", "'LPOP', 'RPUSH'", "'RPOP', 'RPUSH'"),
-    Mutant("ids repeat", "store", "or '0')) + 1, micros)", "or '0')), micros)"),
+    Mutant("ids repeat", "store", "math.max(last + 1, micros)", "math.max(last, micros)"),
     Mutant(
         "ids repeat after a failover",
         "store",
-        "last = math.max((last or tonumber(call('HGET', CONTROL, 'last') or '0')) + 1, micros)",
-        "last = math.max((last or tonumber(call('HGET', CONTROL, 'last') or micros)) + 1)",
+        "last = last or tonumber(call('HGET', CONTROL, 'last') or '0')\n",
+        "last = last or micros\n",
     ),
     Mutant("tokens repeat", "claim", "nonce .. ':' .. (#given + 1), owner", "'token:' .. (#given + 1), owner"),
     Mutant("a claim is not remembered", "claim", "'EX', REMEMBERED)", "'EX', 30)"),
@@ -147,6 +145,8 @@ MUTANTS: Final = [
         "'0'",
     ),
     Mutant("no cap on bytes", "claim", "#given < n and bytes < max_bytes", "#given < n"),
+    Mutant("fewer at once", "claim", "AT_ONCE = 8", "AT_ONCE = 1"),
+    Mutant("more at once", "claim", "AT_ONCE = 8", "AT_ONCE = 64"),
     Mutant("many suspects at once", "claim", "    may_suspect = false\n"),
     Mutant(
         "suspects jump the queue",
@@ -185,14 +185,17 @@ MUTANTS: Final = [
         "bind",
         "if store.payload(other) ~= store.payload(id) then return 'CONFLICT' end",
     ),
-    Mutant("a duplicate stays", "bind", "    forget(id, m)\n    count('duplicate')", "    count('duplicate')"),
-    Mutant("a duplicate runs", "bind", "if other then", "if false then"),
+    Mutant("a duplicate stays", "bind", "  forget({[id] = m})\n  metas[id] = nil\n"),
+    Mutant("a duplicate runs", "bind", "if other and other ~= id", "if false and other ~= id"),
+    Mutant("a duplicate in the same group runs", "bind", "  bound[job_id] = id\n"),
     Mutant("a tombstone is not consumed", "bind", "call('DEL', tombstone)", "call('EXISTS', tombstone)"),
-    Mutant("a tombstone is not heeded", "bind", "if call('DEL', tombstone) == 1 then", "if false then"),
-    Mutant("a job does not know its binding", "bind", "    m.job_id = job_id\n    write_meta(id, m)\n"),
-    Mutant("a record tells of two runs", "bind", "  begin_record(record)\n  push", "  push"),
-    Mutant("a cancellation adds to an old record", "bind", "      begin_record(record)\n"),
-    Mutant("bind: all items share the first's keys", "bind", "key, arg = key + 2,", "key, arg = ITEMS,"),
+    Mutant("a tombstone is not heeded", "bind", "if any_cancelled and", "if false and"),
+    Mutant("a job does not know its binding", "bind", "call_with('HSET', META, changed)\n"),
+    Mutant("nothing is bound", "bind", "call_with('HSET', BOUND, bindings)\n"),
+    Mutant("a record tells of two runs", "bind", "live_ttl, fields, true)", "live_ttl, fields)"),
+    Mutant("a cancellation adds to an old record", "bind", "'finished_ms', NOW}, true)", "'finished_ms', NOW})"),
+    Mutant("bind: all items share the first's record", "bind", "KEYS[ITEMS + 2 * (i - 1)]", "KEYS[ITEMS]"),
+    Mutant("bind: all items share the first's tombstone", "bind", "KEYS[ITEMS + 2 * #starts - 1]", "KEYS[ITEMS + 1]"),
     Mutant("bind: one stale item spoils its group", "bind", "return 'STALE'", "error('STALE')"),
     # settle
     Mutant("settle: any token", "settle", "  elseif m.token ~= token then\n    return 'STALE'\n"),
@@ -211,16 +214,21 @@ MUTANTS: Final = [
     Mutant(
         "a late answer overrules the job in flight",
         "settle",
-        "if succeeded and bound_elsewhere(job_id, id) then return false end",
+        "if succeeded and clashes(job_id, id) then return false end",
     ),
     Mutant("a conflict writes the other's record", "settle", "    if clash then return 'OK' end\n"),
     Mutant(
         "a job never bound adds to an old record",
         "settle",
-        "  if not m or m.job_id ~= job_id then begin_record(record) end\n",
+        "fields, not m or m.job_id ~= job_id)",
+        "fields)",
     ),
-    Mutant("a late answer adds to the record of a failure", "settle", "if not m or m.job_id", "if m and m.job_id"),
-    Mutant("settle: all items share the first's keys", "settle", "key, arg = key + 2,", "key, arg = ITEMS,"),
+    Mutant("a late answer adds to the record of a failure", "settle", "not m or m.job_id ~=", "m and m.job_id ~="),
+    Mutant(
+        "settle: all items share the first's keys", "settle", "local key = ITEMS + 2 * (i - 1)", "local key = ITEMS"
+    ),
+    Mutant("what has succeeded stays", "settle", "forget(finished)"),
+    Mutant("what ends in a group clashes with what comes after", "settle", " and not finished[other]"),
     Mutant("settle: one stale item spoils its group", "settle", "return 'STALE'", "error('STALE')"),
     # release
     Mutant("release: any token", "release", "m.token ~= token or "),
@@ -243,7 +251,7 @@ MUTANTS: Final = [
     Mutant("dead workers stay on the list", "beat", "if store.dismiss(silent) then call('ZREM', WORKERS, silent) end"),
     # agree, cancel, put, replay
     Mutant("whoever starts changes the format", "agree", "'HSETNX'", "'HSET'"),
-    Mutant("a cancelled job runs on", "cancel", "  forget(id, find(id))\n"),
+    Mutant("a cancelled job runs on", "cancel", "  forget({[id] = find(id)})\n"),
     Mutant("a worker is not told", "cancel", "  ring('gone ' .. id)\n"),
     Mutant("a finished job leaves a tombstone", "cancel", "if state == 'succeeded' or", "if"),
     Mutant("a tombstone for ever", "cancel", ", 'EX', ARGV[4])", ")"),
@@ -262,22 +270,30 @@ MUTANTS: Final = [
         "bound_elsewhere(header.job_id, ARGV[3]) and '' or header.job_id",
         "header.job_id",
     ),
-    # What only the stream's store has
+    # What only a stream has
+    Mutant(
+        "a redelivery that the group comes to again is nobody's",
+        "claim",
+        "write_taken()  -- before",
+        "-- before",
+        kind="stream",
+    ),
     *(
         Mutant(name, "store", right, wrong, kind="stream")
         for name, right, wrong in (
-            ("an ended job stays in the stream", "  call('XDEL', SOURCE, id)\n", ""),
-            ("an ended job is not acknowledged", "  call('XACK', SOURCE, GROUP, id)\n", ""),
+            ("an ended job stays in the stream", "  call('XDEL', SOURCE, unpack(ids))\n", ""),
+            ("an ended job is not acknowledged", "  call('XACK', SOURCE, GROUP, unpack(ids))\n", ""),
             (
                 "the head is in no order",
                 "return digits(tonumber(ms) * 1024 + math.min(tonumber(seq), 1023))",
                 "return '7'",
             ),
             ("the sequence is forgotten", " + math.min(tonumber(seq), 1023)", ""),
-            ("a replayed job is given twice", "if not m then return id", "if true then return id"),
+            ("a replayed job is given twice", "if metas[id] then", "if false then"),
+            ("it stops at what it has passed", "until #found < asked or #taken == n or passed >= BATCH", "until true"),
             (
                 "what a group comes to again becomes another's",
-                "give_to(call('ZSCORE', LEASE, id) and m.owner or NOBODY, id)",
+                "give_to(call('ZSCORE', LEASE, id) and metas[id].owner or NOBODY, id)",
                 "",
             ),
             ("a replayed job is nobody's", "  give_to(NOBODY, id, 'FORCE')\n", ""),

@@ -9,6 +9,7 @@ LEASE, BEAT = 15_000, 3_000
 LIVE_SECONDS = 7 * 86_400
 TOMBSTONE_SECONDS = 3600
 SUSPECT_CRASHES, BURIAL_MARGIN, BATCH = 2, 2, 64
+AT_ONCE = 8  # fresh jobs, as in claim.lua
 REMEMBERED_SECONDS = 86_400  # a claim, for its repetition
 LARGEST = 200  # bytes of a payload that is read; in production 8 MiB
 FOREIGN = "a foreign type"

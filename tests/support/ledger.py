@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.support.entries import (
+    AT_ONCE,
     BATCH,
     BEAT,
     BURIAL_MARGIN,
@@ -200,14 +201,15 @@ class Ledger:
             may_suspect = may_suspect and not self.open[id_].suspect
             ids.append(id_)
         while self.waiting and len(ids) < n and self._bytes(ids) + unread < self.setup.max_bytes:
-            id_, payload = self._next()
-            if len(payload) > LARGEST:
-                self.rare["too large"] += 1
-                message = f"{len(payload)} bytes; more than {LARGEST} are not even read"
-                self._bury(id_, "", "too_large", message)
-                unread += len(payload)
-            else:
-                ids.append(id_)
+            for _ in range(min(AT_ONCE, n - len(ids), len(self.waiting))):
+                id_, payload = self._next()
+                if len(payload) > LARGEST:
+                    self.rare["too large"] += 1
+                    message = f"{len(payload)} bytes; more than {LARGEST} are not even read"
+                    self._bury(id_, "", "too_large", message)
+                    unread += len(payload)
+                else:
+                    ids.append(id_)
         if self.setup.kind == "list":
             self.last = self.last or 0
         for index, id_ in enumerate(ids, 1):

@@ -19,14 +19,18 @@ function store.has(id) return call('HEXISTS', OPEN, id) == 1 end
 -- A claimed job's payload.
 function store.payload(id) return call('HGET', OPEN, id) end
 
--- The oldest job that nobody has claimed: its id and payload; nil where there is none.
-function store.take()
-  local payload = call(POP, SOURCE)
-  if not payload then return nil end
-  last = math.max((last or tonumber(call('HGET', CONTROL, 'last') or '0')) + 1, micros)  -- even after an older snapshot
-  local id = digits(last)
-  call('HSET', OPEN, id, payload)
-  return id, payload
+-- The oldest jobs that nobody has claimed, n at most: {id, payload} of each.
+function store.take(_, n)
+  local found, kept = {}, {}
+  last = last or tonumber(call('HGET', CONTROL, 'last') or '0')
+  for i, payload in ipairs(call(POP, SOURCE, n) or {}) do
+    last = math.max(last + 1, micros)  -- even after an older snapshot
+    local id = digits(last)
+    found[i] = {id, payload}
+    push(kept, id, payload)
+  end
+  call_with('HSET', OPEN, kept)
+  return found
 end
 
 -- Ends a claim.
@@ -35,8 +39,8 @@ function store.taken()
   return ''
 end
 
--- Forgets a job that has ended.
-function store.drop(id) call('HDEL', OPEN, id) end
+-- Forgets jobs that have ended.
+function store.drop(ids) call('HDEL', OPEN, unpack(ids)) end
 
 -- Takes a dead letter's payload back; gives the job's id from now on.
 function store.keep(id, payload)

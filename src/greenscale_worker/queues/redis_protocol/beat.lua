@@ -46,13 +46,13 @@ if ARGV[7] == '1' then
   reaped, buried = reap(max_crashes)
   found = rescue() + store.adopt(lease_ms)
 end
-call('ZADD', WORKERS, digits(now), owner)
+call('ZADD', WORKERS, NOW, owner)
 for _, silent in ipairs(call('ZRANGEBYSCORE', WORKERS, '-inf', digits(now - 2 * lease_ms))) do
   if store.dismiss(silent) then call('ZREM', WORKERS, silent) end
 end
 if reaped + found > 0 then ring('ready') end
 local claimable = 0
 if call('HEXISTS', CONTROL, 'paused') == 0 then
-  claimable = call('ZCARD', READY) + call('ZCARD', SUSPECT) + call('ZCOUNT', DELAYED, '-inf', digits(now))
+  claimable = call('ZCARD', READY) + call('ZCARD', SUSPECT) + call('ZCOUNT', DELAYED, '-inf', NOW)
 end
 return {reaped, claimable, lost, buried}

@@ -4,47 +4,58 @@
 -- ARGV  3 seconds a live record lasts, 4 seconds a final record lasts;
 --       then for each item: id, token, job id, number of words, record field, value, …
 -- Output for each item RUN, DUPLICATE, CONFLICT, CANCELLED or STALE; BADTYPE: RUN, and a foreign key was replaced
-local live_ttl, final_ttl = ARGV[3], ARGV[4]
+local live_ttl, final_ttl = ARGV[3], tonumber(ARGV[4])
 run_when_full()
 
-local function bind(id, token, job_id, record, tombstone, fields)
-  local m = read_meta(id)
+local starts, ids, names, tombstones = {}, {}, {}, {}
+local arg = 5
+while arg <= #ARGV do
+  starts[#starts + 1] = arg
+  ids[#starts], names[#starts], tombstones[#starts] = ARGV[arg], ARGV[arg + 2], KEYS[ITEMS + 2 * #starts - 1]
+  arg = arg + 4 + ARGV[arg + 3]
+end
+local metas, bound = read_metas(ids), pick(BOUND, names)
+local bindings, changed = {}, {}
+local any_cancelled = #ids > 0 and call('EXISTS', unpack(tombstones)) > 0
+
+local function drop(id, m, what)
+  forget({[id] = m})
+  metas[id] = nil
+  count(what)
+end
+
+local function bind(id, token, job_id, record, tombstone, start)
+  local m, other = metas[id], bound[job_id]
   if not m or m.token ~= token or not call('ZSCORE', LEASE, id) then return 'STALE' end
-  local other = bound_elsewhere(job_id, id)
-  if other then
+  if other and other ~= id and store.has(other) then
     if store.payload(other) ~= store.payload(id) then return 'CONFLICT' end
-    forget(id, m)
-    count('duplicate')
+    drop(id, m, 'duplicate')
     return 'DUPLICATE'
   end
-  if call('DEL', tombstone) == 1 then
-    forget(id, m)
-    count('cancelled')
-    if tonumber(final_ttl) > 0 then
-      begin_record(record)
-      write_record(record, final_ttl, {'state', 'cancelled', 'finished_ms', digits(now)})
+  if any_cancelled and call('DEL', tombstone) == 1 then
+    drop(id, m, 'cancelled')
+    if final_ttl > 0 then
+      write_record(record, final_ttl, {'state', 'cancelled', 'finished_ms', NOW}, true)
     end
     return 'CANCELLED'
   end
-  call('HSET', BOUND, job_id, id)
+  bound[job_id] = id
+  push(bindings, job_id, id)
   if m.job_id ~= job_id then
     m.job_id = job_id
-    write_meta(id, m)
+    push(changed, id, packed(m))
   end
-  if tonumber(final_ttl) == 0 then return 'RUN' end
-  begin_record(record)
+  if final_ttl == 0 then return 'RUN' end
+  local fields = {unpack(ARGV, start + 4, start + 3 + ARGV[start + 3])}
   push(fields, 'state', 'running')
-  push(fields, 'claimed_ms', digits(now))
-  if write_record(record, live_ttl, fields) then return 'BADTYPE' end
-  return 'RUN'
+  push(fields, 'claimed_ms', NOW)
+  return write_record(record, live_ttl, fields, true) and 'BADTYPE' or 'RUN'
 end
 
-local answers, key, arg = {}, ITEMS, 5
-while arg <= #ARGV do
-  local words = tonumber(ARGV[arg + 3])
-  local fields = {}
-  for i = 1, words do fields[i] = ARGV[arg + 3 + i] end
-  answers[#answers + 1] = bind(ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], KEYS[key], KEYS[key + 1], fields)
-  key, arg = key + 2, arg + 4 + words
+local answers = {}
+for i, start in ipairs(starts) do
+  answers[i] = bind(ids[i], ARGV[start + 1], names[i], KEYS[ITEMS + 2 * (i - 1)], tombstones[i], start)
 end
+call_with('HSET', BOUND, bindings)
+call_with('HSET', META, changed)
 return answers

@@ -7,9 +7,9 @@
 local job_id, ttl, record, tombstone = ARGV[3], tonumber(ARGV[5]), KEYS[ITEMS], KEYS[ITEMS + 1]
 local id = call('HGET', BOUND, job_id)
 if id and store.has(id) then
-  forget(id, find(id))
+  forget({[id] = find(id)})
   count('cancelled')
-  if ttl > 0 then write_record(record, ttl, {'state', 'cancelled', 'finished_ms', digits(now)}) end
+  if ttl > 0 then write_record(record, ttl, {'state', 'cancelled', 'finished_ms', NOW}) end
   ring('gone ' .. id)
   return 'CANCELLED'
 end

@@ -12,7 +12,9 @@ local max_crashes, max_bytes, remembered = tonumber(ARGV[8]), tonumber(ARGV[9]),
 local may_suspect = ARGV[10] == '1'
 local LARGEST = 8 * 1024 * 1024  -- as in job.py: beyond it, not even the id is looked for
 local REMEMBERED = 86400
+local AT_ONCE = 8  -- fresh jobs; so many may be given beyond the bytes
 local given, ids, bytes = {}, {}, 0
+local metas, leases, expiry = {}, {}, digits(now + lease_ms)
 run_when_full()
 
 local function give(id, m, payload, name)
@@ -24,18 +26,18 @@ if last_claim and string.sub(last_claim, 1, #nonce + 1) == nonce .. '|' then
   for id in string.gmatch(string.sub(last_claim, #nonce + 2), '[^,]+') do
     local m = read_meta(id)
     if m and string.sub(m.token, 1, #nonce + 1) == nonce .. ':' and call('ZSCORE', LEASE, id) then
-      call('ZADD', LEASE, digits(now + lease_ms), id)
+      call('ZADD', LEASE, expiry, id)
       if store.has(id) then give(id, m, store.payload(id)) end
     end
   end
   call('EXPIRE', remembered, REMEMBERED)
-  return {0, digits(now), 0, given, {}, ''}
+  return {0, NOW, 0, given, {}, ''}
 end
 
 tick(lease_ms, beat_ms)
 local reaped, buried = reap(max_crashes)
-if call('HEXISTS', CONTROL, 'paused') == 1 then return {-2, digits(now), reaped, given, buried, ''} end
-local due = call('ZRANGEBYSCORE', DELAYED, '-inf', digits(now), 'LIMIT', 0, BATCH)
+if call('HEXISTS', CONTROL, 'paused') == 1 then return {-2, NOW, reaped, given, buried, ''} end
+local due = call('ZRANGEBYSCORE', DELAYED, '-inf', NOW, 'LIMIT', 0, BATCH)
 for _, id in ipairs(due) do
   local m = find(id)
   if m then requeue(id, m) end
@@ -43,11 +45,17 @@ end
 
 local function take(id, m, payload, name)
   m.token, m.owner = nonce .. ':' .. (#given + 1), owner
-  write_meta(id, m)
-  call('ZADD', LEASE, digits(now + lease_ms), id)
+  push(metas, id, packed(m))
+  push(leases, expiry, id)
   ids[#ids + 1] = id
   bytes = bytes + #payload
   give(id, m, payload, name)
+end
+
+local function write_taken()
+  call_with('HSET', META, metas)
+  call_with('ZADD', LEASE, leases)
+  metas, leases = {}, {}
 end
 
 local function room() return #given < n and bytes < max_bytes end
@@ -72,17 +80,22 @@ while room() do
     take(id, m, store.payload(id))
   end
 end
+write_taken()  -- before the store is asked for more: it looks for what is leased
 
 while room() do
-  local id, payload, name = store.take(owner)
-  if not id then break end
-  local m = {token = '', owner = '', tries = 0, crashes = 0, first = digits(now), job_id = ''}
-  if #payload > LARGEST then
-    bury(id, m, '', 'too_large', #payload .. ' bytes; more than ' .. LARGEST .. ' are not even read')
-    bytes = bytes + #payload
-  else
-    take(id, m, payload, name)
+  local most = math.min(AT_ONCE, n - #given)
+  local found = store.take(owner, most)
+  for _, job in ipairs(found) do
+    local id, payload, name = unpack(job, 1, 3)
+    if #payload > LARGEST then
+      bury(id, new_meta(), '', 'too_large', #payload .. ' bytes; more than ' .. LARGEST .. ' are not even read')
+      bytes = bytes + #payload
+    else
+      take(id, new_meta(), payload, name)
+    end
   end
+  write_taken()
+  if #found < most then break end
 end
 
 if #ids > 0 then
@@ -92,7 +105,7 @@ end
 local from = store.taken()  -- last: whatever it may raise, the jobs given are remembered
 if reaped > 0 then ring('ready') end
 if reaped == BATCH or #due == BATCH or (bytes >= max_bytes and #given < n) then
-  return {0, digits(now), reaped, given, buried, from}
+  return {0, NOW, reaped, given, buried, from}
 end
 
 local function earliest(key)
@@ -103,4 +116,4 @@ end
 local due_next, expires_next = earliest(DELAYED), earliest(LEASE)
 if expires_next then expires_next = math.max(expires_next, tonumber(call('HGET', CONTROL, 'amnesty') or '0')) end
 local wake = due_next and expires_next and math.min(due_next, expires_next) or due_next or expires_next
-return {wake and math.max(10, wake + 1 - now) or -1, digits(now), reaped, given, buried, from}
+return {wake and math.max(10, wake + 1 - now) or -1, NOW, reaped, given, buried, from}

@@ -22,11 +22,11 @@ from greenscale_worker.queues.redis_protocol.keys import Keys
 from greenscale_worker.queues.redis_protocol.store import Store
 from greenscale_worker.telemetry import Metrics, log
 
-MOST: Final = 32  # jobs in one CLAIM; larger groups keep the process waiting for scripts
+MOST: Final = 64  # jobs in one CLAIM; larger groups keep the process waiting for scripts
 MOST_BYTES: Final = 4 * 1024 * 1024
 SUSPECT_CRASHES: Final = 2  # as in prelude.lua
 PEEK_SECONDS: Final = 10
-PEEK_AFTER: Final = 0.0005  # so that the jobs just claimed are on their way first
+PEEK_AFTER: Final = 0.003  # so that jobs that trickle in come in groups, too
 POLL_SECONDS: Final = 1.0
 PAUSED: Final = -2
 

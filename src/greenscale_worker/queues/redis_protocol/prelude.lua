@@ -39,6 +39,8 @@ local now = math.floor(micros / 1000)
 
 local function digits(number) return string.format('%.0f', number) end
 
+local NOW = digits(now)
+
 -- A full Redis refuses a script's first write if that takes memory, but none after one that does not. Workers only move
 -- jobs and free them, so their scripts begin with this; a producer's must not.
 local function run_when_full() call('HDEL', CONTROL, '') end
@@ -48,18 +50,41 @@ local function ring(message) redis.pcall('PUBLISH', BELL, message) end
 
 local function count(what, by) call('HINCRBY', CONTROL, 'n_' .. what, by or 1) end
 
-local function read_meta(id)
-  local packed = call('HGET', META, id)
-  if not packed then return nil end
-  local token, owner, tries, crashes, first, job_id =
-    string.match(packed, '^([^|]*)|([^|]*)|(%d+)|(%d+)|(%d+)|([^|]*)$')
-  return {token = token, owner = owner, tries = tonumber(tries), crashes = tonumber(crashes), first = first,
-          job_id = job_id}
+local function push(words, first, second)
+  words[#words + 1] = first
+  words[#words + 1] = second
 end
 
-local function write_meta(id, m)
-  call('HSET', META, id, table.concat({m.token, m.owner, m.tries, m.crashes, m.first, m.job_id}, '|'))
+-- One command for many jobs: most of what a command costs is its call. There are never more than Lua can hand over (8,000).
+local function call_with(command, key, words) return #words > 0 and call(command, key, unpack(words)) or 0 end
+
+-- A hash's values by their fields; false where there is none.
+local function pick(key, fields)
+  local values, found = {}, #fields > 0 and call('HMGET', key, unpack(fields))
+  for i, field in ipairs(fields) do values[field] = found[i] end
+  return values
 end
+
+local function read_metas(ids)
+  local metas = pick(META, ids)
+  for id, packed in pairs(metas) do
+    if packed then
+      local token, owner, tries, crashes, first, job_id =
+        string.match(packed, '^([^|]*)|([^|]*)|(%d+)|(%d+)|(%d+)|([^|]*)$')
+      metas[id] = {token = token, owner = owner, tries = tonumber(tries), crashes = tonumber(crashes), first = first,
+                   job_id = job_id}
+    end
+  end
+  return metas
+end
+
+local function read_meta(id) return read_metas({id})[id] end
+
+local function new_meta() return {token = '', owner = '', tries = 0, crashes = 0, first = NOW, job_id = ''} end
+
+local function packed(m) return table.concat({m.token, m.owner, m.tries, m.crashes, m.first, m.job_id}, '|') end
+
+local function write_meta(id, m) call('HSET', META, id, packed(m)) end
 
 local function has_place(id)
   for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE}) do
@@ -68,20 +93,31 @@ local function has_place(id)
   return false
 end
 
-local function forget(id, m)
-  store.drop(id)
-  call('HDEL', META, id)
-  if call('ZREM', LEASE, id) == 0 and call('ZREM', READY, id) == 0 and call('ZREM', DELAYED, id) == 0 then
-    call('ZREM', SUSPECT, id)
+-- Forgets jobs: id -> meta.
+local function forget(jobs)
+  local ids, names, bindings = {}, {}, {}
+  for id, m in pairs(jobs) do
+    ids[#ids + 1] = id
+    if m.job_id ~= '' then names[#names + 1] = m.job_id end
   end
-  if m.job_id ~= '' and call('HGET', BOUND, m.job_id) == id then call('HDEL', BOUND, m.job_id) end
+  if #ids == 0 then return end
+  store.drop(ids)
+  call('HDEL', META, unpack(ids))
+  local placed = call('ZREM', LEASE, unpack(ids))
+  for _, key in ipairs({READY, DELAYED, SUSPECT}) do
+    if placed < #ids then placed = placed + call('ZREM', key, unpack(ids)) end
+  end
+  for job_id, id in pairs(pick(BOUND, names)) do
+    if jobs[id] then bindings[#bindings + 1] = job_id end
+  end
+  call_with('HDEL', BOUND, bindings)
 end
 
 -- A job of which somebody deleted a part: without its payload nothing is left to run, without the rest it begins anew.
 local function find(id)
-  local m = read_meta(id) or {token = '', owner = '', tries = 0, crashes = 0, first = digits(now), job_id = ''}
+  local m = read_meta(id) or new_meta()
   if store.has(id) then return m end
-  forget(id, m)
+  forget({[id] = m})
   for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE}) do call('ZREM', key, id) end
   return nil
 end
@@ -98,9 +134,9 @@ end
 -- The payload follows the first line feed; JSON escapes those within the header, so free text cannot hide one.
 local function bury(id, m, job_id, code, message)
   local payload = store.payload(id) or ''
-  forget(id, m)
+  forget({[id] = m})
   local header = {code = code, message = message, job_id = job_id, token = m.token, tries = m.tries,
-                  crashes = m.crashes, first_claimed_ms = m.first, died_ms = digits(now)}
+                  crashes = m.crashes, first_claimed_ms = m.first, died_ms = NOW}
   call('HSET', DEAD, id, cjson.encode(header) .. '\n' .. payload)
   count('dead')
 end
@@ -129,14 +165,9 @@ local function tick(lease_ms, beat_ms)
       call('ZADD', LEASE, digits(now + lease_ms), id)
     end
     for _, id in ipairs(call('ZRANGE', DELAYED, 0, -1)) do call('ZINCRBY', DELAYED, digits(now - clock), id) end
-    call('ZREMRANGEBYSCORE', WORKERS, '(' .. digits(now), '+inf')
+    call('ZREMRANGEBYSCORE', WORKERS, '(' .. NOW, '+inf')
   end
-  call('HSET', CONTROL, 'clock', digits(now))
-end
-
-local function push(words, first, second)
-  words[#words + 1] = first
-  words[#words + 1] = second
+  call('HSET', CONTROL, 'clock', NOW)
 end
 
 -- Puts jobs whose lease has expired back; says how many, and ids and job ids of those it buried. These kill even the worker
@@ -144,7 +175,7 @@ end
 local function reap(max_crashes)
   if now < tonumber(call('HGET', CONTROL, 'amnesty') or '0') then return 0, {} end
   local buried = {}
-  local expired = call('ZRANGEBYSCORE', LEASE, '-inf', '(' .. digits(now), 'LIMIT', 0, BATCH)
+  local expired = call('ZRANGEBYSCORE', LEASE, '-inf', '(' .. NOW, 'LIMIT', 0, BATCH)
   for _, id in ipairs(expired) do
     local m = find(id)
     if m then
@@ -161,19 +192,14 @@ local function reap(max_crashes)
   return #expired, buried
 end
 
--- A record tells of one run only; but when the job was handed in stays true for all of them.
-local function begin_record(key)
-  if call('TYPE', key).ok ~= 'hash' then return end
-  local submitted = call('HGET', key, 'submitted_ms')
-  call('DEL', key)
-  if submitted then call('HSET', key, 'submitted_ms', submitted) end
-end
-
--- Writes fields of a record. Anything but a hash found under its name is replaced, never written onto.
-local function write_record(key, ttl, fields)
+-- Writes fields of a record. One that begins tells of one run only; but when the job was handed in stays true for all of
+-- them. Anything but a hash found under its name is replaced, never written onto; says whether it was.
+local function write_record(key, ttl, fields, begins)
   local found = call('TYPE', key).ok
   local foreign = found ~= 'none' and found ~= 'hash'
-  if foreign then call('DEL', key) end
+  local submitted = begins and found == 'hash' and call('HGET', key, 'submitted_ms')
+  if foreign or begins and found == 'hash' then call('DEL', key) end
+  if submitted then push(fields, 'submitted_ms', submitted) end
   call('HSET', key, unpack(fields))
   call('EXPIRE', key, ttl)
   return foreign

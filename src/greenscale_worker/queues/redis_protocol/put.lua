@@ -10,7 +10,7 @@ for arg = 4, #ARGV, 2 do
   store.push(ARGV[arg + 1])
   if ttl > 0 and not bound_elsewhere(ARGV[arg], '') then
     call('DEL', KEYS[key])
-    write_record(KEYS[key], ttl, {'state', 'waiting', 'submitted_ms', digits(now)})
+    write_record(KEYS[key], ttl, {'state', 'waiting', 'submitted_ms', NOW})
   end
   key = key + 1
 end

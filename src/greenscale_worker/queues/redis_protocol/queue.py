@@ -17,7 +17,7 @@ from greenscale_worker.queues.redis_protocol.keys import Keys
 from greenscale_worker.queues.redis_protocol.store import Store
 from greenscale_worker.telemetry import Metrics, log
 
-GROUP: Final = 32
+GROUP: Final = 64
 RELEASE_GROUP: Final = 1000  # no payloads: a whole worker's jobs go back in one script
 GROUP_BYTES: Final = 512 * 1024  # what is larger goes alone: a server that refuses it refuses nothing else
 LARGE_TIMES: Final = 5
@@ -171,7 +171,9 @@ class RedisQueue:
         keys, args = self._keys.base, [*self._head, records.LIVE_SECONDS, self._options.result_ttl]
         for lease, job in items:
             keys += [self._keys.record(job.job_id), self._keys.cancel(job.job_id)]
-            fields = records.of_run(lease, job, worker=self._owner, backend=self._options.backend)
+            fields: list[Any] = []
+            if self._options.result_ttl:
+                fields = records.of_run(lease, job, worker=self._owner, backend=self._options.backend)
             args += [lease.id, lease.token, job.job_id, len(fields), *fields]
         answers, _ = await self._link.insist(self._scripts["bind"], keys, args)
         _warn_of_foreign_keys(answers, [job.job_id for _, job in items])
@@ -182,7 +184,9 @@ class RedisQueue:
         for lease, outcome in items:
             job_id = lease.job_id or ""
             keys += [self._keys.result(job_id), self._keys.record(job_id)]
-            if isinstance(outcome, Succeeded):
+            if not self._options.result_ttl and isinstance(outcome, Succeeded):
+                args += [lease.id, lease.token, "succeeded", job_id, "", "", 0]
+            elif isinstance(outcome, Succeeded):
                 text, fields = records.encoded(outcome.output.text), records.of_success(lease, outcome)
                 args += [lease.id, lease.token, "succeeded", job_id, text, "", len(fields), *fields]
             else:

@@ -10,47 +10,63 @@
 local ttl = tonumber(ARGV[3])
 run_when_full()
 
+local starts, ids = {}, {}
+local arg = 4
+while arg <= #ARGV do
+  starts[#starts + 1] = arg
+  ids[#starts] = ARGV[arg]
+  arg = arg + 7 + ARGV[arg + 6]
+end
+local metas, finished, ended = read_metas(ids), {}, {succeeded = 0, failed = 0}
+
+-- Whether another delivery of the job id is in flight; not one that this script is about to end.
+local function clashes(job_id, id)
+  local other = bound_elsewhere(job_id, id)
+  return other and not finished[other]
+end
+
 -- What was buried with this very token: the answer came late, or the same settle was sent twice. An answer that comes
 -- while another delivery of its job id is in flight is too late: result and record are that one's.
 local function late(id, token, succeeded, job_id)
   local letter = call('HGET', DEAD, id)
   if not letter or open_letter(letter).token ~= token then return false end
-  if succeeded and bound_elsewhere(job_id, id) then return false end
+  if succeeded and clashes(job_id, id) then return false end
   if succeeded then call('HDEL', DEAD, id) end
   return true
 end
 
-local function settle(id, token, state, job_id, text, message, result, record, fields)
-  local succeeded = state == 'succeeded'
-  local m = read_meta(id)
+local function settle(id, token, state, job_id, text, message, start, result, record)
+  local m, succeeded = metas[id], state == 'succeeded'
   if not m then
     if not late(id, token, succeeded, job_id) then return 'GONE' end
     if not succeeded then return 'OK' end
   elseif m.token ~= token then
     return 'STALE'
   elseif succeeded then
-    forget(id, m)
+    finished[id], metas[id] = m, nil
   else
-    local clash = job_id ~= '' and bound_elsewhere(job_id, id)
+    local clash = job_id ~= '' and clashes(job_id, id)
     bury(id, m, job_id, clash and 'conflict' or text, message)
+    metas[id] = nil
     if clash then return 'OK' end
   end
-  count(state)
+  ended[state] = ended[state] + 1
   if job_id == '' or ttl == 0 then return 'OK' end
   if succeeded then call('SET', result, text, 'EX', ttl) end
-  if not m or m.job_id ~= job_id then begin_record(record) end
+  local fields = {unpack(ARGV, start + 7, start + 6 + ARGV[start + 6])}
   push(fields, 'state', state)
-  push(fields, 'finished_ms', digits(now))
-  return write_record(record, ttl, fields) and 'BADTYPE' or 'OK'
+  push(fields, 'finished_ms', NOW)
+  return write_record(record, ttl, fields, not m or m.job_id ~= job_id) and 'BADTYPE' or 'OK'
 end
 
-local answers, key, arg = {}, ITEMS, 4
-while arg <= #ARGV do
-  local words = tonumber(ARGV[arg + 6])
-  local fields = {}
-  for i = 1, words do fields[i] = ARGV[arg + 6 + i] end
-  answers[#answers + 1] = settle(ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3], ARGV[arg + 4],
-                                 ARGV[arg + 5], KEYS[key], KEYS[key + 1], fields)
-  key, arg = key + 2, arg + 7 + words
+local answers = {}
+for i, start in ipairs(starts) do
+  local id, token, state, job_id, text, message = unpack(ARGV, start, start + 5)
+  local key = ITEMS + 2 * (i - 1)
+  answers[i] = settle(id, token, state, job_id, text, message, start, KEYS[key], KEYS[key + 1])
+end
+forget(finished)  -- last: if anything before it should raise, they are still there to be settled again
+for state, many in pairs(ended) do
+  if many > 0 then count(state, many) end
 end
 return answers

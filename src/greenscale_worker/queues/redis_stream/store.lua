@@ -21,9 +21,13 @@ local function read(id, fields)
   if #fields == 2 and fields[1] == 'job' then return fields[2], id end
   if #fields == 4 and fields[1] == 'job' and fields[3] == 'job_id' then return fields[2], fields[4] end
   if #fields == 4 and fields[1] == 'job_id' and fields[3] == 'job' then return fields[4], fields[2] end
-  local parts = {}
-  for i = 1, #fields, 2 do parts[#parts + 1] = cjson.encode(fields[i]) .. ':' .. cjson.encode(fields[i + 1]) end
-  return '{' .. table.concat(parts, ',') .. '}', id
+  local words = {}
+  for i, field in ipairs(fields) do
+    words[2 * i - 1] = i == 1 and '{' or i % 2 == 0 and ':' or ','
+    words[2 * i] = cjson.encode(field)
+  end
+  words[#words + 1] = '}'
+  return table.concat(words), id
 end
 
 -- Whether a claimed job is still there.
@@ -39,30 +43,39 @@ end
 -- At 0: what was added before the first worker came is not passed over.
 local function make_group(run) return run('XGROUP', 'CREATE', SOURCE, GROUP, '0', 'MKSTREAM') end
 
-local function next_for(owner)
-  local function read_by(run) return run('XREADGROUP', 'GROUP', GROUP, owner, 'COUNT', 1, 'STREAMS', SOURCE, '>') end
+local function next_for(owner, n)
+  local function read_by(run) return run('XREADGROUP', 'GROUP', GROUP, owner, 'COUNT', n, 'STREAMS', SOURCE, '>') end
   local found = read_by(redis.pcall)
   if found and found.err then  -- asked again, whatever it was: what stays wrong is raised
     if string.find(found.err, 'NOGROUP', 1, true) then make_group(call) end
     found = read_by(call)
   end
-  return found and found[1][2][1]
+  return found and found[1][2] or {}
 end
 
 -- Where somebody has destroyed the group, its next one comes to the entry again, and then it is given to whose it is.
 local function give_to(owner, id, ...) redis.pcall('XCLAIM', SOURCE, GROUP, owner, 0, id, 'JUSTID', ...) end
 
--- The oldest entry that nobody has claimed: its id, payload and name; nil where there is none. A replayed job is claimed
--- before the group comes to its entry; it goes back to whose it is. Of many, a claim passes some: it is waited for at the
--- last of them, and what lies behind that ends the wait at once.
-function store.take(owner)
-  for _ = 1, BATCH do
-    local found = next_for(owner)
-    if not found then return nil end
-    local id, m = found[1], read_meta(found[1])
-    if not m then return id, read(id, found[2]) end
-    give_to(call('ZSCORE', LEASE, id) and m.owner or NOBODY, id)
-  end
+-- The oldest entries that nobody has claimed, n at most: {id, payload, name} of each. A replayed job is claimed before the
+-- group comes to its entry; it goes back to whose it is. Of many, a claim passes some: it is waited for at the last of them,
+-- and what lies behind that ends the wait at once.
+function store.take(owner, n)
+  local taken, passed = {}, 0
+  repeat
+    local asked = n - #taken
+    local found, ids = next_for(owner, asked), {}
+    for i, each in ipairs(found) do ids[i] = each[1] end
+    local metas = read_metas(ids)
+    for i, id in ipairs(ids) do
+      if metas[id] then
+        give_to(call('ZSCORE', LEASE, id) and metas[id].owner or NOBODY, id)
+        passed = passed + 1
+      else
+        taken[#taken + 1] = {id, read(id, found[i][2])}
+      end
+    end
+  until #found < asked or #taken == n or passed >= BATCH
+  return taken
 end
 
 -- Ends a claim; gives the last entry that the group has come to.
@@ -75,10 +88,10 @@ function store.taken()
   return '0-0'
 end
 
--- Forgets a job that has ended.
-function store.drop(id)
-  call('XACK', SOURCE, GROUP, id)
-  call('XDEL', SOURCE, id)
+-- Forgets jobs that have ended.
+function store.drop(ids)
+  call('XACK', SOURCE, GROUP, unpack(ids))
+  call('XDEL', SOURCE, unpack(ids))
 end
 
 -- Takes a dead letter's payload back under its old name; gives the job's id from now on.
@@ -115,10 +128,10 @@ function store.adopt(lease_ms)
     local id = pending[1]
     if call('HEXISTS', META, id) == 0 and not has_place(id) then
       if store.has(id) then
-        requeue(id, {token = '', owner = '', tries = 0, crashes = 0, first = digits(now), job_id = ''})
+        requeue(id, new_meta())
         adopted = adopted + 1
       else
-        store.drop(id)
+        store.drop({id})
       end
     end
   end
