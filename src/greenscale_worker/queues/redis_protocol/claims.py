@@ -22,7 +22,7 @@ from greenscale_worker.queues.redis_protocol.keys import Keys
 from greenscale_worker.queues.redis_protocol.store import Store
 from greenscale_worker.telemetry import Metrics, log
 
-MOST: Final = 64  # jobs in one CLAIM; larger groups keep the process waiting for scripts
+MOST: Final = 32  # jobs in one CLAIM; larger groups keep the process waiting for scripts
 MOST_BYTES: Final = 4 * 1024 * 1024
 SUSPECT_CRASHES: Final = 2  # as in prelude.lua
 PEEK_SECONDS: Final = 10

@@ -17,7 +17,7 @@ from greenscale_worker.queues.redis_protocol.keys import Keys
 from greenscale_worker.queues.redis_protocol.store import Store
 from greenscale_worker.telemetry import Metrics, log
 
-GROUP: Final = 64
+GROUP: Final = 32
 RELEASE_GROUP: Final = 1000  # no payloads: a whole worker's jobs go back in one script
 GROUP_BYTES: Final = 512 * 1024  # what is larger goes alone: a server that refuses it refuses nothing else
 LARGE_TIMES: Final = 5
@@ -184,15 +184,15 @@ class RedisQueue:
         for lease, outcome in items:
             job_id = lease.job_id or ""
             keys += [self._keys.result(job_id), self._keys.record(job_id)]
-            if not self._options.result_ttl and isinstance(outcome, Succeeded):
-                args += [lease.id, lease.token, "succeeded", job_id, "", "", 0]
-            elif isinstance(outcome, Succeeded):
-                text, fields = records.encoded(outcome.output.text), records.of_success(lease, outcome)
-                args += [lease.id, lease.token, "succeeded", job_id, text, "", len(fields), *fields]
-            else:
+            if isinstance(outcome, Failed):
                 code, message = records.encoded(outcome.code), records.encoded(outcome.message)
                 fields = records.of_failure(lease, code, message)
                 args += [lease.id, lease.token, "failed", job_id, code, message, len(fields), *fields]
+            elif self._options.result_ttl:
+                text, fields = records.encoded(outcome.output.text), records.of_success(lease, outcome)
+                args += [lease.id, lease.token, "succeeded", job_id, text, "", len(fields), *fields]
+            else:
+                args += [lease.id, lease.token, "succeeded", job_id, "", "", 0]
         size = _size(items[0])
         times = LARGE_TIMES if size > GROUP_BYTES else None
         try:
