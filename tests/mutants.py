@@ -132,8 +132,8 @@ MUTANTS: Final = [
     Mutant(
         "ids repeat after a failover",
         "store",
-        "last = last or tonumber(call('HGET', CONTROL, 'last') or '0')\n",
-        "last = last or micros\n",
+        "last = last or tonumber(call('HGET', CONTROL, 'last') or '') or 0",
+        "last = last or micros",
     ),
     Mutant("tokens repeat", "claim", "nonce .. ':' .. (#given + 1), owner", "'token:' .. (#given + 1), owner"),
     Mutant("a claim is not remembered", "claim", "'EX', REMEMBERED)", "'EX', 30)"),

@@ -131,6 +131,20 @@ async def test_redis_that_is_full_is_503_and_nothing_is_dropped(
     assert (await post(api, READING))[0] == 202
 
 
+async def test_of_requests_that_come_together_while_redis_fills_up_each_gets_the_truth(
+    serve: Serve, start_redis: Callable[..., RedisServer]
+) -> None:
+    server = start_redis("maxmemory-policy noeviction")
+    api = await serve(ingestion(read(environment(server))))
+    readings = [READING | {"device_id": f"meter-{number}"} for number in range(1000)]
+    with server.client(decode_responses=True) as db:
+        db.config_set("maxmemory", db.info("memory")["used_memory"] + 6_000_000)
+        answers = await asyncio.gather(*(post(api, readings) for _ in range(100)))
+        assert {status for status, _ in answers} == {202, 503}
+        accepted = {answer["entry_id"] for status, answer in answers if status == 202}
+        assert accepted == {entry_id for entry_id, _ in db.xrange("energy_readings")}
+
+
 async def test_redis_that_hangs_is_503_in_time(serve: Serve, start_redis: Callable[..., RedisServer]) -> None:
     server = start_redis()
     api = await serve(ingestion(read(environment(server))))

@@ -14,9 +14,7 @@ from energy_readings.connection import AWAY
 
 RETRY_SECONDS: Final = 5
 GOODBYE_SECONDS: Final = 5.0
-GARBAGE_THRESHOLD: Final = (
-    50_000  # a request leaves no cycles behind; looking for them at every 700 objects is work for nothing
-)
+GARBAGE_THRESHOLD: Final = 50_000  # a request leaves no cycles behind; the default of 700 is work for nothing
 LARGEST_BODY: Final = 256 * 1024
 JSON: Final = "application/json"
 

@@ -22,7 +22,7 @@ function store.payload(id) return call('HGET', OPEN, id) end
 -- The oldest jobs that nobody has claimed, n at most: {id, payload} of each.
 function store.take(_, n)
   local found, kept = {}, {}
-  last = last or tonumber(call('HGET', CONTROL, 'last') or '0')
+  last = last or tonumber(call('HGET', CONTROL, 'last') or '') or 0  -- before anything is popped
   for i, payload in ipairs(call(POP, SOURCE, n) or {}) do
     last = math.max(last + 1, micros)  -- even after an older snapshot
     local id = digits(last)
