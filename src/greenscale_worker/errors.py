@@ -1,6 +1,11 @@
 """What can go wrong, in five words. Everything foreign is mapped to one of them where it enters."""
 
-from typing import Final
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from greenscale_worker.job import Usage
+
+Prior = Literal["job", "endpoint", "unknown"]
 
 LONGEST_RETRY_AFTER: Final = 600.0
 
@@ -32,32 +37,53 @@ class BadInputError(GreenScaleError):
 class TransientError(GreenScaleError):
     """The call failed in a way that another attempt may mend.
 
-    `counted` says whose fault it was: the job's (True: it uses up a try) or the endpoint's (False: the gate
-    learns of it and the job keeps its tries). `retry_after` is the time in seconds that the endpoint asked
-    for, 600 at most, None where it said nothing usable. `shut` closes the gate at once, without waiting for a series.
+    `prior` says at first sight whose fault it is: `job` (this request would fail again), `endpoint` (any request would
+    fail now), or `unknown`. Who bears it is decided by what happens to other jobs (`greenscale_worker.blame`).
+    `fingerprint` is equal for faults that are alike, such as `http_400 invalid_request_error`; by default it is `code`.
+    `retry_after` is the time in seconds that the endpoint asked for, 600 at most, None where it said nothing usable.
+    `overload`: the endpoint wants fewer calls at a time. `advice` says what an operator has to check; it is logged, so
+    it quotes neither the endpoint nor the job. `counted` is the former spelling of `prior`: True for `unknown`, False
+    for `endpoint`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what is known of a fault
         self,
         code: str,
         message: str,
         *,
-        counted: bool,
+        prior: Prior = "unknown",
+        fingerprint: str | None = None,
         retry_after: float | None = None,
-        shut: bool = False,
+        overload: bool = False,
+        advice: str | None = None,
+        counted: bool | None = None,
     ) -> None:
         super().__init__(message)
         self.code = str(code)
-        self.counted = counted
+        self.prior: Prior = prior if counted is None else "unknown" if counted else "endpoint"
+        self.fingerprint = fingerprint or self.code
         self.retry_after = (
             None if retry_after is None or not retry_after >= 0 else min(retry_after, LONGEST_RETRY_AFTER)
         )
-        self.shut = shut
+        self.overload = overload
+        self.advice = advice
+
+    @property
+    def counted(self) -> bool:
+        return self.prior == "unknown"
+
+    @property
+    def shut(self) -> bool:
+        return self.advice is not None
 
 
 class PermanentError(GreenScaleError):
-    """The call failed in a way that no further attempt will mend; `code` is one word for machines."""
+    """The call failed in a way that no further attempt will mend; `code` is one word for machines.
 
-    def __init__(self, code: str, message: str) -> None:
+    `usage` is what the call cost all the same, where the endpoint said so.
+    """
+
+    def __init__(self, code: str, message: str, *, usage: "Usage | None" = None) -> None:
         super().__init__(message)
         self.code = str(code)
+        self.usage = usage

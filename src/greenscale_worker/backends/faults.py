@@ -68,8 +68,13 @@ def error_of(
     message = _message(status, code, fault, said)
     if fault == "final":
         return PermanentError(code, message)
-    counted, shut = fault == "job", fault == "shut"
-    return TransientError(code, message, counted=counted, retry_after=retry_after(headers), shut=shut)
+    return TransientError(
+        code,
+        message,
+        prior="unknown" if fault == "job" else "endpoint",
+        retry_after=retry_after(headers),
+        advice=message if fault == "shut" else None,
+    )
 
 
 def _message(status: int, code: str, fault: Fault, said: str) -> str:
