@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from greenscale_worker.errors import BadInputError
+from greenscale_worker.errors import BadInputError, Prior
 
 MAX_DEPTH: Final = 64
 LARGEST_SEARCHED_FOR_ID: Final = 8 * 1024 * 1024
@@ -82,19 +82,36 @@ class Succeeded:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The job has failed for good: it becomes a dead letter. `code` is one word for machines."""
+    """The job has failed for good: it becomes a dead letter. `code` is one word for machines, `usage` what it cost."""
 
     code: str
     message: str
+    usage: Usage = Usage()
 
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The job goes back to the queue, to be run `delay` seconds from now; `counted` uses up a try."""
+    """The job was not run to its end: it goes back to the queue, to be run `delay` seconds from now."""
 
     reason: str
     delay: float = 0.0
-    counted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A call has failed, and the queue decides whether it is made again (docs/blame.md).
+
+    `used` is how much of a try it uses up, `max_tries` how many tries bury the job, `delay` the least time until its
+    next call: seconds. `prior` and `fingerprint` are those of `TransientError`.
+    """
+
+    code: str
+    message: str
+    prior: Prior = "unknown"
+    fingerprint: str = ""
+    used: float = 1.0
+    max_tries: float = 5.0
+    delay: float = 0.0
 
 
 Outcome = Succeeded | Failed | Released

@@ -25,6 +25,7 @@ Event = Literal[
     "foreign_key_replaced",
     "gate_open",
     "gate_shut",
+    "handler_stuck",
     "job",
     "job_buried",
     "probe_failed",
