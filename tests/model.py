@@ -41,7 +41,8 @@ STEPS: Final[dict[str, float]] = {  # what may happen, and how often
     "claim": 16,
     "bind": 16,
     "settle": 14,
-    "release": 8,
+    "release": 5,
+    "retry": 12,
     "beat": 7,
     "resend": 6,
     "drain": 1.5,
@@ -51,6 +52,7 @@ STEPS: Final[dict[str, float]] = {  # what may happen, and how often
     "flood": 1.5,
     "repeat_late": 1,
     "answer_late": 2,
+    "leave_one": 0.7,
     "pass_time": 10,
     "silence": 1,
     "clock_back": 0.6,
@@ -143,6 +145,31 @@ class Walk(Actors):
             ghost.held[id_] = Held(id_, token, letter.payload, 0, "bound")
             self.settle(ghost)
 
+    def leave_one(self, worker: Process) -> None:
+        """Let one worker end all jobs but one, and the call of that one fail again and again."""
+        if worker in self.stalled:
+            return
+        self.give_up()
+        for process in self.processes + self.stalled:
+            while process.unanswered or process.held:
+                self.resend(process)
+                self.release(process, everything=True, delay=0)
+        kept: list[Held] = []
+        for _ in range(20):
+            self.ledger.now += BEAT
+            self.beat(worker)
+            self.claim(worker, 60)
+            self.resend(worker)
+            self.bind(worker, everything=True)
+            kept = kept or worker.at("bound")[:1]
+            for held in kept:
+                held.step = "kept" if held.step == "bound" else held.step
+            self.settle(worker, everything=True)
+        for held in kept:
+            if held.step == "kept":
+                held.step = "bound"
+                self.retry(worker)
+
     def live_on(self) -> None:
         """Let a lease's time pass for all but the living."""
         for _ in range(3):
@@ -199,6 +226,7 @@ class Walk(Actors):
             "bind": [9, 9],
             "settle": [9],
             "release": [9],
+            "retry": [9, 9],
             "put": [9, "j-0", "payload"],
             "cancel": ["j-0", 9, 9],
             "replay": [self.setup.name(next(iter(self.ledger.dead), 1))],

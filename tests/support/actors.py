@@ -27,6 +27,7 @@ from tests.support.entries import (
     TOMBSTONE_SECONDS,
     Binding,
     Ending,
+    Fault,
     Kind,
     Return,
     Setup,
@@ -38,7 +39,7 @@ from tests.support.witness import Witness
 SCRIPTS: Final = (*WORKER_SCRIPTS, *ADMIN_SCRIPTS, "agree")
 STORES: Final[dict[Kind, type[ListStore | StreamStore]]] = {"list": ListStore, "stream": StreamStore}
 A_LONG_TIME: Final = 3_600_000
-GROUPED: Final = {"bind", "settle", "release"}
+GROUPED: Final = {"bind", "settle", "release", "retry"}
 MAX_CRASHES: Final = [2, 5]
 DONE: Final = {b"OK", b"BADTYPE"}
 RUNS: Final = {b"RUN", b"BADTYPE"}
@@ -81,7 +82,8 @@ class Actors:
     def new_process(self) -> Process:
         """Start a worker; during a rolling upgrade not all have the same settings."""
         self.send("agree", [], [version := self.rnd.choice(["1", "2"])], lambda: self.ledger.agree(version))
-        return Process(next(self.names), max_crashes=self.rnd.choice(MAX_CRASHES))
+        name = next(self.names) + self.rnd.choice(["", f":1:2-{self.rnd.getrandbits(32):08x}"])
+        return Process(name, max_crashes=self.rnd.choice(MAX_CRASHES))
 
     # Producers and people
 
@@ -194,7 +196,7 @@ class Actors:
                 assert owner == process.name, "invariant 3: a token was given twice"
 
         def heard(answer: list[Any]) -> None:
-            for name, token, _, crashes, _, payload, _ in answer[3]:
+            for name, token, _, crashes, _, payload, *_ in answer[3]:
                 id_ = number_of(name)
                 process.held[id_] = Held(id_, token.decode(), payload, crashes)
                 process.told.add((id_, token.decode()))
@@ -246,13 +248,13 @@ class Actors:
         self.call(process, Call("settle", keys, args, lambda: self.ledger.settle(items), group, seen, heard))
 
     def release(self, process: Process, *, everything: bool = False, delay: int = -1) -> None:
-        """Give jobs back, each after a delay of its own, or all after the same; a delayed one has used up a try."""
+        """Give jobs back, each after a delay of its own, or all after the same."""
         group = self.some(process.at("claimed", "bound", "conflict"), everything=everything)
         items: list[Return] = []
         for held in group:
             job_id, wait = held.job_id if held.step == "bound" else "", self.rnd.choice([0, 0, 1000, 60_000])
             wait = wait if delay < 0 else delay
-            items.append(Return(held.id, held.token, wait, int(wait > 0), job_id, self.rnd.choice(TEXTS)))
+            items.append(Return(held.id, held.token, wait, job_id, self.rnd.choice(TEXTS)))
         keys = [self.keys.record(item.job_id) for item in items]
         args: list[Any] = [LIVE_SECONDS if self.setup.ttl else 0]
         args += flat((self.setup.name(item.id), *item[1:]) for item in items)
@@ -261,6 +263,36 @@ class Actors:
             process.let_go(group)
 
         self.call(process, Call("release", keys, args, lambda: self.ledger.release(items), group, ignore, heard))
+
+    def retry(self, process: Process) -> None:
+        """Hand back jobs whose call has failed."""
+        if not process.at("bound"):
+            self.bind(process, everything=True)
+        group = self.some(process.at("bound"), everything=False)
+        items = [self.fault(held) for held in group]
+        keys = [self.keys.record(item.job_id) for item in items]
+        args: list[Any] = [LIVE_SECONDS if self.setup.ttl else 0, self.setup.ttl]
+        args += flat((self.setup.name(item.id), *item[1:]) for item in items)
+
+        def seen(answers: list[Any]) -> None:
+            for item, verdict in zip(items, answers[::2], strict=True):
+                if verdict == b"DEAD":
+                    self.witness.ended(item.id, item.token, "failed")
+                elif verdict == b"HELD":
+                    self.witness.aside.add(item.id)
+
+        def heard(_: list[Any]) -> None:
+            process.let_go(group)
+
+        self.call(process, Call("retry", keys, args, lambda: self.ledger.retry(items), group, seen, heard))
+
+    def fault(self, held: Held) -> Fault:
+        """Let a call fail somehow: often alike, and seemingly by the job's own fault."""
+        prior = self.rnd.choice(["job", "job", "job", "endpoint", "unknown"])
+        used, most = self.rnd.choice([0, 250, 1000, 1500]), self.rnd.choice([1000, 2500])
+        wait = self.rnd.choice([1, 1000, 60_000])
+        code, message, fingerprint = self.rnd.choice(TEXTS), self.rnd.choice(TEXTS), self.rnd.choice(["a", "a", "a|b"])
+        return Fault(held.id, held.token, held.job_id, code, message, prior, fingerprint, used, most, wait)
 
     def beat(self, process: Process) -> None:
         """Send a heartbeat; where a worker holds much, it takes two calls."""
@@ -323,7 +355,7 @@ class Actors:
             self.check_wait(answer, args[0])
         assert answer == right, f"{script} answers {answer}, not {right}"
         if script in GROUPED:
-            self.happened.update(f"{script}: {each.decode()}" for each in answer)
+            self.happened.update(f"{script}: {each.decode()}" for each in answer if isinstance(each, bytes))
         return answer
 
     def execute(self, script: str, keys: list[str], args: list[Any]) -> Any:
@@ -356,10 +388,14 @@ class Actors:
         note = self.rnd.choice(TEXTS)
         crashed = held.crashes >= process.max_crashes
         if held.step == "bound" and not crashed and self.rnd.random() < 0.7:
-            return Ending(held.id, held.token, "succeeded", held.job_id, f"answer {held.token}", "", {"model": note})
+            age = self.rnd.choice([0, 1, 5000])
+            return Ending(
+                held.id, held.token, "succeeded", held.job_id, f"answer {held.token}", "", age, {"model": note}
+            )
         job_id = "" if held.step == "conflict" else held.job_id
         code = {"conflict": "conflict", "claimed": "bad_field"}.get(held.step, "crashed" if crashed else note)
-        return Ending(held.id, held.token, "failed", job_id, code, note, {"error_code": code, "error_message": note})
+        fields = {"error_code": code, "error_message": note}
+        return Ending(held.id, held.token, "failed", job_id, code, note, 0, fields)
 
     def some(self, held: list[Held], *, everything: bool) -> list[Held]:
         most = len(held) if everything else self.rnd.randint(1, self.crowd)
