@@ -29,6 +29,7 @@ SHORT_PAUSE: Final = 0.1  # where the job drawn seems to be at fault: the next o
 LONGEST_PAUSE: Final = 15.0
 KEPT_BY_OVERLOAD: Final = 0.7  # of the lanes, once per round trip
 MOST_PEERS: Final = 1024  # kinds of jobs remembered
+MOST_MET: Final = 100_000  # and jobs that probed an open breaker
 MOST_FINGERPRINTS: Final = 256  # and kinds of faults
 
 
@@ -77,7 +78,7 @@ def decide(  # noqa: PLR0913  what is known of the job
 ) -> Judgement:
     """Decide about a job whose call has failed, and remember it in `evidence`.
 
-    `tries` and `failed` are the job's so far; `alone` says whether there is no other job but those known to be ill.
+    `tries` and `failed` are the job's so far; `alone` says whether there is no other job but those that have used up a try.
     """
     if failure.prior != "job":
         used, delay = failure.used, failure.delay
@@ -136,21 +137,21 @@ class Evidence:
         self._peers: OrderedDict[str, _Peers] = OrderedDict()
         self._alike: dict[str, set[str]] = {}
         self._first_failure = math.inf
+        self._met: set[str] = set()
         self._recent: deque[bool] = deque(maxlen=lanes)
         self._cut_at = -math.inf
 
     def succeeded(self, call: Call, now: float) -> None:
-        """Learn of an answer. A call that began before the failures proves nothing about them."""
+        """Learn of an answer. One to a call that began before its peers failed makes their next failure no surprise."""
         peers = self._of(call.peers)
         if call.began >= peers.failed:
             peers.row += 1
             peers.succeeded = now
         self._recent.append(True)
-        if call.began < self._first_failure and self._alike:
-            return
         self._alike.clear()
         if self.is_open:
-            self.is_open, self._pause, self.allowed = False, FIRST_PAUSE, 1.0
+            self.is_open, self.allowed = False, 1.0
+            self._met.clear()
         elif self.allowed < self.lanes:
             more = self.allowed * 2 if self.allowed < self._top else self.allowed + 1 / self.allowed
             self.allowed = min(self.lanes, more)
@@ -161,7 +162,9 @@ class Evidence:
         self._recent.append(False)
         if fault.overload and fault.retry_after is None and call.tries < 1:
             self._cut(call, now)
-        delay = random.uniform(0, min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(call.runs, 10)))  # noqa: S311  full jitter (Brooker, "Exponential Backoff And Jitter", 2015)
+        # Full jitter (Brooker, "Exponential Backoff And Jitter", 2015). What may be held waits for others anyway.
+        longest = LONGEST_PAUSE if fault.prior == "job" else LONGEST_BACKOFF
+        delay = random.uniform(0, min(longest, FIRST_BACKOFF * 2 ** min(call.runs, 10)))  # noqa: S311  spread
         if used > 1 / 2:
             delay = max(delay, BEGAN_SECONDS)
         if fault.retry_after is not None:
@@ -210,13 +213,14 @@ class Evidence:
         jobs = self._alike.setdefault(fault.fingerprint, set())
         if len(jobs) < ALIKE:
             jobs.add(call.job_id)
-        seems_at_fault = fault.prior == "job"
         if not self.is_open and len(jobs) >= ALIKE:
-            self.is_open = True
-            self._pause = SHORT_PAUSE if seems_at_fault else FIRST_PAUSE
-        elif self.is_open and call.probe:
-            met_first = seems_at_fault and call.runs == 0
-            self._pause = SHORT_PAUSE if met_first else min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self._pause))
-        else:
+            self.is_open, self._pause = True, FIRST_PAUSE / 2
+        elif not self.is_open or not call.probe:
             return
+        if fault.prior == "job" and call.job_id not in self._met:
+            self._pause = SHORT_PAUSE
+        else:
+            self._pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self._pause))
+        if len(self._met) < MOST_MET:
+            self._met.add(call.job_id)
         self.next_probe = now + jittered(self._pause)

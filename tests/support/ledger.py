@@ -420,7 +420,7 @@ class Ledger:
 
     def _alone(self, id_: int) -> bool:
         others = [job for other, job in self.open.items() if other != id_]
-        return not self.waiting and not self.strays and len(others) < 256 and all(job.tries >= 1500 for job in others)
+        return not self.waiting and not self.strays and len(others) < 256 and all(job.tries >= TRY for job in others)
 
     def _is_elsewhere(self, job_id: str, id_: int) -> bool:
         """Say whether another open job has this job id."""

@@ -92,7 +92,9 @@ def of(ledger: Ledger) -> Picture:
     jobs = {name(id_).encode(): job for id_, job in ledger.open.items()}
     at_head = {name(id_).encode(): float(id_) for id_, job in ledger.open.items() if job.place == "ready"}
     control = {f"n_{name}": count for name, count in ledger.counters.items() if count}
-    control |= {name: value for name in ("clock", "offset", "amnesty", "format", "blamed") if (value := getattr(ledger, name))}
+    control |= {
+        name: value for name in ("clock", "offset", "amnesty", "format", "blamed") if (value := getattr(ledger, name))
+    }
     if ledger.last is not None:
         control["last"] = ledger.last
     if ledger.paused:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
 
-from greenscale_worker.blame import KNOWN, FleetEvidence
+from greenscale_worker.blame import FleetEvidence
 from greenscale_worker.queues import DeadLetter, Lease, QueueOptions
 from greenscale_worker.queues.memory.records import Expiring, Records
 
@@ -168,8 +168,8 @@ class Store:
                 self.requeue(entry)
 
     def alone(self, entry: Entry) -> bool:
-        """Say whether there is no other job but those known to be ill."""
-        return not self.waiting and all(other is entry or other.tries >= KNOWN for other in self.open.values())
+        """Say whether there is no other job but those that have used up a try amid successes."""
+        return not self.waiting and all(other is entry or other.tries >= 1 for other in self.open.values())
 
     def delay(self, entry: Entry, due: float) -> None:
         """Put a job aside until it is due."""

@@ -9,19 +9,18 @@
 local live_ttl, final_ttl = ARGV[3], tonumber(ARGV[4])
 local WORDS, TRY = 10, 1000
 local MOST_BURIED = 2        -- jobs that fail alike, before the next success
-local KNOWN = 1.5 * TRY      -- a job that has used up so much is known to be ill
 local ALONE_MS = 120000      -- between two tries of a job that has no other beside it: five take eight minutes
 local MOST_LOOKED_AT = 256   -- open jobs; among more than these no job is alone
 run_when_full()
 
--- Whether there is no other job, claimed or not, but those known to be ill.
+-- Whether there is no other job, claimed or not, but those that have used up a try amid successes.
 local function alone(id)
   local open = call('HLEN', META)
   if open > MOST_LOOKED_AT or store.unclaimed() > 0 then return false end
   local metas = call('HGETALL', META)
   for i = 1, #metas, 2 do
     local m = metas[i] ~= id and unpacked(metas[i + 1])
-    if m and m.tries < KNOWN then return false end
+    if m and m.tries < TRY then return false end
   end
   return true
 end

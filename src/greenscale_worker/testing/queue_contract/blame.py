@@ -94,11 +94,11 @@ async def test_an_endpoints_fault_of_the_only_job_waits(rig: Rig) -> None:
 async def test_jobs_known_to_be_ill_are_no_company(rig: Rig) -> None:
     await rig.put("1", "2")
     known = await run(rig.a)
-    assert await rig.a.retry(known, failure(used=1.5, delay=60.0)) == "delayed"
+    assert await rig.a.retry(known, failure(used=1.0, delay=60.0)) == "delayed"
     assert await rig.a.retry(await run(rig.a), failure(used=0.0, max_tries=1)) == "dead"
 
 
 async def test_one_that_is_not_known_is(rig: Rig) -> None:
     await rig.put("1", "2")
-    assert await rig.a.retry(await run(rig.a), failure(used=1.4, delay=60.0)) == "delayed"
+    assert await rig.a.retry(await run(rig.a), failure(used=0.9, delay=60.0)) == "delayed"
     assert await rig.a.retry(await run(rig.a), failure(used=0.0, max_tries=1)) == "delayed"
