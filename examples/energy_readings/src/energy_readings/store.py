@@ -8,12 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any, Final
 
+import orjson
+from pydantic import BaseModel, ConfigDict
 from redis.exceptions import NoScriptError, ResponseError
 
 from energy_readings.reading import Reading
 
 MOST_AT_ONCE: Final = 500  # readings of one call: a script keeps everybody else waiting
 DAY_MS: Final = 86_400_000
+LONGEST: Final = 1024  # bytes of a reading in JSON; ours have 300 at most
 
 
 class Script:
@@ -22,6 +25,24 @@ class Script:
     def __init__(self, name: str) -> None:
         self.source = resources.files("energy_readings").joinpath(name).read_bytes()
         self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
+
+    async def run(self, client: Any, names: Sequence[str], arguments: Sequence[Any]) -> Any:
+        """Run it. Whatever the client raises comes through."""
+        try:
+            return await client.execute_command("EVALSHA", self.sha, len(names), *names, *arguments)
+        except NoScriptError:
+            return await client.execute_command("EVAL", self.source, len(names), *names, *arguments)
+
+
+class _Stored(BaseModel):
+    """What whoever shows a reading relies on; what it says is none of our business any more."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    site_id: str
+    device_id: str
+    power_reading: float
+    timestamp: str
 
 
 STORE: Final = Script("store.lua")
@@ -58,11 +79,15 @@ class Store:
                 arguments.append(len(part))
                 for reading in part:
                     arguments += (reading.microseconds, reading.model_dump_json())
-            answers = await self._run(STORE, names, arguments)
+            answers = await STORE.run(self._client, names, arguments)
             for (site, _), answer in zip(parts, answers, strict=True):
                 if not isinstance(answer, int):
                     failed[site] = ResponseError(answer.decode())
         return failed
+
+    async def check(self) -> None:
+        """Raise what `add` would raise now; adds nothing."""
+        await STORE.run(self._client, [], [self._keep_readings, self._keep_ms])
 
     async def page(
         self, site_id: str, *, most: int, since: int | None = None, until: int | None = None, cursor: str = ""
@@ -70,22 +95,22 @@ class Store:
         """Give readings in JSON, the newest first, and the cursor of the page that follows, None at the end.
 
         `since` and `until` are in microseconds since 1970, both included. What is stored meanwhile moves no page.
-        Raises ValueError for a cursor that is none.
+        What somebody else has put there and is no reading is left out. Raises ValueError for a cursor that is none.
         """
         earliest: str | int = "-inf" if since is None else since
         if self._keep_ms:
             oldest = time.time_ns() // 1000 - self._keep_ms * 1000
             earliest = oldest if since is None else max(oldest, since)
         latest = "+inf" if until is None else until
-        arguments = [earliest, latest, most + 1, _reading_of(cursor)]
-        found = await self._run(PAGE, [keys(site_id)[1]], arguments)
-        return found[:most], _cursor_of(found[most - 1]) if len(found) > most else None
-
-    async def _run(self, script: Script, names: Sequence[str], arguments: Sequence[Any]) -> Any:
-        try:
-            return await self._client.execute_command("EVALSHA", script.sha, len(names), *names, *arguments)
-        except NoScriptError:
-            return await self._client.execute_command("EVAL", script.source, len(names), *names, *arguments)
+        after = _reading_of(cursor)
+        while True:
+            found = await PAGE.run(self._client, [keys(site_id)[1]], [earliest, latest, most + 1, after])
+            page = [each for each in found[:most] if _is_stored(each)]
+            if len(found) <= most:
+                return page, None
+            if page:
+                return page, _cursor_of(page[-1])
+            after = found[most - 1]
 
 
 def _calls(readings: Mapping[str, Sequence[Reading]]) -> Iterable[list[tuple[str, Sequence[Reading]]]]:
@@ -104,6 +129,14 @@ def _calls(readings: Mapping[str, Sequence[Reading]]) -> Iterable[list[tuple[str
                 parts, room = [], MOST_AT_ONCE
     if parts:
         yield parts
+
+
+def _is_stored(text: bytes) -> bool:
+    """Say whether this has the shape of a reading, and its size."""
+    try:
+        return len(text) <= LONGEST and bool(_Stored.model_validate(orjson.loads(text)))
+    except ValueError:  # it is no JSON, or it is none of ours
+        return False
 
 
 def _cursor_of(reading: bytes) -> str:
