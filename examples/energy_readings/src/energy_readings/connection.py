@@ -11,6 +11,7 @@ from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from energy_readings.settings import Settings
 
@@ -86,6 +87,8 @@ def connect(settings: Settings) -> Any:
         socket_connect_timeout=CONNECT_SECONDS,
         socket_keepalive=True,
         retry=Retry(NoBackoff(), 0),
+        driver_info=None,  # a Redis before 7.2 refuses it, which would look like a fault
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
         **where,
     )
     return Redis.from_pool(pool)

@@ -48,7 +48,8 @@ class Entries:
 
     async def check(self) -> None:
         """Raise what `add` would raise now; adds nothing."""
-        await TAKES.run(self._client, [self._stream], [])
+        if not isinstance(length := await TAKES.run(self._client, [self._stream], []), int):
+            raise ResponseError(f"XLEN gave {type(length).__name__}, no number")
 
     async def _send(self, entries: list[_Entry]) -> list[Any]:
         """Add those that have not waited too long: where Redis hangs, a group ends only after its time limit.

@@ -49,6 +49,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Host = Annotated[Text, _accepted(_is_host, HOST)]
 Url = Annotated[Text, _accepted(lambda text: _is_url(text, {"http", "https"}, "(/.*)?"), HTTP_URL)]
+Secret = Annotated[SecretStr, _accepted(lambda text: not re.search("[\ud800-\udfff]", text), "UTF-8 is accepted")]
 RedisUrl = Annotated[
     SecretStr, _accepted(lambda text: _is_url(text.strip(), {"redis", "rediss"}, r"/?\d*/?"), REDIS_URL)
 ]
@@ -64,7 +65,7 @@ class Settings(BaseModel):
     redis_port: Port = Field(6379, alias="REDIS_PORT")
     redis_db: int = Field(0, alias="REDIS_DB", ge=0, le=1_000_000)
     redis_username: Text | None = Field(None, alias="REDIS_USERNAME")
-    redis_password: SecretStr | None = Field(None, alias="REDIS_PASSWORD")
+    redis_password: Secret | None = Field(None, alias="REDIS_PASSWORD")
     redis_ca_file: Path | None = Field(None, alias="GREENSCALE_REDIS_CA_FILE")
     redis_cert_file: Path | None = Field(None, alias="GREENSCALE_REDIS_CERT_FILE")
     redis_key_file: Path | None = Field(None, alias="GREENSCALE_REDIS_KEY_FILE")

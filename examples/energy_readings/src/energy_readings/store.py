@@ -79,15 +79,17 @@ class Store:
                 arguments.append(len(part))
                 for reading in part:
                     arguments += (reading.microseconds, reading.model_dump_json())
-            answers = await STORE.run(self._client, names, arguments)
+            answers = await self._ask(STORE, names, arguments, int | bytes)
+            if len(answers) != len(parts):
+                raise ResponseError(f"{len(answers)} answers for {len(parts)} sites: this is no Redis of ours")
             for (site, _), answer in zip(parts, answers, strict=True):
                 if not isinstance(answer, int):
-                    failed[site] = ResponseError(answer.decode())
+                    failed[site] = ResponseError(answer.decode(errors="replace"))
         return failed
 
     async def check(self) -> None:
         """Raise what `add` would raise now; adds nothing."""
-        await STORE.run(self._client, [], [self._keep_readings, self._keep_ms])
+        await self._ask(STORE, [], [self._keep_readings, self._keep_ms], int)
 
     async def page(
         self, site_id: str, *, most: int, since: int | None = None, until: int | None = None, cursor: str = ""
@@ -104,13 +106,20 @@ class Store:
         latest = "+inf" if until is None else until
         after = _reading_of(cursor)
         while True:
-            found = await PAGE.run(self._client, [keys(site_id)[1]], [earliest, latest, most + 1, after])
+            found = await self._ask(PAGE, [keys(site_id)[1]], [earliest, latest, most + 1, after], bytes)
             page = [each for each in found[:most] if _is_stored(each)]
             if len(found) <= most:
                 return page, None
             if page:
                 return page, _cursor_of(page[-1])
             after = found[most - 1]
+
+    async def _ask(self, script: Script, names: Sequence[str], arguments: Sequence[Any], kind: Any) -> list[Any]:
+        """Run a script that gives a list of this kind. Raises ResponseError where it gives something else."""
+        answer = await script.run(self._client, names, arguments)
+        if not isinstance(answer, list) or not all(isinstance(each, kind) for each in answer):
+            raise ResponseError(f"{type(answer).__name__} is no answer to a script: this is no Redis of ours")
+        return answer
 
 
 def _calls(readings: Mapping[str, Sequence[Reading]]) -> Iterable[list[tuple[str, Sequence[Reading]]]]:
