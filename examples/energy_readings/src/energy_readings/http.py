@@ -7,8 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import orjson
-from aiohttp import ClientPayloadError, web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp import web
 from aiohttp.typedefs import Handler
 from greenscale_worker import ConfigError
 
@@ -72,7 +71,7 @@ async def body_of(request: web.Request) -> bytes:
             return await request.read()
     except TimeoutError:
         raise RefusedError(408, f"the body has not come within {BODY_SECONDS:g} s") from None
-    except (ClientPayloadError, HttpProcessingError, OSError):
+    except (web.RequestPayloadError, OSError):
         raise RefusedError(400, "the body broke off, or is not encoded as its headers say") from None
 
 

@@ -9,8 +9,12 @@ from queue import Full, Queue
 from threading import Thread
 from typing import Final
 
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web import RequestPayloadError
+
 MOST_LINES: Final = 1000  # that wait
 GOODBYE_SECONDS: Final = 1.0
+NO_HTTP: Final = (HttpProcessingError, RequestPayloadError)
 
 
 class _Handler(logging.Handler):
@@ -50,10 +54,18 @@ class _Handler(logging.Handler):
                 continue
 
 
+def _brief(record: logging.LogRecord) -> bool:
+    """Let what was not HTTP be one line: anybody could fill the log with traces of it."""
+    if record.exc_info and isinstance(record.exc_info[1], NO_HTTP):
+        record.msg, record.exc_info = f"{record.msg}: {type(record.exc_info[1]).__name__}", None
+    return True
+
+
 @contextmanager
 def logging_to_stderr() -> Iterator[None]:
     """Log warnings and errors while the block runs."""
     handler = _Handler()
+    handler.addFilter(_brief)
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING, handlers=[handler], force=True
     )

@@ -104,15 +104,16 @@ class Store:
             oldest = time.time_ns() // 1000 - self._keep_ms * 1000
             earliest = oldest if since is None else max(oldest, since)
         latest = "+inf" if until is None else until
-        after = _reading_of(cursor)
+        after = [_reading_of(cursor)] if cursor else []
         while True:
-            found = await self._ask(PAGE, [keys(site_id)[1]], [earliest, latest, most + 1, after], bytes)
+            where = [earliest, latest, most + 1, *after]
+            found = await self._ask(PAGE, [keys(site_id)[1]], where, bytes)
             page = [each for each in found[:most] if _is_stored(each)]
             if len(found) <= most:
                 return page, None
             if page:
                 return page, _cursor_of(page[-1])
-            after = found[most - 1]
+            after = [found[most - 1]]
 
     async def _ask(self, script: Script, names: Sequence[str], arguments: Sequence[Any], kind: Any) -> list[Any]:
         """Run a script that gives a list of this kind. Raises ResponseError where it gives something else."""
