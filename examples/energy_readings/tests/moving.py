@@ -42,7 +42,7 @@ class Stub:
                 if self._greets and b"HELLO" in request:
                     writer.write(b"%1\r\n$5\r\nproto\r\n:3\r\n")
                 elif self._greets and b"CLIENT" in request:
-                    writer.write(b"+OK\r\n" * request.count(b"SETINFO"))
+                    writer.write(b"+OK\r\n" * request.count(b"CLIENT"))
                 else:
                     writer.write(self._answer)
                 await writer.drain()
