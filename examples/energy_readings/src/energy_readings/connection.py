@@ -2,6 +2,7 @@
 
 import re
 import ssl
+from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
@@ -10,10 +11,11 @@ from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnecti
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
+from redis.credentials import CredentialProvider
+from redis.exceptions import AuthenticationError, NoScriptError, OutOfMemoryError, RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from energy_readings.settings import Settings
+from energy_readings.settings import Settings, secret
 
 AWAY: Final = (RedisError, OSError)
 MOST_CONNECTIONS: Final = 32
@@ -40,6 +42,24 @@ class _Connection(Connection):
 
 class _TLSConnection(_Connection, SSLConnection):
     pass
+
+
+class _PasswordFile(CredentialProvider):
+    """Reads the password anew for each connection: it may be renewed while we run."""
+
+    def __init__(self, username: str | None, path: Path) -> None:
+        self._username = username
+        self._path = path
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        try:
+            password = secret("REDIS_PASSWORD_FILE", self._path)
+        except ConfigError as error:
+            raise AuthenticationError(str(error)) from None
+        return (self._username, password) if self._username else (password,)
+
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        return self.get_credentials()
 
 
 class _Pool(BlockingConnectionPool):
@@ -106,6 +126,9 @@ def _where(settings: Settings) -> dict[str, Any]:
     if settings.redis_url is not None:
         where |= {"host": "localhost", "port": 6379, "db": 0}
         where |= parse_url(settings.redis_url.get_secret_value().strip())
+    if settings.redis_password_file is not None:
+        del where["password"]
+        where["credential_provider"] = _PasswordFile(where.pop("username"), settings.redis_password_file)
     files = {
         "ssl_ca_certs": settings.redis_ca_file,
         "ssl_certfile": settings.redis_cert_file,

@@ -66,6 +66,7 @@ class Settings(BaseModel):
     redis_db: int = Field(0, alias="REDIS_DB", ge=0, le=1_000_000)
     redis_username: Text | None = Field(None, alias="REDIS_USERNAME")
     redis_password: Secret | None = Field(None, alias="REDIS_PASSWORD")
+    redis_password_file: Path | None = Field(None, alias="REDIS_PASSWORD_FILE")
     redis_ca_file: Path | None = Field(None, alias="GREENSCALE_REDIS_CA_FILE")
     redis_cert_file: Path | None = Field(None, alias="GREENSCALE_REDIS_CERT_FILE")
     redis_key_file: Path | None = Field(None, alias="GREENSCALE_REDIS_KEY_FILE")
@@ -102,7 +103,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         if path := given.get(f"{name}_FILE"):
             if name in given:
                 raise ConfigError(f"{name} and {name}_FILE contradict each other; one of the two is accepted")
-            given[name] = _secret(f"{name}_FILE", Path(path))
+            given[name] = secret(f"{name}_FILE", Path(path))
     try:
         return Settings.model_validate({name: value for name, value in given.items() if value})
     except ValidationError as error:
@@ -110,7 +111,8 @@ def read(environ: Mapping[str, str]) -> Settings:
         raise ConfigError(f"{fault['loc'][0]}: {fault['msg'].removeprefix('Value error, ')}") from None
 
 
-def _secret(name: str, path: Path) -> str:
+def secret(name: str, path: Path) -> str:
+    """Read a file that holds a secret. Raises ConfigError, which names the variable."""
     try:
         with path.open("rb") as file:
             secret = file.read(LARGEST_SECRET + 1)
