@@ -37,7 +37,7 @@ class Processing:
     def __init__(self) -> None:
         settings = read(os.environ)
         self._client = connect(settings)
-        store = Store(self._client, keep_readings=settings.keep_readings, keep_days=settings.keep_days)
+        self._store = store = Store(self._client, keep_readings=settings.keep_readings, keep_days=settings.keep_days)
 
         @batched(most=MOST_JOBS)
         async def handle(jobs: Sequence[Job]) -> list[str | Exception]:
@@ -50,9 +50,9 @@ class Processing:
         return Output(await self._handle(job))
 
     async def ready(self) -> bool:
-        """Say whether Redis answers."""
+        """Say whether Redis would store a reading."""
         try:
-            await self._client.ping()
+            await self._store.check()
         except AWAY:
             return False
         return True
