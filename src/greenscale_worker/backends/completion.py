@@ -33,8 +33,8 @@ def read_completion(body: bytes, judge: Judge) -> Output:
     """Take the answer out of a success' body; the answer's own `body` is JSON, even where this one is only nearly so.
 
     Raises what `judge` makes of an error inside (`unfinished` for an answer that broke off); TransientError
-    `not_a_completion` for what is none, `no_content` for one without an end and a text; PermanentError `content_filter`,
-    `refusal`, or `no_content` where the limit of tokens left no room for a text. No message quotes the answer.
+    `not_a_completion` for what is none, `no_content` for one without an end and a text; PermanentError `refusal`,
+    `content_filter`, or `no_content` where the limit of tokens left no room for a text. No message quotes the answer.
     """
     try:
         answer = orjson.loads(body)
