@@ -73,7 +73,8 @@ SIGNS: Final = (
         r"|token_expired|invalid_?authentication\w*|authentication_?error|auth_error|unauthenticated",
         r"(incorrect|invalid|wrong|expired|missing|revoked|disabled|no) (api|subscription|access)[ _-]?(key|token)"
         r"|(api[ _-]?key|access token) (is |has |was )?"
-        r"(not valid|not found|invalid|expired|missing|incorrect|revoked|disabled)|authentication ?(error|failed|fails)|invalid credentials",
+        r"(not valid|not found|invalid|expired|missing|incorrect|revoked|disabled)"
+        r"|authentication ?(error|failed|fails)|invalid credentials",
     ),
     # OpenAI: insufficient_quota. LiteLLM: budget_exceeded. Anthropic: 400 "credit balance is too low". DeepSeek: 402.
     _sign(
