@@ -362,7 +362,7 @@ SAID_TO_BE = {
     "nothing": "nothing",
     "half JSON": "half JSON",
     "no choices": "JSON without choices",
-    "choice text": "JSON whose first choice has no message",
+    "choice text": "JSON whose first choice is no object",
     "events": "a stream of events",
     "a piece of a stream": "a piece of a stream",
     "a plain completion": "/chat/completions is expected",

@@ -16,7 +16,7 @@ LONGEST_NAME: Final = 40
 # An answer that ends so was broken off: OpenRouter; vLLM and SGLang when they stop; DeepSeek.
 UNFINISHED: Final = ("error", "abort", "insufficient_system_resource")
 TOO_SHORT: Final = ("length", "max_tokens")
-CALLS: Final = ("tool_calls", "function_call")  # the second is the older form of the first
+CALLS: Final = ("tool_calls", "function_call")
 
 
 class Judge(Protocol):
@@ -44,40 +44,42 @@ def read_completion(body: bytes, judge: Judge) -> Output:
         except ValueError:
             raise _no_completion(_kind(body)) from None
         body = write(answer)
-    choice, message = _message(answer, judge)
-    usage, finish_reason = _usage(answer.get("usage")), _text(choice.get("finish_reason"))
+    try:
+        choice = answer["choices"][0]
+        message = choice["message"]
+        content, finish_reason = message.get("content"), _text(choice.get("finish_reason"))
+    except (LookupError, TypeError, AttributeError):
+        raise _no_answer(answer, judge) from None
+    usage = _usage(answer.get("usage"))
     if finish_reason is not None and finish_reason.startswith("content_filter"):
         raise PermanentError("content_filter", "the endpoint's content filter stopped the answer", usage=usage)
-    if choice.get("error") or finish_reason in UNFINISHED:
+    if finish_reason in UNFINISHED or choice.get("error"):
         raise judge(_broken_off(choice, finish_reason), code="unfinished", otherwise=DOWN)
     if message.get("refusal"):
         raise PermanentError("refusal", "the model refused to answer", usage=usage)
-    if any(message.get(calls) for calls in CALLS):
+    if message.get("tool_calls") or message.get("function_call"):  # the second is the older form of the first
         text = write(read(body)["choices"][0]["message"]).decode()
     else:
-        text = text_of(message.get("content")) or _empty(message, finish_reason, usage)
+        text = text_of(content) or _empty(content, finish_reason, usage)
     return Output(text, _text(answer.get("model")), finish_reason, usage, body)
 
 
-def _message(answer: Any, judge: Judge) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The first choice and its message."""
+def _no_answer(answer: Any, judge: Judge) -> TransientError | PermanentError:
+    """Say what JSON is that has no message: an error, or something else."""
     choices = answer.get("choices") if isinstance(answer, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
     if not choices:
         error = error_in(answer)
-        if error.message or error.status is not None:
-            raise judge(error)
-        raise _no_completion("JSON without choices")
-    choice = choices[0] if isinstance(choices, list) else None
-    message = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(choice, dict) or not isinstance(message, dict):
-        if isinstance(choice, dict) and choice.get("error"):
-            raise judge(_broken_off(choice, None), code="unfinished", otherwise=DOWN)
-        if isinstance(choice, dict) and isinstance(choice.get("delta"), dict):
-            raise _no_completion("a piece of a stream, which was not asked for")
-        if isinstance(choice, dict) and isinstance(choice.get("text"), str):
-            raise _no_completion("a plain completion; a URL that ends in /chat/completions is expected")
-        raise _no_completion("JSON whose first choice has no message")
-    return choice, message
+        return judge(error) if error.message or error.status is not None else _no_completion("JSON without choices")
+    if not isinstance(choice, dict):
+        return _no_completion("JSON whose first choice is no object")
+    if choice.get("error"):
+        return judge(_broken_off(choice, None), code="unfinished", otherwise=DOWN)
+    if isinstance(choice.get("delta"), dict):
+        return _no_completion("a piece of a stream, which was not asked for")
+    if isinstance(choice.get("text"), str):
+        return _no_completion("a plain completion; a URL that ends in /chat/completions is expected")
+    return _no_completion("JSON whose first choice has no message")
 
 
 def _broken_off(choice: dict[str, Any], finish_reason: str | None) -> ErrorBody:
@@ -85,12 +87,12 @@ def _broken_off(choice: dict[str, Any], finish_reason: str | None) -> ErrorBody:
     return replace(error, message=error.message or f"the answer broke off (finish reason {finish_reason})")
 
 
-def _empty(message: dict[str, Any], finish_reason: str | None, usage: Usage) -> str:
+def _empty(content: object, finish_reason: str | None, usage: Usage) -> str:
     """An answer without a text may be one; where the limit ended it, it would come out the same way again."""
     if finish_reason in TOO_SHORT:
         room = "the completion has no content: what was said within the limit of tokens is no text (reasoning, say)"
         raise PermanentError("no_content", f"{room}; raise max_tokens", usage=usage)
-    if finish_reason is None or finish_reason in CALLS or not isinstance(message.get("content"), str | list | None):
+    if finish_reason is None or finish_reason in CALLS or not isinstance(content, str | list | None):
         ended = (finish_reason or "not given")[:LONGEST_NAME]
         raise TransientError("no_content", f"the completion has no content (finish reason {ended})")
     return ""

@@ -6,7 +6,9 @@ from typing import Any, Final
 from greenscale_worker.errors import PermanentError
 
 NO_DEFAULTS: Final[Mapping[str, Any]] = {}
-LIMITS: Final = ("max_tokens", "max_completion_tokens")  # the older name, and the one that reasoning models take
+LIMITS: Final = frozenset(
+    {"max_tokens", "max_completion_tokens"}
+)  # the older name, and the one that reasoning models take
 
 
 def chat_request(payload: Mapping[str, Any], defaults: Mapping[str, Any] = NO_DEFAULTS) -> dict[str, Any]:
@@ -17,11 +19,13 @@ def chat_request(payload: Mapping[str, Any], defaults: Mapping[str, Any] = NO_DE
     Raises PermanentError `bad_request`, which names the field.
     """
     request = {**defaults, **payload}
-    if request.get("model") is None:
-        request["model"] = defaults.get("model")
-    if any(payload.get(name) is not None for name in LIMITS):
-        request |= dict.fromkeys((name for name in LIMITS if name not in payload), None)
-    request = {name: value for name, value in request.items() if value is not None}
+    if None in request.values():
+        request = {name: value for name, value in request.items() if value is not None}
+    if "model" not in request and defaults.get("model") is not None:
+        request["model"] = defaults["model"]
+    if payload.get("max_tokens") is not None or payload.get("max_completion_tokens") is not None:
+        for name in LIMITS - payload.keys():
+            request.pop(name, None)
     request["messages"] = _messages(request.pop("prompt", None), request.get("messages"))
     model = request.get("model")
     if model is not None and not (isinstance(model, str) and model.strip()):
