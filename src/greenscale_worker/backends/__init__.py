@@ -15,9 +15,9 @@ from greenscale_worker.job import Job, Output
 class Backend(Protocol):
     """Whatever answers a job: an endpoint, a model of one's own, a function.
 
-    It may have two things more. `peers(job) -> str` names what would answer this job: faults and answers of jobs with the
-    same name tell something about each other; without it, all jobs are peers. `why_not_ready: str` is what `ready` found
-    wrong last, in one line that may be logged.
+    It may have two things more. `peers(job) -> str` names what would answer this job: what becomes of other jobs of the
+    same name tells something about it; without it, all jobs are peers. `why_not_ready: str` is what `ready` found wrong,
+    in one line that may be logged.
     """
 
     async def infer(self, job: Job) -> Output:
