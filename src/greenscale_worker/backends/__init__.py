@@ -16,7 +16,7 @@ class Backend(Protocol):
     """Whatever answers a job: an endpoint, a model of one's own, a function.
 
     It may have two things more. `peers(job) -> str` names what would answer this job: what becomes of other jobs of the
-    same name tells something about it; without it, all jobs are peers. `why_not_ready: str` is what `ready` found wrong,
+    same name tells something about it; without it, all are peers. `why_not_ready: str` is what `ready` found wrong,
     in one line that may be logged.
     """
 
