@@ -1,18 +1,23 @@
 """The lines of a batch's input, one at a time: what each asks for, and what it is known by."""
 
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-import orjson
-
 from greenscale_worker.errors import BadInputError
+from greenscale_worker.job import CHAT, is_chat
+from greenscale_worker.wire_json import read, write
 
 CHUNK: Final = 1024 * 1024
-CHAT: Final = "/chat/completions"
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+# The name of a line of which only the beginning is kept: before it, members that are plain texts (method, url).
+NAME: Final = re.compile(
+    rb'\s*\{\s*(?:"[^"\\]*"\s*:\s*"[^"\\]*"\s*,\s*)*?"custom_id"\s*:\s*("(?:[^"\\]|\\.){1,1000}")', re.DOTALL
+)
 
 # Codes of faults that lie in the line itself: as long as it does not change, asking again is in vain.
 IN_VAIN: Final = frozenset(
@@ -69,8 +74,9 @@ def _read(number: int, line: bytes, seen: set[int], max_bytes: int) -> Request:
     try:
         data = _object(line, max_bytes)
         custom_id = _custom_id(data)
-        payload = _payload(data)
+        asked = _asked(data)
     except BadInputError as error:
+        custom_id = custom_id or error.job_id
         fault = BadInputError(error.code, f"line {number}: {error}")
         return Request(str(number), custom_id or name, _key(f"fault {name}", line), fault=fault)
     if custom_id is not None:
@@ -80,16 +86,17 @@ def _read(number: int, line: bytes, seen: set[int], max_bytes: int) -> Request:
             key = _key(f"fault {name}", str(number).encode(), line)
             return Request(str(number), custom_id, key, fault=BadInputError("duplicate_custom_id", message))
         seen.add(mark)
-    key = _key(name, orjson.dumps(payload, option=orjson.OPT_SORT_KEYS))
-    return Request(str(number), custom_id or name, key, orjson.dumps({**payload, "job_id": str(number)}))
+    key = _key(name, write(asked, sort=True))
+    payload = {"url": CHAT, "body": asked} if "body" in data else asked
+    return Request(str(number), custom_id or name, key, write({**payload, "job_id": str(number)}))
 
 
 def _object(line: bytes, max_bytes: int) -> dict[str, Any]:
     if len(line) > max_bytes:
-        raise BadInputError("too_large", f"longer than {max_bytes} bytes")
+        raise BadInputError("too_large", f"longer than {max_bytes} bytes", job_id=_cut_custom_id(line))
     try:
-        data = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
+        data = read(line)
+    except ValueError as error:
         raise BadInputError("not_json", f"not JSON: {error}") from None
     if not isinstance(data, dict):
         raise BadInputError("not_an_object", f"a JSON object is expected, not {type(data).__name__}")
@@ -105,17 +112,26 @@ def _custom_id(data: dict[str, Any]) -> str | None:
     return name
 
 
-def _payload(data: dict[str, Any]) -> dict[str, Any]:
+def _cut_custom_id(line: bytes) -> str | None:
+    """Find the name in a line whose end was not read."""
+    found = NAME.match(line)
+    with suppress(ValueError):
+        return str(read(found[1])) if found else None
+    return None
+
+
+def _asked(data: dict[str, Any]) -> dict[str, Any]:
     """What to ask: the body of an OpenAI Batch line, else the line itself."""
     if "body" not in data:
         return data
     method, url, body = data.get("method", "POST"), data.get("url", CHAT), data["body"]
     if method != "POST":
         raise BadInputError("bad_line", "method: only POST is accepted")
-    if not isinstance(url, str) or not url.rstrip("/").endswith(CHAT):
+    if not is_chat(url):
         raise BadInputError("bad_line", "url: only /v1/chat/completions is accepted")
     if not isinstance(body, dict):
         raise BadInputError("bad_line", f"body: an object is expected, not {type(body).__name__}")
+    body.pop("job_id", None)  # a name, as it stands in files made for `submit`
     return body
 
 

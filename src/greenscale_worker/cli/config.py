@@ -199,7 +199,7 @@ def _in_force(settings: "Settings") -> list[tuple[str, dict[str, str]]]:
     found: list[tuple[str, dict[str, str]]] = []
     try:
         chat = chat_options(settings)
-        found.append(("endpoint", {"url": masked(chat.url), "model": chat.model}))
+        found.append(("endpoint", {"url": masked(chat.url), "model": str(chat.model)}))
     except ConfigError as error:
         if settings.backend == "chat":
             found.append(("endpoint", {"error": str(error)}))

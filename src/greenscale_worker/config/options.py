@@ -20,18 +20,33 @@ if TYPE_CHECKING:
     from greenscale_worker.execution import Policy
 
 
-def chat_options(settings: Settings) -> ChatOptions:
-    """Where the endpoint is and how to be let in. Raises ConfigError where key, URL and model make no set."""
+def chat_options(settings: Settings, *, model_optional: bool = False) -> ChatOptions:
+    """Where the endpoint is and how to be let in. Raises ConfigError where key, URL and model make no set.
+
+    `model_optional`: there need be no model, since whoever asks may name one.
+    """
     url, key, model = _endpoint(settings)
+    if model is None and not model_optional:
+        raise ConfigError("GREENSCALE_MODEL is not set; expected with OPENAI_API_KEY: the name of a model")
     headers = settings.endpoint_headers
+    for name in ("endpoint_cert_file", "endpoint_key_file"):
+        if getattr(settings, name) is not None and not url.startswith("https:"):
+            raise ConfigError(f"{name_of(name)} is set without TLS; expected beside it: an endpoint by https://")
+    if settings.endpoint_key_file is not None and settings.endpoint_cert_file is None:
+        raise ConfigError(
+            "GREENSCALE_ENDPOINT_KEY_FILE is set without GREENSCALE_ENDPOINT_CERT_FILE; both are expected"
+        )
     return ChatOptions(
         url=url,
         key=key.get_secret_value() or None,
         model=model,
         temperature=settings.temperature,
         max_tokens=settings.max_tokens,
+        max_tokens_parameter=settings.max_tokens_parameter,
         concurrency=settings.concurrency,
         ca_file=settings.endpoint_ca_file,
+        cert_file=settings.endpoint_cert_file,
+        key_file=settings.endpoint_key_file,
         headers=orjson.loads(headers.get_secret_value()) if headers else {},
         proxy=_proxy(settings, url),
         ready_path=settings.ready_path,
@@ -101,7 +116,7 @@ def policy(settings: Settings) -> "Policy":
     )
 
 
-def _endpoint(settings: Settings) -> tuple[str, SecretStr, str]:
+def _endpoint(settings: Settings) -> tuple[str, SecretStr, str | None]:
     """URL, key and model. A key goes to the URL of its own pair or to that pair's default, nowhere else."""
     if settings.neysa_api_key is not None:
         return settings.neysa_api_url or NEYSA_URL, settings.neysa_api_key, settings.model or NEYSA_MODEL
@@ -115,8 +130,6 @@ def _endpoint(settings: Settings) -> tuple[str, SecretStr, str]:
         raise ConfigError(f"NEYSA_API_KEY is not set; {accepted}; or OPENAI_API_KEY and GREENSCALE_MODEL instead")
     if base is None and not key.get_secret_value():
         raise ConfigError("OPENAI_API_KEY is empty; expected: a key, or an OPENAI_BASE_URL that needs none")
-    if settings.model is None:
-        raise ConfigError("GREENSCALE_MODEL is not set; expected with OPENAI_API_KEY: the name of a model")
     return (base or OPENAI_BASE).rstrip("/") + CHAT_PATH, key, settings.model
 
 

@@ -106,7 +106,9 @@ async def _add(store: Store, by_site: dict[str, list[Reading]]) -> dict[str, Exc
         failed = dict.fromkeys(by_site, error)
     return {
         site: TransientError(
-            "not_stored", f"{site}: {type(error).__name__}: {error}", counted=str(error).startswith("WRONGTYPE")
+            "not_stored",
+            f"{site}: {type(error).__name__}: {error}",
+            prior="unknown" if str(error).startswith("WRONGTYPE") else "endpoint",
         )
         for site, error in failed.items()
     }
