@@ -421,7 +421,7 @@ def test_the_queue_is_counted(shell: Shell) -> None:
     found = shell.json("queue")
     assert found.pop("workers") == []
     assert found.pop("oldest_seconds") is None  # nothing that waits says when it was made
-    assert found == {"queue": "jobs", "waiting": 10, "running": 0, "delayed": 1, "dead": 1, "paused": False}
+    assert found == {"queue": "jobs", "waiting": 10, "running": 0, "delayed": 1, "held": 0, "dead": 1, "paused": False}
     code, out, _ = shell("queue")
     assert code == 0
     assert out.splitlines()[:6] == ["jobs", "waiting  10", "running   0", "delayed   1", "dead      1", "workers   0"]
