@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from greenscale_worker.blame import Call, Evidence, FleetEvidence, decide
+from greenscale_worker.blame import KNOWN, Call, Evidence, FleetEvidence, decide
 from greenscale_worker.errors import TransientError
 from greenscale_worker.job import Failure
 
@@ -119,8 +119,10 @@ class Simulation:
     def _next(self) -> Simulated | None:
         while self._delayed and self._delayed[0][0] <= self.now:
             _, _, job = heapq.heappop(self._delayed)
-            held = job.failed is not None and self.fleet.since is not None
+            held = job.runs > 0 and self.fleet.since is not None
             heapq.heappush(self._held if held else self._ready, (job.number, job))
+        if self._held and self.fleet.since is None:
+            heapq.heappush(self._ready, heapq.heappop(self._held))
         if self._ready:
             return heapq.heappop(self._ready)[1]
         if self._fresh:
@@ -157,10 +159,7 @@ class Simulation:
             worker.probing = False
         if found is None:
             worker.evidence.succeeded(call, self.now)
-            if self.fleet.succeeded(call.began):
-                self._ready += self._held
-                heapq.heapify(self._ready)
-                self._held = []
+            self.fleet.succeeded(call.began)
             self._end(job, "ok")
             return
         self.refused += 1
@@ -194,7 +193,7 @@ class Simulation:
     def _alone(self, job: Simulated) -> bool:
         if self._fresh or self._left > 256:
             return False
-        return not any(other.end is None and other is not job and other.tries < 1 for other in self.jobs)
+        return not any(other.end is None and other is not job and other.tries < KNOWN for other in self.jobs)
 
     def _end(self, job: Simulated, verdict: str) -> None:
         job.end, job.verdict = self.now, verdict

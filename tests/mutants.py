@@ -97,14 +97,18 @@ MUTANTS: Final = [
         "ipairs({READY, DELAYED, SUSPECT})",
     ),
     Mutant(
-        "what is held waits with the others", "prelude", "m.failed > 0 and control.blamed and HELD or READY", "READY"
+        "what is held waits with the others",
+        "prelude",
+        "V2 and m.runs > 0 and control.blamed and HELD or READY",
+        "READY",
     ),
     Mutant(
         "held for ever",
         "prelude",
-        "m.failed > 0 and control.blamed and HELD or READY",
-        "m.failed > 0 and HELD or READY",
+        "m.runs > 0 and control.blamed and HELD or READY",
+        "m.runs > 0 and HELD or READY",
     ),
+    Mutant("held where the version before does not look", "prelude", "V2 and m.runs > 0 and", "m.runs > 0 and"),
     Mutant("that something is held is not noted", "prelude", "    call('HSET', CONTROL, 'held', '1')\n"),
     Mutant("format 2 before all know it", "prelude", "V2 = control.format == '2'", "V2 = true"),
     Mutant("format 1 for ever", "prelude", "V2 = control.format == '2'", "V2 = false"),
@@ -320,7 +324,7 @@ MUTANTS: Final = [
     Mutant("a job does not remember its failure", "retry", "  m.failed = now\n"),
     Mutant("the only job is in company", "retry", "and alone(id) then", "and false then"),
     Mutant("every job is alone", "retry", "and alone(id) then", "then"),
-    Mutant("the ill are company", "retry", "m.tries < TRY then", "true then"),
+    Mutant("the ill are company", "retry", "m.tries < KNOWN then", "true then"),
     Mutant("those that wait are no company", "retry", " or store.unclaimed() > 0 then", " then"),
     Mutant(
         "an endpoint's fault uses up the only job's tries", "retry", "(prior == 'unknown' or m.tries >= TRY)", "true"
@@ -341,14 +345,14 @@ MUTANTS: Final = [
         "if control.held then",
     ),
     Mutant(
-        "what is held comes back at once, however much",
+        "the youngest of what is held comes back first",
         "claim",
-        "call('ZRANGE', HELD, 0, BATCH - 1)",
-        "call('ZRANGE', HELD, 0, -1)",
+        "unheld = call('ZRANGE', HELD, 0, 0)",
+        "unheld = call('ZRANGE', HELD, -1, -1)",
     ),
     Mutant("what is held is never claimed", "claim", "if control.held then take_again(", "if false then take_again("),
-    Mutant("back, and still held", "claim", "    call('ZREM', HELD, id)\n"),
-    Mutant("back, and nobody is told", "claim", "reaped > 0 or #unheld > 0", "reaped > 0"),
+    Mutant("back, and still held", "claim", "    call('ZREM', HELD, unheld)\n"),
+    Mutant("back, and nobody is told", "claim", "reaped > 0 or unheld then", "reaped > 0 then"),
     Mutant("upgraded before the last one has gone", "beat", "then return end", "then break end"),
     Mutant("never upgraded", "beat", "if not V2 then upgrade() end"),
     # beat

@@ -44,7 +44,7 @@ def jittered(seconds: float) -> float:
 
 @dataclass(slots=True)
 class FleetEvidence:
-    """How many jobs were buried for each fingerprint since the last success, and when the first of them failed."""
+    """When the first call failed since the last success, and how many jobs were buried since, for each fingerprint."""
 
     since: float | None = None
     buried: Counter[str] = field(default_factory=Counter)
@@ -79,18 +79,19 @@ def decide(  # noqa: PLR0913  what is known of the job
 ) -> Judgement:
     """Decide about a job whose call has failed, and remember it in `evidence`.
 
-    `tries` and `failed` are the job's so far. `alone` says whether no job is beside it that has not used up a try.
+    `tries` and `failed` are the job's so far. `alone` says whether no job is beside it but those known to be ill.
     """
+    since = evidence.since
+    if since is None:
+        evidence.since = now
     if failure.prior != "job":
         used, delay = failure.used, failure.delay
         if used < 1 and (failure.prior == "unknown" or tries >= 1) and alone():
             used, delay = 1.0, max(delay, ALONE_SECONDS)
         tries += used
         return Judgement("dead" if tries >= failure.max_tries else "delayed", delay, tries, failed)
-    proven = failed is not None and (evidence.since is None or failed < evidence.since)
+    proven = failed is not None and (since is None or failed < since)
     alike = evidence.buried[failure.fingerprint]
-    if evidence.since is None:
-        evidence.since = now
     if not proven and alike >= MOST_BURIED:
         return Judgement("held", failure.delay, tries, now)
     evidence.buried[failure.fingerprint] += 1

@@ -30,6 +30,7 @@ from tests.support.entries import (
 )
 
 TRY, ALONE = 1000, 120_000
+KNOWN: Final = 1500
 UPGRADED = re.compile(r":2-[0-9a-f]+$")  # the end of a worker's name, where it knows format 2
 
 
@@ -98,7 +99,7 @@ class Ledger:
         if reaped or unheld:
             self.bells.append("ready")
         full = len(ids) < n and size >= self.setup.max_bytes
-        sleep = 0 if BATCH in (reaped, len(due), unheld) or full else self._sleep()
+        sleep = 0 if BATCH in (reaped, len(due)) or full else self._sleep()
         return [sleep, str(self.now), reaped, self._given(ids), buried, ""]
 
     def bind(self, items: Iterable[Binding]) -> list[str]:
@@ -266,19 +267,20 @@ class Ledger:
             job.written(self.format)
         return ids, self._bytes(ids) + unread
 
-    def _unhold(self) -> int:
-        """Bring back the oldest of what is held, once somebody has succeeded; say how many."""
+    def _unhold(self) -> bool:
+        """Bring back the oldest job that is held, once somebody has succeeded; say whether there was one."""
         if self.blamed or not self.held:
-            return 0
-        ids = sorted(id_ for id_, job in self.open.items() if job.place == "held")[:BATCH]
-        for id_ in ids:
-            self._requeue(self.open[id_])
-        self.held = len(ids) == BATCH
-        self.rare["held, and brought back"] += len(ids)
-        return len(ids)
+            return False
+        oldest = min((id_ for id_, job in self.open.items() if job.place == "held"), default=None)
+        self.held = oldest is not None
+        if oldest is not None:
+            self._requeue(self.open[oldest])
+            self.rare["held, and brought back"] += 1
+        return self.held
 
     def _requeue(self, job: Open) -> None:
-        job.place = "held" if job.failed and self.blamed and not job.suspect else "ready"
+        behind = self.format == "2" and job.runs and self.blamed and not job.suspect
+        job.place = "held" if behind else "ready"
         self.held = self.held or job.place == "held"
         job.written(self.format)
 
@@ -391,6 +393,7 @@ class Ledger:
                 self.rare["alone"] += 1
             job.tries += used
             verdict = "DEAD" if job.tries >= item.most else "DELAYED"
+        self.blamed = self.blamed or self.now
         runs, crashes, elsewhere = str(job.runs), str(job.crashes), self._is_elsewhere(item.job_id, item.id)
         fields = {"attempts": runs, "crashes": crashes, "error_code": item.code, "error_message": item.message}
         if verdict == "DEAD":
@@ -410,7 +413,6 @@ class Ledger:
     def _judge(self, job: Open, fingerprint: str) -> str:
         """The job's own fault, as it seems: it is dead, unless others fail alike and nobody succeeds."""
         proven = job.failed and (not self.blamed or job.failed < self.blamed)
-        self.blamed = self.blamed or self.now
         job.failed = self.now
         if not proven and self.blame[fingerprint] >= 2:
             return "HELD" if self.format == "2" else "DELAYED"
@@ -420,7 +422,7 @@ class Ledger:
 
     def _alone(self, id_: int) -> bool:
         others = [job for other, job in self.open.items() if other != id_]
-        return not self.waiting and not self.strays and len(others) < 256 and all(job.tries >= TRY for job in others)
+        return not self.waiting and not self.strays and len(others) < 256 and all(job.tries >= KNOWN for job in others)
 
     def _is_elsewhere(self, job_id: str, id_: int) -> bool:
         """Say whether another open job has this job id."""

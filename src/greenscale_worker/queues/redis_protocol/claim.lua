@@ -45,16 +45,18 @@ for _, id in ipairs(due) do
   if m then requeue(id, m) end
 end
 
--- Somebody has succeeded since: what was held comes back to the head, in its old order and in portions.
-local unheld = {}
+-- Somebody has succeeded since: what was held comes back to the head, one job with each claim. A heap that came back at once
+-- and failed again would be in the way of everything behind it.
+local unheld
 if control.held and not control.blamed then
-  unheld = call('ZRANGE', HELD, 0, BATCH - 1)
-  for _, id in ipairs(unheld) do
-    call('ZREM', HELD, id)
-    local m = find(id)
-    if m then requeue(id, m) end
+  unheld = call('ZRANGE', HELD, 0, 0)[1]
+  if unheld then
+    call('ZREM', HELD, unheld)
+    local m = find(unheld)
+    if m then requeue(unheld, m) end
+  else
+    call('HDEL', CONTROL, 'held')
   end
-  if #unheld < BATCH then call('HDEL', CONTROL, 'held') end
 end
 
 local function take(id, m, payload, name)
@@ -124,8 +126,8 @@ if #ids > 0 then
   count('claimed', #ids)
 end
 local from = store.taken()  -- last: whatever it may raise, the jobs given are remembered
-if reaped > 0 or #unheld > 0 then ring('ready') end
-if reaped == BATCH or #due == BATCH or #unheld == BATCH or (bytes >= max_bytes and #given < n) then
+if reaped > 0 or unheld then ring('ready') end
+if reaped == BATCH or #due == BATCH or (bytes >= max_bytes and #given < n) then
   return {0, NOW, reaped, given, buried, from}
 end
 

@@ -162,10 +162,10 @@ local function forget(jobs)
   call_with('HDEL', BOUND, bindings)
 end
 
--- Where a job waits: at the head of the queue, or where it wakes nobody while it is blamed for what others suffer, too.
+-- Where a job waits: at the head of the queue, or behind everything else if its call failed and nobody has succeeded since.
 local function waits_in(m)
   if m.crashes >= SUSPECT_CRASHES then return SUSPECT end
-  return m.failed > 0 and control.blamed and HELD or READY
+  return V2 and m.runs > 0 and control.blamed and HELD or READY
 end
 
 -- Back to the queue: order is by place, and places are in order of first delivery.

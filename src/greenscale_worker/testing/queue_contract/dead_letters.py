@@ -7,12 +7,13 @@ from greenscale_worker.testing.rig import ANSWER, PATIENCE, Rig, claim, decoded,
 
 
 async def test_a_replayed_job_starts_anew_at_the_head(rig: Rig) -> None:
-    (job_id, _) = await rig.put("1", "2")
+    job_id = await rig.put_in_company("1")
     for _ in range(2):
         assert await rig.a.retry(await run(rig.a), Failure(code="server_error", message="")) == "delayed"
     assert await rig.a.settle(await run(rig.a), Failed("server_error", "a|b\nc"))
     (letter,) = await rig.letters()
     assert letter.tries == 2
+    await rig.put("2")
     async with lanes(rig.b, 2) as waiting:
         async with asyncio.timeout(PATIENCE):
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
