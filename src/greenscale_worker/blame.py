@@ -176,7 +176,7 @@ class Evidence:
                 self.held_until = max(self.held_until, now + wait)
         self._break(call, fault, now)
         if self.is_open:  # behind the next probe: that is another job, where there is one
-            delay = max(delay, self.next_probe - now + self._pause / 2 + FIRST_PAUSE / 2)
+            delay = max(delay, self.wait(now) + self._pause / 2 + FIRST_PAUSE / 2)
         return used, delay
 
     def wait(self, now: float) -> float:

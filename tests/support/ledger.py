@@ -29,8 +29,7 @@ from tests.support.entries import (
     Setup,
 )
 
-TRY, ALONE = 1000, 120_000
-KNOWN: Final = 1500
+TRY, KNOWN, ALONE = 1000, 1500, 120_000
 UPGRADED = re.compile(r":2-[0-9a-f]+$")  # the end of a worker's name, where it knows format 2
 
 
