@@ -169,7 +169,7 @@ class Walk(Actors):
         for held in kept:
             held.step = "bound" if held.step == "kept" else held.step
             self.rnd.choice([ignore, self.push])(worker)
-            self.retry(worker, Fails("unknown", used=1500, delay=60_000))
+            self.retry(worker, Fails("unknown", used=self.rnd.choice([0, 1500]), delay=60_000))
 
     def fail_alike(self, worker: Process) -> None:
         """Let jobs fail alike, and once more after somebody has succeeded."""

@@ -290,7 +290,7 @@ class Actors:
             for item, verdict in zip(items, answers[::2], strict=True):
                 if verdict == b"DEAD":
                     self.witness.ended(item.id, item.token, "failed")
-                elif verdict == b"HELD":
+                elif verdict in {b"HELD", b"DELAYED"}:
                     self.witness.aside.add(item.id)
 
         def heard(_: list[Any]) -> None:
