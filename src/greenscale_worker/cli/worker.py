@@ -17,7 +17,7 @@ from greenscale_worker.config.rules import masked
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.job import Job, Output
 from greenscale_worker.queues import Queue, QueueAdmin
-from greenscale_worker.telemetry import Metrics, configure_logging, log
+from greenscale_worker.telemetry import Metrics, configure_logging, flush_log, log
 from greenscale_worker.worker import Worker
 
 GARBAGE_THRESHOLD: Final = 50_000  # a job leaves no cycles behind; at the default of 700 looking for them costs 5 %
@@ -33,7 +33,10 @@ def run() -> int:
     configure_logging(json=_logs_json(settings), level=settings.log_level)
     for notice in settings.notices:
         log.warning("unknown_setting", name=notice.name, hint=notice.hint)
-    return asyncio.run(_work(settings))
+    try:
+        return asyncio.run(_work(settings))
+    finally:
+        flush_log()  # what ends it is told on stderr, below the log
 
 
 async def _work(settings: Settings) -> int:
@@ -43,6 +46,7 @@ async def _work(settings: Settings) -> int:
     else:
         log.error("stopped", hint="not everything could be handed back; other workers take over as leases expire")
         code = FAILED
+    flush_log()
     # A thread or a task of somebody's handler that does not end must not keep the process: its job is handed back.
     watchdog = threading.Timer(LEAVE_SECONDS, os._exit, (code,))
     watchdog.daemon = True
