@@ -31,6 +31,13 @@ class Pipe:
     def __init__(self) -> None:
         self.read, write = os.pipe()
         self.stream: TextIO = os.fdopen(write, "w")
+        self._gone = False
+
+    def hang_up(self) -> None:
+        """Read no more."""
+        if not self._gone:
+            os.close(self.read)
+        self._gone = True
 
     def fill(self) -> int:
         """Fill it up; gives the number of bytes."""
@@ -56,10 +63,8 @@ class Pipe:
 def pipe() -> Iterator[Pipe]:
     pipe = Pipe()
     yield pipe
-    with suppress(OSError):
-        os.close(pipe.read)
-    with suppress(OSError):
-        pipe.stream.close()
+    pipe.hang_up()
+    pipe.stream.close()
 
 
 @pytest.fixture
@@ -68,8 +73,10 @@ def told() -> list[int]:
 
 
 @pytest.fixture
-def writer(told: list[int]) -> LogWriter:
-    return LogWriter(told.append)
+def writer(told: list[int]) -> Iterator[LogWriter]:
+    writer = LogWriter(told.append)
+    yield writer
+    writer.redirect(None)
 
 
 def numbered(number: int, size: int = 100) -> bytes:
@@ -126,6 +133,7 @@ def test_several_processes_may_write_to_one_pipe(told: list[int], pipe: Pipe) ->
     assert {len(line) for line in found[0].splitlines(keepends=True)} == {len(LINE)}
     for writer, stream in zip(writers, streams, strict=True):
         assert writer.flush(PATIENCE)
+        writer.redirect(None)
         stream.close()
 
 
@@ -142,8 +150,8 @@ def test_a_pipe_that_somebody_has_set_to_non_blocking(writer: LogWriter, pipe: P
 
 
 def test_a_reader_that_has_gone_is_counted(writer: LogWriter, pipe: Pipe) -> None:
-    os.close(pipe.read)
     writer.redirect(pipe.stream)
+    pipe.hang_up()
     for number in range(7):
         writer.put(numbered(number))
     assert writer.flush(PATIENCE)

@@ -98,6 +98,8 @@ def test_whatever_the_facts_are_it_stays_one_line(facts: dict[str, Any], *, json
             configure_logging(json=json)
             log.info("job", **facts)
             flush_log()
+            patch.undo()
+            configure_logging(json=json)  # lets go of the pipe
             stream.close()
             written = reader.read()
     assert written.count(b"\n") == 1
