@@ -1,14 +1,17 @@
 """The command line: finds the command, and turns whatever ends it into a line and an exit code."""
 
-import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NoReturn
 
+from greenscale_worker.cli import streams
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 
 if TYPE_CHECKING:
     import argparse
+
+    from _typeshed import SupportsWrite
 
 FAILED: Final = 1
 WRONG: Final = 2
@@ -50,7 +53,14 @@ exit codes:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command, the worker without one, and give the exit code."""
-    arguments = sys.argv[1:] if argv is None else list(argv)
+    streams.open_missing()
+    try:
+        return _main(sys.argv[1:] if argv is None else list(argv))
+    finally:
+        streams.discard()
+
+
+def _main(arguments: list[str]) -> int:
     try:
         code = _run(arguments)
         sys.stdout.flush()
@@ -61,9 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # What is left in the buffer would be flushed at exit, and fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOBODY_READS
+    except OSError as error:
+        what = "the output cannot be written" if streams.is_of_stdout(error) else error.filename
+        reason = error.strerror or str(error)
+        return _complain(f"{what}: {reason}" if what else reason, FAILED)
     return code
 
 
@@ -94,7 +106,16 @@ def parser() -> "argparse.ArgumentParser":
             sys.stdout.write(f"greenscale-worker {version('greenscale-worker')}\n")
             parser.exit()
 
-    top = argparse.ArgumentParser(
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            with suppress(OSError):
+                sys.stderr.write(f"{self.format_usage()}{self.prog}: error: {message}\n")
+            self.exit(WRONG)
+
+        def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
+            (file or sys.stdout).write(self.format_help())  # argparse would keep quiet about a full disk
+
+    top = Parser(
         prog="greenscale-worker",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -109,5 +130,6 @@ def parser() -> "argparse.ArgumentParser":
 
 
 def _complain(message: str, code: int) -> int:
-    sys.stderr.write(f"greenscale-worker: {message}\n")
+    with suppress(OSError):  # nobody can be told; the exit code says it
+        sys.stderr.write(f"greenscale-worker: {message}\n")
     return code
