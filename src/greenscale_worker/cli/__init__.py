@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from greenscale_worker.cli import streams
@@ -25,7 +26,8 @@ Run LLM jobs from a Redis queue against an OpenAI-compatible endpoint, and lose 
 Without a command: run the worker, until SIGTERM or Ctrl-C."""
 
 EPILOG: Final = """\
-settings come from the environment, or from a file .env in the working directory; these four are enough
+settings come from the environment, or from a file .env in the working directory (which may not choose code to
+run, unless you name it: --env-file .env); these four are enough
 for a start (`greenscale-worker config` shows all of them, and what is in force):
   NEYSA_API_KEY    key of the endpoint; empty for one without keys
   NEYSA_API_URL    its full URL, where it is not the default
@@ -88,6 +90,13 @@ def _run(arguments: list[str]) -> int:
         args = parser().parse_args(arguments)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else WRONG
+    from greenscale_worker.cli.opening import ENV_FILE  # noqa: PLC0415  as above
+
+    ENV_FILE.set(args.env_file)
+    if args.run is None:
+        from greenscale_worker.cli import worker  # noqa: PLC0415  the commands start without it
+
+        return worker.run()
     run = args.run
     code: int = run(args)
     return code
@@ -123,7 +132,11 @@ def parser() -> "argparse.ArgumentParser":
         allow_abbrev=False,
     )
     top.add_argument("--version", action=Version, nargs=0, help="show the version and exit")
-    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    top.add_argument(
+        "--env-file", type=Path, metavar="FILE", help="read settings from FILE instead of .env, and trust it"
+    )
+    top.set_defaults(run=None)
+    commands = top.add_subparsers(title="commands", metavar="COMMAND")
     for module in (submit, jobs, queue, dead, batch, demo, simulate, config):
         module.add_parser(commands)
     return top

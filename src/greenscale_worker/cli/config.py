@@ -31,8 +31,18 @@ PAGE: Final = """\
 # Configuration
 
 Everything is set by environment variables. A file `.env` in the working directory is read where there is one: lines
-`NAME=value`, taken literally (a `$` is a `$`). The environment goes before it, and other programs' variables in it are
-ignored. `greenscale-worker config` shows what is in force, and where each value came from.
+`NAME=value`, taken literally (a `$` is a `$`), 64 KiB at most. The environment goes before it, and other programs'
+variables in it are ignored. `greenscale-worker config` shows what is in force, and where each value came from.
+
+A `.env` may have come with a folder that somebody else made, so it is trusted with less than the environment:
+
+- It may not choose code to run (`GREENSCALE_BACKEND=package.module:handler`), nor a file to read a secret from
+  (`NEYSA_API_KEY_FILE`, …).
+- A key, `GREENSCALE_ENDPOINT_HEADERS` or `REDIS_PASSWORD` goes only to the host that the same source names, or to the
+  default one: a key from the environment and a URL from `.env` are refused, and so are the two the other way round, and
+  a `.env` that names the certificates to trust for a host that gets a key from the environment.
+- `greenscale-worker --env-file FILE` (before the command, if there is one) reads that file instead and trusts it like
+  the environment.
 
 - A variable that is empty is as good as none, except the two keys: there it means an endpoint without keys. An empty
   variable in the environment also undoes the one in `.env`.

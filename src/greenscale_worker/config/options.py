@@ -3,6 +3,7 @@
 Each function asks only for what it needs, so a command that sends nothing to an endpoint asks for no key.
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -24,6 +25,12 @@ def chat_options(settings: Settings) -> ChatOptions:
     """Where the endpoint is and how to be let in. Raises ConfigError where key, URL and model make no set."""
     url, key, model = _endpoint(settings)
     headers = settings.endpoint_headers
+    own = (
+        ("neysa_api_key", "neysa_api_url")
+        if settings.neysa_api_key is not None
+        else ("openai_api_key", "openai_base_url")
+    )
+    _from_one_source(settings, (own[0], "endpoint_headers"), own[1:], "endpoint_ca_file")
     return ChatOptions(
         url=url,
         key=key.get_secret_value() or None,
@@ -49,6 +56,7 @@ def redis_options(settings: Settings) -> RedisOptions:
             )
     if settings.redis_key_file is not None and settings.redis_cert_file is None:
         raise ConfigError("GREENSCALE_REDIS_KEY_FILE is set without GREENSCALE_REDIS_CERT_FILE; both are expected")
+    _from_one_source(settings, ("redis_password",), ("redis_url", "redis_host", "redis_port"), "redis_ca_file")
     password = settings.redis_password
     return RedisOptions(
         url=url,
@@ -118,6 +126,27 @@ def _endpoint(settings: Settings) -> tuple[str, SecretStr, str]:
     if settings.model is None:
         raise ConfigError("GREENSCALE_MODEL is not set; expected with OPENAI_API_KEY: the name of a model")
     return (base or OPENAI_BASE).rstrip("/") + CHAT_PATH, key, settings.model
+
+
+def _from_one_source(settings: Settings, secrets: Iterable[str], address: Iterable[str], authority: str) -> None:
+    """Refuse to send a secret where another source than its own says, unless that is the default place.
+
+    The sources are what somebody has chosen (the environment, a file that was named), and a `.env` that merely lies
+    there. Nor may the latter say which authority vouches for the host that gets a chosen secret. Raises ConfigError.
+    """
+    for secret in secrets:
+        value = getattr(settings, secret)
+        if value is None or not value.get_secret_value():
+            continue
+        ours = secret in settings.unnamed
+        wrong = [part for part in address if part in settings.origins and (part in settings.unnamed) != ours]
+        wrong += [authority] * (authority in settings.unnamed and not ours)
+        if wrong:
+            raise ConfigError(
+                f"{name_of(secret)} is from {settings.origins[secret]} and {name_of(wrong[0])} from"
+                f" {settings.origins[wrong[0]]}; a secret is sent only where its own source says; expected: both from"
+                " one source, or the file named by greenscale-worker --env-file FILE"
+            )
 
 
 def _proxy(settings: Settings, url: str) -> str | None:

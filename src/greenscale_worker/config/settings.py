@@ -259,8 +259,10 @@ class Notice:
 class Settings(WorkerSettings, JobSettings, QueueSettings, RedisSettings, EndpointSettings):
     """All settings, each checked by itself. What they mean together is told by `options`.
 
-    `origins` says where a value came from that is not the default, by field; `notices` is what to warn of.
+    `origins` says where a value came from that is not the default, by field; `unnamed` are the fields that came from a
+    `.env` that nobody has named; `notices` is what to warn of.
     """
 
     origins: Mapping[str, str] = {}
+    unnamed: frozenset[str] = frozenset()
     notices: tuple[Notice, ...] = ()
