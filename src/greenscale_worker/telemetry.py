@@ -29,6 +29,7 @@ Event = Literal[
     "job",
     "job_buried",
     "log_lines_dropped",
+    "output_not_locked",
     "probe_failed",
     "queue_back",
     "queue_unavailable",

@@ -36,14 +36,15 @@ class ChatOptions:
     """Where an OpenAI-compatible endpoint is, how to be let in, and what a job leaves open.
 
     `url` is the full one, `…/chat/completions`. `key` None or empty: an endpoint without keys. `model`,
-    `temperature` (None: not sent) and `max_tokens` stand in for what a job does not say. `ca_file` is a PEM
+    `temperature` (None: not sent) and `max_tokens` stand in for what a job does not say; with `model` None, one that
+    names none fails (`no_model`). `ca_file` is a PEM
     file that replaces the system's authorities. `headers` are sent beside ours and win over them. `proxy` is a
     URL, with user and password where it wants them. `ready_path` is a path on the endpoint's host whose status
     below 500 means ready; None: a TCP connection does. `connect_timeout` is seconds, for name, TCP and TLS.
     """
 
     url: str
-    model: str
+    model: str | None
     key: str | None = field(default=None, repr=False)
     temperature: float | None = 0.7
     max_tokens: int = 1024

@@ -104,6 +104,8 @@ class ChatBackend:
         )
 
     def _request(self, job: Job) -> bytes:
+        if self._options.model is None and job.payload.get("model") is None:
+            raise PermanentError("no_model", "the job names no model, and no other is set (GREENSCALE_MODEL)")
         try:
             return orjson.dumps(chat_request(job.payload, self._defaults))
         except orjson.JSONEncodeError as error:  # only from a job that was not decoded from JSON
@@ -202,7 +204,9 @@ def _tls(ca_file: str | None) -> ssl.SSLContext | bool:
 
 
 def _defaults(options: ChatOptions) -> dict[str, Any]:
-    defaults: dict[str, Any] = {"model": options.model, "max_tokens": options.max_tokens}
+    defaults: dict[str, Any] = {"max_tokens": options.max_tokens}
+    if options.model is not None:
+        defaults["model"] = options.model
     if options.temperature is not None:
         defaults["temperature"] = options.temperature
     return defaults

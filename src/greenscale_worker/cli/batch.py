@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
     settings = settings_of_command()
     log_beside_a_bar(settings)
-    backend = open_configured_backend(settings)
+    backend = open_configured_backend(settings, jobs_name_models=True)
     try:
         batch = Batch(
             args.source,
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
             policy=policy(settings),
         )
     except OSError as error:
-        raise ConfigError(f"{error.filename}: {error.strerror}") from None
+        raise ConfigError(f"{error.filename or args.target}: {error.strerror or error}") from None
     stopped_by = asyncio.run(drive(batch, backend))
     hint(_summary(batch.tally))
     if args.json:

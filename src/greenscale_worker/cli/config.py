@@ -76,8 +76,9 @@ A key is sent to the URL of its own pair and nowhere else; `NEYSA_…` goes befo
 | not set | not set | set | not set | nowhere: `OPENAI_API_KEY` is not set | |
 | not set | not set | not set | not set | nowhere: `NEYSA_API_KEY` is not set | |
 
-Where jobs go by `OPENAI_…`, `GREENSCALE_MODEL` must be set. An endpoint by `http://` is asked directly, one by `https://`
-through `HTTPS_PROXY` unless `NO_PROXY` names its host.
+Where jobs go by `OPENAI_…`, `GREENSCALE_MODEL` must be set, but not for a `batch`: of its lines, those that name no
+model fail. An endpoint by `http://` is asked directly, one by `https://` through `HTTPS_PROXY` unless `NO_PROXY` names
+its host.
 """
 
 REDIS: Final = """\
@@ -209,7 +210,7 @@ def _in_force(settings: "Settings") -> list[tuple[str, dict[str, str]]]:
     found: list[tuple[str, dict[str, str]]] = []
     try:
         chat = chat_options(settings)
-        found.append(("endpoint", {"url": masked(chat.url), "model": chat.model}))
+        found.append(("endpoint", {"url": masked(chat.url), "model": str(chat.model)}))
     except ConfigError as error:
         if settings.backend == "chat":
             found.append(("endpoint", {"error": str(error)}))

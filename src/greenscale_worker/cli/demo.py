@@ -90,7 +90,7 @@ async def _real() -> AsyncIterator[_Stage]:
 
     settings = settings_of_command()
     log_beside_a_bar(settings)
-    words = settings.backend if settings.backend != "chat" else chat_options(settings).model
+    words = settings.backend if settings.backend != "chat" else str(chat_options(settings).model)
     yield _Stage(open_configured_backend(settings), words, settings.concurrency, policy(settings))
 
 

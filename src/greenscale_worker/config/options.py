@@ -21,9 +21,15 @@ if TYPE_CHECKING:
     from greenscale_worker.execution import Policy
 
 
-def chat_options(settings: Settings) -> ChatOptions:
-    """Where the endpoint is and how to be let in. Raises ConfigError where key, URL and model make no set."""
+def chat_options(settings: Settings, *, jobs_name_models: bool = False) -> ChatOptions:
+    """Where the endpoint is and how to be let in. Raises ConfigError where key, URL and model make no set.
+
+    `jobs_name_models`: there need not be a model; a job that names none then fails alone. That is for a file of jobs
+    whose answers are looked at; a worker without a model would bury a whole queue.
+    """
     url, key, model = _endpoint(settings)
+    if model is None and not jobs_name_models:
+        raise ConfigError("GREENSCALE_MODEL is not set; expected with OPENAI_API_KEY: the name of a model")
     headers = settings.endpoint_headers
     own = (
         ("neysa_api_key", "neysa_api_url")
@@ -109,7 +115,7 @@ def policy(settings: Settings) -> "Policy":
     )
 
 
-def _endpoint(settings: Settings) -> tuple[str, SecretStr, str]:
+def _endpoint(settings: Settings) -> tuple[str, SecretStr, str | None]:
     """URL, key and model. A key goes to the URL of its own pair or to that pair's default, nowhere else."""
     if settings.neysa_api_key is not None:
         return settings.neysa_api_url or NEYSA_URL, settings.neysa_api_key, settings.model or NEYSA_MODEL
@@ -123,8 +129,6 @@ def _endpoint(settings: Settings) -> tuple[str, SecretStr, str]:
         raise ConfigError(f"NEYSA_API_KEY is not set; {accepted}; or OPENAI_API_KEY and GREENSCALE_MODEL instead")
     if base is None and not key.get_secret_value():
         raise ConfigError("OPENAI_API_KEY is empty; expected: a key, or an OPENAI_BASE_URL that needs none")
-    if settings.model is None:
-        raise ConfigError("GREENSCALE_MODEL is not set; expected with OPENAI_API_KEY: the name of a model")
     return (base or OPENAI_BASE).rstrip("/") + CHAT_PATH, key, settings.model
 
 
