@@ -18,6 +18,7 @@ from greenscale_worker.log_writer import LogWriter
 
 Event = Literal[
     "backend_error",
+    "backend_exception",
     "breaker_closed",
     "breaker_opened",
     "deletion_cost_delayed",

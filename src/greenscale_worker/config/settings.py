@@ -232,6 +232,12 @@ class WorkerSettings(Section):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", alias="GREENSCALE_LOG_LEVEL", description="The least of what is logged."
     )
+    log_exceptions: Literal["auto", "true", "false"] = Field(
+        "auto",
+        alias="GREENSCALE_LOG_EXCEPTIONS",
+        description="Whether the traceback of what a handler raised is logged. The message of an exception may quote its "
+        "job, so `auto` does it only where stderr is a terminal.",
+    )
     log_content: bool = Field(
         default=False,
         alias="GREENSCALE_LOG_CONTENT",
