@@ -22,7 +22,7 @@ from typing import Any, Final
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from tests.support.actors import JOB_IDS, Actors, sources
+from tests.support.actors import JOB_IDS, Actors, Fails, ignore, sources
 from tests.support.crew import Held, Process
 from tests.support.entries import BEAT, FOREIGN, LEASE, LIVE_SECONDS, REMEMBERED_SECONDS, SUSPECT_CRASHES, Kind
 from tests.support.picture import Camera
@@ -41,7 +41,8 @@ STEPS: Final[dict[str, float]] = {  # what may happen, and how often
     "claim": 16,
     "bind": 16,
     "settle": 14,
-    "release": 8,
+    "release": 5,
+    "retry": 12,
     "beat": 7,
     "resend": 6,
     "drain": 1.5,
@@ -51,9 +52,11 @@ STEPS: Final[dict[str, float]] = {  # what may happen, and how often
     "flood": 1.5,
     "repeat_late": 1,
     "answer_late": 2,
+    "leave_one": 1,
+    "fail_alike": 1,
     "pass_time": 10,
     "silence": 1,
-    "clock_back": 0.6,
+    "clock_back": 1.2,
     "make_foreign": 3,
     "expire": 1.5,
     "sabotage": 0.5,
@@ -143,6 +146,43 @@ class Walk(Actors):
             ghost.held[id_] = Held(id_, token, letter.payload, 0, "bound")
             self.settle(ghost)
 
+    def leave_one(self, worker: Process) -> None:
+        """Let one worker end all jobs but one, and the call of that one fail again and again."""
+        if worker in self.stalled:
+            return
+        self.give_up()
+        for process in self.processes + self.stalled:
+            while process.unanswered or process.held:
+                self.resend(process)
+                self.release(process, everything=True, delay=0)
+        kept: list[Held] = []
+        for _ in range(20):
+            self.ledger.now += BEAT
+            self.beat(worker)
+            self.claim(worker, 60)
+            self.resend(worker)
+            self.bind(worker, everything=True)
+            kept = kept or worker.at("bound")[: self.rnd.choice([1, 2])]
+            for held in kept:
+                held.step = "kept" if held.step == "bound" else held.step
+            self.settle(worker, everything=True)
+        for held in kept:
+            held.step = "bound" if held.step == "kept" else held.step
+            self.rnd.choice([ignore, self.push])(worker)
+            self.retry(worker, Fails("unknown", used=1500, delay=60_000))
+
+    def fail_alike(self, worker: Process) -> None:
+        """Let jobs fail alike, and once more after somebody has succeeded."""
+        if worker in self.stalled:
+            return
+        for _ in range(2):
+            self.push(worker, self.crowd)
+            self.claim(worker, self.crowd, fate="heard")
+            self.bind(worker, everything=True)
+            self.settle(worker, most=1)
+            self.retry(worker, Fails("job", used=0, delay=1))
+            self.ledger.now += 2
+
     def live_on(self) -> None:
         """Let a lease's time pass for all but the living."""
         for _ in range(3):
@@ -199,6 +239,7 @@ class Walk(Actors):
             "bind": [9, 9],
             "settle": [9],
             "release": [9],
+            "retry": [9, 9],
             "put": [9, "j-0", "payload"],
             "cancel": ["j-0", 9, 9],
             "replay": [self.setup.name(next(iter(self.ledger.dead), 1))],

@@ -39,7 +39,12 @@ class Mutant:
 MUTANTS: Final = [
     # What all scripts share
     Mutant("types are not guarded", "prelude", "if found ~= 'none' and found ~= wanted then", "if false then"),
-    Mutant("one key's type is not guarded", "prelude", "'hash', 'hash', 'zset', own}", "'hash', 'hash', nil, own}"),
+    Mutant(
+        "one key's type is not guarded",
+        "prelude",
+        "'hash', 'hash', 'zset', 'zset', 'hash', own}",
+        "'hash', 'hash', nil, 'zset', 'hash', own}",
+    ),
     Mutant("meta is kept", "prelude", "  call('HDEL', META, unpack(ids))\n"),
     Mutant(
         "a lease outlives its job",
@@ -48,19 +53,68 @@ MUTANTS: Final = [
         "local placed = 0",
     ),
     Mutant(
-        "a redelivery outlives its job", "prelude", "ipairs({READY, DELAYED, SUSPECT})", "ipairs({DELAYED, SUSPECT})"
+        "a redelivery outlives its job",
+        "prelude",
+        "ipairs({READY, DELAYED, SUSPECT, HELD})",
+        "ipairs({DELAYED, SUSPECT, HELD})",
     ),
-    Mutant("a suspect outlives its job", "prelude", "ipairs({READY, DELAYED, SUSPECT})", "ipairs({READY, DELAYED})"),
+    Mutant(
+        "a suspect outlives its job",
+        "prelude",
+        "ipairs({READY, DELAYED, SUSPECT, HELD})",
+        "ipairs({READY, DELAYED, HELD})",
+    ),
     Mutant("a binding outlives its job", "prelude", "  call_with('HDEL', BOUND, bindings)\n"),
-    Mutant("requeued, still leased", "prelude", "write_meta(id, m)\n  call('ZREM', LEASE, id)", "write_meta(id, m)"),
-    Mutant("due, still delayed", "prelude", "  call('ZREM', DELAYED, id)\n  call('ZADD'", "  call('ZADD'"),
+    Mutant(
+        "requeued, still leased",
+        "prelude",
+        "  call('ZREM', LEASE, id)\n  call('ZREM', DELAYED, id)\n",
+        "  call('ZREM', DELAYED, id)\n",
+    ),
+    Mutant(
+        "due, still delayed",
+        "prelude",
+        "  call('ZREM', LEASE, id)\n  call('ZREM', DELAYED, id)\n",
+        "  call('ZREM', LEASE, id)\n",
+    ),
+    Mutant(
+        "postponed, still leased",
+        "prelude",
+        "  call('ZREM', LEASE, id)\n  call('ZADD', DELAYED",
+        "  call('ZADD', DELAYED",
+    ),
     Mutant(
         "requeued at the tail",
         "prelude",
-        "SUSPECT or READY, store.place(id), id)",
-        "SUSPECT or READY, digits(micros), id)",
+        "call('ZADD', where, store.place(id), id)",
+        "call('ZADD', where, digits(micros), id)",
     ),
-    Mutant("suspects wait with the others", "prelude", "m.crashes >= SUSPECT_CRASHES and SUSPECT or READY", "READY"),
+    Mutant("suspects wait with the others", "prelude", "if m.crashes >= SUSPECT_CRASHES then return SUSPECT end"),
+    Mutant(
+        "a held job outlives its end",
+        "prelude",
+        "ipairs({READY, DELAYED, SUSPECT, HELD})",
+        "ipairs({READY, DELAYED, SUSPECT})",
+    ),
+    Mutant(
+        "what is held waits with the others", "prelude", "m.failed > 0 and control.blamed and HELD or READY", "READY"
+    ),
+    Mutant(
+        "held for ever",
+        "prelude",
+        "m.failed > 0 and control.blamed and HELD or READY",
+        "m.failed > 0 and HELD or READY",
+    ),
+    Mutant("that something is held is not noted", "prelude", "    call('HSET', CONTROL, 'held', '1')\n"),
+    Mutant("format 2 before all know it", "prelude", "V2 = control.format == '2'", "V2 = true"),
+    Mutant("format 1 for ever", "prelude", "V2 = control.format == '2'", "V2 = false"),
+    Mutant("format 1 loses what was tried", "prelude", "math.floor(m.tries / 1000)", "0"),
+    Mutant(
+        "format 1 counts tries in thousandths",
+        "prelude",
+        "tonumber(m.crashes) end",
+        "tonumber(m.crashes) end m.tries = m.tries and m.tries / 1000",
+    ),
     Mutant(
         "a dead letter loses its payload",
         "prelude",
@@ -79,13 +133,11 @@ MUTANTS: Final = [
         "return cjson.decode(string.sub(letter, 1, feed - 1)), string.sub(letter, feed + 1)",
         "return cjson.decode(string.sub(letter, 1, feed - 1)), string.match(letter, '^[^|]*\\n(.*)$')",
     ),
-    Mutant("no amnesty", "prelude", "if now < tonumber(call('HGET', CONTROL, 'amnesty') or '0') then", "if false then"),
-    Mutant(
-        "amnesty ends too early", "prelude", "'amnesty', digits(now + 2 * beat_ms)", "'amnesty', digits(now + beat_ms)"
-    ),
-    Mutant("a clock that goes back is not noticed", "prelude", "if now < clock - 1000 then  --", "if false then  --"),
+    Mutant("no amnesty", "prelude", "if queue_now < number_in_control('amnesty') then", "if false then"),
+    Mutant("amnesty ends too early", "prelude", "digits(queue_now + 2 * beat_ms)", "digits(queue_now + beat_ms)"),
+    Mutant("a clock that goes back is not noticed", "prelude", "went_back = now < clock - 1000", "went_back = false"),
     Mutant("the clock is not kept", "prelude", "  call('HSET', CONTROL, 'clock', NOW)\n"),
-    Mutant("leases are reaped before their time", "prelude", "'-inf', '(' .. NOW", "'-inf', digits(now + 1000)"),
+    Mutant("leases are reaped before their time", "prelude", "'(' .. digits(queue_now)", "digits(queue_now + 1000)"),
     Mutant("crashes are not counted", "prelude", "m.crashes = m.crashes + 1"),
     Mutant(
         "reaping buries",
@@ -108,13 +160,21 @@ MUTANTS: Final = [
     Mutant("a foreign type is not reported", "prelude", "  return foreign\n", "  return false\n"),
     Mutant("records live for ever", "prelude", "  call('EXPIRE', key, ttl)\n"),
     Mutant(
-        "a delay outlives a clock that went back",
-        "prelude",
-        "for _, id in ipairs(call('ZRANGE', DELAYED, 0, -1)) do call('ZINCRBY', DELAYED, digits(now - clock), id) end",
+        "a delay outlives a clock that went back", "prelude", "call('ZINCRBY', DELAYED, digits(-by), id)", "local _"
+    ),
+    Mutant(
+        "a lease outlives a clock that went back", "prelude", "    call('ZADD', LEASE, digits(now + lease_ms), id)\n"
+    ),
+    Mutant("the queue's time goes back", "prelude", "    queue_now = queue_now + clock - now\n"),
+    Mutant("the offset is not kept", "prelude", "call('HSET', CONTROL, 'offset'", "local _ = ('offset'"),
+    Mutant(
+        "offsets do not add up", "prelude", "digits(number_in_control('offset') + clock - now)", "digits(clock - now)"
     ),
     Mutant("workers of the future are alive", "prelude", "call('ZREMRANGEBYSCORE', WORKERS, '(' .. NOW, '+inf')"),
     Mutant("those buried are not named", "prelude", "if m.job_id ~= '' then push(buried, id, m.job_id) end"),
-    Mutant("reaping knows no limit", "prelude", "'(' .. NOW, 'LIMIT', 0, BATCH)", "'(' .. NOW)"),
+    Mutant(
+        "reaping knows no limit", "prelude", "'(' .. digits(queue_now), 'LIMIT', 0, BATCH)", "'(' .. digits(queue_now))"
+    ),
     # claim
     Mutant("a repeated claim takes more", "claim", "if last_claim and string", "if false and string"),
     Mutant(
@@ -124,7 +184,7 @@ MUTANTS: Final = [
     Mutant(
         "a repeated claim does not prolong",
         "claim",
-        "call('ZADD', LEASE, expiry, id)\n      if store",
+        "call('ZADD', LEASE, digits(queue_now + lease_ms), id)\n      if store",
         "if store",
     ),
     Mutant("the wrong end", "store", "'LPOP', 'RPUSH'", "'RPOP', 'RPUSH'"),
@@ -141,7 +201,7 @@ MUTANTS: Final = [
     Mutant(
         "ids are given again by the next claim",
         "store",
-        "digits(last or tonumber(call('HGET', CONTROL, 'last') or '0'))",
+        "digits(last or tonumber(call('HGET', CONTROL, 'last') or '') or 0)",
         "'0'",
     ),
     Mutant("no cap on bytes", "claim", "#given < n and bytes < max_bytes", "#given < n"),
@@ -157,10 +217,10 @@ MUTANTS: Final = [
     Mutant(
         "fresh jobs jump the queue",
         "claim",
-        "while room() do\n  local id, from",
-        "while room() and call('LLEN', SOURCE) == 0 do\n  local id, from",
+        "take_again(oldest)  --",
+        "if call('LLEN', SOURCE) == 0 then take_again(oldest) end  --",
     ),
-    Mutant("a pause is ignored", "claim", "call('HEXISTS', CONTROL, 'paused') == 1", "false"),
+    Mutant("a pause is ignored", "claim", "if control.paused then", "if false then"),
     Mutant("it oversleeps", "claim", "math.min(due_next, expires_next)", "math.max(due_next, expires_next)"),
     Mutant("it rests beside what the cap left", "claim", " or (bytes >= max_bytes and #given < n)"),
     Mutant("it rests beside more that was due", "claim", " or #due == BATCH"),
@@ -168,8 +228,8 @@ MUTANTS: Final = [
     Mutant(
         "it wakes before the amnesty ends",
         "claim",
-        "math.max(expires_next, tonumber(",
-        "math.min(expires_next, tonumber(",
+        "math.max(expires_next, number",
+        "math.min(expires_next, number",
     ),
     Mutant(
         "a job does not know its worker",
@@ -233,21 +293,71 @@ MUTANTS: Final = [
     # release
     Mutant("release: any token", "release", "m.token ~= token or "),
     Mutant("release: without a lease", "release", " or not call('ZSCORE', LEASE, id)"),
-    Mutant("tries are not counted", "release", "  m.tries = m.tries + counted\n"),
     Mutant(
         "delayed, and at the head",
         "release",
-        "    call('ZREM', m.crashes >= SUSPECT_CRASHES and SUSPECT or READY, id)\n",
+        "postpone(id, m, delay) else",
+        "postpone(id, m, delay) requeue(id, m) else",
     ),
     Mutant("the bell stays silent", "release", "if rings then", " if false then"),
     Mutant("release: one lost item spoils its group", "release", "return 'GONE'", "error('GONE')"),
+    # retry
+    Mutant("tries are not counted", "retry", "m.tries = m.tries + used", "m.tries = m.tries"),
+    Mutant("runs are not counted", "retry", "  m.runs = m.runs + 1\n"),
+    Mutant("used-up tries do not bury", "retry", "m.tries >= most and 'DEAD'", "false and 'DEAD'"),
+    Mutant("retry without a lease", "retry", "m.token ~= token or not call('ZSCORE', LEASE, id)", "m.token ~= token"),
+    Mutant("retry with any token", "retry", "m.token ~= token or not", "not"),
+    Mutant("all that fail alike are buried", "retry", "alike >= MOST_BURIED and V2", "false"),
+    Mutant("held by a fleet that does not know it", "retry", "alike >= MOST_BURIED and V2", "alike >= MOST_BURIED"),
+    Mutant("none is buried", "retry", "MOST_BURIED = 2", "MOST_BURIED = 0"),
+    Mutant("a success since proves nothing", "retry", "local proven = ", "local proven = false and "),
+    Mutant("any failure proves it", "retry", "(not control.blamed or m.failed < number_in_control('blamed'))", "true"),
+    Mutant("the first failure is forgotten", "retry", "    call('HSET', CONTROL, 'blamed', NOW)\n"),
+    Mutant("who failed alike is forgotten", "retry", "  call('HINCRBY', BLAME, fingerprint, 1)\n"),
+    Mutant(
+        "all failures are alike", "retry", "call('HINCRBY', BLAME, fingerprint, 1)", "call('HINCRBY', BLAME, 'a', 1)"
+    ),
+    Mutant("a job does not remember its failure", "retry", "  m.failed = now\n"),
+    Mutant("the only job is in company", "retry", "and alone(id) then", "and false then"),
+    Mutant("every job is alone", "retry", "and alone(id) then", "then"),
+    Mutant("the ill are company", "retry", "m.tries < TRY then", "true then"),
+    Mutant("those that wait are no company", "retry", " or store.unclaimed() > 0 then", " then"),
+    Mutant(
+        "an endpoint's fault uses up the only job's tries", "retry", "(prior == 'unknown' or m.tries >= TRY)", "true"
+    ),
+    Mutant("the only job's tries are over at once", "retry", "math.max(delay, ALONE_MS)", "delay"),
+    Mutant("retry: the bell stays silent", "retry", "if rings then", "if false then"),
+    Mutant("retry: one lost item spoils its group", "retry", "return 'GONE'", "error('GONE')"),
+    Mutant("a record of a failure lives too short", "retry", "ttl = ttl == 0 and 0 or final_ttl", "ttl = 1"),
+    Mutant("an early call's answer counts", "settle", "began_last >= number_in_control('blamed')", "began_last > 0"),
+    Mutant("an answer ends nothing", "settle", "began_last >= number_in_control('blamed')", "false"),
+    Mutant("who failed alike is kept", "settle", "  call('DEL', BLAME)\n"),
+    Mutant("an answer wakes nobody", "settle", "  if control.held then ring('ready') end\n"),
+    Mutant("what is held does not come back", "claim", "if control.held and not control.blamed then", "if false then"),
+    Mutant(
+        "what is held comes back too early",
+        "claim",
+        "if control.held and not control.blamed then",
+        "if control.held then",
+    ),
+    Mutant(
+        "what is held comes back at once, however much",
+        "claim",
+        "call('ZRANGE', HELD, 0, BATCH - 1)",
+        "call('ZRANGE', HELD, 0, -1)",
+    ),
+    Mutant("what is held is never claimed", "claim", "if control.held then take_again(", "if false then take_again("),
+    Mutant("back, and still held", "claim", "    call('ZREM', HELD, id)\n"),
+    Mutant("back, and nobody is told", "claim", "reaped > 0 or #unheld > 0", "reaped > 0"),
+    Mutant("upgraded before the last one has gone", "beat", "then return end", "then break end"),
+    Mutant("never upgraded", "beat", "if not V2 then upgrade() end"),
     # beat
     Mutant("beat: any token", "beat", "m.token == ARGV[arg + 1] and "),
     Mutant("a reaped lease comes alive", "beat", " and call('ZSCORE', LEASE, id)"),
     Mutant("it reaps before it prolongs", "beat", "local lost = {}", "local lost = {}\nreap(max_crashes)"),
     Mutant("it does not reap", "beat", "if ARGV[7] == '1' then", "if false then"),
     Mutant("it reaps while others of its leases follow", "beat", "if ARGV[7] == '1' then", "if true then"),
-    Mutant("what is paused may be claimed", "beat", "if call('HEXISTS', CONTROL, 'paused') == 0 then", "if true then"),
+    Mutant("what is paused may be claimed", "beat", "if not control.paused then", "if true then"),
     Mutant("dead workers stay on the list", "beat", "if store.dismiss(silent) then call('ZREM', WORKERS, silent) end"),
     # agree, cancel, put, replay
     Mutant("whoever starts changes the format", "agree", "'HSETNX'", "'HSET'"),
@@ -274,8 +384,8 @@ MUTANTS: Final = [
     Mutant(
         "a redelivery that the group comes to again is nobody's",
         "claim",
-        "write_taken()  -- before",
-        "-- before",
+        "  write_taken()\nend\n\ntake_again(oldest)",
+        "end\n\ntake_again(oldest)",
         kind="stream",
     ),
     *(

@@ -25,6 +25,7 @@ from greenscale_worker.errors import ConfigError
 from greenscale_worker.job import Job, Output
 from greenscale_worker.simulator import CHAT_PATH, SimulatorOptions, running
 from greenscale_worker.telemetry import configure_logging
+from tests.support.endpoint import Endpoint, Reply, completion
 
 PATIENCE = 30.0
 
@@ -166,6 +167,7 @@ BAD_LINES: list[tuple[str, Any]] = [
     ("not_json", b"{"),
     ("not_json", b'{"prompt": "\xff"}'),
     ("not_json", b'{"prompt": "x", "seed": 1e999}'),
+    ("not_json", b'{"prompt": "x", "seed": NaN}'),
     ("not_an_object", b'["prompt"]'),
     ("bad_line", {"custom_id": "", "prompt": "x"}),
     ("bad_line", {"custom_id": 7, "prompt": "x"}),
@@ -176,9 +178,10 @@ BAD_LINES: list[tuple[str, Any]] = [
     ("bad_request", {"prompt": ""}),
     ("bad_request", {"prompt": "x", "messages": [{"role": "user", "content": "x"}]}),
     ("bad_request", {"prompt": "x", "stream": True}),
-    ("bad_field", {"prompt": "x", "metadata": {"a": 1}}),
     ("bad_field", {"prompt": "x", "deep": orjson.loads(b"[" * 70 + b"]" * 70)}),
     ("too_large", {"prompt": "x" * 3000}),
+    ("too_large", {"custom_id": 'é"', "prompt": "x" * 3000}),
+    ("too_large", {"method": "POST", "url": "/v1", "custom_id": "last", "body": {"prompt": "x" * 3000}}),
 ]
 
 
@@ -250,6 +253,79 @@ async def test_what_is_asked_is_what_the_line_says_without_its_name(files: Files
     assert [job.payload for job in backend.jobs] == [{"prompt": "1", "seed": 7}, {"prompt": "2"}]
     assert [job.metadata for job in backend.jobs] == [{"team": "a"}, None]
     assert set(files.by_custom_id()) == {"a", "c"}
+
+
+async def sent(lines: Iterable[Any], files: Files, **options: Any) -> list[Any]:
+    """Run against an endpoint, and say what arrived there."""
+    files.write(lines)
+    async with Endpoint() as endpoint:
+        backend = open_backend("chat", ChatOptions(**{"url": endpoint.url, "model": "m", **options}))
+        await run(files, backend, concurrency=1)
+        await backend.aclose()
+    return [received.body for received in endpoint.received]
+
+
+async def test_a_body_is_sent_as_it_is(files: Files) -> None:
+    """No default is added that the line did not ask for, and a parameter called like a field of ours arrives."""
+    lines = [line for name in ("reasoning-model", "metadata-of-the-request") for line in _lines(name)]
+    bodies = [orjson.loads(line)["body"] for line in lines]
+    expected = [{name: value for name, value in body.items() if value is not None} for body in bodies]
+    assert [orjson.loads(body) for body in await sent(lines, files)] == expected
+    assert [body.get("metadata") for body in expected] == [None, None, None, {"team": "search"}]
+
+
+def _lines(name: str) -> list[bytes]:
+    return (Path(__file__).parent / "data" / f"{name}.jsonl").read_bytes().splitlines()
+
+
+async def test_a_short_line_gets_the_defaults_and_a_body_only_the_model(files: Files) -> None:
+    question = [{"role": "user", "content": "?"}]
+    short, whole, null = await sent(
+        [{"prompt": "?"}, {"body": {"messages": question}}, {"prompt": "?", "temperature": None}], files
+    )
+    assert orjson.loads(short) == {"model": "m", "messages": question, "max_tokens": 1024, "temperature": 0.7}
+    assert orjson.loads(whole) == {"model": "m", "messages": question}
+    assert orjson.loads(null) == {"model": "m", "messages": question, "max_tokens": 1024}
+
+
+async def test_numbers_and_half_characters_arrive(files: Files) -> None:
+    lines = [
+        b'{"prompt":"1","seed":1180591620717411303424}',
+        b'{"body":{"prompt":"2 \\ud83d","seed":-9223372036854775809}}',
+    ]
+    first, second = await sent(lines, files)
+    assert b'"seed":1180591620717411303424' in first
+    assert b'"seed":-9223372036854775809' in second
+    assert "2 \ufffd".encode() in second
+
+
+async def test_an_answer_that_is_only_nearly_json_is_written_as_json(files: Files) -> None:
+    choice = b'{"message":{"content":"4\\ud83d"},"finish_reason":"stop"}'
+    answer = b'{"id":"x","seed":1180591620717411303424,"choices":[%b]}' % choice
+    files.write([{"custom_id": "a", "prompt": "?"}])
+    async with Endpoint(Reply(pieces=(answer,))) as endpoint:
+        backend = open_backend("chat", ChatOptions(url=endpoint.url, model="m"))
+        await run(files, backend)
+        await backend.aclose()
+    assert b'"seed":1180591620717411303424' in files.target.read_bytes()
+    assert files.answers()[0]["response"]["body"]["choices"][0]["message"]["content"] == "4\ufffd"
+
+
+async def test_an_empty_answer_is_an_answer(files: Files) -> None:
+    files.write([{"custom_id": "a", "prompt": "?"}])
+    async with Endpoint(Reply(json=completion(""))) as endpoint:
+        backend = open_backend("chat", ChatOptions(url=endpoint.url, model="m"))
+        assert (await run(files, backend)).answered == 1
+        await backend.aclose()
+    assert files.answers()[0]["error"] is None
+
+
+async def test_lines_may_all_name_their_model(files: Files) -> None:
+    lines = [{"custom_id": "a", "prompt": "1", "model": "mine"}, {"custom_id": "b", "prompt": "2"}]
+    (body,) = await sent(lines, files, model=None)
+    assert orjson.loads(body)["model"] == "mine"
+    assert files.by_custom_id()["b"]["error"]["code"] == "no_model"
+    assert len(await sent(lines, files)) == 1, "it is asked as soon as there is a model"
 
 
 async def test_blank_lines_and_a_byte_order_mark_are_passed_over(files: Files) -> None:

@@ -182,8 +182,10 @@ TEXTS = {
     "REDIS_STREAM_NAME": (["energy_readings", "{tenant}:jobs"], ["result:x", "a{b"]),
     "GREENSCALE_STREAM_GROUP": (["greenscale", "processing_group", "a:b.c-1"], ["a b", "é", "a" * 129]),
     "GREENSCALE_TAKE_FROM": (["right", "left"], ["top"]),
+    "GREENSCALE_MAX_TOKENS_PARAMETER": (["max_tokens", "max_completion_tokens"], ["max_new_tokens"]),
     "GREENSCALE_LOG_FORMAT": (["auto", "json", "console"], ["text"]),
     "GREENSCALE_LOG_LEVEL": (["debug", "info", "warning", "error"], ["verbose"]),
+    "GREENSCALE_LOG_EXCEPTIONS": (["auto", "true", "false"], ["yes", "True"]),
     "GREENSCALE_LOG_CONTENT": (["true", "False", "1", "no"], ["maybe", "2"]),
     "GREENSCALE_POD_DELETION_COST": (["true", "false"], ["3"]),
     "GREENSCALE_POD_NAME": (
@@ -208,8 +210,18 @@ def test_texts_have_rules(name: str) -> None:
 
 def test_every_rule_is_tested() -> None:
     ruled = {setting.name for setting in catalogue() if setting.accepts != "any text"} - {"HTTPS_PROXY"}
-    files = {"GREENSCALE_REDIS_CA_FILE", "GREENSCALE_REDIS_CERT_FILE", "GREENSCALE_REDIS_KEY_FILE"}
+    files = {f"GREENSCALE_{whose}_{what}_FILE" for whose in ("REDIS", "ENDPOINT") for what in ("CA", "CERT", "KEY")}
     assert ruled == set(NUMBERS) | set(TEXTS) | files
+
+
+@pytest.mark.parametrize("value", ["", " "])
+def test_an_empty_number_says_that_none_is_sent_where_there_may_be_none(value: str, dotenv: Path) -> None:
+    dotenv.write_text("GREENSCALE_TEMPERATURE=0.3\n")
+    names = ("GREENSCALE_TEMPERATURE", "GREENSCALE_MAX_TOKENS", "GREENSCALE_CONCURRENCY")
+    settings = load({"NEYSA_API_KEY": KEY, **dict.fromkeys(names, value)}, dotenv)
+    options = chat_options(settings)
+    assert (options.temperature, options.max_tokens, options.concurrency) == (None, None, 16)
+    assert chat_options(load({"NEYSA_API_KEY": KEY}, dotenv)).temperature == 0.3
 
 
 async def test_what_is_accepted_for_redis_can_be_opened() -> None:
@@ -622,6 +634,28 @@ def test_a_model_must_be_named_where_only_openai_is_set() -> None:
     with pytest.raises(ConfigError) as caught:
         chat_options(settings)
     assert one_line(caught.value).startswith("GREENSCALE_MODEL is not set")
+    assert chat_options(settings, model_optional=True).model is None
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"CERT": PEM}, None),
+        ({"CERT": PEM, "KEY": PEM}, None),
+        ({"KEY": PEM}, "GREENSCALE_ENDPOINT_KEY_FILE is set without GREENSCALE_ENDPOINT_CERT_FILE; both are expected"),
+        ({"CERT": PEM, "URL": "http://h/"}, "GREENSCALE_ENDPOINT_CERT_FILE is set without TLS; expected beside it: an"),
+    ],
+)
+def test_our_certificate_for_the_endpoint(given: dict[str, str], expected: str | None) -> None:
+    files = {f"GREENSCALE_ENDPOINT_{what}_FILE": file for what, file in given.items() if what != "URL"}
+    settings = load({"NEYSA_API_KEY": KEY, "NEYSA_API_URL": given.get("URL", "https://h/"), **files})
+    if expected is None:
+        options = chat_options(settings)
+        assert (options.cert_file, options.key_file) == (PEM, given.get("KEY"))
+        return
+    with pytest.raises(ConfigError) as caught:
+        chat_options(settings)
+    assert one_line(caught.value).startswith(expected)
 
 
 def test_options_of_the_endpoint() -> None:
@@ -632,6 +666,7 @@ def test_options_of_the_endpoint() -> None:
             "GREENSCALE_MODEL": "m",
             "GREENSCALE_TEMPERATURE": "0",
             "GREENSCALE_MAX_TOKENS": "7",
+            "GREENSCALE_MAX_TOKENS_PARAMETER": "max_completion_tokens",
             "GREENSCALE_CONCURRENCY": "3",
             "GREENSCALE_ENDPOINT_HEADERS": '{"a": "b"}',
             "GREENSCALE_ENDPOINT_CA_FILE": PEM,
@@ -644,6 +679,7 @@ def test_options_of_the_endpoint() -> None:
         model="m",
         temperature=0.0,
         max_tokens=7,
+        max_tokens_parameter="max_completion_tokens",
         concurrency=3,
         headers={"a": "b"},
         ca_file=PEM,

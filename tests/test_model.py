@@ -26,6 +26,8 @@ ANSWERS = [
         "release: STALE",
         "release: GONE",
     ),
+    *("retry: DELAYED", "retry: HELD", "retry: DEAD", "retry: STALE", "retry: GONE"),
+    *("blame answered", "held, and claimed", "held, and brought back", "proven", "alone", "upgraded"),
     *(
         "cancel: CANCELLED",
         "cancel: FINISHED",
@@ -37,7 +39,7 @@ ANSWERS = [
     ),
     *(
         f"{script}: {fate}"
-        for script in ("claim", "bind", "settle", "release", "beat")
+        for script in ("claim", "bind", "settle", "release", "retry", "beat")
         for fate in ("lost", "sent twice")
     ),
 ]
@@ -73,7 +75,7 @@ def test_jobs_of_which_somebody_deleted_a_part_stop_nobody(redis: Redis) -> None
     redis.lpush(keys.name, *(str(number) for number in range(8)))
     jobs = claim()
     for id_, token, *_ in jobs[:4]:
-        run("release", 0, id_, token, 2000 * (int(id_) % 2), 0, "", "")
+        run("release", 0, id_, token, 2000 * (int(id_) % 2), "", "")
     for id_, *_ in jobs[::2]:
         redis.hdel(keys.of("open"), id_)
     for id_, *_ in jobs[1::4]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from greenscale_worker.execution import Policy
     from greenscale_worker.gate import Gate
     from greenscale_worker.grouping import Grouper
-    from greenscale_worker.job import Failed, Job, Outcome, Output, Released, Succeeded, Usage, decode
+    from greenscale_worker.job import Failed, Failure, Job, Outcome, Output, Released, Succeeded, Usage, decode
     from greenscale_worker.queues import (
         Binding,
         Cancellation,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         QueueAdmin,
         QueueOptions,
         RedisOptions,
+        Verdict,
     )
     from greenscale_worker.queues.memory import MemoryQueue
     from greenscale_worker.queues.opening import QueueKind, open_admin, open_queue
@@ -49,8 +50,9 @@ _ROOMS: Final = {
     "execution": "Policy",
     "gate": "Gate",
     "grouping": "Grouper",
-    "job": "Failed Job Outcome Output Released Succeeded Usage decode",
-    "queues": "Binding Cancellation DeadLetter Depth Lease LiveWorker Loss Queue QueueAdmin QueueOptions RedisOptions",
+    "job": "Failed Failure Job Outcome Output Released Succeeded Usage decode",
+    "queues": "Binding Cancellation DeadLetter Depth Lease LiveWorker Loss Queue QueueAdmin QueueOptions RedisOptions "
+    "Verdict",
     "queues.memory": "MemoryQueue",
     "queues.opening": "QueueKind open_admin open_queue",
     "telemetry": "Metrics",
@@ -68,6 +70,7 @@ __all__ = [  # a list to be read by type checkers, which do not run code
     "DeadLetter",
     "Depth",
     "Failed",
+    "Failure",
     "Gate",
     "GreenScaleError",
     "Grouper",
@@ -92,6 +95,7 @@ __all__ = [  # a list to be read by type checkers, which do not run code
     "Succeeded",
     "TransientError",
     "Usage",
+    "Verdict",
     "Worker",
     "batched",
     "decode",

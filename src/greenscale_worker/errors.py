@@ -68,14 +68,6 @@ class TransientError(GreenScaleError):
         self.overload = overload
         self.advice = advice
 
-    @property
-    def counted(self) -> bool:
-        return self.prior == "unknown"
-
-    @property
-    def shut(self) -> bool:
-        return self.advice is not None
-
 
 class PermanentError(GreenScaleError):
     """The call failed in a way that no further attempt will mend; `code` is one word for machines.

@@ -1,35 +1,33 @@
-"""One job, one outcome: deadline, time limit, short retries, and what a fault counts for. Knows no queue."""
+"""One job, one call: deadline, time limit, and what comes of it. Knows no queue."""
 
 import asyncio
 import math
-import random
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
-from typing import Final
-
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+from typing import Final, TypeAlias
 
 from greenscale_worker.backends import Backend
+from greenscale_worker.blame import Call
 from greenscale_worker.errors import PermanentError, TransientError
 from greenscale_worker.gate import Gate
-from greenscale_worker.job import Failed, Job, Outcome, Output, Released, Succeeded
+from greenscale_worker.job import Failed, Failure, Job, Outcome, Output, Released, Succeeded, Usage
 from greenscale_worker.queues import Lease
 from greenscale_worker.recall import Deadlines, Recall
 from greenscale_worker.telemetry import Metrics, log
 
-LONGEST_WAIT_IN_LEASE: Final = 3.0
-WAITS_IN_LEASE: Final = 2
-FIRST_BACKOFF: Final = 1.0
-LONGEST_BACKOFF: Final = 60.0
 LARGEST_RESULT: Final = 64 * 1024 * 1024  # Redis takes 512 MiB; what it refused would be sent for ever
+
+OnException: TypeAlias = Callable[[Job, BaseException], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """How often and how long a job is tried. Times are seconds.
 
-    `max_tries` failed attempts, or `max_crashes` leases that ended without a word, bury it. `timeout` bounds
-    one attempt, `max_age` the time since its first claim.
+    Failures that use up `max_tries` tries, or `max_crashes` leases that ended without a word, bury it. `timeout` bounds
+    one call, `max_age` the time since its first claim.
     """
 
     max_tries: int = 5
@@ -39,31 +37,45 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class Run:
+    """A job, the right to run it, and the moment of its deadline by the monotonic clock: infinite where it has none."""
+
     job: Job
     lease: Lease
-    ends: float  # by the monotonic clock; infinite without a deadline
+    probe: bool
+    ends: float
 
     def left(self) -> float:
+        """Seconds until the deadline."""
         return self.ends - monotonic()
 
 
 class Executor:
-    """Runs one job against the backend, as often as its lease allows.
+    """Runs one job against the backend, once; a call that failed goes back to the queue, which keeps the tries.
 
-    Every counted fault goes back to the queue, which keeps the tries: so `max_tries` bounds all attempts that
-    count, whichever process made them. Only the endpoint's own faults, which count for nothing, are waited for
-    in the lease, at most twice and 3 s each; and not while the breaker is open.
+    `on_stuck` is told of a task whose handler has not let itself be cancelled. `on_exception` is given every exception
+    of a backend that is neither TransientError nor PermanentError.
     """
 
-    def __init__(self, backend: Backend, gate: Gate, policy: Policy, metrics: Metrics) -> None:
+    def __init__(  # noqa: PLR0913  the parts
+        self,
+        backend: Backend,
+        gate: Gate,
+        policy: Policy,
+        metrics: Metrics,
+        *,
+        on_stuck: Callable[[asyncio.Task[object]], None] | None = None,
+        on_exception: OnException | None = None,
+    ) -> None:
+        self.deadlines = Deadlines(on_stuck)
         self._backend = backend
+        self._peers: Callable[[Job], str] = getattr(backend, "peers", _same_model)
         self._gate = gate
         self._policy = policy
         self._metrics = metrics
-        self._deadlines = Deadlines()
+        self._on_exception = on_exception
 
-    async def run(self, job: Job, lease: Lease) -> Outcome:
+    async def run(self, job: Job, lease: Lease, *, probe: bool = False) -> Outcome | Failure:
         """Bring the job to an outcome. Raises nothing but the cancellation of the task it runs in."""
         policy = self._policy
         if lease.crashes >= policy.max_crashes:
@@ -73,45 +85,53 @@ class Executor:
         ends = math.inf
         if job.deadline is not None:
             ends = lease.received + job.deadline.timestamp() - lease.claimed_at
-        run = _Run(job, lease, ends)
-        try:
-            return await self._attempt(run)
-        except TransientError as error:
-            return await self._retry(run, error)
-
-    async def _attempt(self, run: _Run) -> Outcome:
-        """Call once. Raises TransientError, not counted, where the lease may wait for another attempt."""
+        run = Run(job, lease, probe, ends)
         if run.left() <= 0:
             return Failed("deadline_passed", "the deadline passed before the call")
-        if self._gate.remaining() > 0:
-            raise TransientError("gate_shut", "the endpoint asked for time", counted=False, retry_after=0.0)
-        started = monotonic()
+        if (wait := self._gate.remaining(probe=probe)) > 0:
+            return Released("gate_shut", wait) if wait < run.left() else _too_late("the endpoint asked for time")
+        lease.began = monotonic()
         answer = await self._call(run)
-        self._metrics.called(monotonic() - started)
+        self._metrics.called(monotonic() - lease.began)
+        return self.judge(run, answer)
+
+    def judge(self, run: Run, answer: Output | TransientError | PermanentError) -> Outcome | Failure:
+        """Say what an answer means for the job, after the evidence has been told of it."""
+        lease, policy = run.lease, self._policy
+        call = Call(
+            run.job.job_id, self._peers(run.job), lease.began or monotonic(), lease.tries, lease.runs, probe=run.probe
+        )
         if isinstance(answer, Output):
-            self._gate.succeeded()
+            self._gate.succeeded(call)
             if len(answer.text) > LARGEST_RESULT:
                 return Failed("result_too_large", f"{len(answer.text)} characters; at most {LARGEST_RESULT} are kept")
             return Succeeded(answer)
-        self._teach_gate(answer)
-        if isinstance(answer, PermanentError):
-            return Failed(answer.code, str(answer))
-        if not answer.counted:
-            raise answer
-        if run.left() > 0 and run.lease.tries + 1 >= self._policy.max_tries:
-            return Failed(answer.code, str(answer))
-        return self._later(run, answer, self._delay(answer, run.lease.tries))
+        if isinstance(answer, PermanentError):  # certain, and so evidence of nothing
+            return Failed(answer.code, str(answer), answer.usage or Usage())
+        used, delay = self._gate.failed(call, answer)
+        if answer.prior != "job" and lease.tries + used < policy.max_tries and delay >= run.left():
+            return _too_late(f"{answer.code}: {answer}")
+        self._metrics.retried(answer.code)
+        return Failure(
+            code=answer.code,
+            message=str(answer),
+            prior=answer.prior,
+            fingerprint=answer.fingerprint,
+            used=used,
+            max_tries=policy.max_tries,
+            delay=delay,
+        )
 
-    async def _call(self, run: _Run) -> Output | TransientError | PermanentError:
+    async def _call(self, run: Run) -> Output | TransientError | PermanentError:
         """Ask the backend; what it raises comes back as a value, whatever it is."""
         recall = Recall()
-        self._deadlines.add(recall, min(self._policy.timeout, run.left()))
+        self.deadlines.add(recall, min(self._policy.timeout, run.left()))
         try:
             with recall:
                 return await self._ask(run.job, recall)
         finally:
-            self._deadlines.discard(recall)
-        return _timed_out()
+            self.deadlines.discard(recall)
+        return timed_out()
 
     async def _ask(self, job: Job, recall: Recall) -> Output | TransientError | PermanentError:
         try:
@@ -121,85 +141,38 @@ class Executor:
         except asyncio.CancelledError as error:
             if recall.task.cancelling():
                 raise
-            return _backend_error(job, error)  # the backend cancelled something of its own
+            return self._backend_error(job, error)  # the backend cancelled something of its own
         except (Exception, SystemExit) as error:  # noqa: BLE001  whatever somebody else's code comes up with
-            return _timed_out() if recall.called else _backend_error(job, error)
+            return timed_out() if recall.called else self._backend_error(job, error)
         if isinstance(output, Output):
             return output
-        return TransientError("backend_error", f"it gave {type(output).__name__}, not Output", counted=True)
+        return TransientError("backend_error", f"it gave {type(output).__name__}, not Output")
 
-    def _teach_gate(self, error: TransientError | PermanentError) -> None:
-        if isinstance(error, TransientError) and (not error.counted or error.retry_after is not None):
-            self._gate.failed(error)
-        elif error.code.startswith("http_"):  # it answered; a time limit or a lost connection shows nothing
-            self._gate.succeeded()
-
-    async def _retry(self, run: _Run, first: TransientError) -> Outcome:
-        """Wait for the endpoint in the lease, else release the job.
-
-        The first attempt was made outside tenacity, which costs as much as the rest of a job; tenacity is
-        given its fault as if it had been its own.
-        """
-        error, replay = first, True
-
-        async def attempt() -> Outcome:
-            nonlocal error, replay
-            if replay:
-                replay = False
-                raise error
-            try:
-                return await self._attempt(run)
-            except TransientError as again:
-                error = again
-                raise
-
-        def delay(state: RetryCallState) -> float:
-            return self._delay(error, run.lease.tries + state.attempt_number - 1)
-
-        def leaves(state: RetryCallState) -> bool:
-            waited_enough = state.attempt_number > WAITS_IN_LEASE or state.upcoming_sleep > LONGEST_WAIT_IN_LEASE
-            return waited_enough or self._gate.tripped or state.upcoming_sleep >= run.left()
-
-        outcome: Outcome = await AsyncRetrying(
-            sleep=asyncio.sleep,
-            retry=retry_if_exception_type(TransientError),
-            wait=delay,
-            stop=leaves,
-            before_sleep=lambda _: self._metrics.retried(error.code),
-            retry_error_callback=lambda state: self._later(run, error, state.upcoming_sleep),
-        )(attempt)
-        return outcome
-
-    def _delay(self, error: TransientError, failed: int) -> float:
-        """Seconds until the next attempt, after `failed` earlier ones: never before the gate lets it pass.
-
-        A time that the endpoint named is in the gate already, with its jitter. Without one: full jitter,
-        uniform in 0 … min(60, 1 * 2 ** failed) (Brooker, "Exponential Backoff And Jitter", 2015).
-        """
-        longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(failed, 10))
-        backoff = 0.0 if error.retry_after is not None else random.uniform(0, longest)  # noqa: S311  spread, not secrecy
-        return max(backoff, self._gate.remaining())
-
-    def _later(self, run: _Run, error: TransientError, delay: float) -> Outcome:
-        if delay < run.left():
-            self._metrics.retried(error.code)
-            return Released(error.code, delay, error.counted)
-        return Failed("deadline_passed", f"no time for another attempt before the deadline; last: {error.code}")
+    def _backend_error(self, job: Job, error: BaseException) -> TransientError:
+        """Say what a backend raised and where, without the values in its message: they may be anything."""
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        where = "an unknown place"
+        if trace is not None:
+            frame = trace.tb_frame
+            where = f"{frame.f_globals.get('__name__')}.{frame.f_code.co_qualname}:{trace.tb_lineno}"
+        kind = type(error).__name__
+        log.error("backend_error", job_id=job.job_id, error=kind, where=where)
+        if self._on_exception is not None:
+            with suppress(Exception):  # the hook of an embedding program must not end a lane
+                self._on_exception(job, error)
+        return TransientError("backend_error", f"{kind} at {where}", fingerprint=f"backend_error {kind} {where}")
 
 
-def _timed_out() -> TransientError:
-    return TransientError("timeout", "no answer within the time limit", counted=True)
+def timed_out() -> TransientError:
+    """Say that the time limit of a call has passed."""
+    return TransientError("timeout", "no answer within the time limit")
 
 
-def _backend_error(job: Job, error: BaseException) -> TransientError:
-    """Say what a backend raised and where, without the values in its message: they may be anything."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    where = "an unknown place"
-    if trace is not None:
-        frame = trace.tb_frame
-        where = f"{frame.f_globals.get('__name__')}.{frame.f_code.co_qualname}:{trace.tb_lineno}"
-    kind = type(error).__name__
-    log.error("backend_error", job_id=job.job_id, error=kind, where=where)
-    return TransientError("backend_error", f"{kind} at {where}", counted=True)
+def _too_late(why: str) -> Failed:
+    return Failed("deadline_passed", f"no time for another attempt before the deadline; last: {why}")
+
+
+def _same_model(job: Job) -> str:
+    return str(job.payload.get("model") or "")

@@ -1,58 +1,55 @@
-"""May this process send to the endpoint now? `Retry-After` and a circuit breaker, shared by all lanes."""
+"""May this process send to the endpoint now? Asks the evidence (`blame`) for all lanes, and lets them wait."""
 
 import asyncio
 import math
-import random
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from time import monotonic
-from typing import Final
 
+from greenscale_worker.blame import FIRST_PAUSE, Call, Evidence
 from greenscale_worker.errors import TransientError
 from greenscale_worker.telemetry import Metrics, log
 
-FIRST_PAUSE: Final = 1.0
-LONGEST_PAUSE: Final = 60.0
-
-
-def jittered(seconds: float) -> float:
-    """Lengthen a wait by up to a tenth, so that processes told the same time do not come back as one."""
-    return seconds * (1 + random.random() / 10)  # noqa: S311  spread, not secrecy
-
 
 class Gate:
-    """Open until the endpoint asks for time (`Retry-After`) or fails too often in a row (the breaker trips).
+    """Lets as many lanes send as the endpoint bears: none while it asks for time, one at a time while it is ill.
 
-    A tripped breaker lets one lane at a time through as a probe, after a pause of 1 s that doubles up to 60 s,
-    jittered; the first success heals it. `on_shut` is called each time the gate shuts. Lanes wait without
-    polling. One event loop's lanes share a gate; it is not for several threads.
+    `on_shut` is called when fewer lanes may send than are inside, so that those without a job come out. Lanes wait
+    without polling. One event loop's lanes share a gate; it is not for several threads.
     """
 
     on_shut: Callable[[], None] | None = None
 
-    def __init__(self, *, threshold: int = 5, metrics: Metrics | None = None) -> None:
-        self._threshold = threshold
+    def __init__(self, lanes: int = 16, *, metrics: Metrics | None = None) -> None:
+        self._evidence = Evidence(lanes)
         self._metrics = metrics
         self._changed = asyncio.Event()
-        self._held_until = 0.0
-        self._faults = 0
-        self._tripped = False
-        self._pause = FIRST_PAUSE
-        self._next_probe = 0.0
-        self._probing = False  # a lane is in as the probe
-        self._may_send = False  # and nothing has failed since it came in
+        self._waiting = 0
+        self._inside = 0
+        self._probing = False
+        self._shut_by = ""
+        self._opened_at = ""
 
     @property
-    def tripped(self) -> bool:
+    def is_open(self) -> bool:
         """Whether the breaker is open, so that only a probe may send."""
-        return self._tripped
+        return self._evidence.is_open
 
-    def remaining(self) -> float:
-        """Seconds until this process may send; 0.0: now. With the breaker open, 0.0 while a probe is in."""
-        held = self._held()
-        if not self._tripped or self._may_send:
-            return held
-        return max(held, self._next_probe - monotonic(), FIRST_PAUSE)
+    @property
+    def why(self) -> str | None:
+        """Why nothing is sent now, in one line; None: something is."""
+        if self._evidence.is_open:
+            return f"the breaker is open since {self._opened_at}: {self._shut_by}"
+        seconds = self._evidence.wait(monotonic())
+        return f"the endpoint asked for {seconds:.0f} s more: {self._shut_by}" if seconds > 0 else None
+
+    def remaining(self, *, probe: bool = False) -> float:
+        """Seconds until a lane that is inside may send; 0.0: now. With the breaker open, only the probe may."""
+        evidence, now = self._evidence, monotonic()
+        if evidence.is_open and not probe:
+            return max(FIRST_PAUSE, evidence.wait(now))
+        return max(0.0, evidence.held_until - now)
 
     async def enter(self) -> bool:
         """Wait until this lane may claim a job; True: it is the one probe of an open breaker.
@@ -61,90 +58,83 @@ class Gate:
         """
         while (wait := self._wait()) > 0:
             changed = self._changed
-            with suppress(TimeoutError):
-                async with asyncio.timeout(None if wait == math.inf else wait):
-                    await changed.wait()
-        if self._tripped:
-            self._probing = self._may_send = True
-        return self._tripped
+            self._waiting += 1
+            try:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(None if wait == math.inf else wait):
+                        await changed.wait()
+            finally:
+                self._waiting -= 1
+        if self._shut_by:
+            self._reopen()
+        self._inside += 1
+        self._probing = probe = self._evidence.is_open
+        return probe
 
     def leave(self, *, probe: bool) -> None:
-        """Say that the lane is done with what it entered for, whatever came of it; frees the probe's place."""
+        """Say that the lane is done with what it entered for, whatever came of it."""
+        self._inside -= 1
         if probe:
-            self._probing = self._may_send = False
-            self._wake()
+            self._probing = False
+        self._wake()
 
-    def succeeded(self) -> None:
-        """Learn that the endpoint answered: ends a series of faults and heals the breaker, not a Retry-After."""
-        self._faults = 0
-        if self._tripped:
-            self._tripped = self._may_send = False
-            self._pause = FIRST_PAUSE
+    def succeeded(self, call: Call) -> None:
+        """Learn that the endpoint answered."""
+        evidence = self._evidence
+        was_open = evidence.is_open
+        evidence.succeeded(call, monotonic())
+        if was_open and not evidence.is_open:
+            self._shut_by = ""
             log.info("breaker_closed")
             self._report()
-            self._wake()
+        self._wake()
 
-    def failed(self, error: TransientError) -> None:
-        """Learn of a fault: its Retry-After holds back every lane; one not counted is the endpoint's own."""
-        was_shut = self.remaining() > 0
-        if error.retry_after is not None:
-            self._held_until = max(self._held_until, monotonic() + jittered(error.retry_after))
-        if not error.counted:
-            self._faults += 1
-            if self._tripped:
-                self._probe_failed(error)
-            elif error.shut or self._faults >= self._threshold:
-                self._trip(error)
+    def failed(self, call: Call, fault: TransientError) -> tuple[float, float]:
+        """Learn of a fault; gives how much of a try it uses up, and the seconds until the job may be called again."""
+        evidence, now = self._evidence, monotonic()
+        was_open, held_until = evidence.is_open, evidence.held_until
+        used, delay = evidence.failed(call, fault, now)
+        if evidence.is_open and not was_open:
+            self._say_opened(fault, now)
+        elif evidence.is_open and call.probe and evidence.wait(now) > FIRST_PAUSE / 2:
+            log.warning("probe_failed", code=fault.code, seconds=round(evidence.wait(now), 1))
+        elif evidence.held_until > max(held_until, now):
+            self._shut_by = self._shut_by or fault.code
+            log.info("gate_shut", code=fault.code, seconds=round(evidence.held_until - now, 1))
         self._report()
-        if was_shut or self.remaining() == 0:
-            return
-        if not self._tripped:
-            log.info("gate_shut", code=error.code, seconds=round(self.remaining(), 1))
-        if self.on_shut is not None:
+        if self.on_shut is not None and (evidence.wait(now) > 0 or self._inside > evidence.allowed):
             self.on_shut()
-
-    def _held(self) -> float:
-        if not self._held_until:
-            return 0.0
-        held = self._held_until - monotonic()
-        if held <= 0:
-            self._held_until = held = 0.0
-            log.info("gate_open")
-            self._report()
-        return held
+        return used, delay
 
     def _wait(self) -> float:
-        """Seconds until a lane may come in; infinite while another one is in as the probe."""
-        held = self._held()
-        if not self._tripped:
-            return held
-        if self._probing:
-            return math.inf
-        return max(held, self._next_probe - monotonic())
+        """Seconds until a lane may come in; infinite while that is for another lane to change."""
+        evidence = self._evidence
+        full = self._probing if evidence.is_open else self._inside >= int(evidence.allowed)
+        return math.inf if full else evidence.wait(monotonic())
 
-    def _trip(self, error: TransientError) -> None:
-        self._tripped = True
-        self._await_probe()
-        if error.shut:  # such a message quotes nobody; it says what to check
-            log.error("breaker_opened", code=error.code, check=str(error))
-        else:
-            log.warning("breaker_opened", code=error.code, faults=self._faults)
+    def _say_opened(self, fault: TransientError, now: float) -> None:
+        began = datetime.now(UTC) - timedelta(seconds=self._evidence.failing_for(now))
+        self._opened_at = f"{began:%H:%M:%S} UTC"
+        self._shut_by = ", ".join(word for word in (fault.code, fault.advice) if word)
+        facts = {"check": fault.advice} if fault.advice else {}
+        if fault.prior == "job":
+            since = began.isoformat(timespec="seconds").replace("+00:00", "Z")
+            facts["replay"] = f"greenscale-worker dead replay --code {fault.code} --since {since}"
+        say = log.error if fault.advice else log.warning
+        say("breaker_opened", code=fault.code, **facts)
 
-    def _probe_failed(self, error: TransientError) -> None:
-        """Lengthen the pause once for each probe; calls sent before the breaker opened may still fail too."""
-        if self._may_send:
-            self._may_send = False
-            self._await_probe()
-            log.warning("probe_failed", code=error.code, seconds=round(self.remaining(), 1))
-
-    def _await_probe(self) -> None:
-        self._next_probe = monotonic() + jittered(self._pause)
-        self._pause = min(LONGEST_PAUSE, 2 * self._pause)
+    def _reopen(self) -> None:
+        if not self._evidence.is_open:
+            self._shut_by = ""
+            log.info("gate_open")
+            self._report()
 
     def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        if self._waiting:
+            self._changed.set()
+            self._changed = asyncio.Event()
 
     def _report(self) -> None:
         if self._metrics is not None:
-            self._metrics.gate(shut=self._tripped or self._held_until > 0, breaker=self._tripped)
+            evidence = self._evidence
+            self._metrics.gate(shut=evidence.wait(monotonic()) > 0 or evidence.is_open, breaker=evidence.is_open)

@@ -30,7 +30,7 @@ def heartbeat_faults(tried: float | None, *, every: float) -> Faults:
 
 
 @asynccontextmanager
-async def serving(
+async def serving(  # noqa: PLR0913  where, and what each path asks
     host: str,
     port: int,
     *,
@@ -42,8 +42,8 @@ async def serving(
     """Serve until the block is left; gives the port, which matters where 0 (any) was asked for.
 
     `live` and `ready` give what is wrong, a line each: nothing means 200, anything 503 with these lines as its body.
-    `notes` gives what `/readyz` says below and that changes no status: what keeps jobs from moving though this process is
-    well. It has half a second. Raises ConfigError where it cannot listen.
+    `notes` gives what `/readyz` says below, without changing the status: what keeps jobs from moving though this
+    process is well. It has half a second. Raises ConfigError where it cannot listen.
     """
 
     async def livez(_request: web.Request) -> web.Response:

@@ -2,6 +2,10 @@
 
 import asyncio
 import math
+from collections.abc import Callable
+from typing import Final
+
+GRACE_SECONDS: Final = 5.0  # for a handler to clean up; then it is called back once more, and after that given up
 
 
 class Recall:
@@ -18,12 +22,12 @@ class Recall:
         self.task = task
         self._inside = False
         self._call: asyncio.Handle | None = None
-        self._cancelled = False
+        self._cancels = 0
 
     @property
     def called(self) -> bool:
         """Whether the task, inside, has been called back."""
-        return self._cancelled
+        return self._cancels > 0
 
     def call(self) -> None:
         """Call back, once; where the task is not inside, do nothing."""
@@ -31,8 +35,13 @@ class Recall:
             # Never from the task itself: a cancellation that it has not met when it leaves cannot be taken back.
             self._call = self.task.get_loop().call_soon(self._cancel)
 
+    def call_again(self) -> None:
+        """Call back a task that has caught the first call and did not leave."""
+        if self._inside and self._cancels:
+            self._cancel()
+
     def _cancel(self) -> None:
-        self._cancelled = True
+        self._cancels += 1
         self.task.cancel()
 
     def __enter__(self) -> None:
@@ -44,27 +53,33 @@ class Recall:
             return False
         self._call.cancel()
         self._call = None
-        cancelled, self._cancelled = self._cancelled, False
-        return cancelled and self.task.uncancel() == 0 and kind is asyncio.CancelledError
+        cancels, self._cancels = self._cancels, 0
+        left = [self.task.uncancel() for _ in range(cancels)]
+        return cancels > 0 and left[-1] == 0 and kind is asyncio.CancelledError
 
 
 class Deadlines:
-    """Calls tasks back when their time is up. One timer serves all: nearly always they are done before it rings."""
+    """Calls tasks back when their time is up. One timer serves all: nearly always they are done before it rings.
 
-    def __init__(self) -> None:
-        self._ends: dict[Recall, float] = {}
+    A task that does not come is called once more after GRACE_SECONDS, and after as many again `on_stuck` is told of it.
+    """
+
+    def __init__(self, on_stuck: Callable[[asyncio.Task[object]], None] | None = None) -> None:
+        self._on_stuck = on_stuck
+        self._ends: dict[Recall, tuple[float, int]] = {}  # when, and how often it has been called already
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, recall: Recall, seconds: float) -> None:
         """Call back in so many seconds; infinite: never."""
         loop = asyncio.get_running_loop()
-        self._ends[recall] = ends = loop.time() + seconds
+        ends = loop.time() + seconds
+        self._ends[recall] = ends, 0
         if self._timer is None or ends < self._timer.when():
             self._arm(loop, ends)
 
     def discard(self, recall: Recall) -> None:
         """Call it back no more."""
-        del self._ends[recall]
+        self._ends.pop(recall, None)
 
     def _arm(self, loop: asyncio.AbstractEventLoop, ends: float) -> None:
         if self._timer is not None:
@@ -73,8 +88,19 @@ class Deadlines:
 
     def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
-        for recall, ends in self._ends.items():
+        for recall, (ends, calls) in list(self._ends.items()):
             if ends <= now:
-                recall.call()
+                self._call(recall, calls, now)
         self._timer = None
-        self._arm(loop, min((ends for ends in self._ends.values() if ends > now), default=math.inf))
+        self._arm(loop, min((ends for ends, _ in self._ends.values()), default=math.inf))
+
+    def _call(self, recall: Recall, calls: int, now: float) -> None:
+        self._ends[recall] = now + GRACE_SECONDS, calls + 1
+        if calls == 0:
+            recall.call()
+        elif calls == 1:
+            recall.call_again()
+        else:
+            del self._ends[recall]
+            if self._on_stuck is not None:
+                self._on_stuck(recall.task)

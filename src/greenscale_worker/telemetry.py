@@ -27,6 +27,7 @@ Event = Literal[
     "foreign_key_replaced",
     "gate_open",
     "gate_shut",
+    "handler_stuck",
     "job",
     "job_buried",
     "log_lines_dropped",

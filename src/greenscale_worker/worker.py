@@ -1,31 +1,48 @@
 """N lanes: each takes a job, runs it, records what came of it, and takes the next; until told to stop."""
 
 import asyncio
+import math
 import random
+from collections.abc import Coroutine
 from contextlib import suppress
+from dataclasses import dataclass
+from time import monotonic
 from typing import Final
 
 from greenscale_worker.backends import Backend
 from greenscale_worker.errors import BadInputError, QueueUnavailableError
-from greenscale_worker.execution import Executor, Policy
+from greenscale_worker.execution import Executor, OnException, Policy, Run, timed_out
 from greenscale_worker.gate import Gate
-from greenscale_worker.job import Failed, Job, Outcome, Released, Succeeded, decode
+from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded, decode
 from greenscale_worker.queues import Lease, Queue
-from greenscale_worker.recall import Recall
+from greenscale_worker.recall import GRACE_SECONDS, Recall
 from greenscale_worker.telemetry import Metrics, log
 
 RELEASE_SECONDS: Final = 2.0  # what a drain may take beyond its time, to hand back what it could not finish
 LAST_SECONDS: Final = 0.1
 READY_SECONDS: Final = 1.0
+FIRST_SILENCE: Final = 4.0  # until a worker that waits for its backend says so again, and twice as long each time
+LONGEST_SILENCE: Final = 60.0
+VERDICTS: Final = {"delayed": "released", "held": "held", "dead": "failed", "stale": "not_ours"}
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """A job that a lane runs. `given_up`: its handler did not let itself be cancelled, and the lane was replaced."""
+
+    job: Job
+    lease: Lease
+    probe: bool
+    given_up: bool = False
 
 
 class Worker:
     """Runs jobs of one queue on one backend.
 
     `concurrency` is the number of lanes, so a job is never held before it runs. `drain` is how long running jobs may
-    go on after `stop`; the rest is handed back. `heartbeat` and `drain` are seconds. `beat_tried` is the loop's time
-    at the last attempt to send a heartbeat, `ready` whether the backend has been found to answer, `draining` whether
-    `stop` was called.
+    go on after `stop`; the rest is handed back. `heartbeat` and `drain` are seconds. `on_exception` is given
+    every exception of a handler, with its job. `beat_tried` is the loop's time at the last attempt to send a heartbeat,
+    `ready` whether the backend has been found to answer, `draining` whether `stop` was called.
     """
 
     def __init__(  # noqa: PLR0913  the parts, and the four numbers that are the worker's own
@@ -40,6 +57,7 @@ class Worker:
         gate: Gate | None = None,
         policy: Policy | None = None,
         metrics: Metrics | None = None,
+        on_exception: OnException | None = None,
     ) -> None:
         self.beat_tried: float | None = None
         self.ready = False
@@ -50,14 +68,18 @@ class Worker:
         self._heartbeat = heartbeat
         self._max_bytes = max_bytes
         self._metrics = metrics or Metrics()
-        self._gate = gate or Gate(metrics=self._metrics)
+        self._gate = gate or Gate(concurrency, metrics=self._metrics)
         self._gate.on_shut = self._withdraw
-        self._executor = Executor(backend, self._gate, policy or Policy(), self._metrics)
+        self._executor = Executor(
+            backend, self._gate, policy or Policy(), self._metrics, on_stuck=self._give_up, on_exception=on_exception
+        )
         self._stopping = asyncio.Event()
         self._patience: asyncio.Timeout | None = None
         self._handing_back = False
         self._claiming: set[Recall] = set()
-        self._running: dict[Recall, Lease] = {}
+        self._running: dict[Recall, _Running] = {}
+        self._lanes: set[asyncio.Task[None]] = set()
+        self._givings_up: set[asyncio.Task[None]] = set()
         self._busy = 0
         self._metrics.busy(lambda: self._busy)
 
@@ -65,6 +87,11 @@ class Worker:
     def draining(self) -> bool:
         """Whether `stop` was called."""
         return self._stopping.is_set()
+
+    @property
+    def why(self) -> str | None:
+        """Why nothing is sent to the endpoint now, in one line; None: something is."""
+        return self._gate.why
 
     @property
     def busy(self) -> int:
@@ -87,16 +114,16 @@ class Worker:
         what ended a lane: a bug.
         """
         heartbeats = asyncio.create_task(self._send_heartbeats())
-        lanes: set[asyncio.Task[None]] = set()
+        lanes = self._lanes
         try:
             if await self._backend_is_ready():
                 log.info("ready", concurrency=self._concurrency)
-                lanes = {asyncio.create_task(self._lane()) for _ in range(self._concurrency)}
-                await self._watch({heartbeats, *lanes})
+                lanes |= {asyncio.create_task(self._lane()) for _ in range(self._concurrency)}
+                await self._watch(heartbeats)
                 log.info("draining", running=len(self._running), seconds=self._drain_seconds)
-                await self._drain(lanes)
+                await self._drain()
             limit = asyncio.get_running_loop().time() + RELEASE_SECONDS
-            clean = await self._hand_back(lanes, limit)
+            clean = await self._hand_back(limit)
             heartbeats.cancel()  # one that came after our goodbye would put us back on the list of live workers
             await asyncio.wait({heartbeats}, timeout=LAST_SECONDS)
             return await self._close(limit) and clean
@@ -105,13 +132,17 @@ class Worker:
                 task.cancel()
             await asyncio.wait({heartbeats, *lanes}, timeout=LAST_SECONDS)
 
-    async def _watch(self, tasks: set[asyncio.Task[None]]) -> None:
-        """Wait for `stop`. Raises what ends one of the tasks before."""
+    async def _watch(self, heartbeats: asyncio.Task[None]) -> None:
+        """Wait for `stop`. Raises what ends a lane, or the heartbeats, before."""
         stopping = asyncio.create_task(self._stopping.wait())
-        ended, _ = await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        for task in ended:
-            task.result()
+        try:
+            while not stopping.done():
+                tasks = {stopping, heartbeats, *self._lanes}
+                ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED, timeout=self._heartbeat)
+                for task in ended:
+                    task.result()
+        finally:
+            stopping.cancel()
 
     async def _lane(self) -> None:
         recall = Recall()
@@ -125,10 +156,14 @@ class Worker:
             if claimed is None:
                 continue
             lease, probe = claimed
+            kept = True
             try:
-                await self._work(lease, recall)
+                kept = await self._work(lease, recall, probe=probe)
             finally:
-                self._gate.leave(probe=probe)
+                if kept:
+                    self._gate.leave(probe=probe)
+            if not kept:
+                return
 
     async def _claim(self, recall: Recall) -> tuple[Lease, bool] | None:
         """Wait until the endpoint may be sent to, then for a job. None: called back by `_withdraw`."""
@@ -150,23 +185,36 @@ class Worker:
         for recall in self._claiming:
             recall.call()
 
-    async def _work(self, lease: Lease, recall: Recall) -> None:
+    async def _work(self, lease: Lease, recall: Recall, *, probe: bool) -> bool:
+        """Run a job and record what comes of it. False: the lane was replaced meanwhile."""
         self._busy += 1
+        kept = True
         clock = asyncio.get_running_loop().time
         began = clock()
         try:
-            job, outcome, note = await self._outcome(lease, recall)
+            job, outcome, note = await self._outcome(lease, recall, probe=probe)
+            if outcome is _GIVEN_UP:
+                kept = False
+                return False
             ran = clock()
-            if outcome is not None and not await self._queue.settle(lease, outcome):
-                note = "not_ours"
+            note = note or await self._record(lease, outcome)
         except QueueUnavailableError as error:
             log.warning("queue_unavailable", error=str(error))
         else:
             self._report(lease, job, note=note, outcome=outcome, run=ran - began, record=clock() - ran)
         finally:
-            self._busy -= 1
+            self._busy -= kept
+        return True
 
-    async def _outcome(self, lease: Lease, recall: Recall) -> tuple[Job | None, Outcome | None, str]:
+    async def _record(self, lease: Lease, outcome: Outcome | Failure | None) -> str:
+        """Tell the queue; gives a word for what came of that, empty where it is as the outcome says."""
+        if isinstance(outcome, Failure):
+            return VERDICTS[await self._queue.retry(lease, outcome)]
+        return "" if outcome is None or await self._queue.settle(lease, outcome) else "not_ours"
+
+    async def _outcome(
+        self, lease: Lease, recall: Recall, *, probe: bool
+    ) -> tuple[Job | None, Outcome | Failure | None, str]:
         """Find out what comes of a job: the outcome to record, or else a word for what was recorded already."""
         began = asyncio.get_running_loop().time()
         try:
@@ -180,26 +228,66 @@ class Worker:
         if binding != "run":
             return job, None, binding
         self._metrics.started(asyncio.get_running_loop().time() - began)
-        outcome = await self._execute(job, lease, recall)
+        outcome = await self._execute(_Running(job, lease, probe), recall)
         return job, outcome, "" if outcome is not None else _LOSSES[lease.lost or "gone"]
 
-    async def _execute(self, job: Job, lease: Lease, recall: Recall) -> Outcome | None:
+    async def _execute(self, running: _Running, recall: Recall) -> Outcome | Failure | None:
         """Run a job. None: its lease was lost meanwhile, and nothing is to be recorded."""
         if self._handing_back:
             return Released("drain")
-        self._running[recall] = lease
+        lease, deadlines = running.lease, self._executor.deadlines
+        self._running[recall] = running
         try:
             with recall:
-                lease.on_lost = recall.call
+                lease.on_lost = lambda: deadlines.add(recall, 0.0)
                 if lease.lost is None:
-                    return await self._executor.run(job, lease)
+                    outcome = await self._executor.run(running.job, lease, probe=running.probe)
+                    return _GIVEN_UP if running.given_up else outcome
         finally:
-            lease.on_lost = None
-            del self._running[recall]
+            if not running.given_up:
+                lease.on_lost = None
+                del self._running[recall]
+            deadlines.discard(recall)
+        if running.given_up:
+            return _GIVEN_UP
         return None if lease.lost is not None else Released("drain")
 
+    def _give_up(self, task: asyncio.Task[object]) -> None:
+        """Go on without a handler that does not let itself be cancelled: settle its job, and start another lane."""
+        recall = next((recall for recall in self._running if recall.task is task), None)
+        if recall is None:
+            return
+        running = self._running.pop(recall)
+        running.given_up = True
+        running.lease.on_lost = None
+        log.error("handler_stuck", job_id=running.job.job_id, seconds=2 * GRACE_SECONDS)
+        self._busy -= 1
+        self._gate.leave(probe=running.probe)
+        self._lanes = {lane for lane in self._lanes if lane is not task}
+        if not self._stopping.is_set():
+            self._lanes.add(asyncio.create_task(self._lane()))
+        if running.lease.lost is None:
+            self._keep(self._settle_stuck(running))
+
+    async def _settle_stuck(self, running: _Running) -> None:
+        """Record the time-out of a job whose handler hangs."""
+        lease, began = running.lease, running.lease.began or monotonic()
+        outcome = self._executor.judge(Run(running.job, lease, probe=running.probe, ends=math.inf), timed_out())
+        try:
+            note = await self._record(lease, outcome)
+        except QueueUnavailableError as error:
+            log.warning("queue_unavailable", error=str(error))
+        else:
+            self._report(lease, running.job, note=note, outcome=outcome, run=monotonic() - began, record=0.0)
+
+    def _keep(self, work: Coroutine[object, object, None]) -> None:
+        """Run beside the lanes what nobody waits for before the end."""
+        task = asyncio.create_task(work)
+        self._givings_up.add(task)
+        task.add_done_callback(self._givings_up.discard)
+
     def _report(  # noqa: PLR0913  what one line says
-        self, lease: Lease, job: Job | None, *, note: str, outcome: Outcome | None, run: float, record: float
+        self, lease: Lease, job: Job | None, *, note: str, outcome: Outcome | Failure | None, run: float, record: float
     ) -> None:
         """One line and one count for what has come of a job; never its prompt or answer."""
         facts: dict[str, object] = {
@@ -216,6 +304,9 @@ class Worker:
                     self._metrics.tokens(output.usage)
             case Failed(code):
                 word = note or "failed"
+            case Failure():
+                code = outcome.code
+                facts["delay"] = round(outcome.delay, 3)
             case Released(code, delay):
                 word = note or "released"
                 facts["delay"] = round(delay, 3)
@@ -237,36 +328,39 @@ class Worker:
 
     async def _backend_is_ready(self) -> bool:
         """Wait until the backend says that it would answer; False where the worker is stopped before."""
-        said = False
+        clock, silence = asyncio.get_running_loop().time, FIRST_SILENCE
+        say_at = clock()
         while not self._stopping.is_set():
             if await self._backend.ready():
                 self.ready = True
                 return True
-            if not said:
-                log.warning("waiting_for_backend")
-                said = True
+            if clock() >= say_at:
+                log.warning("waiting_for_backend", why=getattr(self._backend, "why_not_ready", None) or None)
+                say_at, silence = clock() + silence, min(2 * silence, LONGEST_SILENCE)
             with suppress(TimeoutError):
                 async with asyncio.timeout(random.uniform(READY_SECONDS / 2, READY_SECONDS)):  # noqa: S311  jitter
                     await self._stopping.wait()
         return False
 
-    async def _drain(self, lanes: set[asyncio.Task[None]]) -> None:
+    async def _drain(self) -> None:
         """Wait for the lanes to finish, for the drain time or until `stop` is called again."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._drain_seconds) as self._patience:
-                await asyncio.wait(lanes)
+                while tasks := {task for task in self._lanes | self._givings_up if not task.done()}:
+                    await asyncio.wait(tasks, timeout=self._heartbeat)
         self._patience = None
 
-    async def _hand_back(self, lanes: set[asyncio.Task[None]], limit: float) -> bool:
+    async def _hand_back(self, limit: float) -> bool:
         """Cancel what still runs; its lane releases it. False: some could not be released in time.
 
         A handler that does not let itself be cancelled has half of that time; then its job is released without it.
         """
         self._handing_back = True
+        lanes = self._lanes | self._givings_up
         for recall in self._running:
             recall.call()
         await _wait(lanes, limit - RELEASE_SECONDS / 2)
-        stubborn = {recall.task: lease for recall, lease in self._running.items()}
+        stubborn = {recall.task: running.lease for recall, running in self._running.items()}
         releases = {asyncio.create_task(self._release(lease)) for lease in stubborn.values()}
         unfinished = await _wait((lanes - stubborn.keys()) | releases, limit)
         for task in unfinished:
@@ -288,6 +382,7 @@ class Worker:
         return True
 
 
+_GIVEN_UP: Final = Released("given_up")
 _LOSSES: Final = {"taken": "lost", "gone": "cancelled"}
 
 

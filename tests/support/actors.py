@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from redis import Redis
@@ -27,6 +28,7 @@ from tests.support.entries import (
     TOMBSTONE_SECONDS,
     Binding,
     Ending,
+    Fault,
     Kind,
     Return,
     Setup,
@@ -38,7 +40,7 @@ from tests.support.witness import Witness
 SCRIPTS: Final = (*WORKER_SCRIPTS, *ADMIN_SCRIPTS, "agree")
 STORES: Final[dict[Kind, type[ListStore | StreamStore]]] = {"list": ListStore, "stream": StreamStore}
 A_LONG_TIME: Final = 3_600_000
-GROUPED: Final = {"bind", "settle", "release"}
+GROUPED: Final = {"bind", "settle", "release", "retry"}
 MAX_CRASHES: Final = [2, 5]
 DONE: Final = {b"OK", b"BADTYPE"}
 RUNS: Final = {b"RUN", b"BADTYPE"}
@@ -54,6 +56,15 @@ def sources(kind: Kind) -> dict[str, bytes]:
     return {name: script.source.replace(b"8 * 1024 * 1024", b"%d" % LARGEST) for name, script in scripts.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Fails:
+    """How calls fail. `used` is thousandths of a try, `delay` milliseconds."""
+
+    prior: str
+    used: int
+    delay: int
+
+
 class Actors:
     """One queue, everybody who uses it, and what is known of it."""
 
@@ -66,6 +77,8 @@ class Actors:
             max_bytes=1_000_000 if self.crowd > BATCH else rnd.choice([60, 300, 1_000_000]),
             ttl=rnd.choice([3600, 3600, 3600, 3600, 0]),
         )
+        self.formats = rnd.choice(["1", "2", "12"])
+        self.upgrades = rnd.random() < 0.5
         self.redis = redis
         redis.flushdb()
         self.keys = Keys("jobs", STORES[kind].own)
@@ -79,9 +92,10 @@ class Actors:
         self.happened: Counter[str] = Counter()
 
     def new_process(self) -> Process:
-        """Start a worker; during a rolling upgrade not all have the same settings."""
-        self.send("agree", [], [version := self.rnd.choice(["1", "2"])], lambda: self.ledger.agree(version))
-        return Process(next(self.names), max_crashes=self.rnd.choice(MAX_CRASHES))
+        """Start a worker; during a rolling upgrade not all have the same settings, or know the same format."""
+        self.send("agree", [], [version := self.rnd.choice(self.formats)], lambda: self.ledger.agree(version))
+        name = next(self.names) + self.rnd.choice(["", f":1:2-{self.rnd.getrandbits(32):08x}" if self.upgrades else ""])
+        return Process(name, max_crashes=self.rnd.choice(MAX_CRASHES))
 
     # Producers and people
 
@@ -194,7 +208,7 @@ class Actors:
                 assert owner == process.name, "invariant 3: a token was given twice"
 
         def heard(answer: list[Any]) -> None:
-            for name, token, _, crashes, _, payload, _ in answer[3]:
+            for name, token, _, crashes, _, payload, *_ in answer[3]:
                 id_ = number_of(name)
                 process.held[id_] = Held(id_, token.decode(), payload, crashes)
                 process.told.add((id_, token.decode()))
@@ -225,9 +239,9 @@ class Actors:
 
         self.call(process, Call("bind", keys, args, lambda: self.ledger.bind(items), group, seen, heard))
 
-    def settle(self, process: Process, *, everything: bool = False) -> None:
+    def settle(self, process: Process, *, everything: bool = False, most: int = 0) -> None:
         unusable = [held for held in process.at("claimed") if not held.usable]
-        group = self.some([*process.at("bound", "conflict"), *unusable], everything=everything)
+        group = self.some([*process.at("bound", "conflict"), *unusable], everything=everything)[: most or None]
         items = [self.outcome(process, held) for held in group]
         keys: list[str] = []
         args: list[Any] = [self.setup.ttl]
@@ -246,13 +260,13 @@ class Actors:
         self.call(process, Call("settle", keys, args, lambda: self.ledger.settle(items), group, seen, heard))
 
     def release(self, process: Process, *, everything: bool = False, delay: int = -1) -> None:
-        """Give jobs back, each after a delay of its own, or all after the same; a delayed one has used up a try."""
+        """Give jobs back, each after a delay of its own, or all after the same."""
         group = self.some(process.at("claimed", "bound", "conflict"), everything=everything)
         items: list[Return] = []
         for held in group:
             job_id, wait = held.job_id if held.step == "bound" else "", self.rnd.choice([0, 0, 1000, 60_000])
             wait = wait if delay < 0 else delay
-            items.append(Return(held.id, held.token, wait, int(wait > 0), job_id, self.rnd.choice(TEXTS)))
+            items.append(Return(held.id, held.token, wait, job_id, self.rnd.choice(TEXTS)))
         keys = [self.keys.record(item.job_id) for item in items]
         args: list[Any] = [LIVE_SECONDS if self.setup.ttl else 0]
         args += flat((self.setup.name(item.id), *item[1:]) for item in items)
@@ -261,6 +275,39 @@ class Actors:
             process.let_go(group)
 
         self.call(process, Call("release", keys, args, lambda: self.ledger.release(items), group, ignore, heard))
+
+    def retry(self, process: Process, fails: "Fails | None" = None) -> None:
+        """Hand back jobs whose call has failed: some, or all in the same way."""
+        if not process.at("bound"):
+            self.bind(process, everything=True)
+        group = self.some(process.at("bound"), everything=fails is not None)
+        items = [self.fault(held, fails) for held in group]
+        keys = [self.keys.record(item.job_id) for item in items]
+        args: list[Any] = [LIVE_SECONDS if self.setup.ttl else 0, self.setup.ttl]
+        args += flat((self.setup.name(item.id), *item[1:]) for item in items)
+
+        def seen(answers: list[Any]) -> None:
+            for item, verdict in zip(items, answers[::2], strict=True):
+                if verdict == b"DEAD":
+                    self.witness.ended(item.id, item.token, "failed")
+                elif verdict == b"HELD":
+                    self.witness.aside.add(item.id)
+
+        def heard(_: list[Any]) -> None:
+            process.let_go(group)
+
+        self.call(process, Call("retry", keys, args, lambda: self.ledger.retry(items), group, seen, heard))
+
+    def fault(self, held: Held, fails: "Fails | None") -> Fault:
+        """Let a call fail somehow: often alike, and seemingly by the job's own fault."""
+        if fails is not None:
+            tries = (fails.used, 5000, fails.delay)
+            return Fault(held.id, held.token, held.job_id, "code", "message", fails.prior, "alike", *tries)
+        prior = self.rnd.choice(["job", "job", "job", "endpoint", "unknown"])
+        used, most = self.rnd.choice([0, 250, 1000, 1500]), self.rnd.choice([1000, 2500])
+        wait = self.rnd.choice([1, 1000, 60_000])
+        code, message, fingerprint = self.rnd.choice(TEXTS), self.rnd.choice(TEXTS), self.rnd.choice(["a", "a", "a|b"])
+        return Fault(held.id, held.token, held.job_id, code, message, prior, fingerprint, used, most, wait)
 
     def beat(self, process: Process) -> None:
         """Send a heartbeat; where a worker holds much, it takes two calls."""
@@ -323,7 +370,7 @@ class Actors:
             self.check_wait(answer, args[0])
         assert answer == right, f"{script} answers {answer}, not {right}"
         if script in GROUPED:
-            self.happened.update(f"{script}: {each.decode()}" for each in answer)
+            self.happened.update(f"{script}: {each.decode()}" for each in answer if isinstance(each, bytes))
         return answer
 
     def execute(self, script: str, keys: list[str], args: list[Any]) -> Any:
@@ -356,10 +403,14 @@ class Actors:
         note = self.rnd.choice(TEXTS)
         crashed = held.crashes >= process.max_crashes
         if held.step == "bound" and not crashed and self.rnd.random() < 0.7:
-            return Ending(held.id, held.token, "succeeded", held.job_id, f"answer {held.token}", "", {"model": note})
+            age = self.rnd.choice([0, 1, 5000])
+            return Ending(
+                held.id, held.token, "succeeded", held.job_id, f"answer {held.token}", "", age, {"model": note}
+            )
         job_id = "" if held.step == "conflict" else held.job_id
         code = {"conflict": "conflict", "claimed": "bad_field"}.get(held.step, "crashed" if crashed else note)
-        return Ending(held.id, held.token, "failed", job_id, code, note, {"error_code": code, "error_message": note})
+        fields = {"error_code": code, "error_message": note}
+        return Ending(held.id, held.token, "failed", job_id, code, note, 0, fields)
 
     def some(self, held: list[Held], *, everything: bool) -> list[Held]:
         most = len(held) if everything else self.rnd.randint(1, self.crowd)
@@ -379,4 +430,4 @@ def flat(pairs: Iterable[Iterable[Any]]) -> list[Any]:
 
 
 def ignore(_: Any) -> None:
-    """Hear nothing of interest."""
+    """Do nothing, hear nothing of interest."""

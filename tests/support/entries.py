@@ -42,12 +42,12 @@ class Setup:
 class Open:
     """A job that was claimed and has not ended. `until` is when its lease expires, or when its delay ends.
 
-    `alias` is its id where the payload has none.
+    `alias` is its id where the payload has none. `tries` are thousandths; `format` is how Redis keeps what is known of it.
     """
 
     payload: bytes
     first: int
-    place: Literal["lease", "ready", "delayed"] = "ready"
+    place: Literal["lease", "ready", "delayed", "held"] = "ready"
     until: int = 0
     token: str = ""
     owner: str = ""
@@ -55,13 +55,26 @@ class Open:
     crashes: int = 0
     job_id: str = ""
     alias: str = ""
+    runs: int = 0
+    failed: int = 0
+    format: str = ""
 
     @property
     def suspect(self) -> bool:
         return self.crashes >= SUSPECT_CRASHES
 
-    def meta(self) -> str:
-        return f"{self.token}|{self.owner}|{self.tries}|{self.crashes}|{self.first}|{self.job_id}"
+    def written(self, version: str) -> None:
+        """Be written; the format of the version before knows whole tries only, and nothing of the rest."""
+        self.format = version
+        if version != "2":
+            self.tries, self.runs, self.failed = self.tries // 1000 * 1000, 0, 0
+
+    def meta(self) -> bytes:
+        """Write what Redis keeps."""
+        words = [self.token, self.owner, self.tries, self.crashes, str(self.first), self.job_id, self.runs, self.failed]
+        if self.format == "2":
+            return b"\x98" + b"".join(map(msgpack, words))
+        return f"{self.token}|{self.owner}|{self.tries // 1000}|{self.crashes}|{self.first}|{self.job_id}".encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +95,7 @@ class Binding(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """One item of a settle. `text` is the answer, or the code of the failure."""
+    """One item of a settle. `text` is the answer, or the code of the failure; `age` is ms since its call began."""
 
     id: int
     token: str
@@ -90,18 +103,44 @@ class Ending(NamedTuple):
     job_id: str
     text: str
     message: str
+    age: int
     fields: Record
 
 
 class Return(NamedTuple):
-    """One item of a release. `delay` is milliseconds; `counted` is 1 or 0."""
+    """One item of a release. `delay` is milliseconds."""
 
     id: int
     token: str
     delay: int
-    counted: int
     job_id: str
     reason: str
+
+
+class Fault(NamedTuple):
+    """One item of a retry. Tries are thousandths, `delay` is milliseconds."""
+
+    id: int
+    token: str
+    job_id: str
+    code: str
+    message: str
+    prior: str
+    fingerprint: str
+    used: int
+    most: int
+    delay: int
+
+
+def msgpack(value: str | int) -> bytes:
+    """Pack a word or a count as MessagePack does, in as few bytes as it takes."""
+    if isinstance(value, str):
+        raw = value.encode()
+        return (bytes([0xA0 + len(raw)]) if len(raw) < 32 else b"\xd9" + bytes([len(raw)])) + raw
+    if value < 128:
+        return bytes([value])
+    size = next(size for size in (1, 2, 4, 8) if value < 1 << 8 * size)
+    return bytes([0xCB + size.bit_length()]) + value.to_bytes(size)
 
 
 def number_of(name: bytes) -> int:

@@ -4,6 +4,7 @@ Written from docs/queue-protocol.md, one method for each script. Ids are numbers
 milliseconds. Of a stream it knows the ids of entries that wait, and what somebody has read past the workers (strays).
 """
 
+import re
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,12 +21,16 @@ from tests.support.entries import (
     REMEMBERED_SECONDS,
     Binding,
     Ending,
+    Fault,
     Letter,
     Open,
     Record,
     Return,
     Setup,
 )
+
+TRY, ALONE = 1000, 120_000
+UPGRADED = re.compile(r":2-[0-9a-f]+$")  # the end of a worker's name, where it knows format 2
 
 
 @dataclass
@@ -51,11 +56,20 @@ class Ledger:
     paused: bool = False
     format: str = ""
     clock: int = 0
+    offset: int = 0
     amnesty: int = 0
+    blamed: int = 0
+    blame: Counter[str] = field(default_factory=Counter)
+    held: bool = False
     last: int | None = None
     counters: Counter[str] = field(default_factory=Counter)
     bells: list[str] = field(default_factory=list)
     rare: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def queue_now(self) -> int:
+        """The queue's time, in which leases and delays end; it never goes back."""
+        return self.now + self.offset
 
     def agree(self, version: str) -> str:
         self.format = self.format or version
@@ -66,31 +80,44 @@ class Ledger:
         if known == nonce:
             still = [id_ for id_ in ids if self._held(id_, f"{nonce}:{ids.index(id_) + 1}")]
             for id_ in still:
-                self.open[id_].until = self.now + LEASE
+                self.open[id_].until = self.queue_now + LEASE
             self.claims[owner] = (nonce, ids, self.now + 1000 * REMEMBERED_SECONDS)
             return [0, str(self.now), 0, self._given(still), [], ""]
         self._tick()
         reaped, buried = self._reap(max_crashes)
         if self.paused:
             return [-2, str(self.now), reaped, [], buried, ""]
-        due = self._first("delayed", lambda job: job.until <= self.now)
+        due = self._first("delayed", lambda job: job.until <= self.queue_now)
         for id_ in due:
-            self.open[id_].place = "ready"
+            self._requeue(self.open[id_])
+        unheld = self._unhold()
         ids, size = self._take(owner, nonce, n, may_suspect=may_suspect)
         if ids:
             self.claims[owner] = (nonce, ids, self.now + 1000 * REMEMBERED_SECONDS)
             self.counters["claimed"] += len(ids)
-        if reaped:
+        if reaped or unheld:
             self.bells.append("ready")
         full = len(ids) < n and size >= self.setup.max_bytes
-        sleep = 0 if BATCH in (reaped, len(due)) or full else self._sleep()
+        sleep = 0 if BATCH in (reaped, len(due), unheld) or full else self._sleep()
         return [sleep, str(self.now), reaped, self._given(ids), buried, ""]
 
     def bind(self, items: Iterable[Binding]) -> list[str]:
         return [self._bind(item) for item in items]
 
     def settle(self, items: Iterable[Ending]) -> list[str]:
-        return [self._settle(item) for item in items]
+        succeeded, answers = self.counters["succeeded"], []
+        began: list[int] = [0]
+        for item in items:
+            answers.append(self._settle(item))
+            if self.counters["succeeded"] > succeeded:
+                succeeded = self.counters["succeeded"]
+                began.append(self.now - item.age)
+        if self.blamed and max(began) >= self.blamed:
+            self.blamed, self.blame = 0, Counter()
+            self.rare["blame answered"] += 1
+            if self.held:
+                self.bells.append("ready")
+        return answers
 
     def release(self, items: Iterable[Return]) -> list[str]:
         before = self.counters["released"]
@@ -99,12 +126,18 @@ class Ledger:
             self.bells.append("ready")
         return answers
 
+    def retry(self, items: Iterable[Fault]) -> list[Any]:
+        answers = [self._retry(item) for item in items]
+        if {"DELAYED", "HELD"} & {verdict for verdict, _ in answers}:
+            self.bells.append("ready")
+        return [word for answer in answers for word in answer]
+
     def beat(self, owner: str, max_crashes: int, held: Iterable[tuple[int, str]], *, last: bool) -> list[Any]:
         self._tick()
         lost: list[str] = []
         for id_, token in held:
             if self._held(id_, token):
-                self.open[id_].until = self.now + LEASE
+                self.open[id_].until = self.queue_now + LEASE
             else:
                 lost += [self.setup.name(id_), token, "taken" if id_ in self.open else "gone"]
         reaped, buried = self._reap(max_crashes) if last else (0, [])
@@ -115,7 +148,12 @@ class Ledger:
         if reaped or adopted:
             self.bells.append("ready")
         jobs = self.open.values()
-        claimable = sum(job.place == "ready" or (job.place == "delayed" and job.until <= self.now) for job in jobs)
+        claimable = sum(
+            job.place in {"ready", "held"} or (job.place == "delayed" and job.until <= self.queue_now) for job in jobs
+        )
+        if self.format != "2" and all(UPGRADED.search(name) for name in self.workers):
+            self.format = "2"
+            self.rare["upgraded"] += 1
         return [reaped, 0 if self.paused else claimable, lost, buried]
 
     def put(self, jobs: Iterable[tuple[str, bytes]]) -> int:
@@ -146,7 +184,7 @@ class Ledger:
             return "GONE"
         job_id = "" if self._is_elsewhere(letter.header["job_id"], id_) else letter.header["job_id"]
         alias = (letter.header["job_id"] or self.setup.name(new)) if self.setup.kind == "stream" else ""
-        self.open[new] = Open(letter.payload, self.now, job_id=job_id, alias=alias)
+        self.open[new] = Open(letter.payload, self.now, job_id=job_id, alias=alias, format=self.format)
         if job_id:
             self.bound[job_id] = new
         self.bells.append("ready")
@@ -154,30 +192,34 @@ class Ledger:
 
     def _tick(self) -> None:
         went_back = self.now < self.clock - 1000
-        if self.clock and (went_back or self.now - self.clock > 2 * BEAT):
-            self.amnesty = self.now + 2 * BEAT
-        if went_back:
+        if went_back and self.format == "2":
+            self.offset += self.clock - self.now
+        elif went_back:
             for job in self.open.values():
                 if job.place == "lease":
                     job.until = min(job.until, self.now + LEASE)
                 elif job.place == "delayed":
                     job.until -= self.clock - self.now
+        if went_back:
             self.workers = {name: at for name, at in self.workers.items() if at <= self.now}
+        if self.clock and (went_back or self.now - self.clock > 2 * BEAT):
+            self.amnesty = self.queue_now + 2 * BEAT
         self.clock = self.now
 
     def _reap(self, max_crashes: int) -> tuple[int, list[str]]:
         buried: list[str] = []
-        if self.now < self.amnesty:
+        if self.queue_now < self.amnesty:
             return 0, buried
-        expired = self._first("lease", lambda job: job.until < self.now)
+        expired = self._first("lease", lambda job: job.until < self.queue_now)
         for id_ in expired:
             job = self.open[id_]
             job.crashes += 1
-            job.place = "ready"
             if job.crashes >= max_crashes + BURIAL_MARGIN:
                 self.rare["buried by Lua"] += 1
                 buried += [self.setup.name(id_), job.job_id] if job.job_id else []
                 self._bury(id_, job.job_id, "crashed", f"the lease expired {job.crashes} times")
+            else:
+                self._requeue(job)
         self.counters["reaped"] += len(expired)
         return len(expired), buried
 
@@ -185,7 +227,8 @@ class Ledger:
         """Take over the oldest of what somebody has read past the workers, and let lie."""
         found = sorted(self.given_up)[:BATCH]
         for id_ in found:
-            self.open[id_] = Open(self.strays.pop(id_), self.now, alias=self.setup.name(id_))
+            self.open[id_] = job = Open(self.strays.pop(id_), self.now, alias=self.setup.name(id_))
+            job.written(self.format)
         self.given_up.difference_update(found)
         self.rare["adopted"] += len(found)
         return len(found)
@@ -212,10 +255,32 @@ class Ledger:
                     ids.append(id_)
         if self.setup.kind == "list":
             self.last = self.last or 0
+        for id_ in sorted(id_ for id_, job in self.open.items() if job.place == "held" and id_ not in ids):
+            if len(ids) == n or self._bytes(ids) + unread >= self.setup.max_bytes:
+                break
+            self.rare["held, and claimed"] += 1
+            ids.append(id_)
         for index, id_ in enumerate(ids, 1):
             job = self.open[id_]
-            job.place, job.until, job.token, job.owner = "lease", self.now + LEASE, f"{nonce}:{index}", owner
+            job.place, job.until, job.token, job.owner = "lease", self.queue_now + LEASE, f"{nonce}:{index}", owner
+            job.written(self.format)
         return ids, self._bytes(ids) + unread
+
+    def _unhold(self) -> int:
+        """Bring back the oldest of what is held, once somebody has succeeded; say how many."""
+        if self.blamed or not self.held:
+            return 0
+        ids = sorted(id_ for id_, job in self.open.items() if job.place == "held")[:BATCH]
+        for id_ in ids:
+            self._requeue(self.open[id_])
+        self.held = len(ids) == BATCH
+        self.rare["held, and brought back"] += len(ids)
+        return len(ids)
+
+    def _requeue(self, job: Open) -> None:
+        job.place = "held" if job.failed and self.blamed and not job.suspect else "ready"
+        self.held = self.held or job.place == "held"
+        job.written(self.format)
 
     def _next(self) -> tuple[int, bytes]:
         """Open the oldest job that nobody has claimed."""
@@ -244,7 +309,9 @@ class Ledger:
             self._write(job_id, self.setup.ttl, {"state": "cancelled", "finished_ms": str(self.now)})
             return "CANCELLED"
         self.bound[job_id] = id_
-        self.open[id_].job_id = job_id
+        if self.open[id_].job_id != job_id:
+            self.open[id_].job_id = job_id
+            self.open[id_].written(self.format)
         self._begin(job_id)
         foreign = self._write(job_id, LIVE_SECONDS, fields | {"state": "running", "claimed_ms": str(self.now)})
         return "BADTYPE" if foreign else "RUN"
@@ -294,13 +361,66 @@ class Ledger:
         if not self._held(item.id, item.token):
             return "STALE"
         job, due = self.open[item.id], self.now + item.delay
-        job.tries += item.counted
-        job.place, job.until = ("delayed", due) if item.delay else ("ready", 0)
+        self._put_back(job, item.delay)
         self.counters["released"] += 1
         if not item.job_id:
             return "OK"
         fields = {"state": "delayed", "due_ms": str(due), "error_code": item.reason}
         return "BADTYPE" if self._write(item.job_id, LIVE_SECONDS, fields) else "OK"
+
+    def _put_back(self, job: Open, delay: int) -> None:
+        if delay:
+            job.place, job.until = "delayed", self.queue_now + delay
+            job.written(self.format)
+        else:
+            self._requeue(job)
+
+    def _retry(self, item: Fault) -> tuple[str, int]:
+        if item.id not in self.open:
+            return "GONE", 0
+        if not self._held(item.id, item.token):
+            return "STALE", 0
+        job, delay = self.open[item.id], item.delay
+        job.runs += 1
+        if item.prior == "job":
+            verdict = self._judge(job, item.fingerprint)
+        else:
+            used = item.used
+            if used < TRY and (item.prior == "unknown" or job.tries >= TRY) and self._alone(item.id):
+                used, delay = TRY, max(delay, ALONE)
+                self.rare["alone"] += 1
+            job.tries += used
+            verdict = "DEAD" if job.tries >= item.most else "DELAYED"
+        runs, crashes, elsewhere = str(job.runs), str(job.crashes), self._is_elsewhere(item.job_id, item.id)
+        fields = {"attempts": runs, "crashes": crashes, "error_code": item.code, "error_message": item.message}
+        if verdict == "DEAD":
+            self._bury(item.id, item.job_id, item.code, item.message)
+            self.counters["failed"] += 1
+            lifetime, fields = self.setup.ttl, fields | {"state": "failed", "finished_ms": str(self.now)}
+        else:
+            job.place, job.until = "delayed", self.queue_now + delay
+            job.written(self.format)
+            self.counters["released"] += 1
+            lifetime = LIVE_SECONDS
+            fields |= {"state": verdict.lower(), "due_ms": str(self.now + delay)}
+        if not item.job_id or (verdict == "DEAD" and elsewhere):
+            return verdict, 0
+        return verdict, int(self._write(item.job_id, lifetime, fields))
+
+    def _judge(self, job: Open, fingerprint: str) -> str:
+        """The job's own fault, as it seems: it is dead, unless others fail alike and nobody succeeds."""
+        proven = job.failed and (not self.blamed or job.failed < self.blamed)
+        self.blamed = self.blamed or self.now
+        job.failed = self.now
+        if not proven and self.blame[fingerprint] >= 2:
+            return "HELD" if self.format == "2" else "DELAYED"
+        self.rare["proven"] += bool(proven)
+        self.blame[fingerprint] += 1
+        return "DEAD"
+
+    def _alone(self, id_: int) -> bool:
+        others = [job for other, job in self.open.items() if other != id_]
+        return not self.waiting and not self.strays and len(others) < 256 and all(job.tries >= TRY for job in others)
 
     def _is_elsewhere(self, job_id: str, id_: int) -> bool:
         """Say whether another open job has this job id."""
@@ -320,14 +440,17 @@ class Ledger:
 
     def _given(self, ids: list[int]) -> list[list[Any]]:
         jobs = [(self.setup.name(id_), self.open[id_]) for id_ in ids]
-        return [[name, job.token, job.tries, job.crashes, str(job.first), job.payload, job.alias] for name, job in jobs]
+        return [
+            [name, job.token, job.tries, job.crashes, str(job.first), job.payload, job.alias, job.runs]
+            for name, job in jobs
+        ]
 
     def _sleep(self) -> int:
         due = [job.until for job in self.open.values() if job.place == "delayed"]
         expiries = [job.until for job in self.open.values() if job.place == "lease"]
         if expiries:
             due.append(max(min(expiries), self.amnesty))
-        return max(10, min(due) + 1 - self.now) if due else -1
+        return max(10, min(due) + 1 - self.queue_now) if due else -1
 
     def _forget(self, id_: int) -> Open:
         job = self.open.pop(id_)
@@ -342,7 +465,7 @@ class Ledger:
     def _bury(self, id_: int, job_id: str, code: str, message: str) -> None:
         job = self._forget(id_)
         self.counters["dead"] += 1
-        header = {"code": code, "message": message, "job_id": job_id, "token": job.token, "tries": job.tries}
+        header = {"code": code, "message": message, "job_id": job_id, "token": job.token, "tries": job.runs}
         header |= {"crashes": job.crashes, "first_claimed_ms": str(job.first), "died_ms": str(self.now)}
         self.dead[id_] = Letter(header, job.payload)
 

@@ -92,11 +92,15 @@ def of(ledger: Ledger) -> Picture:
     jobs = {name(id_).encode(): job for id_, job in ledger.open.items()}
     at_head = {name(id_).encode(): float(id_) for id_, job in ledger.open.items() if job.place == "ready"}
     control = {f"n_{name}": count for name, count in ledger.counters.items() if count}
-    control |= {name: value for name in ("clock", "amnesty", "format") if (value := getattr(ledger, name))}
+    control |= {
+        name: value for name in ("clock", "offset", "amnesty", "format", "blamed") if (value := getattr(ledger, name))
+    }
     if ledger.last is not None:
         control["last"] = ledger.last
     if ledger.paused:
         control["paused"] = 1
+    if ledger.held:
+        control["held"] = 1
     of_stores: Picture = {"open": {id_: job.payload for id_, job in jobs.items()}}
     if ledger.setup.kind == "stream":
         of_stores = {}
@@ -106,7 +110,9 @@ def of(ledger: Ledger) -> Picture:
         "suspect": {id_: score for id_, score in at_head.items() if jobs[id_].suspect},
         "delayed": {id_: float(job.until) for id_, job in jobs.items() if job.place == "delayed"},
         "lease": {id_: float(job.until) for id_, job in jobs.items() if job.place == "lease"},
-        "meta": {id_: job.meta().encode() for id_, job in jobs.items()},
+        "meta": {id_: job.meta() for id_, job in jobs.items()},
+        "held": {name(id_).encode(): float(id_) for id_, job in ledger.open.items() if job.place == "held"},
+        "blame": {name.encode(): str(count).encode() for name, count in ledger.blame.items() if count},
         "dead": {name(id_).encode(): (letter.header, letter.payload) for id_, letter in ledger.dead.items()},
         "control": {name.encode(): str(value).encode() for name, value in control.items()},
         "bound": {job_id.encode(): name(id_).encode() for job_id, id_ in ledger.bound.items()},

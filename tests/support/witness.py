@@ -21,15 +21,20 @@ class Witness:
     alive_at: dict[int, int] = field(default_factory=dict)
     running: dict[int, str] = field(default_factory=dict)
     renamed: set[int] = field(default_factory=set)
+    aside: set[int] = field(default_factory=set)
     failed_over: bool = False
 
     def claimed(self, jobs: list[list[Any]], unread: dict[int, bytes], now: int, most_crashes: int) -> set[int]:
         """Hear what a claim gave; `unread` was buried for its size on the way. Gives the ids never seen before."""
         ids = [number_of(job[0]) for job in jobs]
         known = [id_ for id_ in ids if id_ in self.payload]
-        in_turn = sorted(known) + sorted(set(ids) - set(known))
+        last = next((at for at, id_ in enumerate(ids[::-1]) if id_ not in self.aside), len(ids))
+        in_turn = any(
+            ids == sorted(set(known) - set(held)) + sorted(set(ids) - set(known)) + sorted(held)
+            for held in (ids[len(ids) - n :] for n in range(last + 1))
+        )
         repeated = all(self.token.get(id_) == job[1].decode() for id_, job in zip(ids, jobs, strict=True))
-        assert ids == in_turn or repeated, "invariant 5: redeliveries do not come first, or not by age"
+        assert in_turn or repeated, "invariant 5: redeliveries do not come first, or not by age"
         came = unread | {id_: job[5] for id_, job in zip(ids, jobs, strict=True)}
         fresh = sorted(came.keys() - self.payload.keys())
         latest, delivered = max(self.payload.keys() - self.renamed, default=0), len(self.payload) - len(self.renamed)
@@ -37,7 +42,7 @@ class Witness:
         in_order = self.pushed[delivered : delivered + len(fresh)]
         assert [came[id_] for id_ in fresh] == in_order, "invariant 5: first deliveries are not in order of arrival"
         self.payload |= {id_: came[id_] for id_ in fresh}
-        for id_, (_, token, _, crashes, _, payload, _) in zip(ids, jobs, strict=True):
+        for id_, (_, token, _, crashes, _, payload, *_) in zip(ids, jobs, strict=True):
             assert self.payload[id_] == payload, "a payload has changed"
             assert crashes < most_crashes, "a job comes up too often"
             self.token[id_] = token.decode()
@@ -70,9 +75,9 @@ class Witness:
         assert same, "a job was folded into one with another payload"
 
     def clock_went_back(self, now: int, by: int) -> None:
-        """Leases are pulled in; those that had expired before have no promise."""
+        """Leases go back with the clock; those that had expired before have no promise."""
         for id_, at in self.alive_at.items():
-            self.alive_at[id_] = min(at, now - by) if now - at < LEASE else at - LEASE - by
+            self.alive_at[id_] = at - by if now - at < LEASE else at - LEASE - by
 
     def check(self, ledger: Ledger, held: Iterable[tuple[int, str]]) -> None:
         """Raise AssertionError unless the state that Redis was found in keeps the promises."""
@@ -90,7 +95,7 @@ class Witness:
             job_id = self.running[id_]
             assert ledger.bound[job_id] == id_, "another delivery of an id runs beside the one that is bound"
             record = ledger.records.get(job_id, FOREIGN)
-            of_it = isinstance(record, str) or record["state"] in {"running", "delayed"}
+            of_it = isinstance(record, str) or record["state"] in {"running", "delayed", "held"}
             assert of_it or self.failed_over, "a record is not that of the job in flight"
         answers = {f"answer {token}" for token in self.settled.values()}
         results = {text for text in ledger.results.values() if text != FOREIGN}

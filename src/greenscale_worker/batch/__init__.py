@@ -5,6 +5,7 @@ stands where results and records would.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Final
 from greenscale_worker.backends import Backend
 from greenscale_worker.batch.answers import Answers
 from greenscale_worker.batch.requests import Request, count_lines, read_requests
+from greenscale_worker.blame import Call
 from greenscale_worker.errors import ConfigError, TransientError
 from greenscale_worker.execution import Policy
 from greenscale_worker.gate import Gate
@@ -27,6 +29,7 @@ from greenscale_worker.worker import Worker
 MAX_BYTES: Final = 1024 * 1024
 MOST_GROWTH: Final = 8  # of a payload against its line: it gets an id, and 9e15 becomes 9000000000000000.0
 LINES_AHEAD: Final = 4  # for each lane: lines read and not finished
+PROOF: Final = 3  # lines that fail alike before any is answered: a wrong key, not a wrong line
 LINES_AT_ONCE: Final = 100  # lines that need no call, before others get their turn
 
 
@@ -109,6 +112,7 @@ class Batch:
         self._most_open = LINES_AHEAD * concurrency
         self._room = asyncio.Semaphore(self._most_open)
         self._feeding: asyncio.Task[None] | None = None
+        self._is_read = False
         self._queue = MemoryQueue(QueueOptions(result_ttl=0), on_settled=self._settled)
         metrics = _CountedRetries(self.tally)
         self._worker = Worker(
@@ -117,7 +121,7 @@ class Batch:
             concurrency=concurrency,
             drain=drain,
             max_bytes=MOST_GROWTH * max_bytes,
-            gate=_WatchedGate(metrics, self._shut),
+            gate=_WatchedGate(concurrency, metrics, self._to_be_mended),
             policy=policy,
             metrics=metrics,
         )
@@ -143,6 +147,7 @@ class Batch:
                 if number % LINES_AT_ONCE == 0:
                     await asyncio.sleep(0)
                 await self._start(request)
+            self._is_read = True
             for _ in range(self._most_open):
                 await self._room.acquire()
         except OSError as error:
@@ -190,10 +195,11 @@ class Batch:
         if self._on_finished is not None:
             self._on_finished(request, outcome)
 
-    def _shut(self, error: TransientError) -> None:
-        """Stop where the very first calls show that none will succeed; later, the worker waits until it is mended."""
-        if self.tally.answered == 0:
-            self._give_up(ConfigError(str(error)))
+    def _to_be_mended(self, fault: TransientError, jobs: int) -> None:
+        """Stop where the very first lines show that none will succeed; later, the worker waits until it is mended."""
+        enough = min(PROOF, len(self._open)) if self._is_read else PROOF
+        if self.tally.answered == 0 and jobs >= enough:
+            self._give_up(ConfigError(str(fault)))
 
     def _give_up(self, fault: Exception) -> None:
         self.fault = fault
@@ -202,16 +208,19 @@ class Batch:
 
 
 class _WatchedGate(Gate):
-    """A gate that tells of faults which somebody has to mend, such as a wrong key."""
+    """A gate that tells of faults which somebody has to mend, such as a wrong key, and how many jobs had the same."""
 
-    def __init__(self, metrics: Metrics, on_fault: Callable[[TransientError], None]) -> None:
-        super().__init__(metrics=metrics)
+    def __init__(self, lanes: int, metrics: Metrics, on_fault: Callable[[TransientError, int], None]) -> None:
+        super().__init__(lanes, metrics=metrics)
         self._on_fault = on_fault
+        self._jobs: defaultdict[str, set[str]] = defaultdict(set)
 
-    def failed(self, error: TransientError) -> None:
-        super().failed(error)
-        if error.shut:
-            self._on_fault(error)
+    def failed(self, call: Call, fault: TransientError) -> tuple[float, float]:
+        if fault.advice is not None and fault.prior != "job":
+            jobs = self._jobs[fault.fingerprint]
+            jobs.add(call.job_id)
+            self._on_fault(fault, len(jobs))
+        return super().failed(call, fault)
 
 
 class _CountedRetries(Metrics):

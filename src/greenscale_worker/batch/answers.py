@@ -10,6 +10,7 @@ from greenscale_worker.batch.requests import IN_VAIN, Request
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.job import Output
 from greenscale_worker.telemetry import log
+from greenscale_worker.wire_json import read, write
 
 PREFIX: Final = b'{"id":"batch_req_'
 ID: Final = "batch_req_"
@@ -53,7 +54,7 @@ class Answers:
 
     def _write(self, request: Request, response: dict[str, Any] | None, error: dict[str, str] | None) -> None:
         line = {"id": f"{ID}{request.key:016x}", "custom_id": request.custom_id, "response": response, "error": error}
-        data = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+        data = write(line) + b"\n"
         if (written := self._file.write(data)) != len(data):
             raise OSError(f"only {written} of {len(data)} bytes of a line could be written")
 
@@ -137,7 +138,7 @@ def _key(name: object) -> int | None:
 def _body(request: Request, output: Output) -> dict[str, Any]:
     """The endpoint's body, or where the backend has none, one as an endpoint would have written it."""
     if output.body:
-        body: dict[str, Any] = orjson.loads(output.body)
+        body: dict[str, Any] = read(output.body)
         return body
     usage = output.usage
     message = {"role": "assistant", "content": output.text.encode("utf-8", "replace").decode()}

@@ -9,15 +9,14 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-import orjson
-
 from greenscale_worker.errors import BadInputError
+from greenscale_worker.job import CHAT, is_chat
+from greenscale_worker.wire_json import read, write
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 CHUNK: Final = 1024 * 1024
-CHAT: Final = "/chat/completions"
 BYTE_ORDER_MARKS: Final = (  # the longer ones first: that of UTF-32 begins like that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -122,8 +121,8 @@ def _too_large(number: int, line: bytes, end: bytes, max_bytes: int) -> Request:
     """Refuse a line that is not held in memory, under its own name where that stands near its start or its end."""
     found = NAME_AT_START.match(line) or NAME_AT_END.search(end)
     try:
-        custom_id = _custom_id({"custom_id": orjson.loads(found[1])}) if found else None
-    except (BadInputError, orjson.JSONDecodeError):
+        custom_id = _custom_id({"custom_id": read(found[1])}) if found else None
+    except (BadInputError, ValueError):
         custom_id = None
     fault = BadInputError("too_large", f"line {number}: longer than {max_bytes} bytes")
     name = f"line-{number}"
@@ -135,7 +134,7 @@ def _read(number: int, line: bytes, seen: set[int]) -> Request:
     try:
         data = _object(line)
         custom_id = _custom_id(data)
-        payload = _payload(data)
+        asked = _asked(data)
     except BadInputError as error:
         fault = BadInputError(error.code, f"line {number}: {error}")
         return Request(str(number), custom_id or name, _key(f"fault {name}", line), fault=fault)
@@ -146,14 +145,15 @@ def _read(number: int, line: bytes, seen: set[int]) -> Request:
             key = _key(f"fault {name}", str(number).encode(), line)
             return Request(str(number), custom_id, key, fault=BadInputError("duplicate_custom_id", message))
         seen.add(mark)
-    key = _key(name, orjson.dumps(payload, option=orjson.OPT_SORT_KEYS))
-    return Request(str(number), custom_id or name, key, orjson.dumps({**payload, "job_id": str(number)}))
+    key = _key(name, write(asked, sort=True))
+    payload = {"url": CHAT, "body": asked} if "body" in data else asked
+    return Request(str(number), custom_id or name, key, write({**payload, "job_id": str(number)}))
 
 
 def _object(line: bytes) -> dict[str, Any]:
     try:
-        data = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
+        data = read(line)
+    except ValueError as error:
         raise BadInputError("not_json", f"not JSON: {error}") from None
     if not isinstance(data, dict):
         raise BadInputError("not_an_object", f"a JSON object is expected, not {type(data).__name__}")
@@ -169,17 +169,18 @@ def _custom_id(data: dict[str, Any]) -> str | None:
     return name
 
 
-def _payload(data: dict[str, Any]) -> dict[str, Any]:
+def _asked(data: dict[str, Any]) -> dict[str, Any]:
     """What to ask: the body of an OpenAI Batch line, else the line itself."""
     if "body" not in data:
         return data
     method, url, body = data.get("method", "POST"), data.get("url", CHAT), data["body"]
     if method != "POST":
         raise BadInputError("bad_line", "method: only POST is accepted")
-    if not isinstance(url, str) or not url.rstrip("/").endswith(CHAT):
+    if not is_chat(url):
         raise BadInputError("bad_line", "url: only /v1/chat/completions is accepted")
     if not isinstance(body, dict):
         raise BadInputError("bad_line", f"body: an object is expected, not {type(body).__name__}")
+    body.pop("job_id", None)  # a name, as it stands in files made for `submit`
     return body
 
 

@@ -40,16 +40,13 @@ def settings_of_command() -> "Settings":
     return settings
 
 
-def open_configured_backend(settings: "Settings", *, jobs_name_models: bool = False) -> "Backend":
-    """Open the backend that is set; an endpoint must be set only for `chat`. Raises ConfigError.
-
-    `jobs_name_models`: no model has to be set.
-    """
+def open_configured_backend(settings: "Settings", *, model_optional: bool = False) -> "Backend":
+    """Open the backend that is set; an endpoint must be set only for `chat`, and its model. Raises ConfigError."""
     from greenscale_worker.backends import open_backend  # noqa: PLC0415  as above
     from greenscale_worker.config import chat_options  # noqa: PLC0415  as above
 
     if settings.backend == "chat":
-        return open_backend("chat", chat_options(settings, jobs_name_models=jobs_name_models))
+        return open_backend("chat", chat_options(settings, model_optional=model_optional))
     try:
         return open_backend(settings.backend)
     except ConfigError as error:

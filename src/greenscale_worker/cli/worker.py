@@ -237,7 +237,7 @@ def _keep_deletion_cost(stack: AsyncExitStack, pod: str, worker: Worker) -> None
 
 def log_exception(job: Job, error: BaseException) -> None:
     """Log the traceback of what a backend raised, without the values of variables; its message may quote the job."""
-    text = "".join(traceback.format_exception(error))
+    text = "".join(traceback.format_exception(error)).rstrip()
     if len(text) > LONGEST_TRACEBACK:
         text = f"…{text[-LONGEST_TRACEBACK:]}"
     log.error("backend_exception", job_id=job.job_id, exception=text)

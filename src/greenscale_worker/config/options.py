@@ -4,7 +4,7 @@ Each function asks only for what it needs, so a command that sends nothing to an
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import orjson
@@ -21,21 +21,28 @@ if TYPE_CHECKING:
     from greenscale_worker.execution import Policy
 
 
-def chat_options(settings: Settings, *, jobs_name_models: bool = False) -> ChatOptions:
+NEYSA_PAIR: Final = ("neysa_api_key", "neysa_api_url")
+OPENAI_PAIR: Final = ("openai_api_key", "openai_base_url")
+
+
+def chat_options(settings: Settings, *, model_optional: bool = False) -> ChatOptions:
     """Where the endpoint is and how to be let in. Raises ConfigError where key, URL and model make no set.
 
-    `jobs_name_models`: there need not be a model; a job that names none then fails alone. That is for a file of jobs
-    whose answers are looked at; a worker without a model would bury a whole queue.
+    `model_optional`: there need be no model, since whoever asks may name one; a job that does not then fails alone.
+    That is for jobs whose answers are looked at: a worker without a model would bury a whole queue.
     """
     url, key, model = _endpoint(settings)
-    if model is None and not jobs_name_models:
+    if model is None and not model_optional:
         raise ConfigError("GREENSCALE_MODEL is not set; expected with OPENAI_API_KEY: the name of a model")
     headers = settings.endpoint_headers
-    own = (
-        ("neysa_api_key", "neysa_api_url")
-        if settings.neysa_api_key is not None
-        else ("openai_api_key", "openai_base_url")
-    )
+    for name in ("endpoint_cert_file", "endpoint_key_file"):
+        if getattr(settings, name) is not None and not url.startswith("https:"):
+            raise ConfigError(f"{name_of(name)} is set without TLS; expected beside it: an endpoint by https://")
+    if settings.endpoint_key_file is not None and settings.endpoint_cert_file is None:
+        raise ConfigError(
+            "GREENSCALE_ENDPOINT_KEY_FILE is set without GREENSCALE_ENDPOINT_CERT_FILE; both are expected"
+        )
+    own = NEYSA_PAIR if settings.neysa_api_key is not None else OPENAI_PAIR
     _from_one_source(settings, (own[0], "endpoint_headers"), own[1:], "endpoint_ca_file")
     return ChatOptions(
         url=url,
@@ -43,8 +50,11 @@ def chat_options(settings: Settings, *, jobs_name_models: bool = False) -> ChatO
         model=model,
         temperature=settings.temperature,
         max_tokens=settings.max_tokens,
+        max_tokens_parameter=settings.max_tokens_parameter,
         concurrency=settings.concurrency,
         ca_file=settings.endpoint_ca_file,
+        cert_file=settings.endpoint_cert_file,
+        key_file=settings.endpoint_key_file,
         headers=orjson.loads(headers.get_secret_value()) if headers else {},
         proxy=_proxy(settings, url),
         ready_path=settings.ready_path,

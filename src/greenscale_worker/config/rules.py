@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import orjson
-from pydantic import GetCoreSchemaHandler, SecretStr
+from pydantic import BeforeValidator, GetCoreSchemaHandler, SecretStr
 from pydantic_core import CoreSchema, core_schema
 
 from greenscale_worker.errors import ConfigError
@@ -125,6 +125,9 @@ def _is_pem_file(name: str) -> bool:
 def _matches(pattern: str) -> Callable[[str], bool]:
     return lambda text: re.fullmatch(pattern, text) is not None
 
+
+# For numbers of which an empty value says that there is none.
+OR_NOTHING: Final = BeforeValidator(lambda value: None if value == "" else value)
 
 HTTP_URL: Final = Rule("a full URL, https://host/path or http://host/path", is_http_url)
 BASE_URL: Final = Rule(f"a URL such as https://host/v1, without {CHAT_PATH}, which is added", _is_base_url)

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Literal, Protocol
 
-from greenscale_worker.job import Job, Outcome
+from greenscale_worker.job import Failure, Job, Outcome
 
 Binding = Literal["run", "duplicate", "conflict", "cancelled", "stale"]
 Cancellation = Literal["cancelled", "will_be_cancelled", "finished"]
 Loss = Literal["taken", "gone"]
+Verdict = Literal["delayed", "held", "dead", "stale"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,21 +60,24 @@ class Lease:
     """The right to run one job until it is settled, or until the queue says that it was lost.
 
     `claimed_at` and `first_claimed_at` are seconds since the epoch by the queue's own clock, `received` is the moment
-    of the claim by this process' monotonic clock. `tries` counts runs that failed, `crashes` leases that expired,
-    `attempts` the runs including this one (0: not run). `job_id` is the id under which the outcome is recorded; None
+    of the claim by this process' monotonic clock. `runs` counts calls that failed, `tries` how many tries they used up,
+    `crashes` leases that expired, `attempts` the runs including this one (0: not run). `began` is when its call began,
+    by the monotonic clock; None: it made none. `job_id` is the id under which the outcome is recorded; None
     means that there is no usable one. `default_job_id` is that of a payload that names none, where the queue has one.
     """
 
     id: str
     token: str
     payload: bytes
-    tries: int
+    tries: float
     crashes: int
     claimed_at: float
     first_claimed_at: float
+    runs: int = 0
     job_id: str | None = None
     default_job_id: str | None = None
     attempts: int = 0
+    began: float | None = None
     received: float = field(default_factory=monotonic)
     lost: Loss | None = None
     on_lost: Callable[[], None] | None = None
@@ -114,6 +118,14 @@ class Queue(Protocol):
         """Record the outcome and acknowledge the job in one atomic step. False: it was no longer ours."""
         ...
 
+    async def retry(self, lease: Lease, failure: Failure) -> Verdict:
+        """Put a job back whose call has failed, or bury it: by what the whole fleet has seen (docs/blame.md).
+
+        `delayed`: it is run again later. `held`: when somebody has succeeded, or nothing else waits. `dead`: it is a
+        dead letter. `stale`: it was no longer ours.
+        """
+        ...
+
     async def beat(self) -> None:
         """Prolong all leases in one call, and `lose` those that are no longer ours."""
         ...
@@ -125,7 +137,7 @@ class Queue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How much there is. `oldest_seconds` is the age of the oldest job not running, where known."""
+    """How much there is. `held` waits until somebody succeeds (docs/blame.md), `oldest_seconds` is known or None."""
 
     waiting: int
     running: int
@@ -133,11 +145,15 @@ class Depth:
     dead: int
     oldest_seconds: float | None
     paused: bool
+    held: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A job that will not be run again unless it is replayed. Times are seconds since the epoch."""
+    """A job that will not be run again unless it is replayed.
+
+    `tries` counts calls that failed; times are seconds since the epoch.
+    """
 
     id: str
     job_id: str | None

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from greenscale_worker.job import Job, Output, Succeeded, Usage, decode
+from greenscale_worker.job import Failure, Job, Output, Succeeded, Usage, decode
 from greenscale_worker.queues import DeadLetter, Lease, Queue, QueueAdmin, QueueOptions
 from greenscale_worker.telemetry import Metrics
 from greenscale_worker.testing import QueueUnderTest
@@ -150,6 +150,10 @@ async def lanes(queue: Queue, number: int = 1) -> AsyncIterator[list[asyncio.Tas
 async def gets_nothing(*tasks: asyncio.Task[Lease]) -> None:
     done, _ = await asyncio.wait(tasks, timeout=A_WHILE, return_when=asyncio.FIRST_COMPLETED)
     assert not done
+
+
+def failure(prior: Any = "unknown", **fields: Any) -> Failure:
+    return Failure(**{"code": "http_400", "message": "no", "prior": prior, "fingerprint": "http_400", **fields})
 
 
 def decoded(lease: Lease) -> Job:

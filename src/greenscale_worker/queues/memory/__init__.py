@@ -9,7 +9,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
-from greenscale_worker.job import Failed, Job, Outcome, Released, Succeeded
+from greenscale_worker.blame import decide
+from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded
 from greenscale_worker.queues import (
     Binding,
     Cancellation,
@@ -18,6 +19,7 @@ from greenscale_worker.queues import (
     Lease,
     LiveWorker,
     QueueOptions,
+    Verdict,
 )
 from greenscale_worker.queues.memory.records import FINISHED
 from greenscale_worker.queues.memory.store import SUSPECT_CRASHES, Entry, Store
@@ -94,7 +96,7 @@ class MemoryQueue:
             return "cancelled"
         store.bound[job.job_id] = entry
         entry.bound_to = lease.job_id = job.job_id
-        lease.attempts = lease.tries + 1
+        lease.attempts = lease.runs + 1
         store.records.running(lease, job, self._worker)
         return "run"
 
@@ -109,9 +111,45 @@ class MemoryQueue:
         self._drop(lease, entry)
         if isinstance(outcome, Failed):
             self._bury(entry, lease.job_id, outcome)
-        elif lease.job_id is not None:
-            self._store.records.succeeded(lease.job_id, outcome.output)
+        else:
+            self._store.succeeded(self._store.clock() if lease.began is None else self._when(lease.began))
+            if lease.job_id is not None:
+                self._store.records.succeeded(lease.job_id, outcome.output)
         return True
+
+    async def retry(self, lease: Lease, failure: Failure) -> Verdict:
+        """See Queue."""
+        entry, store = self._store.live(lease), self._store
+        if entry is None:
+            return "stale"
+        entry.runs += 1
+        judged = decide(
+            failure,
+            store.evidence,
+            now=store.clock(),
+            tries=entry.tries,
+            failed=entry.failed,
+            alone=lambda: store.alone(entry),
+        )
+        entry.tries, entry.failed = judged.tries, judged.failed
+        lease.attempts = entry.runs
+        if judged.verdict == "dead":
+            outcome = Failed(failure.code, failure.message)
+            self._tell(lease, outcome)
+            self._drop(lease, entry)
+            self._bury(entry, lease.job_id, outcome)
+        else:
+            self._held.pop(lease.token, None)
+            due = store.clock() + judged.delay
+            store.delay(entry, due)
+            if lease.job_id is not None:
+                state = "held" if judged.verdict == "held" else "delayed"
+                store.records.postponed(lease.job_id, due, state, failure.code, failure.message)
+        return judged.verdict
+
+    def _when(self, monotonic: float) -> float:
+        """Read a time of the monotonic clock by the queue's."""
+        return self._store.clock() - (time.monotonic() - monotonic)
 
     async def beat(self) -> None:
         """See Queue."""
@@ -165,7 +203,7 @@ class MemoryQueue:
     async def depth(self) -> Depth:
         """See QueueAdmin."""
         store = self._store
-        idle = [*itertools.islice(store.waiting, 1), *store.ready, *store.suspects, *store.delayed]
+        idle = [*itertools.islice(store.waiting, 1), *store.ready, *store.suspects, *store.delayed, *store.held]
         return Depth(
             waiting=len(store.waiting) + len(store.ready) + len(store.suspects),
             running=len(store.leased),
@@ -173,6 +211,7 @@ class MemoryQueue:
             dead=len(store.dead),
             oldest_seconds=store.clock() - min(entry.arrived for entry in idle) if idle else None,
             paused=store.paused,
+            held=len(store.held),
         )
 
     async def workers(self) -> list[LiveWorker]:
@@ -247,14 +286,13 @@ class MemoryQueue:
             return False
         self._tell(lease, outcome)
         self._held.pop(lease.token, None)
-        entry.tries += outcome.counted
         due = store.clock() + outcome.delay
         if outcome.delay > 0:
             store.delay(entry, due)
         else:
             store.requeue(entry)
         if lease.job_id is not None:
-            store.records.delayed(lease.job_id, due, outcome.reason)
+            store.records.postponed(lease.job_id, due, "delayed", outcome.reason)
         return True
 
     def _settle_late(self, lease: Lease, outcome: Succeeded | Failed) -> bool:
@@ -273,7 +311,7 @@ class MemoryQueue:
         store = self._store
         clash = job_id is not None and job_id in store.bound
         code = "conflict" if clash else fault.code
-        counts = (entry.tries, entry.crashes, store.clock())
+        counts = (entry.runs, entry.crashes, store.clock())
         letter = DeadLetter(str(entry.id), job_id, code, fault.message, *counts, entry.payload)
         store.dead[letter.id] = (letter, entry)
         if job_id is not None and not clash:

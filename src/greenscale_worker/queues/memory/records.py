@@ -7,7 +7,7 @@ from typing import Final, Generic, TypeVar
 
 import orjson
 
-from greenscale_worker.job import Failed, Job, Output
+from greenscale_worker.job import Failed, Job, Output, Usage
 from greenscale_worker.queues import Lease, QueueOptions
 
 FINISHED: Final = frozenset({"succeeded", "failed", "cancelled"})
@@ -90,9 +90,10 @@ class Records:
         }
         self._write(job.job_id, {**record, **_present(known)})
 
-    def delayed(self, job_id: str, due: float, reason: str) -> None:
+    def postponed(self, job_id: str, due: float, state: str, code: str, message: str = "") -> None:
         """A job went back to the queue."""
-        self._write(job_id, {**self.get(job_id), "state": "delayed", "due_ms": ms(due), "error_code": reason})
+        why = {"error_code": code, **({"error_message": message} if message else {})}
+        self._write(job_id, {**self.get(job_id), "state": state, "due_ms": ms(due), **why})
 
     def cancelled(self, job_id: str) -> None:
         """A job was ended by somebody who asked for it."""
@@ -103,18 +104,16 @@ class Records:
         known = {
             "model": output.model,
             "finish_reason": output.finish_reason,
-            "prompt_tokens": output.usage.prompt_tokens,
-            "completion_tokens": output.usage.completion_tokens,
-            "total_tokens": output.usage.total_tokens,
         }
         self._results.put(job_id, output.text.encode(errors="replace"), seconds=self._options.result_ttl)
-        self._finish(job_id, {"state": "succeeded", **_present(known)})
+        self._finish(job_id, {"state": "succeeded", **_present(known), **_tokens(output.usage)})
 
     def failed(self, job_id: str, fault: Failed, *, ran: bool) -> None:
         """A job became a dead letter. One that never ran takes nothing over from an earlier job of the same id."""
         if not ran and self.get(job_id).get("state") in FINISHED:
             self._records.pop(job_id)
-        self._finish(job_id, {"state": "failed", "error_code": fault.code, "error_message": fault.message})
+        why = {"state": "failed", "error_code": fault.code, "error_message": fault.message}
+        self._finish(job_id, why | _tokens(fault.usage))
 
     def _finish(self, job_id: str, fields: Record) -> None:
         past = {name: value for name, value in self.get(job_id).items() if name not in OVER_AT_THE_END}
@@ -129,6 +128,11 @@ class Records:
 def ms(seconds: float) -> str:
     """Write a time as records do."""
     return str(int(seconds * 1000))
+
+
+def _tokens(usage: Usage) -> Record:
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    return _present({name: getattr(usage, name) for name in names})
 
 
 def _present(fields: Mapping[str, str | int | None]) -> Record:

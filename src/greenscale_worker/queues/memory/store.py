@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
 
+from greenscale_worker.blame import FleetEvidence
 from greenscale_worker.queues import DeadLetter, Lease, QueueOptions
 from greenscale_worker.queues.memory.records import Expiring, Records
 
@@ -28,7 +29,9 @@ class Entry:
     payload: bytes
     arrived: float
     first_claimed: float = 0.0
-    tries: int = 0
+    tries: float = 0.0
+    runs: int = 0
+    failed: float | None = None  # when it last failed by a fault that seemed its own
     crashes: int = 0
     due: float = 0.0
     expires: float = 0.0
@@ -48,9 +51,11 @@ class Store:
         self.options = options
         self.clock = clock
         self.waiting: deque[Entry] = deque()
-        self.open: dict[int, Entry] = {}  # claimed once and unsettled; each is in one of the next four
+        self.open: dict[int, Entry] = {}  # claimed once and unsettled; each is in one of the next five
         self.ready: list[Entry] = []  # by id
         self.suspects: list[Entry] = []  # by id
+        self.held: list[Entry] = []  # by id
+        self.evidence = FleetEvidence()
         self.delayed: list[Entry] = []  # by due
         self.leased: dict[int, Entry] = {}  # by expires, because every lease is equally long
         self.dead: dict[str, tuple[DeadLetter, Entry]] = {}
@@ -106,7 +111,7 @@ class Store:
         return self.delayed[0].due if self.delayed else None
 
     def take(self, *, suspect: bool) -> Lease | None:
-        """Lease the oldest job: one that comes back before a new one, and a suspect only where allowed."""
+        """Lease the oldest job: one that comes back before a new one, a suspect only where allowed, one held last."""
         now = self.clock()
         places = [place for place in (self.ready, self.suspects if suspect else []) if place]
         if places:
@@ -115,6 +120,8 @@ class Store:
             entry = self.waiting.popleft()
             entry.first_claimed = now
             self.open[entry.id] = entry
+        elif self.held:
+            entry = self.held.pop(0)
         else:
             return None
         entry.lease = Lease(
@@ -122,6 +129,7 @@ class Store:
             token=str(next(self._tokens)),
             payload=entry.payload,
             tries=entry.tries,
+            runs=entry.runs,
             crashes=entry.crashes,
             claimed_at=now,
             first_claimed_at=entry.first_claimed,
@@ -146,10 +154,22 @@ class Store:
         return entry if entry and entry.id in self.leased else None
 
     def requeue(self, entry: Entry) -> None:
-        """Put a job to the head, in its old order among those there."""
+        """Put a job to the head, in its old order among those there; or aside, while others suffer what it does."""
         self._withdraw(entry)
-        insort(self.suspects if entry.suspect else self.ready, entry, key=attrgetter("id"))
+        is_held = entry.failed is not None and self.evidence.since is not None
+        place = self.suspects if entry.suspect else self.held if is_held else self.ready
+        insort(place, entry, key=attrgetter("id"))
         self.ring(None if entry.suspect else 1)  # not every lane may take a suspect
+
+    def succeeded(self, began: float) -> None:
+        """Learn of a success; where it answers the evidence, what was held comes back to the head."""
+        if self.evidence.succeeded(began):
+            for entry in list(self.held):
+                self.requeue(entry)
+
+    def alone(self, entry: Entry) -> bool:
+        """Say whether there is no other job but those that have used up a try amid successes."""
+        return not self.waiting and all(other is entry or other.tries >= 1 for other in self.open.values())
 
     def delay(self, entry: Entry, due: float) -> None:
         """Put a job aside until it is due."""
@@ -175,6 +195,6 @@ class Store:
 
     def _withdraw(self, entry: Entry) -> None:
         if self.leased.pop(entry.id, None) is None:
-            for place in (self.ready, self.suspects, self.delayed):
+            for place in (self.ready, self.suspects, self.delayed, self.held):
                 if entry in place:
                     place.remove(entry)

@@ -1,17 +1,18 @@
 -- A list keeps what nobody has claimed; the payloads of claimed jobs move to a hash. Ids are given with the first claim.
 --
 -- KEYS  1 list  LIST  payloads as producers pushed them
---       11 open HASH  id -> payload: every claimed and unsettled job (public: KEDA counts it)
+--       13 open HASH  id -> payload: every claimed and unsettled job (public: KEDA counts it)
 -- ARGV  2 end of the list that is oldest: RIGHT or LEFT
-local OPEN, ITEMS = KEYS[11], 12
+local OPEN, ITEMS = KEYS[13], 14
 local POP, PUSH = 'RPOP', 'LPUSH'
 if ARGV[2] == 'LEFT' then POP, PUSH = 'LPOP', 'RPUSH' end
 local last
 local refused = foreign('list', 'hash')
 if refused then return refused end
+read_control()
 
 -- Where a job stands at the head of the queue.
-function store.place(id) return id end
+function store.place(id) return tonumber(id) and id or '0' end
 
 -- Whether a claimed job is still there.
 function store.has(id) return call('HEXISTS', OPEN, id) == 1 end
@@ -35,7 +36,7 @@ end
 
 -- Ends a claim.
 function store.taken()
-  call('HSET', CONTROL, 'last', digits(last or tonumber(call('HGET', CONTROL, 'last') or '0')))
+  call('HSET', CONTROL, 'last', digits(last or tonumber(call('HGET', CONTROL, 'last') or '') or 0))
   return ''
 end
 
@@ -49,6 +50,8 @@ function store.keep(id, payload)
 end
 
 function store.push(payload) call(PUSH, SOURCE, payload) end
+
+function store.unclaimed() return call('LLEN', SOURCE) end
 
 function store.length() return call('LLEN', SOURCE) end
 

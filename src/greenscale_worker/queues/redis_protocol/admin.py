@@ -72,8 +72,9 @@ class RedisQueueAdmin:
             pipe = self._client.pipeline(transaction=False)
             pipe.zcard(keys.of("ready")).zcard(keys.of("suspect")).zcard(keys.of("delayed"))
             pipe.zcard(keys.of("lease")).hlen(keys.of("dead")).hexists(keys.of("control"), "paused")
-            pipe.zrange(keys.of("ready"), 0, 0).zrange(keys.of("suspect"), 0, 0)
-            ready, suspect, delayed, running, dead, paused, *oldest = await pipe.execute()
+            pipe.zcard(keys.of("held"))
+            pipe.zrange(keys.of("ready"), 0, 0).zrange(keys.of("suspect"), 0, 0).zrange(keys.of("held"), 0, 0)
+            ready, suspect, delayed, running, dead, paused, held, *oldest = await pipe.execute()
             now = await self._now()
         since = [self._store.first_seen(ids[0]) for ids in oldest if ids]
         if came is not None:
@@ -85,6 +86,7 @@ class RedisQueueAdmin:
             dead=dead,
             oldest_seconds=max(0.0, now - min(since)) if since else None,
             paused=bool(paused),
+            held=held,
         )
 
     async def workers(self) -> list[LiveWorker]:

@@ -1,7 +1,7 @@
 -- Says which format the queue's keys have, and sets it where there is none yet.
 --
 -- KEYS  as in prelude.lua; then one of each other kind, so that a user without rights to them is refused here
--- ARGV  3 format that this version knows
+-- ARGV  3 format of a new queue
 -- Output the format in use
 run_when_full()
 call('HSETNX', CONTROL, 'format', ARGV[3])

@@ -14,7 +14,7 @@ for arg = 8, #ARGV, 2 do
   local id = ARGV[arg]
   local m = read_meta(id)
   if m and m.token == ARGV[arg + 1] and call('ZSCORE', LEASE, id) then
-    call('ZADD', LEASE, digits(now + lease_ms), id)
+    call('ZADD', LEASE, digits(queue_now + lease_ms), id)
   else
     lost[#lost + 1] = id
     lost[#lost + 1] = ARGV[arg + 1]
@@ -25,7 +25,7 @@ end
 -- Puts jobs back whose place somebody deleted; says how many. While there are any, each heartbeat looks through a part.
 local function rescue()
   local placed, rescued = 0, 0
-  for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE}) do placed = placed + call('ZCARD', key) end
+  for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE, HELD}) do placed = placed + call('ZCARD', key) end
   if call('HLEN', META) <= placed then return 0 end
   local part = call('HSCAN', META, call('HGET', CONTROL, 'displaced') or '0', 'COUNT', BATCH)
   for i = 1, #part[2], 2 do
@@ -40,6 +40,14 @@ local function rescue()
   return rescued
 end
 
+-- Where no worker of the version before has sent a heartbeat for two leases, metas are packed in format 2 from now on.
+local function upgrade()
+  for _, worker in ipairs(call('ZRANGE', WORKERS, 0, -1)) do
+    if not string.find(worker, ':2%-%x+$') then return end
+  end
+  call('HSET', CONTROL, 'format', '2')
+end
+
 local reaped, buried = 0, {}
 local found = 0
 if ARGV[7] == '1' then
@@ -52,7 +60,9 @@ for _, silent in ipairs(call('ZRANGEBYSCORE', WORKERS, '-inf', digits(now - 2 * 
 end
 if reaped + found > 0 then ring('ready') end
 local claimable = 0
-if call('HEXISTS', CONTROL, 'paused') == 0 then
-  claimable = call('ZCARD', READY) + call('ZCARD', SUSPECT) + call('ZCOUNT', DELAYED, '-inf', NOW)
+if not control.paused then
+  claimable = call('ZCARD', READY) + call('ZCARD', SUSPECT) + call('ZCOUNT', DELAYED, '-inf', digits(queue_now))
+  if control.held then claimable = claimable + call('ZCARD', HELD) end
 end
+if not V2 then upgrade() end
 return {reaped, claimable, lost, buried}

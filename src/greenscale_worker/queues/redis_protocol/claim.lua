@@ -1,10 +1,11 @@
--- Takes up to n jobs: redeliveries first, by age, then fresh ones. Repeated with the same nonce it gives the same
+-- Takes up to n jobs: redeliveries first, by age, then fresh ones, then those held. Repeated with the same nonce it gives the same
 -- jobs again, so that a lost reply loses nothing.
 --
 -- KEYS  as in prelude.lua; then claim:<owner> STRING nonce|id,id… of the owner's last claim
 -- ARGV  3 n, 4 lease ms, 5 heartbeat ms, 6 owner, 7 nonce, 8 max crashes, 9 bytes after which to stop,
 --       10 whether a suspect may be taken (1 or 0)
--- Output {sleep, now ms, reaped, {{id, token, tries, crashes, first ms, payload, name}…}, {id buried, its job id…}, from}
+-- Output {sleep, now ms, reaped, {{id, token, tries, crashes, first ms, payload, name, runs}…}, {id buried, its job id…},
+--         from}
 --       name: the job's id where its payload has none, or empty; from: where the store is to be waited at
 --       sleep: ms until there may be more; -1: until told; -2: paused
 local n, lease_ms, beat_ms, owner, nonce = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7]
@@ -14,11 +15,11 @@ local LARGEST = 8 * 1024 * 1024  -- as in job.py: beyond it, not even the id is 
 local REMEMBERED = 86400
 local AT_ONCE = 8  -- fresh jobs; so many may be given beyond the bytes
 local given, ids, bytes = {}, {}, 0
-local metas, leases, expiry = {}, {}, digits(now + lease_ms)
+local metas, leases, expiry = {}, {}, nil
 run_when_full()
 
 local function give(id, m, payload, name)
-  given[#given + 1] = {id, m.token, m.tries, m.crashes, m.first, payload, name or ''}
+  given[#given + 1] = {id, m.token, m.tries, m.crashes, m.first, payload, name or '', m.runs}
 end
 
 local last_claim = call('GET', remembered)
@@ -26,7 +27,7 @@ if last_claim and string.sub(last_claim, 1, #nonce + 1) == nonce .. '|' then
   for id in string.gmatch(string.sub(last_claim, #nonce + 2), '[^,]+') do
     local m = read_meta(id)
     if m and string.sub(m.token, 1, #nonce + 1) == nonce .. ':' and call('ZSCORE', LEASE, id) then
-      call('ZADD', LEASE, expiry, id)
+      call('ZADD', LEASE, digits(queue_now + lease_ms), id)
       if store.has(id) then give(id, m, store.payload(id)) end
     end
   end
@@ -35,12 +36,25 @@ if last_claim and string.sub(last_claim, 1, #nonce + 1) == nonce .. '|' then
 end
 
 tick(lease_ms, beat_ms)
+expiry = digits(queue_now + lease_ms)
 local reaped, buried = reap(max_crashes)
-if call('HEXISTS', CONTROL, 'paused') == 1 then return {-2, NOW, reaped, given, buried, ''} end
-local due = call('ZRANGEBYSCORE', DELAYED, '-inf', NOW, 'LIMIT', 0, BATCH)
+if control.paused then return {-2, NOW, reaped, given, buried, ''} end
+local due = call('ZRANGEBYSCORE', DELAYED, '-inf', digits(queue_now), 'LIMIT', 0, BATCH)
 for _, id in ipairs(due) do
   local m = find(id)
   if m then requeue(id, m) end
+end
+
+-- Somebody has succeeded since: what was held comes back to the head, in its old order and in portions.
+local unheld = {}
+if control.held and not control.blamed then
+  unheld = call('ZRANGE', HELD, 0, BATCH - 1)
+  for _, id in ipairs(unheld) do
+    call('ZREM', HELD, id)
+    local m = find(id)
+    if m then requeue(id, m) end
+  end
+  if #unheld < BATCH then call('HDEL', CONTROL, 'held') end
 end
 
 local function take(id, m, payload, name)
@@ -70,17 +84,22 @@ local function oldest()
   return ready, READY
 end
 
-while room() do
-  local id, from = oldest()
-  if not id then break end
-  call('ZREM', from, id)
-  local m = find(id)
-  if m then
-    store.own(id, owner)
-    take(id, m, store.payload(id))
+-- Takes jobs that were claimed before, as `next_id` names them.
+local function take_again(next_id)
+  while room() do
+    local id, from = next_id()
+    if not id then break end
+    call('ZREM', from, id)
+    local m = find(id)
+    if m then
+      store.own(id, owner)
+      take(id, m, store.payload(id))
+    end
   end
+  write_taken()
 end
-write_taken()  -- before the store is asked for more: it looks for what is leased
+
+take_again(oldest)  -- before the store is asked for more: it looks for what is leased
 
 while room() do
   local most = math.min(AT_ONCE, n - #given)
@@ -98,13 +117,15 @@ while room() do
   if #found < most then break end
 end
 
+if control.held then take_again(function() return call('ZRANGE', HELD, 0, 0)[1], HELD end) end
+
 if #ids > 0 then
   call('SET', remembered, nonce .. '|' .. table.concat(ids, ','), 'EX', REMEMBERED)
   count('claimed', #ids)
 end
 local from = store.taken()  -- last: whatever it may raise, the jobs given are remembered
-if reaped > 0 then ring('ready') end
-if reaped == BATCH or #due == BATCH or (bytes >= max_bytes and #given < n) then
+if reaped > 0 or #unheld > 0 then ring('ready') end
+if reaped == BATCH or #due == BATCH or #unheld == BATCH or (bytes >= max_bytes and #given < n) then
   return {0, NOW, reaped, given, buried, from}
 end
 
@@ -114,6 +135,6 @@ local function earliest(key)
 end
 
 local due_next, expires_next = earliest(DELAYED), earliest(LEASE)
-if expires_next then expires_next = math.max(expires_next, tonumber(call('HGET', CONTROL, 'amnesty') or '0')) end
+if expires_next then expires_next = math.max(expires_next, number_in_control('amnesty')) end
 local wake = due_next and expires_next and math.min(due_next, expires_next) or due_next or expires_next
-return {wake and math.max(10, wake + 1 - now) or -1, NOW, reaped, given, buried, from}
+return {wake and math.max(10, wake + 1 - queue_now) or -1, NOW, reaped, given, buried, from}

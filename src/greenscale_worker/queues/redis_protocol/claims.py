@@ -134,12 +134,13 @@ class Claims:
         answer = await self._link.insist_last(self._script, self._keys, args)
         sleep_ms, now_ms, reaped, jobs, buried, self._from = answer
         self._metrics.reaped(reaped)
-        for id_, token, tries, crashes, first_ms, payload, name in jobs:
+        for id_, token, tries, crashes, first_ms, payload, name, runs in jobs:
             lease = Lease(
                 id=id_.decode(),
                 token=token.decode(),
                 payload=payload,
-                tries=tries,
+                tries=tries / 1000,
+                runs=runs,
                 crashes=crashes,
                 claimed_at=int(now_ms) / 1000,
                 first_claimed_at=int(first_ms) / 1000,

@@ -7,7 +7,7 @@ from typing import Final
 from greenscale_worker.errors import ConfigError
 
 HASH_TAG: Final = re.compile(r"[^{]*\{[^}]+\}")
-OURS: Final = ("ready", "suspect", "delayed", "lease", "meta", "dead", "control", "bound", "workers")
+OURS: Final = ("ready", "suspect", "delayed", "lease", "meta", "dead", "control", "bound", "workers", "held", "blame")
 OF_STORES: Final = ("open",)
 
 

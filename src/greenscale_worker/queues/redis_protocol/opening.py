@@ -19,10 +19,10 @@ from greenscale_worker.queues.redis_protocol.queue import RedisQueue
 from greenscale_worker.queues.redis_protocol.store import Store
 from greenscale_worker.telemetry import Metrics
 
-FORMAT: Final = b"1"  # of the keys; a worker that knows another one must not touch them
+FORMATS: Final = (b"1", b"2")  # of the keys: those that this version reads; it makes a new queue in the last
 CLOSE_SECONDS: Final = 2.0
 PROTOCOL: Final = __name__.rpartition(".")[0]
-WORKER_SCRIPTS: Final = ("claim", "bind", "settle", "release", "beat", "mourn", "leave")
+WORKER_SCRIPTS: Final = ("claim", "bind", "settle", "release", "retry", "beat", "mourn", "leave")
 ADMIN_SCRIPTS: Final = ("put", "cancel", "replay")
 
 
@@ -46,7 +46,7 @@ async def open_queue(store: Store, redis: RedisOptions, options: QueueOptions, m
         store,
         keys,
         options,
-        owner=f"{socket.gethostname().replace('|', '_')}:{os.getpid()}:{secrets.token_hex(4)}",
+        owner=f"{socket.gethostname().replace('|', '_')}:{os.getpid()}:2-{secrets.token_hex(4)}",  # 2: its format
         metrics=metrics,
     )
     try:
@@ -69,7 +69,7 @@ async def open_admin(store: Store, redis: RedisOptions, options: QueueOptions) -
 async def _agree_on_format(client: Any, store: Store, keys: Keys) -> None:
     others = [keys.result("-"), keys.record("-"), keys.cancel("-"), keys.claim("-")]
     agree = load(PROTOCOL, store.package, "agree")["agree"]
-    found = await agree(client, [*keys.base, *others], ["", store.word, FORMAT])
-    if found != FORMAT:
-        where, known = keys.of("control"), FORMAT.decode()
+    found = await agree(client, [*keys.base, *others], ["", store.word, FORMATS[-1]])
+    if found not in FORMATS:
+        where, known = keys.of("control"), " and ".join(known.decode() for known in FORMATS)
         raise ConfigError(f"{where} in Redis has format {found!r}; this version knows {known}: use a matching one")

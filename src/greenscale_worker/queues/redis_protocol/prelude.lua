@@ -6,16 +6,22 @@
 --       3 suspect   ZSET  id -> place     the same, for jobs whose lease has expired twice or more
 --       4 delayed   ZSET  id -> due ms    may be claimed later
 --       5 lease     ZSET  id -> expiry ms in flight
---       6 meta      HASH  id -> token|owner|tries|crashes|first ms|job id: every claimed and unsettled job
+--       6 meta      HASH  id -> see `packed`: every claimed and unsettled job
 --       7 dead      HASH  id -> JSON header, line feed, payload (public)
---       8 control   HASH  clock, amnesty, paused, format, n_* counters
+--       8 control   HASH  clock, offset, amnesty, paused, format, blamed, held, n_* counters
 --       9 bound     HASH  job id -> id    which open job an id stands for
 --      10 workers   ZSET  worker -> time of its last heartbeat, ms
---      11 …         what the store has of its own; then those of the script, from KEYS[ITEMS] on
+--      11 held      ZSET  id -> place     may be claimed when nothing else waits (docs/blame.md)
+--      12 blame     HASH  fingerprint -> jobs buried for it since the last success
+--      13 …         what the store has of its own; then those of the script, from KEYS[ITEMS] on
+-- Times in delayed and lease, and the end of an amnesty, are in the queue's time: the server's clock and the offset by which
+-- it has gone back since, so that it never does. All other times are the server's.
+--
 -- ARGV  1 the time in ms, for the model test only; empty: the server's clock
 --       2 the store's own word
 local SOURCE, READY, SUSPECT, DELAYED, LEASE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local META, DEAD, CONTROL, BOUND, WORKERS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local HELD, BLAME = KEYS[11], KEYS[12]
 local BELL = string.sub(CONTROL, 1, -8) .. 'bell'
 local SUSPECT_CRASHES, BURIAL_MARGIN, BATCH = 2, 2, 64
 local call = redis.call
@@ -23,7 +29,7 @@ local store = {}
 
 -- Lua has no rollback: a foreign type under one of our keys is refused before the first write.
 local function foreign(source, own)
-  local kinds = {source, 'zset', 'zset', 'zset', 'zset', 'hash', 'hash', 'hash', 'hash', 'zset', own}
+  local kinds = {source, 'zset', 'zset', 'zset', 'zset', 'hash', 'hash', 'hash', 'hash', 'zset', 'zset', 'hash', own}
   for i, wanted in ipairs(kinds) do
     local found = call('TYPE', KEYS[i]).ok
     if found ~= 'none' and found ~= wanted then
@@ -65,14 +71,61 @@ local function pick(key, fields)
   return values
 end
 
+-- Set by `read_control`, once the types of the keys are known: fields of control, whether the format is 2, the queue's time.
+local control, V2, queue_now
+
+-- A field of control as a number; 0 where there is none, or something else.
+local function number_in_control(field) return tonumber(control[field] or '') or 0 end
+
+local function read_control()
+  control = pick(CONTROL, {'format', 'clock', 'offset', 'amnesty', 'paused', 'blamed', 'held'})
+  V2 = control.format == '2'
+  queue_now = now + number_in_control('offset')
+end
+
+local function new_meta()
+  return {token = '', owner = '', tries = 0, crashes = 0, first = NOW, job_id = '', runs = 0, failed = 0}
+end
+
+local FIELDS = {'token', 'owner', 'tries', 'crashes', 'first', 'job_id', 'runs', 'failed'}
+local KINDS = new_meta()
+for field, value in pairs(KINDS) do KINDS[field] = type(value) end
+local FORMAT_2 = 0x90 + #FIELDS  -- the first byte of such an array (msgpack)
+
+-- tries: thousandths of a try used up. runs: calls that failed. failed: ms of its last failure with prior `job`; 0: none.
+-- Format 1, which the version before reads, is written until the fleet has no worker of that version.
+local function packed(m)
+  if V2 then return cmsgpack.pack({m.token, m.owner, m.tries, m.crashes, m.first, m.job_id, m.runs, m.failed}) end
+  return table.concat({m.token, m.owner, math.floor(m.tries / 1000), m.crashes, m.first, m.job_id}, '|')
+end
+
+-- Gives nil where it cannot be read.
+local function unpacked(text)
+  local m = {runs = 0, failed = 0}
+  if string.byte(text) == FORMAT_2 then
+    local fine, list = pcall(cmsgpack.unpack, text)
+    for i, field in ipairs(FIELDS) do m[field] = fine and list[i] end
+  else
+    m.token, m.owner, m.tries, m.crashes, m.first, m.job_id =
+      string.match(text, '^([^|]*)|([^|]*)|(%d+)|(%d+)|(%d+)|([^|]*)$')
+    if m.token then m.tries, m.crashes = 1000 * m.tries, tonumber(m.crashes) end
+  end
+  for field, kind in pairs(KINDS) do
+    if type(m[field]) ~= kind then return nil end
+  end
+  return string.find(m.first, '^%d+$') and m
+end
+
+-- The metas of jobs by id; false where there is none. One that cannot be read belongs to nobody.
 local function read_metas(ids)
   local metas = pick(META, ids)
-  for id, packed in pairs(metas) do
-    if packed then
-      local token, owner, tries, crashes, first, job_id =
-        string.match(packed, '^([^|]*)|([^|]*)|(%d+)|(%d+)|(%d+)|([^|]*)$')
-      metas[id] = {token = token, owner = owner, tries = tonumber(tries), crashes = tonumber(crashes), first = first,
-                   job_id = job_id}
+  for id, text in pairs(metas) do
+    if text then
+      metas[id] = unpacked(text)
+      if not metas[id] then
+        metas[id] = new_meta()
+        metas[id].damaged = true
+      end
     end
   end
   return metas
@@ -80,14 +133,10 @@ end
 
 local function read_meta(id) return read_metas({id})[id] end
 
-local function new_meta() return {token = '', owner = '', tries = 0, crashes = 0, first = NOW, job_id = ''} end
-
-local function packed(m) return table.concat({m.token, m.owner, m.tries, m.crashes, m.first, m.job_id}, '|') end
-
 local function write_meta(id, m) call('HSET', META, id, packed(m)) end
 
 local function has_place(id)
-  for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE}) do
+  for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE, HELD}) do
     if call('ZSCORE', key, id) then return true end
   end
   return false
@@ -104,7 +153,7 @@ local function forget(jobs)
   store.drop(ids)
   call('HDEL', META, unpack(ids))
   local placed = call('ZREM', LEASE, unpack(ids))
-  for _, key in ipairs({READY, DELAYED, SUSPECT}) do
+  for _, key in ipairs({READY, DELAYED, SUSPECT, HELD}) do
     if placed < #ids then placed = placed + call('ZREM', key, unpack(ids)) end
   end
   for job_id, id in pairs(pick(BOUND, names)) do
@@ -113,32 +162,56 @@ local function forget(jobs)
   call_with('HDEL', BOUND, bindings)
 end
 
--- A job of which somebody deleted a part: without its payload nothing is left to run, without the rest it begins anew.
-local function find(id)
-  local m = read_meta(id) or new_meta()
-  if store.has(id) then return m end
-  forget({[id] = m})
-  for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE}) do call('ZREM', key, id) end
-  return nil
+-- Where a job waits: at the head of the queue, or where it wakes nobody while it is blamed for what others suffer, too.
+local function waits_in(m)
+  if m.crashes >= SUSPECT_CRASHES then return SUSPECT end
+  return m.failed > 0 and control.blamed and HELD or READY
 end
 
--- Back to the head: order is by place, and places are in order of first delivery.
+-- Back to the queue: order is by place, and places are in order of first delivery.
 local function requeue(id, m)
   store.own(id)
   write_meta(id, m)
   call('ZREM', LEASE, id)
   call('ZREM', DELAYED, id)
-  call('ZADD', m.crashes >= SUSPECT_CRASHES and SUSPECT or READY, store.place(id), id)
+  local where = waits_in(m)
+  if where == HELD and not control.held then
+    call('HSET', CONTROL, 'held', '1')
+    control.held = '1'
+  end
+  call('ZADD', where, store.place(id), id)
+end
+
+-- Back to the queue, after a delay.
+local function postpone(id, m, delay)
+  store.own(id)
+  write_meta(id, m)
+  call('ZREM', LEASE, id)
+  call('ZADD', DELAYED, digits(queue_now + delay), id)
 end
 
 -- The payload follows the first line feed; JSON escapes those within the header, so free text cannot hide one.
 local function bury(id, m, job_id, code, message)
   local payload = store.payload(id) or ''
   forget({[id] = m})
-  local header = {code = code, message = message, job_id = job_id, token = m.token, tries = m.tries,
+  local header = {code = code, message = message, job_id = job_id, token = m.token, tries = m.runs,
                   crashes = m.crashes, first_claimed_ms = m.first, died_ms = NOW}
   call('HSET', DEAD, id, cjson.encode(header) .. '\n' .. payload)
   count('dead')
+end
+
+-- A job of which somebody deleted or overwrote a part: without its payload nothing is left to run, without its meta it
+-- begins anew, with one that cannot be read it is put aside.
+local function find(id)
+  local m = read_meta(id) or new_meta()
+  if store.has(id) then
+    if not m.damaged then return m end
+    bury(id, m, '', 'unreadable', 'what the queue knew of this job cannot be read')
+    return nil
+  end
+  forget({[id] = m})
+  for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE, HELD}) do call('ZREM', key, id) end
+  return nil
 end
 
 -- A dead letter's header and payload.
@@ -154,18 +227,31 @@ local function bound_elsewhere(job_id, id)
   return nil
 end
 
--- Outage amnesty: if no script ran for two heartbeats, nobody could have sent one, and silence proves no death.
-local function tick(lease_ms, beat_ms)
-  local clock = tonumber(call('HGET', CONTROL, 'clock') or '0')
-  if clock > 0 and (now - clock > 2 * beat_ms or now < clock - 1000) then
-    call('HSET', CONTROL, 'amnesty', digits(now + 2 * beat_ms))
+-- Workers of the version before know no offset: as long as there are some, what lies ahead is moved instead.
+local function move_back(lease_ms, by)
+  for _, id in ipairs(call('ZRANGEBYSCORE', LEASE, digits(now + lease_ms), '+inf')) do
+    call('ZADD', LEASE, digits(now + lease_ms), id)
   end
-  if now < clock - 1000 then  -- the clock went back (failover): nothing may take longer for that
-    for _, id in ipairs(call('ZRANGEBYSCORE', LEASE, digits(now + lease_ms), '+inf')) do
-      call('ZADD', LEASE, digits(now + lease_ms), id)
+  for _, id in ipairs(call('ZRANGE', DELAYED, 0, -1)) do call('ZINCRBY', DELAYED, digits(-by), id) end
+end
+
+-- Outage amnesty: if no script ran for two heartbeats, nobody could have sent one, and silence proves no death. The same
+-- where the clock went back (failover); and nothing may take longer for that.
+local function tick(lease_ms, beat_ms)
+  local clock = number_in_control('clock')
+  local went_back = now < clock - 1000
+  if went_back then
+    if V2 then
+      call('HSET', CONTROL, 'offset', digits(number_in_control('offset') + clock - now))
+      queue_now = queue_now + clock - now
+    else
+      move_back(lease_ms, clock - now)
     end
-    for _, id in ipairs(call('ZRANGE', DELAYED, 0, -1)) do call('ZINCRBY', DELAYED, digits(now - clock), id) end
     call('ZREMRANGEBYSCORE', WORKERS, '(' .. NOW, '+inf')
+  end
+  if clock > 0 and (now - clock > 2 * beat_ms or went_back) then
+    control.amnesty = digits(queue_now + 2 * beat_ms)
+    call('HSET', CONTROL, 'amnesty', control.amnesty)
   end
   call('HSET', CONTROL, 'clock', NOW)
 end
@@ -173,9 +259,9 @@ end
 -- Puts jobs whose lease has expired back; says how many, and ids and job ids of those it buried. These kill even the worker
 -- that only reads them; all others are buried by a worker.
 local function reap(max_crashes)
-  if now < tonumber(call('HGET', CONTROL, 'amnesty') or '0') then return 0, {} end
+  if queue_now < number_in_control('amnesty') then return 0, {} end
   local buried = {}
-  local expired = call('ZRANGEBYSCORE', LEASE, '-inf', '(' .. NOW, 'LIMIT', 0, BATCH)
+  local expired = call('ZRANGEBYSCORE', LEASE, '-inf', '(' .. digits(queue_now), 'LIMIT', 0, BATCH)
   for _, id in ipairs(expired) do
     local m = find(id)
     if m then

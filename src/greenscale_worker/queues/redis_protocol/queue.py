@@ -1,12 +1,13 @@
 """The worker's side of a queue in Redis: one grouped script call per step (docs/queue-protocol.md)."""
 
 from contextlib import suppress
+from time import monotonic
 from typing import Any, Final
 
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.grouping import Grouper
-from greenscale_worker.job import Failed, Job, Outcome, Released, Succeeded
-from greenscale_worker.queues import Binding, Lease, QueueOptions
+from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded
+from greenscale_worker.queues import Binding, Lease, QueueOptions, Verdict
 from greenscale_worker.queues.redis_common.bell import Bell
 from greenscale_worker.queues.redis_common.connections import Clients, close
 from greenscale_worker.queues.redis_common.link import Link
@@ -30,6 +31,13 @@ BINDINGS: Final[dict[bytes, Binding]] = {
     b"CONFLICT": "conflict",
     b"CANCELLED": "cancelled",
     b"STALE": "stale",
+}
+VERDICTS: Final[dict[bytes, Verdict]] = {
+    b"DELAYED": "delayed",
+    b"HELD": "held",
+    b"DEAD": "dead",
+    b"STALE": "stale",
+    b"GONE": "stale",
 }
 
 
@@ -58,6 +66,7 @@ class RedisQueue:
         self._bind = Grouper(self._send_bind, most=GROUP, most_bytes=GROUP_BYTES, size=_payload_size)
         self._settle = Grouper(self._send_settle, most=GROUP, most_bytes=GROUP_BYTES, size=_size)
         self._release = Grouper(self._send_release, most=RELEASE_GROUP, most_bytes=GROUP_BYTES)
+        self._retry = Grouper(self._send_retry, most=GROUP, most_bytes=GROUP_BYTES)
         self._claims = Claims(
             self._link,
             clients.peek,
@@ -86,7 +95,7 @@ class RedisQueue:
         binding = await self._bind((lease, job))
         if binding == "run":
             lease.job_id = job.job_id
-            lease.attempts = lease.tries + 1
+            lease.attempts = lease.runs + 1
         elif binding != "conflict":
             self._claims.forget(lease)
         return binding
@@ -99,6 +108,12 @@ class RedisQueue:
             done = await self._settle((lease, outcome))
         self._claims.forget(lease)
         return done
+
+    async def retry(self, lease: Lease, failure: Failure) -> Verdict:
+        """Put a job back whose call has failed, or bury it."""
+        verdict = await self._retry((lease, failure))
+        self._claims.forget(lease)
+        return verdict
 
     async def beat(self) -> None:
         """Prolong all leases. While Redis is away, whoever looks for it sends the heartbeat first."""
@@ -130,7 +145,7 @@ class RedisQueue:
     async def aclose(self) -> None:
         """Hand back what nobody took, finish what is being said, and close every connection."""
         await self._claims.aclose()
-        for group in (self._bind, self._settle, self._release):
+        for group in (self._bind, self._settle, self._release, self._retry):
             await group.aclose()
         try:
             # On the connection at hand: while a failover goes on, Sentinel may know no master to make another one to.
@@ -186,13 +201,13 @@ class RedisQueue:
             keys += [self._keys.result(job_id), self._keys.record(job_id)]
             if isinstance(outcome, Failed):
                 code, message = records.encoded(outcome.code), records.encoded(outcome.message)
-                fields = records.of_failure(lease, code, message)
-                args += [lease.id, lease.token, "failed", job_id, code, message, len(fields), *fields]
+                fields = records.of_failure(lease, code, message, outcome.usage)
+                args += [lease.id, lease.token, "failed", job_id, code, message, 0, len(fields), *fields]
             elif self._options.result_ttl:
                 text, fields = records.encoded(outcome.output.text), records.of_success(lease, outcome)
-                args += [lease.id, lease.token, "succeeded", job_id, text, "", len(fields), *fields]
+                args += [lease.id, lease.token, "succeeded", job_id, text, "", _age_ms(lease), len(fields), *fields]
             else:
-                args += [lease.id, lease.token, "succeeded", job_id, "", "", 0]
+                args += [lease.id, lease.token, "succeeded", job_id, "", "", _age_ms(lease), 0]
         size = _size(items[0])
         times = LARGE_TIMES if size > GROUP_BYTES else None
         try:
@@ -207,10 +222,24 @@ class RedisQueue:
         args = [*self._head, records.LIVE_SECONDS if self._options.result_ttl else 0]
         for lease, outcome in items:
             keys.append(self._keys.record(lease.job_id or ""))
-            args += [lease.id, lease.token, int(outcome.delay * 1000), int(outcome.counted)]
+            args += [lease.id, lease.token, int(outcome.delay * 1000)]
             args += [lease.job_id or "", records.encoded(outcome.reason)]
         answers, repeated = await self._link.insist(self._scripts["release"], keys, args)
         return _done(answers, items, repeated=repeated)
+
+    async def _send_retry(self, items: list[tuple[Lease, Failure]]) -> list[Verdict]:
+        keys, ttl = self._keys.base, self._options.result_ttl
+        args = [*self._head, records.LIVE_SECONDS if ttl else 0, ttl]
+        for lease, failure in items:
+            keys.append(self._keys.record(lease.job_id or ""))
+            args += [lease.id, lease.token, lease.job_id or "", records.encoded(failure.code)]
+            args += [records.encoded(failure.message), failure.prior, records.encoded(failure.fingerprint)]
+            args += [round(failure.used * 1000), round(failure.max_tries * 1000), int(failure.delay * 1000)]
+        answers, _ = await self._link.insist(self._scripts["retry"], keys, args)
+        _warn_of_foreign_keys(
+            [b"BADTYPE" if foreign else b"" for foreign in answers[1::2]], [lease.job_id for lease, _ in items]
+        )
+        return [VERDICTS[verdict] for verdict in answers[::2]]
 
 
 def _done(answers: list[bytes], items: list[tuple[Lease, Any]], *, repeated: bool) -> list[bool]:
@@ -223,6 +252,11 @@ def _warn_of_foreign_keys(answers: list[bytes], job_ids: list[Any]) -> None:
     for answer, job_id in zip(answers, job_ids, strict=True):
         if answer == b"BADTYPE":
             log.warning("foreign_key_replaced", job_id=job_id)
+
+
+def _age_ms(lease: Lease) -> int:
+    """Tell how long ago the call of a job began: what began before a fault proves nothing about it."""
+    return 0 if lease.began is None else int((monotonic() - lease.began) * 1000)
 
 
 def _payload_size(item: tuple[Lease, Job]) -> int:

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import orjson
 
-from greenscale_worker.job import Job, Succeeded
+from greenscale_worker.job import Job, Succeeded, Usage
 from greenscale_worker.queues import Lease
 
 # A job that waits or runs is remembered for longer than it may take; its record is renewed with every run.
@@ -13,7 +13,7 @@ LIVE_SECONDS: Final = 7 * 86_400
 
 def of_run(lease: Lease, job: Job, *, worker: str, backend: str) -> list[Any]:
     """Fields for a job that begins to run."""
-    fields: list[Any] = ["attempts", lease.tries + 1, "crashes", lease.crashes]
+    fields: list[Any] = ["attempts", lease.runs + 1, "crashes", lease.crashes]
     fields += ["first_claimed_ms", int(lease.first_claimed_at * 1000), "worker", worker, "backend", backend]
     if job.created_at is not None:
         fields += ["created_at", job.created_at.isoformat()]
@@ -29,21 +29,23 @@ def encoded(text: str) -> bytes:
 
 def of_success(lease: Lease, outcome: Succeeded) -> list[Any]:
     """Fields for an answer."""
-    output, usage = outcome.output, outcome.output.usage
+    output = outcome.output
     fields: list[Any] = ["attempts", lease.attempts, "crashes", lease.crashes]
-    for name, value in (
-        ("model", output.model),
-        ("finish_reason", output.finish_reason),
-        ("prompt_tokens", usage.prompt_tokens),
-        ("completion_tokens", usage.completion_tokens),
-        ("total_tokens", usage.total_tokens),
-    ):
+    for name, value in (("model", output.model), ("finish_reason", output.finish_reason)):
         if value is not None:
-            fields += [name, encoded(value) if isinstance(value, str) else value]
-    return fields
+            fields += [name, encoded(value)]
+    return [*fields, *_of_usage(output.usage)]
 
 
-def of_failure(lease: Lease, code: bytes, message: bytes) -> list[Any]:
+def of_failure(lease: Lease, code: bytes, message: bytes, usage: Usage) -> list[Any]:
     """Fields for a dead letter."""
     fields: list[Any] = ["attempts", lease.attempts, "crashes", lease.crashes]
-    return [*fields, "error_code", code, "error_message", message]
+    return [*fields, "error_code", code, "error_message", message, *_of_usage(usage)]
+
+
+def _of_usage(usage: Usage) -> list[Any]:
+    fields: list[Any] = []
+    for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+        if (count := getattr(usage, name)) is not None:
+            fields += [name, count]
+    return fields

@@ -4,7 +4,7 @@
 -- KEYS  as in prelude.lua; then for each item its result STRING and its record HASH
 -- ARGV  3 seconds results and final records last (0: none are written);
 --       then for each item: id, token, succeeded or failed, job id (empty: no result, no record), result text or
---       failure code, failure message, number of words, record field, value, …
+--       failure code, failure message, ms since its call began, number of words, record field, value, …
 -- Output for each item OK, STALE (claimed by another since) or GONE (ended already, or unknown); BADTYPE: OK, and a
 --       foreign key was replaced
 local ttl = tonumber(ARGV[3])
@@ -15,9 +15,10 @@ local arg = 4
 while arg <= #ARGV do
   starts[#starts + 1] = arg
   ids[#starts] = ARGV[arg]
-  arg = arg + 7 + ARGV[arg + 6]
+  arg = arg + 8 + ARGV[arg + 7]
 end
 local metas, finished, ended = read_metas(ids), {}, {succeeded = 0, failed = 0}
+local began_last = 0  -- the call that did so, of those that succeeded: ms
 
 -- Whether another delivery of the job id is in flight; not one that this script is about to end.
 local function clashes(job_id, id)
@@ -51,9 +52,10 @@ local function settle(id, token, state, job_id, text, message, start, result, re
     if clash then return 'OK' end
   end
   ended[state] = ended[state] + 1
+  if succeeded then began_last = math.max(began_last, now - ARGV[start + 6]) end
   if job_id == '' or ttl == 0 then return 'OK' end
   if succeeded then call('SET', result, text, 'EX', ttl) end
-  local fields = {unpack(ARGV, start + 7, start + 6 + ARGV[start + 6])}
+  local fields = {unpack(ARGV, start + 8, start + 7 + ARGV[start + 7])}
   push(fields, 'state', state)
   push(fields, 'finished_ms', NOW)
   return write_record(record, ttl, fields, not m or m.job_id ~= job_id) and 'BADTYPE' or 'OK'
@@ -64,6 +66,12 @@ for i, start in ipairs(starts) do
   local id, token, state, job_id, text, message = unpack(ARGV, start, start + 5)
   local key = ITEMS + 2 * (i - 1)
   answers[i] = settle(id, token, state, job_id, text, message, start, KEYS[key], KEYS[key + 1])
+end
+-- A call that began before the first failure proves nothing.
+if control.blamed and began_last >= number_in_control('blamed') then
+  call('HDEL', CONTROL, 'blamed')
+  call('DEL', BLAME)
+  if control.held then ring('ready') end
 end
 forget(finished)  -- last: if anything before it should raise, they are still there to be settled again
 for state, many in pairs(ended) do

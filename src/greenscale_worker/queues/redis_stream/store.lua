@@ -3,17 +3,19 @@
 --
 -- KEYS  1 stream  STREAM  entries: the field job and perhaps job_id, or plain fields, which become the payload
 -- ARGV  2 consumer group
-local ITEMS, GROUP, NOBODY = 11, ARGV[2], '-'
+local ITEMS, GROUP, NOBODY = 13, ARGV[2], '-'
 local refused = foreign('stream')
 if refused then return refused end
+read_control()
 
 -- Where a job stands at the head of the queue: by its entry's time, exactly as long as that is below 2^53 / 1024 ms.
 function store.place(id)
   local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  if not ms then return '0' end
   return digits(tonumber(ms) * 1024 + math.min(tonumber(seq), 1023))
 end
 
-local function entry(id) return call('XRANGE', SOURCE, id, id)[1] end
+local function entry(id) return string.match(id, '^%d+-%d+$') and call('XRANGE', SOURCE, id, id)[1] end
 
 -- The payload that an entry's fields stand for, and the job's id where that has none. The order of the fields is kept:
 -- equal entries have equal payloads.
@@ -31,7 +33,7 @@ local function read(id, fields)
 end
 
 -- Whether a claimed job is still there.
-function store.has(id) return entry(id) ~= nil end
+function store.has(id) return entry(id) and true or false end
 
 -- A claimed job's payload, and its id where that has none.
 function store.payload(id)
@@ -103,6 +105,8 @@ function store.keep(_, payload, name)
 end
 
 function store.push(payload) call('XADD', SOURCE, '*', 'job', payload) end
+
+function store.unclaimed() return math.max(0, call('XLEN', SOURCE) - call('HLEN', META)) end
 
 function store.length() return call('XLEN', SOURCE) end
 

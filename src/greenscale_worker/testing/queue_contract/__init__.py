@@ -4,6 +4,7 @@ A module of tests imports everything from here and has a fixture `queue_under_te
 """
 
 from greenscale_worker.testing.queue_contract.binding import *
+from greenscale_worker.testing.queue_contract.blame import *
 from greenscale_worker.testing.queue_contract.cancelling import *
 from greenscale_worker.testing.queue_contract.dead_letters import *
 from greenscale_worker.testing.queue_contract.going_back import *

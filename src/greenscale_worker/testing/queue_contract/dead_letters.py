@@ -2,14 +2,14 @@
 
 import asyncio
 
-from greenscale_worker.job import Failed, Released
+from greenscale_worker.job import Failed, Failure
 from greenscale_worker.testing.rig import ANSWER, PATIENCE, Rig, claim, decoded, lanes, name_of, run, until
 
 
 async def test_a_replayed_job_starts_anew_at_the_head(rig: Rig) -> None:
     (job_id, _) = await rig.put("1", "2")
     for _ in range(2):
-        assert await rig.a.settle(await run(rig.a), Released("server_error", counted=True))
+        assert await rig.a.retry(await run(rig.a), Failure(code="server_error", message="")) == "delayed"
     assert await rig.a.settle(await run(rig.a), Failed("server_error", "a|b\nc"))
     (letter,) = await rig.letters()
     assert letter.tries == 2

@@ -4,8 +4,8 @@ import asyncio
 import random
 import time
 
-from greenscale_worker.job import Failed, Released
-from greenscale_worker.testing.rig import ANSWER, PATIENCE, Rig, claim, gets_nothing, lanes, name_of, run
+from greenscale_worker.job import Failed, Failure, Released
+from greenscale_worker.testing.rig import ANSWER, PATIENCE, Rig, claim, failure, gets_nothing, lanes, name_of, run
 
 
 async def test_a_released_job_goes_to_the_head_uncounted(rig: Rig) -> None:
@@ -42,9 +42,9 @@ async def test_a_delayed_job_comes_back_when_it_is_due_and_others_pass(rig: Rig)
     (job_id, _) = await rig.put("1", "2")
     lease = await run(rig.a)
     before = time.time()
-    assert await rig.a.settle(lease, Released("overload", delay=0.4, counted=True))
+    assert await rig.a.retry(lease, Failure(code="overload", message="too much", delay=0.4)) == "delayed"
     record = await rig.admin.record(job_id)
-    assert (record["state"], record["error_code"]) == ("delayed", "overload")
+    assert (record["state"], record["error_code"], record["error_message"]) == ("delayed", "overload", "too much")
     due = int(record["due_ms"]) / 1000
     assert before + 0.35 < due < time.time() + 0.45
     assert (await rig.admin.depth()).delayed == 1
@@ -68,30 +68,31 @@ async def test_delayed_jobs_come_back_in_the_order_in_which_they_are_due(rig: Ri
     assert [name_of(lease) for lease in sorted(leases, key=lambda lease: lease.claimed_at)] == ["2", "1"]
 
 
-async def test_tries_are_counted_and_shown_as_attempts(rig: Rig) -> None:
-    (job_id,) = await rig.put("1")
-    for tries in range(3):
+async def test_tries_are_counted_in_parts_and_runs_are_shown_as_attempts(rig: Rig) -> None:
+    (job_id, _) = await rig.put("1", "2")
+    for runs in range(3):
         lease = await run(rig.a)
         record = await rig.admin.record(job_id)
-        assert (lease.tries, lease.attempts, record["attempts"]) == (tries, tries + 1, str(tries + 1))
-        assert await rig.a.settle(lease, Released("server_error", counted=True))
+        assert (lease.tries, lease.runs, lease.attempts) == (runs * 0.25, runs, runs + 1)
+        assert record["attempts"] == str(runs + 1)
+        assert await rig.a.retry(lease, failure(used=0.25)) == "delayed"
     lease = await run(rig.a)
-    assert await rig.a.settle(lease, Failed("server_error", ""))
+    assert await rig.a.settle(lease, Failed("refusal", ""))
     assert (await rig.admin.record(job_id))["attempts"] == "4"
     (letter,) = await rig.letters()
     assert (letter.tries, letter.crashes) == (3, 0)
 
 
 async def test_a_record_tells_of_the_present_run_only(rig: Rig) -> None:
-    (job_id,) = await rig.put("1")
+    (job_id, _) = await rig.put("1", "2")
     submitted = (await rig.admin.record(job_id))["submitted_ms"]
-    assert await rig.a.settle(await run(rig.a), Released("server_error", counted=True))
+    assert await rig.a.retry(await run(rig.a), failure()) == "delayed"
     lease = await run(rig.a)
     record = await rig.admin.record(job_id)
-    assert not {"due_ms", "error_code"} & set(record)
+    assert not {"due_ms", "error_code", "error_message"} & set(record)
     assert await rig.a.settle(lease, ANSWER)
     record = await rig.admin.record(job_id)
-    assert not {"due_ms", "error_code"} & set(record)
+    assert not {"due_ms", "error_code", "error_message"} & set(record)
     assert record["submitted_ms"] == submitted
 
 
@@ -104,9 +105,9 @@ async def test_an_answer_after_a_release_withdraws_the_redelivery(rig: Rig) -> N
     assert (await rig.admin.depth()).waiting == 0
 
 
-async def test_a_release_counts_once(rig: Rig) -> None:
-    await rig.put("1")
+async def test_a_failure_counts_once(rig: Rig) -> None:
+    await rig.put("1", "2")
     lease = await run(rig.a)
-    assert await rig.a.settle(lease, Released("server_error", counted=True))
-    assert not await rig.a.settle(lease, Released("server_error", counted=True))
+    assert await rig.a.retry(lease, failure()) == "delayed"
+    assert await rig.a.retry(lease, failure()) == "stale"
     assert (await claim(rig.a)).tries == 1

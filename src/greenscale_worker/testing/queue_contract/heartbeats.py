@@ -54,7 +54,7 @@ async def test_the_outcome_of_a_zombie_is_refused(short: Rig) -> None:
     old = await run(short.a)
     async with short.beating(short.b):
         new = await run(short.b)
-        assert not await short.a.settle(old, Released("drain", counted=True))
+        assert not await short.a.settle(old, Released("drain"))
         assert not await short.a.settle(old, Failed("timeout", ""))
         assert await short.b.settle(new, ANSWER)
     assert not await short.a.settle(old, Succeeded(Output("5")))

@@ -1,0 +1,226 @@
+"""Whose fault a failed call is, decided by what happens to other jobs and not by a status code (docs/blame.md).
+
+A failure counts for as much of a try as it is a surprise: after sixteen successes a whole one, while nobody succeeds
+nothing. Nothing here waits, sends or looks at a clock: times come in as seconds, so that a simulator can ask the same
+questions (`tests/blame_simulator.py`).
+"""
+
+import math
+import random
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from greenscale_worker.errors import TransientError
+from greenscale_worker.job import Failure
+
+CERTAIN_AFTER: Final = 16  # successes in a row, until a failure is a full try
+FORGOTTEN_AFTER: Final = 60.0  # seconds since the last success of peers
+KNOWN: Final = 1.5  # tries used up: the job is known to be ill, and its failures are no news
+ALIKE: Final = 5  # different jobs that fail alike open the breaker
+MOST_BURIED: Final = 2  # jobs that fail alike and seem to be at fault themselves, before the next success
+ALONE_SECONDS: Final = 120.0  # between two tries of a job that has no other beside it: five take eight minutes
+BEGAN_SECONDS: Final = 2.0  # what a failure waits that may have begun an outage, so that others go first
+FIRST_BACKOFF: Final = 1.0
+LONGEST_BACKOFF: Final = 60.0
+FIRST_PAUSE: Final = 1.0  # of the breaker
+SHORT_PAUSE: Final = 0.1  # where the job drawn seems to be at fault: the next one may be a good one
+LONGEST_PAUSE: Final = 15.0
+KEPT_BY_OVERLOAD: Final = 0.7  # of the lanes, once per round trip
+MOST_PEERS: Final = 1024  # kinds of jobs remembered
+MOST_MET: Final = 100_000  # and jobs that probed an open breaker
+MOST_FINGERPRINTS: Final = 256  # and kinds of faults
+
+
+def jittered(seconds: float) -> float:
+    """Lengthen a wait by up to a tenth, so that processes told the same time do not come back as one."""
+    return seconds * (1 + random.random() / 10)  # noqa: S311  spread, not secrecy
+
+
+# What the queue decides, for the fleet. Redis' twin of this is `retry.lua` and the end of `settle.lua`.
+
+
+@dataclass(slots=True)
+class FleetEvidence:
+    """How many jobs were buried for each fingerprint since the last success, and when the first of them failed."""
+
+    since: float | None = None
+    buried: Counter[str] = field(default_factory=Counter)
+
+    def succeeded(self, began: float) -> bool:
+        """Learn of a success whose call began then; True: it came after the failures, and answers them."""
+        if self.since is None or began < self.since:
+            return False
+        self.since = None
+        self.buried.clear()
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What becomes of a job: `tries` it has used up by now, `failed`: when it last seemed to be at fault itself."""
+
+    verdict: Literal["delayed", "held", "dead"]
+    delay: float
+    tries: float
+    failed: float | None
+
+
+def decide(  # noqa: PLR0913  what is known of the job
+    failure: Failure,
+    evidence: FleetEvidence,
+    *,
+    now: float,
+    tries: float,
+    failed: float | None,
+    alone: Callable[[], bool],
+) -> Judgement:
+    """Decide about a job whose call has failed, and remember it in `evidence`.
+
+    `tries` and `failed` are the job's so far. `alone` says whether no job is beside it that has not used up a try.
+    """
+    if failure.prior != "job":
+        used, delay = failure.used, failure.delay
+        if used < 1 and (failure.prior == "unknown" or tries >= 1) and alone():
+            used, delay = 1.0, max(delay, ALONE_SECONDS)
+        tries += used
+        return Judgement("dead" if tries >= failure.max_tries else "delayed", delay, tries, failed)
+    proven = failed is not None and (evidence.since is None or failed < evidence.since)
+    alike = evidence.buried[failure.fingerprint]
+    if evidence.since is None:
+        evidence.since = now
+    if not proven and alike >= MOST_BURIED:
+        return Judgement("held", failure.delay, tries, now)
+    evidence.buried[failure.fingerprint] += 1
+    return Judgement("dead", 0.0, tries, now)
+
+
+# What one worker knows: its own calls.
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call that has ended. `peers` are jobs with the same URL, path and model; `began` is seconds."""
+
+    job_id: str
+    peers: str
+    began: float
+    tries: float = 0.0
+    runs: int = 0
+    probe: bool = False
+
+
+@dataclass(slots=True)
+class _Peers:
+    """Successes in a row, when the last one came, and when the row began anew."""
+
+    row: int = 0
+    succeeded: float = -math.inf
+    failed: float = -math.inf
+
+
+class Evidence:
+    """What one worker has seen of its endpoint: it says how much of a try a failure is, and whether to send now.
+
+    `allowed` is how many of `lanes` may call at the same time, `is_open` whether the breaker is open: then one call at
+    a time is made, as a probe.
+    """
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+        self.allowed = self._top = float(lanes)
+        self.is_open = False
+        self.held_until = -math.inf
+        self.next_probe = -math.inf
+        self._pause = FIRST_PAUSE
+        self._peers: OrderedDict[str, _Peers] = OrderedDict()
+        self._alike: dict[str, set[str]] = {}
+        self._first_failure = math.inf
+        self._met: set[str] = set()
+        self._recent: deque[bool] = deque(maxlen=lanes)
+        self._cut_at = -math.inf
+
+    def succeeded(self, call: Call, now: float) -> None:
+        """Learn of an answer. One to a call that began before its peers failed makes their next failure no surprise."""
+        peers = self._of(call.peers)
+        if call.began >= peers.failed:
+            peers.row += 1
+            peers.succeeded = now
+        self._recent.append(True)
+        self._alike.clear()
+        if self.is_open:
+            self.is_open, self.allowed = False, 1.0
+            self._met.clear()
+        elif self.allowed < self.lanes:
+            more = self.allowed * 2 if self.allowed < self._top else self.allowed + 1 / self.allowed
+            self.allowed = min(self.lanes, more)
+
+    def failed(self, call: Call, fault: TransientError, now: float) -> tuple[float, float]:
+        """Learn of a fault; gives how much of a try it uses up, and the seconds until the job may be called again."""
+        used = self._surprise(call, now)
+        self._recent.append(False)
+        if fault.overload and fault.retry_after is None and call.tries < 1:
+            self._cut(call, now)
+        # Full jitter (Brooker, "Exponential Backoff And Jitter", 2015). What may be held waits for others anyway.
+        longest = LONGEST_PAUSE if fault.prior == "job" else LONGEST_BACKOFF
+        delay = random.uniform(0, min(longest, FIRST_BACKOFF * 2 ** min(call.runs, 10)))  # noqa: S311  spread
+        if used > 1 / 2:
+            delay = max(delay, BEGAN_SECONDS)
+        if fault.retry_after is not None:
+            wait = jittered(fault.retry_after)
+            delay = max(delay, wait)
+            if 2 * self._recent.count(False) >= len(self._recent):
+                self.held_until = max(self.held_until, now + wait)
+        self._break(call, fault, now)
+        if self.is_open:  # behind the next probe: that is another job, where there is one
+            delay = max(delay, self.next_probe - now + self._pause / 2 + FIRST_PAUSE / 2)
+        return used, delay
+
+    def wait(self, now: float) -> float:
+        """Seconds until a call may be made, as far as time decides it."""
+        return max(0.0, self.held_until - now, self.next_probe - now if self.is_open else 0.0)
+
+    def failing_for(self, now: float) -> float:
+        """Seconds since the first of the failures that no success has answered."""
+        return now - self._first_failure if self._alike else 0.0
+
+    def _surprise(self, call: Call, now: float) -> float:
+        peers = self._of(call.peers)
+        row = peers.row if now - peers.succeeded <= FORGOTTEN_AFTER else 0
+        if call.tries < KNOWN:
+            peers.row, peers.failed = 0, now
+        return min(1.0, math.log(row + 1) / math.log(CERTAIN_AFTER))
+
+    def _of(self, name: str) -> _Peers:
+        if name not in self._peers and len(self._peers) >= MOST_PEERS:
+            self._peers.popitem(last=False)
+        peers = self._peers.setdefault(name, _Peers())
+        self._peers.move_to_end(name)
+        return peers
+
+    def _cut(self, call: Call, now: float) -> None:
+        """Take lanes away; not for calls that were on their way when that was last done."""
+        if call.began >= self._cut_at:
+            self._top = self.allowed = max(1.0, self.allowed * KEPT_BY_OVERLOAD)
+            self._cut_at = now
+
+    def _break(self, call: Call, fault: TransientError, now: float) -> None:
+        if not self._alike:
+            self._first_failure = now
+        if len(self._alike) >= MOST_FINGERPRINTS:
+            self._alike.clear()
+        jobs = self._alike.setdefault(fault.fingerprint, set())
+        if len(jobs) < ALIKE:
+            jobs.add(call.job_id)
+        if not self.is_open and len(jobs) >= ALIKE:
+            self.is_open, self._pause = True, FIRST_PAUSE / 2
+        elif not self.is_open or not call.probe:
+            return
+        if fault.prior == "job" and call.job_id not in self._met:
+            self._pause = SHORT_PAUSE
+        else:
+            self._pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self._pause))
+        if len(self._met) < MOST_MET:
+            self._met.add(call.job_id)
+        self.next_probe = now + jittered(self._pause)

@@ -1,0 +1,86 @@
+-- Decides about jobs whose call has failed, by what the whole fleet has seen (docs/blame.md): each is delayed, held until
+-- somebody succeeds, or dead. Needs a live lease and its token, so that one that is sent twice is counted once.
+--
+-- KEYS  as in prelude.lua; then for each item its record HASH
+-- ARGV  3 seconds a live record lasts, 4 seconds a final record lasts (0: none is written);
+--       then for each item: id, token, job id (empty: no record), code, message, prior (job, endpoint or unknown),
+--       fingerprint, thousandths of a try that the failure uses up, those at which the job is dead, delay ms
+-- Output for each item its verdict DELAYED, HELD, DEAD, STALE or GONE, and 1 where a foreign key was replaced
+local live_ttl, final_ttl = ARGV[3], tonumber(ARGV[4])
+local WORDS, TRY = 10, 1000
+local MOST_BURIED = 2        -- jobs that fail alike, before the next success
+local ALONE_MS = 120000      -- between two tries of a job that has no other beside it: five take eight minutes
+local MOST_LOOKED_AT = 256   -- open jobs; among more than these no job is alone
+run_when_full()
+
+-- Whether there is no other job, claimed or not, but those that have used up a try amid successes.
+local function alone(id)
+  local open = call('HLEN', META)
+  if open > MOST_LOOKED_AT or store.unclaimed() > 0 then return false end
+  local metas = call('HGETALL', META)
+  for i = 1, #metas, 2 do
+    local m = metas[i] ~= id and unpacked(metas[i + 1])
+    if m and m.tries < TRY then return false end
+  end
+  return true
+end
+
+-- The job's own fault, as it seems, unless others fail alike and nobody succeeds.
+local function verdict_of_job(m, fingerprint)
+  local proven = m.failed > 0 and (not control.blamed or m.failed < number_in_control('blamed'))
+  local alike = tonumber(call('HGET', BLAME, fingerprint) or '') or 0
+  if not control.blamed then
+    control.blamed = NOW
+    call('HSET', CONTROL, 'blamed', NOW)
+  end
+  m.failed = now
+  if not proven and alike >= MOST_BURIED and V2 then return 'HELD' end
+  if not proven and alike >= MOST_BURIED then return 'DELAYED' end  -- format 1 has no place for it
+  call('HINCRBY', BLAME, fingerprint, 1)
+  return 'DEAD'
+end
+
+local function retry(item, record)
+  local id, token, job_id, code, message, prior, fingerprint = unpack(item, 1, 7)
+  local used, most, delay = tonumber(item[8]), tonumber(item[9]), tonumber(item[10])
+  local m = read_meta(id)
+  if not m then return 'GONE' end
+  if m.token ~= token or not call('ZSCORE', LEASE, id) then return 'STALE' end
+  m.runs = m.runs + 1
+  local verdict
+  if prior == 'job' then
+    verdict = verdict_of_job(m, fingerprint)
+  else
+    if used < TRY and (prior == 'unknown' or m.tries >= TRY) and alone(id) then
+      used, delay = TRY, math.max(delay, ALONE_MS)
+    end
+    m.tries = m.tries + used
+    verdict = m.tries >= most and 'DEAD' or 'DELAYED'
+  end
+  local fields = {'attempts', m.runs, 'crashes', m.crashes, 'error_code', code, 'error_message', message}
+  local ttl = final_ttl > 0 and live_ttl or 0
+  if verdict == 'DEAD' then
+    if job_id ~= '' and bound_elsewhere(job_id, id) then ttl = 0 end
+    bury(id, m, job_id, code, message)
+    count('failed')
+    push(fields, 'state', 'failed')
+    push(fields, 'finished_ms', NOW)
+    ttl = ttl == 0 and 0 or final_ttl
+  else
+    postpone(id, m, delay)
+    count('released')
+    push(fields, 'state', verdict == 'HELD' and 'held' or 'delayed')
+    push(fields, 'due_ms', digits(now + delay))
+  end
+  if job_id == '' or ttl == 0 then return verdict, 0 end
+  return verdict, write_record(record, ttl, fields) and 1 or 0
+end
+
+local answers, rings = {}, false
+for arg = 5, #ARGV, WORDS do
+  local verdict, foreign = retry({unpack(ARGV, arg, arg + WORDS - 1)}, KEYS[ITEMS + (arg - 5) / WORDS])
+  push(answers, verdict, foreign or 0)
+  rings = rings or verdict == 'DELAYED' or verdict == 'HELD'
+end
+if rings then ring('ready') end
+return answers
