@@ -65,7 +65,9 @@ async def test_a_worker_says_why_it_waits_for_its_backend_again_and_again(fleet:
     port, endpoint = free_port(), free_port()
     url = f"http://user:hush@127.0.0.1:{endpoint}/v1/chat/completions"
     worker = fleet.start(NEYSA_API_URL=url, GREENSCALE_HEALTH_PORT=port)
-    said = await until_ready_says(port, lambda status, lines: status == 503 and len(lines) > 1)
+    said = await until_ready_says(
+        port, lambda status, lines: status == 503 and len(lines) == 2 and "waiting" in lines[1]
+    )
     assert said[0] == "the backend has not answered yet"
     assert said[1].startswith("waiting for the backend: ")
     assert f"127.0.0.1:{endpoint}" in said[1]

@@ -41,8 +41,9 @@ class LogWriter:
         self._idle.set()
 
     def redirect(self, stream: TextIO | None) -> None:
-        """Write to this stream from now on, unbuffered; None: nowhere."""
+        """Write to this stream from now on, unbuffered; None: nowhere. It is not told what another stream has lost."""
         self.flush()
+        self._told = self.dropped
         if self._pipe is not None:
             self._pipe.close()
         buffer = getattr(stream, "buffer", None)
