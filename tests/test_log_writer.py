@@ -2,10 +2,13 @@
 
 import asyncio
 import os
+import pty
 import re
+import socket
 import subprocess
 import sys
 import threading
+import tty
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -115,6 +118,33 @@ def test_a_reader_that_stalls_stops_nobody_and_what_was_lost_is_counted(
     assert kept == sorted(kept)
     assert writer.flush(PATIENCE)
     assert (told, writer.dropped) == ([dropped], dropped)
+
+
+@pytest.mark.parametrize("kind", ["a terminal", "a socket"])
+def test_a_reader_of_another_kind_that_stalls_stops_nobody(writer: LogWriter, kind: str, told: list[int]) -> None:
+    if kind == "a terminal":
+        ours, theirs = pty.openpty()
+        tty.setraw(theirs)
+    else:
+        ours, theirs = (end.detach() for end in socket.socketpair())
+    with os.fdopen(theirs, "w") as stream:
+        writer.redirect(stream)
+        put = 2 * MOST_BYTES // len(LINE)
+        for number in range(put):
+            writer.put(numbered(number))
+        assert not writer.flush(0.01)
+        dropped = writer.dropped
+        assert 0 < dropped < put
+        left, found = (put - dropped) * len(LINE), b""
+        while len(found) < left:
+            found += os.read(ours, left - len(found))
+        assert writer.flush(PATIENCE)
+        writer.redirect(None)
+    os.close(ours)
+    kept = found.splitlines(keepends=True)
+    assert {len(line) for line in kept} == {len(LINE)}
+    assert kept == sorted(kept)
+    assert told == [dropped]
 
 
 def test_several_processes_may_write_to_one_pipe(told: list[int], pipe: Pipe) -> None:

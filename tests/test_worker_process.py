@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ import aiohttp
 import orjson
 import pytest
 
+from greenscale_worker.backends.echo import EchoBackend
 from greenscale_worker.cli.worker import log_exception
 from greenscale_worker.job import decode
 from greenscale_worker.queues import QueueAdmin, QueueOptions, RedisOptions
+from greenscale_worker.queues.memory import MemoryQueue
 from greenscale_worker.queues.opening import open_admin
 from greenscale_worker.simulator import CHAT_PATH, SimulatorOptions, running
 from greenscale_worker.telemetry import configure_logging
+from greenscale_worker.worker import Worker
 from tests.support.eventually import PATIENCE, POLL
 from tests.support.redis_server import free_port
 from tests.support.worker_process import Fleet, WorkerProcess
@@ -74,6 +78,33 @@ async def test_a_worker_says_why_it_waits_for_its_backend(fleet: Fleet) -> None:
     assert f"127.0.0.1:{endpoint}" in (await worker.says("waiting_for_backend"))["why"]
     assert "hush" not in orjson.dumps([said, worker.log()]).decode()
     await worker.stop()
+
+
+async def test_what_a_worker_waits_for_is_said_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Absent(EchoBackend):
+        why_not_ready = "http://h: refused"
+
+        async def ready(self) -> bool:
+            return False
+
+    monkeypatch.setattr("greenscale_worker.worker.FIRST_WORD_SECONDS", 0.1)
+    monkeypatch.setattr("greenscale_worker.worker.READY_SECONDS", 0.01)
+    configure_logging(json=True)
+    worker = Worker(MemoryQueue(QueueOptions()), Absent())
+    running = asyncio.create_task(worker.run())
+    said: list[float] = []
+    while len(said) < 4:
+        await asyncio.sleep(POLL)
+        lines = [line for line in capsys.readouterr().out.splitlines() if "waiting_for_backend" in line]
+        assert all(orjson.loads(line)["why"] == Absent.why_not_ready for line in lines)
+        said += [datetime.fromisoformat(orjson.loads(line)["timestamp"]).timestamp() for line in lines]
+    worker.stop()
+    assert await running
+    assert [
+        second - first >= least for first, second, least in zip(said, said[1:], (0.09, 0.19, 0.39), strict=False)
+    ] == [True] * 3
 
 
 async def test_a_worker_says_that_its_key_is_refused_and_that_it_is_paused(fleet: Fleet, redis_url: str) -> None:
