@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Final
 
@@ -17,6 +18,7 @@ from greenscale_worker.cli.opening import open_admin, open_configured_backend, o
 from greenscale_worker.config import Settings, own_pod, policy, queue_name, queue_options, redis_options
 from greenscale_worker.config.rules import masked
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
+from greenscale_worker.execution import same_model
 from greenscale_worker.job import Job, Output
 from greenscale_worker.queues import Queue, QueueAdmin
 from greenscale_worker.telemetry import Metrics, configure_logging, flush_log, log
@@ -207,6 +209,7 @@ class Overheard:
         self._backend = backend
         self.ready = backend.ready
         self.aclose = backend.aclose
+        self.peers: Callable[[Job], str] = getattr(backend, "peers", same_model)
 
     @property
     def why_not_ready(self) -> str | None:
