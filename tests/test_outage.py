@@ -210,7 +210,7 @@ async def test_a_password_changed_at_run_time(start_redis: StartRedis, tmp_path:
             await worker.stop()
 
 
-TYPES: Final = dict.fromkeys(("open", "meta", "dead", "control", "bound"), "hash")
+TYPES: Final = dict.fromkeys(("open", "meta", "dead", "control", "bound", "blame"), "hash")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable  # noqa: TC003  beside the others, which are needed at run time
 from contextlib import AsyncExitStack, suppress
 from typing import Final
 
