@@ -88,7 +88,7 @@ def test_every_setting_is_declared_once_with_what_it_is_for() -> None:
     names = [name for setting in catalogue() for name in setting.names]
     assert len(names) == len(set(names))
     assert len({setting.field for setting in catalogue()}) == len(catalogue())
-    assert {setting.field for setting in catalogue()} | {"origins", "notices"} == set(Settings.model_fields)
+    assert {setting.field for setting in catalogue()} | {"origins", "files", "notices"} == set(Settings.model_fields)
     for setting in catalogue():
         assert setting.info.description
         assert setting.section
@@ -166,7 +166,7 @@ TEXTS = {
             "redis://h/0/1",
             "redis://h?db=3",
             "redis://h/0#x",
-            "redis://h/0\n",
+            "redis://h/0\nx",
             "redis+sentinel://a:1",
             "redis+cluster://a:1/3",
         ],
@@ -188,7 +188,7 @@ TEXTS = {
         ["greenscale-worker-6d4cf56db6-x2x7k", "a.b", "0", "a" * 253],
         ["-a", "a-", "A", "a/b", "a_b", "a" * 254],
     ),
-    "NEYSA_API_KEY": ([KEY, "", "a.b/c+d="], ["a b", "a\n", "clé"]),
+    "NEYSA_API_KEY": ([KEY, "", "a.b/c+d="], ["a b", "a\nb", "clé"]),
     "OPENAI_API_KEY": ([KEY, ""], [" a", "a\tb"]),
 }
 
