@@ -6,7 +6,7 @@ import re
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,6 @@ from greenscale_worker.job import Failed, Output, Released, Succeeded, decode
 from greenscale_worker.queues import Lease, Queue, QueueOptions, RedisOptions
 from greenscale_worker.queues.redis_common.connections import TLS, close, open_client
 from greenscale_worker.queues.redis_common.errors import mapped
-from greenscale_worker.queues.redis_common.link import Link
 from greenscale_worker.queues.redis_list import ListStore
 from greenscale_worker.queues.redis_protocol import examination, opening
 from greenscale_worker.queues.redis_stream import StreamStore
@@ -86,13 +85,16 @@ async def works(kind: str, options: RedisOptions, client: Any) -> None:
 async def refusal(kind: str, options: RedisOptions) -> str:
     """The one line by which a start is refused."""
     with pytest.raises(ConfigError) as refused:
-        async with asyncio.timeout(PATIENCE):
-            async with opened(kind, options):
-                pass
+        await asyncio.wait_for(_open_and_close(kind, options), PATIENCE)
     line = str(refused.value)
     assert "\n" not in line
     assert len(line) < 400
     return line
+
+
+async def _open_and_close(kind: str, options: RedisOptions) -> None:
+    async with opened(kind, options):
+        pass
 
 
 # Commands
@@ -130,7 +132,9 @@ async def test_a_command_that_is_forbidden_is_done_without_or_named(start_redis:
     with server.client() as client:
         for command in sorted(used_by(kind)):
             client.flushall()
-            client.execute_command("ACL", "SETUSER", "u", "reset", "on", f">{PASSWORD}", "~*", "&*", "+@all", f"-{command}")
+            client.execute_command(
+                "ACL", "SETUSER", "u", "reset", "on", f">{PASSWORD}", "~*", "&*", "+@all", f"-{command}"
+            )
             options = RedisOptions(url=server.url, username="u", password=PASSWORD)
             if command in SPARED | SPARED_OF_KIND[kind]:
                 await works(kind, options, client)
@@ -218,14 +222,395 @@ async def test_tls_where_there_is_none_and_none_where_there_is(
 ) -> None:
     """Both may heal, as a proxy may come up: they are waited out, and the log says what is expected."""
     plain, tls = start_redis(), start_redis(tls=True)
-    for url, word in ((plain.url.replace("redis:", "rediss:"), "redis://"), (tls.url.replace("rediss:", "redis:"), "rediss://")):
-        task = asyncio.create_task(_open_and_close(url))
+    for url, word in (
+        (plain.url.replace("redis:", "rediss:"), "redis://"),
+        (tls.url.replace("rediss:", "redis:"), "rediss://"),
+    ):
+        task = asyncio.create_task(_open_and_close("list", RedisOptions(url=url)))
         await eventually(lambda word=word: word in capsys.readouterr().out)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
 
-async def _open_and_close(url: str) -> None:
-    async with opened("list", RedisOptions(url=url)):
-        pass
+# Kinds of queue
+
+
+def make_stream(client: Any) -> None:
+    client.xadd("jobs", {"job": "{}"})
+
+
+def make_list(client: Any) -> None:
+    client.lpush("jobs", "{}")
+
+
+def make_string(client: Any) -> None:
+    client.set("jobs", "x")
+
+
+def make_zset(client: Any) -> None:
+    client.zadd("jobs", {"x": 1})
+
+
+def claim_from_list(client: Any) -> None:
+    """As a worker of the list leaves it, with all its jobs claimed."""
+    client.hset("{jobs}:open", "1", "{}")
+
+
+def make_foreign_control(client: Any) -> None:
+    client.set("{jobs}:control", "x")
+
+
+WRONG_KINDS: Final = [
+    ("list", make_stream, "jobs is a stream, a list is expected"),
+    ("list", make_string, "jobs is a string, a list is expected"),
+    ("list", make_zset, "jobs is a zset, a list is expected"),
+    ("list", make_foreign_control, "{jobs}:control is a string, a hash is expected"),
+    ("stream", make_list, "jobs is a list, a stream is expected"),
+    ("stream", make_string, "jobs is a string, a stream is expected"),
+    ("stream", claim_from_list, "{jobs}:open is in Redis"),
+]
+
+
+@pytest.mark.parametrize(("kind", "make", "said"), WRONG_KINDS)
+async def test_a_queue_of_another_kind_is_refused(
+    redis_server: RedisServer, redis_url: str, kind: str, make: Callable[[Any], None], said: str
+) -> None:
+    with redis_server.client() as client:
+        make(client)
+        line = await refusal(kind, RedisOptions(url=redis_url))
+    assert said in line
+    assert "GREENSCALE_QUEUE" in line
+
+
+@pytest.mark.parametrize(("kind", "make", "said"), [WRONG_KINDS[0], WRONG_KINDS[4]])
+def test_commands_refuse_it_too(  # noqa: PLR0913, PLR0917  fixtures
+    redis_server: RedisServer,
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    make: Callable[[Any], None],
+    said: str,
+) -> None:
+    with redis_server.client() as client:
+        make(client)
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    monkeypatch.setenv("GREENSCALE_QUEUE", kind)
+    assert main(["submit", "hello"]) == 2
+    assert said in capsys.readouterr().err
+    assert main(["queue"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "GREENSCALE_QUEUE" in line
+
+
+async def test_a_group_that_begins_in_the_middle_is_served_from_there(
+    redis_server: RedisServer, redis_url: str
+) -> None:
+    """Whoever made it at `$` passed over what was there; it comes when the group is set back, and once."""
+    with redis_server.client() as client:
+        push(client, "stream", "passed-over")
+        client.xgroup_create("jobs", "greenscale", "$")
+        push(client, "stream", "first", "second")
+        async with opened("stream", RedisOptions(url=redis_url)) as queue:
+            running = await claim(queue)
+            assert b"first" in running.payload
+            assert await run_one(queue) == "second"
+            client.xgroup_setid("jobs", "greenscale", "0")
+            assert await run_one(queue) == "passed-over"
+            assert await run_one(queue, running) == "first"
+        assert client.xlen("jobs") == 0
+
+
+async def test_what_another_consumer_of_the_group_left_is_taken_over(redis_server: RedisServer, redis_url: str) -> None:
+    with redis_server.client() as client:
+        client.xgroup_create("jobs", "greenscale", "0", mkstream=True)
+        push(client, "stream", "theirs")
+        client.xreadgroup("greenscale", "somebody", {"jobs": ">"})
+        async with opened("stream", RedisOptions(url=redis_url), lease=0.5) as queue:
+            await asyncio.sleep(0.5)
+            await queue.beat()
+            assert await run_one(queue) == "theirs"
+
+
+# Sentinel
+
+
+async def watched(start_redis: StartRedis, *config: str, password: str | None = PASSWORD) -> tuple[RedisServer, str]:
+    """A master, and the URL by which a Sentinel names it."""
+    master = start_redis(*([f"requirepass {password}"] if password else []))
+    watch = [f"sentinel monitor mymaster 127.0.0.1 {master.port} 1"]
+    watch += [f"sentinel auth-pass mymaster {password}"] if password else []
+    sentinel = start_redis(*watch, *config, sentinel=True)
+    return master, f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster/0"
+
+
+async def test_sentinels_with_a_password(start_redis: StartRedis, tmp_path: Path) -> None:
+    """That of Redis, as Bitnami sets it up, or one of their own, in a file or not; none where they want none."""
+    file = tmp_path / "sentinel"
+    file.write_text("other\n")
+    own: dict[str, Any] = {"sentinel_password": "other"}
+    cases: dict[str, tuple[list[str], dict[str, Any]]] = {
+        "same": ([f"requirepass {PASSWORD}"], {}),
+        "own": (["requirepass other"], own),
+        "own_in_a_file": (["requirepass other"], {"sentinel_password": "old", "sentinel_password_file": str(file)}),
+        "none": ([], {}),
+        "user": (["user s on >other +@all", "user default off"], own | {"sentinel_username": "s"}),
+    }
+
+    async def one(config: list[str], given: dict[str, Any]) -> None:
+        master, url = await watched(start_redis, *config)
+        with master.client(password=PASSWORD) as client:
+            await works("list", RedisOptions(url=url, password=PASSWORD, **given), client)
+
+    await together(**{name: one(*case) for name, case in cases.items()})
+
+
+async def test_a_password_that_sentinels_refuse_is_told(start_redis: StartRedis) -> None:
+    _, url = await watched(start_redis, "requirepass other")
+    _, open_url = await watched(start_redis, "requirepass other", password=None)
+    plain = start_redis()
+    for options in (
+        RedisOptions(url=url, password=PASSWORD),
+        RedisOptions(url=url, password=PASSWORD, sentinel_password="wrong"),  # noqa: S106  the test's own
+        RedisOptions(url=open_url),
+    ):
+        line = await refusal("list", options)
+        assert "REDIS_SENTINEL_PASSWORD" in line
+        assert "redis.asyncio" not in line
+    line = await refusal("list", RedisOptions(url=f"redis+sentinel://127.0.0.1:{plain.port}/mymaster"))
+    assert "addresses of Sentinels are expected" in line
+
+
+@pytest.mark.parametrize("name", ["other", "mymaster"])
+async def test_a_master_that_no_sentinel_knows_is_waited_for(
+    start_redis: StartRedis, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Under that name, or because no Sentinel answers; the log says which."""
+    _, url = await watched(start_redis, password=None)
+    url = url.replace("mymaster", name) if name == "other" else f"redis+sentinel://127.0.0.1:{free_port()}/mymaster"
+    task = asyncio.create_task(_open_and_close("list", RedisOptions(url=url)))
+    said = ""
+
+    def told() -> bool:
+        nonlocal said
+        said += capsys.readouterr().out
+        return "queue_unavailable" in said
+
+    await eventually(told)
+    assert ("it knows mymaster" if name == "other" else "127.0.0.1") in said
+    assert f"no master '{name}'" in said
+    assert "redis.asyncio" not in said
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+# Passwords and certificates that are renewed
+
+
+def renew(server: RedisServer, old: str, new: str, file: Path, text: str) -> None:
+    """Change the password of a server and cut every connection, as a service does whose tokens last for hours."""
+    with server.client(password=old) as client:
+        client.config_set("requirepass", new)
+        file.write_text(text)
+        for kind in ("normal", "pubsub"):
+            client.client_kill_filter(_type=kind, skipme=True)
+
+
+async def test_a_password_in_a_file_may_be_renewed(start_redis: StartRedis, tmp_path: Path) -> None:
+    """Whether it is the password that is in the file, or the URL; alone, behind Sentinel, and in a Cluster."""
+
+    async def one(name: str, url: str, server: RedisServer) -> None:
+        file = tmp_path / name
+        before, after = PASSWORD, "renewed"
+        holds_url = name == "url"
+        form = f"redis://:{{}}@127.0.0.1:{server.port}/0" if holds_url else "{}"
+        file.write_text(form.format(before) + "\n")
+        given = {"url_file" if holds_url else "password_file": str(file)}
+        options = RedisOptions(
+            url=form.format(before) if holds_url else url, password=None if holds_url else before, **given
+        )
+        cluster = "cluster" in url
+        async with opened("list", options, lease=2.0) as queue:
+            waiting = asyncio.create_task(claim(queue))
+            renew(server, before, after, file, form.format(after) + "\n")
+            with server.client(password=after) as client:
+                push(client, "list", "one")
+                assert await run_one(queue, await waiting) == "one"
+                result = "{jobs}:result:one" if cluster else "result:one"
+                assert client.get(result) == b"4"
+                await eventually(lambda: client.pubsub_numsub("{jobs}:bell")[0][1] == 1)
+
+    alone, by_url = start_redis(f"requirepass {PASSWORD}"), start_redis(f"requirepass {PASSWORD}")
+    master, sentinel_url = await watched(start_redis)
+    member = start_redis("cluster-enabled yes", f"requirepass {PASSWORD}")
+    with member.client(password=PASSWORD) as client:
+        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        await eventually(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
+    await together(
+        alone=one("alone", alone.url, alone),
+        url=one("url", by_url.url, by_url),
+        sentinel=one("sentinel", sentinel_url, master),
+        cluster=one("cluster", f"redis+cluster://127.0.0.1:{member.port}", member),
+    )
+
+
+async def test_a_password_that_is_taken_away_and_renewed_later(
+    start_redis: StartRedis, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Redis refuses the worker, and a file that is empty or away for a moment changes nothing."""
+    server, file = start_redis(f"requirepass {PASSWORD}"), tmp_path / "password"
+    file.write_text(PASSWORD)
+    options = RedisOptions(url=server.url, password=PASSWORD, password_file=str(file))
+    async with opened("list", options, lease=1.0) as queue:
+        renew(server, PASSWORD, "renewed", file, "")
+        waiting = asyncio.create_task(claim(queue))
+        with server.client(password="renewed") as client:  # noqa: S106  the test's own
+            push(client, "list", "one")
+            await queue.beat()
+            await eventually(lambda: "refuses this client" in capsys.readouterr().out)
+            file.unlink()
+            await asyncio.sleep(0.2)
+            file.write_text("renewed")
+            assert await run_one(queue, await waiting) == "one"
+
+
+def certify(directory: Path, name: str, *arguments: str) -> tuple[Path, Path]:
+    """Make a key and a certificate as everybody does; gives certificate and key."""
+    directory.mkdir(exist_ok=True)
+    certificate, key = directory / f"{name}.crt", directory / f"{name}.key"
+    command = ["openssl", "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    command += ["-subj", f"/CN={name}", "-days", "30", "-keyout", str(key), "-out", str(certificate), *arguments]
+    subprocess.run(command, check=True, capture_output=True)  # noqa: S603  our own command
+    return certificate, key
+
+
+async def test_an_authority_made_by_hand_is_trusted(start_redis: StartRedis, tmp_path: Path) -> None:
+    """Python 3.13 is strict by default, and refuses what `openssl req -x509` makes in one line."""
+    certificate, key = certify(tmp_path / "ca", "localhost", "-addext", "subjectAltName=IP:127.0.0.1")
+    files = [f'tls-cert-file "{certificate}"', f'tls-key-file "{key}"', f'tls-ca-cert-file "{certificate}"']
+    port = free_port()
+    server = start_redis(f"tls-port {port}", "tls-auth-clients no", *files)
+    with server.client() as client:
+        await works("list", RedisOptions(url=f"rediss://127.0.0.1:{port}", ca_file=str(certificate)), client)
+
+
+@pytest.mark.parametrize("scheme", ["rediss", "rediss+sentinel", "rediss+cluster"])
+async def test_no_connection_is_stricter_than_chain_and_name(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    """As if this were Python 3.13."""
+
+    def strict() -> ssl.SSLContext:
+        context = default()
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    default = ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+    path = "/mymaster/0" if "sentinel" in scheme else "/0"
+    client = open_client(RedisOptions(url=f"{scheme}://127.0.0.1:1{path}"))
+    if "cluster" in scheme:
+        made = [node.connection_class(**node.connection_kwargs) for node in client.startup_nodes]
+    else:
+        pools = [client.connection_pool]
+        if "sentinel" in scheme:
+            pools += [each.connection_pool for each in client.connection_pool.sentinel_manager.sentinels]
+        made = [pool.make_connection() for pool in pools]
+    for connection in made:
+        assert isinstance(connection, TLS)
+        context = connection.ssl_context.get()
+        assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+        assert context.check_hostname
+        assert context.verify_mode == ssl.CERT_REQUIRED
+    await close(client)
+
+
+async def test_a_certificate_may_be_renewed(start_redis: StartRedis, tmp_path: Path) -> None:
+    """A connection that is made anew shows the certificate that is in the file by then."""
+    server = start_redis("tls-auth-clients yes", tls=True)
+    ours = tmp_path / "ours.pem"
+    ours.write_bytes(b"".join(path.read_bytes() for path in certify(tmp_path, "stranger")))
+    options = RedisOptions(url=server.url, ca_file=str(CERTIFICATE), cert_file=str(ours), key_file=str(ours))
+    client = open_client(options)
+    try:
+        with pytest.raises(QueueUnavailableError), mapped():
+            await client.ping()
+        ours.write_bytes(CERTIFICATE.read_bytes())
+        assert await client.ping()
+    finally:
+        await close(client)
+
+
+# Connections and answers
+
+
+async def test_connections_that_the_server_closes_while_idle_are_no_outage(
+    start_redis: StartRedis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither by its `timeout` nor with a reset, however many jobs come at once."""
+    server = start_redis("timeout 1")
+    with server.client() as client:
+        async with opened("list", RedisOptions(url=server.url), lease=600.0) as queue:
+
+            async def burst(*names: str) -> None:
+                push(client, "list", *names)
+                assert set(await asyncio.gather(*(run_one(queue) for _ in names))) == set(names)
+
+            def ours() -> list[str]:
+                return [each["id"] for each in client.client_list(_type="normal") if "eval" in each["cmd"]]
+
+            await burst("a", "b", "c")
+            assert ours()
+            await eventually(lambda: not ours())
+            await burst("d", "e", "f")
+            for id_ in ours():
+                client.client_kill_filter(_id=id_)
+            await eventually(lambda: not ours())
+            await asyncio.sleep(0.05)
+            await burst("g", "h", "i")
+    assert "queue_unavailable" not in capsys.readouterr().out
+
+
+ODD_ANSWERS: Final = {
+    "nil": None,
+    "number": 1,
+    "text": b"OK",
+    "list": [b"QUEUED"],
+    "nested": [[b"OK", None], {}],
+    "error": RedisError("who knows"),
+    "unknown": ValueError("of somebody's parser"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_ANSWERS.values(), ids=ODD_ANSWERS)
+async def test_no_answer_ends_a_lane(redis_url: str, odd: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever a script is answered, it is asked again until that is what it should be."""
+    async with opened("list", RedisOptions(url=redis_url), lease=0.5) as queue:
+        link: Any = queue._link  # type: ignore[attr-defined]  # noqa: SLF001  where answers come in
+        real, wrong = link._wire, dict.fromkeys(("claim", "bind", "settle", "beat"), 2)  # noqa: SLF001
+
+        class Mixed:
+            """A proxy that gives others' answers now and then."""
+
+            async def execute_command(self, name: str, sha: str, *words: Any) -> Any:
+                script = next((each for each, one in scripts.items() if one.sha == sha), "")
+                if wrong.get(script, 0):
+                    wrong[script] -= 1
+                    if isinstance(odd, Exception):
+                        raise odd
+                    return odd
+                return await real.execute_command(name, sha, *words)
+
+            async def drop_idle(self) -> None:
+                await real.drop_idle()
+
+        scripts = queue._scripts  # type: ignore[attr-defined]  # noqa: SLF001
+        link._wire = Mixed()  # type: ignore[assignment]  # noqa: SLF001
+        client = open_client(RedisOptions(url=redis_url))
+        await client.lpush("jobs", orjson.dumps({"job_id": "one"}))
+        assert await run_one(queue) == "one"
+        await queue.beat()
+        assert await client.get("result:one") == b"4"
+        await close(client)
+        assert not any(wrong[name] for name in ("claim", "bind", "settle"))
+    assert "queue_unavailable" in capsys.readouterr().out

@@ -9,7 +9,7 @@ Answer = Callable[[bytes], Awaitable[bytes | None]]
 
 @asynccontextmanager
 async def strange_server(answer: bytes | Answer) -> AsyncIterator[int]:
-    """Listen on a port of 127.0.0.1; whatever is sent is answered by these bytes, and nothing ends a connection but None."""
+    """Listen on a port of 127.0.0.1, which is given; whatever is sent is answered by these bytes, and None hangs up."""
 
     async def reply(request: bytes) -> bytes | None:
         return answer if isinstance(answer, bytes) else await answer(request)

@@ -90,7 +90,7 @@ def _answered(text: str) -> GreenScaleError:
     if text.startswith("FOREIGN "):
         what = text.removeprefix("FOREIGN ")
         return ConfigError(f"in Redis {what}: check GREENSCALE_QUEUE and the name of the queue")
-    if text.startswith("WRONGTYPE"):
+    if "WRONGTYPE" in text:
         return ConfigError(f"another kind of queue has this name: check GREENSCALE_QUEUE and the name: {text}")
     if AWAY_WORDS.search(text):
         return QueueUnavailableError(text)
