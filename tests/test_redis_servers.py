@@ -164,7 +164,7 @@ async def test_a_command_that_is_missing_is_done_without_or_named(start_redis: S
 
 async def test_a_database_that_cannot_be_selected_is_told(start_redis: StartRedis) -> None:
     server = start_redis('rename-command SELECT ""')
-    assert "'SELECT'" in await refusal("list", RedisOptions(url=f"{server.url}/1"))
+    assert "SELECT" in await refusal("list", RedisOptions(url=f"{server.url}/1"))
 
 
 # Other servers
@@ -446,7 +446,7 @@ async def test_a_password_in_a_file_may_be_renewed(start_redis: StartRedis, tmp_
     master, sentinel_url = await watched(start_redis)
     member = start_redis("cluster-enabled yes", f"requirepass {PASSWORD}")
     with member.client(password=PASSWORD) as client:
-        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
         await eventually(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
     await together(
         alone=one("alone", alone.url, alone),
@@ -489,11 +489,10 @@ def certify(directory: Path, name: str, *arguments: str) -> tuple[Path, Path]:
 async def test_an_authority_made_by_hand_is_trusted(start_redis: StartRedis, tmp_path: Path) -> None:
     """Python 3.13 is strict by default, and refuses what `openssl req -x509` makes in one line."""
     certificate, key = certify(tmp_path / "ca", "localhost", "-addext", "subjectAltName=IP:127.0.0.1")
-    files = [f'tls-cert-file "{certificate}"', f'tls-key-file "{key}"', f'tls-ca-cert-file "{certificate}"']
-    port = free_port()
-    server = start_redis(f"tls-port {port}", "tls-auth-clients no", *files)
-    with server.client() as client:
-        await works("list", RedisOptions(url=f"rediss://127.0.0.1:{port}", ca_file=str(certificate)), client)
+    files = {"cert": certificate, "key": key, "ca-cert": certificate}
+    server = start_redis(*(f'tls-{kind}-file "{path}"' for kind, path in files.items()), tls=True)
+    with server.client(ssl_ca_certs=str(certificate)) as client:
+        await works("list", RedisOptions(url=server.url, ca_file=str(certificate)), client)
 
 
 @pytest.mark.parametrize("scheme", ["rediss", "rediss+sentinel", "rediss+cluster"])
