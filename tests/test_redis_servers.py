@@ -27,7 +27,7 @@ from greenscale_worker.queues.redis_stream import StreamStore
 from greenscale_worker.telemetry import Metrics
 from tests.support.eventually import eventually, together
 from tests.support.redis_server import CERTIFICATE, RedisServer, free_port
-from tests.support.strange_server import strange_server
+from tests.support.strange_server import lying_proxy, strange_server
 
 ANSWER: Final = Succeeded(Output("4"))
 QUEUES: Final = Path(queues.__file__).parent
@@ -613,3 +613,45 @@ async def test_no_answer_ends_a_lane(redis_url: str, odd: Any, capsys: pytest.Ca
         await close(client)
         assert not any(wrong[name] for name in ("claim", "bind", "settle"))
     assert "queue_unavailable" in capsys.readouterr().out
+
+
+LIES: Final = [
+    *(said for said, _ in STRANGERS.values()),
+    *(
+        b"-%s of its own\r\n" % word
+        for word in (b"ERR", b"WRONGTYPE", b"NOAUTH", b"NOPERM", b"OOM", b"BUSY", b"FOREIGN", b"X")
+    ),
+    *(b"$100\r\nhalf", b"*6\r\n:1\r\n", b"*-1\r\n", b"%1\r\n+a\r\n+b\r\n", b"_\r\n", b",1.5\r\n", b"#t\r\n", b"\r\n"),
+    *(b"*6\r\n$1\r\n0\r\n:1\r\n:0\r\n*1\r\n:5\r\n*0\r\n$0\r\n\r\n", b"*4\r\n:0\r\n:0\r\n*1\r\n$1\r\n\xff\r\n*0\r\n"),
+    *(b"*1\r\n$4\r\nWHAT\r\n", b"*1\r\n-NOSCRIPT no\r\n", b"-NOSCRIPT no\r\n", b"*1\r\n*1\r\n*1\r\n*0\r\n", b"\0" * 99),
+]
+
+
+@every_kind
+async def test_lies_end_no_lane_and_lose_no_job(redis_server: RedisServer, redis_url: str, kind: str) -> None:
+    """Each one in turn, on whatever connection an answer comes: scripts, peek and bell."""
+    lies: list[bytes] = []
+    names = [f"job-{n}" for n in range(40)]
+    async with lying_proxy(redis_server.port, lambda: lies.pop() if lies else None) as port:
+        async with opened(kind, RedisOptions(url=f"redis://127.0.0.1:{port}"), lease=1.0) as queue:
+
+            async def lane() -> None:
+                while True:
+                    lease = await queue.lease()
+                    job = decode(lease.payload, max_bytes=9999)
+                    if await queue.bind(lease, job) == "run":
+                        await queue.settle(lease, ANSWER)
+
+            lanes = [asyncio.create_task(lane()) for _ in range(4)]
+            lies += LIES
+            with redis_server.client() as client:
+                for name in names:
+                    push(client, kind, name)
+                    await queue.beat()
+                    await asyncio.sleep(0)
+                await eventually(lambda: not lies and all(client.exists(f"result:{name}") for name in names))
+                assert not client.hlen("{jobs}:dead")
+            assert not [task for task in lanes if task.done()]
+            for task in lanes:
+                task.cancel()
+            await asyncio.wait(lanes)

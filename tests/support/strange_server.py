@@ -30,3 +30,36 @@ async def strange_server(answer: bytes | Answer) -> AsyncIterator[int]:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
+
+
+@asynccontextmanager
+async def lying_proxy(target: int, lie: Callable[[], bytes | None]) -> AsyncIterator[int]:
+    """Stand before a server of 127.0.0.1; a piece of its answers is replaced by what `lie` gives, unless that is None."""
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, forth = await asyncio.open_connection("127.0.0.1", target)
+        pumps = {asyncio.create_task(_pump(reader, forth, lambda: None)), asyncio.create_task(_pump(back, writer, lie))}
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            pass
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            writer.close()
+            forth.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lie: Callable[[], bytes | None]) -> None:
+    try:
+        while piece := await reader.read(64 * 1024):
+            said = lie()
+            writer.write(piece if said is None else said)
+    except OSError:
+        pass
