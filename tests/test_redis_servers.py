@@ -406,6 +406,28 @@ async def test_a_master_that_no_sentinel_knows_is_waited_for(
         await task
 
 
+# Cluster
+
+
+async def test_a_cluster_that_refuses_us_is_told(start_redis: StartRedis) -> None:
+    """A server that is in none, one whose password is another, and one that knows no COMMAND, which redis-py asks."""
+    plain, locked = start_redis(), start_redis("cluster-enabled yes", f"requirepass {PASSWORD}")
+    mute = start_redis("cluster-enabled yes", 'rename-command CLUSTER ""')
+    cases: list[tuple[RedisServer, str | None, str]] = [
+        (plain, None, "no part of a Cluster"),
+        (locked, "wrong", "refuses this client"),
+        (locked, None, "Authentication required"),
+        (mute, None, "'CLUSTER'"),
+    ]
+    for server, password, word in cases:
+        options = RedisOptions(url=f"redis+cluster://127.0.0.1:{server.port}", password=password)
+        assert word in await refusal("list", options)
+    with locked.client(password=PASSWORD) as client:
+        client.execute_command("CLUSTER", "ADDSLOTS", 0)
+    line = await refusal("list", RedisOptions(url=locked.url, password="wrong"))  # noqa: S106  the test's own
+    assert "refuses this client" in line
+
+
 # Passwords and certificates that are renewed
 
 
@@ -628,30 +650,31 @@ LIES: Final = [
 
 
 @every_kind
-async def test_lies_end_no_lane_and_lose_no_job(redis_server: RedisServer, redis_url: str, kind: str) -> None:
+@pytest.mark.usefixtures("redis_url")
+async def test_lies_end_no_lane_and_lose_no_job(redis_server: RedisServer, kind: str) -> None:
     """Each one in turn, on whatever connection an answer comes: scripts, peek and bell."""
     lies: list[bytes] = []
     names = [f"job-{n}" for n in range(40)]
-    async with lying_proxy(redis_server.port, lambda: lies.pop() if lies else None) as port:
-        async with opened(kind, RedisOptions(url=f"redis://127.0.0.1:{port}"), lease=1.0) as queue:
 
-            async def lane() -> None:
-                while True:
-                    lease = await queue.lease()
-                    job = decode(lease.payload, max_bytes=9999)
-                    if await queue.bind(lease, job) == "run":
-                        await queue.settle(lease, ANSWER)
+    async def lane(queue: Queue) -> None:
+        while True:
+            lease = await queue.lease()
+            if await queue.bind(lease, decode(lease.payload, max_bytes=9999)) == "run":
+                await queue.settle(lease, ANSWER)
 
-            lanes = [asyncio.create_task(lane()) for _ in range(4)]
-            lies += LIES
-            with redis_server.client() as client:
-                for name in names:
-                    push(client, kind, name)
-                    await queue.beat()
-                    await asyncio.sleep(0)
-                await eventually(lambda: not lies and all(client.exists(f"result:{name}") for name in names))
-                assert not client.hlen("{jobs}:dead")
-            assert not [task for task in lanes if task.done()]
-            for task in lanes:
-                task.cancel()
-            await asyncio.wait(lanes)
+    async with (
+        lying_proxy(redis_server.port, lambda: lies.pop() if lies else None) as port,
+        opened(kind, RedisOptions(url=f"redis://127.0.0.1:{port}"), lease=1.0) as queue,
+    ):
+        lanes = [asyncio.create_task(lane(queue)) for _ in range(4)]
+        lies += LIES
+        with redis_server.client() as client:
+            for name in names:
+                push(client, kind, name)
+                await queue.beat()
+            await eventually(lambda: not lies and all(client.exists(f"result:{name}") for name in names))
+            assert not client.hlen("{jobs}:dead")
+        assert not [task for task in lanes if task.done()]
+        for task in lanes:
+            task.cancel()
+        await asyncio.wait(lanes)

@@ -25,6 +25,7 @@ AWAY: Final = (
     exceptions.OutOfMemoryError,
     OSError,
 )
+KNOWN: Final = (exceptions.RedisError, exceptions.RedisClusterException)
 # Answers that redis-py has no class for, and that pass by themselves.
 AWAY_WORDS: Final = re.compile(
     r"(UNBLOCKED|BUSY|MISCONF|NOREPLICAS|MASTERDOWN|LOADING|READONLY|CLUSTERDOWN|TRYAGAIN|OOM)\b|Protocol error"
@@ -61,7 +62,7 @@ def mapped() -> Iterator[None]:
 def _meaning(error: Exception) -> GreenScaleError:
     if isinstance(error, exceptions.RedisClusterException):
         cause = error.__cause__ or error.__context__
-        if isinstance(cause, exceptions.RedisError) and isinstance(found := _meaning(cause), ConfigError):
+        if isinstance(cause, KNOWN) and isinstance(found := _meaning(cause), ConfigError):
             return found
     text = str(error) or type(error).__name__
     if (what := _misplaced(error, text)) is not None:
@@ -81,6 +82,8 @@ def _misplaced(error: Exception, text: str) -> str | None:
         return f"what answers is not Redis: {_speaker(text)}; check REDIS_URL, REDIS_HOST and REDIS_PORT"
     if PLAIN_WORDS.search(text):
         return f"no TLS is spoken there; REDIS_URL=redis://… is expected: {text}"
+    if "cluster support disabled" in text:
+        return f"Redis is no part of a Cluster; REDIS_URL=redis://… is expected: {text}"
     if isinstance(error, exceptions.MovedError):
         return f"Redis is part of a Cluster; REDIS_URL=redis+cluster://… is expected: MOVED {text}"
     return None
