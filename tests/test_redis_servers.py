@@ -28,6 +28,7 @@ from greenscale_worker.telemetry import Metrics
 from tests.support.eventually import eventually, together
 from tests.support.redis_server import CERTIFICATE, RedisServer, free_port
 from tests.support.strange_server import lying_proxy, strange_server
+from tests.support.worker_process import Fleet
 
 ANSWER: Final = Succeeded(Output("4"))
 QUEUES: Final = Path(queues.__file__).parent
@@ -215,6 +216,18 @@ async def test_the_commands_say_the_same(monkeypatch: pytest.MonkeyPatch, capsys
             assert await asyncio.to_thread(main, arguments) == 2
             (line,) = capsys.readouterr().err.splitlines()
             assert "as of HTTP" in line
+
+
+async def test_the_worker_ends_with_exit_code_2(redis_server: RedisServer, redis_url: str, tmp_path: Path) -> None:
+    with redis_server.client() as client:
+        make_string(client)
+    async with strange_server(b"SSH-2.0-OpenSSH_9.2\r\n") as port:
+        with Fleet(tmp_path, GREENSCALE_BACKEND="echo") as fleet:
+            workers = [fleet.start(REDIS_URL=f"redis://127.0.0.1:{port}"), fleet.start(REDIS_URL=redis_url)]
+            for worker, word in zip(workers, ("as of SSH", "jobs is a string"), strict=True):
+                assert await worker.exit_code() == 2
+                (line,) = worker.stderr.splitlines()
+                assert word in line
 
 
 async def test_tls_where_there_is_none_and_none_where_there_is(

@@ -34,7 +34,7 @@ async def strange_server(answer: bytes | Answer) -> AsyncIterator[int]:
 
 @asynccontextmanager
 async def lying_proxy(target: int, lie: Callable[[], bytes | None]) -> AsyncIterator[int]:
-    """Stand before a server of 127.0.0.1; a piece of its answers is replaced by what `lie` gives, unless that is None."""
+    """Stand before a server of 127.0.0.1; a piece of its answers is replaced by what `lie` gives, if anything."""
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         back, forth = await asyncio.open_connection("127.0.0.1", target)

@@ -1,10 +1,12 @@
 """Everybody else's side of a queue in Redis: producers, people and the command line."""
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import orjson
 
+from greenscale_worker.errors import ConfigError
 from greenscale_worker.queues import Cancellation, DeadLetter, Depth, LiveWorker, QueueOptions
 from greenscale_worker.queues.redis_common.connections import close
 from greenscale_worker.queues.redis_common.errors import mapped
@@ -104,6 +106,7 @@ class RedisQueueAdmin:
         """End a pause."""
         with mapped():
             await self._client.hdel(self._keys.of("control"), "paused")
+        with suppress(ConfigError), mapped():  # where PUBLISH is forbidden, workers see it by themselves
             await self._client.publish(self._keys.bell, "ready")
 
     async def dead(self) -> AsyncIterator[DeadLetter]:
