@@ -163,9 +163,33 @@ async def test_a_command_that_is_missing_is_done_without_or_named(start_redis: S
     await together(**{name: _renamed(start_redis, kind, *commands) for name, commands in cases.items()})
 
 
+async def test_a_password_that_nobody_asks_for_is_no_harm(redis_server: RedisServer, redis_url: str) -> None:
+    with redis_server.client() as client:
+        await works("list", RedisOptions(url=redis_url, password=PASSWORD), client)
+
+
+async def test_a_redis_before_6_is_given_the_password_alone() -> None:
+    """It knows no user names; then it is told that it is too old, all the same."""
+
+    async def answer(request: bytes) -> bytes | None:
+        if b"AUTH" not in request:
+            return info_of("5.0.6")
+        return b"-ERR wrong number of arguments for 'auth' command\r\n" if b"default" in request else b"+OK\r\n"
+
+    async with strange_server(answer) as port:
+        assert "5.0.6" in await refusal("list", RedisOptions(url=f"redis://127.0.0.1:{port}", password=PASSWORD))
+
+
 async def test_a_database_that_cannot_be_selected_is_told(start_redis: StartRedis) -> None:
     server = start_redis('rename-command SELECT ""')
     assert "SELECT" in await refusal("list", RedisOptions(url=f"{server.url}/1"))
+
+
+async def test_a_password_is_not_repeated_by_a_server_that_knows_no_auth(start_redis: StartRedis) -> None:
+    server = start_redis('rename-command AUTH ""')
+    line = await refusal("list", RedisOptions(url=server.url, password=PASSWORD))
+    assert "AUTH" in line
+    assert PASSWORD not in line
 
 
 # Other servers
@@ -198,6 +222,7 @@ STRANGERS: Final = {
     "number": (b":1\r\n", "does not answer as Redis does"),
     "nothing": (b"*0\r\n", "does not answer as Redis does"),
     "error": (b"-ERR who are you\r\n", "who are you"),
+    "protected": (b"-DENIED Redis is running in protected mode" + b" because" * 200 + b"\r\n", "protected mode"),
     "unlettered": (b"-\xff\xfe\r\n", "Redis answers with an error"),
     "cluster": (b"-MOVED 866 10.0.0.1:7001\r\n", "redis+cluster://"),
 }

@@ -28,20 +28,21 @@ class Credentials(CredentialProvider):
         self._file = file
         self._read = read or (lambda text: (username, text))
 
-    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
-        """Give (password,) or (username, password), as redis-py wants it."""
+    async def get_credentials_async(self) -> tuple[str, str]:
+        """Give (username, password), as redis-py wants it."""
         return self.get_credentials()
 
-    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+    def get_credentials(self) -> tuple[str, str]:
         """Give the same where nobody can wait."""
         if self._file is not None:
             with suppress(OSError, ValueError):
                 if text := Path(self._file).read_text(encoding="utf-8").rstrip("\r\n"):
                     self._user = self._read(text)
         username, password = self._user
-        if username:
-            return username, password or ""
-        return (password,) if password else ()  # type: ignore[return-value]  # redis-py sends no AUTH then
+        if not username and not password:
+            return ()  # type: ignore[return-value]  # redis-py sends no AUTH then
+        # By name, so that a Redis without a password takes one; before Redis 6, redis-py sends the password alone.
+        return username or "default", password or ""
 
 
 def of_url(text: str) -> User:

@@ -25,6 +25,7 @@ AWAY: Final = (
     exceptions.OutOfMemoryError,
     OSError,
 )
+LONGEST: Final = 300  # characters of an answer that are repeated
 KNOWN: Final = (exceptions.RedisError, exceptions.RedisClusterException)
 # Answers that redis-py has no class for, and that pass by themselves.
 AWAY_WORDS: Final = re.compile(
@@ -64,7 +65,8 @@ def _meaning(error: Exception) -> GreenScaleError:
         cause = error.__cause__ or error.__context__
         if isinstance(cause, KNOWN) and isinstance(found := _meaning(cause), ConfigError):
             return found
-    text = str(error) or type(error).__name__
+    text = " ".join(str(error).split())[:LONGEST] or ("no answer in time" if isinstance(error, TimeoutError) else "")
+    text = text or type(error).__name__
     if (what := _misplaced(error, text)) is not None:
         return ConfigError(what)
     if isinstance(error, REFUSED):

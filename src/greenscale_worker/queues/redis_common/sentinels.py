@@ -18,7 +18,7 @@ class OnDemand(CredentialProvider):
         self.wanted = wanted
         self._credentials = credentials
 
-    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+    async def get_credentials_async(self) -> tuple[str, str]:
         """Give them, or `()`."""
         return await self._credentials.get_credentials_async() if self.wanted else ()  # type: ignore[return-value]
 

@@ -16,7 +16,7 @@ from greenscale_worker.telemetry import log
 
 Answer = TypeVar("Answer")
 
-CLOSED: Final = re.compile(r"closed by server|reset by peer|TimeoutError|Timeout reading")
+CLOSED: Final = re.compile(r"closed by server|reset by peer|no answer in time|Timeout reading")
 HINT: Final = "is it Redis? One with TLS wants REDIS_URL=rediss://…"
 VERSION: Final = re.compile(r"(\d+)\.(\d+)")
 
