@@ -6,8 +6,9 @@ import re
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
+from types import NoneType
 from typing import Any, Final
 
 import orjson
@@ -19,6 +20,7 @@ from greenscale_worker.cli import main
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.job import Failed, Output, Released, Succeeded, decode
 from greenscale_worker.queues import Lease, Queue, QueueOptions, RedisOptions
+from greenscale_worker.queues.opening import open_admin
 from greenscale_worker.queues.redis_common.connections import TLS, close, open_client
 from greenscale_worker.queues.redis_common.errors import mapped
 from greenscale_worker.queues.redis_list import ListStore
@@ -232,6 +234,21 @@ STRANGERS: Final = {
 async def test_a_server_that_is_no_redis_is_told(said: bytes, word: str) -> None:
     async with strange_server(said) as port:
         assert word in await refusal("list", RedisOptions(url=f"redis://127.0.0.1:{port}"))
+
+
+@pytest.mark.parametrize(
+    "said", [b"+OK\r\n", b":1\r\n", b"*0\r\n", b"$-1\r\n"], ids=["text", "number", "nothing", "nil"]
+)
+async def test_a_client_reads_no_answer_that_is_not_redis(said: bytes) -> None:
+    """Each call gives what it promises, or raises one of our two errors."""
+    async with strange_server(said) as port:
+        admin = await open_admin("list", RedisOptions(url=f"redis://127.0.0.1:{port}"))
+        try:
+            for ask in (admin.record("a"), admin.result("a"), admin.cancel("a"), admin.workers(), admin.replay("a")):
+                with suppress(ConfigError, QueueUnavailableError):
+                    assert isinstance(await asyncio.wait_for(ask, PATIENCE), dict | bytes | list | bool | NoneType)
+        finally:
+            await admin.aclose()
 
 
 async def test_the_commands_say_the_same(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,19 +52,20 @@ class RedisQueueAdmin:
         """Read a job's record; empty where there is none."""
         with mapped():
             fields = await self._client.hgetall(self._keys.record(job_id))
-        return {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()}
+            return {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()}
 
     async def result(self, job_id: str) -> bytes | None:
         """Read a job's answer; None where there is none (yet)."""
         with mapped():
-            answer: bytes | None = await self._client.get(self._keys.result(job_id))
-        return answer
+            answer = await self._client.get(self._keys.result(job_id))
+            return None if answer is None else bytes(memoryview(answer))
 
     async def cancel(self, job_id: str) -> Cancellation:
         """End a job that has not finished, or leave word for when it comes up (for an hour)."""
         keys = [*self._keys.base, self._keys.record(job_id), self._keys.cancel(job_id)]
         answer = await self._run("cancel", keys, [job_id, TOMBSTONE_SECONDS, self._options.result_ttl])
-        return CANCELLATIONS[answer]
+        with mapped():
+            return CANCELLATIONS[answer]
 
     async def depth(self) -> Depth:
         """Count. How old the oldest job is that does not run is known as far as the store knows when it came."""
@@ -95,7 +96,7 @@ class RedisQueueAdmin:
             now = await self._now()
             since = (now - self._options.lease) * 1000
             found = await self._client.zrangebyscore(self._keys.of("workers"), since, "+inf", withscores=True)
-        return [LiveWorker(name.decode(), max(0.0, now - beat_ms / 1000)) for name, beat_ms in found]
+            return [LiveWorker(name.decode(), max(0.0, now - beat_ms / 1000)) for name, beat_ms in found]
 
     async def pause(self) -> None:
         """Let no worker claim until `resume`."""
