@@ -90,7 +90,9 @@ def test_every_setting_is_declared_once_with_what_it_is_for() -> None:
     names = [name for setting in catalogue() for name in setting.names]
     assert len(names) == len(set(names))
     assert len({setting.field for setting in catalogue()}) == len(catalogue())
-    assert {setting.field for setting in catalogue()} | {"origins", "unnamed", "notices"} == set(Settings.model_fields)
+    assert {setting.field for setting in catalogue()} | {"origins", "files", "unnamed", "notices"} == set(
+        Settings.model_fields
+    )
     for setting in catalogue():
         assert setting.info.description
         assert setting.section
@@ -168,7 +170,7 @@ TEXTS = {
             "redis://h/0/1",
             "redis://h?db=3",
             "redis://h/0#x",
-            "redis://h/0\n",
+            "redis://h/0\nx",
             "redis+sentinel://a:1",
             "redis+cluster://a:1/3",
         ],
@@ -192,7 +194,7 @@ TEXTS = {
         ["greenscale-worker-6d4cf56db6-x2x7k", "a.b", "0", "a" * 253],
         ["-a", "a-", "A", "a/b", "a_b", "a" * 254],
     ),
-    "NEYSA_API_KEY": ([KEY, "", "a.b/c+d="], ["a b", "a\n", "clé"]),
+    "NEYSA_API_KEY": ([KEY, "", "a.b/c+d="], ["a b", "a\nb", "clé"]),
     "OPENAI_API_KEY": ([KEY, ""], [" a", "a\tb"]),
 }
 
@@ -749,6 +751,43 @@ def test_options_of_redis() -> None:
         cert_file=PEM,
         key_file=PEM,
     )
+
+
+def test_options_of_sentinels() -> None:
+    url = {"REDIS_URL": "redis+sentinel://a,b/main", "REDIS_PASSWORD": "p"}
+    assert redis_options(load(url)).sentinel_password is None
+    given = redis_options(load({**url, "REDIS_SENTINEL_USERNAME": "s", "REDIS_SENTINEL_PASSWORD": "q"}))
+    assert (given.sentinel_username, given.sentinel_password, given.password) == ("s", "q", "p")
+    for wrong, said in (
+        ({**url, "REDIS_SENTINEL_USERNAME": "s"}, "REDIS_SENTINEL_PASSWORD"),
+        ({"REDIS_URL": "redis://a", "REDIS_SENTINEL_PASSWORD": "q"}, "redis+sentinel://"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(said)) as caught:
+            redis_options(load(wrong))
+        one_line(caught.value)
+
+
+def test_the_files_of_redis_are_known_to_be_read_again(tmp_path: Path) -> None:
+    names = {"REDIS_PASSWORD": "password_file", "REDIS_SENTINEL_PASSWORD": "sentinel_password_file"}
+    environ = {"REDIS_URL": "redis+sentinel://a/main"}
+    for name in names:
+        (tmp_path / name).write_text("secret\n")
+        environ[f"{name}_FILE"] = str(tmp_path / name)
+    options = redis_options(load(environ))
+    assert (options.password, options.sentinel_password) == ("secret", "secret")
+    assert {field: getattr(options, field) for field in names.values()} == {
+        field: str(tmp_path / name) for name, field in names.items()
+    }
+    (tmp_path / "url").write_text("redis://:secret@h/0\n")
+    options = redis_options(load({"REDIS_URL_FILE": str(tmp_path / "url")}))
+    assert (options.url, options.url_file) == ("redis://:secret@h/0", str(tmp_path / "url"))
+
+
+def test_a_line_feed_at_the_end_of_a_secret_is_no_part_of_it() -> None:
+    """As `echo` leaves it in a Secret of Kubernetes, that becomes a variable."""
+    assert redis_options(load({"REDIS_PASSWORD": "secret\n"})).password == "secret"  # noqa: S105  an example
+    assert redis_options(load({"REDIS_PASSWORD": "\r\n"})).password is None
+    assert chat_options(load({"NEYSA_API_KEY": f"{KEY}\r\n"})).key == KEY
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,8 @@ A `.env` may have come with a folder that somebody else made, so it is trusted w
 
 - A variable that is empty is as good as none, except the two keys: there it means an endpoint without keys. An empty
   variable in the environment also undoes the one in `.env`.
-- A secret may be in a file instead, whose name is in `NAME_FILE`; line breaks at its end do not count. Both at once
-  is an error.
+- A secret may be in a file instead, whose name is in `NAME_FILE`; both at once is an error. Line breaks at the end of a
+  secret do not count.
 - A value that is not accepted, and settings that contradict each other, stop the start with one line and exit code 2.
   Only what a command needs must be there: `greenscale-worker queue` asks for no key.
 - A variable that begins with `GREENSCALE_` and is no setting is a warning, which names the nearest one that is. So is a

@@ -72,12 +72,27 @@ def redis_options(settings: Settings) -> RedisOptions:
             )
     if settings.redis_key_file is not None and settings.redis_cert_file is None:
         raise ConfigError("GREENSCALE_REDIS_KEY_FILE is set without GREENSCALE_REDIS_CERT_FILE; both are expected")
-    _from_one_source(settings, ("redis_password",), ("redis_url", "redis_host", "redis_port"), "redis_ca_file")
-    password = settings.redis_password
+    sentinel = "+sentinel" in url.partition("://")[0]
+    for name in ("redis_sentinel_username", "redis_sentinel_password"):
+        if getattr(settings, name) is not None and not sentinel:
+            raise ConfigError(f"{name_of(name)} is set without Sentinels; expected: REDIS_URL=redis+sentinel://…")
+    if settings.redis_sentinel_username is not None and settings.redis_sentinel_password is None:
+        raise ConfigError("REDIS_SENTINEL_USERNAME is set without REDIS_SENTINEL_PASSWORD; both are expected")
+    _from_one_source(
+        settings,
+        ("redis_password", "redis_sentinel_password"),
+        ("redis_url", "redis_host", "redis_port"),
+        "redis_ca_file",
+    )
     return RedisOptions(
         url=url,
         username=settings.redis_username,
-        password=password.get_secret_value() if password else None,
+        password=_revealed(settings.redis_password),
+        password_file=settings.files.get("redis_password"),
+        url_file=settings.files.get("redis_url"),
+        sentinel_username=settings.redis_sentinel_username,
+        sentinel_password=_revealed(settings.redis_sentinel_password),
+        sentinel_password_file=settings.files.get("redis_sentinel_password"),
         **files,
     )
 
@@ -178,6 +193,10 @@ def _proxy(settings: Settings, url: str) -> str | None:
     if not is_http_url(proxy):
         raise ConfigError(f"HTTPS_PROXY: the value is not accepted; expected: {PROXY.accepts}")
     return proxy
+
+
+def _revealed(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret is not None else None
 
 
 def _redis_url(settings: Settings) -> str:

@@ -24,7 +24,7 @@ MOST_NOTICES: Final = 20
 IMPORTED: Final = ("backend", "queue")  # settings whose value may be a module to import
 INJECTED: Final = re.compile(r"(tcp|udp|sctp)://")  # what Kubernetes sets NAME_PORT to for a Service called NAME
 
-Found = tuple[str | None, str]  # a value, None where it was left empty, and the variable it came from
+Found = tuple[str | None, str, str | None]  # a value, None where it was left empty; the variable; the file it names
 
 
 def load(environ: Mapping[str, str], dotenv_path: Path | None = None, *, named: bool = False) -> Settings:
@@ -43,6 +43,7 @@ def load(environ: Mapping[str, str], dotenv_path: Path | None = None, *, named: 
     values: dict[str, str] = {}
     origins: dict[str, str] = {}
     unnamed: set[str] = set()
+    files: dict[str, str] = {}
     for setting in catalogue():
         for source, variables in sources.items():
             loose = variables is not environ and not named
@@ -52,17 +53,21 @@ def load(environ: Mapping[str, str], dotenv_path: Path | None = None, *, named: 
                 )
             if (found := _find(setting, variables)) is None:
                 continue
-            value, name = found
+            value, name, file = found
             if value is not None:
                 if loose and setting.field in IMPORTED and ":" in value:
                     raise _untrusted(f"{name} in {source} would run code: {_shown(value)}", source)
                 values[setting.name] = value
+                if file is not None:
+                    files[setting.field] = file
                 origins[setting.field] = source if name == setting.name else f"{name} in {source}"
                 unnamed |= {setting.field} if loose else set()
             break
     notices += islice(chain.from_iterable(map(_notices, sources.values())), MOST_NOTICES)
     try:
-        return Settings.model_validate({**values, "origins": origins, "unnamed": unnamed, "notices": notices})
+        return Settings.model_validate(
+            {**values, "origins": origins, "files": files, "unnamed": unnamed, "notices": notices}
+        )
     except ValidationError as error:
         raise _explain(error, values, origins) from None
 
@@ -111,15 +116,16 @@ def _find(setting: Setting, variables: Mapping[str, str]) -> Found | None:
             value = variables[name]
             break
     given = value is not None and (bool(value.strip()) or setting.may_be_empty)
-    in_file = setting.name + FILE
+    in_file, file = setting.name + FILE, None
     if setting.secret and (path := variables.get(in_file)):
         if given:
             raise ConfigError(f"{name} and {in_file} contradict each other; expected: one of the two")
-        value, name = _read_secret(in_file, Path(path)), in_file
+        value, name, file = _read_secret(in_file, Path(path)), in_file, path
         given = bool(value) or setting.may_be_empty
     if value is None:
         return None
-    return (value if setting.secret else value.strip()) if given else None, name
+    # A Secret made with `echo` ends with a line feed; that is no part of it, in a file or not.
+    return (value.rstrip("\r\n") if setting.secret else value.strip()) if given else None, name, file
 
 
 def _read_secret(name: str, path: Path) -> str:
