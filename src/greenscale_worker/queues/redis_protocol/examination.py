@@ -20,6 +20,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     ("GET", ""),
     ("HEXISTS", "", "f"),
     ("HGET", "", "f"),
+    ("HGETALL", ""),
     ("HINCRBY", "", "f", "1"),
     ("HLEN", ""),
     ("HMGET", "", "f"),
