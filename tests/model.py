@@ -182,6 +182,7 @@ class Walk(Actors):
         with self.without_faults():
             for _ in range(3):
                 self.push(worker, self.crowd)
+                self.claim(worker, 1)
                 self.claim(worker, self.crowd)
                 self.bind(worker, everything=True)
                 if self.rnd.random() < 0.5:
