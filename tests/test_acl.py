@@ -130,8 +130,8 @@ def step_the_clock_back(client: Any) -> None:
     seconds, _ = client.time()
     ahead = (seconds + 3600) * 1000
     client.zadd("{jobs}:delayed", {"1-1": 2 * ahead})
-    client.hset("{jobs}:control", "clock", ahead)
-    until(lambda: int(client.hget("{jobs}:control", "clock")) < ahead)
+    client.hset("{jobs}:control", "time", ahead)
+    until(lambda: int(client.hget("{jobs}:control", "time")) < ahead)
 
 
 def add(client: Any, kind: str, payload: bytes) -> None:

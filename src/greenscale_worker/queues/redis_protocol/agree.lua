@@ -4,5 +4,6 @@
 -- ARGV  3 format of a new queue
 -- Output the format in use
 run_when_full()
-call('HSETNX', CONTROL, 'format', ARGV[3])
-return call('HGET', CONTROL, 'format')
+if control.format then return control.format end
+if ARGV[3] == '2' then begin_format_2() else call('HSET', CONTROL, 'format', ARGV[3]) end
+return ARGV[3]
