@@ -108,6 +108,17 @@ MUTANTS: Final = [
     Mutant("that something is held is not noted", "prelude", "    call('HSET', CONTROL, 'held', '1')\n"),
     Mutant("format 2 before all know it", "prelude", "V2 = control.format == '2'", "V2 = true"),
     Mutant("format 1 for ever", "prelude", "V2 = control.format == '2'", "V2 = false"),
+    Mutant("a worker of the version before wakes and claims", "prelude", ", 'clock', 'format 2')", ")"),
+    Mutant("the upgrade forgets when a script last ran", "beat", "  call('HSET', CONTROL, 'time', NOW)\n"),
+    Mutant(
+        "format 1 forgets the runs",
+        "prelude",
+        "m.runs, m.tries, m.crashes = tonumber(m.tries)",
+        "m.runs, m.tries, m.crashes = 0",
+    ),
+    Mutant(
+        "blame of the future is never answered", "prelude", "if number_in_control('blamed') > now then", "if false then"
+    ),
     Mutant("format 1 loses what was tried", "prelude", "math.floor(m.tries / 1000)", "0"),
     Mutant(
         "format 1 counts tries in thousandths",
@@ -314,9 +325,7 @@ MUTANTS: Final = [
     Mutant("any failure proves it", "retry", "(not control.blamed or m.failed < number_in_control('blamed'))", "true"),
     Mutant("the first failure is forgotten", "retry", "    call('HSET', CONTROL, 'blamed', NOW)\n"),
     Mutant("who failed alike is forgotten", "retry", "  add(BLAME, fingerprint, 1)\n"),
-    Mutant(
-        "all failures are alike", "retry", "add(BLAME, fingerprint, 1)", "add(BLAME, 'a', 1)"
-    ),
+    Mutant("all failures are alike", "retry", "add(BLAME, fingerprint, 1)", "add(BLAME, 'a', 1)"),
     Mutant("a job does not remember its failure", "retry", "  m.failed = now\n"),
     Mutant("the only job is in company", "retry", "and alone(id) then", "and false then"),
     Mutant("every job is alone", "retry", "and alone(id) then", "then"),

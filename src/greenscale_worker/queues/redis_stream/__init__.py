@@ -10,7 +10,6 @@ from greenscale_worker.queues.redis_protocol.keys import Keys
 from greenscale_worker.queues.redis_protocol.queue import RedisQueue
 from greenscale_worker.telemetry import Metrics
 
-
 LONGEST_ID: Final = 20  # digits
 
 
