@@ -11,6 +11,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from greenscale_worker.blame import Call, Evidence, FleetEvidence, decide
@@ -301,8 +302,8 @@ def rows(workers: int) -> Iterator[Row]:
 def table() -> str:
     """The table of docs/blame.md."""
     lines = [
-        "| 16 lanes, calls of 0.5 s | workers | others answered by (ideal) | wrongly dead | the ill dead by | calls that failed |",
-        "|---|---|---|---|---|---|",
+        "| 16 lanes, calls of 0.5 s | workers | others answered by (ideal) | wrongly dead; the ill dead by | failed calls |",
+        "|---|---|---|---|---|",
     ]
     for workers in (1, 5):
         random.seed(1)
@@ -318,9 +319,23 @@ def table() -> str:
             )
             wrong = len(row.run.dead(lambda job, ill=row.ill: job.number not in ill))
             answered = f"{row.run.answered_by():.0f} s ({row.ideal:.0f} s)" if len(row.run.jobs) > len(ill) else "–"
-            lines.append(f"| {row.name} | {workers} | {answered} | {wrong} | {ended} | {row.run.refused} |")
+            lines.append(f"| {row.name} | {workers} | {answered} | {wrong}; {ended} | {row.run.refused} |")
     return "\n".join(lines)
 
 
+BEGIN: Final = "<!-- Written by `python -m tests.blame_simulator --write docs/blame.md`; do not edit. -->\n"
+END: Final = "\n<!-- End of what is written. -->"
+
+
+def main() -> None:
+    """Print the table, or write it into a page."""
+    if sys.argv[1:2] != ["--write"]:
+        sys.stdout.write(table() + "\n")
+        return
+    page = Path(sys.argv[2])
+    head, _, rest = page.read_text().partition(BEGIN)
+    page.write_text(f"{head}{BEGIN}\n{table()}\n{END}{rest.partition(END)[2] or rest.partition(END.strip())[2]}")
+
+
 if __name__ == "__main__":
-    sys.stdout.write(table() + "\n")
+    main()

@@ -22,7 +22,7 @@ from typing import Any, Final
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from tests.support.actors import JOB_IDS, Actors, sources
+from tests.support.actors import JOB_IDS, Actors, Fails, ignore, sources
 from tests.support.crew import Held, Process
 from tests.support.entries import BEAT, FOREIGN, LEASE, LIVE_SECONDS, REMEMBERED_SECONDS, SUSPECT_CRASHES, Kind
 from tests.support.picture import Camera
@@ -52,10 +52,11 @@ STEPS: Final[dict[str, float]] = {  # what may happen, and how often
     "flood": 1.5,
     "repeat_late": 1,
     "answer_late": 2,
-    "leave_one": 0.7,
+    "leave_one": 1,
+    "fail_alike": 1,
     "pass_time": 10,
     "silence": 1,
-    "clock_back": 0.6,
+    "clock_back": 1.2,
     "make_foreign": 3,
     "expire": 1.5,
     "sabotage": 0.5,
@@ -161,14 +162,26 @@ class Walk(Actors):
             self.claim(worker, 60)
             self.resend(worker)
             self.bind(worker, everything=True)
-            kept = kept or worker.at("bound")[:1]
+            kept = kept or worker.at("bound")[: self.rnd.choice([1, 2])]
             for held in kept:
                 held.step = "kept" if held.step == "bound" else held.step
             self.settle(worker, everything=True)
         for held in kept:
-            if held.step == "kept":
-                held.step = "bound"
-                self.retry(worker)
+            held.step = "bound" if held.step == "kept" else held.step
+            self.rnd.choice([ignore, self.push])(worker)
+            self.retry(worker, Fails("unknown", used=1500, delay=60_000))
+
+    def fail_alike(self, worker: Process) -> None:
+        """Let jobs fail alike, and once more after somebody has succeeded."""
+        if worker in self.stalled:
+            return
+        for _ in range(2):
+            self.push(worker, self.crowd)
+            self.claim(worker, self.crowd, fate="heard")
+            self.bind(worker, everything=True)
+            self.settle(worker, most=1)
+            self.retry(worker, Fails("job", used=0, delay=1))
+            self.ledger.now += 2
 
     def live_on(self) -> None:
         """Let a lease's time pass for all but the living."""

@@ -101,6 +101,27 @@ def test_it_costs_no_call_and_stops_no_lane(seen: Seen) -> None:
     assert all(seen.results[job_id] == f"{job_id} #1" for job_id in seen.good)
 
 
+PRODUCERS: Final = Path(__file__).parent / "data" / "jobs"
+
+
+@pytest.mark.usefixtures("redis_url")
+async def test_what_producers_in_the_field_write_is_run(redis_server: RedisServer, tmp_path: Path, kind: str) -> None:
+    """Half an emoji, and fields that are only echoed, cost no job."""
+    payloads = {path.stem: path.read_bytes().strip() for path in PRODUCERS.iterdir()}
+    async with play(tmp_path, redis_server, kind=kind, GREENSCALE_CONCURRENCY=LANES) as scene:
+        worker = scene.start()
+        for payload in payloads.values():
+            scene.jobs.add(payload)
+        await eventually(lambda: scene.jobs.ended() == len(payloads))
+        assert scene.jobs.result("cut") == "cut at 20 characters \ufffd #1"
+        assert scene.jobs.result("naive") == "Hi #1"
+        assert scene.jobs.record("naive")["created_at"] == "2026-11-27T10:00:00.123456+00:00"
+        assert scene.jobs.result("echoed") == "Hello #1"
+        assert orjson.loads(scene.jobs.record("echoed")["metadata"]) == {"tenant": "7", "tags": '["a"]'}
+        assert "created_at" not in scene.jobs.record("echoed")
+        await worker.stop()
+
+
 @pytest.mark.usefixtures("redis_url")
 async def test_an_id_that_is_in_flight(redis_server: RedisServer, tmp_path: Path, kind: str) -> None:
     """With the same payload it is folded into the first; with another it is a dead letter without a record."""

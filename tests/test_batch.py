@@ -1,6 +1,8 @@
 """A file of prompts through the worker: what is in the output, and what is not asked twice."""
 
 import asyncio
+import codecs
+import errno
 import os
 import random
 import tracemalloc
@@ -18,11 +20,12 @@ from hypothesis import strategies as st
 from greenscale_worker.backends import ChatOptions, open_backend
 from greenscale_worker.backends.echo import EchoBackend
 from greenscale_worker.batch import Batch, Tally
-from greenscale_worker.batch.requests import count_lines
+from greenscale_worker.batch.requests import NAME_AT_END, NAME_AT_START, TAIL, count_lines
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.job import Job, Output
 from greenscale_worker.simulator import CHAT_PATH, SimulatorOptions, running
 from greenscale_worker.telemetry import configure_logging
+from tests.support.endpoint import Endpoint, Reply, completion
 
 PATIENCE = 30.0
 
@@ -164,6 +167,7 @@ BAD_LINES: list[tuple[str, Any]] = [
     ("not_json", b"{"),
     ("not_json", b'{"prompt": "\xff"}'),
     ("not_json", b'{"prompt": "x", "seed": 1e999}'),
+    ("not_json", b'{"prompt": "x", "seed": NaN}'),
     ("not_an_object", b'["prompt"]'),
     ("bad_line", {"custom_id": "", "prompt": "x"}),
     ("bad_line", {"custom_id": 7, "prompt": "x"}),
@@ -174,9 +178,10 @@ BAD_LINES: list[tuple[str, Any]] = [
     ("bad_request", {"prompt": ""}),
     ("bad_request", {"prompt": "x", "messages": [{"role": "user", "content": "x"}]}),
     ("bad_request", {"prompt": "x", "stream": True}),
-    ("bad_field", {"prompt": "x", "metadata": {"a": 1}}),
     ("bad_field", {"prompt": "x", "deep": orjson.loads(b"[" * 70 + b"]" * 70)}),
     ("too_large", {"prompt": "x" * 3000}),
+    ("too_large", {"custom_id": 'é"', "prompt": "x" * 3000}),
+    ("too_large", {"method": "POST", "url": "/v1", "custom_id": "last", "body": {"prompt": "x" * 3000}}),
 ]
 
 
@@ -248,6 +253,79 @@ async def test_what_is_asked_is_what_the_line_says_without_its_name(files: Files
     assert [job.payload for job in backend.jobs] == [{"prompt": "1", "seed": 7}, {"prompt": "2"}]
     assert [job.metadata for job in backend.jobs] == [{"team": "a"}, None]
     assert set(files.by_custom_id()) == {"a", "c"}
+
+
+async def sent(lines: Iterable[Any], files: Files, **options: Any) -> list[Any]:
+    """Run against an endpoint, and say what arrived there."""
+    files.write(lines)
+    async with Endpoint() as endpoint:
+        backend = open_backend("chat", ChatOptions(**{"url": endpoint.url, "model": "m", **options}))
+        await run(files, backend, concurrency=1)
+        await backend.aclose()
+    return [received.body for received in endpoint.received]
+
+
+async def test_a_body_is_sent_as_it_is(files: Files) -> None:
+    """No default is added that the line did not ask for, and a parameter called like a field of ours arrives."""
+    lines = [line for name in ("reasoning-model", "metadata-of-the-request") for line in _lines(name)]
+    bodies = [orjson.loads(line)["body"] for line in lines]
+    expected = [{name: value for name, value in body.items() if value is not None} for body in bodies]
+    assert [orjson.loads(body) for body in await sent(lines, files)] == expected
+    assert [body.get("metadata") for body in expected] == [None, None, None, {"team": "search"}]
+
+
+def _lines(name: str) -> list[bytes]:
+    return (Path(__file__).parent / "data" / f"{name}.jsonl").read_bytes().splitlines()
+
+
+async def test_a_short_line_gets_the_defaults_and_a_body_only_the_model(files: Files) -> None:
+    question = [{"role": "user", "content": "?"}]
+    short, whole, null = await sent(
+        [{"prompt": "?"}, {"body": {"messages": question}}, {"prompt": "?", "temperature": None}], files
+    )
+    assert orjson.loads(short) == {"model": "m", "messages": question, "max_tokens": 1024, "temperature": 0.7}
+    assert orjson.loads(whole) == {"model": "m", "messages": question}
+    assert orjson.loads(null) == {"model": "m", "messages": question, "max_tokens": 1024}
+
+
+async def test_numbers_and_half_characters_arrive(files: Files) -> None:
+    lines = [
+        b'{"prompt":"1","seed":1180591620717411303424}',
+        b'{"body":{"prompt":"2 \\ud83d","seed":-9223372036854775809}}',
+    ]
+    first, second = await sent(lines, files)
+    assert b'"seed":1180591620717411303424' in first
+    assert b'"seed":-9223372036854775809' in second
+    assert "2 \ufffd".encode() in second
+
+
+async def test_an_answer_that_is_only_nearly_json_is_written_as_json(files: Files) -> None:
+    choice = b'{"message":{"content":"4\\ud83d"},"finish_reason":"stop"}'
+    answer = b'{"id":"x","seed":1180591620717411303424,"choices":[%b]}' % choice
+    files.write([{"custom_id": "a", "prompt": "?"}])
+    async with Endpoint(Reply(pieces=(answer,))) as endpoint:
+        backend = open_backend("chat", ChatOptions(url=endpoint.url, model="m"))
+        await run(files, backend)
+        await backend.aclose()
+    assert b'"seed":1180591620717411303424' in files.target.read_bytes()
+    assert files.answers()[0]["response"]["body"]["choices"][0]["message"]["content"] == "4\ufffd"
+
+
+async def test_an_empty_answer_is_an_answer(files: Files) -> None:
+    files.write([{"custom_id": "a", "prompt": "?"}])
+    async with Endpoint(Reply(json=completion(""))) as endpoint:
+        backend = open_backend("chat", ChatOptions(url=endpoint.url, model="m"))
+        assert (await run(files, backend)).answered == 1
+        await backend.aclose()
+    assert files.answers()[0]["error"] is None
+
+
+async def test_lines_may_all_name_their_model(files: Files) -> None:
+    lines = [{"custom_id": "a", "prompt": "1", "model": "mine"}, {"custom_id": "b", "prompt": "2"}]
+    (body,) = await sent(lines, files, model=None)
+    assert orjson.loads(body)["model"] == "mine"
+    assert files.by_custom_id()["b"]["error"]["code"] == "no_model"
+    assert len(await sent(lines, files)) == 1, "it is asked as soon as there is a model"
 
 
 async def test_blank_lines_and_a_byte_order_mark_are_passed_over(files: Files) -> None:
@@ -560,3 +638,103 @@ async def test_a_wrong_key_ends_the_batch_and_says_what_to_check(files: Files) -
     assert "key" in str(batch.fault)
     assert "wrong" not in str(batch.fault)
     assert (tally.answered, tally.failed, files.answers()) == (0, 0, [])
+
+
+# Files as people have them
+
+
+ENCODINGS = [("utf-8", b""), ("utf-8", codecs.BOM_UTF8)]
+ENCODINGS += [("utf-16-le", codecs.BOM_UTF16_LE), ("utf-16-be", codecs.BOM_UTF16_BE)]
+ENCODINGS += [("utf-32-le", codecs.BOM_UTF32_LE), ("utf-32-be", codecs.BOM_UTF32_BE)]
+
+
+@pytest.mark.parametrize(("encoding", "mark"), ENCODINGS)
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+async def test_a_file_is_read_by_its_byte_order_mark(files: Files, encoding: str, mark: bytes, line_end: str) -> None:
+    """PowerShell's `>` writes UTF-16. Gurmukhi letters hold the byte of a line feed there."""
+    prompts = ["Ünïcode \u0a0a \U0001f600", "", "x" * 300_000, "last"]
+    lines = [orjson.dumps({"prompt": prompt}).decode() if prompt else "" for prompt in prompts]
+    files.source.write_bytes(mark + line_end.join(lines).encode(encoding))
+    backend = Counting()
+    tally = await run(files, backend)
+    assert sorted(backend.asked) == sorted(filter(None, prompts))
+    assert (tally.answered, tally.failed, tally.total) == (3, 0, 3)
+    assert await asked(files) == []
+
+
+async def test_half_a_character_at_the_end_of_utf_16_is_one_bad_line(files: Files) -> None:
+    files.source.write_bytes(codecs.BOM_UTF16_LE + '{"prompt": "a"}\n'.encode("utf-16-le") + b"x")
+    tally = await run(files)
+    assert (tally.answered, tally.failed) == (1, 1)
+
+
+BIG = "x" * 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("line", "custom_id"),
+    [
+        ({"custom_id": 'a\n"é', "method": "POST", "url": "/v1/chat/completions", "body": {"prompt": BIG}}, 'a\n"é'),
+        ({"method": "POST", "n": -1.5e3, "custom_id": "a-1", "body": {"prompt": BIG}}, "a-1"),
+        ({"prompt": BIG, "custom_id": "a-1"}, "a-1"),
+        ({"body": {"messages": [BIG]}, "custom_id": "a-1", "method": "POST", "n": None}, "a-1"),
+        ({"job_id": "a-1", "prompt": BIG}, "a-1"),
+        ({"body": {"custom_id": "not this", "prompt": BIG}}, "line-1"),
+        ({"body": {"prompt": BIG, "custom_id": "not this"}}, "line-1"),
+        ({"prompt": BIG + '"custom_id": "not this"}'}, "line-1"),
+        ({"prompt": '"custom_id": "not this",' + BIG}, "line-1"),
+        ({"custom_id": 7, "prompt": BIG}, "line-1"),
+        ([BIG], "line-1"),
+    ],
+    ids=range(11),
+)
+async def test_a_line_that_is_too_long_keeps_its_name(files: Files, line: Any, custom_id: str) -> None:
+    files.write([line, {"prompt": "good"}])
+    tally = await run(files)
+    assert (tally.answered, tally.failed) == (1, 1)
+    (failed,) = (answer for answer in files.answers() if answer["error"])
+    assert (failed["custom_id"], failed["error"]["code"]) == (custom_id, "too_large")
+
+
+@given(st.text('{}[]":,\\ custom_id01"\n', max_size=60).map(str.encode))
+def test_looking_for_the_name_of_a_line_ends_soon(line: bytes) -> None:
+    found = NAME_AT_START.match(line) or NAME_AT_END.search(line)
+    assert found is None or found[1].startswith(b'"')
+    for text in (
+        b'{"a":"b",' * 10_000,
+        b'"custom_id":"' * 10_000,
+        b"{" + b'"a":1,' * 10_000,
+        b'"custom_id":"x",' * 300,
+    ):
+        assert NAME_AT_START.match(text) is None
+        assert NAME_AT_END.search(text[-TAIL:]) is None
+
+
+async def test_where_there_are_no_locks_it_goes_on_with_a_warning(
+    files: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def flock(_file: Any, _how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    configure_logging(json=False)
+    files.write([{"prompt": "1"}])
+    assert await asked(files) == ["1"]
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "output_not_locked" in line]
+    assert len(warnings) == 1
+    assert "No locks available" in warnings[0]
+    assert str(files.target) in warnings[0]
+
+
+async def test_a_line_that_names_no_model_fails_alone_and_is_asked_again(
+    files: Files, endpoint: tuple[str, Any]
+) -> None:
+    url, (stats, _) = endpoint
+    files.write([{"prompt": "1", "model": "m", "user": "named"}, {"prompt": "2", "user": "not named"}])
+    for model, answered, jobs in ((None, 1, {"named": 1}), ("m", 1, {"named": 1, "not named": 1})):
+        backend = open_backend("chat", ChatOptions(url=url, model=model))
+        tally = await run(files, backend)
+        await backend.aclose()
+        assert (tally.answered, tally.failed) == (answered, 1 if model is None else 0)
+        assert (await stats())["jobs"] == jobs
+    assert any((answer["error"] or {}).get("code") == "no_model" for answer in files.answers())

@@ -84,7 +84,7 @@ async def test_an_answer_that_is_an_exception_is_for_its_job_alone() -> None:
     assert isinstance(answers[3], asyncio.CancelledError)
 
 
-@pytest.mark.parametrize("error", [TransientError("busy", "", counted=False), ValueError("x"), SystemExit(3)])
+@pytest.mark.parametrize("error", [TransientError("busy", "", prior="endpoint"), ValueError("x"), SystemExit(3)])
 async def test_what_a_handler_raises_is_for_all_jobs_of_the_call_and_no_other(error: BaseException) -> None:
     calls = 0
 
@@ -116,7 +116,7 @@ async def test_a_wrong_number_of_answers_fails_every_job_of_the_call(answers: An
 
     faults = await gathered(*(asyncio.create_task(handler(job(number))) for number in range(2)))
     for fault in faults:
-        assert (fault.code, fault.counted) == ("backend_error", True)
+        assert (fault.code, fault.prior) == ("backend_error", "unknown")
         assert str(fault) == f"it gave {gave} to 2 jobs, not an answer to each"
 
 

@@ -78,7 +78,7 @@ def decide(  # noqa: PLR0913  what is known of the job
 ) -> Judgement:
     """Decide about a job whose call has failed, and remember it in `evidence`.
 
-    `tries` and `failed` are the job's so far; `alone` says whether there is no other job but those that have used up a try.
+    `tries` and `failed` are the job's so far. `alone` says whether no job is beside it that has not used up a try.
     """
     if failure.prior != "job":
         used, delay = failure.used, failure.delay

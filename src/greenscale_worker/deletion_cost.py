@@ -11,6 +11,7 @@ import orjson
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from greenscale_worker.telemetry import log
+from greenscale_worker.tls import client_context
 
 ANNOTATION: Final = "controller.kubernetes.io/pod-deletion-cost"
 ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -86,10 +87,7 @@ def _read(account: Path) -> tuple[str, str, ssl.SSLContext]:
     """Read namespace, token and authority anew. The kubelet replaces all files of a volume at once: none is half."""
     try:
         namespace, token = ((account / name).read_text().strip() for name in ("namespace", "token"))
-        tls = ssl.create_default_context(cafile=account / "ca.crt")
+        tls = client_context(ca_file=account / "ca.crt")
     except (OSError, ValueError) as error:
         raise _RefusedError(f"{error}; the mounted token of a service account is expected") from error
-    # Chain and name are checked all the same; but the authorities of many clusters lack the key identifiers that
-    # Python 3.13 asks for.
-    tls.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return namespace, token, tls

@@ -1,24 +1,30 @@
 """A job, what may come of it, and the wire format in which producers write it."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
-import orjson
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from greenscale_worker.errors import BadInputError, Prior
+from greenscale_worker.wire_json import read, read_leniently, write
 
 MAX_DEPTH: Final = 64
 LARGEST_SEARCHED_FOR_ID: Final = 8 * 1024 * 1024
 MOST_FAULTS: Final = 3
 JOB_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 TRACEPARENT: Final = r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
+ENVELOPE: Final = ("job_id", "metadata", "deadline", "traceparent", "created_at")
+CHAT: Final = "/chat/completions"
+BATCH_LINE: Final = frozenset({"url", "body", "method", "custom_id"})
 
 
 class Job(BaseModel):
     """One piece of work, decoded. `payload` is what the producer wrote, less the other fields here.
 
+    `verbatim`: it is the whole request, to which no parameter is added but a model where it names none.
     Raises ValidationError for what the wire contract does not accept, a `job_id` among it.
     """
 
@@ -30,9 +36,10 @@ class Job(BaseModel):
     traceparent: Annotated[str, StringConstraints(strict=True, pattern=TRACEPARENT)] | None = None
     created_at: AwareDatetime | None = None
     payload: dict[str, Any] = {}
+    verbatim: bool = False
 
 
-ENVELOPE: Final = tuple(name for name in Job.model_fields if name != "payload")
+TIME: Final = TypeAdapter(datetime)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +138,9 @@ def decode(raw: bytes, *, max_bytes: int, default_job_id: str | None = None) -> 
         fault = f"{len(raw)} bytes; at most {max_bytes} are accepted"
         raise BadInputError("too_large", fault, job_id=job_id or _usable(default_job_id))
     try:
-        data = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise BadInputError("not_json", f"not JSON: {error}", job_id=_usable(default_job_id)) from None
+        data = read(raw)
+    except ValueError as error:
+        raise BadInputError("not_json", f"not JSON: {error}", job_id=_id_of(raw) or _usable(default_job_id)) from None
     if not isinstance(data, dict):
         fault = f"a JSON object is expected, not {type(data).__name__}"
         raise BadInputError("not_an_object", fault, job_id=_usable(default_job_id))
@@ -149,10 +156,42 @@ def decode(raw: bytes, *, max_bytes: int, default_job_id: str | None = None) -> 
     if deadline is not None and not isinstance(deadline, str):
         raise BadInputError("bad_field", "deadline: an RFC 3339 string is expected", job_id=job_id)
     envelope = {name: data.pop(name) for name in ENVELOPE if name in data}
+    if "body" in data and _is_batch_line(data):
+        data, envelope["verbatim"] = data["body"], True
     try:
         return Job(**envelope, payload=data)
+    except ValidationError:
+        return _mended(envelope, data)
+
+
+def is_chat(url: object) -> bool:
+    """Say whether the `url` of a line of OpenAI's Batch is that of chat completions."""
+    return isinstance(url, str) and url.rstrip("/").endswith(CHAT)
+
+
+def _is_batch_line(data: dict[str, Any]) -> bool:
+    return data.keys() <= BATCH_LINE and isinstance(data["body"], dict) and is_chat(data.get("url"))
+
+
+def _mended(envelope: dict[str, Any], payload: dict[str, Any]) -> Job:
+    """Make do with what is there: a field that is only echoed or handed on kills no job."""
+    mended = dict(envelope)
+    created_at = mended.pop("created_at", None)
+    with suppress(ValidationError):
+        time = TIME.validate_python(created_at)
+        mended["created_at"] = time if time.tzinfo else time.replace(tzinfo=UTC)
+    metadata = mended.pop("metadata", None)
+    if isinstance(metadata, dict):
+        mended["metadata"] = {
+            key: value if isinstance(value, str) else write(value).decode() for key, value in metadata.items()
+        }
+    traceparent = mended.pop("traceparent", None)
+    if isinstance(traceparent, str) and re.fullmatch(TRACEPARENT, traceparent):
+        mended["traceparent"] = traceparent
+    try:
+        return Job(**mended, payload=payload)
     except ValidationError as error:
-        raise BadInputError("bad_field", _explain(error), job_id=job_id) from None
+        raise BadInputError("bad_field", _explain(error), job_id=mended["job_id"]) from None
 
 
 def _explain(error: ValidationError) -> str:
@@ -162,9 +201,10 @@ def _explain(error: ValidationError) -> str:
 
 
 def _id_of(raw: bytes) -> str | None:
+    """Look for the id in a payload that is refused: it need not be JSON in every detail."""
     try:
-        data = orjson.loads(raw)
-    except orjson.JSONDecodeError:
+        data = read_leniently(raw)
+    except ValueError:
         return None
     return _usable(data.get("job_id")) if isinstance(data, dict) else None
 

@@ -21,6 +21,8 @@ from greenscale_worker.telemetry import Metrics, log
 RELEASE_SECONDS: Final = 2.0  # what a drain may take beyond its time, to hand back what it could not finish
 LAST_SECONDS: Final = 0.1
 READY_SECONDS: Final = 1.0
+FIRST_WORD_SECONDS: Final = 15.0  # until it is said again what is waited for; the time doubles up to the other
+LAST_WORD_SECONDS: Final = 300.0
 VERDICTS: Final = {"delayed": "released", "held": "held", "dead": "failed", "stale": "not_ours"}
 
 
@@ -326,14 +328,15 @@ class Worker:
 
     async def _backend_is_ready(self) -> bool:
         """Wait until the backend says that it would answer; False where the worker is stopped before."""
-        said = False
+        clock = asyncio.get_running_loop().time
+        say_at, pause = clock(), FIRST_WORD_SECONDS
         while not self._stopping.is_set():
             if await self._backend.ready():
                 self.ready = True
                 return True
-            if not said:
-                log.warning("waiting_for_backend")
-                said = True
+            if clock() >= say_at:
+                log.warning("waiting_for_backend", why=getattr(self._backend, "why_not_ready", "") or "it is not ready")
+                say_at, pause = clock() + pause, min(LAST_WORD_SECONDS, 2 * pause)
             with suppress(TimeoutError):
                 async with asyncio.timeout(random.uniform(READY_SECONDS / 2, READY_SECONDS)):  # noqa: S311  jitter
                     await self._stopping.wait()

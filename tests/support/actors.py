@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from redis import Redis
@@ -55,6 +56,15 @@ def sources(kind: Kind) -> dict[str, bytes]:
     return {name: script.source.replace(b"8 * 1024 * 1024", b"%d" % LARGEST) for name, script in scripts.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Fails:
+    """How calls fail. `used` is thousandths of a try, `delay` milliseconds."""
+
+    prior: str
+    used: int
+    delay: int
+
+
 class Actors:
     """One queue, everybody who uses it, and what is known of it."""
 
@@ -67,6 +77,8 @@ class Actors:
             max_bytes=1_000_000 if self.crowd > BATCH else rnd.choice([60, 300, 1_000_000]),
             ttl=rnd.choice([3600, 3600, 3600, 3600, 0]),
         )
+        self.formats = rnd.choice(["1", "2", "12"])
+        self.upgrades = rnd.random() < 0.5
         self.redis = redis
         redis.flushdb()
         self.keys = Keys("jobs", STORES[kind].own)
@@ -80,9 +92,9 @@ class Actors:
         self.happened: Counter[str] = Counter()
 
     def new_process(self) -> Process:
-        """Start a worker; during a rolling upgrade not all have the same settings."""
-        self.send("agree", [], [version := self.rnd.choice(["1", "2"])], lambda: self.ledger.agree(version))
-        name = next(self.names) + self.rnd.choice(["", f":1:2-{self.rnd.getrandbits(32):08x}"])
+        """Start a worker; during a rolling upgrade not all have the same settings, or know the same format."""
+        self.send("agree", [], [version := self.rnd.choice(self.formats)], lambda: self.ledger.agree(version))
+        name = next(self.names) + self.rnd.choice(["", f":1:2-{self.rnd.getrandbits(32):08x}" if self.upgrades else ""])
         return Process(name, max_crashes=self.rnd.choice(MAX_CRASHES))
 
     # Producers and people
@@ -227,9 +239,9 @@ class Actors:
 
         self.call(process, Call("bind", keys, args, lambda: self.ledger.bind(items), group, seen, heard))
 
-    def settle(self, process: Process, *, everything: bool = False) -> None:
+    def settle(self, process: Process, *, everything: bool = False, most: int = 0) -> None:
         unusable = [held for held in process.at("claimed") if not held.usable]
-        group = self.some([*process.at("bound", "conflict"), *unusable], everything=everything)
+        group = self.some([*process.at("bound", "conflict"), *unusable], everything=everything)[: most or None]
         items = [self.outcome(process, held) for held in group]
         keys: list[str] = []
         args: list[Any] = [self.setup.ttl]
@@ -264,12 +276,12 @@ class Actors:
 
         self.call(process, Call("release", keys, args, lambda: self.ledger.release(items), group, ignore, heard))
 
-    def retry(self, process: Process) -> None:
-        """Hand back jobs whose call has failed."""
+    def retry(self, process: Process, fails: "Fails | None" = None) -> None:
+        """Hand back jobs whose call has failed: some, or all in the same way."""
         if not process.at("bound"):
             self.bind(process, everything=True)
-        group = self.some(process.at("bound"), everything=False)
-        items = [self.fault(held) for held in group]
+        group = self.some(process.at("bound"), everything=fails is not None)
+        items = [self.fault(held, fails) for held in group]
         keys = [self.keys.record(item.job_id) for item in items]
         args: list[Any] = [LIVE_SECONDS if self.setup.ttl else 0, self.setup.ttl]
         args += flat((self.setup.name(item.id), *item[1:]) for item in items)
@@ -286,8 +298,11 @@ class Actors:
 
         self.call(process, Call("retry", keys, args, lambda: self.ledger.retry(items), group, seen, heard))
 
-    def fault(self, held: Held) -> Fault:
+    def fault(self, held: Held, fails: "Fails | None") -> Fault:
         """Let a call fail somehow: often alike, and seemingly by the job's own fault."""
+        if fails is not None:
+            tries = (fails.used, 5000, fails.delay)
+            return Fault(held.id, held.token, held.job_id, "code", "message", fails.prior, "alike", *tries)
         prior = self.rnd.choice(["job", "job", "job", "endpoint", "unknown"])
         used, most = self.rnd.choice([0, 250, 1000, 1500]), self.rnd.choice([1000, 2500])
         wait = self.rnd.choice([1, 1000, 60_000])
@@ -415,4 +430,4 @@ def flat(pairs: Iterable[Iterable[Any]]) -> list[Any]:
 
 
 def ignore(_: Any) -> None:
-    """Hear nothing of interest."""
+    """Do nothing, hear nothing of interest."""

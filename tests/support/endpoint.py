@@ -71,13 +71,17 @@ class Received:
 
 
 class Endpoint:
-    """Serves the script one reply a request, then `default` for ever. Use with `async with`."""
+    """Serves the script one reply a request, then `default` for ever. Use with `async with`.
 
-    def __init__(self, *script: Reply, default: Reply = OK, tls: bool = False) -> None:
+    `clients`: who has no certificate that this file vouches for is turned away.
+    """
+
+    def __init__(self, *script: Reply, default: Reply = OK, tls: bool = False, clients: Path | None = None) -> None:
         self.script = deque(script)
         self.default = default
         self.received: list[Received] = []
-        self._tls = tls
+        self._tls = tls or clients is not None
+        self._clients = clients
         self.port = 0
 
     @property
@@ -89,6 +93,9 @@ class Endpoint:
         if self._tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(CERTIFICATE)
+            if self._clients is not None:
+                context.verify_mode = ssl.CERT_REQUIRED
+                context.load_verify_locations(self._clients)
         app = web.Application(client_max_size=16 * 1024 * 1024)
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, shutdown_timeout=0.01, access_log=None)

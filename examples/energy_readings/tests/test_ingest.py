@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -178,3 +179,51 @@ async def test_with_password_and_tls(serve: Serve, start_redis: Callable[..., Re
     assert (await post(api, READING))[0] == 202
     with server.client(password="open-sesame") as db:  # noqa: S106  of a server of this test alone
         assert db.xlen("energy_readings") == 1
+
+
+@pytest.mark.parametrize("user", [None, "meters"])
+async def test_a_password_that_is_renewed(
+    serve: Serve, start_redis: Callable[..., RedisServer], tmp_path: Path, user: str | None
+) -> None:
+    path = tmp_path / "password"
+    path.write_text("old\n")
+    server = start_redis(f"user {user or 'default'} on >old allkeys allcommands")
+    own = {"REDIS_USERNAME": user} if user else {}
+    api = await serve(ingestion(read(environment(server, REDIS_PASSWORD_FILE=path, **own))))
+    assert (await post(api, READING))[0] == 202
+    with server.client(username=user, password="old") as db:  # noqa: S106  likewise
+        db.execute_command("ACL", "SETUSER", user or "default", "resetpass", ">new")
+        db.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        assert (await post(api, READING))[0] == 503
+        path.unlink()
+        assert (await api.get("/health")).status == 503
+        path.write_text("new\n")
+        assert (await post(api, READING))[0] == 202
+
+
+@pytest.mark.parametrize(
+    ("command", "back"),
+    [
+        ("CONFIG SET maxmemory 1mb", "CONFIG SET maxmemory 0"),
+        ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+        ("SET energy_readings other", "DEL energy_readings"),
+        ("ACL SETUSER default -xadd", "ACL SETUSER default +xadd"),
+        ("ACL SETUSER default resetkeys ~other", "ACL SETUSER default allkeys"),
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+    ],
+    ids=["full", "lacks replicas", "wrong type", "may not", "may not there", "replica"],
+)
+async def test_health_says_what_a_reading_would_be_answered(
+    serve: Serve, start_redis: Callable[..., RedisServer], command: str, back: str
+) -> None:
+    server = start_redis()
+    api = await serve(ingestion(read(environment(server))))
+    with server.client() as db:
+        assert (await api.get("/health")).status == 200
+        assert not db.exists("energy_readings"), "it adds nothing"
+        db.execute_command(*command.split())
+        assert (await post(api, READING))[0] == 503
+        assert (await api.get("/health")).status == 503
+        db.execute_command(*back.split())
+        assert (await api.get("/health")).status == 200
+        assert (await post(api, READING))[0] == 202

@@ -98,7 +98,7 @@ async def test_a_broken_site_is_its_own_jobs_fault(backend: Processing, db: redi
     assert not isinstance(good, BaseException)
     for error in (bad, both):
         assert isinstance(error, TransientError)
-        assert error.counted
+        assert error.prior == "unknown"
         assert "site-002" in str(error)
     db.delete("site_readings:site-002")
     await backend.infer(entry(READING, ELSEWHERE, array=True))
@@ -115,7 +115,7 @@ async def test_redis_that_is_away_is_nobodys_fault(
     server.stop()
     with pytest.raises(TransientError) as raised:
         await backend.infer(entry(READING))
-    assert not raised.value.counted
+    assert raised.value.prior == "endpoint"
     assert not await backend.ready()
     server.start()
     assert await backend.ready()

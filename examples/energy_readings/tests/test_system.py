@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -154,14 +155,51 @@ async def test_rubbish_becomes_a_dead_letter_and_no_loop(fleet: Fleet, db: redis
     assert powers(db) == [1.0]
     (letter,) = await asyncio.to_thread(dead_letters, db)
     assert letter["code"] == "bad_reading"
+    (command,) = re.findall(r"`(GREENSCALE_QUEUE.* dead list)`", README)
+    environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "REDIS_URL": url_of(db)}
+    shown = await asyncio.to_thread(
+        subprocess.run, ["bash", "-c", command], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "bad_reading" in shown.stdout
     await worker.stop()
 
 
+async def test_no_junk_in_the_stream_stops_the_worker(fleet: Fleet, db: redis.Redis) -> None:
+    rng = random.Random(1)
+    junk: list[Any] = [
+        b"",
+        b"\xff\xfe",
+        b"a|b",
+        b"{}",
+        b"[" * 10_000,
+        b"null",
+        b"x" * 100_000,
+        b"\x00",
+        b"-1",
+        b"1e999",
+    ]
+    names = [b"", b"\xff", b"job", b"job_id", b"readings", b"payload", b"prompt", b"site_id", b"timestamp", b"messages"]
+    entries = [{name: value} for name in names for value in junk]
+    entries += [{rng.choice(names): rng.choice(junk) for _ in range(rng.randrange(2, 5))} for _ in range(100)]
+    worker = fleet.start()
+    for number, entry in enumerate(entries):
+        db.xadd(STREAM, entry)
+        put(db, reading(number))
+    await eventually(lambda: db.xlen(STREAM) == 0)
+    assert Counter(powers(db)) == Counter(float(number) for number in range(len(entries)))
+    assert len(await asyncio.to_thread(dead_letters, db)) == len(entries)
+    assert worker.alive
+    await worker.stop()
+
+
+def url_of(db: redis.Redis) -> str:
+    return f"redis://127.0.0.1:{db.connection_pool.connection_kwargs['port']}/0"
+
+
 def dead_letters(db: redis.Redis) -> list[dict[str, Any]]:
-    url = f"redis://127.0.0.1:{db.connection_pool.connection_kwargs['port']}/0"
     ran = subprocess.run(
         (sys.executable, "-m", "greenscale_worker", "dead", "list", "--json"),
-        env=os.environ | WORKER | {"REDIS_URL": url},
+        env=os.environ | WORKER | {"REDIS_URL": url_of(db)},
         capture_output=True,
         text=True,
         check=True,

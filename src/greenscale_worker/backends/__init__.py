@@ -6,14 +6,19 @@ by it the gate learns that somebody is there.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.job import Job, Output
 
 
 class Backend(Protocol):
-    """Whatever answers a job: an endpoint, a model of one's own, a function."""
+    """Whatever answers a job: an endpoint, a model of one's own, a function.
+
+    It may have two things more. `peers(job) -> str` names what would answer this job: what becomes of other jobs of the
+    same name tells something about it; without it, all are peers. `why_not_ready: str` is what `ready` found wrong,
+    in one line that may be logged.
+    """
 
     async def infer(self, job: Job) -> Output:
         """Answer. May be cancelled at any time.
@@ -35,22 +40,27 @@ class Backend(Protocol):
 class ChatOptions:
     """Where an OpenAI-compatible endpoint is, how to be let in, and what a job leaves open.
 
-    `url` is the full one, `…/chat/completions`. `key` None or empty: an endpoint without keys. `model`,
-    `temperature` (None: not sent) and `max_tokens` stand in for what a job does not say. `ca_file` is a PEM
-    file that replaces the system's authorities. `headers` are sent beside ours and win over them. `proxy` is a
-    URL, with user and password where it wants them. `ready_path` is a path on the endpoint's host whose status
-    below 500 means ready; None: a TCP connection does. `connect_timeout` is seconds, for name, TCP and TLS.
+    `url` is the full one, `…/chat/completions`. `key` None or empty: an endpoint without keys. `model`, `temperature`
+    and `max_tokens` stand in for what a job does not say; None: not sent, and jobs have to name their model.
+    `max_tokens` is sent by the name `max_tokens_parameter`: reasoning models take `max_completion_tokens` only. PEM
+    files: `ca_file` replaces the system's authorities, `cert_file` is our certificate for an endpoint that asks for
+    one, `key_file` its key where the same file does not hold it. `headers` are sent beside ours and win over them.
+    `proxy` is a URL, with user and password where it wants them. `ready_path` is a path on the endpoint's host whose
+    status below 500 means ready; None: a TCP connection does. `connect_timeout` is seconds, for name, TCP and TLS.
     """
 
     url: str
-    model: str
+    model: str | None
     key: str | None = field(default=None, repr=False)
     temperature: float | None = 0.7
-    max_tokens: int = 1024
+    max_tokens: int | None = 1024
+    max_tokens_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     connect_timeout: float = 5.0
     concurrency: int = 16
     max_response_bytes: int = 8 * 1024 * 1024
     ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     proxy: str | None = field(default=None, repr=False)
     ready_path: str | None = None

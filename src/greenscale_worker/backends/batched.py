@@ -104,6 +104,4 @@ class _Calls:
             gave = f"{len(answers)} answers"
         else:
             gave = type(answers).__name__
-        raise TransientError(
-            "backend_error", f"it gave {gave} to {len(jobs)} jobs, not an answer to each", counted=True
-        )
+        raise TransientError("backend_error", f"it gave {gave} to {len(jobs)} jobs, not an answer to each")

@@ -2,11 +2,11 @@
 
 import asyncio
 import ssl
+from collections.abc import Mapping
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final
 
-import orjson
 from aiohttp import (
     ClientConnectorError,
     ClientError,
@@ -24,16 +24,22 @@ from yarl import URL
 
 from greenscale_worker.backends import ChatOptions
 from greenscale_worker.backends.completion import read_completion
+from greenscale_worker.backends.error_body import ErrorBody, read_error
 from greenscale_worker.backends.faults import SHORT, error_of
 from greenscale_worker.backends.request import chat_request
 from greenscale_worker.errors import ConfigError, PermanentError, TransientError
 from greenscale_worker.job import Job, Output
+from greenscale_worker.tls import client_context
+from greenscale_worker.wire_json import write
 
 UNREACHABLE: Final = (ClientConnectorError, ConnectionTimeoutError, ClientHttpProxyError)
 ERROR_BODY_BYTES: Final = 64 * 1024
 ERROR_BODY_SECONDS: Final = 2.0
-OK: Final = 200
+SUCCESS: Final = 2
 SERVER_ERROR: Final = 500
+MOST_HEADER_BYTES: Final = 64 * 1024
+MOST_HEADERS: Final = 500
+IDLE_SECONDS: Final = 4.0  # uvicorn, which vLLM stands on, closes idle connections after 5 s
 OURS: Final = {
     "Content-Type": "application/json",
     "Accept": "application/json",
@@ -54,36 +60,55 @@ class ChatBackend:
         self._url = _http_url("endpoint's URL", options.url)
         self._proxy = _http_url("proxy's URL", options.proxy) if options.proxy else None
         self._headers = _headers(options)
-        self._tls = _tls(options.ca_file)
+        https = any(url is not None and url.scheme == "https" for url in (self._url, self._proxy))
+        self._tls = _tls(options) if https else True  # to make a context takes 20 ms
         if self._url.user is not None and "Authorization" in self._headers:
             raise ConfigError("the endpoint's URL holds a user beside the key; one of the two is expected")
         path = options.ready_path
         if path is not None and (not path.startswith("/") or path.startswith("//")):
             raise ConfigError("the path to ask for readiness: one that begins with a single / is expected")
-        self._defaults = _defaults(options)
+        self._model = {"model": options.model}
+        self._defaults = self._model | _defaults(options)
         self._secrets = (options.key or "", *options.headers.values())
+        self.why_not_ready = ""
 
     async def infer(self, job: Job) -> Output:
-        """Ask the endpoint once. What may go wrong is told by the table in `faults`, and by `_lost` here."""
+        """Ask the endpoint once. What may go wrong is told by `faults` and `signs`, and by `_lost` here."""
         body = self._request(job)
         headers = {**self._headers, "traceparent": job.traceparent} if job.traceparent else self._headers
         try:
             async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
-                if response.status == OK:
-                    return read_completion(await self._read(response))
+                if response.status // 100 == SUCCESS:
+                    judge = partial(self._error, job, response.status, response.headers)
+                    return read_completion(await self._read(response), judge)
                 said = await _read_error(response)
         except ClientError as error:
             raise _lost(error) from error
-        own_model = job.payload.get("model") is not None
-        raise error_of(response.status, response.headers, said, own_model=own_model, secrets=self._secrets)
+        raise self._error(job, response.status, response.headers, read_error(said))
 
     async def ready(self) -> bool:
-        """Connect to the endpoint's host (the proxy's, where there is one), or GET the path that is set."""
+        """Connect to the endpoint's host (the proxy's, where there is one), or GET the path that is set.
+
+        Where that fails, `why_not_ready` says what was asked and what became of it, in one line without credentials.
+        """
+        target = self._ready_url()
         try:
             async with asyncio.timeout(self._options.connect_timeout):
-                return await (self._connects() if self._options.ready_path is None else self._answers())
-        except (OSError, TimeoutError, ClientError):
-            return False
+                status = await (self._connect(target) if self._options.ready_path is None else self._get(target))
+        except TimeoutError:
+            why = f"no answer within {self._options.connect_timeout:g} s"
+        except (OSError, ClientError) as error:
+            why = str(getattr(error, "os_error", None) or error) or type(error).__name__
+        else:
+            why = f"HTTP {status}" if status >= SERVER_ERROR else ""
+        shown = target.with_user(None).with_query(None)
+        self.why_not_ready = f"{shown}: {' '.join(why.split())[:SHORT]}" if why else ""
+        return not why
+
+    def peers(self, job: Job) -> str:
+        """Name what answers this job, without credentials: other jobs with the same URL and model tell about it."""
+        model = job.payload.get("model") or self._options.model
+        return f"{self._url.with_user(None).with_query(None)} {model}"
 
     async def aclose(self) -> None:
         """Close the session, where there is one."""
@@ -96,18 +121,38 @@ class ChatBackend:
 
     def _open_session(self, connections: int) -> ClientSession:
         return ClientSession(
-            connector=TCPConnector(limit=connections, ssl=self._tls),
+            connector=TCPConnector(limit=connections, ssl=self._tls, keepalive_timeout=IDLE_SECONDS),
             timeout=ClientTimeout(connect=self._options.connect_timeout),  # the rest is bounded above
             # no `headers` here: those of a session go to the proxy too, the key among them
             cookie_jar=DummyCookieJar(),
             proxy=self._proxy,
+            max_line_size=MOST_HEADER_BYTES,
+            max_field_size=MOST_HEADER_BYTES,
+            max_headers=MOST_HEADERS,
         )
 
     def _request(self, job: Job) -> bytes:
+        request = chat_request(job.payload, self._defaults_for(job))
+        if request.get("model") is None:
+            raise PermanentError("no_model", "the job names no model, and GREENSCALE_MODEL is not set; one is expected")
         try:
-            return orjson.dumps(chat_request(job.payload, self._defaults))
-        except orjson.JSONEncodeError as error:  # only from a job that was not decoded from JSON
-            raise PermanentError("bad_request", f"the payload cannot be written as JSON: {error}") from None
+            return write(request)
+        except (TypeError, ValueError) as error:  # only from a job that was not decoded from JSON
+            raise PermanentError(
+                "bad_request", f"the payload cannot be written as JSON: {type(error).__name__}"
+            ) from None
+
+    def _defaults_for(self, job: Job) -> Mapping[str, Any]:
+        return self._model if job.verbatim else self._defaults
+
+    def _error(
+        self, job: Job, status: int, headers: Mapping[str, str], said: ErrorBody, **otherwise: Any
+    ) -> TransientError | PermanentError:
+        """Judge what the endpoint said, for a request of which the configuration may have written a part."""
+        payload, defaults = job.payload, self._defaults_for(job)
+        sent = chat_request(payload, defaults)
+        ours = [name for name in defaults if payload.get(name) is None and name in sent]
+        return error_of(status, headers, said, defaulted=ours, secrets=self._secrets, **otherwise)
 
     async def _read(self, response: ClientResponse) -> bytes:
         """Read a body, decompressed, up to the cap; what is left unread closes the connection."""
@@ -118,25 +163,29 @@ class ChatBackend:
             size += len(chunks[-1])
             if size > most:
                 message = f"the answer is longer than {most} bytes"
-                raise TransientError("response_too_large", message, counted=True)
+                raise TransientError("response_too_large", message)
         return b"".join(chunks)
 
-    async def _connects(self) -> bool:
-        target = self._proxy or self._url
+    def _ready_url(self) -> URL:
+        if self._options.ready_path is None:
+            target = self._proxy or self._url
+            return target.origin()
+        return self._url.join(URL(self._options.ready_path))
+
+    async def _connect(self, target: URL) -> int:
         _, writer = await asyncio.open_connection(target.host, target.port)
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()
-        return True
+        return 0
 
-    async def _answers(self) -> bool:
+    async def _get(self, target: URL) -> int:
         """Ask on a connection of its own: those of the session belong to the lanes."""
-        url = self._url.join(URL(self._options.ready_path or "/"))
         async with (
             self._open_session(1) as session,
-            session.get(url, headers=self._headers, allow_redirects=False) as response,
+            session.get(target, headers=self._headers, allow_redirects=False) as response,
         ):
-            return response.status < SERVER_ERROR
+            return response.status
 
 
 async def _read_error(response: ClientResponse) -> bytes:
@@ -154,18 +203,17 @@ async def _read_error(response: ClientResponse) -> bytes:
 def _lost(error: ClientError) -> TransientError:
     """Classify a connection that failed.
 
-    Not made (name, TCP, TLS, proxy): the endpoint's fault. Lost later: the job's. That holds for a kept-alive
-    connection that the server closes before the first byte of the answer too: nobody can tell the harmless
-    case (it closed an idle connection just then) from a job that takes its server down, and the second must
-    not go round for ever. The first costs one of several tries, and the next attempt connects afresh.
+    Not made (name, TCP, TLS, proxy): the endpoint's fault. Lost later: unknown. That holds for a kept-alive connection
+    that the server closes before the first byte of the answer too: nobody can tell the harmless case (it closed an idle
+    connection just then) from a job that takes its server down.
     """
     if isinstance(error, UNREACHABLE):
         cause = getattr(error, "os_error", None) or type(error).__name__
-        return TransientError("unreachable", f"cannot connect to the endpoint: {cause}"[:SHORT], counted=False)
+        return TransientError("unreachable", f"cannot connect to the endpoint: {cause}"[:SHORT], prior="endpoint")
     if isinstance(error, ClientResponseError):
-        return TransientError("not_http", "the endpoint's answer is not HTTP", counted=True)
+        return TransientError("not_http", "the endpoint's answer is not HTTP")
     cause = type(error).__name__
-    return TransientError("connection_cut", f"the connection was lost during the call: {cause}", counted=True)
+    return TransientError("connection_cut", f"the connection was lost during the call: {cause}")
 
 
 def _http_url(name: str, text: str) -> URL:
@@ -192,17 +240,17 @@ def _headers(options: ChatOptions) -> CIMultiDict[str]:
     return headers
 
 
-def _tls(ca_file: str | None) -> ssl.SSLContext | bool:
-    if ca_file is None:
-        return True
+def _tls(options: ChatOptions) -> ssl.SSLContext:
+    if options.key_file is not None and options.cert_file is None:
+        raise ConfigError("the endpoint's client certificate is missing; expected beside its key")
+    files = {"CA": options.ca_file, "certificate": options.cert_file, "key": options.key_file}
     try:
-        return ssl.create_default_context(cafile=ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"the CA file {ca_file}: {error}; a PEM file is expected") from error
+        return client_context(ca_file=options.ca_file, cert_file=options.cert_file, key_file=options.key_file)
+    except (OSError, ValueError) as error:
+        named = ", ".join(f"{what} file {file}" for what, file in files.items() if file is not None)
+        raise ConfigError(f"the {named}: {error}; PEM files are expected, a key without a password") from error
 
 
 def _defaults(options: ChatOptions) -> dict[str, Any]:
-    defaults: dict[str, Any] = {"model": options.model, "max_tokens": options.max_tokens}
-    if options.temperature is not None:
-        defaults["temperature"] = options.temperature
-    return defaults
+    defaults = {"temperature": options.temperature, options.max_tokens_parameter: options.max_tokens}
+    return {name: value for name, value in defaults.items() if value is not None}

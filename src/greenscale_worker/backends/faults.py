@@ -1,102 +1,214 @@
-"""One table: what a status that is not a success says about the job, the endpoint and the way to it."""
+"""What an answer that is no success says at first sight: of the job, or of the endpoint and the way to it.
 
-from collections.abc import Mapping, Sequence
+A prior, no verdict: whose fault it is, is decided by what happens to other jobs.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Literal
 
-import orjson
-
+from greenscale_worker.backends.error_body import ErrorBody
 from greenscale_worker.backends.retry_after import retry_after
-from greenscale_worker.errors import PermanentError, TransientError
+from greenscale_worker.backends.signs import Meaning, meaning_of
+from greenscale_worker.errors import PermanentError, Prior, TransientError
 
-Fault = Literal["endpoint", "shut", "job", "final"]
-"""endpoint: no job's fault, not counted. shut: the same, and pointless to go on. job: counted. final: failed."""
-
-FAULTS: Final[Mapping[int, Fault]] = {
-    401: "shut",
-    402: "shut",  # no credit: what `insufficient_quota` says elsewhere
-    403: "shut",
-    405: "endpoint",  # the URL is not one that takes a POST: no job can be made right
-    407: "shut",
-    408: "job",
-    409: "job",
-    425: "job",
-    429: "endpoint",
-    502: "endpoint",
-    503: "endpoint",
-    504: "endpoint",
-    529: "endpoint",
-}
-FAULTS_BY_CLASS: Final[Mapping[int, Fault]] = {3: "endpoint", 4: "final"}  # all others: job
-
-QUOTA: Final = "insufficient_quota"
-ADVICE: Final[Mapping[str, str]] = {
-    "http_401": "the endpoint refuses the key; check that it is right, not expired, and belongs to this URL",
-    "http_402": "the account has no credit; check its plan and billing",
-    "http_403": "the endpoint forbids the call; check what the key may use: model, project, region, address",
-    "http_404": "the endpoint knows no such model or path; check the model and the URL that are set",
-    "http_405": "the URL takes no POST; check that it is the full one, ending in /chat/completions",
-    "http_407": "the proxy refuses its credentials; check the user and the password in its URL",
-    QUOTA: "the account's quota is used up; check its plan and billing",
-}
-MOVED: Final = (
-    "the endpoint redirects elsewhere, which is not followed so that the key stays with its host; "
-    "check the URL, the final address is expected"
-)
 SHORT: Final = 200
 SECRET_LENGTH: Final = 8
+QUOTA: Final = "insufficient_quota"
+TOO_MANY: Final = 429
+NO_COMPLETION: Final = "not_a_completion"
+NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,39}")
 
 
-def error_of(
-    status: int, headers: Mapping[str, str], body: bytes, *, own_model: bool, secrets: Sequence[str] = ()
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Whose fault it seems to be; `certain`: the job's, whatever happens to others. `advice` is what to check."""
+
+    prior: Prior | Literal["certain"]
+    overload: bool = False
+    advice: str | None = None
+
+
+JOB: Final = Judgement("job")
+CERTAIN: Final = Judgement("certain")
+UNKNOWN: Final = Judgement("unknown")
+DOWN: Final = Judgement("endpoint")
+BUSY: Final = Judgement("endpoint", overload=True)
+KEY: Final = Judgement(
+    "endpoint", advice="the endpoint refuses the key; check that it is right, not expired, and belongs to this URL"
+)
+MONEY: Final = Judgement(
+    "endpoint", advice="the account's quota, budget or credit is used up; check its plan and billing"
+)
+RIGHTS: Final = Judgement(
+    "endpoint", advice="the endpoint forbids the call; check what the key may use: model, project, region, address"
+)
+MODEL: Final = Judgement(
+    "endpoint", advice="the endpoint knows no such model or path; check the model and the URL that are set"
+)
+METHOD: Final = Judgement(
+    "endpoint", advice="the URL takes no POST; check that it is the full one, ending in /chat/completions"
+)
+PROXY: Final = Judgement(
+    "endpoint", advice="the proxy refuses its credentials; check the user and the password in its URL"
+)
+MOVED: Final = Judgement(
+    "endpoint",
+    advice="the endpoint redirects elsewhere, which is not followed so that the key stays with its host; "
+    "check the URL, the final address is expected",
+)
+
+BY_MEANING: Final[Mapping[Meaning, Judgement]] = {
+    "suspended": RIGHTS,
+    "filtered": CERTAIN,
+    "flagged": JOB,
+    "never": JOB,
+    "model": JOB,
+    "key": KEY,
+    "money": MONEY,
+    "rights": RIGHTS,
+    "down": DOWN,
+    "busy": BUSY,
+}
+BY_STATUS: Final[Mapping[int, Judgement]] = {
+    401: KEY,
+    402: MONEY,
+    403: RIGHTS,
+    405: METHOD,
+    407: PROXY,
+    408: UNKNOWN,
+    409: UNKNOWN,
+    413: CERTAIN,
+    422: CERTAIN,
+    424: DOWN,  # TGI: a shard is dead
+    425: UNKNOWN,
+    429: BUSY,
+    502: DOWN,
+    503: BUSY,
+    504: DOWN,
+    **dict.fromkeys((521, 522, 523, 525, 526, 530), DOWN),  # Cloudflare found nobody behind it
+    529: BUSY,  # Anthropic
+}
+BY_CLASS: Final[Mapping[int, Judgement]] = {3: MOVED, 4: JOB}  # all others: unknown
+# Whatever the words, these say one thing.
+WORDLESS: Final = (*range(300, 400), 401, 407, 413)
+# What a parameter's name in the error does not outweigh: of these, every job gets the same error.
+OF_THE_ACCOUNT: Final = ("suspended", "key", "money", "rights")
+
+UNSUPPORTED: Final = re.compile(r"unsupported|not support|only the default|not permitted|unrecognized|unknown")
+HINTS: Final[Mapping[str, str]] = {
+    "temperature": "the endpoint does not take the temperature that is set; an empty GREENSCALE_TEMPERATURE sends none",
+    "max_tokens": "the endpoint does not take max_tokens; GREENSCALE_MAX_TOKENS_PARAMETER=max_completion_tokens sends "
+    "the limit by its newer name, an empty GREENSCALE_MAX_TOKENS none",
+    "max_completion_tokens": "the endpoint does not take max_completion_tokens; "
+    "GREENSCALE_MAX_TOKENS_PARAMETER=max_tokens sends the limit by its older name, an empty GREENSCALE_MAX_TOKENS none",
+}
+
+
+def error_of(  # noqa: PLR0913  all there is to know of an answer
+    status: int,
+    headers: Mapping[str, str],
+    error: ErrorBody,
+    *,
+    defaulted: Collection[str] = (),
+    secrets: Sequence[str] = (),
+    code: str = NO_COMPLETION,
+    otherwise: Judgement = UNKNOWN,
 ) -> TransientError | PermanentError:
     """Say what an answer with such a status means.
 
-    `own_model`: the job itself named the model. The message is meant for the job's record: it may quote up to
-    200 characters of what the endpoint says went wrong, less the `secrets`; that of a `shut` error quotes
-    nothing and may be logged. `x-should-retry` overrules the table, except where the gate shuts.
+    Of a success with an error inside, the status is what the error names; where it names none, the fault is called
+    `code` and judged by its words, else as `otherwise`. `defaulted` are the parameters that the configuration added to
+    the job. The message is meant for the job's record: up to 200 characters of the endpoint's own words, less the
+    `secrets`, stand in it after the advice. What may be logged is the advice alone.
     """
-    said, kinds = _said(body, secrets)
-    code = QUOTA if status == 429 and QUOTA in kinds else f"http_{status}"  # noqa: PLR2004  the status itself
-    fault = "shut" if code == QUOTA else FAULTS.get(status) or FAULTS_BY_CLASS.get(status // 100, "job")
-    if status == 404 and not own_model:  # noqa: PLR2004  the status itself
-        fault = "endpoint"
-    should_retry = headers.get("x-should-retry", "").lower()
-    if should_retry == "false" and fault != "shut":
-        fault = "final"
-    elif should_retry == "true" and fault == "final":
-        fault = "job"
-    message = _message(status, code, fault, said)
-    if fault == "final":
-        return PermanentError(code, message)
+    inside = status // 100 == 2  # noqa: PLR2004  the class of successes
+    named = error.status if inside else status
+    meaning = meaning_of(error, trust_words=named != TOO_MANY)
+    after = retry_after(headers)
+    hint = _hint(error, defaulted) if named in (400, 422) else None
+    judgement = otherwise if named is None else _by_status(named, error, defaulted)
+    if hint is not None:
+        judgement = Judgement("endpoint", advice=hint) if "model" in defaulted else JOB
+    elif meaning is not None and named not in WORDLESS:
+        judgement = _by_meaning(meaning, judgement, defaulted)
+    judgement = _should_retry(judgement, headers.get("x-should-retry", "").lower(), after)
+    if named is not None:
+        code = QUOTA if named == TOO_MANY and meaning == "money" else f"http_{named}"
+    message = _message(status, named, hint or judgement.advice, _quoted(error.message, secrets))
+    if judgement.prior == "certain":
+        return PermanentError("content_filter" if meaning == "filtered" else code, message)
     return TransientError(
         code,
         message,
-        prior="unknown" if fault == "job" else "endpoint",
-        retry_after=retry_after(headers),
-        advice=message if fault == "shut" else None,
+        prior=judgement.prior,
+        fingerprint=_fingerprint(code, error, inside=inside),
+        retry_after=after,
+        overload=judgement.overload,
+        advice=judgement.advice,
     )
 
 
-def _message(status: int, code: str, fault: Fault, said: str) -> str:
-    advice = MOVED if status // 100 == 3 else ADVICE.get(code) if fault in ("shut", "endpoint") else None  # noqa: PLR2004
-    parts = [f"HTTP {status}", advice, said if fault != "shut" else None]
-    return ": ".join(part for part in parts if part)
+def _by_status(status: int, error: ErrorBody, defaulted: Collection[str]) -> Judgement:
+    if status == 400 and error.param is not None:  # noqa: PLR2004  the status itself
+        return MODEL if error.param == "model" and "model" in defaulted else CERTAIN
+    if status == 404:  # noqa: PLR2004  as above
+        return MODEL if "model" in defaulted or _is_path(error) else JOB
+    return BY_STATUS.get(status) or BY_CLASS.get(status // 100, UNKNOWN)
 
 
-def _said(body: bytes, secrets: Sequence[str]) -> tuple[str, tuple[object, object]]:
-    """Take the message, and code and type, out of `{"error": {…}}` or of what comes near to it."""
-    try:
-        answer = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return "", (None, None)
-    error = answer.get("error", answer) if isinstance(answer, dict) else None
-    if isinstance(error, str):
-        error = {"message": error}
-    if not isinstance(error, dict):
-        return "", (None, None)
-    message = error.get("message")
-    said = " ".join(message.split()) if isinstance(message, str) else ""
+def _by_meaning(meaning: Meaning, by_status: Judgement, defaulted: Collection[str]) -> Judgement:
+    """What is certain by its status stays so, unless the words are about the account, or the model that is set."""
+    if meaning == "model" and "model" in defaulted:
+        return MODEL
+    if by_status.prior == "certain" and meaning not in OF_THE_ACCOUNT:
+        return CERTAIN
+    return BY_MEANING[meaning]
+
+
+def _is_path(error: ErrorBody) -> bool:
+    """Whether a 404 is a web server's, which knows no such path, and not that of a server of models."""
+    return error.shape == "html" or error.message.lower() in ("not found", "404 page not found", "no route matched")
+
+
+def _hint(error: ErrorBody, defaulted: Collection[str]) -> str | None:
+    """Say which setting helps where the endpoint refuses a parameter that only the configuration asked for."""
+    said = " ".join([*error.names, error.message]).lower()
+    if not UNSUPPORTED.search(said):
+        return None
+    wrong = error.param or next((word for word in re.findall(r"\w+", said) if word in HINTS), None)
+    return HINTS.get(wrong) if wrong is not None and wrong in defaulted else None
+
+
+def _should_retry(judgement: Judgement, said: str, after: float | None) -> Judgement:
+    """Obey `x-should-retry`: it speaks to an interactive client, whose user cannot wait; a queue can.
+
+    So `false` ends nothing that waiting mends, and nothing where a time to come back is beside it.
+    """
+    if said == "true" and judgement.prior in ("job", "certain"):
+        return UNKNOWN
+    if said == "false" and judgement.prior == "unknown" and after is None:
+        return JOB
+    return judgement
+
+
+def _message(status: int, named: int | None, advice: str | None, said: str) -> str:
+    head = f"HTTP {status}"
+    if named != status:
+        head += " with an error inside" if named is None else f" with an error {named} inside"
+    return ": ".join(part for part in (head, advice, said) if part)
+
+
+def _quoted(message: str, secrets: Sequence[str]) -> str:
     for secret in secrets:
         if len(secret) >= SECRET_LENGTH:
-            said = said.replace(secret, "[hidden]")
-    return said[:SHORT], (error.get("code"), error.get("type"))
+            message = message.replace(secret, "[hidden]")
+    return message[:SHORT]
+
+
+def _fingerprint(code: str, error: ErrorBody, *, inside: bool) -> str:
+    """What faults that are alike have in common; free text, which may quote a prompt, is left out."""
+    names = (name for name in error.names if NAME.fullmatch(name))
+    parts = (code, "inside" if inside else "", next(names, ""), error.shape)
+    return " ".join(part for part in parts if part)

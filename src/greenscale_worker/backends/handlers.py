@@ -8,11 +8,10 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Final
 
-import orjson
-
 from greenscale_worker.backends import Backend
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.job import Job, Output
+from greenscale_worker.wire_json import write
 
 GROUP: Final = "greenscale.backends"
 Handler = Callable[[Job], Awaitable[Any]]
@@ -29,7 +28,7 @@ class HandlerBackend:
         answer = await self._handler(job)
         if isinstance(answer, Output):
             return answer
-        return Output(answer if isinstance(answer, str) else orjson.dumps(answer).decode())
+        return Output(answer if isinstance(answer, str) else write(answer).decode())
 
     async def ready(self) -> bool:
         """Be ready, always: a function has nobody to ask."""

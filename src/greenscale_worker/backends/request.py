@@ -1,22 +1,31 @@
 """The chat-completions request that a payload asks for (docs/wire-contract.md)."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from greenscale_worker.errors import PermanentError
 
-NO_DEFAULTS: Mapping[str, Any] = {}
+NO_DEFAULTS: Final[Mapping[str, Any]] = {}
+LIMITS: Final = frozenset(
+    {"max_tokens", "max_completion_tokens"}
+)  # the older name, and the one that reasoning models take
 
 
 def chat_request(payload: Mapping[str, Any], defaults: Mapping[str, Any] = NO_DEFAULTS) -> dict[str, Any]:
     """Turn `prompt` or `messages` into a request; whatever else the payload says is passed on as it is.
 
-    `defaults` fill in what the payload leaves out or sets to null; `max_tokens` among them gives way to a
-    `max_completion_tokens` of the job. Raises PermanentError `bad_request`, which names the field.
+    `defaults` fill in what the payload leaves out; a parameter that it sets to null is not sent at all, but for the
+    model. A limit of tokens that the job names, by its older or its newer name, takes the place of the default one.
+    Raises PermanentError `bad_request`, which names the field.
     """
-    request = {**defaults, **{name: value for name, value in payload.items() if value is not None}}
-    if "max_completion_tokens" in request and payload.get("max_tokens") is None:
-        request.pop("max_tokens", None)
+    request = {**defaults, **payload}
+    if None in request.values():
+        request = {name: value for name, value in request.items() if value is not None}
+    if "model" not in request and defaults.get("model") is not None:
+        request["model"] = defaults["model"]
+    if payload.get("max_tokens") is not None or payload.get("max_completion_tokens") is not None:
+        for name in LIMITS - payload.keys():
+            request.pop(name, None)
     request["messages"] = _messages(request.pop("prompt", None), request.get("messages"))
     model = request.get("model")
     if model is not None and not (isinstance(model, str) and model.strip()):

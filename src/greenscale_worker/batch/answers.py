@@ -9,6 +9,8 @@ import orjson
 from greenscale_worker.batch.requests import IN_VAIN, Request
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.job import Output
+from greenscale_worker.telemetry import log
+from greenscale_worker.wire_json import read, write
 
 PREFIX: Final = b'{"id":"batch_req_'
 ID: Final = "batch_req_"
@@ -28,6 +30,7 @@ class Answers:
         self._path = path
         self._file = path.open("a+b", buffering=0)
         try:
+            self._check()
             self._lock()
             self._mend()
             self._load()
@@ -51,9 +54,13 @@ class Answers:
 
     def _write(self, request: Request, response: dict[str, Any] | None, error: dict[str, str] | None) -> None:
         line = {"id": f"{ID}{request.key:016x}", "custom_id": request.custom_id, "response": response, "error": error}
-        data = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+        data = write(line) + b"\n"
         if (written := self._file.write(data)) != len(data):
             raise OSError(f"only {written} of {len(data)} bytes of a line could be written")
+
+    def _check(self) -> None:
+        if not self._file.seekable():
+            raise ConfigError(f"{self._path} is a pipe or a terminal; expected: a file, which a batch can read again")
 
     def _lock(self) -> None:
         try:
@@ -64,6 +71,8 @@ class Answers:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"{self._path} is being written by another batch") from None
+        except OSError as error:  # some network file systems know no locks
+            log.warning("output_not_locked", file=str(self._path), error=error.strerror)
 
     def _mend(self) -> None:
         """Finish the last line where only its end is missing; take it away where it was half written."""
@@ -129,7 +138,7 @@ def _key(name: object) -> int | None:
 def _body(request: Request, output: Output) -> dict[str, Any]:
     """The endpoint's body, or where the backend has none, one as an endpoint would have written it."""
     if output.body:
-        body: dict[str, Any] = orjson.loads(output.body)
+        body: dict[str, Any] = read(output.body)
         return body
     usage = output.usage
     message = {"role": "assistant", "content": output.text.encode("utf-8", "replace").decode()}

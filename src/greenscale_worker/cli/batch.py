@@ -32,7 +32,9 @@ lines of IN are of any of these kinds:
   {"prompt": "What is 2+2?"}
   {"messages": [{"role": "user", "content": "What is 2+2?"}], "max_tokens": 9}
   {"custom_id": "a-1", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": …}}
-The first two take any parameter of a chat completion beside it, and a custom_id if you like.
+The first two take any parameter of a chat completion beside it, and a custom_id if you like; temperature and
+max_tokens are those of the settings where a line leaves them out. A body is sent as it is: nothing is added but
+the model, where it names none.
 
 lines of OUT come in the order in which they finish; of response and error, one is null:
   {"id": …, "custom_id": "a-1", "response": {"status_code": 200, "request_id": …, "body": {…}}, "error": null}
@@ -76,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
     settings = settings_of_command()
     log_beside_a_bar(settings)
-    backend = open_configured_backend(settings)
+    backend = open_configured_backend(settings, model_optional=True)  # a line may name its own
     try:
         batch = Batch(
             args.source,
@@ -88,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
             policy=policy(settings),
         )
     except OSError as error:
-        raise ConfigError(f"{error.filename}: {error.strerror}") from None
+        raise ConfigError(f"{error.filename or args.target}: {error.strerror or error}") from None
     stopped_by = asyncio.run(drive(batch, backend))
     hint(_summary(batch.tally))
     if args.json:

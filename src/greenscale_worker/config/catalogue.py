@@ -9,7 +9,7 @@ from annotated_types import Ge, Le
 from pydantic import AliasChoices, SecretStr
 from pydantic.fields import FieldInfo
 
-from greenscale_worker.config.rules import Rule
+from greenscale_worker.config.rules import OR_NOTHING, Rule
 from greenscale_worker.config.settings import SECTIONS
 
 
@@ -35,7 +35,7 @@ class Setting:
     @property
     def may_be_empty(self) -> bool:
         """Whether an empty value says something; otherwise it is as good as none."""
-        return any(rule.holds("") for rule in self._of(Rule))
+        return OR_NOTHING in self.info.metadata or any(rule.holds("") for rule in self._of(Rule))
 
     @property
     def accepts(self) -> str:
@@ -50,7 +50,8 @@ class Setting:
             return "any text"
         number = "a whole number" if int in self._kinds else "a number"
         least, most = next(self._of(Ge)).ge, next((limit.le for limit in self._of(Le)), None)
-        return f"{number} not below {least}" if most is None else f"{number} from {least} to {most}"
+        range_ = f"not below {least}" if most is None else f"from {least} to {most}"
+        return f"{number} {range_}" + (", or nothing" if self.may_be_empty else "")
 
     @property
     def _choices(self) -> tuple[str, ...]:

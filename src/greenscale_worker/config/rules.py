@@ -9,14 +9,15 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import orjson
-from pydantic import GetCoreSchemaHandler, SecretStr
+from pydantic import BeforeValidator, GetCoreSchemaHandler, SecretStr
 from pydantic_core import CoreSchema, core_schema
 
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.queues.redis_protocol.keys import Keys
 
 CHAT_PATH: Final = "/chat/completions"
-CREDENTIALS: Final = re.compile(r"://\S*@")  # up to the last @: a password that is not quoted may hold anything
+SPACES: Final = re.compile(r"(\s+)")
+LARGEST_PEM: Final = 4 * 1024 * 1024
 HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 REDIS_PATHS: Final = {
     "": re.compile(r"/?\d*/?"),
@@ -50,8 +51,14 @@ class SecretUrl(SecretStr):
 
 
 def masked(text: str) -> str:
-    """Hide user and password of URLs."""
-    return CREDENTIALS.sub("://***@", text)
+    """Hide user and password of URLs: all up to the last @, as a password that is not quoted may hold anything."""
+    return "".join(map(_masked_word, SPACES.split(text)))
+
+
+def _masked_word(word: str) -> str:
+    scheme, separator, rest = word.partition("://")
+    _, at, host = rest.rpartition("@")
+    return f"{scheme}{separator}***@{host}" if at else word
 
 
 def is_http_url(text: str) -> bool:
@@ -109,14 +116,18 @@ def _are_headers(text: str) -> bool:
 
 def _is_pem_file(name: str) -> bool:
     try:
-        return b"-----BEGIN " in Path(name).read_bytes()
-    except OSError:
+        with Path(name).open("rb") as file:
+            return b"-----BEGIN " in file.read(LARGEST_PEM)
+    except (OSError, ValueError):
         return False
 
 
 def _matches(pattern: str) -> Callable[[str], bool]:
     return lambda text: re.fullmatch(pattern, text) is not None
 
+
+# For numbers of which an empty value says that there is none.
+OR_NOTHING: Final = BeforeValidator(lambda value: None if value == "" else value)
 
 HTTP_URL: Final = Rule("a full URL, https://host/path or http://host/path", is_http_url)
 BASE_URL: Final = Rule(f"a URL such as https://host/v1, without {CHAT_PATH}, which is added", _is_base_url)

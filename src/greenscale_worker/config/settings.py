@@ -15,6 +15,7 @@ from greenscale_worker.config.rules import (
     HTTP_PATH,
     HTTP_URL,
     LIST_NAME,
+    OR_NOTHING,
     PEM_FILE,
     POD_NAME,
     PROXY,
@@ -53,15 +54,24 @@ class EndpointSettings(Section):
         alias="GREENSCALE_MODEL",
         description=f"Model for jobs that name none. With `NEYSA_API_KEY`: `{NEYSA_MODEL}`; otherwise it must be set.",
     )
-    temperature: float = Field(
-        0.7, alias="GREENSCALE_TEMPERATURE", ge=0, le=2, description="Temperature for jobs that name none."
+    temperature: Annotated[float | None, OR_NOTHING] = Field(
+        0.7,
+        alias="GREENSCALE_TEMPERATURE",
+        ge=0,
+        le=2,
+        description="Temperature for jobs that name none; empty: none is sent.",
     )
-    max_tokens: int = Field(
+    max_tokens: Annotated[int | None, OR_NOTHING] = Field(
         1024,
         alias="GREENSCALE_MAX_TOKENS",
         ge=1,
         le=1_000_000,
-        description="`max_tokens` for jobs that name none; it is always sent.",
+        description="Limit of an answer's tokens for jobs that name none; empty: none is sent.",
+    )
+    max_tokens_parameter: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens",
+        alias="GREENSCALE_MAX_TOKENS_PARAMETER",
+        description="Name by which that limit is sent: OpenAI's reasoning models take only the second.",
     )
     endpoint_headers: Annotated[SecretStr | None, HEADERS] = Field(
         None,
@@ -72,6 +82,16 @@ class EndpointSettings(Section):
         None,
         alias="GREENSCALE_ENDPOINT_CA_FILE",
         description="Certificates (PEM) to trust instead of the system's.",
+    )
+    endpoint_cert_file: Annotated[str | None, PEM_FILE] = Field(
+        None,
+        alias="GREENSCALE_ENDPOINT_CERT_FILE",
+        description="Our own certificate (PEM), where the endpoint asks for one.",
+    )
+    endpoint_key_file: Annotated[str | None, PEM_FILE] = Field(
+        None,
+        alias="GREENSCALE_ENDPOINT_KEY_FILE",
+        description="Its key (PEM, without a password), where it is not in the same file.",
     )
     ready_path: Annotated[str | None, HTTP_PATH] = Field(
         None,
@@ -104,7 +124,18 @@ class RedisSettings(Section):
     redis_db: int = Field(0, alias="REDIS_DB", ge=0, le=1_000_000, description="Number of the database.")
     redis_username: str | None = Field(None, alias="REDIS_USERNAME", description="User name, where Redis has ACLs.")
     redis_password: SecretStr | None = Field(
-        None, alias="REDIS_PASSWORD", description="Password; also beside a `REDIS_URL` that holds none."
+        None,
+        alias="REDIS_PASSWORD",
+        description="Password; also beside a `REDIS_URL` that holds none. A file is read again "
+        "for each connection: a password that is renewed needs no restart.",
+    )
+    redis_sentinel_username: str | None = Field(
+        None, alias="REDIS_SENTINEL_USERNAME", description="User name for the Sentinels, where they have ACLs."
+    )
+    redis_sentinel_password: SecretStr | None = Field(
+        None,
+        alias="REDIS_SENTINEL_PASSWORD",
+        description="Password for the Sentinels. Without it those that want one are given that of Redis.",
     )
     redis_ca_file: Annotated[str | None, PEM_FILE] = Field(
         None, alias="GREENSCALE_REDIS_CA_FILE", description="Certificates (PEM) to trust instead of the system's."
@@ -232,6 +263,12 @@ class WorkerSettings(Section):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", alias="GREENSCALE_LOG_LEVEL", description="The least of what is logged."
     )
+    log_exceptions: Literal["auto", "true", "false"] = Field(
+        "auto",
+        alias="GREENSCALE_LOG_EXCEPTIONS",
+        description="Whether the traceback of what a handler raised is logged. The message of an exception may quote "
+        "its job, so `auto` does it only where stderr is a terminal.",
+    )
     log_content: bool = Field(
         default=False,
         alias="GREENSCALE_LOG_CONTENT",
@@ -259,8 +296,11 @@ class Notice:
 class Settings(WorkerSettings, JobSettings, QueueSettings, RedisSettings, EndpointSettings):
     """All settings, each checked by itself. What they mean together is told by `options`.
 
-    `origins` says where a value came from that is not the default, by field; `notices` is what to warn of.
+    `origins` says where a value came from that is not the default, and `files` which file holds a secret, by field;
+    `unnamed` are the fields that came from a `.env` that nobody has named; `notices` is what to warn of.
     """
 
     origins: Mapping[str, str] = {}
+    files: Mapping[str, str] = {}
+    unnamed: frozenset[str] = frozenset()
     notices: tuple[Notice, ...] = ()

@@ -1,7 +1,6 @@
 """The command line: one role of the system for each command, or all of them (`up`)."""
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from typing import Final
 
 from greenscale_worker import ConfigError
 
+from energy_readings.log import logging_to_stderr
 from energy_readings.settings import Settings, read
 
 WRONG: Final = 2
@@ -18,9 +18,9 @@ INTERRUPTED: Final = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command, and give the exit code: 0 stopped, 1 it failed, 2 a wrong setting, said in one line."""
     args = _parser().parse_args(argv)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     try:
-        code: int = args.run(read(os.environ))
+        with logging_to_stderr():
+            code: int = args.run(read(os.environ))
     except ConfigError as error:
         sys.stderr.write(f"energy-readings: {error}\n")
         return WRONG

@@ -1,5 +1,6 @@
 """What the three servers have in common: JSON errors, a Redis that is away, `/health`, and how they run."""
 
+import asyncio
 import gc
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,6 +17,7 @@ RETRY_SECONDS: Final = 5
 GOODBYE_SECONDS: Final = 5.0
 GARBAGE_THRESHOLD: Final = 50_000  # a request leaves no cycles behind; the default of 700 is work for nothing
 LARGEST_BODY: Final = 256 * 1024
+BODY_SECONDS: Final = 10.0
 JSON: Final = "application/json"
 
 log = logging.getLogger("energy_readings")
@@ -50,21 +52,35 @@ async def in_json(request: web.Request, handler: Handler) -> web.StreamResponse:
         return problem(error.status, str(error), error.faults)
     except AWAY as error:
         log.warning("%s %s: 503: %s: %s", request.method, request.path, type(error).__name__, error)
-        return problem(503, "Redis is away or full: try again later; what was sent twice is stored once")
+        return problem(503, "Redis is away, full or refuses this: try again later; what was sent twice is stored once")
     except web.HTTPRequestEntityTooLarge as error:
         return problem(error.status, f"the body is too large; at most {LARGEST_BODY} bytes are accepted")
     except web.HTTPException as error:
         response = problem(error.status, error.reason)
         response.headers.update({name: value for name, value in error.headers.items() if name == "Allow"})
         return response
+    except Exception:
+        log.exception("%s %s: 500", request.method, request.path)
+        return problem(500, "this should not have happened; the log of the server says more")
 
 
-def application(*routes: web.RouteDef, ping: Callable[[], Awaitable[object]] | None = None) -> web.Application:
-    """Make a server with these routes and `GET /health`: 200, or 503 where `ping` raises."""
+async def body_of(request: web.Request) -> bytes:
+    """Read a body. Raises RefusedError where it does not come in time, breaks off, or is not what its headers say."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.read()
+    except TimeoutError:
+        raise RefusedError(408, f"the body has not come within {BODY_SECONDS:g} s") from None
+    except (web.RequestPayloadError, OSError):
+        raise RefusedError(400, "the body broke off, or is not encoded as its headers say") from None
+
+
+def application(*routes: web.RouteDef, check: Callable[[], Awaitable[object]] | None = None) -> web.Application:
+    """Make a server with these routes and `GET /health`: 200, or 503 where `check` raises one of `AWAY`."""
 
     async def health(_request: web.Request) -> web.Response:
-        if ping is not None:
-            await ping()
+        if check is not None:
+            await check()
         return answer({"status": "ok"})
 
     app = web.Application(middlewares=[in_json], client_max_size=LARGEST_BODY)

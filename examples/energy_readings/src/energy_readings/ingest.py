@@ -7,14 +7,17 @@ from typing import Any, Final
 
 from aiohttp import web
 from greenscale_worker import Grouper
+from redis.exceptions import ResponseError
 
 from energy_readings.connection import ANSWER_SECONDS, connect
-from energy_readings.http import RefusedError, answer, application
+from energy_readings.http import RefusedError, answer, application, body_of
 from energy_readings.reading import Reading, ValidationError, faults, is_json, one_line, parse
 from energy_readings.settings import Settings
+from energy_readings.store import Script
 
 MOST_ENTRIES: Final = 64  # that share a round trip
 MOST_BYTES: Final = 1024 * 1024
+TAKES: Final = Script("takes.lua")
 
 
 @dataclass(slots=True, eq=False)
@@ -39,9 +42,14 @@ class Entries:
     async def add(self, fields: dict[str, str]) -> str:
         """Add an entry and give its id. Raises one of `connection.AWAY` where Redis has not taken it in time."""
         given = await self._group(_Entry(fields, monotonic()))
-        if isinstance(given, Exception):
-            raise given
-        return str(given.decode())
+        if not isinstance(given, bytes):
+            raise given if isinstance(given, Exception) else ResponseError(f"XADD gave {type(given).__name__}, no id")
+        return given.decode(errors="replace")
+
+    async def check(self) -> None:
+        """Raise what `add` would raise now; adds nothing."""
+        if not isinstance(length := await TAKES.run(self._client, [self._stream], []), int):
+            raise ResponseError(f"XLEN gave {type(length).__name__}, no number")
 
     async def _send(self, entries: list[_Entry]) -> list[Any]:
         """Add those that have not waited too long: where Redis hangs, a group ends only after its time limit.
@@ -71,7 +79,7 @@ def ingestion(settings: Settings) -> web.Application:
     entries = Entries(client, settings.stream)
 
     async def post(request: web.Request) -> web.Response:
-        body = await request.read()
+        body = await body_of(request)
         try:
             readings = parse(body)
         except ValidationError as error:
@@ -84,6 +92,6 @@ def ingestion(settings: Settings) -> web.Application:
         yield
         await client.aclose()
 
-    app = application(web.post("/readings", post), ping=client.ping)
+    app = application(web.post("/readings", post), check=entries.check)
     app.cleanup_ctx.append(closing)
     return app

@@ -5,10 +5,10 @@
 -- ARGV  1 earliest time in µs or -inf
 --       2 latest time in µs or +inf
 --       3 how many at most
---       4 the reading after which to go on; empty: at the beginning. Where it is gone, all that is older is gone too.
+--       4 the reading after which to go on; none: at the beginning. Where it is gone, all that is older is gone too.
 -- Gives the readings.
 local from, to, most, after = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
-if after == '' then
+if not after then
   return redis.call('ZRANGE', KEYS[1], to, from, 'BYSCORE', 'REV', 'LIMIT', 0, most)
 end
 local rank = redis.call('ZREVRANK', KEYS[1], after)

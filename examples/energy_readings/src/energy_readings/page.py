@@ -4,15 +4,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib import resources
 from typing import Final
 
-from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, web
+from aiohttp import ClientError, ClientPayloadError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, web
 from yarl import URL
 
-from energy_readings.http import application, problem
+from energy_readings.http import application, body_of, problem
 from energy_readings.settings import Settings
 
 FILES: Final = {"/": "index.html", "/app.js": "app.js", "/chart.js": "chart.js", "/style.css": "style.css"}
 KINDS: Final = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
 PATIENCE: Final = ClientTimeout(total=10, connect=2)
+LARGEST_ANSWER: Final = 4 * 1024 * 1024
 PASSED_ON: Final = ("Content-Type", "Retry-After", "Cache-Control")
 SAFE: Final = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
@@ -27,12 +28,14 @@ def page(settings: Settings) -> web.Application:
     session: ClientSession
 
     async def passed_on(request: web.Request, url: str) -> web.Response:
-        body = await request.read() if request.method == "POST" else None
+        body = await body_of(request) if request.method == "POST" else None
         try:
-            async with session.request(request.method, URL(url, encoded=True), data=body) as reply:
+            async with session.request(
+                request.method, URL(url, encoded=True), data=body, allow_redirects=False
+            ) as reply:
                 headers = {name: reply.headers[name] for name in PASSED_ON if name in reply.headers}
-                return web.Response(body=await reply.read(), status=reply.status, headers=headers)
-        except (ClientError, TimeoutError):
+                return web.Response(body=await _content(reply), status=reply.status, headers=headers)
+        except (ClientError, OSError):  # TimeoutError is one
             api = "ingestion" if request.method == "POST" else "readings"
             return problem(503, f"the {api} API does not answer: try again later")
 
@@ -40,7 +43,7 @@ def page(settings: Settings) -> web.Application:
         return await passed_on(request, f"{settings.ingest}/readings")
 
     async def get(request: web.Request) -> web.Response:
-        return await passed_on(request, settings.readings + request.raw_path.removeprefix("/api"))
+        return await passed_on(request, settings.readings + request.rel_url.raw_path_qs.removeprefix("/api"))
 
     async def connected(_app: web.Application) -> AsyncIterator[None]:
         nonlocal session
@@ -51,6 +54,16 @@ def page(settings: Settings) -> web.Application:
     app = application(*files, web.post("/api/readings", post), web.get("/api/sites/{site_id}/readings", get))
     app.cleanup_ctx.append(connected)
     return app
+
+
+async def _content(reply: ClientResponse) -> bytes:
+    """Read an answer. Raises ClientPayloadError where it is larger than those of our APIs."""
+    content = bytearray()
+    async for chunk in reply.content.iter_any():
+        content += chunk
+        if len(content) > LARGEST_ANSWER:
+            raise ClientPayloadError
+    return bytes(content)
 
 
 def _file(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:

@@ -37,7 +37,7 @@ class Processing:
     def __init__(self) -> None:
         settings = read(os.environ)
         self._client = connect(settings)
-        store = Store(self._client, keep_readings=settings.keep_readings, keep_days=settings.keep_days)
+        self._store = store = Store(self._client, keep_readings=settings.keep_readings, keep_days=settings.keep_days)
 
         @batched(most=MOST_JOBS)
         async def handle(jobs: Sequence[Job]) -> list[str | Exception]:
@@ -50,9 +50,9 @@ class Processing:
         return Output(await self._handle(job))
 
     async def ready(self) -> bool:
-        """Say whether Redis answers."""
+        """Say whether Redis would store a reading."""
         try:
-            await self._client.ping()
+            await self._store.check()
         except AWAY:
             return False
         return True
@@ -106,7 +106,9 @@ async def _add(store: Store, by_site: dict[str, list[Reading]]) -> dict[str, Exc
         failed = dict.fromkeys(by_site, error)
     return {
         site: TransientError(
-            "not_stored", f"{site}: {type(error).__name__}: {error}", counted=str(error).startswith("WRONGTYPE")
+            "not_stored",
+            f"{site}: {type(error).__name__}: {error}",
+            prior="unknown" if str(error).startswith("WRONGTYPE") else "endpoint",
         )
         for site, error in failed.items()
     }

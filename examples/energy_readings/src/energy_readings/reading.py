@@ -11,6 +11,7 @@ from pydantic import ValidationError as ValidationError  # noqa: PLC0414  what `
 
 MOST_READINGS: Final = 1000
 MOST_FAULTS: Final = 20
+LONGEST_NAME: Final = 64  # of a field that is repeated to whoever sent it
 ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 RFC_3339: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
@@ -98,7 +99,10 @@ def one_line(found: Sequence[dict[str, Any]]) -> str:
 def _fault(raw: Any) -> dict[str, Any]:
     where: dict[str, Any] = {}
     for part in raw["loc"]:
-        where["index" if isinstance(part, int) else "field"] = part
+        if isinstance(part, int):
+            where["index"] = part
+        else:
+            where["field"] = part[:LONGEST_NAME].encode(errors="replace").decode()
     return where | {"message": raw["msg"].removeprefix("Value error, ")}
 
 

@@ -39,11 +39,14 @@ def stored(settings: Settings) -> web.Application:
         body = b'%s,"readings":[%s],%s\n' % (head[:-1], b",".join(found), tail[1:])
         return web.Response(body=body, content_type=JSON, headers={"Cache-Control": "no-store"})
 
+    async def check() -> None:
+        await store.page("-", most=1)
+
     async def closing(_app: web.Application) -> AsyncIterator[None]:
         yield
         await client.aclose()
 
-    app = application(web.get("/sites/{site_id}/readings", get), ping=client.ping)
+    app = application(web.get("/sites/{site_id}/readings", get), check=check)
     app.cleanup_ctx.append(closing)
     return app
 

@@ -16,10 +16,12 @@
 -- Gives for each site how many are new, or what is wrong with its keys, which are not touched then.
 local most, keep_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
 local call = redis.call
-local oldest
+local oldest, latest -- the latest is a day ahead, as no reading is
 if keep_ms > 0 then
   local now = call('TIME')
-  oldest = string.format('(%d', now[1] * 1000000 + now[2] - keep_ms * 1000)
+  local now_us = now[1] * 1000000 + now[2]
+  oldest = string.format('(%d', now_us - keep_ms * 1000)
+  latest = now_us + 86400 * 1000000
 end
 
 local function fault(key, kind)
@@ -72,7 +74,7 @@ local function add(list, by_time, first, last)
   local newest = oldest and call('ZRANGE', by_time, -1, -1, 'WITHSCORES')[2]
   for _, key in ipairs({ list, by_time }) do
     if newest then
-      call('PEXPIREAT', key, string.format('%d', math.floor(newest / 1000) + keep_ms + 1))
+      call('PEXPIREAT', key, string.format('%d', math.floor(math.min(newest, latest) / 1000) + keep_ms + 1))
     else
       call('PERSIST', key)
     end

@@ -8,12 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any, Final
 
+import orjson
+from pydantic import BaseModel, ConfigDict
 from redis.exceptions import NoScriptError, ResponseError
 
 from energy_readings.reading import Reading
 
 MOST_AT_ONCE: Final = 500  # readings of one call: a script keeps everybody else waiting
 DAY_MS: Final = 86_400_000
+LONGEST: Final = 1024  # bytes of a reading in JSON; ours have 300 at most
 
 
 class Script:
@@ -22,6 +25,24 @@ class Script:
     def __init__(self, name: str) -> None:
         self.source = resources.files("energy_readings").joinpath(name).read_bytes()
         self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
+
+    async def run(self, client: Any, names: Sequence[str], arguments: Sequence[Any]) -> Any:
+        """Run it. Whatever the client raises comes through."""
+        try:
+            return await client.execute_command("EVALSHA", self.sha, len(names), *names, *arguments)
+        except NoScriptError:
+            return await client.execute_command("EVAL", self.source, len(names), *names, *arguments)
+
+
+class _Stored(BaseModel):
+    """What whoever shows a reading relies on; what it says is none of our business any more."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    site_id: str
+    device_id: str
+    power_reading: float
+    timestamp: str
 
 
 STORE: Final = Script("store.lua")
@@ -58,11 +79,17 @@ class Store:
                 arguments.append(len(part))
                 for reading in part:
                     arguments += (reading.microseconds, reading.model_dump_json())
-            answers = await self._run(STORE, names, arguments)
+            answers = await self._ask(STORE, names, arguments, int | bytes)
+            if len(answers) != len(parts):
+                raise ResponseError(f"{len(answers)} answers for {len(parts)} sites: this is no Redis of ours")
             for (site, _), answer in zip(parts, answers, strict=True):
                 if not isinstance(answer, int):
-                    failed[site] = ResponseError(answer.decode())
+                    failed[site] = ResponseError(answer.decode(errors="replace"))
         return failed
+
+    async def check(self) -> None:
+        """Raise what `add` would raise now; adds nothing."""
+        await self._ask(STORE, [], [self._keep_readings, self._keep_ms], int)
 
     async def page(
         self, site_id: str, *, most: int, since: int | None = None, until: int | None = None, cursor: str = ""
@@ -70,22 +97,30 @@ class Store:
         """Give readings in JSON, the newest first, and the cursor of the page that follows, None at the end.
 
         `since` and `until` are in microseconds since 1970, both included. What is stored meanwhile moves no page.
-        Raises ValueError for a cursor that is none.
+        What somebody else has put there and is no reading is left out. Raises ValueError for a cursor that is none.
         """
         earliest: str | int = "-inf" if since is None else since
         if self._keep_ms:
             oldest = time.time_ns() // 1000 - self._keep_ms * 1000
             earliest = oldest if since is None else max(oldest, since)
         latest = "+inf" if until is None else until
-        arguments = [earliest, latest, most + 1, _reading_of(cursor)]
-        found = await self._run(PAGE, [keys(site_id)[1]], arguments)
-        return found[:most], _cursor_of(found[most - 1]) if len(found) > most else None
+        after = [_reading_of(cursor)] if cursor else []
+        while True:
+            where = [earliest, latest, most + 1, *after]
+            found = await self._ask(PAGE, [keys(site_id)[1]], where, bytes)
+            page = [each for each in found[:most] if _is_stored(each)]
+            if len(found) <= most:
+                return page, None
+            if page:
+                return page, _cursor_of(page[-1])
+            after = [found[most - 1]]
 
-    async def _run(self, script: Script, names: Sequence[str], arguments: Sequence[Any]) -> Any:
-        try:
-            return await self._client.execute_command("EVALSHA", script.sha, len(names), *names, *arguments)
-        except NoScriptError:
-            return await self._client.execute_command("EVAL", script.source, len(names), *names, *arguments)
+    async def _ask(self, script: Script, names: Sequence[str], arguments: Sequence[Any], kind: Any) -> list[Any]:
+        """Run a script that gives a list of this kind. Raises ResponseError where it gives something else."""
+        answer = await script.run(self._client, names, arguments)
+        if not isinstance(answer, list) or not all(isinstance(each, kind) for each in answer):
+            raise ResponseError(f"{type(answer).__name__} is no answer to a script: this is no Redis of ours")
+        return answer
 
 
 def _calls(readings: Mapping[str, Sequence[Reading]]) -> Iterable[list[tuple[str, Sequence[Reading]]]]:
@@ -104,6 +139,14 @@ def _calls(readings: Mapping[str, Sequence[Reading]]) -> Iterable[list[tuple[str
                 parts, room = [], MOST_AT_ONCE
     if parts:
         yield parts
+
+
+def _is_stored(text: bytes) -> bool:
+    """Say whether this has the shape of a reading, and its size."""
+    try:
+        return len(text) <= LONGEST and bool(_Stored.model_validate(orjson.loads(text)))
+    except ValueError:  # it is no JSON, or it is none of ours
+        return False
 
 
 def _cursor_of(reading: bytes) -> str:

@@ -1,0 +1,81 @@
+r"""JSON as it comes and goes on the wire: fast where it is plain, and never poorer than what was written.
+
+orjson reads whole numbers beyond 64 bits as floats and refuses half a surrogate pair (`\ud83d`), which `json.dumps`,
+`JSON.stringify` and answers cut amid an emoji hold. Only text in which such a thing may be is read a second time.
+"""
+
+import json
+import math
+import re
+from typing import Any, Final, NoReturn
+
+import orjson
+
+# So many digits in a row may be more than 64 bits hold; within strings they cost a second reading, nothing else.
+DIGITS: Final = bytes(ord("0") if byte in b"0123456789" else ord(" ") for byte in range(256))
+MANY_DIGITS: Final = b"0" * 19
+# Every escape, so that none is found in the middle of another: a whole pair, half of one (group 1), any other.
+ESCAPE: Final = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+REPLACEMENT: Final = rb"\ufffd"
+
+
+def read(raw: bytes) -> Any:
+    """Read JSON: whole numbers of any size, half a surrogate pair as U+FFFD. Raises ValueError for what is no JSON."""
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        raw = _with_whole_characters(raw)
+        if not _may_hold_large_number(raw):  # otherwise it may be a number too large for orjson even as a float
+            return orjson.loads(raw)
+        return _read(raw.decode(), strict=True)
+    return value if not _may_hold_large_number(raw) else _read(raw.decode(), strict=True)
+
+
+def read_leniently(raw: bytes) -> Any:
+    """Read what programs take for JSON, too.
+
+    NaN, Infinity and numbers out of range are null, broken UTF-8 is replaced, control characters stand in strings, a
+    byte order mark goes before. Raises ValueError for anything else.
+    """
+    try:
+        return read(raw)
+    except ValueError:
+        return _read(_with_whole_characters(raw).decode("utf-8-sig", "replace"), strict=False)
+
+
+def write(value: Any, *, sort: bool = False) -> bytes:
+    """Write compact JSON, whole numbers of any size. Raises TypeError and ValueError for what JSON cannot say."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS if sort else None)
+    except orjson.JSONEncodeError:
+        try:
+            text = json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=sort, separators=(",", ":"))
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+        return text.encode()
+
+
+def _may_hold_large_number(raw: bytes) -> bool:
+    return MANY_DIGITS in raw.translate(DIGITS)
+
+
+def _with_whole_characters(raw: bytes) -> bytes:
+    return ESCAPE.sub(lambda escape: REPLACEMENT if escape[1] else escape[0], raw)
+
+
+def _read(text: str, *, strict: bool) -> Any:
+    def number(digits: str) -> float | None:
+        value = float(digits)
+        if math.isfinite(value):
+            return value
+        return refuse(digits) if strict else None
+
+    def refuse(what: str) -> NoReturn:
+        raise ValueError(f"{what[:20]} is not a number of JSON")
+
+    try:
+        return json.loads(text, strict=strict, parse_float=number, parse_constant=refuse if strict else lambda _: None)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
