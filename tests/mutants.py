@@ -369,7 +369,7 @@ MUTANTS: Final = [
     Mutant("what is paused may be claimed", "beat", "if not control.paused then", "if true then"),
     Mutant("dead workers stay on the list", "beat", "if store.dismiss(silent) then call('ZREM', WORKERS, silent) end"),
     # agree, cancel, put, replay
-    Mutant("whoever starts changes the format", "agree", "if control.format then return control.format end\n"),
+    Mutant("whoever starts changes the format", "agree", "'HSETNX'", "'HSET'"),
     Mutant("a cancelled job runs on", "cancel", "  forget({[id] = find(id)})\n"),
     Mutant("a worker is not told", "cancel", "  ring('gone ' .. id)\n"),
     Mutant("a finished job leaves a tombstone", "cancel", "if state == 'succeeded' or", "if"),
