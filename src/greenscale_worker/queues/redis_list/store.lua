@@ -47,14 +47,15 @@ end
 function store.drop(ids) call('HDEL', OPEN, unpack(ids)) end
 
 -- Takes a dead letter's payload back; gives the job's id from now on. Somebody may have written the letter under an id that is
--- none of ours, or one that is in use.
+-- none of ours, or one that is in use: then it is a new one.
 function store.keep(id, payload)
-  if not store.is_id(id) or store.has(id) then
+  local is_new = not store.is_id(id) or store.has(id)
+  if is_new then
     last = math.max((last or whole(call('HGET', CONTROL, 'last')) or 0) + 1, micros)
     id = digits(last)
-    call('HSET', CONTROL, 'last', id)
   end
   call('HSET', OPEN, id, payload)
+  if is_new then call('HSET', CONTROL, 'last', id) end
   return id
 end
 
