@@ -108,12 +108,23 @@ MUTANTS: Final = [
     Mutant("that something is held is not noted", "prelude", "    call('HSET', CONTROL, 'held', '1')\n"),
     Mutant("format 2 before all know it", "prelude", "V2 = control.format == '2'", "V2 = true"),
     Mutant("format 1 for ever", "prelude", "V2 = control.format == '2'", "V2 = false"),
+    Mutant("a worker of the version before wakes and claims", "prelude", ", 'clock', 'format 2')", ")"),
+    Mutant("the upgrade forgets when a script last ran", "beat", "  call('HSET', CONTROL, 'time', NOW)\n"),
+    Mutant(
+        "format 1 forgets the runs",
+        "prelude",
+        "m.runs, m.tries, m.crashes = tonumber(m.tries)",
+        "m.runs, m.tries, m.crashes = 0",
+    ),
+    Mutant(
+        "blame of the future is never answered", "prelude", "if number_in_control('blamed') > now then", "if false then"
+    ),
     Mutant("format 1 loses what was tried", "prelude", "math.floor(m.tries / 1000)", "0"),
     Mutant(
         "format 1 counts tries in thousandths",
         "prelude",
         "tonumber(m.crashes) end",
-        "tonumber(m.crashes) end m.tries = m.tries and m.tries / 1000",
+        "tonumber(m.crashes) end m.tries = m.runs",
     ),
     Mutant(
         "a dead letter loses its payload",
@@ -136,7 +147,7 @@ MUTANTS: Final = [
     Mutant("no amnesty", "prelude", "if queue_now < number_in_control('amnesty') then", "if false then"),
     Mutant("amnesty ends too early", "prelude", "digits(queue_now + 2 * beat_ms)", "digits(queue_now + beat_ms)"),
     Mutant("a clock that goes back is not noticed", "prelude", "went_back = now < clock - 1000", "went_back = false"),
-    Mutant("the clock is not kept", "prelude", "  call('HSET', CONTROL, 'clock', NOW)\n"),
+    Mutant("the clock is not kept", "prelude", "  call('HSET', CONTROL, CLOCK, NOW)\n"),
     Mutant("leases are reaped before their time", "prelude", "'(' .. digits(queue_now)", "digits(queue_now + 1000)"),
     Mutant("crashes are not counted", "prelude", "m.crashes = m.crashes + 1"),
     Mutant(
@@ -192,8 +203,8 @@ MUTANTS: Final = [
     Mutant(
         "ids repeat after a failover",
         "store",
-        "last = last or tonumber(call('HGET', CONTROL, 'last') or '') or 0",
-        "last = last or micros",
+        "last = last or whole(call('HGET', CONTROL, 'last')) or 0  --",
+        "last = last or micros  --",
     ),
     Mutant("tokens repeat", "claim", "nonce .. ':' .. (#given + 1), owner", "'token:' .. (#given + 1), owner"),
     Mutant("a claim is not remembered", "claim", "'EX', REMEMBERED)", "'EX', 30)"),
@@ -201,10 +212,10 @@ MUTANTS: Final = [
     Mutant(
         "ids are given again by the next claim",
         "store",
-        "digits(last or tonumber(call('HGET', CONTROL, 'last') or '') or 0)",
+        "digits(last or whole(call('HGET', CONTROL, 'last')) or 0)",
         "'0'",
     ),
-    Mutant("no cap on bytes", "claim", "#given < n and bytes < max_bytes", "#given < n"),
+    Mutant("no cap on bytes", "claim", "#given < n and bytes < max_bytes and", "#given < n and"),
     Mutant("fewer at once", "claim", "AT_ONCE = 8", "AT_ONCE = 1"),
     Mutant("more at once", "claim", "AT_ONCE = 8", "AT_ONCE = 64"),
     Mutant("many suspects at once", "claim", "    may_suspect = false\n"),
@@ -222,7 +233,7 @@ MUTANTS: Final = [
     ),
     Mutant("a pause is ignored", "claim", "if control.paused then", "if false then"),
     Mutant("it oversleeps", "claim", "math.min(due_next, expires_next)", "math.max(due_next, expires_next)"),
-    Mutant("it rests beside what the cap left", "claim", " or (bytes >= max_bytes and #given < n)"),
+    Mutant("it rests beside what the cap left", "claim", " or stopped"),
     Mutant("it rests beside more that was due", "claim", " or #due == BATCH"),
     Mutant("it rests beside more that has expired", "claim", "reaped == BATCH or "),
     Mutant(
@@ -313,10 +324,8 @@ MUTANTS: Final = [
     Mutant("a success since proves nothing", "retry", "local proven = ", "local proven = false and "),
     Mutant("any failure proves it", "retry", "(not control.blamed or m.failed < number_in_control('blamed'))", "true"),
     Mutant("the first failure is forgotten", "retry", "    call('HSET', CONTROL, 'blamed', NOW)\n"),
-    Mutant("who failed alike is forgotten", "retry", "  call('HINCRBY', BLAME, fingerprint, 1)\n"),
-    Mutant(
-        "all failures are alike", "retry", "call('HINCRBY', BLAME, fingerprint, 1)", "call('HINCRBY', BLAME, 'a', 1)"
-    ),
+    Mutant("who failed alike is forgotten", "retry", "  add(BLAME, fingerprint, 1)\n"),
+    Mutant("all failures are alike", "retry", "add(BLAME, fingerprint, 1)", "add(BLAME, 'a', 1)"),
     Mutant("a job does not remember its failure", "retry", "  m.failed = now\n"),
     Mutant("the only job is in company", "retry", "and alone(id) then", "and false then"),
     Mutant("every job is alone", "retry", "and alone(id) then", "then"),
@@ -391,8 +400,8 @@ MUTANTS: Final = [
     *(
         Mutant(name, "store", right, wrong, kind="stream")
         for name, right, wrong in (
-            ("an ended job stays in the stream", "  call('XDEL', SOURCE, unpack(ids))\n", ""),
-            ("an ended job is not acknowledged", "  call('XACK', SOURCE, GROUP, unpack(ids))\n", ""),
+            ("an ended job stays in the stream", "  call('XDEL', SOURCE, unpack(entries))\n", ""),
+            ("an ended job is not acknowledged", "  call('XACK', SOURCE, GROUP, unpack(entries))\n", ""),
             (
                 "the head is in no order",
                 "return digits(tonumber(ms) * 1024 + math.min(tonumber(seq), 1023))",

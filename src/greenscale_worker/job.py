@@ -25,11 +25,12 @@ class Job(BaseModel):
     """One piece of work, decoded. `payload` is what the producer wrote, less the other fields here.
 
     `verbatim`: it is the whole request, to which no parameter is added but a model where it names none.
+    Raises ValidationError for what the wire contract does not accept, a `job_id` among it.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    job_id: str
+    job_id: Annotated[str, StringConstraints(strict=True, pattern=f"^{JOB_ID.pattern}$")]
     metadata: Annotated[dict[str, str] | None, Field(strict=True)] = None
     deadline: AwareDatetime | None = None
     traceparent: Annotated[str, StringConstraints(strict=True, pattern=TRACEPARENT)] | None = None
@@ -129,20 +130,20 @@ Outcome = Succeeded | Failed | Released
 def decode(raw: bytes, *, max_bytes: int, default_job_id: str | None = None) -> Job:
     """Read one payload as a producer wrote it (docs/wire-contract.md).
 
-    `default_job_id` is the id of a payload that names none.
+    `default_job_id` is the id of a payload that names none; whoever gave it may have written anything.
     Raises BadInputError with code `too_large`, `not_json`, `not_an_object`, `bad_job_id` or `bad_field`.
     """
     if len(raw) > max_bytes:
         job_id = _id_of(raw) if len(raw) <= LARGEST_SEARCHED_FOR_ID else None
         fault = f"{len(raw)} bytes; at most {max_bytes} are accepted"
-        raise BadInputError("too_large", fault, job_id=job_id or default_job_id)
+        raise BadInputError("too_large", fault, job_id=job_id or _usable(default_job_id))
     try:
         data = read(raw)
     except ValueError as error:
-        raise BadInputError("not_json", f"not JSON: {error}", job_id=_id_of(raw) or default_job_id) from None
+        raise BadInputError("not_json", f"not JSON: {error}", job_id=_id_of(raw) or _usable(default_job_id)) from None
     if not isinstance(data, dict):
         fault = f"a JSON object is expected, not {type(data).__name__}"
-        raise BadInputError("not_an_object", fault, job_id=default_job_id)
+        raise BadInputError("not_an_object", fault, job_id=_usable(default_job_id))
     job_id = data.get("job_id")
     if job_id is None and default_job_id is not None:
         job_id = data["job_id"] = default_job_id
@@ -205,7 +206,10 @@ def _id_of(raw: bytes) -> str | None:
         data = read_leniently(raw)
     except ValueError:
         return None
-    job_id = data.get("job_id") if isinstance(data, dict) else None
+    return _usable(data.get("job_id")) if isinstance(data, dict) else None
+
+
+def _usable(job_id: object) -> str | None:
     return job_id if isinstance(job_id, str) and JOB_ID.fullmatch(job_id) else None
 
 

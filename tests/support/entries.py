@@ -67,7 +67,7 @@ class Open:
         """Be written; the format of the version before knows whole tries only, and nothing of the rest."""
         self.format = version
         if version != "2":
-            self.tries, self.runs, self.failed = self.tries // 1000 * 1000, 0, 0
+            self.tries, self.runs, self.failed = self.tries // 1000 * 1000, self.tries // 1000, 0
 
     def meta(self) -> bytes:
         """Write what Redis keeps."""

@@ -204,7 +204,7 @@ class Ledger:
             self.workers = {name: at for name, at in self.workers.items() if at <= self.now}
         if self.clock and (went_back or self.now - self.clock > 2 * BEAT):
             self.amnesty = self.queue_now + 2 * BEAT
-        self.clock = self.now
+        self.clock, self.blamed = self.now, min(self.blamed, self.now)
 
     def _reap(self, max_crashes: int) -> tuple[int, list[str]]:
         buried: list[str] = []

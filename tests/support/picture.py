@@ -95,6 +95,9 @@ def of(ledger: Ledger) -> Picture:
     control |= {
         name: value for name in ("clock", "offset", "amnesty", "format", "blamed") if (value := getattr(ledger, name))
     }
+    if ledger.format == "2":
+        control |= {"time": ledger.clock} if ledger.clock else {}
+        control["clock"] = "format 2"
     if ledger.last is not None:
         control["last"] = ledger.last
     if ledger.paused:

@@ -11,8 +11,11 @@ local refused = foreign('list', 'hash')
 if refused then return refused end
 read_control()
 
+-- Whether a job can have this id.
+function store.is_id(id) return whole(id) ~= nil end
+
 -- Where a job stands at the head of the queue.
-function store.place(id) return tonumber(id) and id or '0' end
+function store.place(id) return store.is_id(id) and id or '0' end
 
 -- Whether a claimed job is still there.
 function store.has(id) return call('HEXISTS', OPEN, id) == 1 end
@@ -23,7 +26,7 @@ function store.payload(id) return call('HGET', OPEN, id) end
 -- The oldest jobs that nobody has claimed, n at most: {id, payload} of each.
 function store.take(_, n)
   local found, kept = {}, {}
-  last = last or tonumber(call('HGET', CONTROL, 'last') or '') or 0  -- before anything is popped
+  last = last or whole(call('HGET', CONTROL, 'last')) or 0  -- before anything is popped
   for i, payload in ipairs(call(POP, SOURCE, n) or {}) do
     last = math.max(last + 1, micros)  -- even after an older snapshot
     local id = digits(last)
@@ -36,16 +39,23 @@ end
 
 -- Ends a claim.
 function store.taken()
-  call('HSET', CONTROL, 'last', digits(last or tonumber(call('HGET', CONTROL, 'last') or '') or 0))
+  call('HSET', CONTROL, 'last', digits(last or whole(call('HGET', CONTROL, 'last')) or 0))
   return ''
 end
 
 -- Forgets jobs that have ended.
 function store.drop(ids) call('HDEL', OPEN, unpack(ids)) end
 
--- Takes a dead letter's payload back; gives the job's id from now on.
+-- Takes a dead letter's payload back; gives the job's id from now on. Somebody may have written the letter under an id that is
+-- none of ours, or one that is in use: then it is a new one.
 function store.keep(id, payload)
+  local is_new = not store.is_id(id) or store.has(id)
+  if is_new then
+    last = math.max((last or whole(call('HGET', CONTROL, 'last')) or 0) + 1, micros)
+    id = digits(last)
+  end
   call('HSET', OPEN, id, payload)
+  if is_new then call('HSET', CONTROL, 'last', id) end
   return id
 end
 

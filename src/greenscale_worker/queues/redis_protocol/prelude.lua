@@ -8,7 +8,7 @@
 --       5 lease     ZSET  id -> expiry ms in flight
 --       6 meta      HASH  id -> see `packed`: every claimed and unsettled job
 --       7 dead      HASH  id -> JSON header, line feed, payload (public)
---       8 control   HASH  clock, offset, amnesty, paused, format, blamed, held, n_* counters
+--       8 control   HASH  time (in format 1: clock), offset, amnesty, paused, format, blamed, held, n_* counters
 --       9 bound     HASH  job id -> id    which open job an id stands for
 --      10 workers   ZSET  worker -> time of its last heartbeat, ms
 --      11 held      ZSET  id -> place     may be claimed when nothing else waits (docs/blame.md)
@@ -16,6 +16,8 @@
 --      13 …         what the store has of its own; then those of the script, from KEYS[ITEMS] on
 -- Times in delayed and lease, and the end of an amnesty, are in the queue's time: the server's clock and the offset by which
 -- it has gone back since, so that it never does. All other times are the server's.
+-- Anybody may have written to these keys: what is read from them is checked before it is counted with, since an error would
+-- come again with every call and stop every worker.
 --
 -- ARGV  1 the time in ms, for the model test only; empty: the server's clock
 --       2 the store's own word
@@ -24,6 +26,7 @@ local META, DEAD, CONTROL, BOUND, WORKERS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], 
 local HELD, BLAME = KEYS[11], KEYS[12]
 local BELL = string.sub(CONTROL, 1, -8) .. 'bell'
 local SUSPECT_CRASHES, BURIAL_MARGIN, BATCH = 2, 2, 64
+local MOST = 9e15  -- of what is counted; Lua does so exactly up to 2^53
 local call = redis.call
 local store = {}
 
@@ -54,7 +57,23 @@ local function run_when_full() call('HDEL', CONTROL, '') end
 -- Tells workers. A user without rights to the channel rings no bell; the next heartbeat says the same.
 local function ring(message) redis.pcall('PUBLISH', BELL, message) end
 
-local function count(what, by) call('HINCRBY', CONTROL, 'n_' .. what, by or 1) end
+-- Adds to a counter; one that is no number begins anew.
+local function add(key, field, by)
+  local answer = redis.pcall('HINCRBY', key, field, by)
+  if type(answer) == 'table' then call('HSET', key, field, by) end
+end
+
+local function count(what, by) add(CONTROL, 'n_' .. what, by or 1) end
+
+local function is_count(number) return number >= 0 and number < MOST and number == math.floor(number) end
+
+-- Text as a number that can be counted with; nil for NaN, 0x10, 1e999 and the like.
+local function whole(text)
+  return text and #text <= 16 and string.find(text, '^%d+$') and tonumber(text) < MOST and tonumber(text) or nil
+end
+
+-- As in job.py.
+local function is_job_id(text) return #text <= 128 and string.find(text, '^[A-Za-z0-9._:-]+$') ~= nil end
 
 local function push(words, first, second)
   words[#words + 1] = first
@@ -71,17 +90,23 @@ local function pick(key, fields)
   return values
 end
 
--- Set by `read_control`, once the types of the keys are known: fields of control, whether the format is 2, the queue's time.
-local control, V2, queue_now
+-- Set by `read_control`, once the types of the keys are known: fields of control, whether the format is 2, the field with the
+-- time of the last tick, the queue's time.
+local control, V2, CLOCK, queue_now
 
 -- A field of control as a number; 0 where there is none, or something else.
-local function number_in_control(field) return tonumber(control[field] or '') or 0 end
+local function number_in_control(field) return whole(control[field]) or 0 end
 
 local function read_control()
-  control = pick(CONTROL, {'format', 'clock', 'offset', 'amnesty', 'paused', 'blamed', 'held'})
+  control = pick(CONTROL, {'format', 'clock', 'time', 'offset', 'amnesty', 'paused', 'blamed', 'held'})
   V2 = control.format == '2'
+  CLOCK = V2 and 'time' or 'clock'
   queue_now = now + number_in_control('offset')
 end
+
+-- A worker of the version before that is stopped over the upgrade cannot read what it finds when it wakes. Claim and heartbeat
+-- read the clock first of all: what is no number ends them there, before they write anything.
+local function begin_format_2() call('HSET', CONTROL, 'format', '2', 'clock', 'format 2') end
 
 local function new_meta()
   return {token = '', owner = '', tries = 0, crashes = 0, first = NOW, job_id = '', runs = 0, failed = 0}
@@ -101,19 +126,19 @@ end
 
 -- Gives nil where it cannot be read.
 local function unpacked(text)
-  local m = {runs = 0, failed = 0}
+  local m = {failed = 0}
   if string.byte(text) == FORMAT_2 then
     local fine, list = pcall(cmsgpack.unpack, text)
     for i, field in ipairs(FIELDS) do m[field] = fine and list[i] end
   else
     m.token, m.owner, m.tries, m.crashes, m.first, m.job_id =
       string.match(text, '^([^|]*)|([^|]*)|(%d+)|(%d+)|(%d+)|([^|]*)$')
-    if m.token then m.tries, m.crashes = 1000 * m.tries, tonumber(m.crashes) end
+    if m.token then m.runs, m.tries, m.crashes = tonumber(m.tries), 1000 * m.tries, tonumber(m.crashes) end
   end
   for field, kind in pairs(KINDS) do
-    if type(m[field]) ~= kind then return nil end
+    if type(m[field]) ~= kind or kind == 'number' and not is_count(m[field]) then return nil end
   end
-  return string.find(m.first, '^%d+$') and m
+  return (whole(m.first) or MOST) < 1e15 and (m.job_id == '' or is_job_id(m.job_id)) and m
 end
 
 -- The metas of jobs by id; false where there is none. One that cannot be read belongs to nobody.
@@ -201,12 +226,17 @@ local function bury(id, m, job_id, code, message)
 end
 
 -- A job of which somebody deleted or overwrote a part: without its payload nothing is left to run, without its meta it
--- begins anew, with one that cannot be read it is put aside.
+-- begins anew, with one that cannot be read, or under what is no id, it is put aside.
 local function find(id)
   local m = read_meta(id) or new_meta()
   if store.has(id) then
+    if not store.is_id(id) then
+      local kept = store.keep(id, store.payload(id), '')
+      forget({[id] = m})
+      id, m = kept, {damaged = true}
+    end
     if not m.damaged then return m end
-    bury(id, m, '', 'unreadable', 'what the queue knew of this job cannot be read')
+    bury(id, new_meta(), '', 'unreadable', 'what the queue knew of this job cannot be read')
     return nil
   end
   forget({[id] = m})
@@ -238,7 +268,7 @@ end
 -- Outage amnesty: if no script ran for two heartbeats, nobody could have sent one, and silence proves no death. The same
 -- where the clock went back (failover); and nothing may take longer for that.
 local function tick(lease_ms, beat_ms)
-  local clock = number_in_control('clock')
+  local clock = number_in_control(CLOCK)
   local went_back = now < clock - 1000
   if went_back then
     if V2 then
@@ -253,7 +283,11 @@ local function tick(lease_ms, beat_ms)
     control.amnesty = digits(queue_now + 2 * beat_ms)
     call('HSET', CONTROL, 'amnesty', control.amnesty)
   end
-  call('HSET', CONTROL, 'clock', NOW)
+  if number_in_control('blamed') > now then  -- no success would ever be later
+    control.blamed = NOW
+    call('HSET', CONTROL, 'blamed', NOW)
+  end
+  call('HSET', CONTROL, CLOCK, NOW)
 end
 
 -- Puts jobs whose lease has expired back; says how many, and ids and job ids of those it buried. These kill even the worker

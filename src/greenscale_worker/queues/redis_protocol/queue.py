@@ -183,7 +183,7 @@ class RedisQueue:
     def _heard(self, message: bytes) -> None:
         what, _, id_ = message.partition(b" ")
         if what == b"gone":
-            self._lose(id_.decode(), "gone")
+            self._lose(id_.decode(errors="replace"), "gone")  # anybody may have published it
         else:
             self._claims.ring()
 
