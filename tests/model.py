@@ -180,10 +180,10 @@ class Walk(Actors):
         if worker in self.stalled:
             return
         with self.without_faults():
-            for _ in range(3):
-                self.push(worker, self.crowd)
+            self.push(worker, self.crowd)
+            for n in (self.crowd, 1, 1, self.crowd):
                 self.claim(worker, 1)
-                self.claim(worker, self.crowd)
+                self.claim(worker, n)
                 self.bind(worker, everything=True)
                 if self.rnd.random() < 0.5:
                     self.settle(worker, most=1)

@@ -349,12 +349,6 @@ MUTANTS: Final = [
         "if control.held and not control.blamed then",
         "if control.held then",
     ),
-    Mutant(
-        "what is held comes back at once, however much",
-        "claim",
-        "call('ZRANGE', HELD, 0, BATCH - 1)",
-        "call('ZRANGE', HELD, 0, -1)",
-    ),
     Mutant("what is held is never claimed", "claim", "if control.held then take_again(", "if false then take_again("),
     Mutant("back, and still held", "claim", "    call('ZREM', HELD, id)\n"),
     Mutant("back, and nobody is told", "claim", "reaped > 0 or #unheld > 0", "reaped > 0"),

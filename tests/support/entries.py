@@ -42,7 +42,7 @@ class Setup:
 class Open:
     """A job that was claimed and has not ended. `until` is when its lease expires, or when its delay ends.
 
-    `alias` is its id where the payload has none. `tries` are thousandths; `format` is how Redis keeps what is known of it.
+    `alias` is its id where the payload has none. `tries` are thousandths; `format` is how Redis keeps all this.
     """
 
     payload: bytes

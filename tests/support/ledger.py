@@ -235,14 +235,29 @@ class Ledger:
 
     def _take(self, owner: str, nonce: str, n: int, *, may_suspect: bool) -> tuple[list[int], int]:
         ids: list[int] = []
-        unread = 0
-        for id_ in sorted(id_ for id_, job in self.open.items() if job.place == "ready"):
+        for id_ in self._at("ready"):
             if len(ids) == n or self._bytes(ids) >= self.setup.max_bytes:
                 break
             if self.open[id_].suspect and not may_suspect:
                 continue
             may_suspect = may_suspect and not self.open[id_].suspect
             ids.append(id_)
+        unread = self._take_fresh(ids, n)
+        if self.setup.kind == "list":
+            self.last = self.last or 0
+        for id_ in self._at("held"):
+            if len(ids) < n and self._bytes(ids) + unread < self.setup.max_bytes:
+                self.rare["held, and claimed"] += 1
+                ids.append(id_)
+        for index, id_ in enumerate(ids, 1):
+            job = self.open[id_]
+            job.place, job.until, job.token, job.owner = "lease", self.queue_now + LEASE, f"{nonce}:{index}", owner
+            job.written(self.format)
+        return ids, self._bytes(ids) + unread
+
+    def _take_fresh(self, ids: list[int], n: int) -> int:
+        """Add jobs that nobody has claimed before; gives the bytes of those that are too large to be read."""
+        unread = 0
         while self.waiting and len(ids) < n and self._bytes(ids) + unread < self.setup.max_bytes:
             for _ in range(min(AT_ONCE, n - len(ids), len(self.waiting))):
                 id_, payload = self._next()
@@ -253,24 +268,16 @@ class Ledger:
                     unread += len(payload)
                 else:
                     ids.append(id_)
-        if self.setup.kind == "list":
-            self.last = self.last or 0
-        for id_ in sorted(id_ for id_, job in self.open.items() if job.place == "held" and id_ not in ids):
-            if len(ids) == n or self._bytes(ids) + unread >= self.setup.max_bytes:
-                break
-            self.rare["held, and claimed"] += 1
-            ids.append(id_)
-        for index, id_ in enumerate(ids, 1):
-            job = self.open[id_]
-            job.place, job.until, job.token, job.owner = "lease", self.queue_now + LEASE, f"{nonce}:{index}", owner
-            job.written(self.format)
-        return ids, self._bytes(ids) + unread
+        return unread
+
+    def _at(self, place: str) -> list[int]:
+        return sorted(id_ for id_, job in self.open.items() if job.place == place)
 
     def _unhold(self) -> int:
         """Bring back the oldest of what is held, once somebody has succeeded; say how many."""
         if self.blamed or not self.held:
             return 0
-        ids = sorted(id_ for id_, job in self.open.items() if job.place == "held")[:BATCH]
+        ids = self._at("held")[:BATCH]
         for id_ in ids:
             self._requeue(self.open[id_])
         self.held = len(ids) == BATCH
