@@ -113,8 +113,8 @@ MUTANTS: Final = [
     Mutant(
         "format 1 forgets the runs",
         "prelude",
-        "m.runs, m.tries, m.crashes = tonumber(m.tries)",
-        "m.runs, m.tries, m.crashes = 0",
+        "runs = tonumber(tries), failed = 0",
+        "runs = 0, failed = 0",
     ),
     Mutant(
         "blame of the future is never answered", "prelude", "if number_in_control('blamed') > now then", "if false then"
@@ -123,8 +123,8 @@ MUTANTS: Final = [
     Mutant(
         "format 1 counts tries in thousandths",
         "prelude",
-        "tonumber(m.crashes) end",
-        "tonumber(m.crashes) end m.tries = m.runs",
+        "tries = 1000 * tries",
+        "tries = tonumber(tries)",
     ),
     Mutant(
         "a dead letter loses its payload",

@@ -65,7 +65,9 @@ end
 
 local function count(what, by) add(CONTROL, 'n_' .. what, by or 1) end
 
-local function is_count(number) return number >= 0 and number < MOST and number == math.floor(number) end
+local function is_count(value)
+  return type(value) == 'number' and value >= 0 and value < MOST and value == math.floor(value)
+end
 
 -- Text as a number that can be counted with; nil for NaN, 0x10, 1e999 and the like.
 local function whole(text)
@@ -112,10 +114,7 @@ local function new_meta()
   return {token = '', owner = '', tries = 0, crashes = 0, first = NOW, job_id = '', runs = 0, failed = 0}
 end
 
-local FIELDS = {'token', 'owner', 'tries', 'crashes', 'first', 'job_id', 'runs', 'failed'}
-local KINDS = new_meta()
-for field, value in pairs(KINDS) do KINDS[field] = type(value) end
-local FORMAT_2 = 0x90 + #FIELDS  -- the first byte of such an array (msgpack)
+local FORMAT_2 = 0x98  -- the first byte of an array of eight (MessagePack)
 
 -- tries: thousandths of a try used up. runs: calls that failed. failed: ms of its last failure with prior `job`; 0: none.
 -- Format 1, which the version before reads, is written until the fleet has no worker of that version.
@@ -124,21 +123,24 @@ local function packed(m)
   return table.concat({m.token, m.owner, math.floor(m.tries / 1000), m.crashes, m.first, m.job_id}, '|')
 end
 
+local function checked(m)
+  local texts = type(m.token) == 'string' and type(m.owner) == 'string' and type(m.first) == 'string'
+    and type(m.job_id) == 'string'
+  local counts = is_count(m.tries) and is_count(m.crashes) and is_count(m.runs) and is_count(m.failed)
+  if texts and counts and (whole(m.first) or MOST) < 1e15 and (m.job_id == '' or is_job_id(m.job_id)) then return m end
+end
+
 -- Gives nil where it cannot be read.
 local function unpacked(text)
-  local m = {failed = 0}
   if string.byte(text) == FORMAT_2 then
-    local fine, list = pcall(cmsgpack.unpack, text)
-    for i, field in ipairs(FIELDS) do m[field] = fine and list[i] end
-  else
-    m.token, m.owner, m.tries, m.crashes, m.first, m.job_id =
-      string.match(text, '^([^|]*)|([^|]*)|(%d+)|(%d+)|(%d+)|([^|]*)$')
-    if m.token then m.runs, m.tries, m.crashes = tonumber(m.tries), 1000 * m.tries, tonumber(m.crashes) end
+    local fine, l = pcall(cmsgpack.unpack, text)
+    return fine and checked({token = l[1], owner = l[2], tries = l[3], crashes = l[4], first = l[5], job_id = l[6],
+                             runs = l[7], failed = l[8]}) or nil
   end
-  for field, kind in pairs(KINDS) do
-    if type(m[field]) ~= kind or kind == 'number' and not is_count(m[field]) then return nil end
-  end
-  return (whole(m.first) or MOST) < 1e15 and (m.job_id == '' or is_job_id(m.job_id)) and m
+  local token, owner, tries, crashes, first, job_id =
+    string.match(text, '^([^|]*)|([^|]*)|(%d+)|(%d+)|(%d+)|([^|]*)$')
+  return token and checked({token = token, owner = owner, tries = 1000 * tries, crashes = tonumber(crashes), first = first,
+                            job_id = job_id, runs = tonumber(tries), failed = 0})
 end
 
 -- The metas of jobs by id; false where there is none. One that cannot be read belongs to nobody.
