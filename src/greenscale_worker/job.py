@@ -15,10 +15,22 @@ MAX_DEPTH: Final = 64
 LARGEST_SEARCHED_FOR_ID: Final = 8 * 1024 * 1024
 MOST_FAULTS: Final = 3
 JOB_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+JOB_ID_ACCEPTED: Final = "1 to 128 of letters, digits and . _ : - are accepted"
 TRACEPARENT: Final = r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
 ENVELOPE: Final = ("job_id", "metadata", "deadline", "traceparent", "created_at")
 CHAT: Final = "/chat/completions"
 BATCH_LINE: Final = frozenset({"url", "body", "method", "custom_id"})
+
+
+def is_job_id(text: object) -> bool:
+    """Whether a job can have this id."""
+    return isinstance(text, str) and JOB_ID.fullmatch(text) is not None
+
+
+def check_job_id(text: object) -> None:
+    """Raise BadInputError for what no job can have as its id."""
+    if not is_job_id(text):
+        raise BadInputError("bad_job_id", f"{text!r} is no job id; {JOB_ID_ACCEPTED}")
 
 
 class Job(BaseModel):
@@ -149,8 +161,7 @@ def decode(raw: bytes, *, max_bytes: int, default_job_id: str | None = None) -> 
         job_id = data["job_id"] = default_job_id
     if not isinstance(job_id, str) or not JOB_ID.fullmatch(job_id):
         fault = "is missing" if job_id is None else "is not usable"
-        accepted = "1 to 128 of letters, digits and . _ : - are accepted"
-        raise BadInputError("bad_job_id", f"job_id {fault}; {accepted}")
+        raise BadInputError("bad_job_id", f"job_id {fault}; {JOB_ID_ACCEPTED}")
     _check_shape(data, raw, job_id)
     deadline = data.get("deadline")
     if deadline is not None and not isinstance(deadline, str):

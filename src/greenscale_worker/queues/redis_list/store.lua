@@ -1,9 +1,9 @@
 -- A list keeps what nobody has claimed; the payloads of claimed jobs move to a hash. Ids are given with the first claim.
 --
 -- KEYS  1 list  LIST  payloads as producers pushed them
---       13 open HASH  id -> payload: every claimed and unsettled job (public: KEDA counts it)
+--       15 open HASH  id -> payload: every claimed and unsettled job (public: KEDA counts it)
 -- ARGV  2 end of the list that is oldest: RIGHT or LEFT
-local OPEN, ITEMS = KEYS[13], 14
+local OPEN, ITEMS = KEYS[15], 16
 local POP, PUSH = 'RPOP', 'LPUSH'
 if ARGV[2] == 'LEFT' then POP, PUSH = 'LPOP', 'RPUSH' end
 local last
@@ -62,8 +62,6 @@ end
 function store.push(payload) call(PUSH, SOURCE, payload) end
 
 function store.unclaimed() return call('LLEN', SOURCE) end
-
-function store.length() return call('LLEN', SOURCE) end
 
 -- What only a consumer group keeps account of: whose a job is, who has left, jobs that were taken past us.
 function store.own() end

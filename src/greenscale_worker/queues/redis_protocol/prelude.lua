@@ -7,13 +7,15 @@
 --       4 delayed   ZSET  id -> due ms    may be claimed later
 --       5 lease     ZSET  id -> expiry ms in flight
 --       6 meta      HASH  id -> see `packed`: every claimed and unsettled job
---       7 dead      HASH  id -> JSON header, line feed, payload (public)
---       8 control   HASH  time (in format 1: clock), offset, amnesty, paused, format, blamed, held, n_* counters
+--       7 dead      HASH  id -> JSON header; in format 1 also a line feed and the payload (public)
+--       8 control   HASH  time (in format 1: clock), offset, amnesty, paused, format, blamed, held, letters, n_* counters
 --       9 bound     HASH  job id -> id    which open job an id stands for
 --      10 workers   ZSET  worker -> time of its last heartbeat, ms
 --      11 held      ZSET  id -> place     may be claimed when nothing else waits (docs/blame.md)
 --      12 blame     HASH  fingerprint -> jobs buried for it since the last success
---      13 …         what the store has of its own; then those of the script, from KEYS[ITEMS] on
+--      13 payloads  HASH  id -> payload of a dead letter
+--      14 index     ZSET  of dead letters by time, by code and by job id, as `letters.members` makes them; all scores 0
+--      15 …         what the store has of its own; then those of the script, from KEYS[ITEMS] on
 -- Times in delayed and lease, and the end of an amnesty, are in the queue's time: the server's clock and the offset by which
 -- it has gone back since, so that it never does. All other times are the server's.
 -- Anybody may have written to these keys: what is read from them is checked before it is counted with, since an error would
@@ -23,18 +25,18 @@
 --       2 the store's own word
 local SOURCE, READY, SUSPECT, DELAYED, LEASE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local META, DEAD, CONTROL, BOUND, WORKERS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
-local HELD, BLAME = KEYS[11], KEYS[12]
+local HELD, BLAME, PAYLOADS, INDEX = KEYS[11], KEYS[12], KEYS[13], KEYS[14]
 local BELL = string.sub(CONTROL, 1, -8) .. 'bell'
 local SUSPECT_CRASHES, BURIAL_MARGIN, BATCH = 2, 2, 64
 local MOST = 9e15  -- of what is counted; Lua does so exactly up to 2^53
 local call = redis.call
-local store = {}
+local store, letters = {}, {}
 
 -- Lua has no rollback: a foreign type under one of our keys is refused before the first write.
 local function foreign(source, own)
-  local kinds = {source, 'zset', 'zset', 'zset', 'zset', 'hash', 'hash', 'hash', 'hash', 'zset', 'zset', 'hash', own}
-  for i, wanted in ipairs(kinds) do
-    local found = call('TYPE', KEYS[i]).ok
+  local kinds = {source, 'zset', 'zset', 'zset', 'zset', 'hash', 'hash', 'hash', 'hash', 'zset', 'zset', 'hash', false, false, own}
+  for i, wanted in ipairs(kinds) do  -- false: see `letters`, which do without
+    local found = wanted and call('TYPE', KEYS[i]).ok or 'none'
     if found ~= 'none' and found ~= wanted then
       return redis.error_reply('FOREIGN ' .. KEYS[i] .. ' is a ' .. found .. ', a ' .. wanted .. ' is expected')
     end
@@ -217,13 +219,12 @@ local function postpone(id, m, delay)
   call('ZADD', DELAYED, digits(queue_now + delay), id)
 end
 
--- The payload follows the first line feed; JSON escapes those within the header, so free text cannot hide one.
+-- Puts a job aside for good.
 local function bury(id, m, job_id, code, message)
   local payload = store.payload(id) or ''
   forget({[id] = m})
-  local header = {code = code, message = message, job_id = job_id, token = m.token, tries = m.runs,
-                  crashes = m.crashes, first_claimed_ms = m.first, died_ms = NOW}
-  call('HSET', DEAD, id, cjson.encode(header) .. '\n' .. payload)
+  letters.write(id, {code = code, message = message, job_id = job_id, token = m.token, tries = m.runs,
+                     crashes = m.crashes, first_claimed_ms = m.first, died_ms = NOW}, payload)
   count('dead')
 end
 
@@ -244,12 +245,6 @@ local function find(id)
   forget({[id] = m})
   for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE, HELD}) do call('ZREM', key, id) end
   return nil
-end
-
--- A dead letter's header and payload.
-local function open_letter(letter)
-  local feed = string.find(letter, '\n', 1, true)
-  return cjson.decode(string.sub(letter, 1, feed - 1)), string.sub(letter, feed + 1)
 end
 
 -- The open job that another delivery of the same job id is bound to, if any.
@@ -325,4 +320,53 @@ local function write_record(key, ttl, fields, begins)
   call('HSET', key, unpack(fields))
   call('EXPIRE', key, ttl)
   return foreign
+end
+
+-- A dead letter's header, and its payload where that follows it, behind a line feed (format 1; JSON escapes those within the
+-- header, so free text cannot hide one). Anybody can write to this hash: what is no letter of ours has no header.
+function letters.open(letter)
+  local feed = string.find(letter, '\n', 1, true)
+  local fine, found = pcall(cjson.decode, feed and string.sub(letter, 1, feed - 1) or letter)
+  if not fine or type(found) ~= 'table' then return nil end
+  local header = {}
+  for _, name in ipairs({'code', 'message', 'job_id', 'token'}) do
+    header[name] = found[name]
+    if type(found[name]) ~= 'string' then return nil end
+  end
+  for name, most in pairs({tries = 1e12, crashes = 1e12, first_claimed_ms = 1e15, died_ms = 1e15}) do
+    local number = tonumber(found[name])
+    if not number or not (number >= 0 and number < most) then return nil end
+    header[name] = most == 1e15 and digits(math.floor(number)) or math.floor(number)
+  end
+  return header, feed and string.sub(letter, feed + 1)
+end
+
+-- What the index has of a letter: to be found by time, by code and time, and by the job's id.
+function letters.members(id, header)
+  local died = string.format('%016.0f', header.died_ms)
+  local members = {'t\0' .. died .. '\0' .. id, 'c\0' .. string.gsub(header.code, '%z', ' ') .. '\0' .. died .. '\0' .. id}
+  if string.match(header.job_id, '^[%w._:-]+$') then members[3] = 'j\0' .. header.job_id .. '\0' .. id end
+  return members
+end
+
+function letters.enter(id, header)
+  local words = {}
+  for _, member in ipairs(letters.members(id, header)) do push(words, '0', member) end
+  redis.pcall('ZADD', INDEX, unpack(words))
+end
+
+-- Writes a letter; without a payload, where that is lost. A foreign type under our further keys does not keep it from that: the
+-- payload follows the header then, and a letter that is not in the index is entered by tidy.lua.
+function letters.write(id, header, payload)
+  local apart = V2 and payload and redis.pcall('HSET', PAYLOADS, id, payload)
+  local behind = payload and type(apart) ~= 'number' and '\n' .. payload or ''
+  call('HSET', DEAD, id, cjson.encode(header) .. behind)
+  letters.enter(id, header)
+end
+
+-- Deletes a letter. Of one without a header, tidy.lua finds what is left in the index.
+function letters.drop(id, header)
+  call('HDEL', DEAD, id)
+  redis.pcall('HDEL', PAYLOADS, id)
+  if header then redis.pcall('ZREM', INDEX, unpack(letters.members(id, header))) end
 end

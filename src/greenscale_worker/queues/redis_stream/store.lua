@@ -3,7 +3,7 @@
 --
 -- KEYS  1 stream  STREAM  entries: the field job and perhaps job_id, or plain fields, which become the payload
 -- ARGV  2 consumer group
-local ITEMS, GROUP, NOBODY = 13, ARGV[2], '-'
+local ITEMS, GROUP, NOBODY = 15, ARGV[2], '-'
 local refused = foreign('stream')
 if refused then return refused end
 read_control()
@@ -123,8 +123,6 @@ end
 function store.push(payload) call('XADD', SOURCE, '*', 'job', payload) end
 
 function store.unclaimed() return math.max(0, call('XLEN', SOURCE) - call('HLEN', META)) end
-
-function store.length() return call('XLEN', SOURCE) end
 
 -- Says whose a job is from now on.
 function store.own(id, owner) give_to(owner or NOBODY, id) end
