@@ -155,7 +155,9 @@ class Actors:
             self.ledger.bells.append("ready")
 
     def purge(self, _: Process) -> None:
-        code, leave, most = self.some_code(), self.rnd.choice([None, 1, 4]), self.rnd.choice([1, 2, 3])
+        dead = len(self.ledger.dead)
+        code, most = self.some_code(), self.rnd.choice([1, 2, 3])
+        leave = self.rnd.choice([None, dead, max(0, dead - 1)])
         args = [code.encode(), "", "", "", "" if leave is None else leave, most, "purged"]
 
         def expected() -> list[int]:
