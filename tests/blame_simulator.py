@@ -300,26 +300,25 @@ def rows(workers: int) -> Iterator[Row]:
 
 def table() -> str:
     """The table of docs/blame.md."""
-    lines = [
-        "| 16 lanes, calls of 0.5 s | workers | others answered by (ideal) | wrongly dead; the ill dead by | failed calls |",
-        "|---|---|---|---|---|",
-    ]
+    cells: dict[str, list[str]] = {}
     for workers in (1, 5):
         random.seed(1)
         for row in rows(workers):
-            ill = [job for job in row.run.jobs if job.number in row.ill]
-            dead_by = max((job.end or math.inf for job in ill if job.verdict == "dead"), default=0.0)
-            ended = (
-                f"{dead_by:.0f} s"
-                if ill and all(job.verdict == "dead" for job in ill)
-                else "–"
-                if not ill
-                else "not all"
-            )
-            wrong = len(row.run.dead(lambda job, ill=row.ill: job.number not in ill))
-            answered = f"{row.run.answered_by():.0f} s ({row.ideal:.0f} s)" if len(row.run.jobs) > len(ill) else "–"
-            lines.append(f"| {row.name} | {workers} | {answered} | {wrong}; {ended} | {row.run.refused} |")
-    return "\n".join(lines)
+            cells.setdefault(row.name, []).append(_cell(row))
+    lines = ["| calls of 0.5 s, 16 lanes each | 1 worker | 5 workers |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| {name} | {' | '.join(both)} |" for name, both in cells.items())])
+
+
+def _cell(row: Row) -> str:
+    ill = [job for job in row.run.jobs if job.number in row.ill]
+    said = []
+    if len(row.run.jobs) > len(ill):
+        said.append(f"{row.run.answered_by():.0f} s ({row.ideal:.0f} s)")
+    said.append(f"{len(row.run.dead(lambda job: job.number not in row.ill))} wrongly dead")
+    if ill:
+        ended = all(job.verdict == "dead" for job in ill)
+        said.append(f"the ill by {max(job.end or 0.0 for job in ill):.0f} s" if ended else "the ill not all")
+    return "; ".join([*said, f"{row.run.refused} failed calls"])
 
 
 BEGIN: Final = "<!-- Written by `python -m tests.blame_simulator --write docs/blame.md`; do not edit. -->\n"

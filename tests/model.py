@@ -22,6 +22,7 @@ from typing import Any, Final
 from redis import Redis
 from redis.exceptions import ResponseError
 
+from greenscale_worker.queues.redis_protocol.keys import OF_LETTERS
 from tests.support.actors import JOB_IDS, Actors, Fails, ignore, sources
 from tests.support.crew import Held, Process
 from tests.support.entries import BEAT, FOREIGN, LEASE, LIVE_SECONDS, REMEMBERED_SECONDS, SUSPECT_CRASHES, Kind
@@ -35,6 +36,9 @@ STEPS: Final[dict[str, float]] = {  # what may happen, and how often
     "cancel": 5,
     "replay": 2,
     "purge": 0.5,
+    "tidy": 1.5,
+    "look": 1,
+    "meddle": 1.5,
     "pause": 0.5,
     "resume": 1.5,
     "stray": 1.5,
@@ -52,7 +56,7 @@ STEPS: Final[dict[str, float]] = {  # what may happen, and how often
     "flood": 1.5,
     "repeat_late": 1,
     "answer_late": 2,
-    "leave_one": 1,
+    "leave_one": 2,
     "fail_alike": 1,
     "pass_time": 10,
     "silence": 1,
@@ -147,41 +151,57 @@ class Walk(Actors):
             self.settle(ghost)
 
     def leave_one(self, worker: Process) -> None:
-        """Let one worker end all jobs but one, and the call of that one fail again and again."""
+        """Let one worker end all jobs but one or two, and the calls of these fail again and again."""
         if worker in self.stalled:
             return
         self.give_up()
+        self.resume(worker)
         for process in self.processes + self.stalled:
             while process.unanswered or process.held:
                 self.resend(process)
                 self.release(process, everything=True, delay=0)
-        kept: list[Held] = []
-        for _ in range(20):
-            self.ledger.now += BEAT
-            self.beat(worker)
-            self.claim(worker, 60)
-            self.resend(worker)
-            self.bind(worker, everything=True)
-            kept = kept or worker.at("bound")[: self.rnd.choice([1, 2])]
-            for held in kept:
-                held.step = "kept" if held.step == "bound" else held.step
-            self.settle(worker, everything=True)
-        for held in kept:
-            held.step = "bound" if held.step == "kept" else held.step
-            self.rnd.choice([ignore, self.push])(worker)
-            self.retry(worker, Fails("unknown", used=self.rnd.choice([0, 1500]), delay=60_000))
+        if not self.ledger.waiting:
+            self.push(worker, 2)
+        wanted, kept = self.rnd.choice([1, 2]), list[Held]()
+        with self.without_faults():
+            for _ in range(30):
+                self.ledger.now += BEAT
+                self.beat(worker)
+                self.claim(worker, 60)
+                self.bind(worker, everything=True)
+                kept += worker.at("bound")[: wanted - len(kept)]
+                for held in kept:
+                    held.step = "kept"
+                self.settle(worker, everything=True)
+            for used, held in zip([0, 0] if wanted == 1 else [1500, 0], kept, strict=False):
+                held.step = "bound"
+                self.rnd.choice([ignore, ignore, ignore, self.push])(worker)
+                prior = self.rnd.choice(["unknown", "unknown", "endpoint"])
+                self.retry(worker, Fails(prior, used=used, delay=60_000))
 
     def fail_alike(self, worker: Process) -> None:
-        """Let jobs fail alike, and once more after somebody has succeeded."""
+        """Let jobs fail alike, and again: after somebody has succeeded, or after nobody has."""
         if worker in self.stalled:
             return
-        for _ in range(2):
+        with self.without_faults():
             self.push(worker, self.crowd)
-            self.claim(worker, self.crowd, fate="heard")
-            self.bind(worker, everything=True)
-            self.settle(worker, most=1)
-            self.retry(worker, Fails("job", used=0, delay=1))
-            self.ledger.now += 2
+            for n in (self.crowd, 1, 1, self.crowd):
+                self.claim(worker, 1)
+                self.claim(worker, n)
+                self.bind(worker, everything=True)
+                if self.rnd.random() < 0.5:
+                    self.settle(worker, most=1)
+                self.retry(worker, Fails("job", used=0, delay=1))
+                self.ledger.now += 2
+
+    @contextmanager
+    def without_faults(self) -> Iterator[None]:
+        """Let every reply be heard."""
+        self.undisturbed = True
+        try:
+            yield
+        finally:
+            self.undisturbed = False
 
     def live_on(self) -> None:
         """Let a lease's time pass for all but the living."""
@@ -240,9 +260,16 @@ class Walk(Actors):
             "settle": [9],
             "release": [9],
             "retry": [9, 9],
-            "put": [9, "j-0", "payload"],
+            "put": [9, 0, "j-0", "payload"],
             "cancel": ["j-0", 9, 9],
-            "replay": [self.setup.name(next(iter(self.ledger.dead), 1))],
+        }
+        of_letters: dict[str, list[Any]] = {
+            "replay": [9, self.setup.name(next(iter(self.ledger.dead), 1))],
+            "list": ["", "", "", "", "latest", "", 9, 9, 0, ""],
+            "find": ["j-0", 0],
+            "codes": ["", 9],
+            "purge": ["", "", "", "", "", 9, "purged"],
+            "tidy": ["", 9],
         }
         keys = [*self.keys.base, self.keys.record("j-0"), self.keys.cancel("j-0")]
         before = self.dump()
@@ -250,7 +277,8 @@ class Walk(Actors):
             if key.encode() in before:
                 self.redis.rename(key, "elsewhere")
             self.foreign(key)
-            for name, args in calls.items():
+            further = key in {self.keys.of(part) for part in OF_LETTERS}  # all others do without
+            for name, args in (of_letters if further else calls | of_letters).items():
                 try:
                     answer = self.scripts[name](keys=keys, args=[self.ledger.now, self.setup.word, *args])
                 except ResponseError as error:

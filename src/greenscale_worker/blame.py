@@ -7,7 +7,7 @@ questions (`tests/blame_simulator.py`).
 
 import math
 import random
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -136,7 +136,7 @@ class Evidence:
         self.held_until = -math.inf
         self.next_probe = -math.inf
         self._pause = FIRST_PAUSE
-        self._peers: OrderedDict[str, _Peers] = OrderedDict()
+        self._peers: dict[str, _Peers] = {}
         self._alike: dict[str, set[str]] = {}
         self._first_failure = math.inf
         self._met: set[str] = set()
@@ -150,7 +150,8 @@ class Evidence:
             peers.row += 1
             peers.succeeded = now
         self._failures.append(False)
-        self._alike.clear()
+        if self._alike:
+            self._alike.clear()
         if self.is_open:
             self.is_open, self.allowed = False, 1.0
             self._met.clear()
@@ -195,10 +196,11 @@ class Evidence:
         return min(1.0, math.log(row + 1) / math.log(CERTAIN_AFTER))
 
     def _of(self, name: str) -> _Peers:
-        if name not in self._peers and len(self._peers) >= MOST_PEERS:
-            self._peers.popitem(last=False)
-        peers = self._peers.setdefault(name, _Peers())
-        self._peers.move_to_end(name)
+        peers = self._peers.get(name)
+        if peers is None:
+            if len(self._peers) >= MOST_PEERS:
+                del self._peers[next(iter(self._peers))]
+            peers = self._peers[name] = _Peers()
         return peers
 
     def _cut(self, call: Call, now: float) -> None:

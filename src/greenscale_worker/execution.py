@@ -72,7 +72,7 @@ class Executor:
         self._on_stuck = on_stuck
         self._stuck: WeakSet[asyncio.Task[object]] = WeakSet()
         self._backend = backend
-        self._peers: Callable[[Job], str] = getattr(backend, "peers", _same_model)
+        self._peers: Callable[[Job], str] = getattr(backend, "peers", same_model)
         self._gate = gate
         self._policy = policy
         self._metrics = metrics
@@ -184,5 +184,6 @@ def _too_late(why: str) -> Failed:
     return Failed("deadline_passed", f"no time for another attempt before the deadline; last: {why}")
 
 
-def _same_model(job: Job) -> str:
+def same_model(job: Job) -> str:
+    """Name the peers of a job, for a backend that does not: those for the same model."""
     return str(job.payload.get("model") or "")

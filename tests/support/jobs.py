@@ -93,8 +93,13 @@ class Jobs:
 
     def letters(self) -> list[tuple[dict[str, Any], bytes]]:
         """The dead letters: header and payload."""
-        parted = (letter.partition(b"\n") for letter in self.client.hvals(self.keys.of("dead")))
-        return [(orjson.loads(header.decode(errors="replace")), payload) for header, _, payload in parted]
+        payloads: Any = self.client.hgetall(self.keys.of("dead:payload"))
+        letters: Any = self.client.hgetall(self.keys.of("dead"))
+        found = []
+        for id_, letter in letters.items():
+            header, _, payload = letter.partition(b"\n")
+            found.append((orjson.loads(header.decode(errors="replace")), payloads.get(id_, payload)))
+        return found
 
     def leased(self) -> set[str]:
         """The ids of what some worker holds, or held when it died."""
@@ -127,7 +132,7 @@ class Jobs:
         """
         assert self.ended() == len(self.pushed), "something ended twice, or not at all"
         assert self.left() == 0, "something is left"
-        for part in ("meta", "lease", "ready", "suspect", "delayed", "bound"):
+        for part in ("meta", "lease", "ready", "suspect", "delayed", "held", "bound"):
             assert self.size(part) == 0, f"{part} is not empty"
         letters = {header["job_id"]: header["code"] for header, _ in self.letters()}
         assert letters == dict(failed)

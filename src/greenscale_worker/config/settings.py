@@ -20,6 +20,7 @@ from greenscale_worker.config.rules import (
     POD_NAME,
     PROXY,
     REDIS_URL,
+    RESULT_PREFIX,
     SecretUrl,
 )
 
@@ -124,7 +125,18 @@ class RedisSettings(Section):
     redis_db: int = Field(0, alias="REDIS_DB", ge=0, le=1_000_000, description="Number of the database.")
     redis_username: str | None = Field(None, alias="REDIS_USERNAME", description="User name, where Redis has ACLs.")
     redis_password: SecretStr | None = Field(
-        None, alias="REDIS_PASSWORD", description="Password; also beside a `REDIS_URL` that holds none."
+        None,
+        alias="REDIS_PASSWORD",
+        description="Password; also beside a `REDIS_URL` that holds none. A file is read again "
+        "for each connection: a password that is renewed needs no restart.",
+    )
+    redis_sentinel_username: str | None = Field(
+        None, alias="REDIS_SENTINEL_USERNAME", description="User name for the Sentinels, where they have ACLs."
+    )
+    redis_sentinel_password: SecretStr | None = Field(
+        None,
+        alias="REDIS_SENTINEL_PASSWORD",
+        description="Password for the Sentinels. Without it those that want one are given that of Redis.",
     )
     redis_ca_file: Annotated[str | None, PEM_FILE] = Field(
         None, alias="GREENSCALE_REDIS_CA_FILE", description="Certificates (PEM) to trust instead of the system's."
@@ -175,6 +187,26 @@ class QueueSettings(Section):
         ge=0,
         le=31_536_000,
         description="How long results and final records can be read; 0: none are written.",
+    )
+    result_prefix: Annotated[str, RESULT_PREFIX] = Field(
+        "",
+        alias="GREENSCALE_RESULT_PREFIX",
+        description="What stands in front of `result:<id>` and `job:<id>`, such as `search:`. Needed where two queues "
+        "in one database may have jobs of the same id. The same for all workers and commands of a queue.",
+    )
+    dead_max_age_seconds: float | None = Field(
+        None,
+        alias="GREENSCALE_DEAD_MAX_AGE_SECONDS",
+        ge=1,
+        le=31_536_000,
+        description="Dead letters that are older are deleted. Without it: they stay until they are replayed or purged.",
+    )
+    dead_max_count: int | None = Field(
+        None,
+        alias="GREENSCALE_DEAD_MAX_COUNT",
+        ge=1,
+        le=1_000_000_000,
+        description="Of more dead letters than these the oldest are deleted. Without it: none.",
     )
 
 
@@ -252,6 +284,12 @@ class WorkerSettings(Section):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", alias="GREENSCALE_LOG_LEVEL", description="The least of what is logged."
     )
+    log_exceptions: Literal["auto", "true", "false"] = Field(
+        "auto",
+        alias="GREENSCALE_LOG_EXCEPTIONS",
+        description="Whether the traceback of what a handler raised is logged. The message of an exception may quote "
+        "its job, so `auto` does it only where stderr is a terminal.",
+    )
     log_content: bool = Field(
         default=False,
         alias="GREENSCALE_LOG_CONTENT",
@@ -279,8 +317,11 @@ class Notice:
 class Settings(WorkerSettings, JobSettings, QueueSettings, RedisSettings, EndpointSettings):
     """All settings, each checked by itself. What they mean together is told by `options`.
 
-    `origins` says where a value came from that is not the default, by field; `notices` is what to warn of.
+    `origins` says where a value came from that is not the default, and `files` which file holds a secret, by field;
+    `unnamed` are the fields that came from a `.env` that nobody has named; `notices` is what to warn of.
     """
 
     origins: Mapping[str, str] = {}
+    files: Mapping[str, str] = {}
+    unnamed: frozenset[str] = frozenset()
     notices: tuple[Notice, ...] = ()

@@ -186,9 +186,12 @@ class Store:
         if entry.suspect:
             self.ring()  # its worker may take the next one
 
-    def replay(self, entry: Entry) -> None:
-        """Put a dead job back to the head as if it were new."""
+    def replay(self, entry: Entry, job_id: str | None) -> None:
+        """Put a dead job back to the head as if it were new; its id is bound, so that it can be cancelled."""
         fresh = Entry(entry.id, entry.payload, entry.arrived, first_claimed=self.clock())
+        if job_id is not None and job_id not in self.bound:
+            self.bound[job_id] = fresh
+            fresh.bound_to = job_id
         self.open[fresh.id] = fresh
         self.requeue(fresh)
 

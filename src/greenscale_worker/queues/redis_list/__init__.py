@@ -1,6 +1,7 @@
 """Jobs in a plain Redis list: producers `LPUSH`, and nothing is lost (docs/queue-protocol.md)."""
 
 from contextlib import suppress
+from math import inf
 from typing import Any, Final
 
 from greenscale_worker.errors import BadInputError
@@ -12,6 +13,8 @@ from greenscale_worker.queues.redis_protocol.keys import Keys
 from greenscale_worker.queues.redis_protocol.queue import RedisQueue
 from greenscale_worker.telemetry import Metrics
 
+LONGEST_ID: Final = 16  # digits
+
 
 class ListStore:
     """See `redis_protocol.store.Store`."""
@@ -21,6 +24,7 @@ class ListStore:
 
     def __init__(self, options: QueueOptions) -> None:
         self.word = options.take_from.upper()
+        self.commands = ((f"{self.word[0]}POP", "", "1"),)
         self._name = options.name
 
     async def peek(self, client: Any, _after: bytes, seconds: int) -> None:
@@ -36,7 +40,7 @@ class ListStore:
 
     def first_seen(self, job: bytes) -> float:
         """Read the time of the first claim, in microseconds."""
-        return int(job) / 1e6
+        return int(job) / 1e6 if job.isdigit() and len(job) <= LONGEST_ID else inf
 
 
 async def open_queue(redis: RedisOptions, options: QueueOptions, metrics: Metrics) -> RedisQueue:

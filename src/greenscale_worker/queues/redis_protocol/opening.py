@@ -11,9 +11,10 @@ from greenscale_worker.errors import ConfigError
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.redis_common.connections import close, is_cluster, open_client, open_clients
 from greenscale_worker.queues.redis_common.scripts import load
-from greenscale_worker.queues.redis_common.server import patiently, warn
+from greenscale_worker.queues.redis_common.server import meet, patiently
 from greenscale_worker.queues.redis_protocol.admin import RedisQueueAdmin
 from greenscale_worker.queues.redis_protocol.claims import PEEK_SECONDS
+from greenscale_worker.queues.redis_protocol.examination import examine
 from greenscale_worker.queues.redis_protocol.keys import Keys
 from greenscale_worker.queues.redis_protocol.queue import RedisQueue
 from greenscale_worker.queues.redis_protocol.store import Store
@@ -23,26 +24,30 @@ FORMATS: Final = (b"1", b"2")  # of the keys: those that this version reads; it 
 CLOSE_SECONDS: Final = 2.0
 PROTOCOL: Final = __name__.rpartition(".")[0]
 WORKER_SCRIPTS: Final = ("claim", "bind", "settle", "release", "retry", "beat", "mourn", "leave")
-ADMIN_SCRIPTS: Final = ("put", "cancel", "replay")
+ADMIN_SCRIPTS: Final = ("put", "cancel")
+LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "tidy")  # behind `letters.lua`
 
 
 async def open_queue(store: Store, redis: RedisOptions, options: QueueOptions, metrics: Metrics) -> RedisQueue:
     """Open the worker's side; waits for a Redis that is absent or loading.
 
-    Raises ConfigError where Redis refuses us or where another format of the queue's keys is in use.
+    Raises ConfigError where Redis refuses us or cannot keep this queue: it is too old, lacks a command, holds a queue
+    of another kind, or another format of the queue's keys is in use.
     """
-    keys = Keys(options.name, store.own, cluster=is_cluster(redis))
+    keys = Keys(options.name, store.own, cluster=is_cluster(redis), public=options.result_prefix)
     patience = options.heartbeat / 3
     clients = open_clients(redis, peek_seconds=PEEK_SECONDS)
     try:
-        await patiently(lambda: warn(clients.commands), patience=patience)
+        await patiently(lambda: meet(clients.commands), patience=patience)
+        await patiently(lambda: examine(clients.commands, store, keys), patience=patience)
         await patiently(lambda: _agree_on_format(clients.commands, store, keys), patience=patience)
     except BaseException:
         await close(clients.commands)
         raise
     queue = RedisQueue(
         clients,
-        load(PROTOCOL, store.package, *WORKER_SCRIPTS),
+        load(PROTOCOL, store.package, *WORKER_SCRIPTS)
+        | load(PROTOCOL, store.package, "purge", "tidy", shared=("letters",)),
         store,
         keys,
         options,
@@ -62,8 +67,10 @@ async def open_queue(store: Store, redis: RedisOptions, options: QueueOptions, m
 
 async def open_admin(store: Store, redis: RedisOptions, options: QueueOptions) -> RedisQueueAdmin:
     """Open everybody else's side; it connects with its first call. Raises ConfigError."""
-    keys = Keys(options.name, store.own, cluster=is_cluster(redis))
-    return RedisQueueAdmin(open_client(redis), load(PROTOCOL, store.package, *ADMIN_SCRIPTS), store, keys, options)
+    keys = Keys(options.name, store.own, cluster=is_cluster(redis), public=options.result_prefix)
+    scripts = load(PROTOCOL, store.package, *ADMIN_SCRIPTS)
+    scripts |= load(PROTOCOL, store.package, *LETTER_SCRIPTS, shared=("letters",))
+    return RedisQueueAdmin(open_client(redis), scripts, store, keys, options)
 
 
 async def _agree_on_format(client: Any, store: Store, keys: Keys) -> None:

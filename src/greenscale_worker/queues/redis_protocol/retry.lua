@@ -29,11 +29,11 @@ end
 -- The job's own fault, as it seems, unless others fail alike and nobody succeeds.
 local function verdict_of_job(m, fingerprint)
   local proven = m.failed > 0 and (not control.blamed or m.failed < number_in_control('blamed'))
-  local alike = tonumber(call('HGET', BLAME, fingerprint) or '') or 0
+  local alike = whole(call('HGET', BLAME, fingerprint)) or 0
   m.failed = now
   if not proven and alike >= MOST_BURIED and V2 then return 'HELD' end
   if not proven and alike >= MOST_BURIED then return 'DELAYED' end  -- format 1 has no place for it
-  call('HINCRBY', BLAME, fingerprint, 1)
+  add(BLAME, fingerprint, 1)
   return 'DEAD'
 end
 
