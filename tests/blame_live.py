@@ -340,6 +340,10 @@ def matrix() -> dict[str, Cell]:
         )
         in_ways = in_turn([silent(500), CUT, silent(400), silent(503)], 40)
         cells[f"all ill for 40 s: 500, cut, 400, 503 in turn | {workers}"] = fleet(illness=in_ways, ideal=full + 40)
+        by_id = [Reply(status=400, json={"error": {"message": "no", "code": f"E-{n:05x}"}}) for n in range(1000)]
+        cells[f"all ill for 40 s: 400, an id in its code | {workers}"] = fleet(
+            illness=in_turn(by_id, 40), ideal=full + 40
+        )
         for name, reply in FOR_ONE.items():
             cells[f"3 of 1,003: {name} | {workers}"] = fleet(
                 illness=some_ill(reply), jobs=1003, ill=FLAGGED, ideal=full
