@@ -1,6 +1,8 @@
 """A file of prompts through the worker: what is in the output, and what is not asked twice."""
 
 import asyncio
+import codecs
+import errno
 import os
 import random
 import tracemalloc
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 from greenscale_worker.backends import ChatOptions, open_backend
 from greenscale_worker.backends.echo import EchoBackend
 from greenscale_worker.batch import Batch, Tally
-from greenscale_worker.batch.requests import count_lines
+from greenscale_worker.batch.requests import NAME_AT_END, NAME_AT_START, TAIL, count_lines
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.job import Job, Output
 from greenscale_worker.simulator import CHAT_PATH, SimulatorOptions, running
@@ -636,3 +638,103 @@ async def test_a_wrong_key_ends_the_batch_and_says_what_to_check(files: Files) -
     assert "key" in str(batch.fault)
     assert "wrong" not in str(batch.fault)
     assert (tally.answered, tally.failed, files.answers()) == (0, 0, [])
+
+
+# Files as people have them
+
+
+ENCODINGS = [("utf-8", b""), ("utf-8", codecs.BOM_UTF8)]
+ENCODINGS += [("utf-16-le", codecs.BOM_UTF16_LE), ("utf-16-be", codecs.BOM_UTF16_BE)]
+ENCODINGS += [("utf-32-le", codecs.BOM_UTF32_LE), ("utf-32-be", codecs.BOM_UTF32_BE)]
+
+
+@pytest.mark.parametrize(("encoding", "mark"), ENCODINGS)
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+async def test_a_file_is_read_by_its_byte_order_mark(files: Files, encoding: str, mark: bytes, line_end: str) -> None:
+    """PowerShell's `>` writes UTF-16. Gurmukhi letters hold the byte of a line feed there."""
+    prompts = ["Ünïcode \u0a0a \U0001f600", "", "x" * 300_000, "last"]
+    lines = [orjson.dumps({"prompt": prompt}).decode() if prompt else "" for prompt in prompts]
+    files.source.write_bytes(mark + line_end.join(lines).encode(encoding))
+    backend = Counting()
+    tally = await run(files, backend)
+    assert sorted(backend.asked) == sorted(filter(None, prompts))
+    assert (tally.answered, tally.failed, tally.total) == (3, 0, 3)
+    assert await asked(files) == []
+
+
+async def test_half_a_character_at_the_end_of_utf_16_is_one_bad_line(files: Files) -> None:
+    files.source.write_bytes(codecs.BOM_UTF16_LE + '{"prompt": "a"}\n'.encode("utf-16-le") + b"x")
+    tally = await run(files)
+    assert (tally.answered, tally.failed) == (1, 1)
+
+
+BIG = "x" * 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("line", "custom_id"),
+    [
+        ({"custom_id": 'a\n"é', "method": "POST", "url": "/v1/chat/completions", "body": {"prompt": BIG}}, 'a\n"é'),
+        ({"method": "POST", "n": -1.5e3, "custom_id": "a-1", "body": {"prompt": BIG}}, "a-1"),
+        ({"prompt": BIG, "custom_id": "a-1"}, "a-1"),
+        ({"body": {"messages": [BIG]}, "custom_id": "a-1", "method": "POST", "n": None}, "a-1"),
+        ({"job_id": "a-1", "prompt": BIG}, "a-1"),
+        ({"body": {"custom_id": "not this", "prompt": BIG}}, "line-1"),
+        ({"body": {"prompt": BIG, "custom_id": "not this"}}, "line-1"),
+        ({"prompt": BIG + '"custom_id": "not this"}'}, "line-1"),
+        ({"prompt": '"custom_id": "not this",' + BIG}, "line-1"),
+        ({"custom_id": 7, "prompt": BIG}, "line-1"),
+        ([BIG], "line-1"),
+    ],
+    ids=range(11),
+)
+async def test_a_line_that_is_too_long_keeps_its_name(files: Files, line: Any, custom_id: str) -> None:
+    files.write([line, {"prompt": "good"}])
+    tally = await run(files)
+    assert (tally.answered, tally.failed) == (1, 1)
+    (failed,) = (answer for answer in files.answers() if answer["error"])
+    assert (failed["custom_id"], failed["error"]["code"]) == (custom_id, "too_large")
+
+
+@given(st.text('{}[]":,\\ custom_id01"\n', max_size=60).map(str.encode))
+def test_looking_for_the_name_of_a_line_ends_soon(line: bytes) -> None:
+    found = NAME_AT_START.match(line) or NAME_AT_END.search(line)
+    assert found is None or found[1].startswith(b'"')
+    for text in (
+        b'{"a":"b",' * 10_000,
+        b'"custom_id":"' * 10_000,
+        b"{" + b'"a":1,' * 10_000,
+        b'"custom_id":"x",' * 300,
+    ):
+        assert NAME_AT_START.match(text) is None
+        assert NAME_AT_END.search(text[-TAIL:]) is None
+
+
+async def test_where_there_are_no_locks_it_goes_on_with_a_warning(
+    files: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def flock(_file: Any, _how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    configure_logging(json=False)
+    files.write([{"prompt": "1"}])
+    assert await asked(files) == ["1"]
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "output_not_locked" in line]
+    assert len(warnings) == 1
+    assert "No locks available" in warnings[0]
+    assert str(files.target) in warnings[0]
+
+
+async def test_a_line_that_names_no_model_fails_alone_and_is_asked_again(
+    files: Files, endpoint: tuple[str, Any]
+) -> None:
+    url, (stats, _) = endpoint
+    files.write([{"prompt": "1", "model": "m", "user": "named"}, {"prompt": "2", "user": "not named"}])
+    for model, answered, jobs in ((None, 1, {"named": 1}), ("m", 1, {"named": 1, "not named": 1})):
+        backend = open_backend("chat", ChatOptions(url=url, model=model))
+        tally = await run(files, backend)
+        await backend.aclose()
+        assert (tally.answered, tally.failed) == (answered, 1 if model is None else 0)
+        assert (await stats())["jobs"] == jobs
+    assert any((answer["error"] or {}).get("code") == "no_model" for answer in files.answers())

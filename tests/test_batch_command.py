@@ -77,6 +77,9 @@ def test_lines_that_fail_make_the_exit_code_1_each_time(here: Path) -> None:
         ("nowhere.jsonl out.jsonl", "nowhere.jsonl: No such file or directory"),
         ("in.jsonl nowhere/out.jsonl", "nowhere/out.jsonl: No such file or directory"),
         ("in.jsonl .", ".: Is a directory"),
+        (". out.jsonl", ".: Is a directory"),
+        ("in.jsonl pipe", "pipe is a pipe or a terminal; expected: a file, which a batch can read again"),
+        ("in.jsonl/x out.jsonl", "in.jsonl/x: Not a directory"),
         ("in.jsonl in.jsonl", "in.jsonl is there and is not the output of a batch"),
         ("GREENSCALE_BACKEND=chat in.jsonl out.jsonl", "NEYSA_API_KEY is not set"),
         ("GREENSCALE_BACKEND=nobody in.jsonl out.jsonl", "GREENSCALE_BACKEND: backend nobody"),
@@ -87,6 +90,7 @@ def test_what_is_wrong_is_said_in_one_line_with_exit_code_2(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, message: str
 ) -> None:
     (here / "in.jsonl").write_text('{"prompt": "1"}\n')
+    os.mkfifo(here / "pipe")
     *settings, source, target = command.split()
     for setting in settings:
         monkeypatch.setenv(*setting.split("="))
@@ -96,6 +100,27 @@ def test_what_is_wrong_is_said_in_one_line_with_exit_code_2(
     assert message in err
     assert (here / "in.jsonl").read_text() == '{"prompt": "1"}\n'
     assert not (here / "out.jsonl").exists()
+
+
+async def test_a_pipe_may_be_the_input_but_not_the_output(desk: Desk, endpoint: Callable[..., Any]) -> None:
+    desk.write(20)
+    with desk.source.open("rb") as source:
+        result = await desk.run("batch", "/dev/stdin", "out.jsonl", stdin=source)
+    assert (result.code, len(desk.answers())) == (0, 20)
+    result = await desk.run("batch", "in.jsonl", "/dev/stdout")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("greenscale-worker: /dev/stdout is a pipe or a terminal")
+    assert (await endpoint())["requests"] == 20
+
+
+async def test_lines_that_name_their_model_need_no_other(desk: Desk, endpoint: Callable[..., Any]) -> None:
+    url = desk.environment.pop("NEYSA_API_URL").removesuffix("/chat/completions")
+    del desk.environment["NEYSA_API_KEY"]
+    desk.environment |= {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "key"}
+    desk.source.write_text('{"prompt": "1", "model": "m"}\n{"prompt": "2"}\n')
+    result = await desk.batch()
+    assert (result.code, (await endpoint())["requests"]) == (1, 1)
+    assert [line["error"]["code"] for line in desk.answers() if line["error"]] == ["no_model"]
 
 
 async def test_a_wrong_key_is_said_with_exit_code_2(desk: Desk) -> None:

@@ -194,6 +194,33 @@ def test_every_option_is_explained() -> None:
     assert all(action.help for action in actions)
 
 
+# --- a file of settings ---
+
+
+def test_a_file_that_is_named_is_trusted_by_every_command(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("GREENSCALE_BACKEND=mine:handler\nREDIS_LIST_NAME=mine\n")
+    code, _, err = shell("queue")
+    assert code == 2
+    assert "GREENSCALE_BACKEND in .env would run code: mine:handler" in err
+    assert err.endswith("greenscale-worker --env-file .env\n")
+    code, out, err = shell("--env-file", ".env", "queue")
+    assert (code, err) == (0, "")
+    assert out.startswith("mine\n")
+    code, _, err = shell("--env-file", "nowhere", "queue")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "nowhere: No such file or directory" in err
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_worker_runs_code_that_a_named_file_chooses(redis_url: str, tmp_path: Path, *, named: bool) -> None:
+    (tmp_path / "mine.py").write_text("print('it ran', flush=True)\nraise SystemExit(7)\n")
+    (tmp_path / ".env").write_text(f"GREENSCALE_BACKEND=mine:handler\nREDIS_URL={redis_url}\n")
+    worker = process(*["--env-file", ".env"] * named, cwd=tmp_path)
+    out, err = worker.communicate(timeout=30)
+    assert (b"it ran" in out) == named
+    assert named or err.startswith(b"greenscale-worker: GREENSCALE_BACKEND in .env would run code")
+
+
 # --- submit ---
 
 

@@ -7,11 +7,13 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
 from greenscale_worker.backends import ChatOptions, open_backend
@@ -88,7 +90,9 @@ def test_every_setting_is_declared_once_with_what_it_is_for() -> None:
     names = [name for setting in catalogue() for name in setting.names]
     assert len(names) == len(set(names))
     assert len({setting.field for setting in catalogue()}) == len(catalogue())
-    assert {setting.field for setting in catalogue()} | {"origins", "notices"} == set(Settings.model_fields)
+    assert {setting.field for setting in catalogue()} | {"origins", "files", "unnamed", "notices"} == set(
+        Settings.model_fields
+    )
     for setting in catalogue():
         assert setting.info.description
         assert setting.section
@@ -166,7 +170,7 @@ TEXTS = {
             "redis://h/0/1",
             "redis://h?db=3",
             "redis://h/0#x",
-            "redis://h/0\n",
+            "redis://h/0\nx",
             "redis+sentinel://a:1",
             "redis+cluster://a:1/3",
         ],
@@ -183,13 +187,14 @@ TEXTS = {
     "GREENSCALE_MAX_TOKENS_PARAMETER": (["max_tokens", "max_completion_tokens"], ["max_new_tokens"]),
     "GREENSCALE_LOG_FORMAT": (["auto", "json", "console"], ["text"]),
     "GREENSCALE_LOG_LEVEL": (["debug", "info", "warning", "error"], ["verbose"]),
+    "GREENSCALE_LOG_EXCEPTIONS": (["auto", "true", "false"], ["yes", "True"]),
     "GREENSCALE_LOG_CONTENT": (["true", "False", "1", "no"], ["maybe", "2"]),
     "GREENSCALE_POD_DELETION_COST": (["true", "false"], ["3"]),
     "GREENSCALE_POD_NAME": (
         ["greenscale-worker-6d4cf56db6-x2x7k", "a.b", "0", "a" * 253],
         ["-a", "a-", "A", "a/b", "a_b", "a" * 254],
     ),
-    "NEYSA_API_KEY": ([KEY, "", "a.b/c+d="], ["a b", "a\n", "clé"]),
+    "NEYSA_API_KEY": ([KEY, "", "a.b/c+d="], ["a b", "a\nb", "clé"]),
     "OPENAI_API_KEY": ([KEY, ""], [" a", "a\tb"]),
 }
 
@@ -306,6 +311,202 @@ def test_a_file_that_cannot_be_read_is_told(dotenv: Path) -> None:
 def test_a_fault_in_the_file_is_told_as_such(dotenv: Path) -> None:
     dotenv.write_text("GREENSCALE_CONCURRENCY=0\n")
     assert f"(from {dotenv})" in refused({}, dotenv)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("GREENSCALE_BACKEND=evil:handler", "GREENSCALE_BACKEND in {} would run code: evil:handler"),
+        ("GREENSCALE_BACKEND=a.b.c:d.e", "GREENSCALE_BACKEND in {} would run code"),
+        ("GREENSCALE_QUEUE=evil:queue", "GREENSCALE_QUEUE in {} would run code"),
+        *((f"{name}_FILE=/etc/passwd", name + "_FILE in {} would have a file read") for name in SECRETS),
+    ],
+)
+def test_a_file_that_nobody_named_chooses_no_code_and_no_secret(line: str, words: str, dotenv: Path) -> None:
+    dotenv.write_text(f"{line}\n")
+    said = refused({}, dotenv)
+    assert said.startswith(words.format(dotenv))
+    assert said.endswith(f"greenscale-worker --env-file {dotenv}")
+    name, value = line.split("=")
+    if not name.endswith("_FILE"):
+        assert getattr(load({}, dotenv, named=True), setting_of(name).field) == value
+        load({name: "echo"}, dotenv)
+        assert load({name: value}, dotenv).unnamed == frozenset()
+
+
+def test_a_file_that_nobody_named_may_choose_what_is_installed(dotenv: Path) -> None:
+    dotenv.write_text("GREENSCALE_BACKEND=echo\nGREENSCALE_QUEUE=stream\n")
+    settings = load({}, dotenv)
+    assert (settings.backend, settings.queue) == ("echo", "stream")
+    assert settings.unnamed == {"backend", "queue"}
+
+
+def test_a_named_file_must_be_there(dotenv: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file") as caught:
+        load({}, dotenv, named=True)
+    assert str(dotenv) in one_line(caught.value)
+
+
+# a secret, and what must come from the same source
+PAIRS = [
+    ({"NEYSA_API_KEY": KEY}, {"NEYSA_API_URL": "https://h/c"}),
+    ({"OPENAI_API_KEY": KEY, "GREENSCALE_MODEL": "m"}, {"OPENAI_BASE_URL": "https://h/v1"}),
+    ({"GREENSCALE_ENDPOINT_HEADERS": '{"a": "b"}'}, {"NEYSA_API_URL": "https://h/c", "NEYSA_API_KEY": ""}),
+    ({"GREENSCALE_ENDPOINT_HEADERS": '{"a": "b"}'}, {"NEYSA_API_URL": "https://h/c", "NEYSA_API_KEY": KEY}),
+    ({"REDIS_PASSWORD": "p"}, {"REDIS_HOST": "h"}),
+    ({"REDIS_PASSWORD": "p"}, {"REDIS_PORT": "6380"}),
+    ({"REDIS_PASSWORD": "p"}, {"REDIS_URL": "redis://h"}),
+]
+TRUST = [
+    ({"NEYSA_API_KEY": KEY}, {"GREENSCALE_ENDPOINT_CA_FILE": PEM}),
+    ({"NEYSA_API_KEY": KEY, "NEYSA_API_URL": "https://h/c"}, {"GREENSCALE_ENDPOINT_CA_FILE": PEM}),
+    ({"REDIS_PASSWORD": "p", "REDIS_URL": "rediss://h"}, {"GREENSCALE_REDIS_CA_FILE": PEM}),
+]
+
+
+def options_of(settings: Settings) -> None:
+    """Ask for what the settings amount to, as a worker does."""
+    redis_options(settings)
+    if settings.neysa_api_key is not None or settings.openai_api_key is not None:
+        chat_options(settings)
+
+
+def write(dotenv: Path, variables: Mapping[str, str]) -> None:
+    dotenv.write_text("".join(f"{name}='{value}'\n" for name, value in variables.items()))
+
+
+@pytest.mark.parametrize(("secret", "address"), PAIRS)
+@pytest.mark.parametrize("secret_in_file", [True, False])
+def test_a_secret_goes_only_where_its_own_source_says(
+    secret: dict[str, str], address: dict[str, str], dotenv: Path, *, secret_in_file: bool
+) -> None:
+    in_file, outside = (secret, address) if secret_in_file else (address, secret)
+    write(dotenv, in_file)
+    with pytest.raises(ConfigError) as caught:
+        options_of(load(outside, dotenv))
+    line = one_line(caught.value)
+    assert next(iter(secret)) in line or next(iter(address)) in line
+    assert str(dotenv) in line
+    assert "--env-file" in line
+    for value in secret.values():
+        assert value == "m" or f" {value} " not in line
+    options_of(load(outside, dotenv, named=True))
+    options_of(load({**secret, **address}))
+    write(dotenv, {**secret, **address})
+    options_of(load({}, dotenv))
+
+
+@pytest.mark.parametrize(("secret", "authority"), TRUST)
+def test_whom_to_trust_with_a_secret_is_not_said_by_a_file_that_nobody_named(
+    secret: dict[str, str], authority: dict[str, str], dotenv: Path
+) -> None:
+    write(dotenv, authority)
+    with pytest.raises(ConfigError) as caught:
+        options_of(load(secret, dotenv))
+    assert next(iter(authority)) in one_line(caught.value)
+    options_of(load(secret, dotenv, named=True))
+    write(dotenv, secret)
+    options_of(load(authority, dotenv))
+
+
+def test_a_secret_may_come_from_anywhere_for_the_default_place(dotenv: Path) -> None:
+    write(dotenv, {"NEYSA_API_KEY": KEY, "REDIS_PASSWORD": "p", "GREENSCALE_ENDPOINT_HEADERS": '{"a": "b"}'})
+    options_of(load({"HTTPS_PROXY": "http://proxy:1"}, dotenv))
+    write(dotenv, {"HTTPS_PROXY": "http://proxy:1"})  # it sees no key: the endpoint speaks TLS through it
+    options_of(load({"NEYSA_API_KEY": KEY, "REDIS_PASSWORD": "p"}, dotenv))
+    write(dotenv, {"NEYSA_API_URL": "http://h/c", "REDIS_HOST": "h"})  # an empty key is none
+    options_of(load({"NEYSA_API_KEY": "", "REDIS_PASSWORD": ""}, dotenv))
+
+
+# --- whatever is in them ---
+
+
+LONG = {"<a>": "a" * 50_000, "<urls>": "://" * 10_000, "<digits>": "9" * 5000, "<nested>": "[" * 2000}
+
+
+def hostile_texts() -> st.SearchStrategy[str]:
+    """What bytes in the environment become in Python, and texts that programs trip over; of LONG only the names."""
+    odd = [
+        "\0",
+        "\udcff",
+        "\ud800",
+        "://",
+        "://@",
+        "{}",
+        "\n",
+        "\r\n",
+        "\x1b[2J",
+        "\u202e",
+        "https://",
+        "redis://",
+        *LONG,
+    ]
+    bits = st.sampled_from([*odd, *":@/h ='\"#"])
+    return st.lists(bits | st.text(max_size=5) | st.binary(max_size=5).map(os.fsdecode), max_size=6).map("".join)
+
+
+def lengthened(text: str) -> str:
+    for name, long in LONG.items():
+        text = text.replace(name, long)
+    return text
+
+
+NAMES = [name for setting in catalogue() for name in (setting.name, f"{setting.name}_FILE")]
+
+
+@settings_of_hypothesis(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    environ=st.dictionaries(
+        st.sampled_from(NAMES) | hostile_texts().map("GREENSCALE_".__add__), hostile_texts(), max_size=4
+    ),
+    file=st.none()
+    | st.binary(max_size=200)
+    | st.lists(st.tuples(st.sampled_from(NAMES), hostile_texts()), max_size=4).map(
+        lambda lines: "".join(f"{name}={value}\n" for name, value in lines).encode(errors="replace")
+    ),
+)
+def test_whatever_bytes_there_are_the_worst_is_one_line(
+    environ: dict[str, str], file: bytes | None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    dotenv = tmp_path_factory.getbasetemp() / "fuzzed.env"
+    dotenv.unlink(missing_ok=True)
+    if file is not None:
+        dotenv.write_bytes(file)
+    environ = {lengthened(name): lengthened(value) for name, value in environ.items()}
+    for named in (False, True):
+        said = ""
+        try:
+            settings = load(environ, dotenv, named=named)
+        except ConfigError as error:
+            said = str(error)
+        else:
+            for ask in (redis_options, queue_options, policy, lambda it: open_backend("chat", chat_options(it))):
+                with suppress(ConfigError):
+                    ask(settings)
+            assert all(len(notice.name + notice.hint) < 300 for notice in settings.notices)
+        assert said.isprintable()
+        assert len(said) < 1000
+
+
+@pytest.mark.parametrize("text", ["A=b\\\n" * 300_000, "\0" * 100_000])
+def test_a_file_that_is_too_large_is_told_and_not_held(text: str, dotenv: Path) -> None:
+    dotenv.write_text(text)
+    assert "too large" in refused({}, dotenv)
+
+
+def test_a_file_without_an_end_is_told(dotenv: Path) -> None:
+    dotenv.symlink_to("/dev/zero")
+    assert "no regular file" in refused({}, dotenv)
+    with pytest.raises(ConfigError, match="too large"):
+        load({}, dotenv, named=True)
+    assert "GREENSCALE_ENDPOINT_CA_FILE" in refused({"GREENSCALE_ENDPOINT_CA_FILE": "/dev/zero"})
+
+
+def test_a_line_that_says_nothing_is_a_notice_and_names_beyond_number_are_twenty(dotenv: Path) -> None:
+    dotenv.write_text("= nothing\n" * 100 + "".join(f"GREENSCALE_X{number}=1\n" for number in range(100)))
+    notices = load({}, dotenv).notices
+    assert (notices[0].name, notices[0].hint) == (str(dotenv), "line 1 is not NAME=value; it is left out")
+    assert len(notices) == 21
 
 
 @pytest.mark.parametrize("name", SECRETS)
@@ -550,6 +751,43 @@ def test_options_of_redis() -> None:
         cert_file=PEM,
         key_file=PEM,
     )
+
+
+def test_options_of_sentinels() -> None:
+    url = {"REDIS_URL": "redis+sentinel://a,b/main", "REDIS_PASSWORD": "p"}
+    assert redis_options(load(url)).sentinel_password is None
+    given = redis_options(load({**url, "REDIS_SENTINEL_USERNAME": "s", "REDIS_SENTINEL_PASSWORD": "q"}))
+    assert (given.sentinel_username, given.sentinel_password, given.password) == ("s", "q", "p")
+    for wrong, said in (
+        ({**url, "REDIS_SENTINEL_USERNAME": "s"}, "REDIS_SENTINEL_PASSWORD"),
+        ({"REDIS_URL": "redis://a", "REDIS_SENTINEL_PASSWORD": "q"}, "redis+sentinel://"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(said)) as caught:
+            redis_options(load(wrong))
+        one_line(caught.value)
+
+
+def test_the_files_of_redis_are_known_to_be_read_again(tmp_path: Path) -> None:
+    names = {"REDIS_PASSWORD": "password_file", "REDIS_SENTINEL_PASSWORD": "sentinel_password_file"}
+    environ = {"REDIS_URL": "redis+sentinel://a/main"}
+    for name in names:
+        (tmp_path / name).write_text("secret\n")
+        environ[f"{name}_FILE"] = str(tmp_path / name)
+    options = redis_options(load(environ))
+    assert (options.password, options.sentinel_password) == ("secret", "secret")
+    assert {field: getattr(options, field) for field in names.values()} == {
+        field: str(tmp_path / name) for name, field in names.items()
+    }
+    (tmp_path / "url").write_text("redis://:secret@h/0\n")
+    options = redis_options(load({"REDIS_URL_FILE": str(tmp_path / "url")}))
+    assert (options.url, options.url_file) == ("redis://:secret@h/0", str(tmp_path / "url"))
+
+
+def test_a_line_feed_at_the_end_of_a_secret_is_no_part_of_it() -> None:
+    """As `echo` leaves it in a Secret of Kubernetes, that becomes a variable."""
+    assert redis_options(load({"REDIS_PASSWORD": "secret\n"})).password == "secret"  # noqa: S105  an example
+    assert redis_options(load({"REDIS_PASSWORD": "\r\n"})).password is None
+    assert chat_options(load({"NEYSA_API_KEY": f"{KEY}\r\n"})).key == KEY
 
 
 @pytest.mark.parametrize(

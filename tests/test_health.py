@@ -21,9 +21,16 @@ class Probed:
     def __init__(self) -> None:
         self.live: list[str] = []
         self.ready: list[str] = []
+        self.notes: list[str] = []
+        self.stuck = False
         self.broken = False
         self.metrics = Metrics()
         self.port = 0
+
+    async def noted(self) -> list[str]:
+        if self.stuck:
+            await asyncio.Event().wait()
+        return self.notes
 
     async def scrape(self) -> bytes:
         if self.broken:
@@ -39,7 +46,7 @@ class Probed:
 async def probed() -> AsyncIterator[Probed]:
     worker = Probed()
     async with serving(
-        HOST, 0, live=lambda: worker.live, ready=lambda: worker.ready, metrics=worker.scrape
+        HOST, 0, live=lambda: worker.live, ready=lambda: worker.ready, notes=worker.noted, metrics=worker.scrape
     ) as worker.port:
         yield worker
 
@@ -55,6 +62,20 @@ async def test_what_is_not_ready_is_live_and_says_why(probed: Probed) -> None:
     assert (await probed.get("/livez"))[0] == 200
     probed.ready = []
     assert (await probed.get("/readyz"))[0] == 200
+
+
+async def test_why_nothing_moves_is_said_below_and_fails_no_probe(probed: Probed) -> None:
+    probed.notes = ["paused", "the breaker is open"]
+    assert (await probed.get("/readyz"))[:2] == (200, "ok\npaused\nthe breaker is open\n")
+    probed.ready = ["draining"]
+    assert (await probed.get("/readyz"))[:2] == (503, "draining\npaused\nthe breaker is open\n")
+    assert (await probed.get("/livez"))[:2] == (200, "ok\n")
+
+
+async def test_who_does_not_say_why_in_time_holds_up_no_probe(probed: Probed) -> None:
+    probed.notes, probed.stuck = ["paused"], True
+    async with asyncio.timeout(5):
+        assert (await probed.get("/readyz"))[:2] == (200, "ok\n")
 
 
 async def test_what_is_not_live_says_why(probed: Probed) -> None:

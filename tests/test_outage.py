@@ -180,7 +180,7 @@ async def test_a_redis_that_refuses_us_stops_the_start(start_redis: StartRedis, 
     settings: dict[str, Any] = {"REDIS_URL": server.url, "GREENSCALE_BACKEND": "echo", **SHORT}
     with Fleet(tmp_path, **settings) as fleet:
         await together(
-            no_password=refused(fleet, "authenticate"),
+            no_password=refused(fleet, "Authentication required"),
             wrong_password=refused(fleet, "invalid", REDIS_PASSWORD="secret-wrong"),  # noqa: S106  as above
             unknown_user=refused(fleet, "invalid", REDIS_USERNAME="nobody", REDIS_PASSWORD="secret"),  # noqa: S106
             **{
@@ -210,7 +210,10 @@ async def test_a_password_changed_at_run_time(start_redis: StartRedis, tmp_path:
             await worker.stop()
 
 
-TYPES: Final = dict.fromkeys(("open", "meta", "dead", "control", "bound"), "hash")
+WRONG_TYPE: Final = (
+    "in Redis {key} is a string, a {wanted} is expected: check GREENSCALE_QUEUE and the name of the queue"
+)
+TYPES: Final = dict.fromkeys(("open", "meta", "dead", "control", "bound", "blame"), "hash")
 
 
 @contextmanager
@@ -233,7 +236,7 @@ def misused(scene: Scene, key: str) -> Iterator[None]:
 @pytest.mark.usefixtures("redis_url")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_foreign_type_under_a_key_is_waited_out(redis_server: RedisServer, tmp_path: Path, kind: str) -> None:
-    """Also by a worker that starts meanwhile. Nothing was written before; repaired, it goes on where it was."""
+    """Nothing was written before; repaired, it goes on where it was. Who starts meanwhile is refused."""
     async with play(tmp_path, redis_server, kind=kind, **SHORT) as scene:
         scene.endpoint.hold()
         jobs = scene.jobs.push(*range(3 * LANES))
@@ -242,15 +245,15 @@ async def test_a_foreign_type_under_a_key_is_waited_out(redis_server: RedisServe
         for key in scene.jobs.keys.base:
             wanted = TYPES.get(key.rpartition(":")[2], kind if key == scene.jobs.name else "zset")
             with misused(scene, key):
-                await worker.says("queue_unavailable", error=f"FOREIGN {key} is a string, a {wanted} is expected")
+                await worker.says("queue_unavailable", error=WRONG_TYPE.format(key=key, wanted=wanted))
             await eventually(lambda: len(worker.log("queue_back")) == len(worker.log("queue_unavailable")))
         with misused(scene, scene.jobs.keys.of("control")):
             late = scene.start()
-            await late.says("queue_unavailable")
+            assert await late.exit_code() == 2
+            assert scene.jobs.keys.of("control") in late.stderr
         scene.endpoint.let_go()
         await everything_once(scene, jobs)
-        for each in (worker, late):
-            await each.stop()
+        await worker.stop()
 
 
 @pytest.mark.usefixtures("redis_url")

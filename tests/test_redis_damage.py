@@ -121,13 +121,14 @@ async def test_an_unusable_id_in_a_field_spoils_its_own_entry_only(
 
 @pytest.mark.parametrize("kind", ["stream"], indirect=True)
 @pytest.mark.parametrize("right", STREAM_RIGHTS)
-async def test_a_worker_without_a_right_says_so_and_waits_for_it(
+async def test_a_worker_that_loses_a_right_says_so_and_waits_for_it(
     client: Redis, redis_server: RedisServer, open_queue: Open, capsys: pytest.CaptureFixture[str], right: str
 ) -> None:
-    client.execute_command("ACL", "SETUSER", "limited", "on", ">p", "~*", "&*", "+@all", f"-{right}")
+    client.execute_command("ACL", "SETUSER", "limited", "on", ">p", "~*", "&*", "+@all")
     try:
-        push(client, "stream", "one")
         queue = await open_queue(url=f"{redis_server.url.replace('//', '//limited:p@')}/0", lease=15.0)
+        client.execute_command("ACL", "SETUSER", "limited", f"-{right}")
+        push(client, "stream", "one")
         waiting = asyncio.create_task(claim(queue))
         await eventually(lambda: "Redis refuses this client" in capsys.readouterr().out)
         client.execute_command("ACL", "SETUSER", "limited", "+@all")

@@ -69,7 +69,7 @@ class Executor:
     ) -> None:
         self.deadlines = Deadlines(on_stuck)
         self._backend = backend
-        self._peers: Callable[[Job], str] = getattr(backend, "peers", _same_model)
+        self._peers: Callable[[Job], str] = getattr(backend, "peers", same_model)
         self._gate = gate
         self._policy = policy
         self._metrics = metrics
@@ -174,5 +174,6 @@ def _too_late(why: str) -> Failed:
     return Failed("deadline_passed", f"no time for another attempt before the deadline; last: {why}")
 
 
-def _same_model(job: Job) -> str:
+def same_model(job: Job) -> str:
+    """Name the peers of a job, for a backend that does not: those for the same model."""
     return str(job.payload.get("model") or "")

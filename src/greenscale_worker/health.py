@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from aiohttp import web
@@ -12,6 +12,7 @@ from greenscale_worker.errors import ConfigError
 
 BEATS_MISSED: Final = 3
 GOODBYE_SECONDS: Final = 0.2
+NOTES_SECONDS: Final = 0.5  # a probe gives up after 1 s by default
 
 Faults = Sequence[str]
 
@@ -29,25 +30,32 @@ def heartbeat_faults(tried: float | None, *, every: float) -> Faults:
 
 
 @asynccontextmanager
-async def serving(
+async def serving(  # noqa: PLR0913  where, and what each path asks
     host: str,
     port: int,
     *,
     live: Callable[[], Faults],
     ready: Callable[[], Faults],
     metrics: Callable[[], Awaitable[bytes]],
+    notes: Callable[[], Awaitable[Faults]] | None = None,
 ) -> AsyncIterator[int]:
     """Serve until the block is left; gives the port, which matters where 0 (any) was asked for.
 
     `live` and `ready` give what is wrong, a line each: nothing means 200, anything 503 with these lines as its body.
-    Raises ConfigError where it cannot listen.
+    `notes` gives what `/readyz` says below, without changing the status: what keeps jobs from moving though this
+    process is well. It has half a second. Raises ConfigError where it cannot listen.
     """
 
     async def livez(_request: web.Request) -> web.Response:
         return _verdict(live())
 
     async def readyz(_request: web.Request) -> web.Response:
-        return _verdict(ready())
+        said: Faults = []
+        if notes is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(NOTES_SECONDS):
+                    said = await notes()
+        return _verdict(ready(), said)
 
     async def scrape(_request: web.Request) -> web.Response:
         return web.Response(body=await metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -68,6 +76,6 @@ async def serving(
         await runner.cleanup()
 
 
-def _verdict(faults: Faults) -> web.Response:
-    text = "".join(f"{fault}\n" for fault in faults)
-    return web.Response(text=text or "ok\n", status=503 if faults else 200, headers={"Cache-Control": "no-store"})
+def _verdict(faults: Faults, notes: Faults = ()) -> web.Response:
+    text = "".join(f"{line}\n" for line in (*(faults or ["ok"]), *notes))
+    return web.Response(text=text, status=503 if faults else 200, headers={"Cache-Control": "no-store"})

@@ -3,20 +3,22 @@
 import re
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, Final, Literal, Protocol, TextIO
+from typing import Any, Final, Literal, Protocol
 
 import orjson
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily
 from structlog.typing import EventDict
 
 from greenscale_worker.job import Usage
+from greenscale_worker.log_writer import LogWriter
 
 Event = Literal[
     "backend_error",
+    "backend_exception",
     "breaker_closed",
     "breaker_opened",
     "deletion_cost_delayed",
@@ -28,6 +30,8 @@ Event = Literal[
     "handler_stuck",
     "job",
     "job_buried",
+    "log_lines_dropped",
+    "output_not_locked",
     "probe_failed",
     "queue_back",
     "queue_unavailable",
@@ -67,15 +71,17 @@ log: Log = structlog.get_logger()
 def configure_logging(*, json: bool, level: str = "info") -> None:
     """Log from `level` (debug, info, warning, error) upwards: JSON lines to stdout, or lines for people to stderr.
 
-    A line that cannot be written is dropped: no job ends for a log.
+    A thread writes them: neither a reader that stalls nor a full disk holds up a job. What cannot be written is
+    dropped, and counted.
     """
     vars(log).pop("bind", None)  # what an earlier call has left: the logger is made once, not for every line
     structlog.configure(
         cache_logger_on_first_use=True,
         processors=[*([_as_json] if json else _for_people()), _mask],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda: _Lines(sys.stdout if json else sys.stderr),
+        logger_factory=_Lines,
     )
+    _writer.redirect(sys.stdout if json else sys.stderr)
 
 
 def _as_json(_logger: object, level: str, facts: EventDict) -> bytes:
@@ -104,18 +110,31 @@ def _mask(_logger: object, _level: str, line: Any) -> bytes:
 
 
 class _Lines:
-    """Writes each line at once and unbuffered, so that a full disk leaves nothing behind to fail over at exit."""
-
-    def __init__(self, stream: TextIO | None) -> None:
-        buffer = getattr(stream, "buffer", None)
-        self._file = getattr(buffer, "raw", buffer)
+    """Gives each line to the writer: what structlog calls a logger."""
 
     def msg(self, line: bytes) -> None:
-        if self._file is not None:
-            with suppress(OSError, ValueError):  # the reader has gone, the disk is full; the stream is closed
-                self._file.write(line + b"\n")
+        _writer.put(line + b"\n")
 
     debug = info = warning = error = msg
+
+
+def _lines_were_dropped(lines: int) -> None:
+    log.error("log_lines_dropped", lines=lines, hint="who reads the log was too slow, or the disk is full")
+
+
+_writer: Final = LogWriter(_lines_were_dropped)
+
+
+def flush_log() -> None:
+    """Wait until the log is written, half a second at most: before the process ends, or others write there."""
+    _writer.flush()
+
+
+class _DroppedLines:
+    """The count of the whole process, in the form that a registry asks for."""
+
+    def collect(self) -> list[CounterMetricFamily]:
+        return [CounterMetricFamily("greenscale_log_lines_dropped", "Lines of log lost", value=_writer.dropped)]
 
 
 class Metrics:
@@ -124,6 +143,7 @@ class Metrics:
     def __init__(self) -> None:
         own = self.registry = CollectorRegistry()
         ProcessCollector(registry=own)
+        own.register(_DroppedLines())
         self._finished = cache(
             Counter("greenscale_jobs", "Runs that ended, by outcome", ["outcome", "code"], registry=own).labels
         )

@@ -116,7 +116,7 @@ class Jobs:
         """
         assert self.ended() == len(self.pushed), "something ended twice, or not at all"
         assert self.left() == 0, "something is left"
-        for part in ("meta", "lease", "ready", "suspect", "delayed", "bound"):
+        for part in ("meta", "lease", "ready", "suspect", "delayed", "held", "bound"):
             assert self.size(part) == 0, f"{part} is not empty"
         letters = {header["job_id"]: header["code"] for header, _ in self.letters()}
         assert letters == dict(failed)

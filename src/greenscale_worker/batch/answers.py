@@ -9,6 +9,7 @@ import orjson
 from greenscale_worker.batch.requests import IN_VAIN, Request
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.job import Output
+from greenscale_worker.telemetry import log
 from greenscale_worker.wire_json import read, write
 
 PREFIX: Final = b'{"id":"batch_req_'
@@ -29,6 +30,7 @@ class Answers:
         self._path = path
         self._file = path.open("a+b", buffering=0)
         try:
+            self._check()
             self._lock()
             self._mend()
             self._load()
@@ -56,6 +58,10 @@ class Answers:
         if (written := self._file.write(data)) != len(data):
             raise OSError(f"only {written} of {len(data)} bytes of a line could be written")
 
+    def _check(self) -> None:
+        if not self._file.seekable():
+            raise ConfigError(f"{self._path} is a pipe or a terminal; expected: a file, which a batch can read again")
+
     def _lock(self) -> None:
         try:
             import fcntl  # noqa: PLC0415  absent on Windows, where two batches on one file go unnoticed
@@ -65,6 +71,8 @@ class Answers:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"{self._path} is being written by another batch") from None
+        except OSError as error:  # some network file systems know no locks
+            log.warning("output_not_locked", file=str(self._path), error=error.strerror)
 
     def _mend(self) -> None:
         """Finish the last line where only its end is missing; take it away where it was half written."""

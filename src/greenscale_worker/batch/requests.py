@@ -1,23 +1,35 @@
 """The lines of a batch's input, one at a time: what each asks for, and what it is known by."""
 
+import codecs
+import io
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import CHAT, is_chat
 from greenscale_worker.wire_json import read, write
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 CHUNK: Final = 1024 * 1024
-BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
-# The name of a line of which only the beginning is kept: before it, members that are plain texts (method, url).
-NAME: Final = re.compile(
-    rb'\s*\{\s*(?:"[^"\\]*"\s*:\s*"[^"\\]*"\s*,\s*)*?"custom_id"\s*:\s*("(?:[^"\\]|\\.){1,1000}")', re.DOTALL
+BYTE_ORDER_MARKS: Final = (  # the longer ones first: that of UTF-32 begins like that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
 )
+TAIL: Final = 4096
+STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
+MEMBER: Final = STRING + rb"\s*+:\s*+(?:" + STRING + rb"|[-+.\w]++)\s*+"
+OWN: Final = rb'"(?:custom_id|job_id)"\s*+:\s*+'
+OWN_NAME: Final = OWN + rb"(" + STRING + rb")\s*+"
+NAME_AT_START: Final = re.compile(rb"\s*+\{\s*+(?:(?!" + OWN + rb")" + MEMBER + rb",\s*+)*+" + OWN_NAME, re.DOTALL)
+NAME_AT_END: Final = re.compile(rb"(?<!\\)" + OWN_NAME + rb"(?:,\s*+" + MEMBER + rb")*+\}\s*+$", re.DOTALL)
 
 # Codes of faults that lie in the line itself: as long as it does not change, asking again is in vain.
 IN_VAIN: Final = frozenset(
@@ -43,8 +55,11 @@ def read_requests(file: BinaryIO, *, max_bytes: int) -> Iterator[Request | None]
     about 70 bytes each are kept, to find duplicates.
     """
     seen: set[int] = set()
-    for number, line in enumerate(_lines(file, max_bytes), start=1):
-        yield _read(number, line, seen, max_bytes) if line.strip() else None
+    for number, (line, end) in enumerate(_lines(_as_utf8(file), max_bytes), start=1):
+        if len(line) > max_bytes:
+            yield _too_large(number, line, end, max_bytes)
+        else:
+            yield _read(number, line, seen) if line.strip() else None
 
 
 def count_lines(path: Path) -> int | None:
@@ -52,31 +67,75 @@ def count_lines(path: Path) -> int | None:
     if not path.is_file():
         return None
     ends, last = 0, b"\n"
-    with path.open("rb") as file:
+    with path.open("rb") as raw:
+        file = _as_utf8(raw)
         while chunk := file.read(CHUNK):
             ends, last = ends + chunk.count(b"\n"), chunk[-1:]
     return ends + (last != b"\n")
 
 
-def _lines(file: BinaryIO, max_bytes: int) -> Iterator[bytes]:
-    """Lines, of which those too long are cut off: one byte too much tells."""
+def _as_utf8(file: BinaryIO) -> BinaryIO:
+    """Read a file as UTF-8, whatever encoding its byte order mark names; PowerShell's `>` writes UTF-16."""
+    start = file.peek(4) if isinstance(file, io.BufferedReader) else b""
+    for mark, encoding in BYTE_ORDER_MARKS:
+        if start.startswith(mark):
+            return io.BufferedReader(_Transcoded(file, encoding))
+    return file
+
+
+class _Transcoded(io.RawIOBase):
+    """A file in another encoding, as UTF-8. What cannot be decoded becomes U+FFFD."""
+
+    def __init__(self, file: BinaryIO, encoding: str) -> None:
+        self._file = file
+        self._decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        while not self._rest:
+            chunk = self._file.read(CHUNK)
+            self._rest = self._decoder.decode(chunk, not chunk).encode()
+            if not chunk and not self._rest:
+                return 0
+        room = memoryview(buffer).cast("B")
+        size = min(len(room), len(self._rest))
+        room[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
+
+
+def _lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[bytes, bytes]]:
+    """Lines. Those too long are cut off, one byte too much tells, and their last bytes come beside them."""
     first = True
     while line := file.readline(max_bytes + 2):
-        rest = line
+        rest = end = line
         while not rest.endswith(b"\n") and (rest := file.readline(CHUNK)):
-            pass
-        yield line.rstrip(b"\r\n").removeprefix(BYTE_ORDER_MARK if first else b"")
+            end = (end + rest)[-TAIL:]
+        yield line.rstrip(b"\r\n").removeprefix(codecs.BOM_UTF8 if first else b""), end
         first = False
 
 
-def _read(number: int, line: bytes, seen: set[int], max_bytes: int) -> Request:
+def _too_large(number: int, line: bytes, end: bytes, max_bytes: int) -> Request:
+    """Refuse a line that is not held in memory, under its own name where that stands near its start or its end."""
+    found = NAME_AT_START.match(line) or NAME_AT_END.search(end)
+    try:
+        custom_id = _custom_id({"custom_id": read(found[1])}) if found else None
+    except (BadInputError, ValueError):
+        custom_id = None
+    fault = BadInputError("too_large", f"line {number}: longer than {max_bytes} bytes")
+    name = f"line-{number}"
+    return Request(str(number), custom_id or name, _key(f"fault {name}", line), fault=fault)
+
+
+def _read(number: int, line: bytes, seen: set[int]) -> Request:
     name, custom_id = f"line-{number}", None
     try:
-        data = _object(line, max_bytes)
+        data = _object(line)
         custom_id = _custom_id(data)
         asked = _asked(data)
     except BadInputError as error:
-        custom_id = custom_id or error.job_id
         fault = BadInputError(error.code, f"line {number}: {error}")
         return Request(str(number), custom_id or name, _key(f"fault {name}", line), fault=fault)
     if custom_id is not None:
@@ -91,9 +150,7 @@ def _read(number: int, line: bytes, seen: set[int], max_bytes: int) -> Request:
     return Request(str(number), custom_id or name, key, write({**payload, "job_id": str(number)}))
 
 
-def _object(line: bytes, max_bytes: int) -> dict[str, Any]:
-    if len(line) > max_bytes:
-        raise BadInputError("too_large", f"longer than {max_bytes} bytes", job_id=_cut_custom_id(line))
+def _object(line: bytes) -> dict[str, Any]:
     try:
         data = read(line)
     except ValueError as error:
@@ -110,14 +167,6 @@ def _custom_id(data: dict[str, Any]) -> str | None:
     if name is not None and (not isinstance(name, str) or not name):
         raise BadInputError("bad_line", "custom_id: a string that is not empty is expected")
     return name
-
-
-def _cut_custom_id(line: bytes) -> str | None:
-    """Find the name in a line whose end was not read."""
-    found = NAME.match(line)
-    with suppress(ValueError):
-        return str(read(found[1])) if found else None
-    return None
 
 
 def _asked(data: dict[str, Any]) -> dict[str, Any]:

@@ -1,14 +1,18 @@
 """The command line: finds the command, and turns whatever ends it into a line and an exit code."""
 
-import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
 
+from greenscale_worker.cli import streams
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 
 if TYPE_CHECKING:
     import argparse
+
+    from _typeshed import SupportsWrite
 
 FAILED: Final = 1
 WRONG: Final = 2
@@ -22,7 +26,8 @@ Run LLM jobs from a Redis queue against an OpenAI-compatible endpoint, and lose 
 Without a command: run the worker, until SIGTERM or Ctrl-C."""
 
 EPILOG: Final = """\
-settings come from the environment, or from a file .env in the working directory; these four are enough
+settings come from the environment, or from a file .env in the working directory (which may not choose code to
+run, unless you name it: --env-file .env); these four are enough
 for a start (`greenscale-worker config` shows all of them, and what is in force):
   NEYSA_API_KEY    key of the endpoint; empty for one without keys
   NEYSA_API_URL    its full URL, where it is not the default
@@ -50,7 +55,14 @@ exit codes:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command, the worker without one, and give the exit code."""
-    arguments = sys.argv[1:] if argv is None else list(argv)
+    streams.open_missing()
+    try:
+        return _main(sys.argv[1:] if argv is None else list(argv))
+    finally:
+        streams.discard()
+
+
+def _main(arguments: list[str]) -> int:
     try:
         code = _run(arguments)
         sys.stdout.flush()
@@ -61,9 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # What is left in the buffer would be flushed at exit, and fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOBODY_READS
+    except OSError as error:
+        what = "the output cannot be written" if streams.is_of_stdout(error) else error.filename
+        reason = error.strerror or str(error)
+        return _complain(f"{what}: {reason}" if what else reason, FAILED)
     return code
 
 
@@ -76,6 +90,13 @@ def _run(arguments: list[str]) -> int:
         args = parser().parse_args(arguments)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else WRONG
+    from greenscale_worker.cli.opening import ENV_FILE  # noqa: PLC0415  as above
+
+    ENV_FILE.set(args.env_file)
+    if args.run is None:
+        from greenscale_worker.cli import worker  # noqa: PLC0415  the commands start without it
+
+        return worker.run()
     run = args.run
     code: int = run(args)
     return code
@@ -94,7 +115,16 @@ def parser() -> "argparse.ArgumentParser":
             sys.stdout.write(f"greenscale-worker {version('greenscale-worker')}\n")
             parser.exit()
 
-    top = argparse.ArgumentParser(
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            with suppress(OSError):
+                sys.stderr.write(f"{self.format_usage()}{self.prog}: error: {message}\n")
+            self.exit(WRONG)
+
+        def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
+            (file or sys.stdout).write(self.format_help())  # argparse would keep quiet about a full disk
+
+    top = Parser(
         prog="greenscale-worker",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -102,12 +132,17 @@ def parser() -> "argparse.ArgumentParser":
         allow_abbrev=False,
     )
     top.add_argument("--version", action=Version, nargs=0, help="show the version and exit")
-    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    top.add_argument(
+        "--env-file", type=Path, metavar="FILE", help="read settings from FILE instead of .env, and trust it"
+    )
+    top.set_defaults(run=None)
+    commands = top.add_subparsers(title="commands", metavar="COMMAND")
     for module in (submit, jobs, queue, dead, batch, demo, simulate, config):
         module.add_parser(commands)
     return top
 
 
 def _complain(message: str, code: int) -> int:
-    sys.stderr.write(f"greenscale-worker: {message}\n")
+    with suppress(OSError):  # nobody can be told; the exit code says it
+        sys.stderr.write(f"greenscale-worker: {message}\n")
     return code

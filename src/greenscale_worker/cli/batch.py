@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
             policy=policy(settings),
         )
     except OSError as error:
-        raise ConfigError(f"{error.filename}: {error.strerror}") from None
+        raise ConfigError(f"{error.filename or args.target}: {error.strerror or error}") from None
     stopped_by = asyncio.run(drive(batch, backend))
     hint(_summary(batch.tally))
     if args.json:

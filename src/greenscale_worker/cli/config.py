@@ -31,13 +31,23 @@ PAGE: Final = """\
 # Configuration
 
 Everything is set by environment variables. A file `.env` in the working directory is read where there is one: lines
-`NAME=value`, taken literally (a `$` is a `$`). The environment goes before it, and other programs' variables in it are
-ignored. `greenscale-worker config` shows what is in force, and where each value came from.
+`NAME=value`, taken literally (a `$` is a `$`), 64 KiB at most. The environment goes before it, and other programs'
+variables in it are ignored. `greenscale-worker config` shows what is in force, and where each value came from.
+
+A `.env` may have come with a folder that somebody else made, so it is trusted with less than the environment:
+
+- It may not choose code to run (`GREENSCALE_BACKEND=package.module:handler`), nor a file to read a secret from
+  (`NEYSA_API_KEY_FILE`, …).
+- A key, `GREENSCALE_ENDPOINT_HEADERS` or `REDIS_PASSWORD` goes only to the host that the same source names, or to the
+  default one: a key from the environment and a URL from `.env` are refused, and so are the two the other way round, and
+  a `.env` that names the certificates to trust for a host that gets a key from the environment.
+- `greenscale-worker --env-file FILE` (before the command, if there is one) reads that file instead and trusts it like
+  the environment.
 
 - A variable that is empty is as good as none, except the two keys: there it means an endpoint without keys. An empty
   variable in the environment also undoes the one in `.env`.
-- A secret may be in a file instead, whose name is in `NAME_FILE`; line breaks at its end do not count. Both at once
-  is an error.
+- A secret may be in a file instead, whose name is in `NAME_FILE`; both at once is an error. Line breaks at the end of a
+  secret do not count.
 - A value that is not accepted, and settings that contradict each other, stop the start with one line and exit code 2.
   Only what a command needs must be there: `greenscale-worker queue` asks for no key.
 - A variable that begins with `GREENSCALE_` and is no setting is a warning, which names the nearest one that is. So is a
@@ -66,8 +76,9 @@ A key is sent to the URL of its own pair and nowhere else; `NEYSA_…` goes befo
 | not set | not set | set | not set | nowhere: `OPENAI_API_KEY` is not set | |
 | not set | not set | not set | not set | nowhere: `NEYSA_API_KEY` is not set | |
 
-Where jobs go by `OPENAI_…`, `GREENSCALE_MODEL` must be set. An endpoint by `http://` is asked directly, one by `https://`
-through `HTTPS_PROXY` unless `NO_PROXY` names its host.
+Where jobs go by `OPENAI_…`, `GREENSCALE_MODEL` must be set, but not for a `batch`: of its lines, those that name no
+model fail. An endpoint by `http://` is asked directly, one by `https://` through `HTTPS_PROXY` unless `NO_PROXY` names
+its host.
 """
 
 REDIS: Final = """\

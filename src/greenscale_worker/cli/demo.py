@@ -56,7 +56,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the bundled prompts through `batch`. Raises ConfigError; BrokenPipeError where nobody reads any more."""
+    """Run the bundled prompts through `batch`. Raises ConfigError; OSError where what it says cannot be written."""
     return asyncio.run(_run(_real() if args.real else _simulated()))
 
 
@@ -97,14 +97,14 @@ async def _real() -> AsyncIterator[_Stage]:
 async def _run(open_stage: AbstractAsyncContextManager[_Stage]) -> int:
     from greenscale_worker.batch import Batch  # noqa: PLC0415  only this command pays for it
 
-    nobody_reads: list[BrokenPipeError] = []
+    unwritable: list[OSError] = []
 
     def show(request: "Request", outcome: "Succeeded | Failed") -> None:
         try:
             say(_shown(request, outcome) + "\n")
             sys.stdout.flush()
-        except BrokenPipeError as error:
-            nobody_reads.append(error)
+        except OSError as error:
+            unwritable.append(error)
             batch.stop()
             batch.stop()
 
@@ -122,8 +122,8 @@ async def _run(open_stage: AbstractAsyncContextManager[_Stage]) -> int:
             )
             say(_wrapped(f"{batch.tally.total} prompts, {stage.concurrency} at a time, to {stage.words}.") + "\n")
             stopped_by = await drive(batch, stage.backend)
-    if nobody_reads:
-        raise nobody_reads[0]
+    if unwritable:
+        raise unwritable[0]
     say(_figures(batch.tally))
     return exit_code(batch, stopped_by)
 

@@ -3,8 +3,9 @@
 import asyncio
 import os
 from contextlib import aclosing
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from greenscale_worker.errors import ConfigError
 
@@ -18,20 +19,24 @@ if TYPE_CHECKING:
     from greenscale_worker.telemetry import Metrics
 
 
+ENV_FILE: Final[ContextVar[Path | None]] = ContextVar("ENV_FILE", default=None)  # the option --env-file
+
+
 def settings_in_force() -> "Settings":
     """Read the settings of this process. Raises ConfigError."""
     from greenscale_worker.config import load  # noqa: PLC0415  pydantic is not for `--help`
 
-    return load(os.environ, Path(".env"))
+    named = ENV_FILE.get()
+    return load(os.environ, named or Path(".env"), named=named is not None)
 
 
 def settings_of_command() -> "Settings":
     """Read them for a command that somebody typed: what looks like a slip of the pen is told on stderr."""
-    from greenscale_worker.cli.terminal import hint  # noqa: PLC0415  the worker has its log instead
+    from greenscale_worker.cli.terminal import hint, one_line  # noqa: PLC0415  the worker has its log instead
 
     settings = settings_in_force()
     for notice in settings.notices:
-        hint(f"{notice.name}: {notice.hint}")
+        hint(one_line(f"{notice.name}: {notice.hint}"))
     return settings
 
 

@@ -8,6 +8,8 @@ import sys
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from greenscale_worker.cli.streams import is_of_stdout
+
 if TYPE_CHECKING:
     from greenscale_worker.simulator import SimulatorOptions
 
@@ -106,6 +108,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         asyncio.run(_serve(options, args.host, args.port))
     except OSError as error:
+        if is_of_stdout(error):
+            raise
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         return _fail(f"cannot listen on {args.host} port {args.port}: {reason}")
     return 0

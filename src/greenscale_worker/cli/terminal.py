@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from time import time
 from typing import Any, Final, TextIO
@@ -25,7 +26,8 @@ def say(text: str, file: TextIO | None = None) -> None:
 def hint(text: str) -> None:
     """Write a line for the person at the terminal, not for a script that reads the output."""
     sys.stdout.flush()
-    say(text, sys.stderr)
+    with suppress(OSError):  # a person who cannot be told is no reason to stop
+        say(text, sys.stderr)
 
 
 def say_json(value: Any) -> None:

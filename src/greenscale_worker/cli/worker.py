@@ -2,10 +2,13 @@
 
 import asyncio
 import gc
+import math
 import os
 import signal
 import sys
 import threading
+import traceback
+from collections.abc import Callable  # noqa: TC003  beside the others, which are needed at run time
 from contextlib import AsyncExitStack, suppress
 from typing import Final
 
@@ -15,15 +18,19 @@ from greenscale_worker.cli.opening import open_admin, open_configured_backend, o
 from greenscale_worker.config import Settings, own_pod, policy, queue_name, queue_options, redis_options
 from greenscale_worker.config.rules import masked
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
+from greenscale_worker.execution import same_model
 from greenscale_worker.job import Job, Output
 from greenscale_worker.queues import Queue, QueueAdmin
-from greenscale_worker.telemetry import Metrics, configure_logging, log
+from greenscale_worker.telemetry import Metrics, configure_logging, flush_log, log
 from greenscale_worker.worker import Worker
 
 GARBAGE_THRESHOLD: Final = 50_000  # a job leaves no cycles behind; at the default of 700 looking for them costs 5 %
 SCRAPE_SECONDS: Final = 2.0
+PAUSED_SECONDS: Final = 1.0
+PAUSED_TIMEOUT: Final = 0.3
 CANCEL_SECONDS: Final = 0.1
 LEAVE_SECONDS: Final = 1.0
+LONGEST_TRACEBACK: Final = 16 * 1024
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -33,7 +40,10 @@ def run() -> int:
     configure_logging(json=_logs_json(settings), level=settings.log_level)
     for notice in settings.notices:
         log.warning("unknown_setting", name=notice.name, hint=notice.hint)
-    return asyncio.run(_work(settings))
+    try:
+        return asyncio.run(_work(settings))
+    finally:
+        flush_log()  # what ends it is told on stderr, below the log
 
 
 async def _work(settings: Settings) -> int:
@@ -43,6 +53,7 @@ async def _work(settings: Settings) -> int:
     else:
         log.error("stopped", hint="not everything could be handed back; other workers take over as leases expire")
         code = FAILED
+    flush_log()
     # A thread or a task of somebody's handler that does not end must not keep the process: its job is handed back.
     watchdog = threading.Timer(LEAVE_SECONDS, os._exit, (code,))
     watchdog.daemon = True
@@ -58,6 +69,8 @@ class Process:
         self._metrics = Metrics()
         self._queue: Queue | None = None
         self._admin: QueueAdmin | None = None
+        self._backend: Backend | None = None
+        self._paused, self._paused_asked = False, -math.inf
         self._worker: Worker | None = None
         self._stopping = asyncio.Event()
 
@@ -72,6 +85,7 @@ class Process:
             stack.push_async_callback(backend.aclose)
             if settings.log_content:
                 backend = Overheard(backend)
+            self._backend = backend
             if settings.health_port is not None:
                 await self._serve_health(stack, settings.health_port)
             self._queue = await self._open_queue()
@@ -115,6 +129,7 @@ class Process:
             max_bytes=settings.max_payload_bytes,
             policy=policy(settings),
             metrics=self._metrics,
+            on_exception=log_exception if _logs_exceptions(settings) else None,
         )
 
     def _announce(self) -> None:
@@ -140,7 +155,9 @@ class Process:
         self._admin = await open_admin(self._settings)
         stack.push_async_callback(self._admin.aclose)
         host = self._settings.health_host
-        await stack.enter_async_context(serving(host, port, live=live, ready=self._unready, metrics=self._scrape))
+        await stack.enter_async_context(
+            serving(host, port, live=live, ready=self._unready, notes=self._why_nothing_moves, metrics=self._scrape)
+        )
 
     def _unready(self) -> list[str]:
         """What keeps this worker from working, a line each."""
@@ -151,6 +168,27 @@ class Process:
             "draining": self._stopping.is_set(),
         }
         return [fault for fault, holds in faults.items() if holds]
+
+    async def _why_nothing_moves(self) -> list[str]:
+        """What keeps jobs from being run, a line each, though this process is well: the endpoint, or a pause."""
+        worker, notes = self._worker, []
+        if worker is None or not worker.ready:
+            waits_for = getattr(self._backend, "why_not_ready", None)
+            notes += [f"waiting for the backend: {waits_for}"] if waits_for else []
+        notes += [worker.why] if worker is not None and worker.why is not None else []
+        if await self._is_paused():
+            notes.append("paused: `greenscale-worker resume` ends it")
+        return [masked(" ".join(note.split())) for note in notes]
+
+    async def _is_paused(self) -> bool:
+        """Ask the queue, once in a second at most."""
+        now = asyncio.get_running_loop().time()
+        if self._admin is not None and now - self._paused_asked >= PAUSED_SECONDS:
+            self._paused_asked = now
+            with suppress(TimeoutError, QueueUnavailableError, ConfigError):
+                async with asyncio.timeout(PAUSED_TIMEOUT):
+                    self._paused = (await self._admin.depth()).paused
+        return self._paused
 
     async def _scrape(self) -> bytes:
         """Count the queue, where it answers, and write all metrics."""
@@ -171,6 +209,12 @@ class Overheard:
         self._backend = backend
         self.ready = backend.ready
         self.aclose = backend.aclose
+        self.peers: Callable[[Job], str] = getattr(backend, "peers", same_model)
+
+    @property
+    def why_not_ready(self) -> str | None:
+        """See Backend."""
+        return getattr(self._backend, "why_not_ready", None)
 
     async def infer(self, job: Job) -> Output:
         """See Backend. A job that gets no answer is logged without one."""
@@ -192,6 +236,18 @@ def _keep_deletion_cost(stack: AsyncExitStack, pod: str, worker: Worker) -> None
     server = api_server(host, os.environ.get("KUBERNETES_SERVICE_PORT", "443"))
     task = asyncio.create_task(keep_deletion_cost(server, pod, lambda: worker.busy))
     stack.callback(task.cancel)
+
+
+def log_exception(job: Job, error: BaseException) -> None:
+    """Log the traceback of what a backend raised, without the values of variables; its message may quote the job."""
+    text = "".join(traceback.format_exception(error)).rstrip()
+    if len(text) > LONGEST_TRACEBACK:
+        text = f"…{text[-LONGEST_TRACEBACK:]}"
+    log.error("backend_exception", job_id=job.job_id, exception=text)
+
+
+def _logs_exceptions(settings: Settings) -> bool:
+    return sys.stderr.isatty() if settings.log_exceptions == "auto" else settings.log_exceptions == "true"
 
 
 def _logs_json(settings: Settings) -> bool:

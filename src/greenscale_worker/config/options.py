@@ -3,7 +3,8 @@
 Each function asks only for what it needs, so a command that sends nothing to an endpoint asks for no key.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import orjson
@@ -20,10 +21,15 @@ if TYPE_CHECKING:
     from greenscale_worker.execution import Policy
 
 
+NEYSA_PAIR: Final = ("neysa_api_key", "neysa_api_url")
+OPENAI_PAIR: Final = ("openai_api_key", "openai_base_url")
+
+
 def chat_options(settings: Settings, *, model_optional: bool = False) -> ChatOptions:
     """Where the endpoint is and how to be let in. Raises ConfigError where key, URL and model make no set.
 
-    `model_optional`: there need be no model, since whoever asks may name one.
+    `model_optional`: there need be no model, since whoever asks may name one; a job that does not then fails alone.
+    That is for jobs whose answers are looked at: a worker without a model would bury a whole queue.
     """
     url, key, model = _endpoint(settings)
     if model is None and not model_optional:
@@ -36,6 +42,8 @@ def chat_options(settings: Settings, *, model_optional: bool = False) -> ChatOpt
         raise ConfigError(
             "GREENSCALE_ENDPOINT_KEY_FILE is set without GREENSCALE_ENDPOINT_CERT_FILE; both are expected"
         )
+    own = NEYSA_PAIR if settings.neysa_api_key is not None else OPENAI_PAIR
+    _from_one_source(settings, (own[0], "endpoint_headers"), own[1:], "endpoint_ca_file")
     return ChatOptions(
         url=url,
         key=key.get_secret_value() or None,
@@ -64,11 +72,27 @@ def redis_options(settings: Settings) -> RedisOptions:
             )
     if settings.redis_key_file is not None and settings.redis_cert_file is None:
         raise ConfigError("GREENSCALE_REDIS_KEY_FILE is set without GREENSCALE_REDIS_CERT_FILE; both are expected")
-    password = settings.redis_password
+    sentinel = "+sentinel" in url.partition("://")[0]
+    for name in ("redis_sentinel_username", "redis_sentinel_password"):
+        if getattr(settings, name) is not None and not sentinel:
+            raise ConfigError(f"{name_of(name)} is set without Sentinels; expected: REDIS_URL=redis+sentinel://…")
+    if settings.redis_sentinel_username is not None and settings.redis_sentinel_password is None:
+        raise ConfigError("REDIS_SENTINEL_USERNAME is set without REDIS_SENTINEL_PASSWORD; both are expected")
+    _from_one_source(
+        settings,
+        ("redis_password", "redis_sentinel_password"),
+        ("redis_url", "redis_host", "redis_port"),
+        "redis_ca_file",
+    )
     return RedisOptions(
         url=url,
         username=settings.redis_username,
-        password=password.get_secret_value() if password else None,
+        password=_revealed(settings.redis_password),
+        password_file=settings.files.get("redis_password"),
+        url_file=settings.files.get("redis_url"),
+        sentinel_username=settings.redis_sentinel_username,
+        sentinel_password=_revealed(settings.redis_sentinel_password),
+        sentinel_password_file=settings.files.get("redis_sentinel_password"),
         **files,
     )
 
@@ -133,6 +157,27 @@ def _endpoint(settings: Settings) -> tuple[str, SecretStr, str | None]:
     return (base or OPENAI_BASE).rstrip("/") + CHAT_PATH, key, settings.model
 
 
+def _from_one_source(settings: Settings, secrets: Iterable[str], address: Iterable[str], authority: str) -> None:
+    """Refuse to send a secret where another source than its own says, unless that is the default place.
+
+    The sources are what somebody has chosen (the environment, a file that was named), and a `.env` that merely lies
+    there. Nor may the latter say which authority vouches for the host that gets a chosen secret. Raises ConfigError.
+    """
+    for secret in secrets:
+        value = getattr(settings, secret)
+        if value is None or not value.get_secret_value():
+            continue
+        ours = secret in settings.unnamed
+        wrong = [part for part in address if part in settings.origins and (part in settings.unnamed) != ours]
+        wrong += [authority] * (authority in settings.unnamed and not ours)
+        if wrong:
+            raise ConfigError(
+                f"{name_of(secret)} is from {settings.origins[secret]} and {name_of(wrong[0])} from"
+                f" {settings.origins[wrong[0]]}; a secret is sent only where its own source says; expected: both from"
+                " one source, or the file named by greenscale-worker --env-file FILE"
+            )
+
+
 def _proxy(settings: Settings, url: str) -> str | None:
     """The proxy for a URL, by the rules of urllib."""
     target = urlsplit(url)
@@ -148,6 +193,10 @@ def _proxy(settings: Settings, url: str) -> str | None:
     if not is_http_url(proxy):
         raise ConfigError(f"HTTPS_PROXY: the value is not accepted; expected: {PROXY.accepts}")
     return proxy
+
+
+def _revealed(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret is not None else None
 
 
 def _redis_url(settings: Settings) -> str:

@@ -1,9 +1,11 @@
 """Reads the settings: from the environment, else from `.env`, else there is a default; secrets also from files."""
 
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from io import StringIO
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
@@ -16,52 +18,94 @@ from greenscale_worker.errors import ConfigError
 
 OURS: Final = "GREENSCALE_"
 FILE: Final = "_FILE"
-LARGEST_SECRET: Final = 64 * 1024
+LARGEST_FILE: Final = 64 * 1024
 LONGEST_SHOWN: Final = 80
+MOST_NOTICES: Final = 20
+IMPORTED: Final = ("backend", "queue")  # settings whose value may be a module to import
 INJECTED: Final = re.compile(r"(tcp|udp|sctp)://")  # what Kubernetes sets NAME_PORT to for a Service called NAME
 
-Found = tuple[str | None, str]  # a value, None where it was left empty, and the variable it came from
+Found = tuple[str | None, str, str | None]  # a value, None where it was left empty; the variable; the file it names
 
 
-def load(environ: Mapping[str, str], dotenv_path: Path | None = None) -> Settings:
+def load(environ: Mapping[str, str], dotenv_path: Path | None = None, *, named: bool = False) -> Settings:
     """Read and check all settings. The environment goes before the file at `dotenv_path`, where there is one.
+
+    `named`: somebody has named that file, so it must be there, and is trusted like the environment. One that merely
+    lies in the working directory may have come with somebody else's folder: it may not choose code to run, nor a file
+    to read a secret from, and its fields are in `Settings.unnamed`.
 
     Raises ConfigError with one line that names the variable, what is wrong and what is accepted.
     """
     sources = {"environment": environ}
-    if dotenv_path is not None and dotenv_path.exists():
-        sources[str(dotenv_path)] = _read_dotenv(dotenv_path)
+    notices: list[Notice] = []
+    if dotenv_path is not None and (text := _read_dotenv(dotenv_path, named=named)) is not None:
+        sources[str(dotenv_path)] = _variables(text, dotenv_path, notices)
     values: dict[str, str] = {}
     origins: dict[str, str] = {}
+    unnamed: set[str] = set()
+    files: dict[str, str] = {}
     for setting in catalogue():
         for source, variables in sources.items():
+            loose = variables is not environ and not named
+            if loose and setting.secret and variables.get(setting.name + FILE):
+                raise _untrusted(
+                    f"{setting.name}{FILE} in {source} would have a file read and its content sent", source
+                )
             if (found := _find(setting, variables)) is None:
                 continue
-            value, name = found
+            value, name, file = found
             if value is not None:
+                if loose and setting.field in IMPORTED and ":" in value:
+                    raise _untrusted(f"{name} in {source} would run code: {_shown(value)}", source)
                 values[setting.name] = value
+                if file is not None:
+                    files[setting.field] = file
                 origins[setting.field] = source if name == setting.name else f"{name} in {source}"
+                unnamed |= {setting.field} if loose else set()
             break
-    notices = [notice for variables in sources.values() for notice in _notices(variables)]
+    notices += islice(chain.from_iterable(map(_notices, sources.values())), MOST_NOTICES)
     try:
-        return Settings.model_validate({**values, "origins": origins, "notices": notices})
+        return Settings.model_validate(
+            {**values, "origins": origins, "files": files, "unnamed": unnamed, "notices": notices}
+        )
     except ValidationError as error:
         raise _explain(error, values, origins) from None
 
 
-def _read_dotenv(path: Path) -> dict[str, str]:
-    from dotenv import dotenv_values  # noqa: PLC0415  only who has such a file pays for it
+def _untrusted(what: str, path: str) -> ConfigError:
+    return ConfigError(
+        f"{what}, and nobody has named that file; expected: the variable in the environment, or, where you trust"
+        f" the file, greenscale-worker --env-file {path}"
+    )
 
+
+def _read_dotenv(path: Path, *, named: bool) -> str | None:
+    """Read the file; None where there is none and nobody has named it."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {_reason(error)}; a file of NAME=value lines is expected") from None
+        if not named and not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+            raise ConfigError(f"{path} is no regular file; expected: a file of NAME=value lines, or --env-file {path}")
+        with path.open("rb") as file:
+            text = file.read(LARGEST_FILE + 1)
+        if len(text) > LARGEST_FILE:
+            raise ConfigError(f"{path} is too large; expected: NAME=value lines, at most {LARGEST_FILE} bytes of them")
+        return text.decode("utf-8-sig").replace("\r\n", "\n")
+    except (OSError, ValueError) as error:
+        if not named and isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            return None
+        raise ConfigError(f"{_shown(path)}: {_reason(error)}; a file of NAME=value lines is expected") from None
+
+
+def _variables(text: str, path: Path, notices: list[Notice]) -> dict[str, str]:
+    from dotenv.parser import parse_stream  # noqa: PLC0415  only who has such a file pays for it
+
     # Without interpolation: a `$` in a password is a `$`, and only `environ` stands for the environment.
-    return {
-        name: value
-        for name, value in dotenv_values(stream=StringIO(text), interpolate=False).items()
-        if value is not None
-    }
+    found: dict[str, str] = {}
+    for binding in parse_stream(StringIO(text)):
+        if binding.error and not notices:
+            notices.append(Notice(str(path), f"line {binding.original.line} is not NAME=value; it is left out"))
+        if binding.key is not None and binding.value is not None:
+            found[binding.key] = binding.value
+    return found
 
 
 def _find(setting: Setting, variables: Mapping[str, str]) -> Found | None:
@@ -72,30 +116,42 @@ def _find(setting: Setting, variables: Mapping[str, str]) -> Found | None:
             value = variables[name]
             break
     given = value is not None and (bool(value.strip()) or setting.may_be_empty)
-    in_file = setting.name + FILE
+    in_file, file = setting.name + FILE, None
     if setting.secret and (path := variables.get(in_file)):
         if given:
             raise ConfigError(f"{name} and {in_file} contradict each other; expected: one of the two")
-        value, name = _read_secret(in_file, Path(path)), in_file
+        value, name, file = _read_secret(in_file, Path(path)), in_file, path
         given = bool(value) or setting.may_be_empty
     if value is None:
         return None
-    return (value if setting.secret else value.strip()) if given else None, name
+    # A Secret made with `echo` ends with a line feed; that is no part of it, in a file or not.
+    return (value.rstrip("\r\n") if setting.secret else value.strip()) if given else None, name, file
 
 
 def _read_secret(name: str, path: Path) -> str:
     try:
         with path.open("rb") as file:
-            secret = file.read(LARGEST_SECRET + 1)
-        if len(secret) > LARGEST_SECRET:
-            raise ConfigError(f"{name}: {path} is too large; at most {LARGEST_SECRET} bytes are expected")
+            secret = file.read(LARGEST_FILE + 1)
+        if len(secret) > LARGEST_FILE:
+            raise ConfigError(f"{name}: {_shown(path)} is too large; at most {LARGEST_FILE} bytes are expected")
         return secret.decode().rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{name}: {path}: {_reason(error)}; a file that holds the secret is expected") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{name}: {_shown(path)}: {_reason(error)}; a file that holds the secret is expected"
+        ) from None
 
 
-def _reason(error: OSError | UnicodeDecodeError) -> str:
-    return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error.strerror)
+def _shown(text: str | Path) -> str:
+    """Write a text that others chose so that it is one line, and not a long one."""
+    text = str(text)
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else "no file has such a name"
 
 
 def _is_injected(name: str, value: str) -> bool:
@@ -109,8 +165,8 @@ def _notices(variables: Mapping[str, str]) -> Iterator[Notice]:
         if name in known and _is_injected(name, value):
             yield Notice(name, "not taken for a setting: Kubernetes sets it like this for a Service of that name")
         elif name.startswith(OURS) and name not in known:
-            nearest = get_close_matches(name, known, n=1, cutoff=0)[0]
-            yield Notice(name, f"there is no such setting; the nearest is {nearest}")
+            nearest = get_close_matches(name[:LONGEST_SHOWN], known, n=1, cutoff=0)[0]
+            yield Notice(_shown(name), f"there is no such setting; the nearest is {nearest}")
 
 
 def _explain(error: ValidationError, values: Mapping[str, str], origins: Mapping[str, str]) -> ConfigError:

@@ -16,7 +16,8 @@ from greenscale_worker.errors import ConfigError
 from greenscale_worker.queues.redis_protocol.keys import Keys
 
 CHAT_PATH: Final = "/chat/completions"
-CREDENTIALS: Final = re.compile(r"://\S*@")  # up to the last @: a password that is not quoted may hold anything
+SPACES: Final = re.compile(r"(\s+)")
+LARGEST_PEM: Final = 4 * 1024 * 1024
 HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 REDIS_PATHS: Final = {
     "": re.compile(r"/?\d*/?"),
@@ -50,8 +51,14 @@ class SecretUrl(SecretStr):
 
 
 def masked(text: str) -> str:
-    """Hide user and password of URLs."""
-    return CREDENTIALS.sub("://***@", text)
+    """Hide user and password of URLs: all up to the last @, as a password that is not quoted may hold anything."""
+    return "".join(map(_masked_word, SPACES.split(text)))
+
+
+def _masked_word(word: str) -> str:
+    scheme, separator, rest = word.partition("://")
+    _, at, host = rest.rpartition("@")
+    return f"{scheme}{separator}***@{host}" if at else word
 
 
 def is_http_url(text: str) -> bool:
@@ -109,8 +116,9 @@ def _are_headers(text: str) -> bool:
 
 def _is_pem_file(name: str) -> bool:
     try:
-        return b"-----BEGIN " in Path(name).read_bytes()
-    except OSError:
+        with Path(name).open("rb") as file:
+            return b"-----BEGIN " in file.read(LARGEST_PEM)
+    except (OSError, ValueError):
         return False
 
 

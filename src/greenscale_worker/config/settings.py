@@ -124,7 +124,18 @@ class RedisSettings(Section):
     redis_db: int = Field(0, alias="REDIS_DB", ge=0, le=1_000_000, description="Number of the database.")
     redis_username: str | None = Field(None, alias="REDIS_USERNAME", description="User name, where Redis has ACLs.")
     redis_password: SecretStr | None = Field(
-        None, alias="REDIS_PASSWORD", description="Password; also beside a `REDIS_URL` that holds none."
+        None,
+        alias="REDIS_PASSWORD",
+        description="Password; also beside a `REDIS_URL` that holds none. A file is read again "
+        "for each connection: a password that is renewed needs no restart.",
+    )
+    redis_sentinel_username: str | None = Field(
+        None, alias="REDIS_SENTINEL_USERNAME", description="User name for the Sentinels, where they have ACLs."
+    )
+    redis_sentinel_password: SecretStr | None = Field(
+        None,
+        alias="REDIS_SENTINEL_PASSWORD",
+        description="Password for the Sentinels. Without it those that want one are given that of Redis.",
     )
     redis_ca_file: Annotated[str | None, PEM_FILE] = Field(
         None, alias="GREENSCALE_REDIS_CA_FILE", description="Certificates (PEM) to trust instead of the system's."
@@ -252,6 +263,12 @@ class WorkerSettings(Section):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", alias="GREENSCALE_LOG_LEVEL", description="The least of what is logged."
     )
+    log_exceptions: Literal["auto", "true", "false"] = Field(
+        "auto",
+        alias="GREENSCALE_LOG_EXCEPTIONS",
+        description="Whether the traceback of what a handler raised is logged. The message of an exception may quote "
+        "its job, so `auto` does it only where stderr is a terminal.",
+    )
     log_content: bool = Field(
         default=False,
         alias="GREENSCALE_LOG_CONTENT",
@@ -279,8 +296,11 @@ class Notice:
 class Settings(WorkerSettings, JobSettings, QueueSettings, RedisSettings, EndpointSettings):
     """All settings, each checked by itself. What they mean together is told by `options`.
 
-    `origins` says where a value came from that is not the default, by field; `notices` is what to warn of.
+    `origins` says where a value came from that is not the default, and `files` which file holds a secret, by field;
+    `unnamed` are the fields that came from a `.env` that nobody has named; `notices` is what to warn of.
     """
 
     origins: Mapping[str, str] = {}
+    files: Mapping[str, str] = {}
+    unnamed: frozenset[str] = frozenset()
     notices: tuple[Notice, ...] = ()

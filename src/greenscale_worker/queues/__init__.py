@@ -21,12 +21,20 @@ class RedisOptions:
     """Where Redis is and how to be let in.
 
     `url` is `redis://host:port/db`, `rediss://…` (TLS), `redis+sentinel://host:port,host:port/master/db` or
-    `redis+cluster://host:port` (`rediss+sentinel`, `rediss+cluster` with TLS). File names are PEM files.
+    `redis+cluster://host:port` (`rediss+sentinel`, `rediss+cluster` with TLS). `ca_file`, `cert_file` and `key_file`
+    are PEM files. `password_file`, `sentinel_password_file` and `url_file` are where a password, or the URL with one,
+    is read anew for each connection. Sentinels that want a password are given that of Redis where they have none of
+    their own.
     """
 
     url: str = "redis://127.0.0.1:6379/0"
     username: str | None = None
     password: str | None = None
+    password_file: str | None = None
+    url_file: str | None = None
+    sentinel_username: str | None = None
+    sentinel_password: str | None = None
+    sentinel_password_file: str | None = None
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None

@@ -55,6 +55,7 @@ class PackedQueue:
         self._queue = queue
         self.bind = queue.bind
         self.settle = queue.settle
+        self.retry = queue.retry
         self.beat = queue.beat
         self.aclose = queue.aclose
 

@@ -4,9 +4,11 @@ redis-py's own retries are off: a blocking command would be repeated for a minut
 knows better whether and when to send it again.
 """
 
+import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
 from redis.asyncio.retry import Retry
@@ -16,6 +18,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.queues import RedisOptions
+from greenscale_worker.queues.redis_common.credentials import Credentials, of_url
 
 READ_SECONDS: Final = 5.0
 # Well below the former, so that redis-py sees them and asks another node, or Sentinel, before we give up.
@@ -23,18 +26,40 @@ CONNECT_SECONDS: Final = 2.0
 NODE_SECONDS: Final = 1.5
 SENTINEL_SECONDS: Final = 1.0
 MOST_CONNECTIONS: Final = 64
+RESP: Final = 2  # no HELLO: proxies and Redis before 6 do not know it, and nothing here needs what 3 adds
 
 
-class _Packing(Connection):
+class Plain(Connection):
     """Packs commands in C, as redis-py does where it is not asynchronous: a grouped call has hundreds of arguments."""
 
     def pack_command(self, *args: Any) -> list[bytes]:
+        """See redis-py."""
         packed: list[bytes] = HiredisRespSerializer().pack(*args)
         return packed
 
+    @property
+    def stale(self) -> bool:
+        """Whether nothing may be sent any more: the server has closed it while it was idle, or said what nobody asked.
 
-class _PackingTLS(_Packing, SSLConnection):
-    pass
+        What the network has dropped without a word is not seen.
+        """
+        reader = self._reader
+        return reader is None or reader.exception() is not None or bool(reader._buffer) or reader.at_eof()  # type: ignore[attr-defined]  # noqa: SLF001  as redis-py's own can_read
+
+
+class TLS(Plain, SSLConnection):
+    """Reads the certificates anew for each connection, as they are renewed."""
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        self.ssl_context.context = None
+        return super()._connection_arguments()
+
+    async def _connect(self) -> None:
+        try:
+            await super()._connect()  # type: ignore[no-untyped-call]  # redis-py has no types there
+        except TimeoutError:  # a server that speaks no TLS mostly waits for more
+            limit = self.socket_connect_timeout
+            raise ConnectionError(f"no TLS within {limit:g} s; a Redis without it wants REDIS_URL=redis://…") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +97,20 @@ def open_client(options: RedisOptions, *, read_timeout: float | None = READ_SECO
         raise ConfigError(f"Redis URL: the scheme {url.scheme!r} is unknown; {accepted} is accepted")
     if kind and read_timeout is None:
         read_timeout = NODE_SECONDS
-    settings = _settings(options, url, tls=scheme == "rediss", read_timeout=read_timeout)
+    tls = _tls(options) if scheme == "rediss" else {}
+    settings = {
+        **_common(read_timeout, CONNECT_SECONDS),
+        **tls,
+        "credential_provider": _credentials(options, url),
+        "socket_keepalive": True,
+        "max_connections": MOST_CONNECTIONS,
+    }
     if kind == "sentinel":
-        return _sentinel(url, settings)
+        return _sentinel(options, url, settings, tls)
     if kind == "cluster":
-        return _cluster(url, settings)
-    settings.pop("ssl", None)
+        return _cluster(url, settings, tls=bool(tls))
     pool = ConnectionPool(
-        connection_class=_PackingTLS if scheme == "rediss" else _Packing,
+        connection_class=TLS if tls else Plain,
         host=url.hostname or "127.0.0.1",
         port=url.port or 6379,
         db=_database(url.path),
@@ -107,28 +138,40 @@ def _split(text: str) -> SplitResult:
     return url
 
 
-def _settings(options: RedisOptions, url: SplitResult, *, tls: bool, read_timeout: float | None) -> dict[str, Any]:
-    username = options.username or (unquote(url.username) if url.username else None)
-    password = options.password or (unquote(url.password) if url.password else None)
-    settings: dict[str, Any] = {
-        "username": username,
-        "password": password,
+def _common(read_timeout: float | None, connect_timeout: float) -> dict[str, Any]:
+    return {
         "socket_timeout": read_timeout,
-        "socket_connect_timeout": CONNECT_SECONDS,
-        "socket_keepalive": True,
+        "socket_connect_timeout": connect_timeout,
         "retry": Retry(NoBackoff(), 0),
-        "max_connections": MOST_CONNECTIONS,
         "driver_info": None,
-        "protocol": 3,
+        "protocol": RESP,
     }
-    if tls:
-        settings |= {
-            "ssl": True,
-            "ssl_ca_certs": options.ca_file,
-            "ssl_certfile": options.cert_file,
-            "ssl_keyfile": options.key_file,
-        }
-    return settings
+
+
+def _tls(options: RedisOptions) -> dict[str, Any]:
+    return {
+        "ssl_ca_certs": options.ca_file,
+        "ssl_certfile": options.cert_file,
+        "ssl_keyfile": options.key_file,
+        # Chain and name are checked all the same; but authorities made by `openssl req -x509`, and those of many
+        # clusters, lack what Python 3.13 asks for.
+        "ssl_exclude_verify_flags": [ssl.VerifyFlags.VERIFY_X509_STRICT],
+    }
+
+
+def _credentials(options: RedisOptions, url: SplitResult) -> Credentials:
+    """Those of the options, else those of the URL."""
+    username, password = of_url(url.geturl())
+    if options.password_file is not None:
+        return Credentials(options.username or username, options.password, file=options.password_file)
+    if options.url_file is not None and not options.password:
+        return Credentials(
+            options.username or username,
+            password,
+            file=options.url_file,
+            read=lambda text: (options.username or of_url(text)[0], of_url(text)[1]),
+        )
+    return Credentials(options.username or username, options.password or password)
 
 
 def _hosts(url: SplitResult, default_port: int) -> list[tuple[str, int]]:
@@ -150,26 +193,56 @@ def _database(path: str) -> int:
     return int(number or 0)
 
 
-def _sentinel(url: SplitResult, settings: dict[str, Any]) -> Any:
-    from redis.asyncio.sentinel import Sentinel  # noqa: PLC0415  only who uses Sentinel pays for its import
+def _sentinel(options: RedisOptions, url: SplitResult, settings: dict[str, Any], tls: dict[str, Any]) -> Any:
+    """Make a client of a master. Sentinels that want a password are given their own, else that of Redis."""
+    from redis.asyncio.sentinel import (  # noqa: PLC0415  only who uses Sentinel pays for its import
+        SentinelConnectionPool,
+        SentinelManagedConnection,
+    )
+
+    from greenscale_worker.queues.redis_common.sentinels import OnDemand, Sentinels  # noqa: PLC0415  likewise
+
+    class Managed(SentinelManagedConnection, Plain):
+        pass
+
+    class ManagedTLS(SentinelManagedConnection, TLS):
+        pass
 
     master, _, database = url.path.strip("/").partition("/")
     if not master:
         raise ConfigError("Redis URL: redis+sentinel://host:port,host:port/NAME-OF-MASTER/0 is expected")
-    own = {"retry", "driver_info"}
-    sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py has no types there
-        _hosts(url, 26379),
-        sentinel_kwargs={
-            "socket_timeout": SENTINEL_SECONDS,
-            "socket_connect_timeout": SENTINEL_SECONDS,
-            **{name: value for name, value in settings.items() if name in own or name.startswith("ssl")},
-        },
+    own = Credentials(options.sentinel_username, options.sentinel_password, file=options.sentinel_password_file)
+    has_own = bool(own.get_credentials())
+    credentials = OnDemand(own if has_own else settings["credential_provider"], wanted=has_own)
+
+    def open_one(host: str, port: int) -> Any:
+        pool = ConnectionPool(
+            connection_class=TLS if tls else Plain,
+            host=host,
+            port=port,
+            credential_provider=credentials,
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
+            **_common(SENTINEL_SECONDS, SENTINEL_SECONDS),
+            **tls,
+        )
+        return Redis.from_pool(pool)
+
+    pool = SentinelConnectionPool(  # type: ignore[no-untyped-call]  # redis-py has no types there
+        master,
+        Sentinels(_hosts(url, 26379), open_one, credentials),
+        connection_class=ManagedTLS if tls else Managed,
+        db=_database(database),
+        **settings,
     )
-    return sentinel.master_for(master, db=_database(database), **settings)
+    return Redis.from_pool(pool)
 
 
-def _cluster(url: SplitResult, settings: dict[str, Any]) -> Any:
+def _cluster(url: SplitResult, settings: dict[str, Any], *, tls: bool) -> Any:
     from redis.asyncio.cluster import ClusterNode, RedisCluster  # noqa: PLC0415  likewise
 
     nodes = [ClusterNode(host, port) for host, port in _hosts(url, 6379)]
-    return RedisCluster(startup_nodes=nodes, **settings)
+    client = RedisCluster(startup_nodes=nodes, ssl=tls, **settings)
+    own = client.connection_kwargs["connection_class"] = TLS if tls else Plain
+    for node in client.startup_nodes:
+        node.connection_class = own
+    return client

@@ -1,4 +1,4 @@
-"""Which of Redis' errors mean what. Everything else is a bug and is not caught."""
+"""What each of Redis' errors means to us. Whatever comes from the server ends here: none goes on as it came."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,10 @@ from typing import Final
 
 from redis import exceptions
 
-from greenscale_worker.errors import ConfigError, QueueUnavailableError
+from greenscale_worker.errors import ConfigError, GreenScaleError, QueueUnavailableError
+
+LEAST: Final = (6, 2)  # of Redis: BLMOVE, LPOP with a count, XPENDING with IDLE
+NEEDED: Final = f"Redis {'.'.join(map(str, LEAST))} or newer is needed"
 
 REFUSED: Final = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
 AWAY: Final = (
@@ -22,33 +25,91 @@ AWAY: Final = (
     exceptions.OutOfMemoryError,
     OSError,
 )
-# Answers that redis-py has no class for. A foreign type under one of our keys is waited out, too: somebody has to
-# repair it, and until then nothing is lost.
+LONGEST: Final = 300  # characters of an answer that are repeated
+KNOWN: Final = (exceptions.RedisError, exceptions.RedisClusterException)
+# Answers that redis-py has no class for, and that pass by themselves.
 AWAY_WORDS: Final = re.compile(
-    r"(UNBLOCKED|BUSY|MISCONF|NOREPLICAS|MASTERDOWN|LOADING|READONLY|CLUSTERDOWN|TRYAGAIN|OOM|WRONGTYPE|FOREIGN)\b"
-    r"|Protocol error"
+    r"(UNBLOCKED|BUSY|MISCONF|NOREPLICAS|MASTERDOWN|LOADING|READONLY|CLUSTERDOWN|TRYAGAIN|OOM)\b|Protocol error"
 )
-REFUSED_WORDS: Final = re.compile(
-    r"NOAUTH\b|WRONGPASS\b|NOPERM\b|ACL failure in script|The user executing the script|DB index is out of range"
-)
+COMMAND_WORDS: Final = re.compile(r"unknown command|unknown redis command|not allowed from script", re.IGNORECASE)
+RIGHTS_WORDS: Final = re.compile(r"NOPERM\b|ACL failure in script|The user executing the script")
+PLAIN_WORDS: Final = re.compile(r"WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|record layer failure|HTTP_REQUEST")
+FIRST_BYTE: Final = re.compile(r'Protocol error, got "(.*)" as reply type byte', re.DOTALL)
+SPEAKERS: Final = {
+    "H": "HTTP",
+    "<": "HTTP",
+    "S": "SSH",
+    "2": "SMTP or FTP",
+    "E": "Memcached or PostgreSQL",
+    "N": "PostgreSQL",
+    "\x15": "TLS: REDIS_URL=rediss://… is expected",
+}
 
 
 @contextmanager
 def mapped() -> Iterator[None]:
-    """Raise ConfigError where Redis refuses us, QueueUnavailableError where it cannot answer now."""
+    """Raise QueueUnavailableError where Redis cannot answer now, and ConfigError for every other error.
+
+    ConfigError ends a start; a worker that runs says it once and asks again, as somebody may mend the server.
+    """
     try:
         yield
-    except REFUSED as error:
-        raise ConfigError(f"Redis refuses this client: {error}") from error
-    except AWAY as error:
-        raise QueueUnavailableError(_describe(error)) from error
-    except exceptions.ResponseError as error:
-        if REFUSED_WORDS.search(str(error)) is not None:
-            raise ConfigError(f"Redis refuses this client: {error}") from error
-        if AWAY_WORDS.search(str(error)) is None:
-            raise
-        raise QueueUnavailableError(_describe(error)) from error
+    except GreenScaleError:
+        raise
+    except Exception as error:
+        raise _meaning(error) from error
 
 
-def _describe(error: Exception) -> str:
-    return str(error) or type(error).__name__
+def _meaning(error: Exception) -> GreenScaleError:
+    if isinstance(error, exceptions.RedisClusterException):
+        cause = error.__cause__ or error.__context__
+        if isinstance(cause, KNOWN) and isinstance(found := _meaning(cause), ConfigError):
+            return found
+    text = " ".join(str(error).split())[:LONGEST] or ("no answer in time" if isinstance(error, TimeoutError) else "")
+    text = text or type(error).__name__
+    if (what := _misplaced(error, text)) is not None:
+        return ConfigError(what)
+    if isinstance(error, REFUSED):
+        return ConfigError(f"Redis refuses this client: {text}")
+    if isinstance(error, AWAY):
+        return QueueUnavailableError(text)
+    if isinstance(error, exceptions.ResponseError):
+        return _answered(text)
+    return ConfigError(f"what answers does not answer as Redis does: {type(error).__name__}: {text}")
+
+
+def _misplaced(error: Exception, text: str) -> str | None:
+    """Say what is there instead of the Redis that the URL names; None where that is one."""
+    if isinstance(error, exceptions.InvalidResponse):
+        return f"what answers is not Redis: {_speaker(text)}; check REDIS_URL, REDIS_HOST and REDIS_PORT"
+    if PLAIN_WORDS.search(text):
+        return f"no TLS is spoken there; REDIS_URL=redis://… is expected: {text}"
+    if "cluster support disabled" in text:
+        return f"Redis is no part of a Cluster; REDIS_URL=redis://… is expected: {text}"
+    if isinstance(error, exceptions.MovedError):
+        return f"Redis is part of a Cluster; REDIS_URL=redis+cluster://… is expected: MOVED {text}"
+    return None
+
+
+def _answered(text: str) -> GreenScaleError:
+    if text.startswith("FOREIGN "):
+        what = text.removeprefix("FOREIGN ")
+        return ConfigError(f"in Redis {what}: check GREENSCALE_QUEUE and the name of the queue")
+    if "WRONGTYPE" in text:
+        return ConfigError(f"another kind of queue has this name: check GREENSCALE_QUEUE and the name: {text}")
+    if AWAY_WORDS.search(text):
+        return QueueUnavailableError(text)
+    if COMMAND_WORDS.search(text):
+        what = text.partition(", with args")[0]
+        return ConfigError(f"Redis refuses this client: {what}; {NEEDED}, with its commands neither renamed nor off")
+    if RIGHTS_WORDS.search(text):
+        return ConfigError(f"Redis refuses this client: {text}")
+    return ConfigError(f"Redis answers with an error: {text}")
+
+
+def _speaker(text: str) -> str:
+    found = FIRST_BYTE.search(text)
+    if found is None:
+        return text
+    byte = found[1].encode("latin-1", "replace").decode("unicode_escape") if "\\" in found[1] else found[1]
+    return f"its answer begins with {byte!r}" + (f", as of {SPEAKERS[byte]}" if byte in SPEAKERS else "")

@@ -3,7 +3,9 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final, TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random
 
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.queues.redis_common.connections import READ_SECONDS, close
@@ -12,6 +14,10 @@ from greenscale_worker.queues.redis_common.scripts import Script
 from greenscale_worker.queues.redis_common.tasks import end
 from greenscale_worker.queues.redis_common.wire import Wire
 from greenscale_worker.telemetry import log
+
+Read = TypeVar("Read")
+
+UNREADABLE: Final = (TypeError, ValueError, LookupError, AttributeError)
 
 
 class Link:
@@ -40,43 +46,58 @@ class Link:
         """Whether the server answered when it was last asked."""
         return self._recovery is None
 
-    async def once(self, script: Script, keys: list[str], args: list[Any]) -> Any:
-        """Run a script once. Raises QueueUnavailableError or ConfigError."""
+    async def once(self, script: Script, keys: list[str], args: list[Any], read: Callable[[Any], Read]) -> Read:
+        """Run a script once, and give what `read` makes of its answer. Raises QueueUnavailableError or ConfigError.
+
+        `read` changes nothing else: where it fails, the answer was not that of the script, and it is asked for again.
+        """
         with mapped():
             async with asyncio.timeout(self._limit):
                 answer = await script(self._wire or self.client, keys, args)
+        try:
+            understood = read(answer)
+        except UNREADABLE as error:  # a proxy that mixes up its connections, or a server that is none
+            what = f"{type(answer).__name__} ({type(error).__name__}: {error})"
+            raise QueueUnavailableError(f"Redis' answer is not that of the script: {what}") from error
         self._answered = asyncio.get_running_loop().time()
-        return answer
+        return understood
 
     async def insist(
-        self, script: Script, keys: list[str], args: list[Any], *, times: int | None = None
-    ) -> tuple[Any, bool]:
-        """Run a script until it is answered; say also whether it was sent more than once.
+        self,
+        script: Script,
+        keys: list[str],
+        args: list[Any],
+        read: Callable[[Any], Read],
+        *,
+        times: int | None = None,
+    ) -> tuple[Read, bool]:
+        """Do the same until it is answered; say also whether it was sent more than once.
 
-        `times`: raise QueueUnavailableError when it has failed so often although heartbeats were answered.
+        `times`: raise QueueUnavailableError or ConfigError when it has failed so often although heartbeats were
+        answered.
         """
         self._insisting += 1
         self._quiet.clear()
         try:
-            return await self._insist(script, keys, args, times=times, after=None)
+            return await self._insist(script, keys, args, read, times=times, after=None)
         finally:
             self._insisting -= 1
             if not self._insisting:
                 self._quiet.set()
 
-    async def insist_last(self, script: Script, keys: list[str], args: list[Any]) -> Any:
+    async def insist_last(self, script: Script, keys: list[str], args: list[Any], read: Callable[[Any], Read]) -> Read:
         """Run a script until it is answered; after an outage, only when everybody else has been.
 
         So a claim cannot take a job, under a new token, whose finished answer waits to be recorded under the old.
         """
-        answer, _ = await self._insist(script, keys, args, times=None, after=self._quiet)
+        answer, _ = await self._insist(script, keys, args, read, times=None, after=self._quiet)
         return answer
 
     def lost(self, error: Exception) -> None:
         """Learn that the server did not answer, and begin to look for it."""
         if self._recovery is None:
             log.warning("queue_unavailable", error=str(error))
-            self._recovery = asyncio.create_task(self._recover(said=True))
+            self._recovery = asyncio.create_task(self._recover(lost=True))
 
     async def aclose(self) -> None:
         """Stop looking for the server, and close every connection."""
@@ -85,19 +106,26 @@ class Link:
             await self._wire.drop_idle()
         await close(self.client)
 
-    async def _insist(
-        self, script: Script, keys: list[str], args: list[Any], *, times: int | None, after: asyncio.Event | None
-    ) -> tuple[Any, bool]:
+    async def _insist(  # noqa: PLR0913  a call, and how to insist on it
+        self,
+        script: Script,
+        keys: list[str],
+        args: list[Any],
+        read: Callable[[Any], Read],
+        *,
+        times: int | None,
+        after: asyncio.Event | None,
+    ) -> tuple[Read, bool]:
         failed = 0
         while True:
             if self._recovery is None and self._is_stale():
-                self._recovery = asyncio.create_task(self._recover(said=False))
+                self._recovery = asyncio.create_task(self._recover(lost=False))
             if self._recovery is not None:
                 await asyncio.shield(self._recovery)
                 if after is not None:
                     await after.wait()
             try:
-                return await self.once(script, keys, args), failed > 0
+                return await self.once(script, keys, args, read), failed > 0
             except (QueueUnavailableError, ConfigError) as error:
                 failed += 1
                 if failed == times:
@@ -107,20 +135,29 @@ class Link:
     def _is_stale(self) -> bool:
         return asyncio.get_running_loop().time() - self._answered > self._stale_after
 
-    async def _recover(self, *, said: bool) -> None:
-        while True:
-            if said:
-                await asyncio.sleep(random.uniform(0, self._patience))  # noqa: S311  jitter, not a secret
-                if self._wire is not None:
-                    await self._wire.drop_idle()
-            try:
-                await self._greet()
-            except (QueueUnavailableError, ConfigError) as error:
-                if not said:
-                    log.warning("queue_unavailable", error=str(error))
-                said = True
-            else:
-                break
+    async def _recover(self, *, lost: bool) -> None:
+        """Greet until that is answered. `lost`: something has just failed, and that was said."""
+        said = lost
+
+        async def greet() -> None:
+            if said and self._wire is not None:
+                await self._wire.drop_idle()
+            await self._greet()
+
+        def say(state: RetryCallState) -> None:
+            nonlocal said
+            if not said and state.outcome is not None:
+                log.warning("queue_unavailable", error=str(state.outcome.exception()))
+            said = True
+
+        if lost:
+            await asyncio.sleep(random.uniform(0, self._patience))  # noqa: S311  jitter, not a secret
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type((QueueUnavailableError, ConfigError)),
+            wait=wait_random(0, self._patience),
+            before_sleep=say,
+        )
+        await retrying(greet)
         self._recovery = None
         if said:
             log.info("queue_back")

@@ -1,46 +1,61 @@
-"""Meets the server: waits for it, and warns of settings that lose jobs."""
+"""Meets the server: waits for it, looks whether it can keep a queue, and warns of settings that lose jobs."""
 
 import asyncio
-import random
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import RedisError, ResponseError
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random
 
-from greenscale_worker.errors import QueueUnavailableError
+from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.queues.redis_common.connections import READ_SECONDS
-from greenscale_worker.queues.redis_common.errors import mapped
+from greenscale_worker.queues.redis_common.errors import LEAST, NEEDED, mapped
 from greenscale_worker.telemetry import log
 
 Answer = TypeVar("Answer")
 
+CLOSED: Final = re.compile(r"closed by server|reset by peer|no answer in time|Timeout reading")
+HINT: Final = "is it Redis? One with TLS wants REDIS_URL=rediss://…"
+VERSION: Final = re.compile(r"(\d+)\.(\d+)")
+
 
 async def patiently(ask: Callable[[], Awaitable[Answer]], *, patience: float) -> Answer:
     """Ask until the server answers, at most `patience` seconds apart. Raises ConfigError where it refuses us."""
-    said = False
-    while True:
-        try:
-            with mapped():
-                async with asyncio.timeout(READ_SECONDS):
-                    answer = await ask()
-        except QueueUnavailableError as error:
-            if not said:
-                log.warning("queue_unavailable", error=str(error))
-                said = True
-        else:
-            if said:
-                log.info("queue_back")
-            return answer
-        await asyncio.sleep(random.uniform(0, patience))  # noqa: S311  jitter, not a secret
+
+    async def once() -> Answer:
+        with mapped():
+            async with asyncio.timeout(READ_SECONDS):
+                return await ask()
+
+    def say(state: RetryCallState) -> None:
+        if state.attempt_number == 1 and state.outcome is not None:
+            error = str(state.outcome.exception())
+            log.warning("queue_unavailable", error=error, **({"hint": HINT} if CLOSED.search(error) else {}))
+
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(QueueUnavailableError), wait=wait_random(0, patience), before_sleep=say
+    )
+    answer: Answer = await retrying(once)
+    if retrying.statistics["attempt_number"] > 1:
+        log.info("queue_back")
+    return answer
 
 
-async def warn(client: Any) -> None:
-    """Say which of the server's settings may lose jobs, as far as we may ask. Raises redis-py's errors."""
+async def meet(client: Any) -> None:
+    """Refuse a server that is too old, and say which settings may lose jobs, as far as INFO may be asked.
+
+    Raises redis-py's errors, and ConfigError.
+    """
     try:
         info = await client.info()
-    except NoPermissionError:
+    except ResponseError:
         return
+    version = str(info.get("redis_version", ""))
+    found = VERSION.match(version)
+    if found is not None and (int(found[1]), int(found[2])) < LEAST:
+        raise ConfigError(f"{NEEDED} (found {version})")
     policy = info.get("maxmemory_policy")
     if policy not in {None, "noeviction"}:
         log.warning("redis_may_evict", maxmemory_policy=policy, accepted="noeviction")

@@ -15,7 +15,7 @@ class Wire:
 
     async def execute_command(self, *words: Any) -> Any:
         """Send one command and give its answer. Raises redis-py's errors; may be cancelled at any time."""
-        connection = self._free.pop() if self._free else await self._pool.get_connection()
+        connection = await self._take()
         try:
             await connection.send_packed_command([hiredis.pack_command(words)], check_health=False)
             answer = await connection.read_response()
@@ -27,6 +27,15 @@ class Wire:
             raise
         self._free.append(connection)
         return answer
+
+    async def _take(self) -> Any:
+        """A connection at hand, or another: servers close those that were idle for long, and that is no outage."""
+        while self._free:
+            connection = self._free.pop()
+            if not connection.stale:
+                return connection
+            await self._drop(connection)
+        return await self._pool.get_connection()
 
     async def drop_idle(self) -> None:
         """Close what is not in use: where one connection was dead, each of the others would cost a time limit."""

@@ -1,10 +1,12 @@
 """Everybody else's side of a queue in Redis: producers, people and the command line."""
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import orjson
 
+from greenscale_worker.errors import ConfigError
 from greenscale_worker.queues import Cancellation, DeadLetter, Depth, LiveWorker, QueueOptions
 from greenscale_worker.queues.redis_common.connections import close
 from greenscale_worker.queues.redis_common.errors import mapped
@@ -50,19 +52,20 @@ class RedisQueueAdmin:
         """Read a job's record; empty where there is none."""
         with mapped():
             fields = await self._client.hgetall(self._keys.record(job_id))
-        return {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()}
+            return {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()}
 
     async def result(self, job_id: str) -> bytes | None:
         """Read a job's answer; None where there is none (yet)."""
         with mapped():
-            answer: bytes | None = await self._client.get(self._keys.result(job_id))
-        return answer
+            answer = await self._client.get(self._keys.result(job_id))
+            return None if answer is None else bytes(memoryview(answer))
 
     async def cancel(self, job_id: str) -> Cancellation:
         """End a job that has not finished, or leave word for when it comes up (for an hour)."""
         keys = [*self._keys.base, self._keys.record(job_id), self._keys.cancel(job_id)]
         answer = await self._run("cancel", keys, [job_id, TOMBSTONE_SECONDS, self._options.result_ttl])
-        return CANCELLATIONS[answer]
+        with mapped():
+            return CANCELLATIONS[answer]
 
     async def depth(self) -> Depth:
         """Count. How old the oldest job is that does not run is known as far as the store knows when it came."""
@@ -95,7 +98,7 @@ class RedisQueueAdmin:
             now = await self._now()
             since = (now - self._options.lease) * 1000
             found = await self._client.zrangebyscore(self._keys.of("workers"), since, "+inf", withscores=True)
-        return [LiveWorker(name.decode(), max(0.0, now - beat_ms / 1000)) for name, beat_ms in found]
+            return [LiveWorker(name.decode(), max(0.0, now - beat_ms / 1000)) for name, beat_ms in found]
 
     async def pause(self) -> None:
         """Let no worker claim until `resume`."""
@@ -106,6 +109,7 @@ class RedisQueueAdmin:
         """End a pause."""
         with mapped():
             await self._client.hdel(self._keys.of("control"), "paused")
+        with suppress(ConfigError), mapped():  # where PUBLISH is forbidden, workers see it by themselves
             await self._client.publish(self._keys.bell, "ready")
 
     async def dead(self) -> AsyncIterator[DeadLetter]:

@@ -131,25 +131,14 @@ class Claims:
         may_suspect = not any(lease.crashes >= SUSPECT_CRASHES for lease in self.held.values())
         args = ["", self._store.word, lanes, int(options.lease * 1000), int(options.heartbeat * 1000)]
         args += [self._owner, nonce, options.max_crashes, MOST_BYTES, int(may_suspect)]
-        answer = await self._link.insist_last(self._script, self._keys, args)
-        sleep_ms, now_ms, reaped, jobs, buried, self._from = answer
+        claimed = await self._link.insist_last(self._script, self._keys, args, _read)
+        sleep_ms, reaped, leases, buried, self._from = claimed
         self._metrics.reaped(reaped)
-        for id_, token, tries, crashes, first_ms, payload, name, runs in jobs:
-            lease = Lease(
-                id=id_.decode(),
-                token=token.decode(),
-                payload=payload,
-                tries=tries / 1000,
-                runs=runs,
-                crashes=crashes,
-                claimed_at=int(now_ms) / 1000,
-                first_claimed_at=int(first_ms) / 1000,
-                default_job_id=name.decode("utf-8", "replace") or None,
-            )
+        for lease in leases:
             self.held[lease.id] = lease
             self._give(lease)
         await self._mourn(buried)
-        if sleep_ms != 0 and len(jobs) < lanes and not self._closing:
+        if sleep_ms != 0 and len(leases) < lanes and not self._closing:
             await self._rest(sleep_ms)
 
     def _give(self, lease: Lease) -> None:
@@ -181,3 +170,23 @@ class Claims:
                 self._peek_refused = True
             await asyncio.sleep(random.uniform(POLL_SECONDS / 2, POLL_SECONDS))  # noqa: S311  jitter, not a secret
         self._news.set()
+
+
+def _read(answer: Any) -> tuple[int, int, list[Lease], list[bytes], bytes]:
+    """Read what CLAIM gave: sleep in ms, jobs reaped, those claimed, those buried, where to wait from."""
+    sleep_ms, now_ms, reaped, jobs, buried, after = answer
+    leases = [
+        Lease(
+            id=id_.decode(),
+            token=token.decode(),
+            payload=payload,
+            tries=tries / 1000,
+            runs=runs,
+            crashes=crashes,
+            claimed_at=int(now_ms) / 1000,
+            first_claimed_at=int(first_ms) / 1000,
+            default_job_id=name.decode("utf-8", "replace") or None,
+        )
+        for id_, token, tries, crashes, first_ms, payload, name, runs in jobs
+    ]
+    return int(sleep_ms), int(reaped), leases, list(buried), after

@@ -11,9 +11,10 @@ from greenscale_worker.errors import ConfigError
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.redis_common.connections import close, is_cluster, open_client, open_clients
 from greenscale_worker.queues.redis_common.scripts import load
-from greenscale_worker.queues.redis_common.server import patiently, warn
+from greenscale_worker.queues.redis_common.server import meet, patiently
 from greenscale_worker.queues.redis_protocol.admin import RedisQueueAdmin
 from greenscale_worker.queues.redis_protocol.claims import PEEK_SECONDS
+from greenscale_worker.queues.redis_protocol.examination import examine
 from greenscale_worker.queues.redis_protocol.keys import Keys
 from greenscale_worker.queues.redis_protocol.queue import RedisQueue
 from greenscale_worker.queues.redis_protocol.store import Store
@@ -29,13 +30,15 @@ ADMIN_SCRIPTS: Final = ("put", "cancel", "replay")
 async def open_queue(store: Store, redis: RedisOptions, options: QueueOptions, metrics: Metrics) -> RedisQueue:
     """Open the worker's side; waits for a Redis that is absent or loading.
 
-    Raises ConfigError where Redis refuses us or where another format of the queue's keys is in use.
+    Raises ConfigError where Redis refuses us or cannot keep this queue: it is too old, lacks a command, holds a queue
+    of another kind, or another format of the queue's keys is in use.
     """
     keys = Keys(options.name, store.own, cluster=is_cluster(redis))
     patience = options.heartbeat / 3
     clients = open_clients(redis, peek_seconds=PEEK_SECONDS)
     try:
-        await patiently(lambda: warn(clients.commands), patience=patience)
+        await patiently(lambda: meet(clients.commands), patience=patience)
+        await patiently(lambda: examine(clients.commands, store, keys), patience=patience)
         await patiently(lambda: _agree_on_format(clients.commands, store, keys), patience=patience)
     except BaseException:
         await close(clients.commands)

@@ -1,5 +1,6 @@
 """The worker's side of a queue in Redis: one grouped script call per step (docs/queue-protocol.md)."""
 
+from collections.abc import Callable, Container
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
@@ -39,6 +40,9 @@ VERDICTS: Final[dict[bytes, Verdict]] = {
     b"STALE": "stale",
     b"GONE": "stale",
 }
+
+
+ENDINGS: Final = frozenset({b"OK", b"BADTYPE", b"STALE", b"GONE"})
 
 
 class RedisQueue:
@@ -134,12 +138,13 @@ class RedisQueue:
             args = [*head, int(start + BEAT_GROUP >= len(held))]
             for lease in held[start : start + BEAT_GROUP]:
                 args += [lease.id, lease.token]
-            reaped, claimable, lost, buried = await self._link.once(self._scripts["beat"], self._keys.base, args)
+            beat = await self._link.once(self._scripts["beat"], self._keys.base, args, _read_beat)
+            reaped, claimable, lost, buried = beat
             self._metrics.reaped(reaped)
             if reaped or claimable:
                 self._claims.ring()
-            for id_, token, how in zip(lost[::3], lost[1::3], lost[2::3], strict=True):
-                self._lose(id_.decode(), how.decode(), token=token.decode())
+            for id_, token, how in lost:
+                self._lose(id_, how, token=token)
             await self._mourn(buried)
 
     async def aclose(self) -> None:
@@ -150,7 +155,7 @@ class RedisQueue:
         try:
             # On the connection at hand: while a failover goes on, Sentinel may know no master to make another one to.
             keys = [*self._keys.base, self._keys.claim(self._owner)]
-            await self._link.once(self._scripts["leave"], keys, [*self._head, self._owner])
+            await self._link.once(self._scripts["leave"], keys, [*self._head, self._owner], _unread)
         except (QueueUnavailableError, ConfigError) as error:
             log.warning("queue_unavailable", error=str(error))
         await self._bell.aclose()
@@ -165,7 +170,7 @@ class RedisQueue:
             if self._options.result_ttl:
                 with suppress(QueueUnavailableError, ConfigError):
                     await self._link.once(
-                        self._scripts["mourn"], keys, [*self._head, id_, job_id, self._options.result_ttl]
+                        self._scripts["mourn"], keys, [*self._head, id_, job_id, self._options.result_ttl], _unread
                     )
 
     def _lose(self, id_: str, how: str, *, token: str | None = None) -> None:
@@ -190,7 +195,7 @@ class RedisQueue:
             if self._options.result_ttl:
                 fields = records.of_run(lease, job, worker=self._owner, backend=self._options.backend)
             args += [lease.id, lease.token, job.job_id, len(fields), *fields]
-        answers, _ = await self._link.insist(self._scripts["bind"], keys, args)
+        answers, _ = await self._link.insist(self._scripts["bind"], keys, args, _words(len(items), BINDINGS))
         _warn_of_foreign_keys(answers, [job.job_id for _, job in items])
         return [BINDINGS[answer] for answer in answers]
 
@@ -211,7 +216,9 @@ class RedisQueue:
         size = _size(items[0])
         times = LARGE_TIMES if size > GROUP_BYTES else None
         try:
-            answers, repeated = await self._link.insist(self._scripts["settle"], keys, args, times=times)
+            answers, repeated = await self._link.insist(
+                self._scripts["settle"], keys, args, _words(len(items), ENDINGS), times=times
+            )
         except (QueueUnavailableError, ConfigError) as error:
             reason = f"Redis does not take an answer of {size} characters: {error}"
             return await self._send_settle([(items[0][0], Failed("result_too_large", reason))])
@@ -224,7 +231,7 @@ class RedisQueue:
             keys.append(self._keys.record(lease.job_id or ""))
             args += [lease.id, lease.token, int(outcome.delay * 1000)]
             args += [lease.job_id or "", records.encoded(outcome.reason)]
-        answers, repeated = await self._link.insist(self._scripts["release"], keys, args)
+        answers, repeated = await self._link.insist(self._scripts["release"], keys, args, _words(len(items), ENDINGS))
         return _done(answers, items, repeated=repeated)
 
     async def _send_retry(self, items: list[tuple[Lease, Failure]]) -> list[Verdict]:
@@ -235,11 +242,38 @@ class RedisQueue:
             args += [lease.id, lease.token, lease.job_id or "", records.encoded(failure.code)]
             args += [records.encoded(failure.message), failure.prior, records.encoded(failure.fingerprint)]
             args += [round(failure.used * 1000), round(failure.max_tries * 1000), int(failure.delay * 1000)]
-        answers, _ = await self._link.insist(self._scripts["retry"], keys, args)
-        _warn_of_foreign_keys(
-            [b"BADTYPE" if foreign else b"" for foreign in answers[1::2]], [lease.job_id for lease, _ in items]
-        )
-        return [VERDICTS[verdict] for verdict in answers[::2]]
+        answers, _ = await self._link.insist(self._scripts["retry"], keys, args, _read_verdicts)
+        _warn_of_foreign_keys([word for _, word in answers], [lease.job_id for lease, _ in items])
+        return [verdict for verdict, _ in answers]
+
+
+def _words(number: int, known: Container[bytes]) -> Callable[[Any], list[bytes]]:
+    """Read so many words, each a known one."""
+
+    def read(answer: Any) -> list[bytes]:
+        words = [word for word in answer if word in known]
+        if not len(answer) == len(words) == number:
+            raise ValueError(f"{len(words)} words that are known, {number} expected")
+        return words
+
+    return read
+
+
+def _read_beat(answer: Any) -> tuple[int, int, list[tuple[str, str, str]], list[bytes]]:
+    """Read what a heartbeat brought: jobs reaped, those to claim, leases lost (id, token, how), those buried."""
+    reaped, claimable, lost, buried = answer
+    words = [word.decode() for word in lost]
+    return int(reaped), int(claimable), list(zip(words[::3], words[1::3], words[2::3], strict=True)), list(buried)
+
+
+def _read_verdicts(answer: Any) -> list[tuple[Verdict, bytes]]:
+    """Read what became of jobs whose call has failed, and BADTYPE where a foreign key was replaced."""
+    replaced = [b"BADTYPE" if int(foreign) else b"OK" for foreign in answer[1::2]]
+    return list(zip([VERDICTS[verdict] for verdict in answer[::2]], replaced, strict=True))
+
+
+def _unread(_answer: Any) -> None:
+    """Of an answer that says nothing."""
 
 
 def _done(answers: list[bytes], items: list[tuple[Lease, Any]], *, repeated: bool) -> list[bool]:

@@ -23,6 +23,11 @@ class Store(Protocol):
         """What every script is told as ARGV[2]."""
         ...
 
+    @property
+    def commands(self) -> tuple[tuple[str, ...], ...]:
+        """What the worker's scripts use of its own, as harmless calls in which "" stands for a key."""
+        ...
+
     async def peek(self, client: Any, after: bytes, seconds: int) -> None:
         """Block until there may be a job that nobody has claimed, for so long at most. Takes nothing.
 

@@ -15,6 +15,17 @@ class StreamStore:
 
     package: Final = __name__
     own: Final = ()
+    commands: Final = (
+        ("XACK", "", "g", "0-1"),
+        ("XCLAIM", "", "g", "c", "0", "0-1", "JUSTID"),
+        ("XDEL", "", "0-1"),
+        ("XGROUP", "CREATE", "", "g", "0"),
+        ("XGROUP", "DELCONSUMER", "", "g", "c"),
+        ("XINFO", "GROUPS", ""),
+        ("XPENDING", "", "g", "IDLE", "0", "-", "+", "1"),
+        ("XRANGE", "", "-", "+"),
+        ("XREADGROUP", "GROUP", "g", "c", "COUNT", "1", "STREAMS", "", ">"),
+    )
 
     def __init__(self, options: QueueOptions) -> None:
         self.word = options.group
