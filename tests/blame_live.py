@@ -21,7 +21,7 @@ import orjson
 from greenscale_worker.backends import ChatOptions
 from greenscale_worker.backends.chat import ChatBackend
 from greenscale_worker.execution import Policy
-from greenscale_worker.queues import Queue, QueueAdmin, QueueOptions, RedisOptions
+from greenscale_worker.queues import DeadLetter, Queue, QueueAdmin, QueueOptions, RedisOptions
 from greenscale_worker.queues.memory import MemoryQueue
 from greenscale_worker.queues.opening import open_admin, open_queue
 from greenscale_worker.worker import Worker
@@ -97,7 +97,7 @@ class Found:
     answered: int = 0
     answered_by: float = 0.0
     dead: set[int] = field(default_factory=set)
-    codes: set[str] = field(default_factory=set)
+    letters: list[DeadLetter] = field(default_factory=list)
     dead_by: float = 0.0
 
 
@@ -180,7 +180,7 @@ class _Scene:
             letters = [letter async for letter in self.admin.dead()] if depth.dead != len(found.dead) else None
             if letters is not None:
                 found.dead = {int(str(letter.job_id).rpartition("-")[2]) for letter in letters}
-                found.codes = {letter.code for letter in letters}
+                found.letters = letters
                 found.dead_by = since
             if now_left and cell.feed and now_left < cell.lanes * cell.workers and not cell.ill <= found.dead:
                 await self.push(range(pushed, pushed + cell.lanes))

@@ -170,7 +170,7 @@ class Evidence:
         if fault.retry_after is not None:
             wait = jittered(fault.retry_after)
             delay = max(delay, wait)
-            if 2 * self._recent.count(False) >= len(self._recent):
+            if 2 * self._recent.count(False) >= self.lanes:
                 self.held_until = max(self.held_until, now + wait)
         self._break(call, fault, now)
         if self.is_open:  # behind the next probe: that is another job, where there is one
