@@ -172,7 +172,7 @@ async def test_a_wrong_key_said_with_400_ends_a_batch_and_fails_no_line(desk: De
     assert desk.answers() == []
 
 
-# --- Retry-After of one, as a worker's first answer ---
+# --- what only showed with a real endpoint, whose refusals take no time ---
 
 
 def test_the_first_answers_of_a_worker_hold_no_lane_but_that_of_their_job() -> None:
@@ -184,3 +184,18 @@ def test_the_first_answers_of_a_worker_hold_no_lane_but_that_of_their_job() -> N
     for number in range(7):  # half as many as there are lanes have failed then
         evidence.failed(Call("1", "m", 0.2 + number), told, 0.2 + number)
     assert evidence.wait(7.2) > 19.0
+
+
+def test_lanes_come_back_by_doubling_to_where_they_were_cut_and_no_further() -> None:
+    evidence = Evidence(64)
+    refused = TransientError("http_429", "no", prior="endpoint", overload=True)
+    cuts = []
+    for second in range(6):
+        now = float(second)
+        for number in range(5):
+            evidence.failed(Call(f"{second} {number}", "m", now), refused, now + 0.01)
+        cuts.append(int(evidence.allowed))
+        for _ in range(8):
+            evidence.succeeded(Call("well", "m", now), now + 0.5)
+    assert cuts == sorted(cuts, reverse=True)
+    assert cuts[-1] <= 8

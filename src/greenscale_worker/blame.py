@@ -153,7 +153,7 @@ class Evidence:
             self.is_open, self.allowed = False, 1.0
             self._met.clear()
         elif self.allowed < self.lanes:
-            more = self.allowed * 2 if self.allowed < self._top else self.allowed + 1 / self.allowed
+            more = min(2 * self.allowed, self._top) if self.allowed < self._top else self.allowed + 1 / self.allowed
             self.allowed = min(self.lanes, more)
 
     def failed(self, call: Call, fault: TransientError, now: float) -> tuple[float, float]:
