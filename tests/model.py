@@ -52,7 +52,7 @@ STEPS: Final[dict[str, float]] = {  # what may happen, and how often
     "flood": 1.5,
     "repeat_late": 1,
     "answer_late": 2,
-    "leave_one": 1,
+    "leave_one": 2,
     "fail_alike": 1,
     "pass_time": 10,
     "silence": 1,
@@ -147,41 +147,56 @@ class Walk(Actors):
             self.settle(ghost)
 
     def leave_one(self, worker: Process) -> None:
-        """Let one worker end all jobs but one, and the call of that one fail again and again."""
+        """Let one worker end all jobs but one or two, and the calls of these fail again and again."""
         if worker in self.stalled:
             return
         self.give_up()
+        self.resume(worker)
         for process in self.processes + self.stalled:
             while process.unanswered or process.held:
                 self.resend(process)
                 self.release(process, everything=True, delay=0)
-        kept: list[Held] = []
-        for _ in range(20):
-            self.ledger.now += BEAT
-            self.beat(worker)
-            self.claim(worker, 60)
-            self.resend(worker)
-            self.bind(worker, everything=True)
-            kept = kept or worker.at("bound")[: self.rnd.choice([1, 2])]
-            for held in kept:
-                held.step = "kept" if held.step == "bound" else held.step
-            self.settle(worker, everything=True)
-        for held in kept:
-            held.step = "bound" if held.step == "kept" else held.step
-            self.rnd.choice([ignore, self.push])(worker)
-            self.retry(worker, Fails("unknown", used=1500, delay=60_000))
+        if not self.ledger.waiting:
+            self.push(worker, 2)
+        wanted, kept = self.rnd.choice([1, 2]), list[Held]()
+        with self.without_faults():
+            for _ in range(30):
+                self.ledger.now += BEAT
+                self.beat(worker)
+                self.claim(worker, 60)
+                self.bind(worker, everything=True)
+                kept += worker.at("bound")[: wanted - len(kept)]
+                for held in kept:
+                    held.step = "kept"
+                self.settle(worker, everything=True)
+            for used, held in zip([0, 0] if wanted == 1 else [1000, 0], kept, strict=False):
+                held.step = "bound"
+                self.rnd.choice([ignore, ignore, ignore, self.push])(worker)
+                prior = self.rnd.choice(["unknown", "unknown", "endpoint"])
+                self.retry(worker, Fails(prior, used=used, delay=60_000))
 
     def fail_alike(self, worker: Process) -> None:
-        """Let jobs fail alike, and once more after somebody has succeeded."""
+        """Let jobs fail alike, and again: after somebody has succeeded, or after nobody has."""
         if worker in self.stalled:
             return
-        for _ in range(2):
-            self.push(worker, self.crowd)
-            self.claim(worker, self.crowd, fate="heard")
-            self.bind(worker, everything=True)
-            self.settle(worker, most=1)
-            self.retry(worker, Fails("job", used=0, delay=1))
-            self.ledger.now += 2
+        with self.without_faults():
+            for _ in range(3):
+                self.push(worker, self.crowd)
+                self.claim(worker, self.crowd)
+                self.bind(worker, everything=True)
+                if self.rnd.random() < 0.5:
+                    self.settle(worker, most=1)
+                self.retry(worker, Fails("job", used=0, delay=1))
+                self.ledger.now += 2
+
+    @contextmanager
+    def without_faults(self) -> Iterator[None]:
+        """Let every reply be heard."""
+        self.undisturbed = True
+        try:
+            yield
+        finally:
+            self.undisturbed = False
 
     def live_on(self) -> None:
         """Let a lease's time pass for all but the living."""
