@@ -199,3 +199,18 @@ def test_lanes_come_back_by_doubling_to_where_they_were_cut_and_no_further() -> 
             evidence.succeeded(Call("well", "m", now), now + 0.5)
     assert cuts == sorted(cuts, reverse=True)
     assert cuts[-1] <= 8
+
+
+def test_after_an_outage_said_with_503_lanes_come_back_by_doubling_to_all() -> None:
+    """Each call that was refused took lanes away; a probe that is refused, too, says that this was no overload."""
+    evidence = Evidence(64)
+    refused = TransientError("http_503", "no", prior="endpoint", overload=True)
+    now = 0.0
+    for number in range(20):
+        evidence.failed(Call(str(number), "m", now), refused, now := now + 0.1)
+    assert evidence.is_open
+    assert evidence.allowed == 1
+    evidence.failed(Call("probe", "m", now, probe=True), refused, now := now + 1.0)
+    for number in range(7):
+        evidence.succeeded(Call(f"well {number}", "m", now), now := now + 30.0)
+    assert evidence.allowed == 64

@@ -217,6 +217,8 @@ class Evidence:
             self.is_open, self._pause = True, FIRST_PAUSE / 2
         elif not self.is_open or not call.probe:
             return
+        elif fault.overload:  # one call alone is too many: the cuts were no measure of what it bears
+            self._top = float(self.lanes)
         if fault.prior == "job" and call.job_id not in self._met:
             self._pause = SHORT_PAUSE
         else:
