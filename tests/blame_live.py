@@ -6,6 +6,7 @@ the time limit of a call are the defaults. `tests/test_blame_live.py` holds the 
 
 import argparse
 import asyncio
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -403,6 +404,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cells whose name holds this")
     parser.add_argument("--at-once", type=int, default=4, help="cells that run at the same time; default: %(default)s")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that whatever was started is ended
     cells = {name: cell for name, cell in matrix().items() if arguments.only in name}
     sys.stdout.write(HEAD + "\n")
     with tempfile.TemporaryDirectory(prefix="blame-") as folder:
