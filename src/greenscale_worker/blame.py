@@ -27,6 +27,7 @@ LONGEST_BACKOFF: Final = 60.0
 FIRST_PAUSE: Final = 1.0  # of the breaker
 SHORT_PAUSE: Final = 0.1  # where the job drawn seems to be at fault: the next one may be a good one
 LONGEST_PAUSE: Final = 15.0
+LEAST_ANSWERS: Final = 8  # the last ones, of which half are failures where a named time holds every lane
 KEPT_BY_OVERLOAD: Final = 0.7  # of the lanes, once per round trip
 MOST_PEERS: Final = 1024  # kinds of jobs remembered
 MOST_MET: Final = 100_000  # and jobs that probed an open breaker
@@ -138,7 +139,7 @@ class Evidence:
         self._alike: dict[str, set[str]] = {}
         self._first_failure = math.inf
         self._met: set[str] = set()
-        self._recent: deque[bool] = deque(maxlen=lanes)
+        self._failures = deque([False] * max(lanes, LEAST_ANSWERS), max(lanes, LEAST_ANSWERS))  # of the last answers
         self._cut_at = -math.inf
 
     def succeeded(self, call: Call, now: float) -> None:
@@ -147,7 +148,7 @@ class Evidence:
         if call.began >= peers.failed:
             peers.row += 1
             peers.succeeded = now
-        self._recent.append(True)
+        self._failures.append(False)
         self._alike.clear()
         if self.is_open:
             self.is_open, self.allowed = False, 1.0
@@ -159,7 +160,7 @@ class Evidence:
     def failed(self, call: Call, fault: TransientError, now: float) -> tuple[float, float]:
         """Learn of a fault; gives how much of a try it uses up, and the seconds until the job may be called again."""
         used = self._surprise(call, now)
-        self._recent.append(False)
+        self._failures.append(True)
         if fault.overload and fault.retry_after is None and call.tries < 1:
             self._cut(call, now)
         # Full jitter (Brooker, "Exponential Backoff And Jitter", 2015). What may be held waits for others anyway.
@@ -170,7 +171,7 @@ class Evidence:
         if fault.retry_after is not None:
             wait = jittered(fault.retry_after)
             delay = max(delay, wait)
-            if 2 * self._recent.count(False) >= self.lanes:
+            if 2 * sum(self._failures) >= len(self._failures):
                 self.held_until = max(self.held_until, now + wait)
         self._break(call, fault, now)
         if self.is_open:  # behind the next probe: that is another job, where there is one
