@@ -1,4 +1,4 @@
-"""A queue whose real engine is drained, hung, killed and stopped: `python -m bench.real_engine [OPTIONS] -- COMMAND`.
+r"""A queue whose real engine is drained, hung, killed and stopped: `python -m bench.real_engine [OPTIONS] -- COMMAND`.
 
 COMMAND starts vLLM (written with 0.32); `--host`, `--port` and `--shutdown-timeout` are added to it. Each scenario
 prints one row of a table: 2,000 jobs, default settings but those it names, and what has become of them. Exit code 1:
@@ -52,6 +52,7 @@ HANG_TIMEOUT: Final = 5  # of a call
 END_SECONDS: Final = 30.0
 ORPHAN_SECONDS: Final = 5.0
 DONE_SECONDS: Final = 900.0
+NO_CALL: Final = ("gate_shut", "drain")  # reasons to give a job back that was not sent, or not answered
 BURST, BURSTS, KEPT_ALIVE = 64, 8, 5.0  # uvicorn gives up connections that have been idle for 5 s
 
 
@@ -227,7 +228,7 @@ class Stage:
     def failed_calls(self) -> Counter[str]:
         """How many calls came to which fault."""
         lines = (line for worker in self.fleet.workers for line in worker.log("job"))
-        return Counter(line["code"] for line in lines if line["code"] and line["outcome"] != "released")
+        return Counter(line["code"] for line in lines if line["code"] and line["code"] not in NO_CALL)
 
     def cut_short(self, records: Sequence[Mapping[str, str]]) -> int:
         """How many successes are not as long as was asked for, or were broken off."""
