@@ -24,7 +24,7 @@ from greenscale_worker.cli import main, parser
 from greenscale_worker.cli.terminal import age, columns, moment, seconds_of, since_of
 from greenscale_worker.cli.worker import Process
 from greenscale_worker.config import load
-from greenscale_worker.job import Failed, Outcome, Output, Released, Succeeded, Usage, decode
+from greenscale_worker.job import Failed, Failure, Outcome, Output, Released, Succeeded, Usage, decode
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.redis_list import open_queue
 from greenscale_worker.telemetry import Metrics
@@ -85,15 +85,17 @@ class Shell:
         payloads: Any = self.client.lrange("jobs", 0, -1)
         return [orjson.loads(payload) for payload in reversed(payloads)]
 
-    def run(self, *outcomes: Outcome | None) -> None:
-        """Be the worker for the next jobs: bind each, then settle it; None leaves it running."""
+    def run(self, *outcomes: Outcome | Failure | None) -> None:
+        """Be the worker for the next jobs: bind each, then settle or retry it; None leaves it running."""
 
         async def work() -> None:
             queue = await open_queue(RedisOptions(url=self.url), QueueOptions(backend="echo"), Metrics())
             for outcome in outcomes:
                 lease = await queue.lease()
                 await queue.bind(lease, decode(lease.payload, max_bytes=1_000_000))
-                if outcome is not None:
+                if isinstance(outcome, Failure):
+                    await queue.retry(lease, outcome)
+                elif outcome is not None:
                     await queue.settle(lease, outcome)
             await queue.aclose()
 
@@ -594,7 +596,23 @@ def test_the_queue_is_counted(shell: Shell) -> None:
     assert found == {"queue": "jobs", "waiting": 10, "running": 0, "delayed": 1, "held": 0, "dead": 1, "paused": False}
     code, out, _ = shell("queue")
     assert code == 0
-    assert out.splitlines()[:6] == ["jobs", "waiting  10", "running   0", "delayed   1", "dead      1", "workers   0"]
+    words = ["jobs", "waiting  10", "running   0", "delayed   1", "held      0", "dead      1", "workers   0"]
+    assert out.splitlines()[:7] == words
+
+
+def test_jobs_that_wait_for_a_success_are_counted_as_held(shell: Shell) -> None:
+    alike = Failure(code="http_400", message="no", prior="job", fingerprint="400")
+    for number in range(5):
+        shell("submit", str(number))
+    shell.run(alike, alike, alike, alike, None)  # two are dead; the last claim finds that the others are due
+    assert re.search(r"^held +2\ndead +2$", shell("queue")[1], re.MULTILINE)
+
+
+def test_a_record_is_shown_in_one_order_however_long_it_is(shell: Shell) -> None:
+    shell("submit", "1", "--id", "x")
+    shell.run(Failed("http_422", "long" * 100))
+    names = [line.split()[0] for line in shell("status", "x")[1].splitlines()]
+    assert names[-6:] == ["attempts", "crashes", "worker", "backend", "error_code", "error_message"]
 
 
 async def test_workers_that_live_are_listed(fleet: Fleet, redis_url: str) -> None:

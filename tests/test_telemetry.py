@@ -171,7 +171,7 @@ def test_everything_counted_is_shown() -> None:
     metrics.retried("http_429")
     metrics.busy(lambda: 4)
     metrics.gate(shut=True, breaker=True)
-    metrics.depth(waiting=5, running=4, delayed=3, dead=2)
+    metrics.depth(waiting=5, running=4, delayed=3, held=6, dead=2)
     metrics.reaped(2)
     metrics.lost("taken")
     assert samples(metrics) == {
@@ -190,6 +190,7 @@ def test_everything_counted_is_shown() -> None:
         "greenscale_queue_jobs['waiting']": 5,
         "greenscale_queue_jobs['running']": 4,
         "greenscale_queue_jobs['delayed']": 3,
+        "greenscale_queue_jobs['held']": 6,
         "greenscale_queue_jobs['dead']": 2,
         "greenscale_leases_reaped_total": 2,
         "greenscale_leases_lost_total['taken']": 1,

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 MS: Final = "_ms"
 NUMBERS: Final = ("attempts", "crashes", "prompt_tokens", "completion_tokens", "total_tokens")
+IN_ORDER: Final = (
+    *("attempts", "crashes", "worker", "backend", "model", "finish_reason"),
+    *("prompt_tokens", "completion_tokens", "total_tokens", "error_code", "error_message", "created_at", "metadata"),
+)
 UNKNOWN_TEXT: Final = "unknown or waiting"
 WITH_REASON: Final = ("failed", "delayed", "held")
 OPEN: Final = ("waiting", "running", "delayed", "held", "cancelling")
@@ -100,14 +104,18 @@ async def _status(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Set
 
 
 def _rows(record: dict[str, str]) -> list[tuple[str, str]]:
-    """State first, then what was when, then the rest, each in the order of the record."""
+    """State first, then what was when, then the rest in the order of the wire contract: Redis keeps none."""
     times = {name: value for name, value in record.items() if name.endswith(MS) and value.isdecimal()}
     rest = {name: value for name, value in record.items() if name not in times and name != "state"}
     return [
         ("state", record.get("state", "")),
         *((name.removesuffix(MS), moment(int(value) / 1000)) for name, value in sorted(times.items(), key=_when)),
-        *rest.items(),
+        *sorted(rest.items(), key=_place),
     ]
+
+
+def _place(item: tuple[str, str]) -> int:
+    return IN_ORDER.index(item[0]) if item[0] in IN_ORDER else len(IN_ORDER)
 
 
 def _when(item: tuple[str, str]) -> int:

@@ -28,6 +28,7 @@ Show how much there is to do and who does it.
   waiting   not claimed yet, or back at the head of the queue
   running   claimed by a worker
   delayed   to be tried again later
+  held      failed while nobody succeeds: behind all that waits, until another job succeeds
   dead      failed for good: `greenscale-worker dead list`
   oldest    age of the oldest job that is not running, where it can be known"""
 
@@ -121,11 +122,11 @@ def _name(settings: "Settings") -> str:
 
 
 def _view(name: str, depth: "Depth", workers: Sequence["LiveWorker"]) -> str:
-    numbers = (depth.waiting, depth.running, depth.delayed, depth.dead, len(workers))
+    numbers = (depth.waiting, depth.running, depth.delayed, depth.held, depth.dead, len(workers))
     width = max(len(str(number)) for number in numbers)
     rows = [
         (word, str(number).rjust(width))
-        for word, number in zip(("waiting", "running", "delayed", "dead", "workers"), numbers, strict=True)
+        for word, number in zip(("waiting", "running", "delayed", "held", "dead", "workers"), numbers, strict=True)
     ]
     oldest = "" if depth.oldest_seconds is None else f"   oldest: {age(depth.oldest_seconds)}"
     lines = [
