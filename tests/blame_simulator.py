@@ -181,6 +181,7 @@ class Simulation:
             self.fleet,
             now=self.now,
             tries=job.tries,
+            runs=job.runs - 1,
             failed=job.failed,
             alone=lambda: self._alone(job),
         )

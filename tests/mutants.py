@@ -349,6 +349,7 @@ MUTANTS: Final = [
     Mutant("who failed alike is forgotten", "retry", "  add(BLAME, fingerprint, 1)\n"),
     Mutant("all failures are alike", "retry", "add(BLAME, fingerprint, 1)", "add(BLAME, 'a', 1)"),
     Mutant("a job does not remember its failure", "retry", "  m.failed = now\n"),
+    Mutant("the first failure of the only job counts", "retry", "m.runs > 1", "m.runs > 0"),
     Mutant("the only job is in company", "retry", "and alone(id) then", "and false then"),
     Mutant("every job is alone", "retry", "and alone(id) then", "then"),
     Mutant("the ill are company", "retry", "m.tries < KNOWN then", "true then"),

@@ -277,7 +277,7 @@ def test_a_named_time_or_a_known_job_takes_no_lanes_and_one_is_always_left() -> 
 
 
 def judge(evidence: FleetEvidence, prior: Any, now: float, **of: Any) -> Any:
-    facts = {"tries": 0.0, "failed": None, "alone": lambda: False} | of
+    facts = {"tries": 0.0, "runs": 1, "failed": None, "alone": lambda: False} | of
     used = facts.pop("used", 0.0)
     failure = Failure(code="no", message="", prior=prior, fingerprint=facts.pop("fingerprint", "no"), used=used)
     return decide(failure, evidence, now=now, **facts)
@@ -312,6 +312,11 @@ def test_a_job_alone_uses_up_a_try_every_two_minutes(prior: Any, tries: float, u
     found = judge(FleetEvidence(), prior, 1.0, tries=tries, alone=lambda: True)
     assert found.tries == tries + used
     assert (found.delay >= 120.0) is (used > 0)
+
+
+def test_the_first_failure_of_a_job_alone_uses_up_nothing_and_makes_nobody_wait_for_minutes() -> None:
+    found = judge(FleetEvidence(), "unknown", 1.0, runs=0, alone=lambda: True)
+    assert (found.verdict, found.tries, found.delay) == ("delayed", 0.0, 0.0)
 
 
 # --- the promises, by a simulated clock ---

@@ -1,6 +1,6 @@
 """Whose fault a failed call is, decided by what happens to other jobs and not by a status code (docs/blame.md).
 
-A failure counts for as much of a try as it is a surprise: after sixteen successes a whole one, while nobody succeeds
+A failure counts for as much of a try as it is a surprise: after fifteen successes a whole one, while nobody succeeds
 nothing. Nothing here waits, sends or looks at a clock: times come in as seconds, so that a simulator can ask the same
 questions (`tests/blame_simulator.py`).
 """
@@ -15,7 +15,7 @@ from typing import Final, Literal
 from greenscale_worker.errors import TransientError
 from greenscale_worker.job import Failure
 
-CERTAIN_AFTER: Final = 16  # successes in a row, until a failure is a full try
+CERTAIN_AFTER: Final = 16  # the failure after fifteen successes in a row is a full try
 FORGOTTEN_AFTER: Final = 60.0  # seconds since the last success of peers
 KNOWN: Final = 1.5  # tries used up: the job is known to be ill, and its failures are no news
 ALIKE: Final = 5  # different jobs that fail alike open the breaker
@@ -74,19 +74,22 @@ def decide(  # noqa: PLR0913  what is known of the job
     *,
     now: float,
     tries: float,
+    runs: int,
     failed: float | None,
     alone: Callable[[], bool],
 ) -> Judgement:
     """Decide about a job whose call has failed, and remember it in `evidence`.
 
-    `tries` and `failed` are the job's so far. `alone` says whether no job is beside it but those known to be ill.
+    `tries`, `runs` (those that failed before) and `failed` are the job's so far. `alone` says whether no job is beside
+    it but those known to be ill.
     """
     since = evidence.since
     if since is None:
         evidence.since = now
     if failure.prior != "job":
         used, delay = failure.used, failure.delay
-        if used < 1 and (failure.prior == "unknown" or tries >= 1) and alone():
+        again = runs > 0  # the first failure of a job alone proves nothing, and somebody may be waiting for it
+        if again and used < 1 and (failure.prior == "unknown" or tries >= 1) and alone():
             used, delay = 1.0, max(delay, ALONE_SECONDS)
         tries += used
         return Judgement("dead" if tries >= failure.max_tries else "delayed", delay, tries, failed)

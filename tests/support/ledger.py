@@ -439,7 +439,8 @@ class Ledger:
             verdict = self._judge(job, item.fingerprint)
         else:
             used = item.used
-            if used < TRY and (item.prior == "unknown" or job.tries >= TRY) and self._alone(item.id):
+            again = job.runs > 1
+            if again and used < TRY and (item.prior == "unknown" or job.tries >= TRY) and self._alone(item.id):
                 used, delay = TRY, max(delay, ALONE)
                 self.rare["alone"] += 1
             job.tries += used

@@ -132,6 +132,7 @@ class MemoryQueue:
             store.evidence,
             now=store.clock(),
             tries=entry.tries,
+            runs=entry.runs - 1,
             failed=entry.failed,
             alone=lambda: store.alone(entry),
         )

@@ -48,7 +48,8 @@ local function retry(item, record)
   if prior == 'job' then
     verdict = verdict_of_job(m, fingerprint)
   else
-    if used < TRY and (prior == 'unknown' or m.tries >= TRY) and alone(id) then
+    local again = m.runs > 1  -- the first failure of a job alone proves nothing, and somebody may be waiting for it
+    if again and used < TRY and (prior == 'unknown' or m.tries >= TRY) and alone(id) then
       used, delay = TRY, math.max(delay, ALONE_MS)
     end
     m.tries = m.tries + used
