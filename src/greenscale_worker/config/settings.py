@@ -217,7 +217,11 @@ class JobSettings(Section):
         300.0, alias="GREENSCALE_TIMEOUT_SECONDS", ge=0.1, le=86_400, description="Time limit of one call."
     )
     max_tries: int = Field(
-        5, alias="GREENSCALE_MAX_TRIES", ge=1, le=1000, description="Failed calls, by the job's fault, that end it."
+        5,
+        alias="GREENSCALE_MAX_TRIES",
+        ge=1,
+        le=1000,
+        description="Tries of a job: each failed call uses up one or less (docs/blame.md).",
     )
     max_crashes: int = Field(
         4, alias="GREENSCALE_MAX_CRASHES", ge=1, le=1000, description="Workers it may take with it."
@@ -227,7 +231,7 @@ class JobSettings(Section):
         alias="GREENSCALE_MAX_AGE_SECONDS",
         ge=1,
         le=31_536_000,
-        description="How long after its first claim a job is still tried, by whosever fault.",
+        description="How long after its first claim a job is still tried, whoever is to blame.",
     )
     max_payload_bytes: int = Field(
         1024 * 1024,
