@@ -173,11 +173,23 @@ class Walk(Actors):
                 for held in kept:
                     held.step = "kept"
                 self.settle(worker, everything=True)
-            for used, held in zip([0, 0] if wanted == 1 else [1500, 0], kept, strict=False):
-                held.step = "bound"
-                self.rnd.choice([ignore, ignore, ignore, self.push])(worker)
-                prior = self.rnd.choice(["unknown", "unknown", "endpoint"])
-                self.retry(worker, Fails(prior, used=used, delay=60_000))
+            self.fail_one_by_one(worker, kept, [0, 0] if wanted == 1 else [1500, 0], delay=1)
+            self.ledger.now += 2
+            self.claim(worker, wanted)  # the first failure of a job alone uses up nothing
+            self.bind(worker, everything=True)
+            self.fail_one_by_one(worker, worker.at("bound"), [0, 0], delay=60_000)
+
+    def fail_one_by_one(self, worker: Process, jobs: list[Held], used: list[int], *, delay: int) -> None:
+        """Let the calls of these fail, sometimes with a job that has just come; `used` are thousandths of a try."""
+        for held in jobs:
+            held.step = "kept"
+        for thousandths, held in zip(used, jobs, strict=False):
+            held.step = "bound"
+            self.rnd.choice([ignore, ignore, ignore, self.push])(worker)
+            prior = self.rnd.choice(["unknown", "unknown", "endpoint"])
+            self.retry(worker, Fails(prior, used=thousandths, delay=delay))
+        for held in jobs[len(used) :]:
+            held.step = "bound"
 
     def fail_alike(self, worker: Process) -> None:
         """Let jobs fail alike, and again: after somebody has succeeded, or after nobody has."""

@@ -99,6 +99,7 @@ def _for_people() -> list[Any]:
         structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
         structlog.dev.ConsoleRenderer(
             colors=sys.stderr is not None and sys.stderr.isatty(),
+            sort_keys=False,  # the outcome, the code and the job first
             exception_formatter=structlog.dev.plain_traceback,  # the other one shows the values of variables
         ),
         lambda _logger, _level, line: line.encode(errors="backslashreplace"),
