@@ -181,7 +181,7 @@ class Actors:
         code, latest, n = self.some_code(), self.rnd.random() < 0.5, self.rnd.choice([1, 2, 5])
         ids = [id_ for id_ in self.ledger.chosen(code, latest=latest) if id_ in self.ledger.dead]
         found, cursor, order = [], b"", "latest" if latest else "oldest"
-        while (cursor or not found) and len(found) <= len(ids):
+        while (cursor or not found) and sum(bool(id_) for id_, _ in found) <= len(ids):  # a page may be empty
             args = [code.encode(), "", "", "", order, cursor, n, 9999, 1, ""]
             _, cursor, page = self.execute("list", [], args)
             found += [(number_of(id_), payload) for id_, payload in zip(page[::3], page[2::3], strict=True)] or [
