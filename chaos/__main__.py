@@ -54,7 +54,7 @@ def _run(plan: Plan, kept: Path) -> int:
         began=began,
         commit=commit,
         machine=describe,
-        settings=asdict(plan),
+        settings=asdict(plan) | {"tries": "the default"},
         seconds=round(time.monotonic() - start, 1),
         faults=havoc.done,
         void=havoc.void,

@@ -7,14 +7,18 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Final
 
+from chaos.endpoint import CUT, ILL, POISONED
 from chaos.facts import Disturbance, Execution, Facts, Letter, Push, Verdict
-from chaos.schedule import KILL, KINDS, LATE, LEASE
+from chaos.schedule import ALL_ILL, ILLNESSES, KILL, LATE, LEASE
 
 CANCELLED: Final = {"cancelled", "will_be_cancelled"}
+SLACK: Final = 0.5  # seconds between what the endpoint did and when it was told to
 REACH: Final = 2 * LEASE + 5.0  # seconds: a lease, its discovery, and what a command may wait for its answer
-ENDPOINT: Final = {"429", "5xx", "hang", "cut", "malformed"}
-EVERYBODYS: Final = ("endpoint", "Redis", "CLIENT", "DEBUG", "queue", "dead letters")
-NO_REASON: Final = {kind for kind in KINDS if kind.startswith(EVERYBODYS)}  # they stop all work, and undo none
+ENDPOINT: Final = {"429", "5xx", "hang", "cut", "malformed", POISONED, *(ILL + how for how in ILLNESSES)}
+CODES: Final = {how: f"http_{how}" for how in ILLNESSES} | {"hang": "timeout", CUT: "connection_cut"}
+MOST_BURIED: Final = 2  # by one illness of the whole endpoint
+FAILURES: Final = {*CODES.values(), "http_429", "http_502", "not_a_completion"}
+EVERYBODYS: Final = ("endpoint", "Redis", "CLIENT", "DEBUG", "queue", "dead letters")  # stop work, and undo none
 
 
 def judge(facts: Facts) -> Verdict:
@@ -38,6 +42,8 @@ class _Audit:
         self.verdict = Verdict()
         self._count = self.verdict.counts
         self._pushed = Counter(push.job_id for push in facts.pushes)
+        self._executions = _by(facts.executions, "job")
+        self._buried = Counter[float]()
 
     def breach(self, promise: str, what: str) -> None:
         self._count[promise] += 1
@@ -62,21 +68,23 @@ class _Audit:
         for job_id, pushes in by_id.items():
             times = {payload: self.facts.journal.get(payload, 0) for payload in pushes}
             found = [letter for payload in times for letter in letters.pop(payload, [])]
-            if (code := next(iter(pushes.values())).code) != "":
-                self._rubbish(job_id, code, sum(times.values()), found)
+            push = next(iter(pushes.values()))
+            if push.code:
+                self._hopeless(push, sum(times.values()), found)
             elif any(times.values()):
                 self._job(job_id, times, found)
         for payload in letters:
             self.breach("dead letter of nobody", repr(payload[:100]))
         self._answers()
 
-    def _rubbish(self, job_id: str, code: str, times: int, found: Sequence[Letter]) -> None:
-        """It could not be run: each became a dead letter."""
-        self._count["malformed"] += times
+    def _hopeless(self, push: Push, times: int, found: Sequence[Letter]) -> None:
+        """It could not be run, or is refused for good: each became a dead letter. The last refusal may be another's."""
+        self._count[POISONED if push.poisoned else "malformed"] += times
         if len(found) != times:
-            self.breach("lost" if len(found) < times else "recorded twice", f"{job_id}: {len(found)} of {times}")
-        if {letter.code for letter in found} - {code} or self.facts.written.get(job_id):
-            self.breach("wrong ending", f"{job_id}: {found}, not {code}")
+            self.breach("lost" if len(found) < times else "recorded twice", f"{push.job_id}: {len(found)} of {times}")
+        codes = {push.code} | (FAILURES if push.poisoned else set())
+        if {letter.code for letter in found} - codes or self.facts.written.get(push.job_id):
+            self.breach("wrong ending", f"{push.job_id}: {found}, not {push.code}")
 
     def _job(self, job_id: str, times: Mapping[bytes, int], found: Sequence[Letter]) -> None:
         """It has an answer for each time it was pushed, less those folded into it, in conflict, or cancelled."""
@@ -84,24 +92,42 @@ class _Audit:
         conflicts = sum(letter.code == "conflict" for letter in found)
         state = self.facts.records.get(job_id, {}).get("state", "")
         cancellation = self.facts.cancellations.get(job_id, "")
+        buried = [letter for letter in found if letter.code != "conflict"]
         self._count["conflicts"] += conflicts
         self._count["duplicates"] += pushed - 1
-        if len(found) > conflicts:
-            self.breach("wrong ending", f"{job_id}: {[letter.code for letter in found]}")
+        for letter in buried:
+            if not self._by_an_illness(job_id, letter):
+                self.breach("wrong ending", f"{job_id}: {letter.code}, {self._executions[job_id]}")
         if cancellation in CANCELLED or (cancellation == "unknown" and state == "cancelled"):
             self._count["cancelled"] += 1
             if written or state != "cancelled" or found:
                 self.breach("cancelled in vain", f"{job_id}: {state}, {len(written)} results")
             return
         least = pushed if sum(map(bool, times.values())) > 1 else 1  # only what is equal may be folded
-        ends = f"{job_id}: pushed {pushed} times, {conflicts} conflicts, results {list(written)}"
-        if len(written) + conflicts < least or not written:
+        ends = f"{job_id}: pushed {pushed} times, {conflicts} conflicts, {len(buried)} buried, results {list(written)}"
+        if len(written) + len(found) < least or not (written or buried):
             self.breach("lost", ends)
-        elif len(written) + conflicts > pushed:
+        elif len(written) + len(found) > pushed:
             self.breach("recorded twice", ends)
+        elif not written:
+            return
         elif self.facts.results.get(job_id) != written[-1] or state != "succeeded":
             self.breach("changed", f"{ends}; found {state}, {self.facts.results.get(job_id)!r}")
         self._count["answered"] += bool(written)
+
+    def _by_an_illness(self, job_id: str, letter: Letter) -> bool:
+        """Whether it is one of the two that an illness of the whole endpoint may bury."""
+        for call in reversed(self._executions.get(job_id, [])):
+            how = call.fate.removeprefix(ILL)
+            if how == call.fate or CODES[how] != letter.code:
+                continue
+            for illness in self.facts.disturbances:
+                is_it = illness.kind == f"{ALL_ILL}: {how}"
+                if is_it and illness.began - SLACK <= call.began <= illness.ended + SLACK:
+                    self._buried[illness.began] += 1
+                    self._count["buried by an illness"] += 1
+                    return self._buried[illness.began] <= MOST_BURIED
+        return False
 
     def _answers(self) -> None:
         """Every result is an answer that the endpoint gave to that job."""
@@ -125,12 +151,12 @@ class _Audit:
 
     def executions(self) -> None:
         """One execution, and one more only where a fault explains it: of the endpoint, or of whoever ran it."""
-        reasons = (each for each in self.facts.disturbances if each.kind not in NO_REASON)
+        reasons = (each for each in self.facts.disturbances if not each.kind.startswith(EVERYBODYS))
         disturbances = sorted(reasons, key=lambda each: each.began)
         starts = [each.began for each in disturbances]
         self._count["executions"] = len(self.facts.executions)
         self._count["late heartbeats"] = sum(each.kind == LATE for each in disturbances)
-        for job, executions in _by(self.facts.executions, "job").items():
+        for job, executions in self._executions.items():
             self._count["executed again"] += len(executions) - 1
             self._count["answered twice by the endpoint"] += sum(each.fate == "ok" for each in executions) > 1
             for before, after in pairwise(executions if self._pushed[job] == 1 else ()):

@@ -20,7 +20,10 @@ PROMISES: Final[Mapping[str, tuple[str, str]]] = {
     "changed": ("A result, once written, stays; the record agrees", "the journal, and what readers read at the end"),
     "answer of nobody": ("A result is the answer to a call of that job", "the endpoint: no two answers are the same"),
     "cancelled in vain": ("What was cancelled in time is not answered", "what those who cancelled were told"),
-    "wrong ending": ("Dead letters are for what could not be run, by the right code", "the dead letters"),
+    "wrong ending": (
+        "Dead letters are for what cannot be run, by the right code, and two at most for an illness of the endpoint",
+        "the dead letters, beside what the endpoint did to their calls",
+    ),
     "out of order": ("First deliveries are in the order of the pushes", "times of the first claims, by Redis' clock"),
     "executed again for no reason": (
         "A second call needs a reason: a fault of the endpoint, of the worker, or of what lies between",
@@ -35,8 +38,9 @@ NAMES: Final = {
     "list": "as in CI, list",
     "stream": "as in CI, stream",
 }
+ENDLESS: Final = "as many as it takes"  # of runs that were kept before tries were counted by evidence
 COUNTED: Final = (
-    *("jobs", "answered", "malformed", "cancelled", "conflicts", "duplicates"),
+    *("jobs", "answered", "malformed", "poisoned", "buried by an illness", "cancelled", "conflicts", "duplicates"),
     *("executions", "executed again", "answered twice by the endpoint", "late heartbeats"),
 )
 
@@ -95,7 +99,7 @@ journal and its keys; never from what a worker says of itself. What the promises
 |---|---|
 | machine | {where["processor"]}, {where["cores"]} cores, {where["memory_gib"]} GiB, {where["system"]} |
 | versions | Python {where["python"]}, Redis {where["redis"]}; everything on 127.0.0.1 |
-| settings | leases of {LEASE:g} s, so that many faults fit in; as many tries and crashes as it takes |"""
+| settings | leases of {LEASE:g} s, so that many faults fit in; as many crashes as it takes |"""
 
 
 def _promises(runs: Mapping[str, Outcome]) -> str:
@@ -115,6 +119,7 @@ def _runs(runs: Mapping[str, Outcome]) -> str:
         ["busy before the run", *(f"{run.machine['busy_before_percent']} % of all cores" for run in runs.values())],
         ["faults", *(f"{sum(run.faults.values()):,}" for run in runs.values())],
     ]
+    rows.append(["tries", *(str(run.settings.get("tries", ENDLESS)) for run in runs.values())])
     rows += [[title, *(_counted(run, title) for run in runs.values())] for title in COUNTED]
     kinds = sorted({kind for run in runs.values() for kind in run.faults})
     faults = [[kind, *(f"{run.faults.get(kind, 0):,}" for run in runs.values())] for kind in kinds]

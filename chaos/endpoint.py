@@ -1,6 +1,7 @@
 """The simulator, with a memory: every call is kept with its worker and its times, and no two answers are the same.
 
 `python -m chaos.endpoint PORT LATENCY`; `GET /executions` gives what it has kept, `GET /busy` who waits for answers.
+`POST /illness` lets it fail for all or for one model (`schedule.ILLNESSES`). Poisoned prompts always fail.
 """
 
 import asyncio
@@ -15,6 +16,17 @@ from aiohttp import web
 from greenscale_worker.simulator import CHAT_PATH, Simulator, SimulatorOptions
 
 WORKER: Final = "X-Chaos-Worker"
+ILL: Final = "ill "
+POISONED: Final = "poisoned"
+POISON: Final = "poison "  # how a prompt begins, before the name of the poison
+CUT: Final = "cut"
+POISONS: Final = {
+    "flagged": ("403", "Your input was flagged for violence."),
+    "forbidden": ("403", "no"),
+    "refused": ("400", "no"),
+    "deadly": ("500", "no"),
+    "cut": (CUT, ""),
+}
 
 
 class Recorder:
@@ -24,26 +36,41 @@ class Recorder:
         self.simulator = Simulator(SimulatorOptions(latency=latency))
         self.executions: list[dict[str, Any]] = []
         self.busy: Counter[str] = Counter()
+        self.illness: dict[str, str] = {}
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """Answer as the simulator does, with `<job> #<number of the call>`."""
         body = orjson.loads(await request.read())
         job, prompt, simulator = body["user"], body["messages"][-1]["content"], self.simulator
         seen = simulator.jobs.get(job, 0) + 1
-        fate, _ = simulator.faults.draw(simulator.options.seed, job, seen)
+        fate, how, words = self._fate(prompt, body["model"])
+        fate = fate or simulator.faults.draw(simulator.options.seed, job, seen)[0]
         simulator.answers[prompt] = answer = f"{job} #{seen}"
         execution = {"job": job, "worker": request.headers.get(WORKER, ""), "fate": fate, "answer": answer}
         execution |= {"began": time.monotonic(), "ended": None}
         self.executions.append(execution)
         self.busy[execution["worker"]] += 1
         try:
-            return await simulator.chat(request)
+            return await (_refuse(request, how, words) if how else simulator.chat(request))
         except asyncio.CancelledError:
-            execution["fate"] = fate if fate == "hang" else "abandoned"
+            execution["fate"] = fate if "hang" in fate else "abandoned"
             raise
         finally:
             execution["ended"] = time.monotonic()
             self.busy[execution["worker"]] -= 1
+
+    def _fate(self, prompt: str, model: str) -> tuple[str, str, str]:
+        """Say what an illness or a poison makes of a call: its fate, what is answered, and in which words."""
+        if self.illness.get("model", model) == model and (how := self.illness.get("how", "")):
+            return ILL + how, how, "no"
+        if prompt.startswith(POISON):
+            return POISONED, *POISONS[prompt.split()[1]]
+        return "", "", ""
+
+    async def fall_ill(self, request: web.Request) -> web.Response:
+        """POST /illness: `{"how": …}`, for all, or with `model`, for one; `{}`: all is well."""
+        self.illness = orjson.loads(await request.read())
+        return _json(self.illness)
 
     async def tell(self, _: web.Request) -> web.Response:
         """GET /executions."""
@@ -52,6 +79,15 @@ class Recorder:
     async def tell_busy(self, _: web.Request) -> web.Response:
         """GET /busy: the number of calls that each worker waits for."""
         return _json(+self.busy)
+
+
+async def _refuse(request: web.Request, how: str, words: str) -> web.Response:
+    if how == "hang":
+        await asyncio.Event().wait()
+    if how == CUT and request.transport is not None:
+        request.transport.close()
+    status = int(how) if how.isdecimal() else 500
+    return web.json_response({"error": {"message": words}}, status=status)
 
 
 def _json(value: Any) -> web.Response:
@@ -65,6 +101,7 @@ def build(latency: float) -> web.Application:
     app.router.add_post(CHAT_PATH, recorder.chat)
     app.router.add_get("/health", recorder.simulator.health)
     app.router.add_post("/faults", recorder.simulator.change_faults)
+    app.router.add_post("/illness", recorder.fall_ill)
     app.router.add_get("/executions", recorder.tell)
     app.router.add_get("/busy", recorder.tell_busy)
     return app

@@ -10,7 +10,7 @@ class Push:
     """What a producer sent, and whether it was told that it was accepted; if not, it may be so all the same.
 
     `producer`: whose it is, if it waited for each answer before it went on; else None. `code`: the dead letter it must
-    become, as nothing else can come of it.
+    become, as nothing else can come of it; `poisoned`: the endpoint refuses it for good, and code is how.
     """
 
     job_id: str
@@ -18,11 +18,15 @@ class Push:
     producer: int | None = 0
     told: bool = True
     code: str = ""
+    poisoned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """A call as the endpoint saw it. `fate`: `ok`, the fault it was given, or `abandoned`: nobody stayed for it."""
+    """A call as the endpoint saw it. `fate`: `ok`, the fault it was given, or `abandoned`: nobody stayed for it.
+
+    `ill <illness>`: the endpoint was ill for all, or for its model. `poisoned`: for this job.
+    """
 
     job: str
     worker: str

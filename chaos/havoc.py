@@ -1,6 +1,7 @@
 """Does to a stage what a schedule says."""
 
 import asyncio
+import itertools
 import random
 import signal
 import time
@@ -13,8 +14,8 @@ import aiohttp
 import redis
 
 from chaos.facts import Disturbance, Exit
-from chaos.schedule import KILL, LEASE, Fault
-from chaos.stage import Slot, Stage
+from chaos.schedule import ALL_ILL, ILLNESSES, KILL, LEASE, MODEL_ILL, Fault
+from chaos.stage import MODELS, Slot, Stage
 from greenscale_worker.errors import QueueUnavailableError
 from greenscale_worker.simulator import Faults
 from tests.support.eventually import eventually
@@ -50,6 +51,8 @@ class Havoc:
         self._endpoint: Counter[str] = Counter()
         self._pauses = 0
         self._killing = asyncio.Lock()
+        self._ailing = asyncio.Lock()
+        self._illnesses = itertools.cycle(ILLNESSES)
         self._random = random.Random(0)  # noqa: S311  which dead letters are replayed
 
     async def run(self) -> None:
@@ -169,6 +172,18 @@ class Havoc:
         rates: Any = {RATES[kind]: RATE for kind, times in self._endpoint.items() if times}
         await self._stage.break_endpoint(Faults(slow_seconds=SLOW_SECONDS, **rates))
 
+    async def _fall_ill(self, fault: Fault, _: Slot) -> None:
+        """Let every call fail in the same way, or those of one model with 500; one illness after the other."""
+        async with self._ailing:
+            model = {"model": MODELS[-1]} if fault.kind == MODEL_ILL else {}
+            how = "500" if model else next(self._illnesses)
+            trace = Disturbance(f"{fault.kind}: {how}", None, time.monotonic(), float("inf"))
+            self.disturbances.append(trace)
+            await self._stage.fall_ill(how=how, **model)
+            await asyncio.sleep(fault.lasts)
+            await self._stage.fall_ill()
+            trace.ended = time.monotonic()
+
     async def _pause(self, fault: Fault, _: Slot) -> None:
         self._pauses += 1
         try:
@@ -201,6 +216,8 @@ class Havoc:
         "CLIENT PAUSE": (_client_pause, False),
         "DEBUG SLEEP": (_debug_sleep, False),
         **dict.fromkeys(RATES, (_endpoint_fails, False)),
+        ALL_ILL: (_fall_ill, False),
+        MODEL_ILL: (_fall_ill, False),
         "queue paused": (_pause, False),
         "dead letters replayed": (_replay, False),
     }  # what carries it out, and whether it hits one worker alone

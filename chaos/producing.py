@@ -1,4 +1,4 @@
-"""Producers: they push, some twice, some rubbish, take some back; and keep what they were told."""
+"""Producers: they push, some twice, some rubbish, some poisoned, take some back; and keep what they were told."""
 
 import asyncio
 import random
@@ -9,8 +9,9 @@ from typing import Any, Final
 import orjson
 import redis
 
+from chaos.endpoint import CUT, POISON, POISONS
 from chaos.facts import Push
-from chaos.stage import NAME, Stage
+from chaos.stage import MODELS, NAME, Stage
 from greenscale_worker.errors import QueueUnavailableError
 
 PRODUCERS: Final = 2
@@ -18,9 +19,9 @@ RUBBISH: Final = {
     "not_json": b'{"job_id":"%b","prompt":"What is',
     "bad_job_id": b'{"job_id":"/%b","prompt":"What is 2+2?"}',
     "bad_request": b'{"job_id":"%b","prompt":4}',
-    "bad_field": b'{"job_id":"%b","prompt":"What is 2+2?","metadata":["a"]}',
+    "bad_field": b'{"job_id":"%b","prompt":"What is 2+2?","deadline":4}',
 }
-SHARES: Final = {"plain": 84, "twice": 4, "conflict": 4, "rubbish": 4, "cancelled": 4}  # percent of what is pushed
+SHARES: Final = {"plain": 82, "twice": 4, "conflict": 4, "rubbish": 4, "cancelled": 4, "poisoned": 2}  # percent
 
 
 class Producers:
@@ -33,6 +34,11 @@ class Producers:
         self._seed = seed
         self._rest = PRODUCERS / rate
         self._stopping = asyncio.Event()
+        self._calm = False
+
+    def calm(self) -> None:
+        """Push only what nothing is wrong with."""
+        self._calm = True
 
     def stop(self) -> None:
         """Push no more."""
@@ -52,11 +58,14 @@ class Producers:
             while not self._stopping.is_set():
                 count += 1
                 job_id, (what,) = f"p{number}-{count}", rnd.choices([*SHARES], [*SHARES.values()])
+                what = "plain" if self._calm else what
                 if what == "rubbish":
                     code = rnd.choice([*RUBBISH])
                     push = Push(job_id, RUBBISH[code] % job_id.encode(), number, code=code)
+                elif what == "poisoned":
+                    push = _poisoned(job_id, number, rnd.choice([*POISONS]))
                 else:
-                    push = _plain(job_id, number)
+                    push = _plain(job_id, number, model=rnd.choice(MODELS))
                 accepted, wait = await self._push(client, push), rnd.choice([0.0, 0.5, 2.0])
                 if what in {"twice", "conflict"}:
                     again = _plain(job_id, number, seed=1) if what == "conflict" else push
@@ -93,3 +102,11 @@ class Producers:
 
 def _plain(job_id: str, producer: int, **fields: Any) -> Push:
     return Push(job_id, orjson.dumps({"job_id": job_id, "prompt": job_id, "user": job_id, **fields}), producer)
+
+
+def _poisoned(job_id: str, producer: int, poison: str) -> Push:
+    """One that the endpoint refuses for good; its prompt says how."""
+    how, _ = POISONS[poison]
+    code = "connection_cut" if how == CUT else f"http_{how}"
+    payload = {"job_id": job_id, "prompt": f"{POISON}{poison} {job_id}", "user": job_id}
+    return Push(job_id, orjson.dumps(payload), producer, code=code, poisoned=True)

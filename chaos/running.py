@@ -22,7 +22,7 @@ LOOK_SECONDS: Final = 0.2
 WAITING_MOST: Final = 2000
 TICK: Final = 0.1
 STALL: Final = 0.5  # a tick of ours that is so late says that the machine stood still, for workers as well
-PARTS: Final = ("ready", "suspect", "delayed", "lease", "meta", "bound", "workers")
+PARTS: Final = ("ready", "suspect", "delayed", "held", "lease", "meta", "bound", "workers")
 SAY_EVERY: Final = 30.0
 
 
@@ -34,15 +34,29 @@ async def run(directory: Path, plan: Plan) -> tuple[Verdict, Havoc]:
         speaker = asyncio.create_task(_speak(stage, producers, havoc))
         producing = asyncio.create_task(producers.run())
         await havoc.run()
+        await stage.reconnect()
+        producers.calm()
+        await _poisoned_ended(stage, producers)
         producers.stop()
         await producing
         speaker.cancel()
-        await stage.reconnect()
         await _drained(stage)
         await stage.dismiss(LAST_SECONDS)
         witness.cancel()
         facts = await _facts(stage, producers, havoc)
     return await asyncio.to_thread(judge, facts), havoc
+
+
+async def _poisoned_ended(stage: Stage, producers: Producers) -> None:
+    """Wait for the ends of those that the endpoint refuses; good jobs come in meanwhile: their answers condemn them."""
+    alive = {push.job_id for push in producers.pushes if push.poisoned and push.told}
+    since = time.monotonic()
+    while alive and time.monotonic() - since < PATIENCE:
+        for job_id in sorted(alive):
+            if await stage.client.hget(stage.keys.record(job_id), "state") == b"failed":
+                alive.remove(job_id)
+                since = time.monotonic()
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 async def _drained(stage: Stage) -> None:

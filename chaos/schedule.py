@@ -9,6 +9,9 @@ LEASE: Final = 2.0  # seconds: short, so that many faults fit into two minutes
 GAPS: Final = (0.2, 1.4)  # seconds between two faults
 KILL: Final = "kill -9"
 LATE: Final = "heartbeats a lease apart"
+ALL_ILL: Final = "endpoint ill for all"
+MODEL_ILL: Final = "endpoint ill for one model"
+ILLNESSES: Final = ("400", "500", "cut", "403", "hang", "503")  # by turns: a status and no words, or what else it does
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ KINDS: Final[Mapping[str, Kind]] = {
     "endpoint cuts": Kind(lasts=(1.0, 3.0)),
     "endpoint malformed": Kind(lasts=(1.0, 3.0)),
     "endpoint slow": Kind(lasts=(1.0, 3.0)),
+    ALL_ILL: Kind(weight=2, lasts=(1.5, 4.0)),
+    MODEL_ILL: Kind(lasts=(2.0, 5.0)),
     "queue paused": Kind(lasts=(0.3, 1.5)),
     "dead letters replayed": Kind(),
 }

@@ -32,7 +32,8 @@ LATENCY: Final = 1.0
 TIMEOUT: Final = 8.0  # of a call: what hangs; never what is late because the machine is busy
 LANES: Final = 8
 DRAINS: Final = (0.2, 5.0)  # seconds, the short and the long drain, by turns of the workers' slots
-ENOUGH: Final = 1000  # crashes and tries that bury a job: more than any job will see, so that none is buried
+ENOUGH: Final = 1000  # crashes that bury a job: more than any job will see, so that none is buried
+MODELS: Final = ("one", "other")
 REPLY_SECONDS: Final = 10.0
 KEPT_SECONDS: Final = 86_400
 POLL_SECONDS: Final = 0.05
@@ -124,6 +125,11 @@ class Stage:
         async with self._http.post("/faults", data=orjson.dumps(asdict(faults))) as response:
             response.raise_for_status()
 
+    async def fall_ill(self, **illness: str) -> None:
+        """Let it fail for all, or for one model, until told otherwise."""
+        async with self._http.post("/illness", data=orjson.dumps(illness)) as response:
+            response.raise_for_status()
+
     async def executions(self) -> list[dict[str, Any]]:
         """Ask the endpoint for everything that it has seen."""
         return list(await self._ask("/executions"))
@@ -150,8 +156,8 @@ class Stage:
             "GREENSCALE_LEASE_SECONDS": LEASE,
             "GREENSCALE_CONCURRENCY": LANES,
             "GREENSCALE_TIMEOUT_SECONDS": TIMEOUT,
-            "GREENSCALE_MAX_TRIES": ENOUGH,
             "GREENSCALE_MAX_CRASHES": ENOUGH,
+            "GREENSCALE_MODEL": MODELS[0],
             "GREENSCALE_RESULT_TTL_SECONDS": KEPT_SECONDS,
         }
 

@@ -274,6 +274,20 @@ def test_faults_that_differ_only_in_their_text_are_alike(said: Any) -> None:
     assert "prompt" not in one
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        lambda id_: openai("no", "server_error", f"ERR-{id_}"),
+        lambda id_: openai("no", f"request_{id_}"),
+        lambda id_: {"code": f"E{id_}", "message": "no"},
+        lambda id_: {"error": {f"req_{id_}": "no"}},
+        lambda id_: {"error": {"details": [{"reason": f"TRACE_{id_}"}]}},
+    ],
+)
+def test_faults_that_differ_only_in_the_id_of_a_request_are_alike(said: Any) -> None:
+    assert fingerprint(400, said("7f3a9")) == fingerprint(400, said("b21c4"))
+
+
 def test_faults_that_differ_otherwise_are_not_alike() -> None:
     said = [openai("x", "server_error"), openai("x", "internal"), {"error": "x"}, {"detail": "x"}, b"<html>", b"x", b""]
     seen = [fingerprint(500, each) for each in said] + [fingerprint(502, b"x")]

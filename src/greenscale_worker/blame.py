@@ -156,7 +156,7 @@ class Evidence:
             self.is_open, self.allowed = False, 1.0
             self._met.clear()
         elif self.allowed < self.lanes:
-            more = self.allowed * 2 if self.allowed < self._top else self.allowed + 1 / self.allowed
+            more = min(2 * self.allowed, self._top) if self.allowed < self._top else self.allowed + 1 / self.allowed
             self.allowed = min(self.lanes, more)
 
     def failed(self, call: Call, fault: TransientError, now: float) -> tuple[float, float]:
@@ -221,6 +221,8 @@ class Evidence:
             self.is_open, self._pause = True, FIRST_PAUSE / 2
         elif not self.is_open or not call.probe:
             return
+        elif fault.overload:  # one call alone is too many: the cuts were no measure of what it bears
+            self._top = float(self.lanes)
         if fault.prior == "job" and call.job_id not in self._met:
             self._pause = SHORT_PAUSE
         else:

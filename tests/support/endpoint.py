@@ -110,13 +110,17 @@ class Endpoint:
     ) -> None:
         await self._runner.cleanup()
 
+    def choose(self, _: Received) -> Reply:
+        """What comes next. A test's own endpoint decides it by the request."""
+        return self.script.popleft() if self.script else self.default
+
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         transport = request.transport
         assert transport is not None
         peer = transport.get_extra_info("peername")
         body = await request.read()
         self.received.append(Received(request.method, request.path, request.headers, body, peer))
-        reply = self.script.popleft() if self.script else self.default
+        reply = self.choose(self.received[-1])
         if reply.wait is not None:
             await reply.wait()
         if reply.raw is not None:

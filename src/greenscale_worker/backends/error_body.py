@@ -12,7 +12,7 @@ NAMES: Final = ("code", "type", "status", "error_type", "error_code", "__type", 
 STATUSES: Final = range(400, 600)
 TITLE: Final = re.compile(r"<(title|h1)[^>]*>(.*?)</", re.IGNORECASE | re.DOTALL)
 HTML: Final = re.compile(rb"\s*<(!doctype|html|head|body|\?xml)", re.IGNORECASE)
-KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,30}")
+KEY: Final = re.compile(r"[A-Za-z_][A-Za-z_-]{0,30}")  # no digits: it may be the id of a request
 MOST_KEYS: Final = 8
 
 

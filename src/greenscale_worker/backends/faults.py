@@ -18,7 +18,7 @@ SECRET_LENGTH: Final = 8
 QUOTA: Final = "insufficient_quota"
 TOO_MANY: Final = 429
 NO_COMPLETION: Final = "not_a_completion"
-NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,39}")
+NAME: Final = re.compile(r"[A-Za-z][A-Za-z_.:-]{0,39}")  # no digits: it may be the id of a request
 
 
 @dataclass(frozen=True, slots=True)
