@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from greenscale_worker.blame import Call, Evidence, FleetEvidence, decide
+from greenscale_worker.blame import KNOWN, Call, Evidence, FleetEvidence, decide
 from greenscale_worker.errors import TransientError
 from greenscale_worker.job import Failure
 
@@ -119,8 +119,10 @@ class Simulation:
     def _next(self) -> Simulated | None:
         while self._delayed and self._delayed[0][0] <= self.now:
             _, _, job = heapq.heappop(self._delayed)
-            held = job.failed is not None and self.fleet.since is not None
+            held = job.runs > 0 and self.fleet.since is not None
             heapq.heappush(self._held if held else self._ready, (job.number, job))
+        if self._held and self.fleet.since is None:
+            heapq.heappush(self._ready, heapq.heappop(self._held))
         if self._ready:
             return heapq.heappop(self._ready)[1]
         if self._fresh:
@@ -157,10 +159,7 @@ class Simulation:
             worker.probing = False
         if found is None:
             worker.evidence.succeeded(call, self.now)
-            if self.fleet.succeeded(call.began):
-                self._ready += self._held
-                heapq.heapify(self._ready)
-                self._held = []
+            self.fleet.succeeded(call.began)
             self._end(job, "ok")
             return
         self.refused += 1
@@ -194,7 +193,7 @@ class Simulation:
     def _alone(self, job: Simulated) -> bool:
         if self._fresh or self._left > 256:
             return False
-        return not any(other.end is None and other is not job and other.tries < 1 for other in self.jobs)
+        return not any(other.end is None and other is not job and other.tries < KNOWN for other in self.jobs)
 
     def _end(self, job: Simulated, verdict: str) -> None:
         job.end, job.verdict = self.now, verdict
@@ -301,26 +300,25 @@ def rows(workers: int) -> Iterator[Row]:
 
 def table() -> str:
     """The table of docs/blame.md."""
-    lines = [
-        "| 16 lanes, calls of 0.5 s | workers | others answered by (ideal) | wrongly dead; the ill dead by | failed calls |",
-        "|---|---|---|---|---|",
-    ]
+    cells: dict[str, list[str]] = {}
     for workers in (1, 5):
         random.seed(1)
         for row in rows(workers):
-            ill = [job for job in row.run.jobs if job.number in row.ill]
-            dead_by = max((job.end or math.inf for job in ill if job.verdict == "dead"), default=0.0)
-            ended = (
-                f"{dead_by:.0f} s"
-                if ill and all(job.verdict == "dead" for job in ill)
-                else "–"
-                if not ill
-                else "not all"
-            )
-            wrong = len(row.run.dead(lambda job, ill=row.ill: job.number not in ill))
-            answered = f"{row.run.answered_by():.0f} s ({row.ideal:.0f} s)" if len(row.run.jobs) > len(ill) else "–"
-            lines.append(f"| {row.name} | {workers} | {answered} | {wrong}; {ended} | {row.run.refused} |")
-    return "\n".join(lines)
+            cells.setdefault(row.name, []).append(_cell(row))
+    lines = ["| calls of 0.5 s, 16 lanes each | 1 worker | 5 workers |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| {name} | {' | '.join(both)} |" for name, both in cells.items())])
+
+
+def _cell(row: Row) -> str:
+    ill = [job for job in row.run.jobs if job.number in row.ill]
+    said = []
+    if len(row.run.jobs) > len(ill):
+        said.append(f"{row.run.answered_by():.0f} s ({row.ideal:.0f} s)")
+    said.append(f"{len(row.run.dead(lambda job: job.number not in row.ill))} wrongly dead")
+    if ill:
+        ended = all(job.verdict == "dead" for job in ill)
+        said.append(f"the ill by {max(job.end or 0.0 for job in ill):.0f} s" if ended else "the ill not all")
+    return "; ".join([*said, f"{row.run.refused} failed calls"])
 
 
 BEGIN: Final = "<!-- Written by `python -m tests.blame_simulator --write docs/blame.md`; do not edit. -->\n"

@@ -22,6 +22,7 @@ from typing import Any, Final
 from redis import Redis
 from redis.exceptions import ResponseError
 
+from greenscale_worker.queues.redis_protocol.keys import OF_LETTERS
 from tests.support.actors import JOB_IDS, Actors, Fails, ignore, sources
 from tests.support.crew import Held, Process
 from tests.support.entries import BEAT, FOREIGN, LEASE, LIVE_SECONDS, REMEMBERED_SECONDS, SUSPECT_CRASHES, Kind
@@ -35,6 +36,9 @@ STEPS: Final[dict[str, float]] = {  # what may happen, and how often
     "cancel": 5,
     "replay": 2,
     "purge": 0.5,
+    "tidy": 1.5,
+    "look": 1,
+    "meddle": 1.5,
     "pause": 0.5,
     "resume": 1.5,
     "stray": 1.5,
@@ -169,7 +173,7 @@ class Walk(Actors):
                 for held in kept:
                     held.step = "kept"
                 self.settle(worker, everything=True)
-            for used, held in zip([0, 0] if wanted == 1 else [1000, 0], kept, strict=False):
+            for used, held in zip([0, 0] if wanted == 1 else [1500, 0], kept, strict=False):
                 held.step = "bound"
                 self.rnd.choice([ignore, ignore, ignore, self.push])(worker)
                 prior = self.rnd.choice(["unknown", "unknown", "endpoint"])
@@ -180,9 +184,10 @@ class Walk(Actors):
         if worker in self.stalled:
             return
         with self.without_faults():
-            for _ in range(3):
-                self.push(worker, self.crowd)
-                self.claim(worker, self.crowd)
+            self.push(worker, self.crowd)
+            for n in (self.crowd, 1, 1, self.crowd):
+                self.claim(worker, 1)
+                self.claim(worker, n)
                 self.bind(worker, everything=True)
                 if self.rnd.random() < 0.5:
                     self.settle(worker, most=1)
@@ -255,9 +260,16 @@ class Walk(Actors):
             "settle": [9],
             "release": [9],
             "retry": [9, 9],
-            "put": [9, "j-0", "payload"],
+            "put": [9, 0, "j-0", "payload"],
             "cancel": ["j-0", 9, 9],
-            "replay": [self.setup.name(next(iter(self.ledger.dead), 1))],
+        }
+        of_letters: dict[str, list[Any]] = {
+            "replay": [9, self.setup.name(next(iter(self.ledger.dead), 1))],
+            "list": ["", "", "", "", "latest", "", 9, 9, 0, ""],
+            "find": ["j-0", 0],
+            "codes": ["", 9],
+            "purge": ["", "", "", "", "", 9, "purged"],
+            "tidy": ["", 9],
         }
         keys = [*self.keys.base, self.keys.record("j-0"), self.keys.cancel("j-0")]
         before = self.dump()
@@ -265,7 +277,8 @@ class Walk(Actors):
             if key.encode() in before:
                 self.redis.rename(key, "elsewhere")
             self.foreign(key)
-            for name, args in calls.items():
+            further = key in {self.keys.of(part) for part in OF_LETTERS}  # all others do without
+            for name, args in (of_letters if further else calls | of_letters).items():
                 try:
                     answer = self.scripts[name](keys=keys, args=[self.ledger.now, self.setup.word, *args])
                 except ResponseError as error:

@@ -5,7 +5,8 @@ from importlib import resources
 from typing import Final
 
 from greenscale_worker.queues import redis_protocol
-from tests.support.actors import STORES, sources
+from greenscale_worker.queues.redis_protocol.opening import LETTER_SCRIPTS
+from tests.support.actors import SCRIPTS, STORES, sources
 from tests.support.entries import Kind
 
 
@@ -20,20 +21,21 @@ class Mutant:
     kind: Kind = "list"
 
     def scripts(self) -> dict[str, bytes]:
-        """Load all scripts with the defect in them; that in the prelude is in every one."""
+        """Load all scripts with the defect in them; that in a part that scripts share is in every one of these."""
         protocol, package = resources.files(redis_protocol), STORES[self.kind].package
-        parts = {"prelude": protocol.joinpath("prelude.lua").read_bytes()}
-        parts["store"] = resources.files(package).joinpath("store.lua").read_bytes()
-        head = b"".join(parts.values())
-        bodies = {name: source.removeprefix(head) for name, source in sources(self.kind).items()}
-        sound = (parts | bodies)[self.file]
+        shared = {name: protocol.joinpath(f"{name}.lua").read_bytes() for name in ("prelude", "letters")}
+        shared["store"] = resources.files(package).joinpath("store.lua").read_bytes()
+        heads = dict.fromkeys(SCRIPTS, ("prelude", "store"))
+        heads |= dict.fromkeys(LETTER_SCRIPTS, ("prelude", "store", "letters"))
+        bodies = {
+            name: source.removeprefix(b"".join(shared[part] for part in heads[name]))
+            for name, source in sources(self.kind).items()
+        }
+        sound = (shared | bodies)[self.file]
         if sound.count(self.right.encode()) != 1:
             raise ValueError(f"{self.file}.lua must contain this exactly once: {self.right}")
-        broken = sound.replace(self.right.encode(), self.wrong.encode())
-        if self.file in parts:
-            head = b"".join((parts | {self.file: broken}).values())
-            return {name: head + body for name, body in bodies.items()}
-        return {name: head + body for name, body in (bodies | {self.file: broken}).items()}
+        parts = shared | bodies | {self.file: sound.replace(self.right.encode(), self.wrong.encode())}
+        return {name: b"".join(parts[part] for part in (*heads[name], name)) for name in bodies}
 
 
 MUTANTS: Final = [
@@ -42,8 +44,8 @@ MUTANTS: Final = [
     Mutant(
         "one key's type is not guarded",
         "prelude",
-        "'hash', 'hash', 'zset', 'zset', 'hash', own}",
-        "'hash', 'hash', nil, 'zset', 'hash', own}",
+        "'hash', 'hash', 'zset', 'zset', 'hash', false,",
+        "'hash', 'hash', nil, 'zset', 'hash', false,",
     ),
     Mutant("meta is kept", "prelude", "  call('HDEL', META, unpack(ids))\n"),
     Mutant(
@@ -97,23 +99,38 @@ MUTANTS: Final = [
         "ipairs({READY, DELAYED, SUSPECT})",
     ),
     Mutant(
-        "what is held waits with the others", "prelude", "m.failed > 0 and control.blamed and HELD or READY", "READY"
+        "what is held waits with the others",
+        "prelude",
+        "V2 and m.runs > 0 and control.blamed and HELD or READY",
+        "READY",
     ),
     Mutant(
         "held for ever",
         "prelude",
-        "m.failed > 0 and control.blamed and HELD or READY",
-        "m.failed > 0 and HELD or READY",
+        "m.runs > 0 and control.blamed and HELD or READY",
+        "m.runs > 0 and HELD or READY",
     ),
+    Mutant("held where the version before does not look", "prelude", "V2 and m.runs > 0 and", "m.runs > 0 and"),
     Mutant("that something is held is not noted", "prelude", "    call('HSET', CONTROL, 'held', '1')\n"),
     Mutant("format 2 before all know it", "prelude", "V2 = control.format == '2'", "V2 = true"),
     Mutant("format 1 for ever", "prelude", "V2 = control.format == '2'", "V2 = false"),
+    Mutant("a worker of the version before wakes and claims", "prelude", ", 'clock', 'format 2')", ")"),
+    Mutant("the upgrade forgets when a script last ran", "beat", "  call('HSET', CONTROL, 'time', NOW)\n"),
+    Mutant(
+        "format 1 forgets the runs",
+        "prelude",
+        "runs = tonumber(tries), failed = 0",
+        "runs = 0, failed = 0",
+    ),
+    Mutant(
+        "blame of the future is never answered", "prelude", "if number_in_control('blamed') > now then", "if false then"
+    ),
     Mutant("format 1 loses what was tried", "prelude", "math.floor(m.tries / 1000)", "0"),
     Mutant(
         "format 1 counts tries in thousandths",
         "prelude",
-        "tonumber(m.crashes) end",
-        "tonumber(m.crashes) end m.tries = m.tries and m.tries / 1000",
+        "tries = 1000 * tries",
+        "tries = tonumber(tries)",
     ),
     Mutant(
         "a dead letter loses its payload",
@@ -124,19 +141,35 @@ MUTANTS: Final = [
     Mutant(
         "a line feed in a message hides the payload",
         "prelude",
-        "cjson.encode(header) .. '\\n' .. payload",
-        "string.gsub(cjson.encode(header), '\\\\n', '\\n') .. '\\n' .. payload",
+        "cjson.encode(header) .. behind",
+        "string.gsub(cjson.encode(header), '\\\\n', '\\n') .. behind",
     ),
     Mutant(
         "a bar in a reason hides the payload",
         "prelude",
-        "return cjson.decode(string.sub(letter, 1, feed - 1)), string.sub(letter, feed + 1)",
-        "return cjson.decode(string.sub(letter, 1, feed - 1)), string.match(letter, '^[^|]*\\n(.*)$')",
+        "return header, feed and string.sub(letter, feed + 1)",
+        "return header, feed and string.match(letter, '^[^|]*\\n(.*)$')",
+    ),
+    Mutant("format 1 has payloads apart", "prelude", "local apart = V2 and payload and", "local apart = payload and"),
+    Mutant(
+        "format 2 has payloads behind the header",
+        "prelude",
+        "local apart = V2 and payload and",
+        "local apart = false and",
+    ),
+    Mutant("a letter is not entered in the index", "prelude", "behind)\n  letters.enter(id, header)", "behind)"),
+    Mutant("a letter is not found by its job", "prelude", "then members[3] =", "then local _ ="),
+    Mutant("a code may end the code", "prelude", "string.gsub(header.code, '%z', ' ')", "header.code"),
+    Mutant("a letter's payload outlives it", "prelude", "  redis.pcall('HDEL', PAYLOADS, id)\n"),
+    Mutant(
+        "a letter's index entries outlive it",
+        "prelude",
+        "  if header then redis.pcall('ZREM', INDEX, unpack(letters.members(id, header))) end\n",
     ),
     Mutant("no amnesty", "prelude", "if queue_now < number_in_control('amnesty') then", "if false then"),
     Mutant("amnesty ends too early", "prelude", "digits(queue_now + 2 * beat_ms)", "digits(queue_now + beat_ms)"),
     Mutant("a clock that goes back is not noticed", "prelude", "went_back = now < clock - 1000", "went_back = false"),
-    Mutant("the clock is not kept", "prelude", "  call('HSET', CONTROL, 'clock', NOW)\n"),
+    Mutant("the clock is not kept", "prelude", "  call('HSET', CONTROL, CLOCK, NOW)\n"),
     Mutant("leases are reaped before their time", "prelude", "'(' .. digits(queue_now)", "digits(queue_now + 1000)"),
     Mutant("crashes are not counted", "prelude", "m.crashes = m.crashes + 1"),
     Mutant(
@@ -192,8 +225,8 @@ MUTANTS: Final = [
     Mutant(
         "ids repeat after a failover",
         "store",
-        "last = last or tonumber(call('HGET', CONTROL, 'last') or '') or 0",
-        "last = last or micros",
+        "last = last or whole(call('HGET', CONTROL, 'last')) or 0  --",
+        "last = last or micros  --",
     ),
     Mutant("tokens repeat", "claim", "nonce .. ':' .. (#given + 1), owner", "'token:' .. (#given + 1), owner"),
     Mutant("a claim is not remembered", "claim", "'EX', REMEMBERED)", "'EX', 30)"),
@@ -201,10 +234,10 @@ MUTANTS: Final = [
     Mutant(
         "ids are given again by the next claim",
         "store",
-        "digits(last or tonumber(call('HGET', CONTROL, 'last') or '') or 0)",
+        "digits(last or whole(call('HGET', CONTROL, 'last')) or 0)",
         "'0'",
     ),
-    Mutant("no cap on bytes", "claim", "#given < n and bytes < max_bytes", "#given < n"),
+    Mutant("no cap on bytes", "claim", "#given < n and bytes < max_bytes and", "#given < n and"),
     Mutant("fewer at once", "claim", "AT_ONCE = 8", "AT_ONCE = 1"),
     Mutant("more at once", "claim", "AT_ONCE = 8", "AT_ONCE = 64"),
     Mutant("many suspects at once", "claim", "    may_suspect = false\n"),
@@ -222,7 +255,7 @@ MUTANTS: Final = [
     ),
     Mutant("a pause is ignored", "claim", "if control.paused then", "if false then"),
     Mutant("it oversleeps", "claim", "math.min(due_next, expires_next)", "math.max(due_next, expires_next)"),
-    Mutant("it rests beside what the cap left", "claim", " or (bytes >= max_bytes and #given < n)"),
+    Mutant("it rests beside what the cap left", "claim", " or stopped"),
     Mutant("it rests beside more that was due", "claim", " or #due == BATCH"),
     Mutant("it rests beside more that has expired", "claim", "reaped == BATCH or "),
     Mutant(
@@ -269,8 +302,8 @@ MUTANTS: Final = [
     Mutant("a failure is written as an answer", "settle", "if succeeded then call('SET'", "if text then call('SET'"),
     Mutant("results live for ever", "settle", ", 'EX', ttl)", ")"),
     Mutant("a late answer is refused", "settle", "if not late(id, token, succeeded, job_id) then", "if true then"),
-    Mutant("a late answer leaves its dead letter", "settle", "if succeeded then call('HDEL', DEAD, id) end"),
-    Mutant("a late answer needs no token", "settle", " or open_letter(letter).token ~= token"),
+    Mutant("a late answer leaves its dead letter", "settle", "if succeeded then letters.drop(id, header) end"),
+    Mutant("a late answer needs no token", "settle", " or header.token ~= token"),
     Mutant(
         "a late answer overrules the job in flight",
         "settle",
@@ -313,14 +346,12 @@ MUTANTS: Final = [
     Mutant("a success since proves nothing", "retry", "local proven = ", "local proven = false and "),
     Mutant("any failure proves it", "retry", "(not control.blamed or m.failed < number_in_control('blamed'))", "true"),
     Mutant("the first failure is forgotten", "retry", "    call('HSET', CONTROL, 'blamed', NOW)\n"),
-    Mutant("who failed alike is forgotten", "retry", "  call('HINCRBY', BLAME, fingerprint, 1)\n"),
-    Mutant(
-        "all failures are alike", "retry", "call('HINCRBY', BLAME, fingerprint, 1)", "call('HINCRBY', BLAME, 'a', 1)"
-    ),
+    Mutant("who failed alike is forgotten", "retry", "  add(BLAME, fingerprint, 1)\n"),
+    Mutant("all failures are alike", "retry", "add(BLAME, fingerprint, 1)", "add(BLAME, 'a', 1)"),
     Mutant("a job does not remember its failure", "retry", "  m.failed = now\n"),
     Mutant("the only job is in company", "retry", "and alone(id) then", "and false then"),
     Mutant("every job is alone", "retry", "and alone(id) then", "then"),
-    Mutant("the ill are company", "retry", "m.tries < TRY then", "true then"),
+    Mutant("the ill are company", "retry", "m.tries < KNOWN then", "true then"),
     Mutant("those that wait are no company", "retry", " or store.unclaimed() > 0 then", " then"),
     Mutant(
         "an endpoint's fault uses up the only job's tries", "retry", "(prior == 'unknown' or m.tries >= TRY)", "true"
@@ -341,14 +372,14 @@ MUTANTS: Final = [
         "if control.held then",
     ),
     Mutant(
-        "what is held comes back at once, however much",
+        "the youngest of what is held comes back first",
         "claim",
-        "call('ZRANGE', HELD, 0, BATCH - 1)",
-        "call('ZRANGE', HELD, 0, -1)",
+        "unheld = call('ZRANGE', HELD, 0, 0)",
+        "unheld = call('ZRANGE', HELD, -1, -1)",
     ),
     Mutant("what is held is never claimed", "claim", "if control.held then take_again(", "if false then take_again("),
-    Mutant("back, and still held", "claim", "    call('ZREM', HELD, id)\n"),
-    Mutant("back, and nobody is told", "claim", "reaped > 0 or #unheld > 0", "reaped > 0"),
+    Mutant("back, and still held", "claim", "    call('ZREM', HELD, unheld)\n"),
+    Mutant("back, and nobody is told", "claim", "reaped > 0 or unheld then", "reaped > 0 then"),
     Mutant("upgraded before the last one has gone", "beat", "then return end", "then break end"),
     Mutant("never upgraded", "beat", "if not V2 then upgrade() end"),
     # beat
@@ -364,21 +395,83 @@ MUTANTS: Final = [
     Mutant("a cancelled job runs on", "cancel", "  forget({[id] = find(id)})\n"),
     Mutant("a worker is not told", "cancel", "  ring('gone ' .. id)\n"),
     Mutant("a finished job leaves a tombstone", "cancel", "if state == 'succeeded' or", "if"),
-    Mutant("a tombstone for ever", "cancel", ", 'EX', ARGV[4])", ")"),
-    Mutant("put overwrites the record of a job in flight", "put", " and not bound_elsewhere(ARGV[arg], '')"),
-    Mutant("put: all items share the first's record", "put", "  key = key + 1\n"),
-    Mutant("a replayed letter stays dead", "replay", "call('HDEL', DEAD, ARGV[3])\n"),
+    Mutant("a tombstone for ever", "cancel", ", 'EX', live_ttl)", ")"),
+    Mutant("a tombstone lasts as long as a result", "cancel", "'EX', live_ttl", "'EX', final_ttl + 1"),
+    Mutant(
+        "a job to be cancelled still says it waits",
+        "cancel",
+        "write_record(record, live_ttl, {'state', 'cancelling'})\n",
+    ),
+    Mutant("who is unknown is said to be cancelled later", "cancel", "if not state then return 'UNKNOWN' end\n"),
+    Mutant(
+        "who is unknown leaves no tombstone",
+        "cancel",
+        "call('SET', tombstone, '1', 'EX', live_ttl)\nif not state then return 'UNKNOWN' end",
+        "if not state then return 'UNKNOWN' end\ncall('SET', tombstone, '1', 'EX', live_ttl)",
+    ),
+    Mutant("put hides that a job will be cancelled", "put", "cancelled and 'cancelling' or 'waiting'", "'waiting'"),
+    Mutant("put: nothing is folded", "put", "if fold and", "if false and"),
+    Mutant("put: all is folded", "put", "if fold and", "if"),
+    Mutant(
+        "put: what has failed is folded",
+        "put",
+        "return state and state ~= 'failed' and state ~= 'cancelled'",
+        "return state",
+    ),
+    Mutant("put overwrites the record of a job in flight", "put", " and not bound then", " then"),
+    Mutant("put: all items share the first's record", "put", "local key = ITEMS + arg - 5", "local key = ITEMS"),
+    Mutant("a replayed letter stays dead", "replay", "  letters.drop(id, header)\n"),
+    Mutant("replay knows no end", "replay", "if bytes >= most then break end"),
     Mutant(
         "a replayed job cannot be cancelled",
         "replay",
-        "if job_id ~= '' then call('HSET', BOUND",
+        "if m.job_id ~= '' then call('HSET', BOUND",
         "if false then call('HSET', BOUND",
     ),
     Mutant(
         "a replayed job takes another's binding",
         "replay",
-        "bound_elsewhere(header.job_id, ARGV[3]) and '' or header.job_id",
-        "header.job_id",
+        "bound_elsewhere(name, id) and '' or name",
+        "name",
+    ),
+    # dead letters
+    Mutant("the oldest come first", "list", "if order == 'latest' then", "if false then"),
+    Mutant(
+        "a page repeats the last letter",
+        "list",
+        "from == '' and low or '(' .. from",
+        "from == '' and low or '[' .. from",
+    ),
+    Mutant("what a page did not hold is passed over", "list", "#members == n and members[n] or ''", "''"),
+    Mutant("a code is not looked at", "letters", "code == '' and 't\\0' or", "true and 't\\0' or"),
+    Mutant("codes are counted by their beginning", "codes", "'(c\\0' .. code .. '\\1'))", "'(c\\1'))"),
+    Mutant(
+        "the latest are purged",
+        "purge",
+        "call('ZRANGE', INDEX, low, high, 'BYLEX', 'LIMIT', 0, most)",
+        "call('ZRANGE', INDEX, high, low, 'BYLEX', 'REV', 'LIMIT', 0, most)",
+    ),
+    Mutant(
+        "more is purged than is to be left", "purge", "call('HLEN', DEAD) - tonumber(ARGV[7])", "call('HLEN', DEAD)"
+    ),
+    Mutant("an entry without a letter stays", "tidy", "if not is_right(member) then", "if false then"),
+    Mutant("a letter without an entry stays so", "letters", "    letters.enter(id, header)\n"),
+    Mutant("nothing is put in line", "tidy", "  if in_line() then return '' end", "  if true then return '' end"),
+    Mutant(
+        "letters of format 1 stay whole",
+        "tidy",
+        " and (indexed == 0 or not V2 or call('HGET', CONTROL, 'letters') == '2')",
+    ),
+    Mutant(
+        "the walk through letters ends too early",
+        "tidy",
+        "return page[1] == '0' and 'i' or 'l' .. page[1]",
+        "return 'i'",
+    ),
+    Mutant(
+        "the walk through the index ends too early",
+        "tidy",
+        "if #members == portion then return 'i' .. members[portion] end",
     ),
     # What only a stream has
     Mutant(
@@ -391,8 +484,8 @@ MUTANTS: Final = [
     *(
         Mutant(name, "store", right, wrong, kind="stream")
         for name, right, wrong in (
-            ("an ended job stays in the stream", "  call('XDEL', SOURCE, unpack(ids))\n", ""),
-            ("an ended job is not acknowledged", "  call('XACK', SOURCE, GROUP, unpack(ids))\n", ""),
+            ("an ended job stays in the stream", "  call('XDEL', SOURCE, unpack(entries))\n", ""),
+            ("an ended job is not acknowledged", "  call('XACK', SOURCE, GROUP, unpack(entries))\n", ""),
             (
                 "the head is in no order",
                 "return digits(tonumber(ms) * 1024 + math.min(tonumber(seq), 1023))",

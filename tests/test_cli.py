@@ -8,19 +8,20 @@ import re
 import signal
 import subprocess
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
-from contextlib import aclosing
-from datetime import datetime, timedelta
+from contextlib import aclosing, contextmanager
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import orjson
 import pytest
 import redis
 
 from greenscale_worker.cli import main, parser
-from greenscale_worker.cli.terminal import age, columns, moment, seconds_of
+from greenscale_worker.cli.terminal import age, columns, moment, seconds_of, since_of
 from greenscale_worker.cli.worker import Process
 from greenscale_worker.config import load
 from greenscale_worker.job import Failed, Outcome, Output, Released, Succeeded, Usage, decode
@@ -29,6 +30,7 @@ from greenscale_worker.queues.redis_list import open_queue
 from greenscale_worker.telemetry import Metrics
 from tests.support.eventually import eventually
 from tests.support.redis_server import RedisServer, free_port
+from tests.support.tcp_proxy import TcpProxy, Trap
 from tests.support.worker_process import Fleet
 
 COMMANDS = (
@@ -175,8 +177,8 @@ def test_help_asks_for_no_library() -> None:
         ["dead"],
         ["dead", "purge"],
         ["dead", "purge", "--older-than", "1y"],
-        ["dead", "replay"],
-        ["dead", "replay", "x", "--all"],
+        ["dead", "list", "--limit", "0"],
+        ["dead", "list", "--since", "soon"],
         ["config", "--json", "--markdown"],
         ["submit", "a", "--jsonl", "b"],
         ["submit", "a", "--metadata", "b"],
@@ -315,6 +317,125 @@ def test_a_job_that_is_wrong_is_not_handed_in(arguments: list[str], said: str, s
     assert shell.waiting() == []
 
 
+def lines_of(number: int, **fields: Any) -> bytes:
+    return b"".join(orjson.dumps({"prompt": f"<{line}>", **fields}) + b"\n" for line in range(1, number + 1))
+
+
+def test_a_line_without_an_id_has_that_of_what_it_says(shell: Shell) -> None:
+    Path("jobs.jsonl").write_bytes(b'{"prompt": "1"}\n{"prompt": "2", "job_id": null}\n{"prompt": "1"}\n')
+    code, out, err = shell("submit", "--jsonl", "jobs.jsonl")
+    ids = out.split()
+    assert (code, len(set(ids)), err) == (0, 3, ""), "two lines that are alike are two jobs"
+    assert shell("submit", "--jsonl", "jobs.jsonl") == (
+        0,
+        out,
+        "3 of 3 were known already, and are not handed in twice\n",
+    )
+    assert [job["job_id"] for job in shell.waiting()] == ids
+    shell.run(ANSWER, Failed("no", ""))
+    assert shell("submit", "--jsonl", "jobs.jsonl")[1:] == (
+        out,
+        "2 of 3 were known already, and are not handed in twice\n",
+    )
+    assert [job["job_id"] for job in shell.waiting()] == [ids[2], ids[1]], "what has failed is run again"
+    for again in (["--metadata", "run=2"], ["--model", "m"]):
+        _, out, err = shell("submit", "--jsonl", "jobs.jsonl", *again)
+        assert (len(set(out.split()) - set(ids)), err) == (3, "")
+        ids += out.split()
+
+
+def test_a_redis_that_is_full_is_called_so_and_what_was_accepted_is_named(
+    shell: Shell, start_redis: Callable[..., RedisServer]
+) -> None:
+    server = start_redis("maxmemory-policy noeviction")
+    shell.set(REDIS_URL=server.url)
+    Path("jobs.jsonl").write_bytes(lines_of(1000, padding="x" * 3000))
+    with server.client() as client:
+        assert shell("submit", "first", "--id", "first")[0] == 0
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"]) + 1_500_000)
+        code, out, err = shell("submit", "--jsonl", "jobs.jsonl")
+        accepted = client.llen("jobs") - 1
+        assert 0 < accepted < 1000
+        assert (code, out.count("\n"), err.count("\n")) == (1, accepted, 1)
+        assert err.startswith("greenscale-worker: Redis is full (maxmemory): ")
+        assert f"; handed in: jobs.jsonl line 1 to {accepted}; " in err
+        assert err.endswith(f"; not handed in: jobs.jsonl line {accepted + 1} to 1000\n")
+        client.config_set("maxmemory", 0)
+        code, out, err = shell("submit", "--jsonl", "jobs.jsonl")
+        assert (code, out.count("\n"), err.split()[:3]) == (0, 1000, [str(accepted), "of", "1000"])
+        assert client.llen("jobs") == 1001, "the same command again loses and doubles nothing"
+        client.config_set("maxmemory", 1)
+        code, out, err = shell("submit", "x", "--id", "x")
+        assert (code, out, err.endswith("; not handed in: x\n")) == (1, "", True)
+
+
+async def test_whoever_is_cut_off_says_what_was_accepted(redis_server: RedisServer, tmp_path: Path) -> None:
+    (tmp_path / "jobs.jsonl").write_bytes(lines_of(1000))
+    async with TcpProxy(redis_server.port) as proxy:
+        proxy.set(Trap(b"<501>"))
+        arguments = ["submit", "--jsonl", "jobs.jsonl"]
+        environment = {"REDIS_URL": f"redis://127.0.0.1:{proxy.port}"}
+        submit = process(*arguments, environment=environment, cwd=tmp_path)
+        out, err = await asyncio.to_thread(submit.communicate)
+        assert (submit.returncode, out.count(b"\n")) == (1, 500)
+        assert b"; handed in: jobs.jsonl line 1 to 500; " in err
+        assert b"; not known, for the answer got lost: jobs.jsonl line 501 to 600; " in err
+        assert err.endswith(b"; not handed in: jobs.jsonl line 601 to 1000\n")
+        submit = process(*arguments, environment=environment, cwd=tmp_path)
+        out, err = await asyncio.to_thread(submit.communicate)
+        assert (submit.returncode, out.count(b"\n")) == (0, 1000)
+        assert err == b"600 of 1000 were known already, and are not handed in twice\n"
+    with redis_server.client() as client:
+        assert client.llen("jobs") == 1000
+
+
+def test_ctrl_c_while_it_waits_leaves_the_ids(redis_url: str) -> None:
+    with process("submit", "x", "--wait", environment={"REDIS_URL": redis_url}) as ask:
+        assert ask.stderr is not None
+        job_id = ask.stderr.readline().split()[1].decode()
+        ask.send_signal(signal.SIGINT)
+        assert ask.wait() == 130
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.hget(f"job:{job_id}", "state") == b"waiting"
+
+
+TWO: Final = b'{"job_id": "a", "prompt": "first?"}\n{"job_id": "b", "prompt": "second?"}\n'
+
+
+@contextmanager
+def two_waited_for(redis_url: str, *options: str) -> Iterator[Any]:
+    """Submit two jobs, and wait for them in another process, as soon as it does."""
+    arguments = ["submit", "--jsonl", "-", "--wait", *options]
+    with process(*arguments, environment={"REDIS_URL": redis_url}, stdin=subprocess.PIPE) as ask:
+        assert ask.stdin is not None
+        assert ask.stderr is not None
+        ask.stdin.write(TWO)
+        ask.stdin.close()
+        said = [ask.stderr.readline() for _ in range(3)]
+        assert said == [b"submitted a\n", b"submitted b\n", b"no worker is alive at the moment; waiting for one\n"]
+        yield ask
+
+
+def test_while_it_waits_it_says_why_and_answers_come_in_order(shell: Shell, redis_url: str) -> None:
+    with two_waited_for(redis_url) as ask:
+        shell.run(None, ANSWER)
+        why = {"state": "delayed", "error_code": "http_503", "error_message": "no\x1b[31mbody is in"}
+        shell.client.hset("job:a", mapping=why)
+        assert ask.stderr.readline() == b"a delayed: http_503: no [31mbody is in\n"
+        shell.client.set("result:a", "1")
+        shell.client.hset("job:a", mapping={"state": "succeeded"})
+        assert ask.stdout.read() == b"# a  first?\n1\n# b  second?\n4\n\n"
+        assert ask.wait() == 0
+
+
+def test_when_the_time_is_over_what_has_ended_is_written(shell: Shell, redis_url: str) -> None:
+    with two_waited_for(redis_url, "--json", "--timeout", "2s") as ask:
+        shell.run(None, ANSWER)
+        (line,) = ask.stdout.read().splitlines()
+        assert orjson.loads(line)["job_id"] == "b"
+        assert (ask.stderr.read(), ask.wait()) == (b"not finished yet: 1 of 2\n", 4)
+
+
 def test_a_backend_of_ones_own_takes_any_payload(shell: Shell) -> None:
     shell.set(GREENSCALE_BACKEND="package.module:handler")
     Path("jobs.jsonl").write_bytes(b'{"image": "cat.png"}')
@@ -330,13 +451,15 @@ async def test_the_answer_is_waited_for(fleet: Fleet, redis_url: str) -> None:
     many = process("submit", "--jsonl", "-", "--wait", "--json", environment=environment, stdin=subprocess.PIPE)
     text = process("submit", "--jsonl", "-", "--wait", environment=environment, stdin=subprocess.PIPE)
     both = many.communicate(lines), text.communicate(lines.replace(b'"a"', b'"c"').replace(b'"b"', b'"d"'))
-    assert ask.communicate() == (b"What is 2+2?\n", b"")
+    out, err = ask.communicate()
+    assert (out, re.fullmatch(rb"submitted [0-9a-f]{32}\n", err) is not None) == (b"What is 2+2?\n", True)
     assert [each.returncode for each in (ask, many, text)] == [0, 0, 0]
     records = {record["job_id"]: record for record in map(orjson.loads, both[0][0].splitlines())}
+    assert {job_id: record["prompt"] for job_id, record in records.items()} == {"a": "1", "b": "2"}
     assert {job_id: record["result"] for job_id, record in records.items()} == {"a": "1", "b": "2"}
     assert {record["state"] for record in records.values()} == {"succeeded"}
-    assert set(both[1][0].decode().split("\n")) == {"# c", "1", "# d", "2", ""}
-    assert both[0][1] == both[1][1] == b""
+    assert both[1][0] == b"# c  1\n1\n# d  2\n2\n"
+    assert [err for _, err in both] == [b"submitted a\nsubmitted b\n", b"submitted c\nsubmitted d\n"]
     await worker.stop()
 
 
@@ -346,6 +469,7 @@ async def test_failures_and_answers_that_do_not_come_are_told(fleet: Fleet, redi
     out, err = waiting.communicate()
     assert (waiting.returncode, out) == (4, b"")
     assert err.decode().splitlines() == [
+        "submitted x",
         "no worker is alive at the moment; waiting for one",
         "not finished yet: 1 of 1",
     ]
@@ -354,13 +478,14 @@ async def test_failures_and_answers_that_do_not_come_are_told(fleet: Fleet, redi
     big = process("submit", "y" * 2000, "--id", "y", "--wait", environment={"REDIS_URL": redis_url})
     out, err = big.communicate()
     assert (big.returncode, out) == (1, b"")
-    assert err.startswith(b"y failed: too_large: ")
+    assert err.startswith(b"submitted y\ny failed: too_large: ")
 
 
 async def test_waiting_outlives_redis(fleet: Fleet, start_redis: Callable[..., RedisServer]) -> None:
     server = start_redis("appendonly yes", "appendfsync always")
     ask = process("submit", "x", "--wait", environment={"REDIS_URL": server.url})
     assert ask.stderr is not None
+    assert ask.stderr.readline().startswith(b"submitted ")
     assert ask.stderr.readline().startswith(b"no worker is alive")
     server.kill()
     assert ask.stderr.readline().startswith(b"Redis does not answer: ")
@@ -378,7 +503,25 @@ def test_a_job_that_nobody_knows(shell: Shell) -> None:
     assert shell.json("status", "x", code=3) == {"job_id": "x", "state": "unknown_or_waiting"}
     assert shell("result", "x") == (3, "", "x: unknown or waiting\n")
     assert shell.json("result", "x", code=3) == {"job_id": "x", "state": "unknown_or_waiting", "result": None}
+    code, out, err = shell("cancel", "x")
+    assert (code, out.startswith("x: there is no record of it; if it waits"), err) == (3, True, "")
+    assert shell.json("cancel", "x", code=3) == {"job_id": "x", "cancellation": "unknown"}
+
+
+def test_a_waiting_job_is_cancelled_when_it_comes_up(shell: Shell) -> None:
+    shell("submit", "1", "--id", "x")
     assert shell("cancel", "x") == (0, "x will be cancelled when it comes up\n", "")
+    assert shell.json("status", "x")["state"] == "cancelling"
+    assert shell("result", "x") == (4, "", "x has not finished yet: cancelling\n")
+    assert 6 * 86_400 < shell.client.ttl("{jobs}:cancel:x") <= 7 * 86_400, "as long as a live record"
+
+
+@pytest.mark.parametrize("job_id", ["a b", "", "\ud800", "a|b"])
+def test_what_no_job_can_be_called_is_told(job_id: str, shell: Shell) -> None:
+    code, out, err = shell("cancel", job_id)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "is no job id; 1 to 128 of letters, digits" in err
+    assert shell("status", job_id)[0] == shell("result", job_id)[0] == 3
 
 
 def test_a_job_from_waiting_to_succeeded(shell: Shell) -> None:
@@ -448,7 +591,7 @@ def test_the_queue_is_counted(shell: Shell) -> None:
     found = shell.json("queue")
     assert found.pop("workers") == []
     assert found.pop("oldest_seconds") is None  # nothing that waits says when it was made
-    assert found == {"queue": "jobs", "waiting": 10, "running": 0, "delayed": 1, "dead": 1, "paused": False}
+    assert found == {"queue": "jobs", "waiting": 10, "running": 0, "delayed": 1, "held": 0, "dead": 1, "paused": False}
     code, out, _ = shell("queue")
     assert code == 0
     assert out.splitlines()[:6] == ["jobs", "waiting  10", "running   0", "delayed   1", "dead      1", "workers   0"]
@@ -572,6 +715,63 @@ def test_a_dead_letter_is_shown_with_its_payload(letters: Shell) -> None:
     assert letters.json("dead", "show", nameless)["payload_hex"] == "ff1b5b324a"
     assert letters("dead", "show", nameless)[1].endswith("\\xff\ufffd[2J\n")
     assert letters("dead", "show", "nobody") == (3, "", "nobody: there is no such dead letter\n")
+
+
+def test_dead_letters_are_counted_by_code(letters: Shell) -> None:
+    assert letters.json("dead", "codes") == {"http_422": 1, "not_json": 1, "timeout": 1}
+    code, out, err = letters("dead", "codes")
+    assert (code, [line.split() for line in out.splitlines()][1:], err) == (
+        0,
+        [["1", "http_422"], ["1", "not_json"], ["1", "timeout"]],
+        "",
+    )
+
+
+def test_a_list_of_dead_letters_ends_where_it_should(letters: Shell) -> None:
+    code, out, err = letters("dead", "list", "--limit", "2")
+    last = out.splitlines()[-1].split()[0]
+    assert (code, out.count("\n")) == (0, 3)
+    assert err == f"… 2 of 3 are shown; those behind: --after {last}, or --limit N\n"
+    code, out, err = letters("dead", "list", "--after", last)
+    assert (code, [row.split()[1] for row in out.splitlines()[1:]], err) == (0, ["a"], "")
+    assert letters("dead", "list", "--after", "nobody") == (3, "", "nobody: there is no such dead letter\n")
+    assert letters("dead", "list", "--code", "timeout")[1].count("\n") == 2
+    assert letters("dead", "list", "--code", "time") == (0, "", "there are no dead letters of this kind\n")
+    assert letters("dead", "list", "--since", "1h")[1].count("\n") == 4
+    assert letters("dead", "list", "--since", "2030-01-02T03:04:05Z")[2] == "there are no dead letters of this kind\n"
+    assert len(letters("dead", "list", "--json", "--limit", "2")[1].splitlines()) == 2
+
+
+def test_many_dead_letters_are_listed_a_hundred_at_a_time_and_as_json_all(shell: Shell) -> None:
+    header = orjson.dumps(
+        {"code": "x", "message": "m", "job_id": "", "token": "", "tries": 1, "crashes": 0}
+        | {"first_claimed_ms": "1", "died_ms": "1"}
+    )
+    shell.client.hset("{jobs}:dead", mapping={str(number): header + b"\npayload" for number in range(1201)})
+    code, out, err = shell("dead", "list")
+    assert (code, out.count("\n"), err[:26]) == (0, 101, "… 100 of 1,201 are shown; ")
+    lines = [orjson.loads(line) for line in shell("dead", "list", "--json")[1].splitlines()]
+    assert {line["id"] for line in lines} == {str(number) for number in range(1201)}
+    assert shell("dead", "replay", "--all", "--limit", "1000", "--dry-run") == (0, "to be replayed: 1000\n", "")
+    assert shell("dead", "replay", "--all", "--limit", "1000") == (0, "replayed: 1000\n", "")
+    assert shell("dead", "purge", "--older-than", "1h") == (0, "purged: 201\n", "")
+    assert shell.client.exists("{jobs}:dead", "{jobs}:dead:payload", "{jobs}:dead:index") == 0
+
+
+def test_nothing_is_done_where_it_is_only_asked_for(letters: Shell) -> None:
+    before = letters("dead", "list", "--json")
+    assert letters("dead", "replay", "a", "b", "c", "--dry-run")[:2] == (1, "to be replayed: 2\n")
+    assert letters("dead", "replay", "--since", "1h", "--dry-run") == (0, "to be replayed: 3\n", "")
+    assert letters("dead", "purge", "--older-than", "0", "--dry-run") == (0, "to be purged: 3\n", "")
+    assert letters("dead", "purge", "--older-than", "0", "--code", "timeout", "--dry-run")[1] == "to be purged: 1\n"
+    assert letters("dead", "list", "--json") == before
+
+
+@pytest.mark.parametrize("arguments", [[], ["x", "--all"], ["x", "--code", "y"], ["x", "--since", "1h"]], ids=" ".join)
+def test_what_is_to_be_replayed_is_said_in_one_way(arguments: list[str], shell: Shell) -> None:
+    code, out, err = shell("dead", "replay", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "ids, or --all, or --code" in err
 
 
 def test_dead_letters_are_replayed(letters: Shell) -> None:
@@ -827,6 +1027,23 @@ def test_moments() -> None:
 )
 def test_time_spans(text: str, seconds: float) -> None:
     assert seconds_of(text) == seconds
+
+
+def test_times_since_when() -> None:
+    assert since_of("2030-01-02T03:04:05Z") == since_of("2030-01-02 03:04:05") == (1893553445.0, None)
+    assert since_of("2030-01-02T04:04:05+01:00") == (1893553445.0, None)
+    assert (since_of("2h"), since_of("90")) == ((None, 7200.0), (None, 90.0))
+    now = datetime.now(UTC)
+    for minutes in (-61, -1, 2):
+        word = f"{now + timedelta(minutes=minutes):%H:%M}"
+        since, none = since_of(word)
+        assert since is not None
+        assert none is None
+        assert -86_400 <= since - now.timestamp() <= 0, "in the last 24 hours"
+        assert f"{datetime.fromtimestamp(since, UTC):%H:%M:%S}" == f"{word}:00"
+    for wrong in ("soon", "25:00", "2030-13-01", "", "1y"):
+        with pytest.raises(ArgumentTypeError, match="is no time; 2030-01-02"):
+            since_of(wrong)
 
 
 def test_columns_are_aligned_and_one_line_each() -> None:

@@ -109,6 +109,8 @@ NUMBERS = {
     "GREENSCALE_TIMEOUT_SECONDS": ("0.1", "86400", "0", "86401", "5m"),
     "GREENSCALE_MAX_TRIES": ("1", "1000", "0", "1001", "x"),
     "GREENSCALE_MAX_CRASHES": ("1", "1000", "0", "1001", "x"),
+    "GREENSCALE_DEAD_MAX_AGE_SECONDS": ("1", "31536000", "0", "31536001", "1d"),
+    "GREENSCALE_DEAD_MAX_COUNT": ("1", "1000000000", "0", "1000000001", "1.5"),
     "GREENSCALE_MAX_AGE_SECONDS": ("1", "31536000", "0", "31536001", "inf"),
     "GREENSCALE_MAX_PAYLOAD_BYTES": ("1024", "8388608", "1023", "8388609", "1M"),
     "REDIS_PORT": ("1", "65535", "0", "65536", "tcp"),
@@ -183,6 +185,7 @@ TEXTS = {
     ),
     "REDIS_STREAM_NAME": (["energy_readings", "{tenant}:jobs"], ["result:x", "a{b"]),
     "GREENSCALE_STREAM_GROUP": (["greenscale", "processing_group", "a:b.c-1"], ["a b", "é", "a" * 129]),
+    "GREENSCALE_RESULT_PREFIX": (["", "search:", "a.b_c-1"], ["a b", "{a}:", "é", "a" * 65]),
     "GREENSCALE_TAKE_FROM": (["right", "left"], ["top"]),
     "GREENSCALE_MAX_TOKENS_PARAMETER": (["max_tokens", "max_completion_tokens"], ["max_new_tokens"]),
     "GREENSCALE_LOG_FORMAT": (["auto", "json", "console"], ["text"]),
@@ -821,7 +824,7 @@ def test_a_stream_may_be_named_by_either_name_but_not_by_two() -> None:
     assert all(name in one_line(caught.value) for name in QUEUE_NAMES)
 
 
-def test_options_of_the_queue_and_the_policy() -> None:
+def test_options_of_the_queue() -> None:
     settings = load(
         {
             "REDIS_LIST_NAME": "{a}:jobs",
@@ -829,15 +832,50 @@ def test_options_of_the_queue_and_the_policy() -> None:
             "GREENSCALE_STREAM_GROUP": "g",
             "GREENSCALE_LEASE_SECONDS": "5",
             "GREENSCALE_RESULT_TTL_SECONDS": "0",
+            "GREENSCALE_RESULT_PREFIX": "a:",
+            "GREENSCALE_DEAD_MAX_AGE_SECONDS": "7",
+            "GREENSCALE_DEAD_MAX_COUNT": "9",
             "GREENSCALE_MAX_CRASHES": "2",
             "GREENSCALE_BACKEND": "echo",
-            "GREENSCALE_MAX_TRIES": "3",
-            "GREENSCALE_TIMEOUT_SECONDS": "1.5",
-            "GREENSCALE_MAX_AGE_SECONDS": "60",
         }
     )
     assert queue_options(settings) == QueueOptions(
-        name="{a}:jobs", take_from="left", group="g", lease=5.0, result_ttl=0, max_crashes=2, backend="echo"
+        name="{a}:jobs",
+        take_from="left",
+        group="g",
+        lease=5.0,
+        result_ttl=0,
+        result_prefix="a:",
+        dead_max_age=7.0,
+        dead_max_count=9,
+        max_crashes=2,
+        backend="echo",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "cluster", "result"),
+    [
+        ("jobs", False, "a:result:1"),
+        ("jobs", True, "{jobs}:a:result:1"),
+        ("{t}:jobs", True, "{t}:jobs:a:result:1"),
+    ],
+)
+def test_a_prefix_stands_in_front_of_what_readers_find(name: str, result: str, *, cluster: bool) -> None:
+    keys = Keys(name, cluster=cluster, public="a:")
+    assert (keys.result("1"), keys.record("1")) == (result, result.replace("result", "job"))
+    assert keys.cancel("1") == f"{keys.prefix}cancel:1", "what is private has the queue's own name"
+    for wrong in ("a:result:x", "a:job:x"):
+        with pytest.raises(ConfigError, match="begins with a:result: or a:job:"):
+            Keys(wrong, public="a:")
+    with pytest.raises(ConfigError, match="result prefix"):
+        Keys(name, public="{a}")
+
+
+def test_options_of_the_policy() -> None:
+    settings = load(
+        {"GREENSCALE_MAX_TRIES": "3", "GREENSCALE_TIMEOUT_SECONDS": "1.5"}
+        | {"GREENSCALE_MAX_AGE_SECONDS": "60", "GREENSCALE_MAX_CRASHES": "2"}
     )
     assert policy(settings) == Policy(max_tries=3, max_crashes=2, timeout=1.5, max_age=60.0)
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pytest
 
+from greenscale_worker.blame import LEAST_ANSWERS
 from greenscale_worker.queues import RedisOptions
 from greenscale_worker.queues.opening import open_queue
 from tests.support.eventually import eventually, together
@@ -135,34 +136,35 @@ async def signalled_twice(stage: Play) -> None:
         await the_rest_is_run_in_order(scene, jobs)
 
 
-async def waiting_to_retry(stage: Play, *, drain: float) -> None:
-    """The endpoint has asked for two seconds, which are waited for in the lease."""
-    async with stage(f"retry-{drain:g}") as scene:
+async def waiting_to_retry(stage: Play) -> None:
+    """The endpoint has asked for two seconds: the jobs wait for them in the queue, and nobody waits for the jobs."""
+    async with stage("retry") as scene:
         scene.endpoint.faults.extend([(503, {"Retry-After": "2"})] * LANES)
-        jobs = scene.jobs.push(*range(LANES))
-        worker = scene.start(GREENSCALE_DRAIN_SECONDS=drain)
-        await eventually(lambda: len(scene.endpoint.arrived) == LANES)
-        await worker.says("gate_shut")
-        await stopped(worker, within=drain)
-        if drain == 0:
-            await the_rest_is_run_in_order(scene, jobs)
-        else:
-            scene.jobs.check()
-            scene.jobs.nothing_left_behind()
-            assert set(scene.endpoint.calls.values()) == {2}
+        scene.jobs.push(*range(LANES))
+        worker = scene.start(GREENSCALE_DRAIN_SECONDS=LONG)
+        await eventually(lambda: scene.jobs.size("delayed") == LANES)
+        await stopped(worker, within=0)
+        assert scene.jobs.counted() == {("0", "0")}
+        fresh = scene.start()
+        await scene.all_ended()
+        scene.jobs.check()
+        await fresh.stop()
+        scene.jobs.nothing_left_behind()
+        assert set(scene.endpoint.calls.values()) == {2}
 
 
 async def gate_shut(stage: Play) -> None:
-    """The endpoint has asked for ten minutes: the job that was told so waits in the queue, no other was touched."""
+    """The endpoint has asked for ten minutes: the jobs that were told so wait in the queue, no other was touched."""
     async with stage("gate", GREENSCALE_CONCURRENCY=1) as scene:
-        scene.endpoint.faults.append((429, {"Retry-After": "600"}))
-        jobs = scene.jobs.push(*range(LANES))
+        told = LEAST_ANSWERS // 2
+        scene.endpoint.faults.extend([(429, {"Retry-After": "600"})] * told)
+        jobs = scene.jobs.push(*range(told + LANES))
         worker = scene.start()
         await worker.says("gate_shut")
-        await eventually(lambda: scene.jobs.size("delayed") == 1)
+        await eventually(lambda: scene.jobs.size("delayed") == told)
         await stopped(worker, within=0)
-        assert scene.endpoint.arrived == jobs[:1]
-        assert scene.jobs.queued() == jobs[1:]
+        assert scene.endpoint.arrived == jobs[:told]
+        assert scene.jobs.queued() == jobs[told:]
         assert scene.jobs.counted() == {("0", "0")}
         scene.jobs.nothing_left_behind()
 
@@ -202,8 +204,7 @@ async def test_sigterm_in_every_other_state(stage: Play) -> None:
     """To which the kind of queue makes no difference."""
     await together(
         drain_of_0=cut_short(stage, 0),
-        waiting_to_retry_cut_short=waiting_to_retry(stage, drain=0),
-        waiting_to_retry=waiting_to_retry(stage, drain=LONG),
+        waiting_to_retry=waiting_to_retry(stage),
         waiting_for_the_backend=waiting_for_the_backend(stage),
         waiting_for_redis=waiting_for_redis(stage),
     )

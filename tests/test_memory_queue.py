@@ -2,20 +2,22 @@
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from greenscale_worker.job import Failed, Outcome, Output, Released, Succeeded, decode
+from greenscale_worker.job import Failed, Failure, Outcome, Output, Released, Succeeded, decode
 from greenscale_worker.queues import Lease, QueueOptions
 from greenscale_worker.queues.memory import MemoryQueue
 
 ANSWER = Succeeded(Output("4"))
 LEASE = 10.0
 HEARTBEAT = LEASE / 5
-STEPS = ["put", "claim", "answer", "fail", "release", "delay", "count", "die", "cancel", "replay", "wait", "stop"]
+ENDS = ["answer", "fail", "release", "delay", "retry", "blame"]
+STEPS = ["put", "claim", *ENDS, "die", "cancel", "replay", "wait", "stop"]
 
 
 class Clock:
@@ -187,21 +189,13 @@ class Walk:
         await self.finish()
 
     async def step(self, step: str, number: int) -> None:
-        outcomes: dict[str, Outcome] = {
-            "answer": ANSWER,
-            "fail": Failed("refused", ""),
-            "release": Released("drain"),
-            "delay": Released("overload", delay=3.0 * number),
-            "count": Released("server_error", counted=True),
-        }
         if step == "put":
             self.put.append(f"job-{len(self.put)}")
             await self.queue.put([(self.put[-1], payload(self.put[-1]))])
         elif step == "claim":
             await self.claim(self.workers[number % 2])
-        elif step in outcomes and self.leases:
-            worker, lease = self.leases[number % len(self.leases)]  # zombies settle, too
-            await worker.settle(lease, outcomes[step])
+        elif step in ENDS and self.leases:
+            await self.end(step, number)
         elif step == "die":
             self.workers[number % 2] = self.queue.beside(f"reborn-{number}")
         elif step == "cancel" and self.leases:
@@ -213,6 +207,21 @@ class Walk:
                 await self.queue.replay(letter.id)
         elif step in {"wait", "stop"}:
             await self.wait(number * HEARTBEAT, beats=step == "wait")
+
+    async def end(self, step: str, number: int) -> None:
+        worker, lease = self.leases[number % len(self.leases)]  # zombies settle, too
+        outcomes: dict[str, Outcome] = {
+            "answer": ANSWER,
+            "fail": Failed("refused", ""),
+            "release": Released("drain"),
+            "delay": Released("overload", delay=3.0 * number),
+        }
+        if step in outcomes:
+            await worker.settle(lease, outcomes[step])
+            return
+        prior: Any = "job" if step == "blame" else "endpoint" if number % 2 else "unknown"
+        facts = {"used": number / 5, "max_tries": 2.0, "delay": float(number)}
+        await worker.retry(lease, Failure(code="no", message="", prior=prior, fingerprint="no", **facts))
 
     async def claim(self, worker: MemoryQueue) -> None:
         lane = asyncio.create_task(worker.lease())
@@ -235,22 +244,23 @@ class Walk:
 
     def check_places(self) -> None:
         store = self.queue._store  # noqa: SLF001  the places are what is to be checked
-        places = [*store.ready, *store.suspects, *store.delayed, *store.leased.values()]
+        places = [*store.ready, *store.suspects, *store.held, *store.delayed, *store.leased.values()]
         assert sorted(entry.id for entry in places) == sorted(store.open)
         assert [entry.id for entry in store.ready] == sorted(entry.id for entry in store.ready)
+        assert [entry.id for entry in store.held] == sorted(entry.id for entry in store.held)
         assert [entry.expires for entry in store.leased.values()] == sorted(e.expires for e in store.leased.values())
         assert all(store.open.get(entry.id) is entry for entry in store.bound.values())
 
     async def unfinished(self) -> int:
         depth = await self.queue.depth()
-        return depth.waiting + depth.running + depth.delayed
+        return depth.waiting + depth.running + depth.delayed + depth.held
 
     async def finish(self) -> None:
         survivor = self.queue.beside("survivor")
         while await self.unfinished():
             self.clock.seconds += HEARTBEAT
             await survivor.beat()
-            while (await self.queue.depth()).waiting:
+            while (depth := await self.queue.depth()).waiting + depth.held:
                 lease = await run(survivor)
                 assert await survivor.settle(lease, ANSWER)
         async for letter in self.queue.dead():

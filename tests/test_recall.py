@@ -2,9 +2,11 @@
 
 import asyncio
 import math
+from itertools import pairwise
 
 import pytest
 
+from greenscale_worker import recall as recalls
 from greenscale_worker.recall import Deadlines, Recall
 
 
@@ -125,3 +127,48 @@ async def test_one_that_was_discarded_or_has_no_end_is_not_called() -> None:
         assert await waiting(deadlines, 0.02, [])
     assert not early.called
     assert not never.called
+
+
+async def hanging(deadlines: Deadlines, *, leaves_at: int, calls: list[float]) -> None:
+    """Swallow calls until so many have come."""
+    recall = Recall()
+    deadlines.add(recall, 0.01)
+    loop = asyncio.get_running_loop()
+    try:
+        with recall:
+            while True:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    calls.append(loop.time())
+                    if len(calls) == leaves_at:
+                        raise
+    finally:
+        deadlines.discard(recall)
+
+
+@pytest.mark.parametrize("leaves_at", [1, 2, 3])
+async def test_a_task_that_does_not_come_is_called_once_more_and_then_given_up(
+    leaves_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recalls, "GRACE_SECONDS", 0.05)
+    stuck, calls = asyncio.Event(), list[float]()
+    told = list[asyncio.Task[object]]()
+
+    def give_up(task: asyncio.Task[object]) -> None:
+        told.append(task)
+        stuck.set()
+
+    task = asyncio.create_task(hanging(Deadlines(give_up), leaves_at=leaves_at, calls=calls))
+    async with asyncio.timeout(10):
+        if leaves_at == 3:
+            await stuck.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        else:
+            await task
+            await asyncio.sleep(0.15)
+    assert told == ([task] if leaves_at == 3 else [])
+    assert len(calls) == leaves_at
+    assert all(later - earlier >= 0.05 for earlier, later in pairwise(calls))

@@ -116,7 +116,7 @@ async def test_the_length_is_what_has_not_ended_at_every_step(stream: Stream) ->
     await stream.books(4, 5)
     assert await a.settle(one, ANSWER)
     await stream.books(4, 4)
-    assert await a.settle(two, Released("overload", delay=60, counted=True))
+    assert await a.settle(two, Released("overload", delay=60))
     await stream.books(4, 3, 1)
     assert await a.settle(three, Released("drain"))
     await stream.books(5, 2, 1)

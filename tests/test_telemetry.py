@@ -142,7 +142,7 @@ def test_without_a_stdout_nothing_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_event_has_somebody_who_logs_it() -> None:
     text = "".join(path.read_text() for path in SOURCES.rglob("*.py"))
-    logged = set(re.findall(r'\blog\.\w+\(\s*"(\w+)"', text))
+    logged = set(re.findall(r'\b(?:log\.\w+|say)\(\s*"(\w+)"', text))
     assert logged == set(get_args(Event))
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         ConfigError,
         GreenScaleError,
         PermanentError,
+        QueueFullError,
         QueueUnavailableError,
         TransientError,
     )
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from greenscale_worker.queues import (
         Binding,
         Cancellation,
+        DeadFilter,
         DeadLetter,
         Depth,
         Lease,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
         QueueAdmin,
         QueueOptions,
         RedisOptions,
+        Replay,
         Verdict,
     )
     from greenscale_worker.queues.memory import MemoryQueue
@@ -46,13 +49,14 @@ _ROOMS: Final = {
     "backends": "Backend ChatOptions open_backend",
     "backends.batched": "batched",
     "backends.handlers": "HandlerBackend",
-    "errors": "BadInputError ConfigError GreenScaleError PermanentError QueueUnavailableError TransientError",
+    "errors": "BadInputError ConfigError GreenScaleError PermanentError QueueFullError "
+    "QueueUnavailableError TransientError",
     "execution": "Policy",
     "gate": "Gate",
     "grouping": "Grouper",
     "job": "Failed Failure Job Outcome Output Released Succeeded Usage decode",
-    "queues": "Binding Cancellation DeadLetter Depth Lease LiveWorker Loss Queue QueueAdmin QueueOptions RedisOptions "
-    "Verdict",
+    "queues": "Binding Cancellation DeadFilter DeadLetter Depth Lease LiveWorker Loss Queue QueueAdmin QueueOptions "
+    "RedisOptions Replay Verdict",
     "queues.memory": "MemoryQueue",
     "queues.opening": "QueueKind open_admin open_queue",
     "telemetry": "Metrics",
@@ -67,6 +71,7 @@ __all__ = [  # a list to be read by type checkers, which do not run code
     "Cancellation",
     "ChatOptions",
     "ConfigError",
+    "DeadFilter",
     "DeadLetter",
     "Depth",
     "Failed",
@@ -87,11 +92,13 @@ __all__ = [  # a list to be read by type checkers, which do not run code
     "Policy",
     "Queue",
     "QueueAdmin",
+    "QueueFullError",
     "QueueKind",
     "QueueOptions",
     "QueueUnavailableError",
     "RedisOptions",
     "Released",
+    "Replay",
     "Succeeded",
     "TransientError",
     "Usage",

@@ -7,7 +7,7 @@ questions (`tests/blame_simulator.py`).
 
 import math
 import random
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -44,7 +44,7 @@ def jittered(seconds: float) -> float:
 
 @dataclass(slots=True)
 class FleetEvidence:
-    """How many jobs were buried for each fingerprint since the last success, and when the first of them failed."""
+    """When the first call failed since the last success, and how many jobs were buried since, for each fingerprint."""
 
     since: float | None = None
     buried: Counter[str] = field(default_factory=Counter)
@@ -79,18 +79,19 @@ def decide(  # noqa: PLR0913  what is known of the job
 ) -> Judgement:
     """Decide about a job whose call has failed, and remember it in `evidence`.
 
-    `tries` and `failed` are the job's so far. `alone` says whether no job is beside it that has not used up a try.
+    `tries` and `failed` are the job's so far. `alone` says whether no job is beside it but those known to be ill.
     """
+    since = evidence.since
+    if since is None:
+        evidence.since = now
     if failure.prior != "job":
         used, delay = failure.used, failure.delay
         if used < 1 and (failure.prior == "unknown" or tries >= 1) and alone():
             used, delay = 1.0, max(delay, ALONE_SECONDS)
         tries += used
         return Judgement("dead" if tries >= failure.max_tries else "delayed", delay, tries, failed)
-    proven = failed is not None and (evidence.since is None or failed < evidence.since)
+    proven = failed is not None and (since is None or failed < since)
     alike = evidence.buried[failure.fingerprint]
-    if evidence.since is None:
-        evidence.since = now
     if not proven and alike >= MOST_BURIED:
         return Judgement("held", failure.delay, tries, now)
     evidence.buried[failure.fingerprint] += 1
@@ -135,7 +136,7 @@ class Evidence:
         self.held_until = -math.inf
         self.next_probe = -math.inf
         self._pause = FIRST_PAUSE
-        self._peers: OrderedDict[str, _Peers] = OrderedDict()
+        self._peers: dict[str, _Peers] = {}
         self._alike: dict[str, set[str]] = {}
         self._first_failure = math.inf
         self._met: set[str] = set()
@@ -149,7 +150,8 @@ class Evidence:
             peers.row += 1
             peers.succeeded = now
         self._failures.append(False)
-        self._alike.clear()
+        if self._alike:
+            self._alike.clear()
         if self.is_open:
             self.is_open, self.allowed = False, 1.0
             self._met.clear()
@@ -175,7 +177,7 @@ class Evidence:
                 self.held_until = max(self.held_until, now + wait)
         self._break(call, fault, now)
         if self.is_open:  # behind the next probe: that is another job, where there is one
-            delay = max(delay, self.next_probe - now + self._pause / 2 + FIRST_PAUSE / 2)
+            delay = max(delay, self.wait(now) + self._pause / 2 + FIRST_PAUSE / 2)
         return used, delay
 
     def wait(self, now: float) -> float:
@@ -194,10 +196,11 @@ class Evidence:
         return min(1.0, math.log(row + 1) / math.log(CERTAIN_AFTER))
 
     def _of(self, name: str) -> _Peers:
-        if name not in self._peers and len(self._peers) >= MOST_PEERS:
-            self._peers.popitem(last=False)
-        peers = self._peers.setdefault(name, _Peers())
-        self._peers.move_to_end(name)
+        peers = self._peers.get(name)
+        if peers is None:
+            if len(self._peers) >= MOST_PEERS:
+                del self._peers[next(iter(self._peers))]
+            peers = self._peers[name] = _Peers()
         return peers
 
     def _cut(self, call: Call, now: float) -> None:

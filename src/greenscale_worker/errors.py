@@ -22,6 +22,10 @@ class QueueUnavailableError(GreenScaleError):
     """The queue's server cannot be asked right now; nothing is lost, ask again."""
 
 
+class QueueFullError(QueueUnavailableError):
+    """The queue's server has no room left and takes no more jobs until there is some."""
+
+
 class BadInputError(GreenScaleError):
     """A payload that no run can make right: it becomes a dead letter and costs no call.
 

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Final, TypeAlias
+from weakref import WeakSet
 
 from greenscale_worker.backends import Backend
 from greenscale_worker.blame import Call
@@ -53,8 +54,8 @@ class Run:
 class Executor:
     """Runs one job against the backend, once; a call that failed goes back to the queue, which keeps the tries.
 
-    `on_stuck` is told of a task whose handler has not let itself be cancelled. `on_exception` is given every exception
-    of a backend that is neither TransientError nor PermanentError.
+    `on_stuck` is told of a task whose handler has not let itself be cancelled; what that says later is no evidence.
+    `on_exception` is given every exception of a backend that is neither TransientError nor PermanentError.
     """
 
     def __init__(  # noqa: PLR0913  the parts
@@ -67,7 +68,9 @@ class Executor:
         on_stuck: Callable[[asyncio.Task[object]], None] | None = None,
         on_exception: OnException | None = None,
     ) -> None:
-        self.deadlines = Deadlines(on_stuck)
+        self.deadlines = Deadlines(self._left_behind)
+        self._on_stuck = on_stuck
+        self._stuck: WeakSet[asyncio.Task[object]] = WeakSet()
         self._backend = backend
         self._peers: Callable[[Job], str] = getattr(backend, "peers", same_model)
         self._gate = gate
@@ -92,6 +95,8 @@ class Executor:
             return Released("gate_shut", wait) if wait < run.left() else _too_late("the endpoint asked for time")
         lease.began = monotonic()
         answer = await self._call(run)
+        if self._stuck and asyncio.current_task() in self._stuck:
+            return Released("stuck")  # somebody else has judged it
         self._metrics.called(monotonic() - lease.began)
         return self.judge(run, answer)
 
@@ -121,6 +126,11 @@ class Executor:
             max_tries=policy.max_tries,
             delay=delay,
         )
+
+    def _left_behind(self, task: asyncio.Task[object]) -> None:
+        self._stuck.add(task)
+        if self._on_stuck is not None:
+            self._on_stuck(task)
 
     async def _call(self, run: Run) -> Output | TransientError | PermanentError:
         """Ask the backend; what it raises comes back as a value, whatever it is."""

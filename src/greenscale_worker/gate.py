@@ -76,18 +76,20 @@ class Gate:
         self._inside -= 1
         if probe:
             self._probing = False
-        self._wake()
+        if self._waiting:
+            self._wake()
 
     def succeeded(self, call: Call) -> None:
         """Learn that the endpoint answered."""
         evidence = self._evidence
         was_open = evidence.is_open
         evidence.succeeded(call, monotonic())
-        if was_open and not evidence.is_open:
+        if was_open:
             self._shut_by = ""
             log.info("breaker_closed")
             self._report()
-        self._wake()
+        if self._waiting:
+            self._wake()
 
     def failed(self, call: Call, fault: TransientError) -> tuple[float, float]:
         """Learn of a fault; gives how much of a try it uses up, and the seconds until the job may be called again."""
@@ -130,9 +132,8 @@ class Gate:
             self._report()
 
     def _wake(self) -> None:
-        if self._waiting:
-            self._changed.set()
-            self._changed = asyncio.Event()
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def _report(self) -> None:
         if self._metrics is not None:

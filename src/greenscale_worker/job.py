@@ -15,21 +15,34 @@ MAX_DEPTH: Final = 64
 LARGEST_SEARCHED_FOR_ID: Final = 8 * 1024 * 1024
 MOST_FAULTS: Final = 3
 JOB_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+JOB_ID_ACCEPTED: Final = "1 to 128 of letters, digits and . _ : - are accepted"
 TRACEPARENT: Final = r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
 ENVELOPE: Final = ("job_id", "metadata", "deadline", "traceparent", "created_at")
 CHAT: Final = "/chat/completions"
 BATCH_LINE: Final = frozenset({"url", "body", "method", "custom_id"})
 
 
+def is_job_id(text: object) -> bool:
+    """Whether a job can have this id."""
+    return isinstance(text, str) and JOB_ID.fullmatch(text) is not None
+
+
+def check_job_id(text: object) -> None:
+    """Raise BadInputError for what no job can have as its id."""
+    if not is_job_id(text):
+        raise BadInputError("bad_job_id", f"{text!r} is no job id; {JOB_ID_ACCEPTED}")
+
+
 class Job(BaseModel):
     """One piece of work, decoded. `payload` is what the producer wrote, less the other fields here.
 
     `verbatim`: it is the whole request, to which no parameter is added but a model where it names none.
+    Raises ValidationError for what the wire contract does not accept, a `job_id` among it.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    job_id: str
+    job_id: Annotated[str, StringConstraints(strict=True, pattern=f"^{JOB_ID.pattern}$")]
     metadata: Annotated[dict[str, str] | None, Field(strict=True)] = None
     deadline: AwareDatetime | None = None
     traceparent: Annotated[str, StringConstraints(strict=True, pattern=TRACEPARENT)] | None = None
@@ -129,27 +142,26 @@ Outcome = Succeeded | Failed | Released
 def decode(raw: bytes, *, max_bytes: int, default_job_id: str | None = None) -> Job:
     """Read one payload as a producer wrote it (docs/wire-contract.md).
 
-    `default_job_id` is the id of a payload that names none.
+    `default_job_id` is the id of a payload that names none; whoever gave it may have written anything.
     Raises BadInputError with code `too_large`, `not_json`, `not_an_object`, `bad_job_id` or `bad_field`.
     """
     if len(raw) > max_bytes:
         job_id = _id_of(raw) if len(raw) <= LARGEST_SEARCHED_FOR_ID else None
         fault = f"{len(raw)} bytes; at most {max_bytes} are accepted"
-        raise BadInputError("too_large", fault, job_id=job_id or default_job_id)
+        raise BadInputError("too_large", fault, job_id=job_id or _usable(default_job_id))
     try:
         data = read(raw)
     except ValueError as error:
-        raise BadInputError("not_json", f"not JSON: {error}", job_id=_id_of(raw) or default_job_id) from None
+        raise BadInputError("not_json", f"not JSON: {error}", job_id=_id_of(raw) or _usable(default_job_id)) from None
     if not isinstance(data, dict):
         fault = f"a JSON object is expected, not {type(data).__name__}"
-        raise BadInputError("not_an_object", fault, job_id=default_job_id)
+        raise BadInputError("not_an_object", fault, job_id=_usable(default_job_id))
     job_id = data.get("job_id")
     if job_id is None and default_job_id is not None:
         job_id = data["job_id"] = default_job_id
     if not isinstance(job_id, str) or not JOB_ID.fullmatch(job_id):
         fault = "is missing" if job_id is None else "is not usable"
-        accepted = "1 to 128 of letters, digits and . _ : - are accepted"
-        raise BadInputError("bad_job_id", f"job_id {fault}; {accepted}")
+        raise BadInputError("bad_job_id", f"job_id {fault}; {JOB_ID_ACCEPTED}")
     _check_shape(data, raw, job_id)
     deadline = data.get("deadline")
     if deadline is not None and not isinstance(deadline, str):
@@ -205,7 +217,10 @@ def _id_of(raw: bytes) -> str | None:
         data = read_leniently(raw)
     except ValueError:
         return None
-    job_id = data.get("job_id") if isinstance(data, dict) else None
+    return _usable(data.get("job_id")) if isinstance(data, dict) else None
+
+
+def _usable(job_id: object) -> str | None:
     return job_id if isinstance(job_id, str) and JOB_ID.fullmatch(job_id) else None
 
 

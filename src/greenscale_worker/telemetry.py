@@ -21,6 +21,7 @@ Event = Literal[
     "backend_exception",
     "breaker_closed",
     "breaker_opened",
+    "dead_letters_trimmed",
     "deletion_cost_delayed",
     "deletion_cost_off",
     "draining",

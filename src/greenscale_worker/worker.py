@@ -114,11 +114,10 @@ class Worker:
         what ended a lane: a bug.
         """
         heartbeats = asyncio.create_task(self._send_heartbeats())
-        lanes = self._lanes
         try:
             if await self._backend_is_ready():
                 log.info("ready", concurrency=self._concurrency)
-                lanes |= {asyncio.create_task(self._lane()) for _ in range(self._concurrency)}
+                self._lanes |= {asyncio.create_task(self._lane()) for _ in range(self._concurrency)}
                 await self._watch(heartbeats)
                 log.info("draining", running=len(self._running), seconds=self._drain_seconds)
                 await self._drain()
@@ -128,9 +127,10 @@ class Worker:
             await asyncio.wait({heartbeats}, timeout=LAST_SECONDS)
             return await self._close(limit) and clean
         finally:
-            for task in (heartbeats, *lanes):
+            tasks = {heartbeats, *self._lanes, *self._givings_up}
+            for task in tasks:
                 task.cancel()
-            await asyncio.wait({heartbeats, *lanes}, timeout=LAST_SECONDS)
+            await asyncio.wait(tasks, timeout=LAST_SECONDS)
 
     async def _watch(self, heartbeats: asyncio.Task[None]) -> None:
         """Wait for `stop`. Raises what ends a lane, or the heartbeats, before."""

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import orjson
 from redis import Redis
 
 from greenscale_worker.queues.redis_common.scripts import load
 from greenscale_worker.queues.redis_list import ListStore
 from greenscale_worker.queues.redis_protocol.keys import Keys
-from greenscale_worker.queues.redis_protocol.opening import ADMIN_SCRIPTS, PROTOCOL, WORKER_SCRIPTS
+from greenscale_worker.queues.redis_protocol.opening import ADMIN_SCRIPTS, LETTER_SCRIPTS, PROTOCOL, WORKER_SCRIPTS
 from greenscale_worker.queues.redis_stream import StreamStore
 from tests.support.crew import Call, Held, Process, id_in
 from tests.support.entries import (
@@ -53,6 +54,7 @@ JUNK: Final = [b"|", b"\n{}\n", b'"\\u0000', b"\xff\xfe\x00\r\n", b"a|b|3|4|5|c\
 def sources(kind: Kind) -> dict[str, bytes]:
     """Load the scripts as the worker does; but a payload that is too large to be read may be small."""
     scripts = load(PROTOCOL, STORES[kind].package, *SCRIPTS)
+    scripts |= load(PROTOCOL, STORES[kind].package, *LETTER_SCRIPTS, shared=("letters",))
     return {name: script.source.replace(b"8 * 1024 * 1024", b"%d" % LARGEST) for name, script in scripts.items()}
 
 
@@ -114,11 +116,14 @@ class Actors:
     def put(self, _: Process) -> None:
         payloads = [payload for payload in (self.new_payload(), self.new_payload()) if id_in(payload)]
         jobs = [(id_in(payload), payload) for payload in payloads]
-        args = [LIVE_SECONDS if self.setup.ttl else 0, *flat(jobs)]
-        self.send("put", [self.keys.record(job_id) for job_id, _ in jobs], args, lambda: self.ledger.put(jobs))
-        self.witness.pushed += payloads
+        fold = self.rnd.random() < 0.5
+        keys = flat((self.keys.record(job_id), self.keys.cancel(job_id)) for job_id, _ in jobs)
+        args = [LIVE_SECONDS if self.setup.ttl else 0, int(fold), *flat(jobs)]
+        answers = self.send("put", keys, args, lambda: self.ledger.put(jobs, fold=fold))
+        self.happened.update(f"put: {'appended' if answer else 'left out'}" for answer in answers)
+        self.witness.pushed += [payload for answer, (_, payload) in zip(answers, jobs, strict=True) if answer]
         if self.setup.kind == "stream":
-            added = self.redis.xrevrange(self.keys.name, count=len(jobs)) if jobs else []
+            added = self.redis.xrevrange(self.keys.name, count=sum(answers)) if sum(answers) else []
             self.ledger.arrivals.extend(number_of(name) for name, _ in reversed(added))
 
     def cancel(self, _: Process) -> None:
@@ -129,21 +134,89 @@ class Actors:
         self.happened[f"cancel: {answer.decode()}"] += 1
 
     def replay(self, _: Process) -> None:
-        id_ = self.rnd.choice(self.letters() or [1])
-        for _again in range(self.rnd.choice([1, 1, 2])):
-            self.ledger.now += 1
-            answer = self.execute("replay", [], [self.setup.name(id_)])
+        """Replay some at once, perhaps more than a script takes; one that is asked for twice is gone by then."""
+        ids = self.rnd.sample(letters := self.letters() or [1], min(len(letters), self.rnd.choice([1, 1, 3])))
+        ids += ids[: self.rnd.choice([0, 0, 1])]
+        most = self.rnd.choice([1, 100, 9999])
+        self.ledger.now += 1
+        answers = self.execute("replay", [], [most, *map(self.setup.name, ids)])
+        size = 0
+        for id_, answer in zip(ids, answers, strict=False):
+            assert size < most, "a replay takes more than it may"
+            size += len(self.ledger.dead[id_].payload) if id_ in self.ledger.dead else 0
             new = 0 if answer == b"GONE" else number_of(answer)
             right = self.ledger.replay(id_, new)
             assert answer.decode() == right, f"replay answers {answer}, not {right}"
             assert self.setup.kind == "stream" or new in {0, id_}, "a replayed job has lost its place"
             if new:
                 self.witness.replayed(id_, new)
+        assert size >= most or len(answers) == len(ids), "a replay takes less than it may"
+        if size:
+            self.ledger.bells.append("ready")
 
     def purge(self, _: Process) -> None:
-        for id_ in list(self.ledger.dead)[:2]:
-            self.redis.hdel(self.keys.of("dead"), self.setup.name(id_))
-            self.witness.purged.append(self.ledger.dead.pop(id_).payload)
+        dead = len(self.ledger.dead)
+        code, most = self.some_code(), self.rnd.choice([1, 2, 3])
+        leave = self.rnd.choice([None, dead, max(0, dead - 1)])
+        args = [code.encode(), "", "", "", "" if leave is None else leave, most, "purged"]
+
+        def expected() -> list[int]:
+            gone, answer = self.ledger.purge(code, leave, most)
+            self.witness.purged += gone
+            return answer
+
+        self.send("purge", [], args, expected)
+
+    def tidy(self, _: Process) -> None:
+        """Bring dead letters and their index in line, as everybody does who looks at them."""
+        self.ledger.now += 1
+        cursor, portion = b"", self.rnd.choice([1, 3, 100])
+        while cursor := self.execute("tidy", [], [cursor, portion]):
+            assert self.ledger.now
+        self.ledger.tidy()
+
+    def look(self, _: Process) -> None:
+        """Read through dead letters, a page at a time; find one by its id and by its job's; count codes."""
+        self.ledger.now += 1
+        code, latest, n = self.some_code(), self.rnd.random() < 0.5, self.rnd.choice([1, 2, 5])
+        ids = [id_ for id_ in self.ledger.chosen(code, latest=latest) if id_ in self.ledger.dead]
+        found, cursor, order = [], b"", "latest" if latest else "oldest"
+        while (cursor or not found) and len(found) <= len(ids):
+            args = [code.encode(), "", "", "", order, cursor, n, 9999, 1, ""]
+            _, cursor, page = self.execute("list", [], args)
+            found += [(number_of(id_), payload) for id_, payload in zip(page[::3], page[2::3], strict=True)] or [
+                (0, b"")
+            ]
+        right = [(id_, self.ledger.dead[id_].payload) for id_ in ids]
+        assert [each for each in found if each[0]] == right, f"dead letters: found {found}, not {right}"
+        for id_ in self.rnd.sample(list(self.ledger.dead), min(1, len(self.ledger.dead))):
+            name, _, payload = self.execute("find", [], [self.setup.name(id_), 1])
+            assert (number_of(name), payload) == (id_, self.ledger.dead[id_].payload)
+        codes = Counter(member.split(b"\0")[1] for member in self.ledger.index if member.startswith(b"c\0"))
+        counts = self.execute("codes", [], ["", 99])
+        assert dict(zip(counts[::2], counts[1::2], strict=True)) == codes
+
+    def meddle(self, _: Process) -> None:
+        """Let somebody come between dead letters and their index, or write as the version before does."""
+        index, letters = self.keys.of("dead:index"), list(self.ledger.dead)
+        what = self.rnd.choice(["delete", "add", "write"])
+        if what == "delete" and letters and self.ledger.index:
+            times = sorted(member for member in self.ledger.index if member.startswith(b"t"))
+            member = self.rnd.choice(self.rnd.choice([times, []]) or sorted(self.ledger.index))
+            self.redis.zrem(index, member)
+            self.ledger.index.remove(member)
+        elif what == "add":
+            member = f"t\0{self.rnd.randrange(10**16):016}\0{self.setup.name(7)}".encode()
+            self.redis.zadd(index, {member: 0})
+            self.ledger.index.add(member)
+        elif what == "write" and letters:
+            id_ = self.rnd.choice(letters)
+            name, letter = self.setup.name(id_), self.ledger.dead[id_]
+            letter.apart = False
+            self.redis.hset(self.keys.of("dead"), name, orjson.dumps(letter.header) + b"\n" + letter.payload)
+            self.redis.hdel(self.keys.of("dead:payload"), name)
+            self.redis.zrem(index, *letter.members(name))
+            self.ledger.index -= letter.members(name)
 
     def pause(self, _: Process) -> None:
         self.redis.hset(self.keys.of("control"), "paused", "1")
@@ -291,7 +364,7 @@ class Actors:
             for item, verdict in zip(items, answers[::2], strict=True):
                 if verdict == b"DEAD":
                     self.witness.ended(item.id, item.token, "failed")
-                elif verdict == b"HELD":
+                elif verdict in {b"HELD", b"DELAYED"}:
                     self.witness.aside.add(item.id)
 
         def heard(_: list[Any]) -> None:
@@ -389,6 +462,11 @@ class Actors:
         """Give the dead letters whose job id is in flight again, if there are any; else all."""
         dead = self.ledger.dead
         return [id_ for id_, letter in dead.items() if letter.header["job_id"] in self.ledger.bound] or list(dead)
+
+    def some_code(self) -> str:
+        """Choose a code that dead letters have, or none."""
+        codes = sorted({letter.header["code"] for letter in self.ledger.dead.values()})
+        return self.rnd.choice(["", *codes])
 
     def new_payload(self) -> bytes:
         """Make a payload: often with the id of another, sometimes with no usable one, or unusable for another fault."""

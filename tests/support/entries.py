@@ -7,7 +7,8 @@ import orjson
 
 LEASE, BEAT = 15_000, 3_000
 LIVE_SECONDS = 7 * 86_400
-TOMBSTONE_SECONDS = 3600
+FINAL_SECONDS = 3600
+TOMBSTONE_SECONDS = LIVE_SECONDS
 SUSPECT_CRASHES, BURIAL_MARGIN, BATCH = 2, 2, 64
 AT_ONCE = 8  # fresh jobs, as in claim.lua
 REMEMBERED_SECONDS = 86_400  # a claim, for its repetition
@@ -26,7 +27,7 @@ class Setup:
     kind: Kind = "list"
     side: Literal["RIGHT", "LEFT"] = "RIGHT"
     max_bytes: int = 1_000_000
-    ttl: int = 3600
+    ttl: int = FINAL_SECONDS
 
     @property
     def word(self) -> str:
@@ -42,7 +43,7 @@ class Setup:
 class Open:
     """A job that was claimed and has not ended. `until` is when its lease expires, or when its delay ends.
 
-    `alias` is its id where the payload has none. `tries` are thousandths; `format` is how Redis keeps what is known of it.
+    `alias` is its id where the payload has none. `tries` are thousandths; `format` is how Redis keeps all this.
     """
 
     payload: bytes
@@ -67,7 +68,7 @@ class Open:
         """Be written; the format of the version before knows whole tries only, and nothing of the rest."""
         self.format = version
         if version != "2":
-            self.tries, self.runs, self.failed = self.tries // 1000 * 1000, 0, 0
+            self.tries, self.runs, self.failed = self.tries // 1000 * 1000, self.tries // 1000, 0
 
     def meta(self) -> bytes:
         """Write what Redis keeps."""
@@ -77,12 +78,19 @@ class Open:
         return f"{self.token}|{self.owner}|{self.tries // 1000}|{self.crashes}|{self.first}|{self.job_id}".encode()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Letter:
-    """A dead letter."""
+    """A dead letter. `apart`: its payload lies in a hash of its own, as format 2 has it."""
 
     header: dict[str, Any]
     payload: bytes
+    apart: bool
+
+    def members(self, name: str) -> set[bytes]:
+        """What the index has of it: by time, by code, by job."""
+        died, code, job_id = f"{int(self.header['died_ms']):016}", self.header["code"], self.header["job_id"]
+        words = [("t", died, name), ("c", code.replace("\0", " "), died, name), ("j", job_id, name)]
+        return {"\0".join(word).encode() for word in words[: 3 if job_id else 2]}
 
 
 class Binding(NamedTuple):
@@ -149,10 +157,10 @@ def number_of(name: bytes) -> int:
     return (int(ms) << 10) + int(seq) if dash else int(ms)
 
 
-def read_letter(raw: bytes) -> tuple[dict[str, Any], bytes]:
-    """Take a dead letter apart as `QueueAdmin.dead` does."""
-    header, _, payload = raw.partition(b"\n")
+def read_letter(raw: bytes) -> tuple[dict[str, Any], bytes | None]:
+    """Take a dead letter apart: its header, and its payload where that lies behind it."""
+    header, feed, payload = raw.partition(b"\n")
     try:
-        return orjson.loads(header), payload
+        return orjson.loads(header), payload if feed else None
     except orjson.JSONDecodeError as error:
         raise AssertionError(f"a dead letter cannot be read: {raw!r}") from error

@@ -18,7 +18,7 @@ class HeldEndpoint:
 
     `arrived` are the prompts in the order in which they came, `waiting` those whose answer is held back, `hung_up`
     those whose client did not stay for it. The next calls get the `faults` (status and headers), as long as there are
-    any. An answer takes `latency` seconds.
+    any; those for a prompt in `refused` get its status. An answer takes `latency` seconds.
     """
 
     def __init__(self, *, latency: float = 0.0) -> None:
@@ -26,6 +26,7 @@ class HeldEndpoint:
         self.waiting: Counter[str] = Counter()
         self.hung_up: Counter[str] = Counter()
         self.faults: deque[Fault] = deque()
+        self.refused: dict[str, int] = {}
         self.latency = latency
         self.port = 0
         self._held: asyncio.Event | None = None
@@ -83,6 +84,8 @@ class HeldEndpoint:
         if self.faults:
             status, headers = self.faults.popleft()
             return web.json_response({"error": {"message": "a fault"}}, status=status, headers=headers)
+        if prompt in self.refused:
+            return web.json_response({"error": {"message": "refused"}}, status=self.refused[prompt])
         self.waiting[prompt] += 1
         try:
             if held is not None:

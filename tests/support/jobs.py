@@ -15,6 +15,7 @@ NO_ID: Final = re.compile("[^A-Za-z0-9-]")
 NOTHING: Final[Mapping[str, str]] = {}
 GROUP: Final = "greenscale"
 NOBODY: Final = "-"
+FORMAT_2: Final = b"\x98"  # the first byte of an array of eight, as msgpack packs it
 
 
 class Jobs:
@@ -92,8 +93,13 @@ class Jobs:
 
     def letters(self) -> list[tuple[dict[str, Any], bytes]]:
         """The dead letters: header and payload."""
-        parted = (letter.partition(b"\n") for letter in self.client.hvals(self.keys.of("dead")))
-        return [(orjson.loads(header.decode(errors="replace")), payload) for header, _, payload in parted]
+        payloads: Any = self.client.hgetall(self.keys.of("dead:payload"))
+        letters: Any = self.client.hgetall(self.keys.of("dead"))
+        found = []
+        for id_, letter in letters.items():
+            header, _, payload = letter.partition(b"\n")
+            found.append((orjson.loads(header.decode(errors="replace")), payloads.get(id_, payload)))
+        return found
 
     def leased(self) -> set[str]:
         """The ids of what some worker holds, or held when it died."""
@@ -102,8 +108,18 @@ class Jobs:
 
     def counted(self) -> set[tuple[str, str]]:
         """Tries and crashes of the jobs that are open."""
-        metas = self.client.hvals(self.keys.of("meta"))
-        return {(tries, crashes) for _, _, tries, crashes, _, _ in (meta.decode().split("|") for meta in metas)}
+        return {(tries, crashes) for _, _, tries, crashes, *_ in self.metas().values()}
+
+    def metas(self) -> dict[bytes, list[str]]:
+        """What is known of the jobs that are open: token, owner, tries (format 2: thousandths), crashes and more."""
+        found: Any = self.client.hgetall(self.keys.of("meta"))
+        return {id_: self._words(meta) for id_, meta in found.items()}
+
+    def _words(self, meta: bytes) -> list[str]:
+        if meta[:1] != FORMAT_2:
+            return meta.decode().split("|")
+        packed: Any = self.client.eval("return cjson.encode(cmsgpack.unpack(ARGV[1]))", 0, meta)
+        return [str(word) for word in orjson.loads(packed)]
 
     def all_ended(self) -> bool:
         """Whether everything pushed has ended. Fails the test at once where more has ended than was pushed."""
@@ -183,8 +199,8 @@ class StreamJobs(Jobs):
         """The entries that each worker holds by our own books; what was claimed and waits again is nobody's."""
         leased = set(self.client.zrange(self.keys.of("lease"), 0, -1))
         held: dict[str, set[bytes]] = defaultdict(set)
-        for id_, meta in self.client.hgetall(self.keys.of("meta")).items():
-            held[meta.decode().split("|")[1] if id_ in leased else NOBODY].add(id_)
+        for id_, (_, owner, *_) in self.metas().items():
+            held[owner if id_ in leased else NOBODY].add(id_)
         return held
 
     def check(self, *, failed: Mapping[str, str] = NOTHING, cancelled: Collection[str] = ()) -> None:

@@ -27,9 +27,10 @@ from tests.support.entries import (
     Record,
     Return,
     Setup,
+    number_of,
 )
 
-TRY, ALONE = 1000, 120_000
+TRY, KNOWN, ALONE = 1000, 1500, 120_000
 UPGRADED = re.compile(r":2-[0-9a-f]+$")  # the end of a worker's name, where it knows format 2
 
 
@@ -45,6 +46,8 @@ class Ledger:
     given_up: set[int] = field(default_factory=set)
     open: dict[int, Open] = field(default_factory=dict)
     dead: dict[int, Letter] = field(default_factory=dict)
+    index: set[bytes] = field(default_factory=set)
+    tidied: bool = False
     ended: list[bytes] = field(default_factory=list)
     bound: dict[str, int] = field(default_factory=dict)
     records: dict[str, Record | str] = field(default_factory=dict)
@@ -98,7 +101,7 @@ class Ledger:
         if reaped or unheld:
             self.bells.append("ready")
         full = len(ids) < n and size >= self.setup.max_bytes
-        sleep = 0 if BATCH in (reaped, len(due), unheld) or full else self._sleep()
+        sleep = 0 if BATCH in (reaped, len(due)) or full else self._sleep()
         return [sleep, str(self.now), reaped, self._given(ids), buried, ""]
 
     def bind(self, items: Iterable[Binding]) -> list[str]:
@@ -156,13 +159,20 @@ class Ledger:
             self.rare["upgraded"] += 1
         return [reaped, 0 if self.paused else claimable, lost, buried]
 
-    def put(self, jobs: Iterable[tuple[str, bytes]]) -> int:
+    def put(self, jobs: Iterable[tuple[str, bytes]], *, fold: bool) -> list[int]:
+        answers = []
         for job_id, payload in jobs:
+            bound, record = self._is_elsewhere(job_id, 0), self.records.get(job_id)
+            state = record.get("state") if isinstance(record, dict) else None
+            answers.append(int(not fold or (not bound and state in {None, "failed", "cancelled"})))
+            if not answers[-1]:
+                continue
             self.waiting.append(payload)
-            if self.setup.ttl and not self._is_elsewhere(job_id, 0):
+            if self.setup.ttl and not bound:
                 self.records.pop(job_id, None)
-                self._write(job_id, LIVE_SECONDS, {"state": "waiting", "submitted_ms": str(self.now)})
-        return len(self.waiting) + (len(self.open) + len(self.strays) if self.setup.kind == "stream" else 0)
+                state = "cancelling" if job_id in self.tombstones else "waiting"
+                self._write(job_id, LIVE_SECONDS, {"state": state, "submitted_ms": str(self.now)})
+        return answers
 
     def cancel(self, job_id: str) -> str:
         id_ = self.bound.get(job_id)
@@ -172,23 +182,58 @@ class Ledger:
             self.bells.append(f"gone {self.setup.name(id_)}")
             return "CANCELLED"
         record = self.records.get(job_id)
-        if isinstance(record, dict) and record.get("state") in {"succeeded", "failed", "cancelled"}:
+        state = record.get("state") if isinstance(record, dict) else None
+        if state in {"succeeded", "failed", "cancelled"}:
             return "FINISHED"
         self.tombstones.add(job_id)
+        if state is None:
+            return "UNKNOWN"
+        self._write(job_id, LIVE_SECONDS, {"state": "cancelling"})
         return "LATER"
 
     def replay(self, id_: int, new: int) -> str:
         """Replay; the job goes on as `new`, which in a list it was already."""
-        letter = self.dead.pop(id_, None)
-        if letter is None:
+        if id_ not in self.dead:
             return "GONE"
+        letter = self._forget_letter(id_)
         job_id = "" if self._is_elsewhere(letter.header["job_id"], id_) else letter.header["job_id"]
         alias = (letter.header["job_id"] or self.setup.name(new)) if self.setup.kind == "stream" else ""
         self.open[new] = Open(letter.payload, self.now, job_id=job_id, alias=alias, format=self.format)
         if job_id:
             self.bound[job_id] = new
-        self.bells.append("ready")
         return self.setup.name(new)
+
+    def chosen(self, code: str, *, latest: bool) -> list[int]:
+        """List dead letters as the index has them: all, or those of a code."""
+        prefix = b"c\0" + code.replace("\0", " ").encode() + b"\0" if code else b"t\0"
+        members = sorted(member for member in self.index if member.startswith(prefix))
+        ids = [number_of(member[len(prefix) + 17 :]) for member in members]
+        return ids[::-1] if latest else ids
+
+    def purge(self, code: str, leave: int | None, most: int) -> tuple[list[bytes], list[int]]:
+        """Delete the oldest; gives their payloads, and what the script answers."""
+        most = most if leave is None else min(most, len(self.dead) - leave)
+        ids = self.chosen(code, latest=False)[: max(0, most)]
+        gone = [self._forget_letter(id_).payload for id_ in ids if id_ in self.dead]
+        prefix = b"c\0" + code.replace("\0", " ").encode() + b"\0" if code else b"t\0"
+        names = {self.setup.name(id_).encode() for id_ in ids}
+        self.index = {
+            each for each in self.index if not each.startswith(prefix) or each[len(prefix) + 17 :] not in names
+        }
+        self.counters["purged"] += len(gone)
+        return gone, [len(gone), int(most > 0 and len(ids) == most)]
+
+    def tidy(self) -> None:
+        """Bring dead letters and their index in line, unless their numbers agree."""
+        indexed = sum(member.startswith(b"t\0") for member in self.index)
+        if indexed == len(self.dead) and (self.tidied or not indexed or self.format != "2"):
+            return
+        self.index = set()
+        for id_, letter in self.dead.items():
+            self.index |= letter.members(self.setup.name(id_))
+            letter.apart = letter.apart or self.format == "2"
+        self.tidied = self.tidied or self.format == "2"
+        self.rare["put in line"] += 1
 
     def _tick(self) -> None:
         went_back = self.now < self.clock - 1000
@@ -204,7 +249,7 @@ class Ledger:
             self.workers = {name: at for name, at in self.workers.items() if at <= self.now}
         if self.clock and (went_back or self.now - self.clock > 2 * BEAT):
             self.amnesty = self.queue_now + 2 * BEAT
-        self.clock = self.now
+        self.clock, self.blamed = self.now, min(self.blamed, self.now)
 
     def _reap(self, max_crashes: int) -> tuple[int, list[str]]:
         buried: list[str] = []
@@ -235,14 +280,29 @@ class Ledger:
 
     def _take(self, owner: str, nonce: str, n: int, *, may_suspect: bool) -> tuple[list[int], int]:
         ids: list[int] = []
-        unread = 0
-        for id_ in sorted(id_ for id_, job in self.open.items() if job.place == "ready"):
+        for id_ in self._at("ready"):
             if len(ids) == n or self._bytes(ids) >= self.setup.max_bytes:
                 break
             if self.open[id_].suspect and not may_suspect:
                 continue
             may_suspect = may_suspect and not self.open[id_].suspect
             ids.append(id_)
+        unread = self._take_fresh(ids, n)
+        if self.setup.kind == "list":
+            self.last = self.last or 0
+        for id_ in self._at("held"):
+            if len(ids) < n and self._bytes(ids) + unread < self.setup.max_bytes:
+                self.rare["held, and claimed"] += 1
+                ids.append(id_)
+        for index, id_ in enumerate(ids, 1):
+            job = self.open[id_]
+            job.place, job.until, job.token, job.owner = "lease", self.queue_now + LEASE, f"{nonce}:{index}", owner
+            job.written(self.format)
+        return ids, self._bytes(ids) + unread
+
+    def _take_fresh(self, ids: list[int], n: int) -> int:
+        """Add jobs that nobody has claimed before; gives the bytes of those that are too large to be read."""
+        unread = 0
         while self.waiting and len(ids) < n and self._bytes(ids) + unread < self.setup.max_bytes:
             for _ in range(min(AT_ONCE, n - len(ids), len(self.waiting))):
                 id_, payload = self._next()
@@ -253,32 +313,25 @@ class Ledger:
                     unread += len(payload)
                 else:
                     ids.append(id_)
-        if self.setup.kind == "list":
-            self.last = self.last or 0
-        for id_ in sorted(id_ for id_, job in self.open.items() if job.place == "held" and id_ not in ids):
-            if len(ids) == n or self._bytes(ids) + unread >= self.setup.max_bytes:
-                break
-            self.rare["held, and claimed"] += 1
-            ids.append(id_)
-        for index, id_ in enumerate(ids, 1):
-            job = self.open[id_]
-            job.place, job.until, job.token, job.owner = "lease", self.queue_now + LEASE, f"{nonce}:{index}", owner
-            job.written(self.format)
-        return ids, self._bytes(ids) + unread
+        return unread
 
-    def _unhold(self) -> int:
-        """Bring back the oldest of what is held, once somebody has succeeded; say how many."""
+    def _at(self, place: str) -> list[int]:
+        return sorted(id_ for id_, job in self.open.items() if job.place == place)
+
+    def _unhold(self) -> bool:
+        """Bring back the oldest job that is held, once somebody has succeeded; say whether there was one."""
         if self.blamed or not self.held:
-            return 0
-        ids = sorted(id_ for id_, job in self.open.items() if job.place == "held")[:BATCH]
-        for id_ in ids:
-            self._requeue(self.open[id_])
-        self.held = len(ids) == BATCH
-        self.rare["held, and brought back"] += len(ids)
-        return len(ids)
+            return False
+        oldest = next(iter(self._at("held")), None)
+        self.held = oldest is not None
+        if oldest is not None:
+            self._requeue(self.open[oldest])
+            self.rare["held, and brought back"] += 1
+        return self.held
 
     def _requeue(self, job: Open) -> None:
-        job.place = "held" if job.failed and self.blamed and not job.suspect else "ready"
+        behind = self.format == "2" and job.runs and self.blamed and not job.suspect
+        job.place = "held" if behind else "ready"
         self.held = self.held or job.place == "held"
         job.written(self.format)
 
@@ -342,7 +395,7 @@ class Ledger:
         self.rare["answer too late" if clash else "late answer"] += 1
         if clash:
             return "GONE"
-        self.ended.append(self.dead.pop(item.id).payload)
+        self.ended.append(self._forget_letter(item.id).payload)
         self.counters["succeeded"] += 1
         self._begin(item.job_id)
         return self._record_end(item)
@@ -391,6 +444,7 @@ class Ledger:
                 self.rare["alone"] += 1
             job.tries += used
             verdict = "DEAD" if job.tries >= item.most else "DELAYED"
+        self.blamed = self.blamed or self.now
         runs, crashes, elsewhere = str(job.runs), str(job.crashes), self._is_elsewhere(item.job_id, item.id)
         fields = {"attempts": runs, "crashes": crashes, "error_code": item.code, "error_message": item.message}
         if verdict == "DEAD":
@@ -410,7 +464,6 @@ class Ledger:
     def _judge(self, job: Open, fingerprint: str) -> str:
         """The job's own fault, as it seems: it is dead, unless others fail alike and nobody succeeds."""
         proven = job.failed and (not self.blamed or job.failed < self.blamed)
-        self.blamed = self.blamed or self.now
         job.failed = self.now
         if not proven and self.blame[fingerprint] >= 2:
             return "HELD" if self.format == "2" else "DELAYED"
@@ -420,7 +473,7 @@ class Ledger:
 
     def _alone(self, id_: int) -> bool:
         others = [job for other, job in self.open.items() if other != id_]
-        return not self.waiting and not self.strays and len(others) < 256 and all(job.tries >= TRY for job in others)
+        return not self.waiting and not self.strays and len(others) < 256 and all(job.tries >= KNOWN for job in others)
 
     def _is_elsewhere(self, job_id: str, id_: int) -> bool:
         """Say whether another open job has this job id."""
@@ -467,7 +520,13 @@ class Ledger:
         self.counters["dead"] += 1
         header = {"code": code, "message": message, "job_id": job_id, "token": job.token, "tries": job.runs}
         header |= {"crashes": job.crashes, "first_claimed_ms": str(job.first), "died_ms": str(self.now)}
-        self.dead[id_] = Letter(header, job.payload)
+        self.dead[id_] = letter = Letter(header, job.payload, apart=self.format == "2")
+        self.index |= letter.members(self.setup.name(id_))
+
+    def _forget_letter(self, id_: int) -> Letter:
+        letter = self.dead.pop(id_)
+        self.index -= letter.members(self.setup.name(id_))
+        return letter
 
     def _begin(self, job_id: str) -> None:
         """Forget what a record tells of earlier runs."""

@@ -5,8 +5,9 @@ from typing import Any, Final
 
 from redis import Redis
 
-from greenscale_worker.queues.redis_protocol.keys import OURS, Keys
+from greenscale_worker.queues.redis_protocol.keys import OF_LETTERS, OURS, Keys
 from tests.support.entries import (
+    FINAL_SECONDS,
     FOREIGN,
     GROUP,
     LIVE_SECONDS,
@@ -20,7 +21,7 @@ from tests.support.ledger import Ledger
 
 Picture = dict[str, Any]
 
-LIVES: Final = (LIVE_SECONDS, REMEMBERED_SECONDS, TOMBSTONE_SECONDS)
+LIVES: Final = (LIVE_SECONDS, REMEMBERED_SECONDS, FINAL_SECONDS)
 
 READ: Final = """
 local found = {}
@@ -60,7 +61,7 @@ class Camera:
         names = [name(job_id) for name in public.values() for job_id in self._job_ids]
         found = self._read(keys=[*keys.base, *names, *(keys.claim(owner) for owner in owners)], args=[GROUP])
         picture: Picture = {"source": found[0][1]}
-        for part, (kind, value, _) in zip((*OURS, *keys.own), found[1:], strict=False):
+        for part, (kind, value, _) in zip((*OURS, *OF_LETTERS, *keys.own), found[1:], strict=False):
             pairs = dict(zip(value[::2], value[1::2], strict=True))
             picture[part] = {id_: float(score) for id_, score in pairs.items()} if kind == b"zset" else pairs
         picture["dead"] = {id_: read_letter(letter) for id_, letter in picture["dead"].items()}
@@ -89,18 +90,24 @@ def _readable(right: bytes, kind: bytes, value: Any, ttl: int) -> Any:
 def of(ledger: Ledger) -> Picture:
     """What `Camera.take` must find."""
     name = ledger.setup.name
+    letters = [(name(id_).encode(), letter) for id_, letter in ledger.dead.items()]
     jobs = {name(id_).encode(): job for id_, job in ledger.open.items()}
     at_head = {name(id_).encode(): float(id_) for id_, job in ledger.open.items() if job.place == "ready"}
     control = {f"n_{name}": count for name, count in ledger.counters.items() if count}
     control |= {
         name: value for name in ("clock", "offset", "amnesty", "format", "blamed") if (value := getattr(ledger, name))
     }
+    if ledger.format == "2":
+        control |= {"time": ledger.clock} if ledger.clock else {}
+        control["clock"] = "format 2"
     if ledger.last is not None:
         control["last"] = ledger.last
     if ledger.paused:
         control["paused"] = 1
     if ledger.held:
         control["held"] = 1
+    if ledger.tidied:
+        control["letters"] = 2
     of_stores: Picture = {"open": {id_: job.payload for id_, job in jobs.items()}}
     if ledger.setup.kind == "stream":
         of_stores = {}
@@ -113,7 +120,9 @@ def of(ledger: Ledger) -> Picture:
         "meta": {id_: job.meta() for id_, job in jobs.items()},
         "held": {name(id_).encode(): float(id_) for id_, job in ledger.open.items() if job.place == "held"},
         "blame": {name.encode(): str(count).encode() for name, count in ledger.blame.items() if count},
-        "dead": {name(id_).encode(): (letter.header, letter.payload) for id_, letter in ledger.dead.items()},
+        "dead": {id_: (each.header, None if each.apart else each.payload) for id_, each in letters},
+        "dead:payload": {id_: each.payload for id_, each in letters if each.apart},
+        "dead:index": dict.fromkeys(ledger.index, 0.0),
         "control": {name.encode(): str(value).encode() for name, value in control.items()},
         "bound": {job_id.encode(): name(id_).encode() for job_id, id_ in ledger.bound.items()},
         "workers": {name.encode(): float(at) for name, at in ledger.workers.items()},

@@ -58,6 +58,7 @@ class ChatBackend:
         """Raises ConfigError where the options cannot work."""
         self._options = options
         self._url = _http_url("endpoint's URL", options.url)
+        self._address = str(self._url.with_user(None).with_query(None))
         self._proxy = _http_url("proxy's URL", options.proxy) if options.proxy else None
         self._headers = _headers(options)
         https = any(url is not None and url.scheme == "https" for url in (self._url, self._proxy))
@@ -108,7 +109,7 @@ class ChatBackend:
     def peers(self, job: Job) -> str:
         """Name what answers this job, without credentials: other jobs with the same URL and model tell about it."""
         model = job.payload.get("model") or self._options.model
-        return f"{self._url.with_user(None).with_query(None)} {model}"
+        return f"{self._address} {model}"
 
     async def aclose(self) -> None:
         """Close the session, where there is one."""

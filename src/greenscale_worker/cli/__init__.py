@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from greenscale_worker.cli import streams
-from greenscale_worker.errors import ConfigError, QueueUnavailableError
+from greenscale_worker.errors import BadInputError, ConfigError, QueueFullError, QueueUnavailableError
 
 if TYPE_CHECKING:
     import argparse
@@ -66,10 +66,11 @@ def _main(arguments: list[str]) -> int:
     try:
         code = _run(arguments)
         sys.stdout.flush()
-    except ConfigError as error:
+    except (ConfigError, BadInputError) as error:
         return _complain(str(error), WRONG)
     except QueueUnavailableError as error:
-        return _complain(f"Redis does not answer: {error}", FAILED)
+        what = "Redis is full (maxmemory)" if isinstance(error, QueueFullError) else "Redis does not answer"
+        return _complain(f"{what}: {error}", FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

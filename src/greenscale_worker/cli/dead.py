@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from greenscale_worker.cli import FAILED, UNKNOWN
 from greenscale_worker.cli.opening import with_admin
-from greenscale_worker.cli.terminal import age, columns, harmless, hint, moment, say, say_json, seconds_of
+from greenscale_worker.cli.terminal import age, columns, harmless, hint, moment, say, say_json, seconds_of, since_of
+from greenscale_worker.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from greenscale_worker.config import Settings
-    from greenscale_worker.queues import DeadLetter, QueueAdmin
+    from greenscale_worker.queues import DeadFilter, DeadLetter, QueueAdmin
 
     Use = Callable[[argparse.Namespace, QueueAdmin, Settings], Awaitable[int]]
 
@@ -23,23 +24,32 @@ payload as it was pushed, and stay until they are replayed or purged."""
 
 EPILOG: Final = """\
 examples:
-  greenscale-worker dead list
+  greenscale-worker dead list --limit 20
+  greenscale-worker dead codes
   greenscale-worker dead show test-001
   greenscale-worker dead replay test-001
-  greenscale-worker dead replay --code timeout
-  greenscale-worker dead purge --older-than 7d
+  greenscale-worker dead replay --code http_400 --since 14:30
+  greenscale-worker dead purge --older-than 7d --code not_json --dry-run
+
+--since takes a time, 2030-01-02T03:04:05Z or 03:04:05 of the last 24 hours (UTC unless it has an offset),
+or an age: 30m, 12h, 7d.
 
 exit codes: 0 done; 1 some could not be replayed, or Redis does not answer; 2 wrong setting or option;
 3 there is no such dead letter"""
 
 NOT_FOUND: Final = "there is no such dead letter"
+SHOWN: Final = 100
+UNTOLD: Final[dict[str, str]] = {
+    "unknown": NOT_FOUND,
+    "payload_lost": "its payload was deleted by somebody, so there is nothing to run; `dead purge` deletes the rest",
+}
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Register the command and its four actions."""
+    """Register the command and its five actions."""
     dead = subparsers.add_parser(
         "dead",
-        help="list, show, replay or purge jobs that have failed for good",
+        help="list, count, show, replay or purge jobs that have failed for good",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -47,22 +57,31 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     actions = dead.add_subparsers(title="actions", metavar="ACTION", required=True)
 
     listing = _action(actions, "list", "list them, the latest first", _list)
-    listing.add_argument("--json", action="store_true", help="one line of JSON each, without payloads")
+    _filter_options(listing)
+    listing.add_argument("--limit", metavar="N", type=_count, help=f"no more than so many (default: {SHOWN})")
+    listing.add_argument("--after", metavar="ID", help="go on behind the one of this id")
+    listing.add_argument("--json", action="store_true", help="one line of JSON each, without payloads; all of them")
+
+    codes = _action(actions, "codes", "count them by code", _codes)
+    codes.add_argument("--json", action="store_true", help="one line of JSON")
 
     show = _action(actions, "show", "show one, with its payload", _show)
     show.add_argument("id", metavar="ID", help="its own id, or the job's")
     show.add_argument("--json", action="store_true", help="one line of JSON")
 
     replay = _action(actions, "replay", "put some back to the head of the queue, with a clean record", _replay)
-    which = replay.add_mutually_exclusive_group(required=True)
-    which.add_argument("id", metavar="ID", nargs="*", default=[], help="their own ids, or the jobs'")
-    which.add_argument("--code", metavar="CODE", help="all that failed with this code")
-    which.add_argument("--all", action="store_true", help="all")
+    replay.add_argument("id", metavar="ID", nargs="*", default=[], help="their own ids, or the jobs'")
+    _filter_options(replay)
+    replay.add_argument("--all", action="store_true", help="all")
+    replay.add_argument("--limit", metavar="N", type=_count, help="no more than so many, the oldest first")
+    _dry_run(replay)
 
     purge = _action(actions, "purge", "delete those that died long ago", _purge)
     purge.add_argument(
         "--older-than", metavar="AGE", type=seconds_of, required=True, help="such as 45s, 30m, 12h, 7d or 2w; 0: all"
     )
+    purge.add_argument("--code", metavar="CODE", help="only those that failed with this code")
+    _dry_run(purge)
 
 
 def _action(actions: Any, name: str, text: str, use: "Use") -> argparse.ArgumentParser:
@@ -71,8 +90,38 @@ def _action(actions: Any, name: str, text: str, use: "Use") -> argparse.Argument
     return parser
 
 
+def _filter_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--code", metavar="CODE", help="only those that failed with this code")
+    parser.add_argument("--since", metavar="TIME", type=since_of, help="only those that died since: a time, or an age")
+
+
+def _dry_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="only say how many it would be")
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not accepted; a whole number above 0 is expected")
+    return int(text)
+
+
+def _which(args: argparse.Namespace) -> "DeadFilter":
+    from greenscale_worker.queues import DeadFilter  # noqa: PLC0415  `--help` does not pay for it
+
+    since, younger_than = args.since or (None, None)
+    return DeadFilter(code=args.code, since=since, younger_than=younger_than)
+
+
 async def _list(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Settings") -> int:
-    letters = sorted([_summary(letter) async for letter in admin.dead()], key=_age, reverse=True)
+    which = _which(args)
+    limit = args.limit or (None if args.json else SHOWN)
+    if args.after is not None and await admin.dead_letter(args.after, payload=False) is None:
+        hint(f"{args.after}: {NOT_FOUND}")
+        return UNKNOWN
+    found = admin.dead(which, limit=limit and limit + 1, after=args.after, payloads=False)
+    letters = [_summary(letter) async for letter in found]
+    more = limit is not None and len(letters) > limit
+    letters = letters[:limit]
     if args.json:
         for letter in letters:
             say_json(letter)
@@ -84,12 +133,11 @@ async def _list(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Setti
         ]
         say(columns(rows, head=("ID", "JOB", "DIED", "CODE", "MESSAGE"), cut=True))
     else:
-        hint("there are no dead letters")
+        hint("there are no dead letters" + ("" if which == type(which)() else " of this kind"))
+    if more:
+        total = "" if args.after else f" of {await admin.dead_count(which):,}"
+        hint(f"… {len(letters):,}{total} are shown; those behind: --after {letters[-1]['id']}, or --limit N")
     return 0
-
-
-def _age(summary: dict[str, Any]) -> tuple[float, str]:
-    return summary["died_at"], summary["id"]
 
 
 def _summary(letter: "DeadLetter") -> dict[str, Any]:
@@ -98,13 +146,25 @@ def _summary(letter: "DeadLetter") -> dict[str, Any]:
     return {name: getattr(letter, name) for name in names}
 
 
+async def _codes(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Settings") -> int:
+    counts = await admin.dead_codes()
+    if args.json:
+        say_json(counts)
+    elif counts:
+        rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        say(columns([(f"{count:>7,}", code) for code, count in rows], head=("LETTERS", "CODE")))
+    else:
+        hint("there are no dead letters")
+    return 0
+
+
 async def _show(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Settings") -> int:
-    async for letter in admin.dead():
-        if args.id in (letter.id, letter.job_id):
-            _print(letter, as_json=args.json)
-            return 0
-    hint(f"{args.id}: {NOT_FOUND}")
-    return UNKNOWN
+    letter = await admin.dead_letter(args.id)
+    if letter is None:
+        hint(f"{args.id}: {NOT_FOUND}")
+        return UNKNOWN
+    _print(letter, as_json=args.json)
+    return 0
 
 
 def _print(letter: "DeadLetter", *, as_json: bool) -> None:
@@ -130,30 +190,46 @@ def _print(letter: "DeadLetter", *, as_json: bool) -> None:
 
 
 async def _replay(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Settings") -> int:
+    which = _which(args)
+    chosen = args.all or which != type(which)()
+    if bool(args.id) == chosen:
+        raise ConfigError("dead replay: expected: ids, or --all, or --code, or --since")
     if args.id:
-        return await _replay_ids(args.id, admin)
-    chosen = [letter.id async for letter in admin.dead() if args.all or letter.code == args.code]
-    replayed = sum([await admin.replay(letter_id) for letter_id in chosen])
-    say(f"replayed: {replayed}")
-    return 0 if replayed == len(chosen) else FAILED
+        return await _replay_ids(args, admin)
+    found = admin.dead(which, limit=args.limit, oldest_first=True, payloads=False)
+    ids = [letter.id async for letter in found]
+    if args.dry_run:
+        say(f"to be replayed: {len(ids)}")
+        return 0
+    answers = await admin.replay_many(ids)
+    for letter_id, answer in zip(ids, answers, strict=True):
+        if answer != "replayed":
+            hint(f"{letter_id}: {UNTOLD[answer]}")
+    say(f"replayed: {answers.count('replayed')}")
+    return 0 if answers.count("replayed") == len(ids) else FAILED
 
 
-async def _replay_ids(wanted: list[str], admin: "QueueAdmin") -> int:
-    by_job: dict[str, str] | None = None
-    missing = 0
-    for name in wanted:
-        found = await admin.replay(name)
-        if not found:
-            if by_job is None:
-                by_job = {letter.job_id: letter.id async for letter in admin.dead() if letter.job_id}
-            found = name in by_job and await admin.replay(by_job[name])
-        if not found:
-            hint(f"{name}: {NOT_FOUND}")
-            missing += 1
-    say(f"replayed: {len(wanted) - missing}")
-    return UNKNOWN if missing == len(wanted) else FAILED if missing else 0
+async def _replay_ids(args: argparse.Namespace, admin: "QueueAdmin") -> int:
+    done = 0
+    for name in args.id[: args.limit]:
+        letter = await admin.dead_letter(name, payload=False)
+        answer = "unknown" if letter is None else "replayed"
+        if letter is not None and not args.dry_run:
+            (answer,) = await admin.replay_many([letter.id])
+        if answer == "replayed":
+            done += 1
+        else:
+            hint(f"{name}: {UNTOLD[answer]}")
+    say(f"{'to be replayed' if args.dry_run else 'replayed'}: {done}")
+    missing = len(args.id[: args.limit]) - done
+    return 0 if not missing else FAILED if done else UNKNOWN
 
 
 async def _purge(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Settings") -> int:
-    say(f"purged: {await admin.purge(older_than=args.older_than)}")
+    if args.dry_run:
+        from greenscale_worker.queues import DeadFilter  # noqa: PLC0415  as above
+
+        say(f"to be purged: {await admin.dead_count(DeadFilter(code=args.code, older_than=args.older_than))}")
+    else:
+        say(f"purged: {await admin.purge(older_than=args.older_than, code=args.code)}")
     return 0

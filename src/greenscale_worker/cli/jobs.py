@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 MS: Final = "_ms"
 NUMBERS: Final = ("attempts", "crashes", "prompt_tokens", "completion_tokens", "total_tokens")
 UNKNOWN_TEXT: Final = "unknown or waiting"
-OPEN: Final = ("waiting", "running", "delayed")
+WITH_REASON: Final = ("failed", "delayed", "held")
+OPEN: Final = ("waiting", "running", "delayed", "held", "cancelling")
 
 STATUS: Final = """\
 Show the record of a job: its state, how often it was tried, when, by whom, what it cost and why it failed.
@@ -28,14 +29,22 @@ Write the answer of a job, and nothing else, to stdout."""
 
 CANCEL: Final = """\
 End a job that has not finished. If it runs, its call is cut off; if no worker has claimed it yet, it is
-ended when it comes up (for an hour, also a job that is only handed in later)."""
+ended when it comes up. That holds for seven days, also for a job that is only handed in later: the next
+job with this id is cancelled, and the one after it runs."""
 
 CODES: Final = {
     "status": "exit codes: 0 there is a record; 3 unknown or waiting; 1 Redis does not answer; 2 wrong setting",
     "result": "exit codes: 0 answered; 1 the job failed or was cancelled, or Redis does not answer;\n"
     "2 wrong setting; 3 unknown or waiting, or the answer's time is over; 4 not finished yet",
     "cancel": "exit codes: 0 cancelled, or will be when it comes up; 1 it had finished before, or Redis does\n"
-    "not answer; 2 wrong setting",
+    "not answer; 2 wrong setting or id; 3 there is no record of such a job; it may still wait, unseen",
+}
+CANCELLATIONS: Final = {
+    "cancelled": " is cancelled",
+    "will_be_cancelled": " will be cancelled when it comes up",
+    "finished": " had finished before",
+    "unknown": ": there is no record of it; if it waits, pushed by hand, it will be cancelled when it comes up; "
+    "otherwise there is no such job",
 }
 
 
@@ -72,10 +81,10 @@ def readable(job_id: str, record: dict[str, str]) -> dict[str, Any]:
     return values
 
 
-def ending(job_id: str, record: dict[str, str]) -> str:
-    """Say in a line how a job without an answer has ended."""
+def reason(job_id: str, record: dict[str, str]) -> str:
+    """Say in a line how a job stands, and why, where it has no answer."""
     state = record.get("state", UNKNOWN_TEXT)
-    why = [record.get("error_code", ""), record.get("error_message", "")] if state == "failed" else []
+    why = [record.get("error_code", ""), record.get("error_message", "")] if state in WITH_REASON else []
     return one_line(": ".join([f"{job_id} {state}", *filter(None, why)]))
 
 
@@ -121,7 +130,7 @@ async def _result(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Set
         hint(f"{args.job_id} has not finished yet: {state}")
         return UNFINISHED
     if state in {"failed", "cancelled"}:
-        hint(ending(args.job_id, record))
+        hint(reason(args.job_id, record))
         return FAILED
     hint(f"{args.job_id}: {'the answer is kept no longer' if state else UNKNOWN_TEXT}")
     return UNKNOWN
@@ -132,11 +141,5 @@ async def _cancel(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Set
     if args.json:
         say_json({"job_id": args.job_id, "cancellation": answer})
     else:
-        say(
-            {
-                "cancelled": f"{args.job_id} is cancelled",
-                "will_be_cancelled": f"{args.job_id} will be cancelled when it comes up",
-                "finished": f"{args.job_id} had finished before",
-            }[answer]
-        )
-    return FAILED if answer == "finished" else 0
+        say(f"{args.job_id}{CANCELLATIONS[answer]}")
+    return {"finished": FAILED, "unknown": UNKNOWN}.get(answer, 0)

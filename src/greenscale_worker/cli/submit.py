@@ -2,26 +2,43 @@
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from greenscale_worker.cli.opening import with_admin
-from greenscale_worker.cli.terminal import say, say_json, seconds_of
-from greenscale_worker.errors import BadInputError, ConfigError, PermanentError
+from greenscale_worker.cli.terminal import hint, say, say_json, seconds_of
+from greenscale_worker.errors import (
+    BadInputError,
+    ConfigError,
+    PermanentError,
+    QueueFullError,
+    QueueUnavailableError,
+)
 
 if TYPE_CHECKING:
     from greenscale_worker.config import Settings
     from greenscale_worker.queues import QueueAdmin
 
 STDIN: Final = "-"
+GROUP: Final = 100  # as one script takes them
 
 DESCRIPTION: Final = """\
 Hand in jobs: one prompt (as an argument, a text file or stdin), or many (a JSONL file, a line each as in
 the wire contract: {"prompt": …} or {"messages": …}, with a job_id or without). Everything is checked
-before anything is handed in. The ids are written to stdout; with --wait, the answers instead."""
+before anything is handed in. The ids are written to stdout; with --wait to stderr, before anything is waited
+for, and the answers to stdout, in the order of the input.
+
+A line of a file that names no job_id gets one that is made from its content (and from the options), so that
+the same command may be run again after a failure: what waits, runs or has an answer is not handed in twice.
+To ask the same again on purpose: --metadata run=2."""
 
 EPILOG: Final = """\
 examples:
@@ -60,7 +77,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
 
     wait = parser.add_argument_group("waiting")
-    wait.add_argument("--wait", action="store_true", help="wait for the answers and write them as they come")
+    wait.add_argument(
+        "--wait", action="store_true", help="wait for the answers and write them in the order of the input"
+    )
     wait.add_argument("--timeout", type=seconds_of, metavar="TIME", help="wait no longer than, such as 90s or 10m")
     parser.add_argument("--json", action="store_true", help="one line of JSON for each job")
 
@@ -81,23 +100,91 @@ def _pair(text: str) -> tuple[str, str]:
     return key, value
 
 
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A job to be handed in. `derived`: its id was made from what it says, so two of one id are one job."""
+
+    job_id: str
+    payload: bytes
+    where: str
+    derived: bool
+
+
 async def _submit(args: argparse.Namespace, admin: "QueueAdmin", settings: "Settings") -> int:
     jobs = list(_jobs(args, settings))
-    await admin.put(jobs)
+    handed_in: list[Submission] = []
+    try:
+        left_out = await _hand_in(jobs, admin, handed_in)
+    finally:  # whatever comes between: an id is never lost
+        _say_ids(handed_in, args)
+    if left_out:
+        hint(f"{left_out} of {len(jobs)} were known already, and are not handed in twice")
+    if not args.wait:
+        return 0
+    from greenscale_worker.cli.waiting import Show, wait  # noqa: PLC0415  only who waits needs a progress bar
+
+    show = Show(as_json=args.json, many=args.jsonl is not None)
+    return await wait(admin, {job.job_id: job.payload for job in jobs}, show, timeout=args.timeout)
+
+
+def _say_ids(jobs: list[Submission], args: argparse.Namespace) -> None:
     if args.wait:
-        from greenscale_worker.cli.waiting import Show, wait  # noqa: PLC0415  only who waits needs a progress bar
-
-        show = Show(as_json=args.json, many=args.jsonl is not None)
-        return await wait(admin, [job_id for job_id, _ in jobs], show, timeout=args.timeout)
-    for job_id, _ in jobs:
-        say_json({"job_id": job_id}) if args.json else say(job_id)
-    return 0
+        if jobs:
+            hint("\n".join(f"submitted {job.job_id}" for job in jobs))
+        return
+    for job in jobs:
+        say_json({"job_id": job.job_id}) if args.json else say(job.job_id)
 
 
-def _jobs(args: argparse.Namespace, settings: "Settings") -> Iterator[tuple[str, bytes]]:
+async def _hand_in(jobs: list[Submission], admin: "QueueAdmin", handed_in: list[Submission]) -> int:
+    """Hand jobs in, in groups each of which is accepted or refused as a whole; says how many were known before.
+
+    Appends to `handed_in`. Raises QueueUnavailableError that says which jobs were accepted.
+    """
+    left_out = 0
+    for derived, run_of in groupby(jobs, attrgetter("derived")):
+        group: list[Submission] = []
+        for job in run_of:
+            group.append(job)
+            if len(group) == GROUP:
+                left_out += await _hand_in_group(group, jobs, admin, handed_in, fold=derived)
+                group = []
+        if group:
+            left_out += await _hand_in_group(group, jobs, admin, handed_in, fold=derived)
+    return left_out
+
+
+async def _hand_in_group(
+    group: list[Submission],
+    jobs: list[Submission],
+    admin: "QueueAdmin",
+    handed_in: list[Submission],
+    *,
+    fold: bool,
+) -> int:
+    try:
+        put = await admin.put([(job.job_id, job.payload) for job in group], fold=fold)
+    except QueueUnavailableError as error:
+        unknown = [] if isinstance(error, QueueFullError) else group
+        rest = jobs[len(handed_in) + len(unknown) :]
+        parts = [f"handed in: {_named(handed_in)}"] if handed_in else []
+        parts += [f"not known, for the answer got lost: {_named(unknown)}"] if unknown else []
+        parts += [f"not handed in: {_named(rest)}"] if rest else []
+        raise type(error)("; ".join([str(error), *parts])) from error
+    handed_in += group
+    return put.count(False)
+
+
+def _named(jobs: list[Submission]) -> str:
+    """Name jobs by where they stand in the input; a single one by its id."""
+    first, last = jobs[0].where, jobs[-1].where
+    if len(jobs) == 1:
+        return f"{jobs[0].job_id}" if " line " not in first else f"{first} ({jobs[0].job_id})"
+    return f"{first} to {last.rpartition(' ')[2]}"
+
+
+def _jobs(args: argparse.Namespace, settings: "Settings") -> Iterator[Submission]:
     """Read and check all jobs. Raises ConfigError that names the line."""
-    import orjson  # noqa: PLC0415  `--help` does not pay for it
-
     options = {
         "model": args.model,
         "temperature": args.temperature,
@@ -107,19 +194,32 @@ def _jobs(args: argparse.Namespace, settings: "Settings") -> Iterator[tuple[str,
     }
     given = {name: value for name, value in options.items() if value is not None}
     lines: dict[str, str] = {}
+    repeated: Counter[bytes] = Counter()
     for where, fields in _inputs(args):
-        job = {"job_id": args.id or uuid4().hex, **given, **fields}
-        try:
-            raw = orjson.dumps(job)
-        except orjson.JSONEncodeError as error:
-            raise ConfigError(f"{where}: {error}; expected: UTF-8") from None
+        derived = args.jsonl is not None and fields.get("job_id") is None
+        job_id = args.id or uuid4().hex
+        if derived:
+            fields.pop("job_id", None)
+            said = sha256(_written(where, {**given, **fields})).digest()
+            repeated[said] += 1
+            job_id = (said if repeated[said] == 1 else sha256(said + b"%d" % repeated[said]).digest()).hex()[:32]
+        raw = _written(where, {"job_id": job_id, **given, **fields})
         job_id = _check(where, raw, settings)
         if job_id in lines:
             raise ConfigError(f"{where}: job_id {job_id} is used in {lines[job_id]} too; expected: each once")
         lines[job_id] = where
-        yield job_id, raw
+        yield Submission(job_id, raw, where, derived)
     if not lines:
         raise ConfigError(f"{args.jsonl}: it is empty; expected: a job in each line")
+
+
+def _written(where: str, job: dict[str, Any]) -> bytes:
+    import orjson  # noqa: PLC0415  `--help` does not pay for it
+
+    try:
+        return orjson.dumps(job)
+    except orjson.JSONEncodeError as error:
+        raise ConfigError(f"{where}: {error}; expected: UTF-8") from None
 
 
 def _inputs(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from time import time
 from typing import Any, Final, TextIO
 
@@ -94,3 +94,24 @@ def seconds_of(text: str) -> float:
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no time span; 45s, 30m, 12h, 7d or 2w are accepted")
     return float(found[1]) * UNITS[found[2] or "s"]
+
+
+def since_of(text: str) -> tuple[float | None, float | None]:
+    """Read since when: a time (RFC 3339, or HH:MM[:SS] in the last 24 hours), or an age such as 2h; for argparse.
+
+    Times without an offset are UTC, as all that we write. Gives seconds since the epoch, or else the age in seconds.
+    """
+    word = text.strip()
+    if re.fullmatch(r"\d+(?:\.\d+)?\s*[smhdw]?", word):
+        return None, seconds_of(word)
+    now = datetime.now(UTC)
+    try:
+        if re.fullmatch(r"\d{1,2}:\d{2}(:\d{2})?", word):
+            clock = datetime.strptime(word, "%H:%M:%S" if word.count(":") > 1 else "%H:%M").time()  # noqa: DTZ007  a time
+            today = datetime.combine(now, clock, UTC)
+            return (today if today <= now else today - timedelta(days=1)).timestamp(), None
+        when = datetime.fromisoformat(word)
+    except ValueError:
+        accepted = "2030-01-02T03:04:05Z, 03:04:05 (UTC) or an age such as 30m, 12h or 7d"
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; {accepted} is expected") from None
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp(), None

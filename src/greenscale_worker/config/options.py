@@ -106,6 +106,9 @@ def queue_options(settings: Settings) -> QueueOptions:
         lease=settings.lease_seconds,
         max_crashes=settings.max_crashes,
         result_ttl=settings.result_ttl_seconds,
+        result_prefix=settings.result_prefix,
+        dead_max_age=settings.dead_max_age_seconds or 0.0,
+        dead_max_count=settings.dead_max_count or 0,
         backend=settings.backend,
     )
 

@@ -147,6 +147,7 @@ LIST_NAME: Final = Rule(
     " what {team} calls its own keys",
     _is_list_name,
 )
+RESULT_PREFIX: Final = Rule("at most 64 of letters, digits and . _ : -", _matches(r"[A-Za-z0-9._:-]{0,64}"))
 GROUP_NAME: Final = Rule("1 to 128 of letters, digits and . _ : -", _matches(r"[A-Za-z0-9._:-]{1,128}"))
 PEM_FILE: Final = Rule("the name of a PEM file that can be read", _is_pem_file)
 # Whatever it is, it is accepted until it is used: it may be meant for other programs.

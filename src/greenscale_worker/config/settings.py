@@ -20,6 +20,7 @@ from greenscale_worker.config.rules import (
     POD_NAME,
     PROXY,
     REDIS_URL,
+    RESULT_PREFIX,
     SecretUrl,
 )
 
@@ -186,6 +187,26 @@ class QueueSettings(Section):
         ge=0,
         le=31_536_000,
         description="How long results and final records can be read; 0: none are written.",
+    )
+    result_prefix: Annotated[str, RESULT_PREFIX] = Field(
+        "",
+        alias="GREENSCALE_RESULT_PREFIX",
+        description="What stands in front of `result:<id>` and `job:<id>`, such as `search:`. Needed where two queues "
+        "in one database may have jobs of the same id. The same for all workers and commands of a queue.",
+    )
+    dead_max_age_seconds: float | None = Field(
+        None,
+        alias="GREENSCALE_DEAD_MAX_AGE_SECONDS",
+        ge=1,
+        le=31_536_000,
+        description="Dead letters that are older are deleted. Without it: they stay until they are replayed or purged.",
+    )
+    dead_max_count: int | None = Field(
+        None,
+        alias="GREENSCALE_DEAD_MAX_COUNT",
+        ge=1,
+        le=1_000_000_000,
+        description="Of more dead letters than these the oldest are deleted. Without it: none.",
     )
 
 

@@ -11,7 +11,8 @@ from typing import Literal, Protocol
 from greenscale_worker.job import Failure, Job, Outcome
 
 Binding = Literal["run", "duplicate", "conflict", "cancelled", "stale"]
-Cancellation = Literal["cancelled", "will_be_cancelled", "finished"]
+Cancellation = Literal["cancelled", "will_be_cancelled", "finished", "unknown"]
+Replay = Literal["replayed", "unknown", "payload_lost"]
 Loss = Literal["taken", "gone"]
 Verdict = Literal["delayed", "held", "dead", "stale"]
 
@@ -46,7 +47,9 @@ class QueueOptions:
 
     `take_from` is the end of the list that is oldest: `right` for producers that LPUSH, `left` for RPUSH. `group` is
     the consumer group of a stream.
-    Results and final records live `result_ttl`; 0 writes neither. A heartbeat is due every `lease / 5`.
+    Results and final records live `result_ttl`; 0 writes neither. `result_prefix` stands in front of the names of
+    both, so that two queues in one database may have jobs of the same id. A heartbeat is due every `lease / 5`.
+    Dead letters that are older than `dead_max_age`, or the oldest of more than `dead_max_count`, are deleted; 0: none.
     """
 
     name: str = "jobs"
@@ -55,6 +58,9 @@ class QueueOptions:
     lease: float = 15.0
     max_crashes: int = 4
     result_ttl: int = 3600
+    result_prefix: str = ""
+    dead_max_age: float = 0.0
+    dead_max_count: int = 0
     backend: str = ""
 
     @property
@@ -160,7 +166,8 @@ class Depth:
 class DeadLetter:
     """A job that will not be run again unless it is replayed.
 
-    `tries` counts calls that failed; times are seconds since the epoch.
+    `tries` counts calls that failed; times are seconds since the epoch. `code` is `unreadable` where somebody else
+    wrote the letter; its bytes are the payload then.
     """
 
     id: str
@@ -171,6 +178,19 @@ class DeadLetter:
     crashes: int
     died_at: float
     payload: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadFilter:
+    """Which dead letters are meant; what is None does not matter.
+
+    `since` is seconds since the epoch, the two others are ages in seconds, by the queue's clock.
+    """
+
+    code: str | None = None
+    since: float | None = None
+    younger_than: float | None = None
+    older_than: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +204,13 @@ class LiveWorker:
 class QueueAdmin(Protocol):
     """Everybody else's side. Calls raise QueueUnavailableError where the server does not answer."""
 
-    async def put(self, jobs: Sequence[tuple[str, bytes]]) -> None:
-        """Append jobs, each an id and its payload, in order, and record them as waiting."""
+    async def put(self, jobs: Sequence[tuple[str, bytes]], *, fold: bool = False) -> list[bool]:
+        """Append jobs, each an id and its payload, in order, and record them as waiting.
+
+        With `fold`, a job is left out whose id is that of one that waits, runs or has succeeded, so far as is known.
+        Says for each whether it was appended. Raises BadInputError for an id that is none, before anything is written;
+        QueueFullError where the server takes no more.
+        """
         ...
 
     async def record(self, job_id: str) -> dict[str, str]:
@@ -197,7 +222,11 @@ class QueueAdmin(Protocol):
         ...
 
     async def cancel(self, job_id: str) -> Cancellation:
-        """End a job that has not finished. One that nobody has claimed is ended when it comes up."""
+        """End a job that has not finished. Raises BadInputError for an id that no job can have.
+
+        `will_be_cancelled`: nobody has claimed it; it is ended when it comes up, within seven days, and its record
+        says `cancelling`. `unknown`: the same, but there is no record of such a job: it was pushed by hand, or never.
+        """
         ...
 
     async def depth(self) -> Depth:
@@ -216,16 +245,46 @@ class QueueAdmin(Protocol):
         """End a pause."""
         ...
 
-    def dead(self) -> AsyncIterator[DeadLetter]:
-        """Walk through all dead letters, in no order."""
+    def dead(
+        self,
+        which: DeadFilter | None = None,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        oldest_first: bool = False,
+        payloads: bool = True,
+    ) -> AsyncIterator[DeadLetter]:
+        """Walk through dead letters, the latest first; `after`: behind the one of that id.
+
+        Without `payloads` those are empty, and are not read.
+        """
+        ...
+
+    async def dead_letter(self, name: str, *, payload: bool = True) -> DeadLetter | None:
+        """Find a dead letter by its own id, or by its job's: the latest of that. Without `payload` that is not read."""
+        ...
+
+    async def dead_count(self, which: DeadFilter | None = None) -> int:
+        """Count dead letters."""
+        ...
+
+    async def dead_codes(self) -> dict[str, int]:
+        """Count dead letters by code."""
         ...
 
     async def replay(self, letter_id: str) -> bool:
         """Put a dead letter back to the head of the queue, its counters at zero. False: there is none."""
         ...
 
-    async def purge(self, *, older_than: float) -> int:
-        """Delete dead letters that died more than so many seconds ago; says how many."""
+    async def replay_many(self, letter_ids: Sequence[str]) -> list[Replay]:
+        """Replay dead letters, in portions, and say of each what became of it.
+
+        `payload_lost`: somebody has deleted its payload, so that there is nothing to be run; the letter stays.
+        """
+        ...
+
+    async def purge(self, *, older_than: float, code: str | None = None) -> int:
+        """Delete dead letters that died at least so many seconds ago, in portions; says how many."""
         ...
 
     async def aclose(self) -> None:

@@ -42,6 +42,13 @@ class Rig:
         await self.admin.put(jobs)
         return [job_id for job_id, _ in jobs]
 
+    async def put_in_company(self, name: str) -> str:
+        """Put a job beside one that runs, so that it is not alone."""
+        await self.put("company")
+        await claim(self.a)
+        (job_id,) = await self.put(name)
+        return job_id
+
     async def state(self, job_id: str) -> str | None:
         """Read what the job's record says of it."""
         return (await self.admin.record(job_id)).get("state")

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 from greenscale_worker import (
+    DeadFilter,
     DeadLetter,
     Lease,
     Metrics,
@@ -83,15 +84,32 @@ class PackedAdmin:
         self.workers = admin.workers
         self.pause = admin.pause
         self.resume = admin.resume
+        self.dead_count = admin.dead_count
+        self.dead_codes = admin.dead_codes
         self.replay = admin.replay
+        self.replay_many = admin.replay_many
         self.purge = admin.purge
         self.aclose = admin.aclose
 
-    async def put(self, jobs: Sequence[tuple[str, bytes]]) -> None:
+    async def put(self, jobs: Sequence[tuple[str, bytes]], *, fold: bool = False) -> list[bool]:
         """Append jobs."""
-        await self._admin.put([(job_id, pack(payload)) for job_id, payload in jobs])
+        return await self._admin.put([(job_id, pack(payload)) for job_id, payload in jobs], fold=fold)
 
-    async def dead(self) -> AsyncIterator[DeadLetter]:
-        """Walk through all dead letters."""
-        async for letter in self._admin.dead():
+    async def dead(
+        self,
+        which: DeadFilter | None = None,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        oldest_first: bool = False,
+        payloads: bool = True,
+    ) -> AsyncIterator[DeadLetter]:
+        """Walk through dead letters."""
+        found = self._admin.dead(which, limit=limit, after=after, oldest_first=oldest_first, payloads=payloads)
+        async for letter in found:
             yield replace(letter, payload=unpack(letter.payload))
+
+    async def dead_letter(self, name: str, *, payload: bool = True) -> DeadLetter | None:
+        """Find a dead letter."""
+        letter = await self._admin.dead_letter(name, payload=payload)
+        return letter and replace(letter, payload=unpack(letter.payload))

@@ -5,26 +5,30 @@ It keeps the promises of the queues in Redis (docs/queue-protocol.md), but does 
 
 import asyncio
 import itertools
+import math
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from greenscale_worker.blame import decide
-from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded
+from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded, check_job_id
 from greenscale_worker.queues import (
     Binding,
     Cancellation,
+    DeadFilter,
     DeadLetter,
     Depth,
     Lease,
     LiveWorker,
     QueueOptions,
+    Replay,
     Verdict,
 )
-from greenscale_worker.queues.memory.records import FINISHED
+from greenscale_worker.queues.memory.records import FINISHED, LIVE_SECONDS
 from greenscale_worker.queues.memory.store import SUSPECT_CRASHES, Entry, Store
 
-TOMBSTONE_SECONDS: Final = 3600.0
 SHORTEST_SLEEP: Final = 0.01
 
 
@@ -112,7 +116,7 @@ class MemoryQueue:
         if isinstance(outcome, Failed):
             self._bury(entry, lease.job_id, outcome)
         else:
-            self._store.succeeded(self._store.clock() if lease.began is None else self._when(lease.began))
+            self._store.evidence.succeeded(self._store.clock() if lease.began is None else self._when(lease.began))
             if lease.job_id is not None:
                 self._store.records.succeeded(lease.job_id, outcome.output)
         return True
@@ -162,20 +166,27 @@ class MemoryQueue:
                 del self._held[lease.token]
                 lease.lose("taken" if int(lease.id) in store.open else "gone")
         self._tick()
+        self._trim()
         store.beats[self._worker] = store.clock()
 
     async def aclose(self) -> None:
         """Leave the list of live workers. Jobs are never claimed ahead, so there is none to hand back."""
         self._store.beats.pop(self._worker, None)
 
-    async def put(self, jobs: Sequence[tuple[str, bytes]]) -> None:
+    async def put(self, jobs: Sequence[tuple[str, bytes]], *, fold: bool = False) -> list[bool]:
         """See QueueAdmin."""
-        store = self._store
+        store, put = self._store, []
+        for job_id, _ in jobs:
+            check_job_id(job_id)
         for job_id, payload in jobs:
-            if job_id not in store.bound:
-                store.records.waiting(job_id)
-            store.append(payload)
-        store.ring(len(jobs))
+            known = job_id in store.bound or store.records.get(job_id).get("state") not in {None, "failed", "cancelled"}
+            put.append(not (fold and known))
+            if put[-1]:
+                if job_id not in store.bound:
+                    store.records.waiting(job_id, cancelled=store.tombstones.get(job_id) is not None)
+                store.append(payload)
+        store.ring(sum(put))
+        return put
 
     async def record(self, job_id: str) -> dict[str, str]:
         """See QueueAdmin."""
@@ -187,6 +198,7 @@ class MemoryQueue:
 
     async def cancel(self, job_id: str) -> Cancellation:
         """See QueueAdmin."""
+        check_job_id(job_id)
         store = self._store
         entry = store.bound.get(job_id)
         if entry is not None:
@@ -195,9 +207,13 @@ class MemoryQueue:
             if entry.lease is not None:
                 entry.lease.lose("gone")
             return "cancelled"
-        if store.records.get(job_id).get("state") in FINISHED:
+        state = store.records.get(job_id).get("state")
+        if state in FINISHED:
             return "finished"
-        store.tombstones.put(job_id, job_id, seconds=TOMBSTONE_SECONDS)
+        store.tombstones.put(job_id, job_id, seconds=LIVE_SECONDS)
+        if state is None:
+            return "unknown"
+        store.records.cancelling(job_id)
         return "will_be_cancelled"
 
     async def depth(self) -> Depth:
@@ -229,26 +245,63 @@ class MemoryQueue:
         self._store.paused = False
         self._store.ring()
 
-    async def dead(self) -> AsyncIterator[DeadLetter]:
+    async def dead(
+        self,
+        which: DeadFilter | None = None,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        oldest_first: bool = False,
+        payloads: bool = True,
+    ) -> AsyncIterator[DeadLetter]:
         """See QueueAdmin."""
-        for letter, _ in list(self._store.dead.values()):
-            yield letter
+        chosen = self._chosen(which)
+        if not oldest_first:
+            chosen.reverse()
+        begin = next((place for place, letter in enumerate(chosen, 1) if letter.id == after), 0)
+        for letter in chosen[begin:][:limit]:
+            yield letter if payloads else replace(letter, payload=b"")
+
+    async def dead_letter(self, name: str, *, payload: bool = True) -> DeadLetter | None:
+        """See QueueAdmin."""
+        letters = self._chosen(None)
+        found = [letter for letter in letters if letter.id == name] or [each for each in letters if each.job_id == name]
+        return (found[-1] if payload else replace(found[-1], payload=b"")) if found else None
+
+    async def dead_count(self, which: DeadFilter | None = None) -> int:
+        """See QueueAdmin."""
+        return len(self._chosen(which))
+
+    async def dead_codes(self) -> dict[str, int]:
+        """See QueueAdmin."""
+        return dict(sorted(Counter(letter.code for letter in self._chosen(None)).items()))
 
     async def replay(self, letter_id: str) -> bool:
         """See QueueAdmin."""
-        _, entry = self._store.dead.pop(letter_id, (None, None))
-        if entry is None:
+        letter, entry = self._store.dead.pop(letter_id, (None, None))
+        if letter is None or entry is None:
             return False
-        self._store.replay(entry)
+        self._store.replay(entry, letter.job_id)
         return True
 
-    async def purge(self, *, older_than: float) -> int:
+    async def replay_many(self, letter_ids: Sequence[str]) -> list[Replay]:
         """See QueueAdmin."""
-        dead, horizon = self._store.dead, self._store.clock() - older_than
-        old = [letter.id for letter, _ in dead.values() if letter.died_at < horizon]
-        for letter_id in old:
-            del dead[letter_id]
+        return ["replayed" if await self.replay(letter_id) else "unknown" for letter_id in letter_ids]
+
+    async def purge(self, *, older_than: float, code: str | None = None) -> int:
+        """See QueueAdmin."""
+        old = self._chosen(DeadFilter(code=code, older_than=older_than))
+        for letter in old:
+            del self._store.dead[letter.id]
         return len(old)
+
+    def _chosen(self, which: DeadFilter | None) -> list[DeadLetter]:
+        """Those meant, the oldest first."""
+        which, now = which or DeadFilter(), self._store.clock()
+        since = max(which.since or 0.0, 0.0 if which.younger_than is None else now - which.younger_than)
+        until = math.inf if which.older_than is None else now - which.older_than
+        letters = (letter for letter, _ in self._store.dead.values())
+        return [each for each in letters if since <= each.died_at <= until and which.code in (None, each.code)]
 
     def _claim(self) -> Lease | None:
         self._tick()
@@ -314,5 +367,14 @@ class MemoryQueue:
         counts = (entry.runs, entry.crashes, store.clock())
         letter = DeadLetter(str(entry.id), job_id, code, fault.message, *counts, entry.payload)
         store.dead[letter.id] = (letter, entry)
+        self._trim()
         if job_id is not None and not clash:
             store.records.failed(job_id, fault, ran=entry.bound_to == job_id)
+
+    def _trim(self) -> None:
+        """Delete dead letters that are older, or more, than options say."""
+        dead, options, now = self._store.dead, self._store.options, self._store.clock()
+        while options.dead_max_count and len(dead) > options.dead_max_count:
+            del dead[next(iter(dead))]
+        while options.dead_max_age and dead and next(iter(dead.values()))[0].died_at < now - options.dead_max_age:
+            del dead[next(iter(dead))]

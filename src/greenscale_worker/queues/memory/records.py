@@ -10,6 +10,7 @@ import orjson
 from greenscale_worker.job import Failed, Job, Output, Usage
 from greenscale_worker.queues import Lease, QueueOptions
 
+LIVE_SECONDS: Final = 7 * 86_400.0  # a cancellation waits so long for its job
 FINISHED: Final = frozenset({"succeeded", "failed", "cancelled"})
 OVER_AT_THE_END: Final = frozenset({"due_ms", "error_code", "error_message"})
 
@@ -67,9 +68,13 @@ class Records:
         """Read an answer."""
         return self._results.get(job_id)
 
-    def waiting(self, job_id: str) -> None:
-        """A job was handed in."""
-        self._write(job_id, {"state": "waiting", "submitted_ms": ms(self._clock())})
+    def waiting(self, job_id: str, *, cancelled: bool = False) -> None:
+        """A job was handed in; perhaps one whose cancellation has come before it."""
+        self._write(job_id, {"state": "cancelling" if cancelled else "waiting", "submitted_ms": ms(self._clock())})
+
+    def cancelling(self, job_id: str) -> None:
+        """A job will be cancelled when it comes up."""
+        self._write(job_id, {**self.get(job_id), "state": "cancelling"}, seconds=LIVE_SECONDS)
 
     def running(self, lease: Lease, job: Job, worker: str) -> None:
         """A run begins: a record tells of one run only, but when the job was handed in stays true for all."""

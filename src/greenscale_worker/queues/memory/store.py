@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
 
-from greenscale_worker.blame import FleetEvidence
+from greenscale_worker.blame import KNOWN, FleetEvidence
 from greenscale_worker.queues import DeadLetter, Lease, QueueOptions
 from greenscale_worker.queues.memory.records import Expiring, Records
 
@@ -111,8 +111,13 @@ class Store:
         return self.delayed[0].due if self.delayed else None
 
     def take(self, *, suspect: bool) -> Lease | None:
-        """Lease the oldest job: one that comes back before a new one, a suspect only where allowed, one held last."""
+        """Lease the oldest job: one that comes back before a new one, a suspect only where allowed, one held last.
+
+        Once somebody has succeeded, held jobs come back one by one: a heap that failed again would be in the way.
+        """
         now = self.clock()
+        if self.held and self.evidence.since is None:
+            self.requeue(self.held[0])
         places = [place for place in (self.ready, self.suspects if suspect else []) if place]
         if places:
             entry = min(places, key=lambda place: place[0].id).pop(0)
@@ -154,22 +159,16 @@ class Store:
         return entry if entry and entry.id in self.leased else None
 
     def requeue(self, entry: Entry) -> None:
-        """Put a job to the head, in its old order among those there; or aside, while others suffer what it does."""
+        """Put a job to the head, in its old order; or behind, if its call failed and nobody has succeeded since."""
         self._withdraw(entry)
-        is_held = entry.failed is not None and self.evidence.since is not None
+        is_held = entry.runs > 0 and self.evidence.since is not None
         place = self.suspects if entry.suspect else self.held if is_held else self.ready
         insort(place, entry, key=attrgetter("id"))
         self.ring(None if entry.suspect else 1)  # not every lane may take a suspect
 
-    def succeeded(self, began: float) -> None:
-        """Learn of a success; where it answers the evidence, what was held comes back to the head."""
-        if self.evidence.succeeded(began):
-            for entry in list(self.held):
-                self.requeue(entry)
-
     def alone(self, entry: Entry) -> bool:
-        """Say whether there is no other job but those that have used up a try amid successes."""
-        return not self.waiting and all(other is entry or other.tries >= 1 for other in self.open.values())
+        """Say whether there is no other job but those known to be ill."""
+        return not self.waiting and all(other is entry or other.tries >= KNOWN for other in self.open.values())
 
     def delay(self, entry: Entry, due: float) -> None:
         """Put a job aside until it is due."""
@@ -187,9 +186,12 @@ class Store:
         if entry.suspect:
             self.ring()  # its worker may take the next one
 
-    def replay(self, entry: Entry) -> None:
-        """Put a dead job back to the head as if it were new."""
+    def replay(self, entry: Entry, job_id: str | None) -> None:
+        """Put a dead job back to the head as if it were new; its id is bound, so that it can be cancelled."""
         fresh = Entry(entry.id, entry.payload, entry.arrived, first_claimed=self.clock())
+        if job_id is not None and job_id not in self.bound:
+            self.bound[job_id] = fresh
+            fresh.bound_to = job_id
         self.open[fresh.id] = fresh
         self.requeue(fresh)
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from redis import exceptions
 
-from greenscale_worker.errors import ConfigError, GreenScaleError, QueueUnavailableError
+from greenscale_worker.errors import ConfigError, GreenScaleError, QueueFullError, QueueUnavailableError
 
 LEAST: Final = (6, 2)  # of Redis: BLMOVE, LPOP with a count, XPENDING with IDLE
 NEEDED: Final = f"Redis {'.'.join(map(str, LEAST))} or newer is needed"
@@ -22,7 +22,6 @@ AWAY: Final = (
     exceptions.ClusterDownError,
     exceptions.TryAgainError,
     exceptions.AskError,
-    exceptions.OutOfMemoryError,
     OSError,
 )
 LONGEST: Final = 300  # characters of an answer that are repeated
@@ -31,6 +30,7 @@ KNOWN: Final = (exceptions.RedisError, exceptions.RedisClusterException)
 AWAY_WORDS: Final = re.compile(
     r"(UNBLOCKED|BUSY|MISCONF|NOREPLICAS|MASTERDOWN|LOADING|READONLY|CLUSTERDOWN|TRYAGAIN|OOM)\b|Protocol error"
 )
+FULL_WORDS: Final = re.compile(r"\bOOM\b|used memory > 'maxmemory'")
 COMMAND_WORDS: Final = re.compile(r"unknown command|unknown redis command|not allowed from script", re.IGNORECASE)
 RIGHTS_WORDS: Final = re.compile(r"NOPERM\b|ACL failure in script|The user executing the script")
 PLAIN_WORDS: Final = re.compile(r"WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|record layer failure|HTTP_REQUEST")
@@ -97,8 +97,8 @@ def _answered(text: str) -> GreenScaleError:
         return ConfigError(f"in Redis {what}: check GREENSCALE_QUEUE and the name of the queue")
     if "WRONGTYPE" in text:
         return ConfigError(f"another kind of queue has this name: check GREENSCALE_QUEUE and the name: {text}")
-    if AWAY_WORDS.search(text):
-        return QueueUnavailableError(text)
+    if FULL_WORDS.search(text) or AWAY_WORDS.search(text):
+        return (QueueFullError if FULL_WORDS.search(text) else QueueUnavailableError)(text)
     if COMMAND_WORDS.search(text):
         what = text.partition(", with args")[0]
         return ConfigError(f"Redis refuses this client: {what}; {NEEDED}, with its commands neither renamed nor off")

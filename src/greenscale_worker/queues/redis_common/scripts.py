@@ -22,8 +22,13 @@ class Script:
             return await client.execute_command("EVAL", self.source, len(keys), *keys, *args)
 
 
-def load(protocol: str, store: str, *names: str) -> dict[str, Script]:
-    """Read each `name`.lua of the package `protocol`; in front its `prelude.lua`, and the `store.lua` of `store`."""
+def load(protocol: str, store: str, *names: str, shared: tuple[str, ...] = ()) -> dict[str, Script]:
+    """Read each `name`.lua of the package `protocol`.
+
+    In front of it stand `prelude.lua`, the `store.lua` of the package `store`, and then those of `protocol` that are
+    `shared` by these scripts alone.
+    """
     folder = resources.files(protocol)
     head = folder.joinpath("prelude.lua").read_bytes() + resources.files(store).joinpath("store.lua").read_bytes()
+    head += b"".join(folder.joinpath(f"{name}.lua").read_bytes() for name in shared)
     return {name: Script(head + folder.joinpath(f"{name}.lua").read_bytes()) for name in names}

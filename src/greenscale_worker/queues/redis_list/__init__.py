@@ -1,6 +1,7 @@
 """Jobs in a plain Redis list: producers `LPUSH`, and nothing is lost (docs/queue-protocol.md)."""
 
 from contextlib import suppress
+from math import inf
 from typing import Any, Final
 
 from greenscale_worker.errors import BadInputError
@@ -11,6 +12,8 @@ from greenscale_worker.queues.redis_protocol.admin import RedisQueueAdmin
 from greenscale_worker.queues.redis_protocol.keys import Keys
 from greenscale_worker.queues.redis_protocol.queue import RedisQueue
 from greenscale_worker.telemetry import Metrics
+
+LONGEST_ID: Final = 16  # digits
 
 
 class ListStore:
@@ -37,7 +40,7 @@ class ListStore:
 
     def first_seen(self, job: bytes) -> float:
         """Read the time of the first claim, in microseconds."""
-        return int(job) / 1e6
+        return int(job) / 1e6 if job.isdigit() and len(job) <= LONGEST_ID else inf
 
 
 async def open_queue(redis: RedisOptions, options: QueueOptions, metrics: Metrics) -> RedisQueue:

@@ -1,9 +1,9 @@
 -- A list keeps what nobody has claimed; the payloads of claimed jobs move to a hash. Ids are given with the first claim.
 --
 -- KEYS  1 list  LIST  payloads as producers pushed them
---       13 open HASH  id -> payload: every claimed and unsettled job (public: KEDA counts it)
+--       15 open HASH  id -> payload: every claimed and unsettled job (public: KEDA counts it)
 -- ARGV  2 end of the list that is oldest: RIGHT or LEFT
-local OPEN, ITEMS = KEYS[13], 14
+local OPEN, ITEMS = KEYS[15], 16
 local POP, PUSH = 'RPOP', 'LPUSH'
 if ARGV[2] == 'LEFT' then POP, PUSH = 'LPOP', 'RPUSH' end
 local last
@@ -11,8 +11,11 @@ local refused = foreign('list', 'hash')
 if refused then return refused end
 read_control()
 
+-- Whether a job can have this id.
+function store.is_id(id) return whole(id) ~= nil end
+
 -- Where a job stands at the head of the queue.
-function store.place(id) return tonumber(id) and id or '0' end
+function store.place(id) return store.is_id(id) and id or '0' end
 
 -- Whether a claimed job is still there.
 function store.has(id) return call('HEXISTS', OPEN, id) == 1 end
@@ -23,7 +26,7 @@ function store.payload(id) return call('HGET', OPEN, id) end
 -- The oldest jobs that nobody has claimed, n at most: {id, payload} of each.
 function store.take(_, n)
   local found, kept = {}, {}
-  last = last or tonumber(call('HGET', CONTROL, 'last') or '') or 0  -- before anything is popped
+  last = last or whole(call('HGET', CONTROL, 'last')) or 0  -- before anything is popped
   for i, payload in ipairs(call(POP, SOURCE, n) or {}) do
     last = math.max(last + 1, micros)  -- even after an older snapshot
     local id = digits(last)
@@ -36,24 +39,29 @@ end
 
 -- Ends a claim.
 function store.taken()
-  call('HSET', CONTROL, 'last', digits(last or tonumber(call('HGET', CONTROL, 'last') or '') or 0))
+  call('HSET', CONTROL, 'last', digits(last or whole(call('HGET', CONTROL, 'last')) or 0))
   return ''
 end
 
 -- Forgets jobs that have ended.
 function store.drop(ids) call('HDEL', OPEN, unpack(ids)) end
 
--- Takes a dead letter's payload back; gives the job's id from now on.
+-- Takes a dead letter's payload back; gives the job's id from now on. Somebody may have written the letter under an id that is
+-- none of ours, or one that is in use: then it is a new one.
 function store.keep(id, payload)
+  local is_new = not store.is_id(id) or store.has(id)
+  if is_new then
+    last = math.max((last or whole(call('HGET', CONTROL, 'last')) or 0) + 1, micros)
+    id = digits(last)
+  end
   call('HSET', OPEN, id, payload)
+  if is_new then call('HSET', CONTROL, 'last', id) end
   return id
 end
 
 function store.push(payload) call(PUSH, SOURCE, payload) end
 
 function store.unclaimed() return call('LLEN', SOURCE) end
-
-function store.length() return call('LLEN', SOURCE) end
 
 -- What only a consumer group keeps account of: whose a job is, who has left, jobs that were taken past us.
 function store.own() end

@@ -7,7 +7,16 @@ from typing import Any, Final
 import orjson
 
 from greenscale_worker.errors import ConfigError
-from greenscale_worker.queues import Cancellation, DeadLetter, Depth, LiveWorker, QueueOptions
+from greenscale_worker.job import check_job_id, is_job_id
+from greenscale_worker.queues import (
+    Cancellation,
+    DeadFilter,
+    DeadLetter,
+    Depth,
+    LiveWorker,
+    QueueOptions,
+    Replay,
+)
 from greenscale_worker.queues.redis_common.connections import close
 from greenscale_worker.queues.redis_common.errors import mapped
 from greenscale_worker.queues.redis_common.scripts import Script
@@ -15,14 +24,17 @@ from greenscale_worker.queues.redis_protocol.keys import Keys
 from greenscale_worker.queues.redis_protocol.records import LIVE_SECONDS
 from greenscale_worker.queues.redis_protocol.store import Store
 
-TOMBSTONE_SECONDS: Final = 3600
 PUT_GROUP: Final = 100
-SCAN_COUNT: Final = 100
+PORTION: Final = 100  # dead letters that one script deletes, replays or mends
+PAGE: Final = 500  # dead letters that one script shows
+PAGE_BYTES: Final = 4 * 1024 * 1024
 CANCELLATIONS: Final[dict[bytes, Cancellation]] = {
     b"CANCELLED": "cancelled",
     b"FINISHED": "finished",
     b"LATER": "will_be_cancelled",
+    b"UNKNOWN": "unknown",
 }
+NOT_REPLAYED: Final[dict[bytes, Replay]] = {b"GONE": "unknown", b"LOST": "payload_lost"}
 
 
 class RedisQueueAdmin:
@@ -37,33 +49,41 @@ class RedisQueueAdmin:
         self._keys = keys
         self._options = options
 
-    async def put(self, jobs: Sequence[tuple[str, bytes]]) -> None:
-        """Append jobs in order, each with a record that says `waiting`."""
-        ttl = LIVE_SECONDS if self._options.result_ttl else 0
+    async def put(self, jobs: Sequence[tuple[str, bytes]], *, fold: bool = False) -> list[bool]:
+        """Append jobs in order, each with a record that says `waiting`; in groups, each of which is put as a whole."""
+        for job_id, _ in jobs:
+            check_job_id(job_id)
+        ttl, put = LIVE_SECONDS if self._options.result_ttl else 0, []
         for start in range(0, len(jobs), PUT_GROUP):
             keys: list[str] = self._keys.base
-            args: list[Any] = [ttl]
+            args: list[Any] = [ttl, int(fold)]
             for job_id, payload in jobs[start : start + PUT_GROUP]:
-                keys.append(self._keys.record(job_id))
+                keys += [self._keys.record(job_id), self._keys.cancel(job_id)]
                 args += [job_id, payload]
-            await self._run("put", keys, args)
+            put += await self._run("put", keys, args)
+        return [bool(each) for each in put]
 
     async def record(self, job_id: str) -> dict[str, str]:
         """Read a job's record; empty where there is none."""
+        if not is_job_id(job_id):
+            return {}
         with mapped():
             fields = await self._client.hgetall(self._keys.record(job_id))
             return {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()}
 
     async def result(self, job_id: str) -> bytes | None:
         """Read a job's answer; None where there is none (yet)."""
+        if not is_job_id(job_id):
+            return None
         with mapped():
             answer = await self._client.get(self._keys.result(job_id))
             return None if answer is None else bytes(memoryview(answer))
 
     async def cancel(self, job_id: str) -> Cancellation:
-        """End a job that has not finished, or leave word for when it comes up (for an hour)."""
+        """End a job that has not finished, or leave word for when it comes up."""
+        check_job_id(job_id)
         keys = [*self._keys.base, self._keys.record(job_id), self._keys.cancel(job_id)]
-        answer = await self._run("cancel", keys, [job_id, TOMBSTONE_SECONDS, self._options.result_ttl])
+        answer = await self._run("cancel", keys, [job_id, LIVE_SECONDS, self._options.result_ttl])
         with mapped():
             return CANCELLATIONS[answer]
 
@@ -112,30 +132,71 @@ class RedisQueueAdmin:
         with suppress(ConfigError), mapped():  # where PUBLISH is forbidden, workers see it by themselves
             await self._client.publish(self._keys.bell, "ready")
 
-    async def dead(self) -> AsyncIterator[DeadLetter]:
-        """Walk through all dead letters, in no order."""
-        cursor = 0
-        while True:
-            with mapped():
-                cursor, found = await self._client.hscan(self._keys.of("dead"), cursor, count=SCAN_COUNT)
-            for id_, letter in found.items():
-                yield _read(id_.decode(), letter)
-            if cursor == 0:
+    async def dead(
+        self,
+        which: DeadFilter | None = None,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        oldest_first: bool = False,
+        payloads: bool = True,
+    ) -> AsyncIterator[DeadLetter]:
+        """Walk through dead letters, a page at a time."""
+        order, left, cursor = "oldest" if oldest_first else "latest", limit, b""
+        await self._tidy()
+        while left is None or left > 0:
+            n = PAGE if left is None else min(PAGE, left)
+            args = [*_filter(which), order, cursor, n, PAGE_BYTES, int(payloads), _id(after or "")]
+            _, cursor, page = await self._run("list", self._keys.base, args)
+            for id_, header, payload in zip(page[::3], page[1::3], page[2::3], strict=True):
+                yield _letter(id_, header, payload)
+            if not cursor:
                 return
+            left = None if left is None else left - len(page) // 3
+
+    async def dead_letter(self, name: str, *, payload: bool = True) -> DeadLetter | None:
+        """Find a dead letter by its own id, or by its job's."""
+        await self._tidy()
+        found = await self._run("find", self._keys.base, [_id(name), int(payload)])
+        return _letter(*found) if found else None
+
+    async def dead_count(self, which: DeadFilter | None = None) -> int:
+        """Count dead letters."""
+        await self._tidy()
+        total, _, _ = await self._run("list", self._keys.base, [*_filter(which), "latest", "", 0, 0, 0, ""])
+        return int(total)
+
+    async def dead_codes(self) -> dict[str, int]:
+        """Count dead letters by code."""
+        await self._tidy()
+        counts: dict[str, int] = {}
+        after = b""
+        while found := await self._run("codes", self._keys.base, [after, PORTION]):
+            counts |= {code.decode("utf-8", "replace"): n for code, n in zip(found[::2], found[1::2], strict=True)}
+            after = found[-2]
+        return counts
 
     async def replay(self, letter_id: str) -> bool:
         """Put a dead letter back to the head of the queue. False: there is none."""
-        return bool(await self._run("replay", self._keys.base, [letter_id]) != b"GONE")
+        return await self.replay_many([letter_id]) == ["replayed"]
 
-    async def purge(self, *, older_than: float) -> int:
-        """Delete dead letters that died more than so many seconds ago; says how many."""
-        with mapped():
-            limit = await self._now() - older_than
-        old = [letter.id async for letter in self.dead() if letter.died_at < limit]
-        gone = 0
-        for start in range(0, len(old), SCAN_COUNT):
-            with mapped():
-                gone += await self._client.hdel(self._keys.of("dead"), *old[start : start + SCAN_COUNT])
+    async def replay_many(self, letter_ids: Sequence[str]) -> list[Replay]:
+        """Replay dead letters, in portions of so many, and of so many bytes."""
+        done: list[Replay] = []
+        while len(done) < len(letter_ids):
+            ids = [_id(each) for each in letter_ids[len(done) : len(done) + PORTION]]
+            answers = await self._run("replay", self._keys.base, [PAGE_BYTES, *ids])
+            done += [NOT_REPLAYED.get(answer, "replayed") for answer in answers]
+        return done
+
+    async def purge(self, *, older_than: float, code: str | None = None) -> int:
+        """Delete dead letters that died at least so many seconds ago, in portions; says how many."""
+        await self._tidy()
+        args = [*_filter(DeadFilter(code=code, older_than=older_than)), "", PORTION, "purged"]
+        gone, more = 0, True
+        while more:
+            some, more = await self._run("purge", self._keys.base, args)
+            gone += some
         return gone
 
     async def aclose(self) -> None:
@@ -146,21 +207,38 @@ class RedisQueueAdmin:
         with mapped():
             return await self._scripts[script](self._client, keys, ["", self._store.word, *args])
 
+    async def _tidy(self) -> None:
+        """Bring dead letters and their index in line, where somebody has come between them."""
+        cursor = b""
+        while cursor := await self._run("tidy", self._keys.base, [cursor, PORTION]):
+            pass
+
     async def _now(self) -> float:
         seconds, micros = await self._client.time()
         return int(seconds) + int(micros) / 1e6
 
 
-def _read(id_: str, letter: bytes) -> DeadLetter:
-    head, _, payload = letter.partition(b"\n")
-    header = orjson.loads(head.decode("utf-8", "replace"))
+def _filter(which: DeadFilter | None) -> list[Any]:
+    """Write a filter as scripts take it."""
+    which = which or DeadFilter()
+    times = (which.since, which.younger_than, which.older_than)
+    return [(which.code or "").encode(errors="replace"), *("" if time is None else int(time * 1000) for time in times)]
+
+
+def _id(name: str) -> bytes:
+    """Write an id; one that no letter can have becomes another that none has."""
+    return name.encode(errors="replace")
+
+
+def _letter(id_: bytes, header: bytes, payload: bytes) -> DeadLetter:
+    known = orjson.loads(header.decode("utf-8", "replace"))
     return DeadLetter(
-        id=id_,
-        job_id=header["job_id"] or None,
-        code=header["code"],
-        message=header["message"],
-        tries=int(header["tries"]),
-        crashes=int(header["crashes"]),
-        died_at=int(header["died_ms"]) / 1000,
+        id=id_.decode(),
+        job_id=known["job_id"] or None,
+        code=known["code"],
+        message=known["message"],
+        tries=int(known["tries"]),
+        crashes=int(known["crashes"]),
+        died_at=int(known["died_ms"]) / 1000,
         payload=payload,
     )

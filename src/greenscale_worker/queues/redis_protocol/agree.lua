@@ -4,5 +4,5 @@
 -- ARGV  3 format of a new queue
 -- Output the format in use
 run_when_full()
-call('HSETNX', CONTROL, 'format', ARGV[3])
+if call('HSETNX', CONTROL, 'format', ARGV[3]) == 1 and ARGV[3] == '2' then begin_format_2() end
 return call('HGET', CONTROL, 'format')

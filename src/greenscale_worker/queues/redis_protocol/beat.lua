@@ -27,7 +27,7 @@ local function rescue()
   local placed, rescued = 0, 0
   for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE, HELD}) do placed = placed + call('ZCARD', key) end
   if call('HLEN', META) <= placed then return 0 end
-  local part = call('HSCAN', META, call('HGET', CONTROL, 'displaced') or '0', 'COUNT', BATCH)
+  local part = call('HSCAN', META, digits(whole(call('HGET', CONTROL, 'displaced')) or 0), 'COUNT', BATCH)
   for i = 1, #part[2], 2 do
     local id = part[2][i]
     local m = not has_place(id) and find(id)
@@ -45,7 +45,8 @@ local function upgrade()
   for _, worker in ipairs(call('ZRANGE', WORKERS, 0, -1)) do
     if not string.find(worker, ':2%-%x+$') then return end
   end
-  call('HSET', CONTROL, 'format', '2')
+  begin_format_2()
+  call('HSET', CONTROL, 'time', NOW)
 end
 
 local reaped, buried = 0, {}

@@ -13,9 +13,11 @@ local max_crashes, max_bytes, remembered = tonumber(ARGV[8]), tonumber(ARGV[9]),
 local may_suspect = ARGV[10] == '1'
 local LARGEST = 8 * 1024 * 1024  -- as in job.py: beyond it, not even the id is looked for
 local REMEMBERED = 86400
+local A_LONG_TIME = 1e9
 local AT_ONCE = 8  -- fresh jobs; so many may be given beyond the bytes
 local given, ids, bytes = {}, {}, 0
 local metas, leases, expiry = {}, {}, nil
+local passed = 0  -- what was no job any more, or none that can be read
 run_when_full()
 
 local function give(id, m, payload, name)
@@ -45,16 +47,18 @@ for _, id in ipairs(due) do
   if m then requeue(id, m) end
 end
 
--- Somebody has succeeded since: what was held comes back to the head, in its old order and in portions.
-local unheld = {}
+-- Somebody has succeeded since: what was held comes back to the head, one job with each claim. A heap that came back at once
+-- and failed again would be in the way of everything behind it.
+local unheld
 if control.held and not control.blamed then
-  unheld = call('ZRANGE', HELD, 0, BATCH - 1)
-  for _, id in ipairs(unheld) do
-    call('ZREM', HELD, id)
-    local m = find(id)
-    if m then requeue(id, m) end
+  unheld = call('ZRANGE', HELD, 0, 0)[1]
+  if unheld then
+    call('ZREM', HELD, unheld)
+    local m = find(unheld)
+    if m then requeue(unheld, m) end
+  else
+    call('HDEL', CONTROL, 'held')
   end
-  if #unheld < BATCH then call('HDEL', CONTROL, 'held') end
 end
 
 local function take(id, m, payload, name)
@@ -72,7 +76,7 @@ local function write_taken()
   metas, leases = {}, {}
 end
 
-local function room() return #given < n and bytes < max_bytes end
+local function room() return #given < n and bytes < max_bytes and passed < BATCH end
 
 local function oldest()
   local ready = call('ZRANGE', READY, 0, 0)[1]
@@ -94,6 +98,8 @@ local function take_again(next_id)
     if m then
       store.own(id, owner)
       take(id, m, store.payload(id))
+    else
+      passed = passed + 1
     end
   end
   write_taken()
@@ -124,8 +130,9 @@ if #ids > 0 then
   count('claimed', #ids)
 end
 local from = store.taken()  -- last: whatever it may raise, the jobs given are remembered
-if reaped > 0 or #unheld > 0 then ring('ready') end
-if reaped == BATCH or #due == BATCH or #unheld == BATCH or (bytes >= max_bytes and #given < n) then
+if reaped > 0 or unheld then ring('ready') end
+local stopped = #given < n and not room()
+if reaped == BATCH or #due == BATCH or stopped then
   return {0, NOW, reaped, given, buried, from}
 end
 
@@ -137,4 +144,4 @@ end
 local due_next, expires_next = earliest(DELAYED), earliest(LEASE)
 if expires_next then expires_next = math.max(expires_next, number_in_control('amnesty')) end
 local wake = due_next and expires_next and math.min(due_next, expires_next) or due_next or expires_next
-return {wake and math.max(10, wake + 1 - queue_now) or -1, NOW, reaped, given, buried, from}
+return {wake and math.min(math.max(10, wake + 1 - queue_now), A_LONG_TIME) or -1, NOW, reaped, given, buried, from}

@@ -6,13 +6,17 @@ from typing import Final
 
 from greenscale_worker.errors import ConfigError
 
+PUBLIC_PREFIX: Final = re.compile(r"[A-Za-z0-9._:-]{0,64}")
 HASH_TAG: Final = re.compile(r"[^{]*\{[^}]+\}")
 OURS: Final = ("ready", "suspect", "delayed", "lease", "meta", "dead", "control", "bound", "workers", "held", "blame")
+OF_LETTERS: Final = ("dead:payload", "dead:index")
 OF_STORES: Final = ("open",)
 
 
 # What the list between the braces, where there is one, calls its own.
-TAKEN: Final = re.compile(rf"\{{[^}}]+\}}(:({'|'.join((*OURS, *OF_STORES))}|bell|(claim|cancel|result|job):.*))?")
+TAKEN: Final = re.compile(
+    rf"\{{[^}}]+\}}(:({'|'.join((*OURS, *OF_LETTERS, *OF_STORES))}|bell|(claim|cancel|(.*:)?result|(.*:)?job):.*))?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,16 +24,21 @@ class Keys:
     """Names for one list or stream. Raises ConfigError for a name that would clash or fall apart in a Cluster.
 
     All but results and records carry the name's hash tag, so that they share its slot; in a Cluster those do, too.
-    `own` is what the store has beside them.
+    `own` is what the store has beside them, `public` what results and records begin with.
     """
 
     name: str
     own: tuple[str, ...] = ()
     cluster: bool = False
+    public: str = ""
 
     def __post_init__(self) -> None:
-        if not self.name or self.name.startswith(("result:", "job:")):
-            raise ConfigError(f"list name {self.name!r}: it is empty, or begins with result: or job:")
+        if not PUBLIC_PREFIX.fullmatch(self.public):
+            raise ConfigError(f"result prefix {self.public!r}: at most 64 of letters, digits and . _ : - are accepted")
+        if not self.name or self.name.startswith((f"{self.public}result:", f"{self.public}job:")):
+            raise ConfigError(
+                f"list name {self.name!r}: it is empty, or begins with {self.public}result: or {self.public}job:"
+            )
         tagged = "{" in self.name or "}" in self.name
         if tagged and not HASH_TAG.match(self.name):
             raise ConfigError(f"list name {self.name!r}: braces are accepted only around a hash tag: {{team}}:jobs")
@@ -44,7 +53,7 @@ class Keys:
     @property
     def base(self) -> list[str]:
         """The first KEYS of every script."""
-        return [self.name, *(self.prefix + part for part in (*OURS, *self.own))]
+        return [self.name, *(self.prefix + part for part in (*OURS, *OF_LETTERS, *self.own))]
 
     def of(self, part: str) -> str:
         """Name of one of our keys, such as `open` or `dead`."""
@@ -72,4 +81,5 @@ class Keys:
         return self._public(f"job:{job_id}")
 
     def _public(self, name: str) -> str:
+        name = self.public + name
         return self.prefix + name if self.cluster else name

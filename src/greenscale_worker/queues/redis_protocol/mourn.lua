@@ -6,8 +6,8 @@
 local id, job_id, record = ARGV[3], ARGV[4], KEYS[ITEMS]
 local letter = call('HGET', DEAD, id)
 local state = call('TYPE', record).ok == 'hash' and call('HGET', record, 'state')
-if not letter or bound_elsewhere(job_id, id) or (state ~= 'running' and state ~= 'delayed') then return 'GONE' end
-local header = open_letter(letter)
+local header = letter and letters.open(letter)
+if not header or bound_elsewhere(job_id, id) or not (state == 'running' or state == 'delayed' or state == 'held') then return 'GONE' end
 write_record(record, ARGV[5], {'state', 'failed', 'crashes', header.crashes, 'finished_ms', header.died_ms,
                                  'error_code', header.code, 'error_message', header.message})
 return 'OK'

@@ -24,7 +24,8 @@ FORMATS: Final = (b"1", b"2")  # of the keys: those that this version reads; it 
 CLOSE_SECONDS: Final = 2.0
 PROTOCOL: Final = __name__.rpartition(".")[0]
 WORKER_SCRIPTS: Final = ("claim", "bind", "settle", "release", "retry", "beat", "mourn", "leave")
-ADMIN_SCRIPTS: Final = ("put", "cancel", "replay")
+ADMIN_SCRIPTS: Final = ("put", "cancel")
+LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "tidy")  # behind `letters.lua`
 
 
 async def open_queue(store: Store, redis: RedisOptions, options: QueueOptions, metrics: Metrics) -> RedisQueue:
@@ -33,7 +34,7 @@ async def open_queue(store: Store, redis: RedisOptions, options: QueueOptions, m
     Raises ConfigError where Redis refuses us or cannot keep this queue: it is too old, lacks a command, holds a queue
     of another kind, or another format of the queue's keys is in use.
     """
-    keys = Keys(options.name, store.own, cluster=is_cluster(redis))
+    keys = Keys(options.name, store.own, cluster=is_cluster(redis), public=options.result_prefix)
     patience = options.heartbeat / 3
     clients = open_clients(redis, peek_seconds=PEEK_SECONDS)
     try:
@@ -45,7 +46,8 @@ async def open_queue(store: Store, redis: RedisOptions, options: QueueOptions, m
         raise
     queue = RedisQueue(
         clients,
-        load(PROTOCOL, store.package, *WORKER_SCRIPTS),
+        load(PROTOCOL, store.package, *WORKER_SCRIPTS)
+        | load(PROTOCOL, store.package, "purge", "tidy", shared=("letters",)),
         store,
         keys,
         options,
@@ -65,8 +67,10 @@ async def open_queue(store: Store, redis: RedisOptions, options: QueueOptions, m
 
 async def open_admin(store: Store, redis: RedisOptions, options: QueueOptions) -> RedisQueueAdmin:
     """Open everybody else's side; it connects with its first call. Raises ConfigError."""
-    keys = Keys(options.name, store.own, cluster=is_cluster(redis))
-    return RedisQueueAdmin(open_client(redis), load(PROTOCOL, store.package, *ADMIN_SCRIPTS), store, keys, options)
+    keys = Keys(options.name, store.own, cluster=is_cluster(redis), public=options.result_prefix)
+    scripts = load(PROTOCOL, store.package, *ADMIN_SCRIPTS)
+    scripts |= load(PROTOCOL, store.package, *LETTER_SCRIPTS, shared=("letters",))
+    return RedisQueueAdmin(open_client(redis), scripts, store, keys, options)
 
 
 async def _agree_on_format(client: Any, store: Store, keys: Keys) -> None:

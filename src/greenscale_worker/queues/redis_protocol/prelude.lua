@@ -7,31 +7,36 @@
 --       4 delayed   ZSET  id -> due ms    may be claimed later
 --       5 lease     ZSET  id -> expiry ms in flight
 --       6 meta      HASH  id -> see `packed`: every claimed and unsettled job
---       7 dead      HASH  id -> JSON header, line feed, payload (public)
---       8 control   HASH  clock, offset, amnesty, paused, format, blamed, held, n_* counters
+--       7 dead      HASH  id -> JSON header; in format 1 also a line feed and the payload (public)
+--       8 control   HASH  time (in format 1: clock), offset, amnesty, paused, format, blamed, held, letters, n_* counters
 --       9 bound     HASH  job id -> id    which open job an id stands for
 --      10 workers   ZSET  worker -> time of its last heartbeat, ms
 --      11 held      ZSET  id -> place     may be claimed when nothing else waits (docs/blame.md)
 --      12 blame     HASH  fingerprint -> jobs buried for it since the last success
---      13 …         what the store has of its own; then those of the script, from KEYS[ITEMS] on
+--      13 payloads  HASH  id -> payload of a dead letter
+--      14 index     ZSET  of dead letters by time, by code and by job id, as `letters.members` makes them; all scores 0
+--      15 …         what the store has of its own; then those of the script, from KEYS[ITEMS] on
 -- Times in delayed and lease, and the end of an amnesty, are in the queue's time: the server's clock and the offset by which
 -- it has gone back since, so that it never does. All other times are the server's.
+-- Anybody may have written to these keys: what is read from them is checked before it is counted with, since an error would
+-- come again with every call and stop every worker.
 --
 -- ARGV  1 the time in ms, for the model test only; empty: the server's clock
 --       2 the store's own word
 local SOURCE, READY, SUSPECT, DELAYED, LEASE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local META, DEAD, CONTROL, BOUND, WORKERS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
-local HELD, BLAME = KEYS[11], KEYS[12]
+local HELD, BLAME, PAYLOADS, INDEX = KEYS[11], KEYS[12], KEYS[13], KEYS[14]
 local BELL = string.sub(CONTROL, 1, -8) .. 'bell'
 local SUSPECT_CRASHES, BURIAL_MARGIN, BATCH = 2, 2, 64
+local MOST = 9e15  -- of what is counted; Lua does so exactly up to 2^53
 local call = redis.call
-local store = {}
+local store, letters = {}, {}
 
 -- Lua has no rollback: a foreign type under one of our keys is refused before the first write.
 local function foreign(source, own)
-  local kinds = {source, 'zset', 'zset', 'zset', 'zset', 'hash', 'hash', 'hash', 'hash', 'zset', 'zset', 'hash', own}
-  for i, wanted in ipairs(kinds) do
-    local found = call('TYPE', KEYS[i]).ok
+  local kinds = {source, 'zset', 'zset', 'zset', 'zset', 'hash', 'hash', 'hash', 'hash', 'zset', 'zset', 'hash', false, false, own}
+  for i, wanted in ipairs(kinds) do  -- false: see `letters`, which do without
+    local found = wanted and call('TYPE', KEYS[i]).ok or 'none'
     if found ~= 'none' and found ~= wanted then
       return redis.error_reply('FOREIGN ' .. KEYS[i] .. ' is a ' .. found .. ', a ' .. wanted .. ' is expected')
     end
@@ -54,7 +59,25 @@ local function run_when_full() call('HDEL', CONTROL, '') end
 -- Tells workers. A user without rights to the channel rings no bell; the next heartbeat says the same.
 local function ring(message) redis.pcall('PUBLISH', BELL, message) end
 
-local function count(what, by) call('HINCRBY', CONTROL, 'n_' .. what, by or 1) end
+-- Adds to a counter; one that is no number begins anew.
+local function add(key, field, by)
+  local answer = redis.pcall('HINCRBY', key, field, by)
+  if type(answer) == 'table' then call('HSET', key, field, by) end
+end
+
+local function count(what, by) add(CONTROL, 'n_' .. what, by or 1) end
+
+local function is_count(value)
+  return type(value) == 'number' and value >= 0 and value < MOST and value == math.floor(value)
+end
+
+-- Text as a number that can be counted with; nil for NaN, 0x10, 1e999 and the like.
+local function whole(text)
+  return text and #text <= 16 and string.find(text, '^%d+$') and tonumber(text) < MOST and tonumber(text) or nil
+end
+
+-- As in job.py.
+local function is_job_id(text) return #text <= 128 and string.find(text, '^[A-Za-z0-9._:-]+$') ~= nil end
 
 local function push(words, first, second)
   words[#words + 1] = first
@@ -71,26 +94,29 @@ local function pick(key, fields)
   return values
 end
 
--- Set by `read_control`, once the types of the keys are known: fields of control, whether the format is 2, the queue's time.
-local control, V2, queue_now
+-- Set by `read_control`, once the types of the keys are known: fields of control, whether the format is 2, the field with the
+-- time of the last tick, the queue's time.
+local control, V2, CLOCK, queue_now
 
 -- A field of control as a number; 0 where there is none, or something else.
-local function number_in_control(field) return tonumber(control[field] or '') or 0 end
+local function number_in_control(field) return whole(control[field]) or 0 end
 
 local function read_control()
-  control = pick(CONTROL, {'format', 'clock', 'offset', 'amnesty', 'paused', 'blamed', 'held'})
+  control = pick(CONTROL, {'format', 'clock', 'time', 'offset', 'amnesty', 'paused', 'blamed', 'held'})
   V2 = control.format == '2'
+  CLOCK = V2 and 'time' or 'clock'
   queue_now = now + number_in_control('offset')
 end
+
+-- A worker of the version before that is stopped over the upgrade cannot read what it finds when it wakes. Claim and heartbeat
+-- read the clock first of all: what is no number ends them there, before they write anything.
+local function begin_format_2() call('HSET', CONTROL, 'format', '2', 'clock', 'format 2') end
 
 local function new_meta()
   return {token = '', owner = '', tries = 0, crashes = 0, first = NOW, job_id = '', runs = 0, failed = 0}
 end
 
-local FIELDS = {'token', 'owner', 'tries', 'crashes', 'first', 'job_id', 'runs', 'failed'}
-local KINDS = new_meta()
-for field, value in pairs(KINDS) do KINDS[field] = type(value) end
-local FORMAT_2 = 0x90 + #FIELDS  -- the first byte of such an array (msgpack)
+local FORMAT_2 = 0x98  -- the first byte of an array of eight (MessagePack)
 
 -- tries: thousandths of a try used up. runs: calls that failed. failed: ms of its last failure with prior `job`; 0: none.
 -- Format 1, which the version before reads, is written until the fleet has no worker of that version.
@@ -99,21 +125,24 @@ local function packed(m)
   return table.concat({m.token, m.owner, math.floor(m.tries / 1000), m.crashes, m.first, m.job_id}, '|')
 end
 
+local function checked(m)
+  local texts = type(m.token) == 'string' and type(m.owner) == 'string' and type(m.first) == 'string'
+    and type(m.job_id) == 'string'
+  local counts = is_count(m.tries) and is_count(m.crashes) and is_count(m.runs) and is_count(m.failed)
+  if texts and counts and (whole(m.first) or MOST) < 1e15 and (m.job_id == '' or is_job_id(m.job_id)) then return m end
+end
+
 -- Gives nil where it cannot be read.
 local function unpacked(text)
-  local m = {runs = 0, failed = 0}
   if string.byte(text) == FORMAT_2 then
-    local fine, list = pcall(cmsgpack.unpack, text)
-    for i, field in ipairs(FIELDS) do m[field] = fine and list[i] end
-  else
-    m.token, m.owner, m.tries, m.crashes, m.first, m.job_id =
-      string.match(text, '^([^|]*)|([^|]*)|(%d+)|(%d+)|(%d+)|([^|]*)$')
-    if m.token then m.tries, m.crashes = 1000 * m.tries, tonumber(m.crashes) end
+    local fine, l = pcall(cmsgpack.unpack, text)
+    return fine and checked({token = l[1], owner = l[2], tries = l[3], crashes = l[4], first = l[5], job_id = l[6],
+                             runs = l[7], failed = l[8]}) or nil
   end
-  for field, kind in pairs(KINDS) do
-    if type(m[field]) ~= kind then return nil end
-  end
-  return string.find(m.first, '^%d+$') and m
+  local token, owner, tries, crashes, first, job_id =
+    string.match(text, '^([^|]*)|([^|]*)|(%d+)|(%d+)|(%d+)|([^|]*)$')
+  return token and checked({token = token, owner = owner, tries = 1000 * tries, crashes = tonumber(crashes), first = first,
+                            job_id = job_id, runs = tonumber(tries), failed = 0})
 end
 
 -- The metas of jobs by id; false where there is none. One that cannot be read belongs to nobody.
@@ -162,10 +191,10 @@ local function forget(jobs)
   call_with('HDEL', BOUND, bindings)
 end
 
--- Where a job waits: at the head of the queue, or where it wakes nobody while it is blamed for what others suffer, too.
+-- Where a job waits: at the head of the queue, or behind everything else if its call failed and nobody has succeeded since.
 local function waits_in(m)
   if m.crashes >= SUSPECT_CRASHES then return SUSPECT end
-  return m.failed > 0 and control.blamed and HELD or READY
+  return V2 and m.runs > 0 and control.blamed and HELD or READY
 end
 
 -- Back to the queue: order is by place, and places are in order of first delivery.
@@ -190,34 +219,32 @@ local function postpone(id, m, delay)
   call('ZADD', DELAYED, digits(queue_now + delay), id)
 end
 
--- The payload follows the first line feed; JSON escapes those within the header, so free text cannot hide one.
+-- Puts a job aside for good.
 local function bury(id, m, job_id, code, message)
   local payload = store.payload(id) or ''
   forget({[id] = m})
-  local header = {code = code, message = message, job_id = job_id, token = m.token, tries = m.runs,
-                  crashes = m.crashes, first_claimed_ms = m.first, died_ms = NOW}
-  call('HSET', DEAD, id, cjson.encode(header) .. '\n' .. payload)
+  letters.write(id, {code = code, message = message, job_id = job_id, token = m.token, tries = m.runs,
+                     crashes = m.crashes, first_claimed_ms = m.first, died_ms = NOW}, payload)
   count('dead')
 end
 
 -- A job of which somebody deleted or overwrote a part: without its payload nothing is left to run, without its meta it
--- begins anew, with one that cannot be read it is put aside.
+-- begins anew, with one that cannot be read, or under what is no id, it is put aside.
 local function find(id)
   local m = read_meta(id) or new_meta()
   if store.has(id) then
+    if not store.is_id(id) then
+      local kept = store.keep(id, store.payload(id), '')
+      forget({[id] = m})
+      id, m = kept, {damaged = true}
+    end
     if not m.damaged then return m end
-    bury(id, m, '', 'unreadable', 'what the queue knew of this job cannot be read')
+    bury(id, new_meta(), '', 'unreadable', 'what the queue knew of this job cannot be read')
     return nil
   end
   forget({[id] = m})
   for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE, HELD}) do call('ZREM', key, id) end
   return nil
-end
-
--- A dead letter's header and payload.
-local function open_letter(letter)
-  local feed = string.find(letter, '\n', 1, true)
-  return cjson.decode(string.sub(letter, 1, feed - 1)), string.sub(letter, feed + 1)
 end
 
 -- The open job that another delivery of the same job id is bound to, if any.
@@ -238,7 +265,7 @@ end
 -- Outage amnesty: if no script ran for two heartbeats, nobody could have sent one, and silence proves no death. The same
 -- where the clock went back (failover); and nothing may take longer for that.
 local function tick(lease_ms, beat_ms)
-  local clock = number_in_control('clock')
+  local clock = number_in_control(CLOCK)
   local went_back = now < clock - 1000
   if went_back then
     if V2 then
@@ -253,7 +280,11 @@ local function tick(lease_ms, beat_ms)
     control.amnesty = digits(queue_now + 2 * beat_ms)
     call('HSET', CONTROL, 'amnesty', control.amnesty)
   end
-  call('HSET', CONTROL, 'clock', NOW)
+  if number_in_control('blamed') > now then  -- no success would ever be later
+    control.blamed = NOW
+    call('HSET', CONTROL, 'blamed', NOW)
+  end
+  call('HSET', CONTROL, CLOCK, NOW)
 end
 
 -- Puts jobs whose lease has expired back; says how many, and ids and job ids of those it buried. These kill even the worker
@@ -289,4 +320,53 @@ local function write_record(key, ttl, fields, begins)
   call('HSET', key, unpack(fields))
   call('EXPIRE', key, ttl)
   return foreign
+end
+
+-- A dead letter's header, and its payload where that follows it, behind a line feed (format 1; JSON escapes those within the
+-- header, so free text cannot hide one). Anybody can write to this hash: what is no letter of ours has no header.
+function letters.open(letter)
+  local feed = string.find(letter, '\n', 1, true)
+  local fine, found = pcall(cjson.decode, feed and string.sub(letter, 1, feed - 1) or letter)
+  if not fine or type(found) ~= 'table' then return nil end
+  local header = {}
+  for _, name in ipairs({'code', 'message', 'job_id', 'token'}) do
+    header[name] = found[name]
+    if type(found[name]) ~= 'string' then return nil end
+  end
+  for name, most in pairs({tries = 1e12, crashes = 1e12, first_claimed_ms = 1e15, died_ms = 1e15}) do
+    local number = tonumber(found[name])
+    if not number or not (number >= 0 and number < most) then return nil end
+    header[name] = most == 1e15 and digits(math.floor(number)) or math.floor(number)
+  end
+  return header, feed and string.sub(letter, feed + 1)
+end
+
+-- What the index has of a letter: to be found by time, by code and time, and by the job's id.
+function letters.members(id, header)
+  local died = string.format('%016.0f', header.died_ms)
+  local members = {'t\0' .. died .. '\0' .. id, 'c\0' .. string.gsub(header.code, '%z', ' ') .. '\0' .. died .. '\0' .. id}
+  if string.match(header.job_id, '^[%w._:-]+$') then members[3] = 'j\0' .. header.job_id .. '\0' .. id end
+  return members
+end
+
+function letters.enter(id, header)
+  local words = {}
+  for _, member in ipairs(letters.members(id, header)) do push(words, '0', member) end
+  redis.pcall('ZADD', INDEX, unpack(words))
+end
+
+-- Writes a letter; without a payload, where that is lost. A foreign type under our further keys does not keep it from that: the
+-- payload follows the header then, and a letter that is not in the index is entered by tidy.lua.
+function letters.write(id, header, payload)
+  local apart = V2 and payload and redis.pcall('HSET', PAYLOADS, id, payload)
+  local behind = payload and type(apart) ~= 'number' and '\n' .. payload or ''
+  call('HSET', DEAD, id, cjson.encode(header) .. behind)
+  letters.enter(id, header)
+end
+
+-- Deletes a letter. Of one without a header, tidy.lua finds what is left in the index.
+function letters.drop(id, header)
+  call('HDEL', DEAD, id)
+  redis.pcall('HDEL', PAYLOADS, id)
+  if header then redis.pcall('ZREM', INDEX, unpack(letters.members(id, header))) end
 end

@@ -1,17 +1,34 @@
 -- Appends jobs, each with a record that says it is waiting, before any worker can have touched it.
 --
--- KEYS  as in prelude.lua; then for each job its record HASH
--- ARGV  3 seconds a live record lasts (0: none is written);
+-- KEYS  as in prelude.lua; then for each job its record HASH and its cancel:<job id> STRING
+-- ARGV  3 seconds a live record lasts (0: none is written), 4 whether a job is left out that is known and has not failed;
 --       then for each job: job id, payload
--- Output how much there is, as producers count it
-local ttl, key = tonumber(ARGV[3]), ITEMS
-for arg = 4, #ARGV, 2 do
-  -- First of all, so that a full Redis refuses: it would not once a script has written.
-  store.push(ARGV[arg + 1])
-  if ttl > 0 and not bound_elsewhere(ARGV[arg], '') then
-    call('DEL', KEYS[key])
-    write_record(KEYS[key], ttl, {'state', 'waiting', 'submitted_ms', NOW})
-  end
-  key = key + 1
+-- Output for each job 1; 0: it was left out
+local ttl, fold = tonumber(ARGV[3]), ARGV[4] == '1'
+local answers, tombstones = {}, {}
+for key = ITEMS + 1, #KEYS, 2 do tombstones[#tombstones + 1] = KEYS[key] end
+local any_cancelled = #tombstones > 0 and call('EXISTS', unpack(tombstones)) > 0
+
+local function is_known(record)
+  local state = call('TYPE', record).ok == 'hash' and call('HGET', record, 'state')
+  return state and state ~= 'failed' and state ~= 'cancelled'
 end
-return store.length()
+
+local function put(job_id, payload, record, tombstone)
+  local bound = bound_elsewhere(job_id, '')
+  if fold and (bound or is_known(record)) then return 0 end
+  -- First of all, so that a full Redis refuses: it would not once a script has written.
+  store.push(payload)
+  if ttl > 0 and not bound then
+    local cancelled = any_cancelled and call('EXISTS', tombstone) == 1
+    call('DEL', record)
+    write_record(record, ttl, {'state', cancelled and 'cancelling' or 'waiting', 'submitted_ms', NOW})
+  end
+  return 1
+end
+
+for arg = 5, #ARGV, 2 do
+  local key = ITEMS + arg - 5
+  answers[#answers + 1] = put(ARGV[arg], ARGV[arg + 1], KEYS[key], KEYS[key + 1])
+end
+return answers

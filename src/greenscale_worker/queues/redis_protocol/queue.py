@@ -24,6 +24,8 @@ RELEASE_GROUP: Final = 1000  # no payloads: a whole worker's jobs go back in one
 GROUP_BYTES: Final = 512 * 1024  # what is larger goes alone: a server that refuses it refuses nothing else
 LARGE_TIMES: Final = 5
 BEAT_GROUP: Final = 200
+TRIM_GROUP: Final = 100
+TRIM_PORTIONS: Final = 20  # with one heartbeat
 
 BINDINGS: Final[dict[bytes, Binding]] = {
     b"RUN": "run",
@@ -83,6 +85,7 @@ class RedisQueue:
             mourn=self._mourn,
             metrics=metrics,
         )
+        self._untidy = b""
         self._bell = Bell(clients.bell, keys.bell, self._heard, patience=options.heartbeat / 3)
 
     @property
@@ -146,6 +149,8 @@ class RedisQueue:
             for id_, token, how in lost:
                 self._lose(id_, how, token=token)
             await self._mourn(buried)
+        with suppress(QueueUnavailableError, ConfigError):
+            await self._trim()
 
     async def aclose(self) -> None:
         """Hand back what nobody took, finish what is being said, and close every connection."""
@@ -173,6 +178,27 @@ class RedisQueue:
                         self._scripts["mourn"], keys, [*self._head, id_, job_id, self._options.result_ttl], _unread
                     )
 
+    async def _trim(self) -> None:
+        """Delete dead letters that are older, or more, than options allow; some portions with each heartbeat."""
+        options, keys = self._options, self._keys.base
+        limits: list[list[Any]] = []
+        if options.dead_max_age:
+            limits.append(["", "", "", int(options.dead_max_age * 1000), ""])
+        if options.dead_max_count:
+            limits.append(["", "", "", "", options.dead_max_count])
+        if limits:
+            tidy = [*self._head, self._untidy, TRIM_GROUP]
+            self._untidy = await self._link.once(self._scripts["tidy"], keys, tidy, bytes)
+        trimmed = 0
+        for limit in limits:
+            more, portions = 1, 0
+            while more and portions < TRIM_PORTIONS:
+                args = [*self._head, *limit, TRIM_GROUP, "trimmed"]
+                gone, more = await self._link.once(self._scripts["purge"], keys, args, _read_purge)
+                trimmed, portions = trimmed + gone, portions + 1
+        if trimmed:
+            log.info("dead_letters_trimmed", count=trimmed)
+
     def _lose(self, id_: str, how: str, *, token: str | None = None) -> None:
         """Let go of a lease; one that was claimed anew since the heartbeat was sent has another token."""
         lease = self._claims.held.get(id_)
@@ -183,7 +209,7 @@ class RedisQueue:
     def _heard(self, message: bytes) -> None:
         what, _, id_ = message.partition(b" ")
         if what == b"gone":
-            self._lose(id_.decode(), "gone")
+            self._lose(id_.decode(errors="replace"), "gone")  # anybody may have published it
         else:
             self._claims.ring()
 
@@ -270,6 +296,11 @@ def _read_verdicts(answer: Any) -> list[tuple[Verdict, bytes]]:
     """Read what became of jobs whose call has failed, and BADTYPE where a foreign key was replaced."""
     replaced = [b"BADTYPE" if int(foreign) else b"OK" for foreign in answer[1::2]]
     return list(zip([VERDICTS[verdict] for verdict in answer[::2]], replaced, strict=True))
+
+
+def _read_purge(answer: Any) -> tuple[int, int]:
+    gone, more = map(int, answer)
+    return gone, more
 
 
 def _unread(_answer: Any) -> None:

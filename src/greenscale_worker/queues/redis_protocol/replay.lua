@@ -1,18 +1,34 @@
--- Puts a dead letter back to the head of the queue, with its counters at zero.
+-- Puts dead letters back to the head of the queue, with their counters at zero. The job is kept before its letter is deleted:
+-- whatever should make the script fail, it is in one of the two places.
 --
 -- KEYS  as in prelude.lua
--- ARGV  3 id
--- Output the job's id from now on, or GONE
-local letter = call('HGET', DEAD, ARGV[3])
-if not letter then return 'GONE' end
-local header, payload = open_letter(letter)
-local job_id = bound_elsewhere(header.job_id, ARGV[3]) and '' or header.job_id
-call('HDEL', DEAD, ARGV[3])
-local id = store.keep(ARGV[3], payload, header.job_id)
-local m = new_meta()
-m.job_id = job_id
-requeue(id, m)
--- Its record says that it has failed; bound, it can be cancelled nevertheless.
-if job_id ~= '' then call('HSET', BOUND, job_id, id) end
-ring('ready')
-return id
+-- ARGV  3 bytes after which to stop, then ids
+-- Output for each id the job's id from now on; GONE: there is no such letter; LOST: somebody has deleted its payload. Fewer than
+--        asked for where the bytes did not suffice.
+local most, bytes, answers, rings = tonumber(ARGV[3]), 0, {}, false
+
+local function replay(id)
+  local letter = call('HGET', DEAD, id)
+  if not letter then return 'GONE' end
+  local header, behind = letters.open(letter)
+  local payload = letters.payload(id, behind)
+  if header and not payload then return 'LOST' end
+  local name = header and #header.job_id <= 128 and string.match(header.job_id, '^[%w._:-]+$') or ''
+  payload = payload or letter
+  local m = new_meta()
+  m.job_id = bound_elsewhere(name, id) and '' or name
+  local kept = store.keep(id, payload, name)
+  requeue(kept, m)
+  -- Its record says that it has failed; bound, it can be cancelled nevertheless.
+  if m.job_id ~= '' then call('HSET', BOUND, m.job_id, kept) end
+  letters.drop(id, header)
+  bytes, rings = bytes + #payload, true
+  return kept
+end
+
+for arg = 4, #ARGV do
+  if bytes >= most then break end
+  answers[#answers + 1] = replay(ARGV[arg])
+end
+if rings then ring('ready') end
+return answers

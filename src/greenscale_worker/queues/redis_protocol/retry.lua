@@ -8,19 +8,20 @@
 -- Output for each item its verdict DELAYED, HELD, DEAD, STALE or GONE, and 1 where a foreign key was replaced
 local live_ttl, final_ttl = ARGV[3], tonumber(ARGV[4])
 local WORDS, TRY = 10, 1000
+local KNOWN = 1500           -- thousandths of a try: that job is known to be ill
 local MOST_BURIED = 2        -- jobs that fail alike, before the next success
 local ALONE_MS = 120000      -- between two tries of a job that has no other beside it: five take eight minutes
 local MOST_LOOKED_AT = 256   -- open jobs; among more than these no job is alone
 run_when_full()
 
--- Whether there is no other job, claimed or not, but those that have used up a try amid successes.
+-- Whether there is no other job, claimed or not, but those known to be ill.
 local function alone(id)
   local open = call('HLEN', META)
   if open > MOST_LOOKED_AT or store.unclaimed() > 0 then return false end
   local metas = call('HGETALL', META)
   for i = 1, #metas, 2 do
     local m = metas[i] ~= id and unpacked(metas[i + 1])
-    if m and m.tries < TRY then return false end
+    if m and m.tries < KNOWN then return false end
   end
   return true
 end
@@ -28,15 +29,11 @@ end
 -- The job's own fault, as it seems, unless others fail alike and nobody succeeds.
 local function verdict_of_job(m, fingerprint)
   local proven = m.failed > 0 and (not control.blamed or m.failed < number_in_control('blamed'))
-  local alike = tonumber(call('HGET', BLAME, fingerprint) or '') or 0
-  if not control.blamed then
-    control.blamed = NOW
-    call('HSET', CONTROL, 'blamed', NOW)
-  end
+  local alike = whole(call('HGET', BLAME, fingerprint)) or 0
   m.failed = now
   if not proven and alike >= MOST_BURIED and V2 then return 'HELD' end
   if not proven and alike >= MOST_BURIED then return 'DELAYED' end  -- format 1 has no place for it
-  call('HINCRBY', BLAME, fingerprint, 1)
+  add(BLAME, fingerprint, 1)
   return 'DEAD'
 end
 
@@ -56,6 +53,10 @@ local function retry(item, record)
     end
     m.tries = m.tries + used
     verdict = m.tries >= most and 'DEAD' or 'DELAYED'
+  end
+  if not control.blamed then
+    control.blamed = NOW
+    call('HSET', CONTROL, 'blamed', NOW)
   end
   local fields = {'attempts', m.runs, 'crashes', m.crashes, 'error_code', code, 'error_message', message}
   local ttl = final_ttl > 0 and live_ttl or 0

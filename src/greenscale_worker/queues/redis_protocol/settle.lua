@@ -30,9 +30,10 @@ end
 -- while another delivery of its job id is in flight is too late: result and record are that one's.
 local function late(id, token, succeeded, job_id)
   local letter = call('HGET', DEAD, id)
-  if not letter or open_letter(letter).token ~= token then return false end
+  local header = letter and letters.open(letter)
+  if not header or header.token ~= token then return false end
   if succeeded and clashes(job_id, id) then return false end
-  if succeeded then call('HDEL', DEAD, id) end
+  if succeeded then letters.drop(id, header) end
   return true
 end
 

@@ -40,5 +40,5 @@ class Store(Protocol):
         ...
 
     def first_seen(self, job: bytes) -> float:
-        """Read from a job's id when it came, or was first claimed: seconds since the epoch."""
+        """Read from a job's id when it came, or was first claimed: seconds since the epoch; inf for what is no id."""
         ...

@@ -1,5 +1,6 @@
 """Jobs in a Redis stream: producers `XADD`, and nothing is lost (docs/queues.md)."""
 
+from math import inf
 from typing import Any, Final
 
 from greenscale_worker.queues import QueueOptions, RedisOptions
@@ -8,6 +9,8 @@ from greenscale_worker.queues.redis_protocol.admin import RedisQueueAdmin
 from greenscale_worker.queues.redis_protocol.keys import Keys
 from greenscale_worker.queues.redis_protocol.queue import RedisQueue
 from greenscale_worker.telemetry import Metrics
+
+LONGEST_ID: Final = 20  # digits
 
 
 class StreamStore:
@@ -51,7 +54,7 @@ class StreamStore:
 
     def first_seen(self, job: bytes) -> float:
         """Read when the entry was added, in milliseconds."""
-        return int(job.partition(b"-")[0]) / 1000
+        return int(ms) / 1000 if (ms := job.partition(b"-")[0]).isdigit() and len(ms) <= LONGEST_ID else inf
 
 
 async def open_queue(redis: RedisOptions, options: QueueOptions, metrics: Metrics) -> RedisQueue:

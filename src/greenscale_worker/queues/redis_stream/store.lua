@@ -3,19 +3,30 @@
 --
 -- KEYS  1 stream  STREAM  entries: the field job and perhaps job_id, or plain fields, which become the payload
 -- ARGV  2 consumer group
-local ITEMS, GROUP, NOBODY = 13, ARGV[2], '-'
+local ITEMS, GROUP, NOBODY = 15, ARGV[2], '-'
 local refused = foreign('stream')
 if refused then return refused end
 read_control()
 
+-- Whether Redis gives such numbers, and writes them so.
+local function is_part(digits)
+  return digits == '0' or string.find(digits, '^[1-9]%d*$') and (#digits < 20 or #digits == 20 and digits <= '18446744073709551615')
+end
+
+-- Whether a job can have this id: the ids of entries, and no other way to write one.
+function store.is_id(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  return ms and is_part(ms) and is_part(seq) and true or false
+end
+
 -- Where a job stands at the head of the queue: by its entry's time, exactly as long as that is below 2^53 / 1024 ms.
 function store.place(id)
   local ms, seq = string.match(id, '^(%d+)-(%d+)$')
-  if not ms then return '0' end
+  if not ms or #id > 41 then return '0' end
   return digits(tonumber(ms) * 1024 + math.min(tonumber(seq), 1023))
 end
 
-local function entry(id) return string.match(id, '^%d+-%d+$') and call('XRANGE', SOURCE, id, id)[1] end
+local function entry(id) return store.is_id(id) and call('XRANGE', SOURCE, id, id)[1] end
 
 -- The payload that an entry's fields stand for, and the job's id where that has none. The order of the fields is kept:
 -- equal entries have equal payloads.
@@ -92,8 +103,13 @@ end
 
 -- Forgets jobs that have ended.
 function store.drop(ids)
-  call('XACK', SOURCE, GROUP, unpack(ids))
-  call('XDEL', SOURCE, unpack(ids))
+  local entries = {}
+  for _, id in ipairs(ids) do
+    if store.is_id(id) then entries[#entries + 1] = id end
+  end
+  if #entries == 0 then return end
+  call('XACK', SOURCE, GROUP, unpack(entries))
+  call('XDEL', SOURCE, unpack(entries))
 end
 
 -- Takes a dead letter's payload back under its old name; gives the job's id from now on.
@@ -107,8 +123,6 @@ end
 function store.push(payload) call('XADD', SOURCE, '*', 'job', payload) end
 
 function store.unclaimed() return math.max(0, call('XLEN', SOURCE) - call('HLEN', META)) end
-
-function store.length() return call('XLEN', SOURCE) end
 
 -- Says whose a job is from now on.
 function store.own(id, owner) give_to(owner or NOBODY, id) end
@@ -126,7 +140,8 @@ end
 function store.adopt(lease_ms)
   local summary = redis.pcall('XPENDING', SOURCE, GROUP)
   if summary.err or summary[1] <= call('HLEN', META) then return 0 end
-  local adopted, from = 0, call('HGET', CONTROL, 'strays') or '-'
+  local adopted, from = 0, call('HGET', CONTROL, 'strays') or ''
+  if string.sub(from, 1, 1) ~= '(' or not store.is_id(string.sub(from, 2)) then from = '-' end
   local page = call('XPENDING', SOURCE, GROUP, 'IDLE', lease_ms, from, '+', BATCH)
   for _, pending in ipairs(page) do
     local id = pending[1]

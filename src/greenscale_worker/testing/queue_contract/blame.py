@@ -2,6 +2,8 @@
 
 from time import monotonic
 
+import pytest
+
 from greenscale_worker.queues import Lease
 from greenscale_worker.testing.rig import ANSWER, Rig, claim, failure, name_of, run
 
@@ -12,7 +14,7 @@ async def succeed(rig: Rig, lease: Lease, *, began: float = 0.0) -> None:
 
 
 async def test_used_up_tries_bury_with_the_code_and_words_of_the_last_failure(rig: Rig) -> None:
-    (job_id, _) = await rig.put("1", "2")
+    job_id = await rig.put_in_company("1")
     for verdict in ("delayed", "delayed", "dead"):
         assert await rig.b.retry(await run(rig.b), failure(used=0.4, max_tries=1.2)) == verdict
     record = await rig.admin.record(job_id)
@@ -23,7 +25,7 @@ async def test_used_up_tries_bury_with_the_code_and_words_of_the_last_failure(ri
 
 
 async def test_what_is_no_surprise_never_buries_while_there_are_others(rig: Rig) -> None:
-    await rig.put("1", "2")
+    await rig.put_in_company("1")
     for _ in range(9):
         assert await rig.b.retry(await run(rig.b), failure(used=0.0, max_tries=1)) == "delayed"
 
@@ -65,6 +67,28 @@ async def test_a_success_brings_held_jobs_back_to_the_head_and_the_next_failure_
     assert await rig.b.retry(leases[1], failure("job")) == "dead"
 
 
+@pytest.mark.parametrize("prior", ["endpoint", "unknown"])
+async def test_whatever_failed_is_behind_fresh_jobs_until_somebody_succeeds(rig: Rig, prior: str) -> None:
+    await rig.put("1", "2", "3", "4", "5", "6")
+    for _ in range(3):
+        assert await rig.a.retry(await run(rig.a), failure(prior, used=0.0)) == "delayed"
+    four = await run(rig.a)
+    assert name_of(four) == "4"
+    await succeed(rig, four)
+    assert [name_of(await claim(rig.b)) for _ in range(5)] == ["1", "2", "3", "5", "6"]
+
+
+async def test_a_heap_that_fails_again_does_not_come_back_at_once(rig: Rig) -> None:
+    await rig.put("1", "2", "3", "4", "5", "6")
+    for _ in range(3):
+        await rig.a.retry(await run(rig.a), failure(used=0.0))
+    await succeed(rig, await run(rig.a))
+    one = await run(rig.a)
+    assert name_of(one) == "1"
+    await rig.a.retry(one, failure(used=0.0))
+    assert [name_of(await claim(rig.b)) for _ in range(5)] == ["5", "6", "1", "2", "3"]
+
+
 async def test_an_answer_to_a_call_that_began_before_proves_nothing(rig: Rig) -> None:
     await rig.put("1", "2", "3", "4", "5")
     early = await run(rig.a)
@@ -94,11 +118,11 @@ async def test_an_endpoints_fault_of_the_only_job_waits(rig: Rig) -> None:
 async def test_jobs_known_to_be_ill_are_no_company(rig: Rig) -> None:
     await rig.put("1", "2")
     known = await run(rig.a)
-    assert await rig.a.retry(known, failure(used=1.0, delay=60.0)) == "delayed"
+    assert await rig.a.retry(known, failure(used=1.5, delay=60.0)) == "delayed"
     assert await rig.a.retry(await run(rig.a), failure(used=0.0, max_tries=1)) == "dead"
 
 
 async def test_one_that_is_not_known_is(rig: Rig) -> None:
     await rig.put("1", "2")
-    assert await rig.a.retry(await run(rig.a), failure(used=0.9, delay=60.0)) == "delayed"
+    assert await rig.a.retry(await run(rig.a), failure(used=1.4, delay=60.0)) == "delayed"
     assert await rig.a.retry(await run(rig.a), failure(used=0.0, max_tries=1)) == "delayed"

@@ -1,11 +1,15 @@
 """How jobs are cancelled, wherever they are."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
+from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import Failed, Released, Succeeded
 from greenscale_worker.testing.rig import ANSWER, PATIENCE, Rig, claim, decoded, name_of, run
+
+NO_IDS = ["", "a b", "a|b", "a\n", "\0", "é", "\ud800", "x" * 129, "a/b"]
 
 
 async def test_a_waiting_job_is_cancelled_when_it_comes_up(rig: Rig) -> None:
@@ -29,12 +33,68 @@ async def test_a_cancellation_is_used_up(rig: Rig) -> None:
     await run(rig.a)
 
 
-async def test_a_job_can_be_cancelled_before_it_is_put(rig: Rig) -> None:
-    job_id, payload = rig.job("1")
-    assert await rig.admin.cancel(job_id) == "will_be_cancelled"
-    await rig.admin.put([(job_id, payload)])
+async def test_a_waiting_job_that_will_be_cancelled_says_so(rig: Rig) -> None:
+    (job_id,) = await rig.put("1")
+    submitted = (await rig.admin.record(job_id))["submitted_ms"]
+    for _ in range(2):
+        assert await rig.admin.cancel(job_id) == "will_be_cancelled"
+        assert await rig.admin.record(job_id) == {"state": "cancelling", "submitted_ms": submitted}
     lease = await claim(rig.a)
     assert await rig.a.bind(lease, decoded(lease)) == "cancelled"
+    assert await rig.state(job_id) == "cancelled"
+    assert await rig.admin.cancel(job_id) == "finished"
+
+
+async def test_a_job_that_nobody_has_seen_is_cancelled_when_it_comes_up(rig: Rig) -> None:
+    job_id, payload = rig.job("1")
+    for _ in range(2):
+        assert await rig.admin.cancel(job_id) == "unknown"
+        assert await rig.admin.record(job_id) == {}
+    await rig.admin.put([(job_id, payload), (job_id, payload)])
+    assert await rig.state(job_id) == "cancelling"
+    lease = await claim(rig.a)
+    assert await rig.a.bind(lease, decoded(lease)) == "cancelled"
+    assert (await run(rig.a)).payload == payload, "a cancellation ends one job, not two"
+
+
+async def test_without_records_a_cancellation_holds_all_the_same(open_rig: Callable[..., Awaitable[Rig]]) -> None:
+    rig = await open_rig(result_ttl=0)
+    (job_id,) = await rig.put("1")
+    assert await rig.admin.cancel(job_id) == "unknown"
+    lease = await claim(rig.a)
+    assert await rig.a.bind(lease, decoded(lease)) == "cancelled"
+    assert await rig.admin.record(job_id) == {}
+
+
+@pytest.mark.parametrize("job_id", NO_IDS)
+async def test_what_no_job_can_be_called_is_refused(rig: Rig, job_id: str) -> None:
+    with pytest.raises(BadInputError) as refused:
+        await rig.admin.cancel(job_id)
+    assert refused.value.code == "bad_job_id"
+    with pytest.raises(BadInputError):
+        await rig.admin.put([rig.job("1"), (job_id, b"{}")])
+    assert (await rig.admin.depth()).waiting == 0, "nothing is put where an id is wrong"
+    assert (await rig.admin.record(job_id), await rig.admin.result(job_id)) == ({}, None)
+
+
+async def test_a_job_that_is_known_may_be_folded(rig: Rig) -> None:
+    jobs = [rig.job(str(number)) for number in range(5)]
+    assert await rig.admin.put(jobs[:4], fold=True) == [True] * 4
+    assert await rig.a.settle(await run(rig.a), ANSWER)
+    assert await rig.a.settle(await run(rig.a), Failed("refused", ""))
+    assert await rig.a.settle(await run(rig.a), Released("overload", delay=60))
+    assert await rig.admin.put(jobs, fold=True) == [False, True, False, False, True]
+    assert (await rig.admin.depth()).waiting == 3
+    assert await rig.admin.put(jobs[3:4]) == [True], "only where it is asked for"
+
+
+async def test_a_replayed_job_is_cancelled_at_once(rig: Rig) -> None:
+    (job_id,) = await rig.put("1")
+    assert await rig.a.settle(await run(rig.a), Failed("refused", ""))
+    (letter,) = await rig.letters()
+    assert await rig.admin.replay(letter.id)
+    assert await rig.admin.cancel(job_id) == "cancelled"
+    assert (await rig.admin.depth()).waiting == 0
 
 
 @pytest.mark.parametrize("delay", [0.0, 60.0])

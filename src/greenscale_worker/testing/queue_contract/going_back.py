@@ -69,7 +69,7 @@ async def test_delayed_jobs_come_back_in_the_order_in_which_they_are_due(rig: Ri
 
 
 async def test_tries_are_counted_in_parts_and_runs_are_shown_as_attempts(rig: Rig) -> None:
-    (job_id, _) = await rig.put("1", "2")
+    job_id = await rig.put_in_company("1")
     for runs in range(3):
         lease = await run(rig.a)
         record = await rig.admin.record(job_id)
@@ -84,7 +84,7 @@ async def test_tries_are_counted_in_parts_and_runs_are_shown_as_attempts(rig: Ri
 
 
 async def test_a_record_tells_of_the_present_run_only(rig: Rig) -> None:
-    (job_id, _) = await rig.put("1", "2")
+    job_id = await rig.put_in_company("1")
     submitted = (await rig.admin.record(job_id))["submitted_ms"]
     assert await rig.a.retry(await run(rig.a), failure()) == "delayed"
     lease = await run(rig.a)
@@ -106,7 +106,7 @@ async def test_an_answer_after_a_release_withdraws_the_redelivery(rig: Rig) -> N
 
 
 async def test_a_failure_counts_once(rig: Rig) -> None:
-    await rig.put("1", "2")
+    await rig.put_in_company("1")
     lease = await run(rig.a)
     assert await rig.a.retry(lease, failure()) == "delayed"
     assert await rig.a.retry(lease, failure()) == "stale"

@@ -28,7 +28,7 @@ async def test_the_depth_counts_every_job_in_one_place(rig: Rig) -> None:
     empty = await rig.admin.depth()
     assert (empty.waiting, empty.running, empty.delayed, empty.dead) == (0, 0, 0, 0)
     assert (empty.oldest_seconds, empty.paused) == (None, False)
-    await rig.put("run", "later", "fail", "back", "wait", "wait too")
+    await rig.put("run", "later", "fail", "back", "wait", "wait-too")
     leases = [await run(rig.a) for _ in range(4)]
     assert await rig.a.settle(leases[1], Released("overload", delay=60))
     assert await rig.a.settle(leases[2], Failed("refused", ""))
