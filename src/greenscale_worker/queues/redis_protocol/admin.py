@@ -94,11 +94,12 @@ class RedisQueueAdmin:
             unclaimed, came = await self._store.unclaimed(self._client, keys)
             pipe = self._client.pipeline(transaction=False)
             pipe.zcard(keys.of("ready")).zcard(keys.of("suspect")).zcard(keys.of("delayed"))
-            pipe.zcard(keys.of("lease")).hlen(keys.of("dead")).hexists(keys.of("control"), "paused")
-            pipe.zcard(keys.of("held"))
+            pipe.zcard(keys.of("lease")).hlen(keys.of("dead")).zcard(keys.of("held"))
+            pipe.hmget(keys.of("control"), "paused", "blamed", "blamed_by")
             pipe.zrange(keys.of("ready"), 0, 0).zrange(keys.of("suspect"), 0, 0).zrange(keys.of("held"), 0, 0)
-            ready, suspect, delayed, running, dead, paused, held, *oldest = await pipe.execute()
+            ready, suspect, delayed, running, dead, held, control, *oldest = await pipe.execute()
             now = await self._now()
+            paused, failing_ms, failing_by = control
         since = [self._store.first_seen(ids[0]) for ids in oldest if ids]
         if came is not None:
             since.append(came)
@@ -108,8 +109,10 @@ class RedisQueueAdmin:
             delayed=delayed,
             dead=dead,
             oldest_seconds=max(0.0, now - min(since)) if since else None,
-            paused=bool(paused),
+            paused=paused is not None,
             held=held,
+            failing_seconds=max(0.0, now - int(failing_ms) / 1000) if failing_ms and failing_ms.isdigit() else None,
+            failing_by=failing_by.decode("utf-8", "replace") if failing_by else None,
         )
 
     async def workers(self) -> list[LiveWorker]:
