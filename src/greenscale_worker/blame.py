@@ -134,7 +134,7 @@ class Evidence:
         self.lanes = lanes
         self.allowed = self._top = float(lanes)
         self.is_open = False
-        self.held_until = -math.inf
+        self.held_until = 0.0
         self.next_probe = -math.inf
         self._pause = FIRST_PAUSE
         self._peers: dict[str, _Peers] = {}
