@@ -44,16 +44,17 @@ def jittered(seconds: float) -> float:
 
 @dataclass(slots=True)
 class FleetEvidence:
-    """When the first call failed since the last success, and how many jobs were buried since, for each fingerprint."""
+    """When a call first failed since the last success, what it said, and how many were buried for each fingerprint."""
 
     since: float | None = None
+    by: str = ""
     buried: Counter[str] = field(default_factory=Counter)
 
     def succeeded(self, began: float) -> bool:
         """Learn of a success whose call began then; True: it came after the failures, and answers them."""
         if self.since is None or began < self.since:
             return False
-        self.since = None
+        self.since, self.by = None, ""
         self.buried.clear()
         return True
 
@@ -85,7 +86,7 @@ def decide(  # noqa: PLR0913  what is known of the job
     """
     since = evidence.since
     if since is None:
-        evidence.since = now
+        evidence.since, evidence.by = now, f"{failure.code}: {failure.message}"
     if failure.prior != "job":
         used, delay = failure.used, failure.delay
         again = runs > 0  # the first failure of a job alone proves nothing, and somebody may be waiting for it
@@ -136,7 +137,7 @@ class Evidence:
         self.lanes = lanes
         self.allowed = self._top = float(lanes)
         self.is_open = False
-        self.held_until = -math.inf
+        self.held_until = 0.0
         self.next_probe = -math.inf
         self._pause = FIRST_PAUSE
         self._peers: dict[str, _Peers] = {}

@@ -71,6 +71,7 @@ class Executor:
         self.deadlines = Deadlines(self._left_behind)
         self._on_stuck = on_stuck
         self._stuck: WeakSet[asyncio.Task[object]] = WeakSet()
+        self._any_stuck = False
         self._backend = backend
         self._peers: Callable[[Job], str] = getattr(backend, "peers", same_model)
         self._gate = gate
@@ -95,7 +96,7 @@ class Executor:
             return Released("gate_shut", wait) if wait < run.left() else _too_late("the endpoint asked for time")
         lease.began = monotonic()
         answer = await self._call(run)
-        if self._stuck and asyncio.current_task() in self._stuck:
+        if self._any_stuck and asyncio.current_task() in self._stuck:
             return Released("stuck")  # somebody else has judged it
         self._metrics.called(monotonic() - lease.began)
         return self.judge(run, answer)
@@ -129,6 +130,7 @@ class Executor:
 
     def _left_behind(self, task: asyncio.Task[object]) -> None:
         self._stuck.add(task)
+        self._any_stuck = True
         if self._on_stuck is not None:
             self._on_stuck(task)
 

@@ -46,7 +46,10 @@ class Gate:
 
     def remaining(self, *, probe: bool = False) -> float:
         """Seconds until a lane that is inside may send; 0.0: now. With the breaker open, only the probe may."""
-        evidence, now = self._evidence, monotonic()
+        evidence = self._evidence
+        if not evidence.is_open and not evidence.held_until:
+            return 0.0
+        now = monotonic()
         if evidence.is_open and not probe:
             return max(FIRST_PAUSE, evidence.wait(now))
         return max(0.0, evidence.held_until - now)
@@ -65,7 +68,7 @@ class Gate:
                         await changed.wait()
             finally:
                 self._waiting -= 1
-        if self._shut_by:
+        if self._shut_by or self._evidence.held_until:
             self._reopen()
         self._inside += 1
         self._probing = probe = self._evidence.is_open
@@ -112,6 +115,8 @@ class Gate:
         """Seconds until a lane may come in; infinite while that is for another lane to change."""
         evidence = self._evidence
         full = self._probing if evidence.is_open else self._inside >= int(evidence.allowed)
+        if not full and not evidence.is_open and not evidence.held_until:
+            return 0.0
         return math.inf if full else evidence.wait(monotonic())
 
     def _say_opened(self, fault: TransientError, now: float) -> None:
@@ -126,9 +131,12 @@ class Gate:
         say("breaker_opened", code=fault.code, **facts)
 
     def _reopen(self) -> None:
+        """Say that the time is over for which the endpoint had asked; what it costs to look at the clock ends, too."""
         if not self._evidence.is_open:
+            self._evidence.held_until = 0.0
+            if self._shut_by:
+                log.info("gate_open")
             self._shut_by = ""
-            log.info("gate_open")
             self._report()
 
     def _wake(self) -> None:

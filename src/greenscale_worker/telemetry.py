@@ -199,7 +199,7 @@ class Metrics:
         self._shut.set(shut)
         self._breaker.set(breaker)
 
-    def depth(self, *, waiting: int, running: int, delayed: int, held: int, dead: int) -> None:
+    def depth(self, *, waiting: int, running: int, delayed: int, held: int = 0, dead: int) -> None:
         """Show how much there is in the queue. Never called: nothing is shown, rather than noughts."""
         self._depth("waiting").set(waiting)
         self._depth("running").set(running)

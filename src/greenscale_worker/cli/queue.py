@@ -6,16 +6,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
+from textwrap import wrap
 from typing import TYPE_CHECKING, Final
 
 from greenscale_worker.cli.opening import with_admin
-from greenscale_worker.cli.terminal import age, bold, columns, say, say_json, seconds_of
+from greenscale_worker.cli.terminal import age, bold, columns, harmless, say, say_json, seconds_of
 from greenscale_worker.errors import QueueUnavailableError
 
 if TYPE_CHECKING:
     from greenscale_worker.config import Settings
     from greenscale_worker.queues import Depth, LiveWorker, QueueAdmin
 
+WIDTH: Final = 80
 WATCH_SECONDS: Final = 2.0
 HOME_AND_CLEAR: Final = "\x1b[H\x1b[J"
 CLEAR: Final = "\x1b[2J"
@@ -133,6 +135,9 @@ def _view(name: str, depth: "Depth", workers: Sequence["LiveWorker"]) -> str:
         bold(name) + ("  paused: `greenscale-worker resume` ends it" if depth.paused else ""),
         columns(rows) + oldest,
     ]
+    if depth.failing_seconds is not None:
+        why = harmless(" ".join((depth.failing_by or "a call failed").split()))
+        lines += ["", *wrap(f"no success for {age(depth.failing_seconds)}: {why}", WIDTH)]
     if workers:
         beats = [(worker.name, f"{age(worker.beat_seconds)} ago") for worker in sorted(workers, key=_by_name)]
         lines += ["", columns(beats, head=("worker", "heartbeat"), cut=True)]

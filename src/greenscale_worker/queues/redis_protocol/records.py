@@ -30,11 +30,13 @@ def encoded(text: str) -> bytes:
 def of_success(lease: Lease, outcome: Succeeded) -> list[Any]:
     """Fields for an answer."""
     output = outcome.output
-    fields: list[Any] = ["attempts", lease.attempts, "crashes", lease.crashes]
-    for name, value in (("model", output.model), ("finish_reason", output.finish_reason)):
-        if value is not None:
-            fields += [name, encoded(value)]
-    return [*fields, *_of_usage(output.usage)]
+    fields = _of_usage(output.usage)
+    fields += ["attempts", lease.attempts, "crashes", lease.crashes]
+    if output.model is not None:
+        fields += ["model", encoded(output.model)]
+    if output.finish_reason is not None:
+        fields += ["finish_reason", encoded(output.finish_reason)]
+    return fields
 
 
 def of_failure(lease: Lease, code: bytes, message: bytes, usage: Usage) -> list[Any]:
@@ -45,7 +47,10 @@ def of_failure(lease: Lease, code: bytes, message: bytes, usage: Usage) -> list[
 
 def _of_usage(usage: Usage) -> list[Any]:
     fields: list[Any] = []
-    for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
-        if (count := getattr(usage, name)) is not None:
-            fields += [name, count]
+    if usage.prompt_tokens is not None:
+        fields += ["prompt_tokens", usage.prompt_tokens]
+    if usage.completion_tokens is not None:
+        fields += ["completion_tokens", usage.completion_tokens]
+    if usage.total_tokens is not None:
+        fields += ["total_tokens", usage.total_tokens]
     return fields
