@@ -6,10 +6,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from time import monotonic
+from typing import Final
 
 from greenscale_worker.blame import FIRST_PAUSE, Call, Evidence
 from greenscale_worker.errors import TransientError
 from greenscale_worker.telemetry import Metrics, log
+
+CLOCKS_DIFFER: Final = timedelta(seconds=10)  # ours, and that of Redis by which dead letters are dated
 
 
 class Gate:
@@ -125,7 +128,7 @@ class Gate:
         self._shut_by = ", ".join(word for word in (fault.code, fault.advice) if word)
         facts = {"check": fault.advice} if fault.advice else {}
         if fault.prior == "job":
-            since = began.isoformat(timespec="seconds").replace("+00:00", "Z")
+            since = (began - CLOCKS_DIFFER).isoformat(timespec="seconds").replace("+00:00", "Z")
             facts["replay"] = f"greenscale-worker dead replay --code {fault.code} --since {since}"
         say = log.error if fault.advice else log.warning
         say("breaker_opened", code=fault.code, **facts)

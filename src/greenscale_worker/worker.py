@@ -306,7 +306,8 @@ class Worker:
                 word = note or "failed"
             case Failure():
                 code = outcome.code
-                facts["delay"] = round(outcome.delay, 3)
+                if word != "failed":
+                    facts["delay"] = round(outcome.delay, 3)
             case Released(code, delay):
                 word = note or "released"
                 facts["delay"] = round(delay, 3)
