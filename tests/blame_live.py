@@ -171,26 +171,24 @@ class _Scene:
     async def watch(self) -> Found:
         """Look until everything has ended, or for as long as there is patience."""
         found, pushed, cell, endpoint = Found(), self.cell.jobs, self.cell, self.endpoint
-        left = unanswered = pushed
+        left = pushed
         ends = monotonic() + cell.patience
         while left and monotonic() < ends:
             await asyncio.sleep(LOOK_SECONDS)
             depth = await self.admin.depth()
             since = monotonic() - (endpoint.began or monotonic())
-            now_left = depth.waiting + depth.running + depth.delayed + depth.held
+            left = depth.waiting + depth.running + depth.delayed + depth.held
             letters = [letter async for letter in self.admin.dead()] if depth.dead != len(found.dead) else None
             if letters is not None:
                 found.dead = {int(str(letter.job_id).rpartition("-")[2]) for letter in letters}
                 found.letters = letters
                 found.dead_by = since
-            if now_left and cell.feed and now_left < cell.lanes * cell.workers and not cell.ill <= found.dead:
+            if (answered := pushed - left - depth.dead) > found.answered:
+                found.answered_by, found.answered = since, answered
+            if left and cell.feed and left < cell.lanes * cell.workers and not cell.ill <= found.dead:
                 await self.push(range(pushed, pushed + cell.lanes))
-                pushed, now_left = pushed + cell.lanes, now_left + cell.lanes
-            left, still = now_left, now_left - len(cell.ill - found.dead)
-            if still != unanswered:
-                found.answered_by, unanswered = since, still
+                pushed, left = pushed + cell.lanes, left + cell.lanes
         found.calls, found.refused, found.left = endpoint.calls, endpoint.refused, left
-        found.answered = pushed - left - len(found.dead)
         return found
 
 

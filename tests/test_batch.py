@@ -626,6 +626,21 @@ async def test_faults_of_the_endpoint_are_outlasted_and_counted(files: Files, en
     assert all(line["error"] is None for line in files.answers())
 
 
+@pytest.mark.parametrize("answer", ["403-input-flagged.http", "429-never-fits.http"])
+async def test_a_line_that_is_refused_for_what_it_says_is_one_error_line(files: Files, answer: str) -> None:
+    """The first one, so that nobody has been answered before."""
+    files.write([{"prompt": str(number)} for number in range(40)])
+    raw = (Path(__file__).parent / "data" / "answers" / answer).read_bytes()
+    async with Endpoint(Reply(raw=raw)) as url:
+        backend = open_backend("chat", ChatOptions(url=url.url, model="m"))
+        tally = await run(files, backend, concurrency=1)
+        await backend.aclose()
+    assert (tally.answered, tally.failed) == (39, 1)
+    (line,) = [line for line in files.answers() if line["error"] is not None]
+    assert line["custom_id"] == "line-1"
+    assert line["error"]["code"] == f"http_{answer[:3]}"
+
+
 async def test_a_wrong_key_ends_the_batch_and_says_what_to_check(files: Files) -> None:
     files.write([{"prompt": str(number)} for number in range(20)])
     async with running(SimulatorOptions(api_key="right")) as url:

@@ -16,6 +16,7 @@ import structlog
 from greenscale_worker.cli import main
 from greenscale_worker.simulator import CHAT_PATH, SimulatorOptions, running
 from tests.support.desk import Desk, Terminal, a_desk, ended, simulated_endpoint
+from tests.support.endpoint import Endpoint, Reply
 from tests.support.eventually import PATIENCE
 
 
@@ -123,6 +124,16 @@ async def test_lines_that_name_their_model_need_no_other(desk: Desk, endpoint: C
     assert [line["error"]["code"] for line in desk.answers() if line["error"]] == ["no_model"]
 
 
+async def test_a_first_line_that_is_flagged_is_one_error_line_and_exit_code_1(desk: Desk) -> None:
+    desk.write(40)
+    raw = (Path(__file__).parent / "data" / "answers" / "403-input-flagged.http").read_bytes()
+    async with Endpoint(Reply(raw=raw)) as endpoint:
+        desk.environment |= {"NEYSA_API_URL": endpoint.url, "GREENSCALE_CONCURRENCY": "1"}
+        result = await desk.batch()
+    assert (result.code, len(desk.answers())) == (1, 40)
+    assert [line["custom_id"] for line in desk.answers() if line["error"]] == ["a-0"]
+
+
 async def test_a_wrong_key_is_said_with_exit_code_2(desk: Desk) -> None:
     desk.write(50)
     async with running(SimulatorOptions(api_key="right")) as url:
@@ -131,6 +142,7 @@ async def test_a_wrong_key_is_said_with_exit_code_2(desk: Desk) -> None:
     assert result.code == 2
     assert "greenscale-worker: the endpoint refuses the key" in result.err.replace("HTTP 401: ", "")
     assert "not-the-right-key" not in result.err
+    assert desk.answers() == [], "no line has failed for it"
     assert "Traceback" not in result.err
 
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
@@ -591,10 +592,25 @@ def test_the_queue_is_counted(shell: Shell) -> None:
     found = shell.json("queue")
     assert found.pop("workers") == []
     assert found.pop("oldest_seconds") is None  # nothing that waits says when it was made
-    assert found == {"queue": "jobs", "waiting": 10, "running": 0, "delayed": 1, "held": 0, "dead": 1, "paused": False}
+    counts = {"waiting": 10, "running": 0, "delayed": 1, "held": 0, "dead": 1}
+    assert found == {"queue": "jobs", **counts, "paused": False, "failing_seconds": None, "failing_by": None}
     code, out, _ = shell("queue")
     assert code == 0
-    assert out.splitlines()[:6] == ["jobs", "waiting  10", "running   0", "delayed   1", "dead      1", "workers   0"]
+    rows = ["waiting  10", "running   0", "delayed   1", "held      0", "dead      1", "workers   0"]
+    assert out.splitlines() == ["jobs", *rows]
+
+
+def test_the_queue_says_why_nothing_succeeds(shell: Shell, redis_url: str) -> None:
+    shell("submit", "first")
+    shell("submit", "second")
+    said = "http_401: HTTP 401: \x1b[31mthe endpoint refuses the key"
+    why = {"blamed": int(1000 * time.time()) - 90_000, "blamed_by": said}
+    with redis.Redis.from_url(redis_url) as client:
+        client.hset("{jobs}:control", mapping=why)
+    _, out, _ = shell("queue")
+    assert re.search(r"^no success for 1 m 3\d s: http_401: HTTP 401: ", out, re.MULTILINE)
+    assert "\x1b" not in out
+    assert shell.json("queue")["failing_by"].startswith("http_401")
 
 
 async def test_workers_that_live_are_listed(fleet: Fleet, redis_url: str) -> None:

@@ -244,9 +244,11 @@ async def test_a_client_reads_no_answer_that_is_not_redis(said: bytes) -> None:
     async with strange_server(said) as port:
         admin = await open_admin("list", RedisOptions(url=f"redis://127.0.0.1:{port}"))
         try:
-            for ask in (admin.record("a"), admin.result("a"), admin.cancel("a"), admin.workers(), admin.replay("a")):
+            asked = (admin.record("a"), admin.result("a"), admin.cancel("a"), admin.workers(), admin.replay("a"))
+            asked += (admin.dead_letter("a"), admin.dead_count(), admin.dead_codes(), admin.purge(older_than=0))
+            for ask in asked:
                 with suppress(ConfigError, QueueUnavailableError):
-                    assert isinstance(await asyncio.wait_for(ask, PATIENCE), dict | bytes | list | bool | NoneType)
+                    assert isinstance(await asyncio.wait_for(ask, PATIENCE), dict | bytes | list | int | NoneType)
         finally:
             await admin.aclose()
 

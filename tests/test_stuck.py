@@ -249,7 +249,10 @@ async def test_one_that_gets_stuck_in_the_drain_ends_it(kind: str, redis_url: st
         await found.reads("stuck", state="delayed", error_code="timeout")
 
 
-async def test_one_that_is_in_its_call_when_the_drain_ends_is_handed_back(kind: str, redis_url: str) -> None:
+async def test_one_that_is_in_its_call_when_the_drain_ends_is_handed_back(
+    kind: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "RELEASE_SECONDS", 4.0)  # half of it is for the handler, and half for the queue
     handler = Handler(deaf)
     async with scene(kind, handler, redis_url, drain=0.05, policy=Policy()) as found:
         await found.put("stuck")
@@ -260,6 +263,12 @@ async def test_one_that_is_in_its_call_when_the_drain_ends_is_handed_back(kind: 
         assert not handler.ended.is_set()
         await found.reads("stuck", error_code="drain")
         assert (await found.admin.depth()).running == 0
+        before = await found.admin.record("stuck")
+        handler.let_go.set()
+        await handler.ended.wait()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert await found.admin.record("stuck") == before
 
 
 async def test_a_program_that_cancels_its_worker_ends_the_lane_that_replaced_another() -> None:

@@ -44,16 +44,17 @@ def jittered(seconds: float) -> float:
 
 @dataclass(slots=True)
 class FleetEvidence:
-    """When the first call failed since the last success, and how many jobs were buried since, for each fingerprint."""
+    """When a call first failed since the last success, what it said, and how many were buried for each fingerprint."""
 
     since: float | None = None
+    by: str = ""
     buried: Counter[str] = field(default_factory=Counter)
 
     def succeeded(self, began: float) -> bool:
         """Learn of a success whose call began then; True: it came after the failures, and answers them."""
         if self.since is None or began < self.since:
             return False
-        self.since = None
+        self.since, self.by = None, ""
         self.buried.clear()
         return True
 
@@ -83,7 +84,7 @@ def decide(  # noqa: PLR0913  what is known of the job
     """
     since = evidence.since
     if since is None:
-        evidence.since = now
+        evidence.since, evidence.by = now, f"{failure.code}: {failure.message}"
     if failure.prior != "job":
         used, delay = failure.used, failure.delay
         if used < 1 and (failure.prior == "unknown" or tries >= 1) and alone():

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Final
 
 GRACE_SECONDS: Final = 5.0  # for a handler to clean up; then it is called back once more, and after that given up
@@ -88,9 +89,9 @@ class Deadlines:
 
     def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
-        for recall, (ends, calls) in list(self._ends.items()):
-            if ends <= now:
-                self._call(recall, calls, now)
+        due = [(ends, calls, recall) for recall, (ends, calls) in self._ends.items() if ends <= now]
+        for _, calls, recall in sorted(due, key=itemgetter(0)):
+            self._call(recall, calls, now)
         self._timer = None
         self._arm(loop, min((ends for ends, _ in self._ends.values()), default=math.inf))
 

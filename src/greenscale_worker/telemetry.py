@@ -198,11 +198,12 @@ class Metrics:
         self._shut.set(shut)
         self._breaker.set(breaker)
 
-    def depth(self, *, waiting: int, running: int, delayed: int, dead: int) -> None:
+    def depth(self, *, waiting: int, running: int, delayed: int, held: int = 0, dead: int) -> None:
         """Show how much there is in the queue. Never called: nothing is shown, rather than noughts."""
         self._depth("waiting").set(waiting)
         self._depth("running").set(running)
         self._depth("delayed").set(delayed)
+        self._depth("held").set(held)
         self._depth("dead").set(dead)
 
     def reaped(self, jobs: int) -> None:

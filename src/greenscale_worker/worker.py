@@ -360,8 +360,10 @@ class Worker:
         for recall in self._running:
             recall.call()
         await _wait(lanes, limit - RELEASE_SECONDS / 2)
-        stubborn = {recall.task: running.lease for recall, running in self._running.items()}
-        releases = {asyncio.create_task(self._release(lease)) for lease in stubborn.values()}
+        stubborn = {recall.task: running for recall, running in self._running.items()}
+        for running in stubborn.values():
+            running.given_up = True  # when it comes back after all, the queue may be closed
+        releases = {asyncio.create_task(self._release(running.lease)) for running in stubborn.values()}
         unfinished = await _wait((lanes - stubborn.keys()) | releases, limit)
         for task in unfinished:
             task.cancel()

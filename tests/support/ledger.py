@@ -62,6 +62,7 @@ class Ledger:
     offset: int = 0
     amnesty: int = 0
     blamed: int = 0
+    blamed_by: str = ""
     blame: Counter[str] = field(default_factory=Counter)
     held: bool = False
     last: int | None = None
@@ -116,7 +117,7 @@ class Ledger:
                 succeeded = self.counters["succeeded"]
                 began.append(self.now - item.age)
         if self.blamed and max(began) >= self.blamed:
-            self.blamed, self.blame = 0, Counter()
+            self.blamed, self.blamed_by, self.blame = 0, "", Counter()
             self.rare["blame answered"] += 1
             if self.held:
                 self.bells.append("ready")
@@ -444,7 +445,8 @@ class Ledger:
                 self.rare["alone"] += 1
             job.tries += used
             verdict = "DEAD" if job.tries >= item.most else "DELAYED"
-        self.blamed = self.blamed or self.now
+        if not self.blamed:
+            self.blamed, self.blamed_by = self.now, f"{item.code}: {item.message}"
         runs, crashes, elsewhere = str(job.runs), str(job.crashes), self._is_elsewhere(item.job_id, item.id)
         fields = {"attempts": runs, "crashes": crashes, "error_code": item.code, "error_message": item.message}
         if verdict == "DEAD":

@@ -95,7 +95,9 @@ def of(ledger: Ledger) -> Picture:
     at_head = {name(id_).encode(): float(id_) for id_, job in ledger.open.items() if job.place == "ready"}
     control = {f"n_{name}": count for name, count in ledger.counters.items() if count}
     control |= {
-        name: value for name in ("clock", "offset", "amnesty", "format", "blamed") if (value := getattr(ledger, name))
+        name: value
+        for name in ("clock", "offset", "amnesty", "format", "blamed", "blamed_by")
+        if (value := getattr(ledger, name))
     }
     if ledger.format == "2":
         control |= {"time": ledger.clock} if ledger.clock else {}

@@ -6,16 +6,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
+from textwrap import wrap
 from typing import TYPE_CHECKING, Final
 
 from greenscale_worker.cli.opening import with_admin
-from greenscale_worker.cli.terminal import age, bold, columns, say, say_json, seconds_of
+from greenscale_worker.cli.terminal import age, bold, columns, harmless, say, say_json, seconds_of
 from greenscale_worker.errors import QueueUnavailableError
 
 if TYPE_CHECKING:
     from greenscale_worker.config import Settings
     from greenscale_worker.queues import Depth, LiveWorker, QueueAdmin
 
+WIDTH: Final = 80
 WATCH_SECONDS: Final = 2.0
 HOME_AND_CLEAR: Final = "\x1b[H\x1b[J"
 CLEAR: Final = "\x1b[2J"
@@ -28,6 +30,7 @@ Show how much there is to do and who does it.
   waiting   not claimed yet, or back at the head of the queue
   running   claimed by a worker
   delayed   to be tried again later
+  held      failed as others did, and waits until one succeeds (docs/blame.md)
   dead      failed for good: `greenscale-worker dead list`
   oldest    age of the oldest job that is not running, where it can be known"""
 
@@ -121,17 +124,20 @@ def _name(settings: "Settings") -> str:
 
 
 def _view(name: str, depth: "Depth", workers: Sequence["LiveWorker"]) -> str:
-    numbers = (depth.waiting, depth.running, depth.delayed, depth.dead, len(workers))
+    numbers = (depth.waiting, depth.running, depth.delayed, depth.held, depth.dead, len(workers))
     width = max(len(str(number)) for number in numbers)
     rows = [
         (word, str(number).rjust(width))
-        for word, number in zip(("waiting", "running", "delayed", "dead", "workers"), numbers, strict=True)
+        for word, number in zip(("waiting", "running", "delayed", "held", "dead", "workers"), numbers, strict=True)
     ]
     oldest = "" if depth.oldest_seconds is None else f"   oldest: {age(depth.oldest_seconds)}"
     lines = [
         bold(name) + ("  paused: `greenscale-worker resume` ends it" if depth.paused else ""),
         columns(rows) + oldest,
     ]
+    if depth.failing_seconds is not None:
+        why = harmless(" ".join((depth.failing_by or "a call failed").split()))
+        lines += ["", *wrap(f"no success for {age(depth.failing_seconds)}: {why}", WIDTH)]
     if workers:
         beats = [(worker.name, f"{age(worker.beat_seconds)} ago") for worker in sorted(workers, key=_by_name)]
         lines += ["", columns(beats, head=("worker", "heartbeat"), cut=True)]

@@ -197,7 +197,11 @@ class Process:
                 async with asyncio.timeout(SCRAPE_SECONDS):
                     depth = await self._admin.depth()
                 self._metrics.depth(
-                    waiting=depth.waiting, running=depth.running, delayed=depth.delayed, dead=depth.dead
+                    waiting=depth.waiting,
+                    running=depth.running,
+                    delayed=depth.delayed,
+                    held=depth.held,
+                    dead=depth.dead,
                 )
         return self._metrics.render()
 

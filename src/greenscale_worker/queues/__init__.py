@@ -151,7 +151,10 @@ class Queue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How much there is. `held` waits until somebody succeeds (docs/blame.md), `oldest_seconds` is known or None."""
+    """How much there is. `held` waits until somebody succeeds (docs/blame.md), `oldest_seconds` is known or None.
+
+    `failing_seconds` ago a call failed, and none that began since has succeeded; `failing_by` says how. None: all well.
+    """
 
     waiting: int
     running: int
@@ -160,6 +163,8 @@ class Depth:
     oldest_seconds: float | None
     paused: bool
     held: int = 0
+    failing_seconds: float | None = None
+    failing_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,6 +228,8 @@ class MemoryQueue:
             oldest_seconds=store.clock() - min(entry.arrived for entry in idle) if idle else None,
             paused=store.paused,
             held=len(store.held),
+            failing_seconds=None if store.evidence.since is None else store.clock() - store.evidence.since,
+            failing_by=store.evidence.by or None,
         )
 
     async def workers(self) -> list[LiveWorker]:

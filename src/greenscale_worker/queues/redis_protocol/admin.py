@@ -1,8 +1,8 @@
 """Everybody else's side of a queue in Redis: producers, people and the command line."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 
@@ -23,6 +23,8 @@ from greenscale_worker.queues.redis_common.scripts import Script
 from greenscale_worker.queues.redis_protocol.keys import Keys
 from greenscale_worker.queues.redis_protocol.records import LIVE_SECONDS
 from greenscale_worker.queues.redis_protocol.store import Store
+
+Answer = TypeVar("Answer")
 
 PUT_GROUP: Final = 100
 PORTION: Final = 100  # dead letters that one script deletes, replays or mends
@@ -53,15 +55,15 @@ class RedisQueueAdmin:
         """Append jobs in order, each with a record that says `waiting`; in groups, each of which is put as a whole."""
         for job_id, _ in jobs:
             check_job_id(job_id)
-        ttl, put = LIVE_SECONDS if self._options.result_ttl else 0, []
+        ttl, put = LIVE_SECONDS if self._options.result_ttl else 0, list[bool]()
         for start in range(0, len(jobs), PUT_GROUP):
             keys: list[str] = self._keys.base
             args: list[Any] = [ttl, int(fold)]
             for job_id, payload in jobs[start : start + PUT_GROUP]:
                 keys += [self._keys.record(job_id), self._keys.cancel(job_id)]
                 args += [job_id, payload]
-            put += await self._run("put", keys, args)
-        return [bool(each) for each in put]
+            put += await self._run("put", keys, args, _read_flags)
+        return put
 
     async def record(self, job_id: str) -> dict[str, str]:
         """Read a job's record; empty where there is none."""
@@ -83,9 +85,8 @@ class RedisQueueAdmin:
         """End a job that has not finished, or leave word for when it comes up."""
         check_job_id(job_id)
         keys = [*self._keys.base, self._keys.record(job_id), self._keys.cancel(job_id)]
-        answer = await self._run("cancel", keys, [job_id, LIVE_SECONDS, self._options.result_ttl])
-        with mapped():
-            return CANCELLATIONS[answer]
+        args = [job_id, LIVE_SECONDS, self._options.result_ttl]
+        return await self._run("cancel", keys, args, CANCELLATIONS.__getitem__)
 
     async def depth(self) -> Depth:
         """Count. How old the oldest job is that does not run is known as far as the store knows when it came."""
@@ -94,11 +95,12 @@ class RedisQueueAdmin:
             unclaimed, came = await self._store.unclaimed(self._client, keys)
             pipe = self._client.pipeline(transaction=False)
             pipe.zcard(keys.of("ready")).zcard(keys.of("suspect")).zcard(keys.of("delayed"))
-            pipe.zcard(keys.of("lease")).hlen(keys.of("dead")).hexists(keys.of("control"), "paused")
-            pipe.zcard(keys.of("held"))
+            pipe.zcard(keys.of("lease")).hlen(keys.of("dead")).zcard(keys.of("held"))
+            pipe.hmget(keys.of("control"), "paused", "blamed", "blamed_by")
             pipe.zrange(keys.of("ready"), 0, 0).zrange(keys.of("suspect"), 0, 0).zrange(keys.of("held"), 0, 0)
-            ready, suspect, delayed, running, dead, paused, held, *oldest = await pipe.execute()
+            ready, suspect, delayed, running, dead, held, control, *oldest = await pipe.execute()
             now = await self._now()
+            paused, failing_ms, failing_by = control
         since = [self._store.first_seen(ids[0]) for ids in oldest if ids]
         if came is not None:
             since.append(came)
@@ -108,8 +110,10 @@ class RedisQueueAdmin:
             delayed=delayed,
             dead=dead,
             oldest_seconds=max(0.0, now - min(since)) if since else None,
-            paused=bool(paused),
+            paused=paused is not None,
             held=held,
+            failing_seconds=max(0.0, now - int(failing_ms) / 1000) if failing_ms and failing_ms.isdigit() else None,
+            failing_by=failing_by.decode("utf-8", "replace") if failing_by else None,
         )
 
     async def workers(self) -> list[LiveWorker]:
@@ -147,34 +151,34 @@ class RedisQueueAdmin:
         while left is None or left > 0:
             n = PAGE if left is None else min(PAGE, left)
             args = [*_filter(which), order, cursor, n, PAGE_BYTES, int(payloads), _id(after or "")]
-            _, cursor, page = await self._run("list", self._keys.base, args)
-            for id_, header, payload in zip(page[::3], page[1::3], page[2::3], strict=True):
-                yield _letter(id_, header, payload)
+            _, cursor, letters = await self._run("list", self._keys.base, args, _read_page)
+            for letter in letters:
+                yield letter
             if not cursor:
                 return
-            left = None if left is None else left - len(page) // 3
+            left = None if left is None else left - len(letters)
 
     async def dead_letter(self, name: str, *, payload: bool = True) -> DeadLetter | None:
         """Find a dead letter by its own id, or by its job's."""
         await self._tidy()
-        found = await self._run("find", self._keys.base, [_id(name), int(payload)])
-        return _letter(*found) if found else None
+        return await self._run("find", self._keys.base, [_id(name), int(payload)], _read_found)
 
     async def dead_count(self, which: DeadFilter | None = None) -> int:
         """Count dead letters."""
         await self._tidy()
-        total, _, _ = await self._run("list", self._keys.base, [*_filter(which), "latest", "", 0, 0, 0, ""])
-        return int(total)
+        args = [*_filter(which), "latest", "", 0, 0, 0, ""]
+        total, _, _ = await self._run("list", self._keys.base, args, _read_page)
+        return total
 
     async def dead_codes(self) -> dict[str, int]:
         """Count dead letters by code."""
         await self._tidy()
-        counts: dict[str, int] = {}
+        counts: list[tuple[bytes, int]] = []
         after = b""
-        while found := await self._run("codes", self._keys.base, [after, PORTION]):
-            counts |= {code.decode("utf-8", "replace"): n for code, n in zip(found[::2], found[1::2], strict=True)}
-            after = found[-2]
-        return counts
+        while found := await self._run("codes", self._keys.base, [after, PORTION], _read_counts):
+            counts += found
+            after = found[-1][0]
+        return {code.decode("utf-8", "replace"): count for code, count in counts}
 
     async def replay(self, letter_id: str) -> bool:
         """Put a dead letter back to the head of the queue. False: there is none."""
@@ -185,8 +189,7 @@ class RedisQueueAdmin:
         done: list[Replay] = []
         while len(done) < len(letter_ids):
             ids = [_id(each) for each in letter_ids[len(done) : len(done) + PORTION]]
-            answers = await self._run("replay", self._keys.base, [PAGE_BYTES, *ids])
-            done += [NOT_REPLAYED.get(answer, "replayed") for answer in answers]
+            done += await self._run("replay", self._keys.base, [PAGE_BYTES, *ids], _read_replays)
         return done
 
     async def purge(self, *, older_than: float, code: str | None = None) -> int:
@@ -195,7 +198,7 @@ class RedisQueueAdmin:
         args = [*_filter(DeadFilter(code=code, older_than=older_than)), "", PORTION, "purged"]
         gone, more = 0, True
         while more:
-            some, more = await self._run("purge", self._keys.base, args)
+            some, more = await self._run("purge", self._keys.base, args, _read_purge)
             gone += some
         return gone
 
@@ -203,19 +206,60 @@ class RedisQueueAdmin:
         """Close every connection."""
         await close(self._client)
 
-    async def _run(self, script: str, keys: list[str], args: list[Any]) -> Any:
+    async def _run(self, script: str, keys: list[str], args: list[Any], read: Callable[[Any], Answer]) -> Answer:
+        """Run a script, and read its answer; one that cannot be read is not Redis'."""
         with mapped():
-            return await self._scripts[script](self._client, keys, ["", self._store.word, *args])
+            return read(await self._scripts[script](self._client, keys, ["", self._store.word, *args]))
 
     async def _tidy(self) -> None:
         """Bring dead letters and their index in line, where somebody has come between them."""
         cursor = b""
-        while cursor := await self._run("tidy", self._keys.base, [cursor, PORTION]):
+        while cursor := await self._run("tidy", self._keys.base, [cursor, PORTION], _read_cursor):
             pass
 
     async def _now(self) -> float:
         seconds, micros = await self._client.time()
         return int(seconds) + int(micros) / 1e6
+
+
+def _read_flags(answer: Any) -> list[bool]:
+    return [bool(int(each)) for each in answer]
+
+
+def _read_page(answer: Any) -> tuple[int, bytes, list[DeadLetter]]:
+    """Read a page of dead letters: how many there are in all, where the next page begins, and these."""
+    total, cursor, page = answer
+    letters = [_letter(*each) for each in zip(page[::3], page[1::3], page[2::3], strict=True)]
+    return int(total), cursor, letters
+
+
+def _read_found(answer: Any) -> DeadLetter | None:
+    return _letter(*answer) if answer else None
+
+
+def _read_counts(answer: Any) -> list[tuple[bytes, int]]:
+    return [(code, int(count)) for code, count in zip(answer[::2], answer[1::2], strict=True)]
+
+
+def _read_replays(answer: Any) -> list[Replay]:
+    """Read what became of dead letters: of one at least, or it would be asked for ever."""
+    replays: list[Replay] = [NOT_REPLAYED.get(each, "replayed") for each in answer]
+    if not replays:
+        raise ValueError("no answer to a replay")
+    return replays
+
+
+def _read_purge(answer: Any) -> tuple[int, bool]:
+    gone, more = answer
+    return int(gone), bool(int(more))
+
+
+def _read_cursor(answer: Any) -> bytes:
+    """Read where to go on: in the letters, in their index, or nowhere."""
+    cursor = bytes(memoryview(answer))
+    if cursor[:1] not in {b"", b"l", b"i"}:
+        raise ValueError("no place to go on")
+    return cursor
 
 
 def _filter(which: DeadFilter | None) -> list[Any]:

@@ -8,7 +8,8 @@
 --       5 lease     ZSET  id -> expiry ms in flight
 --       6 meta      HASH  id -> see `packed`: every claimed and unsettled job
 --       7 dead      HASH  id -> JSON header; in format 1 also a line feed and the payload (public)
---       8 control   HASH  time (in format 1: clock), offset, amnesty, paused, format, blamed, held, letters, n_* counters
+--       8 control   HASH  time (in format 1: clock), offset, amnesty, paused, format, blamed, blamed_by, held, letters,
+--                         n_* counters
 --       9 bound     HASH  job id -> id    which open job an id stands for
 --      10 workers   ZSET  worker -> time of its last heartbeat, ms
 --      11 held      ZSET  id -> place     may be claimed when nothing else waits (docs/blame.md)

@@ -56,7 +56,7 @@ local function retry(item, record)
   end
   if not control.blamed then
     control.blamed = NOW
-    call('HSET', CONTROL, 'blamed', NOW)
+    call('HSET', CONTROL, 'blamed', NOW, 'blamed_by', code .. ': ' .. message)
   end
   local fields = {'attempts', m.runs, 'crashes', m.crashes, 'error_code', code, 'error_message', message}
   local ttl = final_ttl > 0 and live_ttl or 0

@@ -70,7 +70,7 @@ for i, start in ipairs(starts) do
 end
 -- A call that began before the first failure proves nothing.
 if control.blamed and began_last >= number_in_control('blamed') then
-  call('HDEL', CONTROL, 'blamed')
+  call('HDEL', CONTROL, 'blamed', 'blamed_by')
   call('DEL', BLAME)
   if control.held then ring('ready') end
 end

@@ -126,3 +126,17 @@ async def test_one_that_is_not_known_is(rig: Rig) -> None:
     await rig.put("1", "2")
     assert await rig.a.retry(await run(rig.a), failure(used=1.4, delay=60.0)) == "delayed"
     assert await rig.a.retry(await run(rig.a), failure(used=0.0, max_tries=1)) == "delayed"
+
+
+async def test_the_depth_says_since_when_and_why_nothing_succeeds(rig: Rig) -> None:
+    await rig.put("1", "2", "3")
+    assert (await rig.admin.depth()).failing_seconds is None
+    for code in ("http_401", "http_500"):
+        await rig.a.retry(await run(rig.a), failure("endpoint", code=code, message="check the key", delay=60.0))
+    depth = await rig.admin.depth()
+    assert depth.failing_by == "http_401: check the key"
+    assert depth.failing_seconds is not None
+    assert 0 <= depth.failing_seconds < 60
+    await succeed(rig, await run(rig.a))
+    depth = await rig.admin.depth()
+    assert (depth.failing_seconds, depth.failing_by) == (None, None)
