@@ -121,7 +121,9 @@ class Simulation:
             _, _, job = heapq.heappop(self._delayed)
             held = job.runs > 0 and self.fleet.since is not None
             heapq.heappush(self._held if held else self._ready, (job.number, job))
-        if self._held and self.fleet.since is None:
+        if not self._held:
+            self.fleet.back = 0
+        elif self.fleet.brings_back():
             heapq.heappush(self._ready, heapq.heappop(self._held))
         if self._ready:
             return heapq.heappop(self._ready)[1]
@@ -159,7 +161,7 @@ class Simulation:
             worker.probing = False
         if found is None:
             worker.evidence.succeeded(call, self.now)
-            self.fleet.succeeded(call.began)
+            self.fleet.succeeded(call.began, held=bool(self._held))
             self._end(job, "ok")
             return
         self.refused += 1

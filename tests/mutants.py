@@ -365,11 +365,22 @@ MUTANTS: Final = [
     Mutant("an answer ends nothing", "settle", "began_last >= number_in_control('blamed')", "false"),
     Mutant("who failed alike is kept", "settle", "  call('DEL', BLAME)\n"),
     Mutant("an answer wakes nobody", "settle", "  if control.held then ring('ready') end\n"),
-    Mutant("what is held does not come back", "claim", "if control.held and not control.blamed then", "if false then"),
+    Mutant(
+        "what is held does not come back",
+        "claim",
+        "if control.held and (not control.blamed or back > 0) then",
+        "if false then",
+    ),
+    Mutant("what is held comes back after the last failure only", "claim", " or back > 0) then", ") then"),
+    Mutant("one success brings all back", "claim", "add(CONTROL, 'back', -1)", "add(CONTROL, 'back', 0)"),
+    Mutant("brought back to where it was", "claim", "requeue(unheld, m, READY)", "requeue(unheld, m)"),
+    Mutant(
+        "a success brings nobody back", "settle", "add(CONTROL, 'back', ended.succeeded)", "add(CONTROL, 'back', 0)"
+    ),
     Mutant(
         "what is held comes back too early",
         "claim",
-        "if control.held and not control.blamed then",
+        "if control.held and (not control.blamed or back > 0) then",
         "if control.held then",
     ),
     Mutant(

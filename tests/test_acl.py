@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from redis import Redis
 from redis.exceptions import NoPermissionError
 
 from greenscale_worker import queues
@@ -81,6 +82,15 @@ def is_served(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def leave_a_stray(client: Redis) -> None:
+    """Read a job as somebody else of the worker's group, long ago: a heartbeat takes it over."""
+    with client.pipeline(transaction=True) as pipe:  # before the worker can read it
+        pipe.xadd("jobs", {"job": b'{"job_id":"stray","prompt":"hello"}'})
+        pipe.xreadgroup("greenscale", "somebody", {"jobs": ">"})
+        _, read = pipe.execute()
+    client.xclaim("jobs", "greenscale", "somebody", 0, [read[0][1][0][0]], idle=60_000, justid=True)
+
+
 @every_kind
 def test_the_worker_and_its_commands_need_these_rights_and_no_others(
     start_redis: Callable[..., RedisServer],
@@ -101,6 +111,9 @@ def test_the_worker_and_its_commands_need_these_rights_and_no_others(
             assert main(["dead", "list"]) == main(["dead", "replay", "bad"]) == 0
             with server.client(db=database) as client:
                 until(lambda client=client: client.hlen("{jobs}:dead") == 1)
+                if kind == "stream" and database == 0:
+                    leave_a_stray(client)
+                    until(lambda client=client: client.exists("result:stray") == 1)
             assert main(["dead", "purge", "--older-than", "0"]) == 0
             with urllib.request.urlopen(metrics) as answer:  # noqa: S310  our own server
                 assert b'greenscale_queue_jobs{state="dead"} 0' in answer.read()

@@ -19,6 +19,10 @@ REFUSED = PermanentError("refused", "no")
 Handler = Callable[[Job], Any]
 
 
+class Panic(BaseException):
+    """As libraries in Rust raise it."""
+
+
 def job(number: int) -> Job:
     return Job(job_id=str(number), payload={"prompt": str(number)})
 
@@ -84,7 +88,9 @@ async def test_an_answer_that_is_an_exception_is_for_its_job_alone() -> None:
     assert isinstance(answers[3], asyncio.CancelledError)
 
 
-@pytest.mark.parametrize("error", [TransientError("busy", "", prior="endpoint"), ValueError("x"), SystemExit(3)])
+@pytest.mark.parametrize(
+    "error", [TransientError("busy", "", prior="endpoint"), ValueError("x"), SystemExit(3), Panic()]
+)
 async def test_what_a_handler_raises_is_for_all_jobs_of_the_call_and_no_other(error: BaseException) -> None:
     calls = 0
 
@@ -99,7 +105,7 @@ async def test_what_a_handler_raises_is_for_all_jobs_of_the_call_and_no_other(er
     async def ask(number: int) -> object:
         try:
             return await handler(job(number))
-        except (Exception, SystemExit) as caught:  # noqa: BLE001  what it is, is asked below
+        except (Exception, SystemExit, Panic) as caught:  # noqa: BLE001  what it is, is asked below
             return caught
 
     async with asyncio.timeout(PATIENCE):

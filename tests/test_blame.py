@@ -472,6 +472,22 @@ def test_a_heap_of_jobs_that_fail_like_an_outage_does_not_stop_the_queue(kind: s
     assert all(job.verdict == "ok" for job in run.jobs if job.number not in ill)
 
 
+def test_what_fails_now_and_then_does_not_wait_until_nothing_else_does() -> None:
+    """Of many slow calls some always fail, so that a failure is nearly always the latest news."""
+    ended: dict[int, float] = {}
+
+    def answer(job: Simulated, now: float, _open: int) -> Answer:
+        if job.calls > 1 or job.number % 4:
+            return Answer(7 + job.number * 7919 % 600 / 100)
+        ended[job.number] = now
+        return Answer(0.1, FAULTS["500"])
+
+    run = World(1, 20, 16, 10.0).play(jobs(6000), answer, until=4000)
+    waits = [(run.jobs[number].end or math.inf) - failed for number, failed in ended.items()]
+    assert max(waits) < 60
+    assert run.now > 180
+
+
 # --- the grid ---
 
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from decimal import Decimal
 from time import monotonic
 from typing import Any
 
@@ -354,6 +355,59 @@ async def test_whatever_a_backend_raises_counts(error: BaseException) -> None:
     assert [line["event"] for line in lines] == ["backend_error"]
     assert lines[0]["job_id"] == "job-1"
     assert SECRET not in repr(lines)
+
+
+class Panic(BaseException):
+    """As libraries in Rust raise it."""
+
+
+class BareError(TransientError):
+    def __init__(self) -> None:
+        """Leave out what the class above does."""
+
+
+class BarePermanentError(PermanentError):
+    def __init__(self) -> None:
+        """Leave out what the class above does."""
+
+
+class Unwritable:
+    def __str__(self) -> str:
+        raise ValueError
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Panic(),
+        BareError(),
+        BarePermanentError(),
+        TransientError("code", Unwritable()),  # type: ignore[arg-type]
+        TransientError("code", "", prior=None),  # type: ignore[arg-type]
+        TransientError("code", "", prior="anybody"),  # type: ignore[arg-type]
+        TransientError("code", "", fingerprint=7),  # type: ignore[arg-type]
+        TransientError("code", "", fingerprint=["x"]),  # type: ignore[arg-type]
+        TransientError("code", "", advice=7),  # type: ignore[arg-type]
+        TransientError("code", "", retry_after=Decimal(1)),  # type: ignore[arg-type]
+        PermanentError("code", "", usage={"total_tokens": 1}),  # type: ignore[arg-type]
+    ],
+)
+async def test_an_error_that_is_not_as_its_class_promises_is_the_backends(error: BaseException) -> None:
+    outcome = failed(await raising(error).run(), "backend_error")
+    assert outcome.message.startswith(f"{type(error).__name__} at ")
+    assert isinstance(outcome, Failure)
+
+
+@pytest.mark.parametrize("peers", [lambda _job: 1 / 0, lambda _job: ["x"], lambda job: job.payload["model"], ["host"]])
+async def test_whatever_a_backend_names_as_peers_stops_no_lane_and_is_not_kept_at_length(peers: Any) -> None:
+    backend = HandlerBackend(lambda _job: asyncio.sleep(0, "4"))
+    backend.peers = peers  # type: ignore[attr-defined]
+    bench, calls = Bench(backend), []
+    bench.gate.succeeded = calls.append  # type: ignore[method-assign]
+    assert isinstance(await bench.run(payload={"model": "x" * 100_000}), Succeeded)
+    (call,) = calls
+    assert isinstance(call.peers, str)
+    assert len(call.peers) <= 256
 
 
 async def test_exit_in_a_backend_ends_no_process() -> None:

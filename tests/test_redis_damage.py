@@ -11,7 +11,7 @@ import pytest
 from redis import Redis
 
 from greenscale_worker.errors import BadInputError
-from greenscale_worker.job import Output, Released, Succeeded, decode
+from greenscale_worker.job import Failure, Output, Released, Succeeded, decode
 from greenscale_worker.queues import Lease, Queue, QueueOptions, RedisOptions
 from greenscale_worker.queues.redis_stream import open_admin
 from greenscale_worker.telemetry import Metrics
@@ -88,6 +88,22 @@ async def test_a_job_whose_place_somebody_deleted_comes_back(
     assert [decode(lease.payload, max_bytes=99).job_id for lease in again] == ["one", "two"]
     assert [await queue.settle(lease, ANSWER) for lease in again] == [True, True]
     assert not client.hlen("{jobs}:meta")
+
+
+async def test_jobs_that_are_held_outlive_what_the_queue_knew_of_itself(
+    client: Redis, kind: str, open_queue: Open
+) -> None:
+    queue = await open_queue(lease=15.0)
+    push(client, kind, "one", "two")
+    failed, other = await claim(queue), await claim(queue)
+    assert await queue.retry(failed, Failure(code="http_500", message="", used=0.0)) == "delayed"
+    push(client, kind, "fresh")
+    assert decode((await claim(queue)).payload, max_bytes=99).job_id == "fresh"
+    assert client.zcard("{jobs}:held") == 1
+    assert client.delete("{jobs}:control") == 1
+    await queue.beat()
+    assert (await claim(queue)).id == failed.id
+    assert await queue.settle(other, ANSWER)
 
 
 async def test_a_job_of_which_only_its_place_is_left_is_run_once(client: Redis, kind: str, open_queue: Open) -> None:

@@ -49,9 +49,19 @@ class FleetEvidence:
     since: float | None = None
     by: str = ""
     buried: Counter[str] = field(default_factory=Counter)
+    back: int = 0
 
-    def succeeded(self, began: float) -> bool:
-        """Learn of a success whose call began then; True: it came after the failures, and answers them."""
+    def brings_back(self) -> bool:
+        """Say whether a held job comes back now; it counts as having come."""
+        back, self.back = self.back, max(0, self.back - 1)
+        return self.since is None or back > 0
+
+    def succeeded(self, began: float, *, held: bool = False) -> bool:
+        """Learn of a success whose call began then; True: it came after the failures, and answers them.
+
+        `held`: there are held jobs, and one more of them may come back.
+        """
+        self.back += held
         if self.since is None or began < self.since:
             return False
         self.since, self.by = None, ""

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, get_args
 from weakref import WeakSet
 
 from greenscale_worker.backends import Backend
 from greenscale_worker.blame import Call
-from greenscale_worker.errors import PermanentError, TransientError
+from greenscale_worker.errors import PermanentError, Prior, TransientError
 from greenscale_worker.gate import Gate
 from greenscale_worker.job import Failed, Failure, Job, Outcome, Output, Released, Succeeded, Usage
 from greenscale_worker.queues import Lease
@@ -19,6 +19,9 @@ from greenscale_worker.recall import Deadlines, Recall
 from greenscale_worker.telemetry import Metrics, log
 
 LARGEST_RESULT: Final = 64 * 1024 * 1024  # Redis takes 512 MiB; what it refused would be sent for ever
+
+LONGEST_PEERS: Final = 256  # characters
+PRIORS: Final = get_args(Prior)
 
 OnException: TypeAlias = Callable[[Job, BaseException], None]
 
@@ -73,7 +76,7 @@ class Executor:
         self._stuck: WeakSet[asyncio.Task[object]] = WeakSet()
         self._any_stuck = False
         self._backend = backend
-        self._peers: Callable[[Job], str] = getattr(backend, "peers", same_model)
+        self._name_peers: Callable[[Job], object] = getattr(backend, "peers", same_model)
         self._gate = gate
         self._policy = policy
         self._metrics = metrics
@@ -128,6 +131,13 @@ class Executor:
             delay=delay,
         )
 
+    def _peers(self, job: Job) -> str:
+        """Name the peers of a job; the names of many are kept, and a job may name a model as long as itself."""
+        try:
+            return str(self._name_peers(job))[:LONGEST_PEERS]
+        except Exception:  # noqa: BLE001  it may be somebody else's code, and all that it costs is evidence
+            return ""
+
     def _left_behind(self, task: asyncio.Task[object]) -> None:
         self._stuck.add(task)
         self._any_stuck = True
@@ -149,12 +159,14 @@ class Executor:
         try:
             output: object = await self._backend.infer(job)
         except (TransientError, PermanentError) as error:
-            return error
+            return error if _is_usable(error) else self._backend_error(job, error)
         except asyncio.CancelledError as error:
             if recall.task.cancelling():
                 raise
             return self._backend_error(job, error)  # the backend cancelled something of its own
-        except (Exception, SystemExit) as error:  # noqa: BLE001  whatever somebody else's code comes up with
+        except (KeyboardInterrupt, GeneratorExit):
+            raise  # it is our process, or this very task, that ends
+        except BaseException as error:  # noqa: BLE001  whatever somebody else's code comes up with, a panic in Rust, too
             return timed_out() if recall.called else self._backend_error(job, error)
         if isinstance(output, Output):
             return output
@@ -175,6 +187,19 @@ class Executor:
             with suppress(Exception):  # the hook of an embedding program must not end a lane
                 self._on_exception(job, error)
         return TransientError("backend_error", f"{kind} at {where}", fingerprint=f"backend_error {kind} {where}")
+
+
+def _is_usable(error: TransientError | PermanentError) -> bool:
+    """Say whether what somebody else's code raised holds what its class promises."""
+    try:
+        if isinstance(error, PermanentError):
+            parts_fit = isinstance(error.usage, Usage | None)
+        else:
+            texts_fit = isinstance(error.fingerprint, str) and isinstance(error.advice, str | None)
+            parts_fit = texts_fit and error.prior in PRIORS and isinstance(error.retry_after, float | int | None)
+        return parts_fit and isinstance(error.code, str) and isinstance(str(error), str)
+    except Exception:  # noqa: BLE001  a class of theirs that does not call ours, or a message that cannot be written
+        return False
 
 
 def timed_out() -> TransientError:

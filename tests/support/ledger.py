@@ -65,6 +65,7 @@ class Ledger:
     blamed_by: str = ""
     blame: Counter[str] = field(default_factory=Counter)
     held: bool = False
+    back: int | None = None
     last: int | None = None
     counters: Counter[str] = field(default_factory=Counter)
     bells: list[str] = field(default_factory=list)
@@ -116,6 +117,8 @@ class Ledger:
             if self.counters["succeeded"] > succeeded:
                 succeeded = self.counters["succeeded"]
                 began.append(self.now - item.age)
+        if self.held and len(began) > 1:
+            self.back = (self.back or 0) + len(began) - 1
         if self.blamed and max(began) >= self.blamed:
             self.blamed, self.blamed_by, self.blame = 0, "", Counter()
             self.rare["blame answered"] += 1
@@ -321,13 +324,18 @@ class Ledger:
 
     def _unhold(self) -> bool:
         """Bring back the oldest job that is held, once somebody has succeeded; say whether there was one."""
-        if self.blamed or not self.held:
+        if not self.held or (self.blamed and not self.back):
             return False
         oldest = next(iter(self._at("held")), None)
         self.held = oldest is not None
-        if oldest is not None:
-            self._requeue(self.open[oldest])
-            self.rare["held, and brought back"] += 1
+        if oldest is None:
+            self.back = None
+        else:
+            self.rare["held, and brought back amid failures" if self.blamed else "held, and brought back"] += 1
+            if self.back:
+                self.back -= 1
+            self.open[oldest].place = "ready"
+            self.open[oldest].written(self.format)
         return self.held
 
     def _requeue(self, job: Open) -> None:

@@ -108,6 +108,8 @@ def of(ledger: Ledger) -> Picture:
         control["paused"] = 1
     if ledger.held:
         control["held"] = 1
+    if ledger.back is not None:
+        control["back"] = ledger.back
     if ledger.tidied:
         control["letters"] = 2
     of_stores: Picture = {"open": {id_: job.payload for id_, job in jobs.items()}}

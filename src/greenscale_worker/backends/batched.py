@@ -96,7 +96,9 @@ class _Calls:
     async def _ask(self, jobs: list[Job]) -> Sequence[Any]:
         try:
             answers: object = await self._handler(jobs)
-        except (SystemExit, asyncio.CancelledError) as error:  # a task that ended so would end the loop, or say nothing
+        except (Exception, KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # noqa: BLE001  a task that ended so would end the loop, or say nothing
             return [error] * len(jobs)
         if isinstance(answers, Sequence) and not isinstance(answers, str | bytes):
             if len(answers) == len(jobs):

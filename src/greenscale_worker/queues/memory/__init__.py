@@ -116,7 +116,8 @@ class MemoryQueue:
         if isinstance(outcome, Failed):
             self._bury(entry, lease.job_id, outcome)
         else:
-            self._store.evidence.succeeded(self._store.clock() if lease.began is None else self._when(lease.began))
+            began = self._store.clock() if lease.began is None else self._when(lease.began)
+            self._store.evidence.succeeded(began, held=bool(self._store.held))
             if lease.job_id is not None:
                 self._store.records.succeeded(lease.job_id, outcome.output)
         return True

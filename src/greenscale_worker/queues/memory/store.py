@@ -113,11 +113,14 @@ class Store:
     def take(self, *, suspect: bool) -> Lease | None:
         """Lease the oldest job: one that comes back before a new one, a suspect only where allowed, one held last.
 
-        Once somebody has succeeded, held jobs come back one by one: a heap that failed again would be in the way.
+        Held jobs come back one by one, as claim.lua says: a heap that failed again would be in the way.
         """
         now = self.clock()
-        if self.held and self.evidence.since is None:
-            self.requeue(self.held[0])
+        if not self.held:
+            self.evidence.back = 0
+        elif self.evidence.brings_back():
+            insort(self.ready, self.held.pop(0), key=attrgetter("id"))
+            self.ring(1)
         places = [place for place in (self.ready, self.suspects if suspect else []) if place]
         if places:
             entry = min(places, key=lambda place: place[0].id).pop(0)

@@ -60,10 +60,11 @@ for _, silent in ipairs(call('ZRANGEBYSCORE', WORKERS, '-inf', digits(now - 2 * 
   if store.dismiss(silent) then call('ZREM', WORKERS, silent) end
 end
 if reaped + found > 0 then ring('ready') end
-local claimable = 0
+local claimable, held = 0, call('ZCARD', HELD)
+-- Somebody deleted the field: claims would never look for them again.
+if held > 0 and not control.held then call('HSET', CONTROL, 'held', '1') end
 if not control.paused then
-  claimable = call('ZCARD', READY) + call('ZCARD', SUSPECT) + call('ZCOUNT', DELAYED, '-inf', digits(queue_now))
-  if control.held then claimable = claimable + call('ZCARD', HELD) end
+  claimable = call('ZCARD', READY) + call('ZCARD', SUSPECT) + call('ZCOUNT', DELAYED, '-inf', digits(queue_now)) + held
 end
 if not V2 then upgrade() end
 return {reaped, claimable, lost, buried}

@@ -47,17 +47,20 @@ for _, id in ipairs(due) do
   if m then requeue(id, m) end
 end
 
--- Somebody has succeeded since: what was held comes back to the head, one job with each claim. A heap that came back at once
--- and failed again would be in the way of everything behind it.
+-- What was held comes back to the head, one job with each claim: as long as nothing has failed since somebody succeeded, and
+-- otherwise one for each success, or else those that failed now and then would wait for ever behind fresh jobs. A heap that
+-- came back at once and failed again would be in the way of everything behind it.
 local unheld
-if control.held and not control.blamed then
+local back = number_in_control('back')
+if control.held and (not control.blamed or back > 0) then
   unheld = call('ZRANGE', HELD, 0, 0)[1]
   if unheld then
     call('ZREM', HELD, unheld)
+    if back > 0 then add(CONTROL, 'back', -1) end
     local m = find(unheld)
-    if m then requeue(unheld, m) end
+    if m then requeue(unheld, m, READY) end
   else
-    call('HDEL', CONTROL, 'held')
+    call('HDEL', CONTROL, 'held', 'back')
   end
 end
 

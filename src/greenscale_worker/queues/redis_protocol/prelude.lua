@@ -8,7 +8,7 @@
 --       5 lease     ZSET  id -> expiry ms in flight
 --       6 meta      HASH  id -> see `packed`: every claimed and unsettled job
 --       7 dead      HASH  id -> JSON header; in format 1 also a line feed and the payload (public)
---       8 control   HASH  time (in format 1: clock), offset, amnesty, paused, format, blamed, blamed_by, held, letters,
+--       8 control   HASH  time (in format 1: clock), offset, amnesty, paused, format, blamed, blamed_by, held, back, letters,
 --                         n_* counters
 --       9 bound     HASH  job id -> id    which open job an id stands for
 --      10 workers   ZSET  worker -> time of its last heartbeat, ms
@@ -103,7 +103,7 @@ local control, V2, CLOCK, queue_now
 local function number_in_control(field) return whole(control[field]) or 0 end
 
 local function read_control()
-  control = pick(CONTROL, {'format', 'clock', 'time', 'offset', 'amnesty', 'paused', 'blamed', 'held'})
+  control = pick(CONTROL, {'format', 'clock', 'time', 'offset', 'amnesty', 'paused', 'blamed', 'held', 'back'})
   V2 = control.format == '2'
   CLOCK = V2 and 'time' or 'clock'
   queue_now = now + number_in_control('offset')
@@ -199,12 +199,12 @@ local function waits_in(m)
 end
 
 -- Back to the queue: order is by place, and places are in order of first delivery.
-local function requeue(id, m)
+local function requeue(id, m, where)
   store.own(id)
   write_meta(id, m)
   call('ZREM', LEASE, id)
   call('ZREM', DELAYED, id)
-  local where = waits_in(m)
+  where = where or waits_in(m)
   if where == HELD and not control.held then
     call('HSET', CONTROL, 'held', '1')
     control.held = '1'

@@ -68,6 +68,7 @@ for i, start in ipairs(starts) do
   local key = ITEMS + 2 * (i - 1)
   answers[i] = settle(id, token, state, job_id, text, message, start, KEYS[key], KEYS[key + 1])
 end
+if control.held and ended.succeeded > 0 then add(CONTROL, 'back', ended.succeeded) end
 -- A call that began before the first failure proves nothing.
 if control.blamed and began_last >= number_in_control('blamed') then
   call('HDEL', CONTROL, 'blamed', 'blamed_by')

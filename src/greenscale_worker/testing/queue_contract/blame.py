@@ -89,6 +89,19 @@ async def test_a_heap_that_fails_again_does_not_come_back_at_once(rig: Rig) -> N
     assert [name_of(await claim(rig.b)) for _ in range(5)] == ["5", "6", "1", "2", "3"]
 
 
+async def test_each_success_brings_one_held_job_back_though_others_go_on_failing(rig: Rig) -> None:
+    await rig.put("1", "2", "3", "4")
+    leases = [await run(rig.a) for _ in range(4)]
+    for lease in leases[:2]:
+        assert await rig.a.retry(lease, failure(used=0.0)) == "delayed"
+    await rig.put("5", "6", "7", "8")
+    five = await run(rig.b)
+    assert name_of(five) == "5"
+    await succeed(rig, leases[3])
+    assert await rig.a.retry(leases[2], failure(used=0.0)) == "delayed"
+    assert [name_of(await claim(rig.b)) for _ in range(3)] == ["1", "6", "7"]
+
+
 async def test_an_answer_to_a_call_that_began_before_proves_nothing(rig: Rig) -> None:
     await rig.put("1", "2", "3", "4", "5")
     early = await run(rig.a)
