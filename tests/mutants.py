@@ -345,7 +345,11 @@ MUTANTS: Final = [
     Mutant("none is buried", "retry", "MOST_BURIED = 2", "MOST_BURIED = 0"),
     Mutant("a success since proves nothing", "retry", "local proven = ", "local proven = false and "),
     Mutant("any failure proves it", "retry", "(not control.blamed or m.failed < number_in_control('blamed'))", "true"),
-    Mutant("the first failure is forgotten", "retry", "    call('HSET', CONTROL, 'blamed', NOW)\n"),
+    Mutant(
+        "the first failure is forgotten",
+        "retry",
+        "    call('HSET', CONTROL, 'blamed', NOW, 'blamed_by', code .. ': ' .. message)\n",
+    ),
     Mutant("who failed alike is forgotten", "retry", "  add(BLAME, fingerprint, 1)\n"),
     Mutant("all failures are alike", "retry", "add(BLAME, fingerprint, 1)", "add(BLAME, 'a', 1)"),
     Mutant("a job does not remember its failure", "retry", "  m.failed = now\n"),

@@ -23,8 +23,10 @@ async def test_a_job_buried_by_the_scripts_says_so_in_its_own_record(
         await admin.put([("poison", PAYLOAD)])
         lease = await dying.lease()
         assert await dying.bind(lease, decode(PAYLOAD, max_bytes=100)) == "run"
-        meta = await raw.hget("{jobs}:meta", lease.id)
-        await raw.hset("{jobs}:meta", lease.id, meta.replace(b"|0|0|", b"|0|2|"))  # it has crashed twice
+        meta = (
+            f"{lease.token}|worker|0|2|{int(1000 * lease.first_claimed_at)}|poison"  # in format 1: it has crashed twice
+        )
+        await raw.hset("{jobs}:meta", lease.id, meta)
         await raw.zadd("{jobs}:lease", {lease.id: 1})  # and its lease has just expired
         await raw.hset("job:poison", "state", state)
         await alive.beat()
