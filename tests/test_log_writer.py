@@ -144,7 +144,7 @@ def test_a_reader_of_another_kind_that_stalls_stops_nobody(writer: LogWriter, ki
     kept = found.splitlines(keepends=True)
     assert {len(line) for line in kept} == {len(LINE)}
     assert kept == sorted(kept)
-    assert told == [dropped]
+    assert sum(told) == dropped  # told at once, or in parts where a part of the lines went out in between
 
 
 def test_several_processes_may_write_to_one_pipe(told: list[int], pipe: Pipe) -> None:

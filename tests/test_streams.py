@@ -12,7 +12,6 @@ from typing import Any, Final
 import pytest
 
 from tests.support.eventually import PATIENCE
-from tests.support.redis_server import RedisServer
 
 FULL: Final = Path("/dev/full")
 COMMANDS: Final = (
@@ -38,12 +37,12 @@ class Ended:
 
 
 @pytest.fixture
-def run(tmp_path: Path, redis_server: RedisServer) -> Callable[..., Ended]:
+def run(tmp_path: Path, redis_url: str) -> Callable[..., Ended]:
     """Run a command by the shell, which redirects its streams as people do."""
     (tmp_path / "in.jsonl").write_text('{"prompt": "x"}\n')
     environment = {
         "PATH": os.environ["PATH"],
-        "REDIS_URL": redis_server.url,
+        "REDIS_URL": redis_url,
         "GREENSCALE_BACKEND": "echo",
         "COMMAND": f"{sys.executable} -m greenscale_worker",
     }
