@@ -142,6 +142,8 @@ class _Audit:
         for push in self.facts.pushes:
             first = self.facts.records.get(push.job_id, {}).get("first_claimed_ms")
             told = push.told and not push.code and self._pushed[push.job_id] == 1
+            if any(call.fate.startswith(ILL) for call in self._executions.get(push.job_id, ())):
+                continue  # an illness may have buried it, and a replay begins anew
             if first is None or push.producer is None or not told:
                 continue
             before, whose = last.get(push.producer, (0, ""))

@@ -366,6 +366,7 @@ MUTANTS: Final = [
     Mutant("retry: one lost item spoils its group", "retry", "return 'GONE'", "error('GONE')"),
     Mutant("a record of a failure lives too short", "retry", "ttl = ttl == 0 and 0 or final_ttl", "ttl = 1"),
     Mutant("an early call's answer counts", "settle", "began_last >= number_in_control('blamed')", "began_last > 0"),
+    Mutant("an answer counts as if its call began when it comes", "settle", "tonumber(ARGV[start + 6])", "now"),
     Mutant("an answer ends nothing", "settle", "began_last >= number_in_control('blamed')", "false"),
     Mutant("who failed alike is kept", "settle", "  call('DEL', BLAME)\n"),
     Mutant("an answer wakes nobody", "settle", "  if control.held then ring('ready') end\n"),

@@ -482,9 +482,9 @@ class Actors:
         note = self.rnd.choice(TEXTS)
         crashed = held.crashes >= process.max_crashes
         if held.step == "bound" and not crashed and self.rnd.random() < 0.7:
-            age = self.rnd.choice([0, 1, 5000])
+            began = self.ledger.now - self.rnd.choice([0, 1, 5000])
             return Ending(
-                held.id, held.token, "succeeded", held.job_id, f"answer {held.token}", "", age, {"model": note}
+                held.id, held.token, "succeeded", held.job_id, f"answer {held.token}", "", began, {"model": note}
             )
         job_id = "" if held.step == "conflict" else held.job_id
         code = {"conflict": "conflict", "claimed": "bad_field"}.get(held.step, "crashed" if crashed else note)

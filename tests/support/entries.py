@@ -103,7 +103,7 @@ class Binding(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """One item of a settle. `text` is the answer, or the code of the failure; `age` is ms since its call began."""
+    """One item of a settle. `text` is the answer, or the code of the failure; `began` is when its call did."""
 
     id: int
     token: str
@@ -111,7 +111,7 @@ class Ending(NamedTuple):
     job_id: str
     text: str
     message: str
-    age: int
+    began: int
     fields: Record
 
 

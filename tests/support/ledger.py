@@ -116,7 +116,7 @@ class Ledger:
             answers.append(self._settle(item))
             if self.counters["succeeded"] > succeeded:
                 succeeded = self.counters["succeeded"]
-                began.append(self.now - item.age)
+                began.append(item.began)
         if self.held and len(began) > 1:
             self.back = (self.back or 0) + len(began) - 1
         if self.blamed and max(began) >= self.blamed:

@@ -236,9 +236,9 @@ class RedisQueue:
                 args += [lease.id, lease.token, "failed", job_id, code, message, 0, len(fields), *fields]
             elif self._options.result_ttl:
                 text, fields = records.encoded(outcome.output.text), records.of_success(lease, outcome)
-                args += [lease.id, lease.token, "succeeded", job_id, text, "", _age_ms(lease), len(fields), *fields]
+                args += [lease.id, lease.token, "succeeded", job_id, text, "", _began_ms(lease), len(fields), *fields]
             else:
-                args += [lease.id, lease.token, "succeeded", job_id, "", "", _age_ms(lease), 0]
+                args += [lease.id, lease.token, "succeeded", job_id, "", "", _began_ms(lease), 0]
         size = _size(items[0])
         times = LARGE_TIMES if size > GROUP_BYTES else None
         try:
@@ -319,9 +319,14 @@ def _warn_of_foreign_keys(answers: list[bytes], job_ids: list[Any]) -> None:
             log.warning("foreign_key_replaced", job_id=job_id)
 
 
-def _age_ms(lease: Lease) -> int:
-    """Tell how long ago the call of a job began: what began before a fault proves nothing about it."""
-    return 0 if lease.began is None else int((monotonic() - lease.began) * 1000)
+def _began_ms(lease: Lease) -> int:
+    """Tell when the call of a job began, by the clock of the queue: what began before a fault proves nothing about it.
+
+    A moment and no age, for it may be sent again after an outage. Rather too early than too late, by the time that the
+    claim's answer was on its way. Without a call: now.
+    """
+    began = monotonic() if lease.began is None else lease.began
+    return int(1000 * (lease.claimed_at + began - lease.received))
 
 
 def _payload_size(item: tuple[Lease, Job]) -> int:

@@ -4,7 +4,7 @@
 -- KEYS  as in prelude.lua; then for each item its result STRING and its record HASH
 -- ARGV  3 seconds results and final records last (0: none are written);
 --       then for each item: id, token, succeeded or failed, job id (empty: no result, no record), result text or
---       failure code, failure message, ms since its call began, number of words, record field, value, …
+--       failure code, failure message, ms: when its call began by our clock, number of words, record field, value, …
 -- Output for each item OK, STALE (claimed by another since) or GONE (ended already, or unknown); BADTYPE: OK, and a
 --       foreign key was replaced
 local ttl = tonumber(ARGV[3])
@@ -53,7 +53,7 @@ local function settle(id, token, state, job_id, text, message, start, result, re
     if clash then return 'OK' end
   end
   ended[state] = ended[state] + 1
-  if succeeded then began_last = math.max(began_last, now - ARGV[start + 6]) end
+  if succeeded then began_last = math.max(began_last, tonumber(ARGV[start + 6])) end
   if job_id == '' or ttl == 0 then return 'OK' end
   if succeeded then call('SET', result, text, 'EX', ttl) end
   local fields = {unpack(ARGV, start + 8, start + 7 + ARGV[start + 7])}
