@@ -123,7 +123,7 @@ MUTANTS: Final = [
         "runs = 0, failed = 0",
     ),
     Mutant(
-        "blame of the future is never answered", "prelude", "if number_in_control('blamed') > now then", "if false then"
+        "blame of the future is never answered", "prelude", "if number_in_control(field) > now then", "if false then"
     ),
     Mutant("format 1 loses what was tried", "prelude", "math.floor(m.tries / 1000)", "0"),
     Mutant(
@@ -340,19 +340,25 @@ MUTANTS: Final = [
     Mutant("used-up tries do not bury", "retry", "m.tries >= most and 'DEAD'", "false and 'DEAD'"),
     Mutant("retry without a lease", "retry", "m.token ~= token or not call('ZSCORE', LEASE, id)", "m.token ~= token"),
     Mutant("retry with any token", "retry", "m.token ~= token or not", "not"),
-    Mutant("all that fail alike are buried", "retry", "alike >= MOST_BURIED and V2", "false"),
-    Mutant("held by a fleet that does not know it", "retry", "alike >= MOST_BURIED and V2", "alike >= MOST_BURIED"),
+    Mutant("all that fail alike are buried", "retry", "not proven and alike >= MOST_BURIED", "false"),
+    Mutant("held by a fleet that does not know it", "retry", "V2 and 'HELD' or 'DELAYED'", "'HELD'"),
     Mutant("none is buried", "retry", "MOST_BURIED = 2", "MOST_BURIED = 0"),
     Mutant("a success since proves nothing", "retry", "local proven = ", "local proven = false and "),
-    Mutant("any failure proves it", "retry", "(not control.blamed or m.failed < number_in_control('blamed'))", "true"),
+    Mutant("any failure proves it", "retry", "m.failed <= answered", "true"),
     Mutant(
         "the first failure is forgotten",
         "retry",
         "    call('HSET', CONTROL, 'blamed', NOW, 'blamed_by', code .. ': ' .. message)\n",
     ),
-    Mutant("who failed alike is forgotten", "retry", "  add(BLAME, fingerprint, 1)\n"),
-    Mutant("all failures are alike", "retry", "add(BLAME, fingerprint, 1)", "add(BLAME, 'a', 1)"),
-    Mutant("a job does not remember its failure", "retry", "  m.failed = now\n"),
+    Mutant(
+        "who failed alike is forgotten",
+        "retry",
+        "  call('HSET', BLAME, fingerprint, digits(since) .. '|' .. digits(alike + 1))\n",
+    ),
+    Mutant("all failures are alike", "retry", "call('HSET', BLAME, fingerprint,", "call('HSET', BLAME, 'a',"),
+    Mutant(
+        "a job does not remember its failure", "retry", "m.failed, control.accused = now, NOW", "control.accused = NOW"
+    ),
     Mutant("the first failure of the only job counts", "retry", "m.runs > 1", "m.runs > 0"),
     Mutant("the only job is in company", "retry", "and alone(id) then", "and false then"),
     Mutant("every job is alone", "retry", "and alone(id) then", "then"),
@@ -367,6 +373,8 @@ MUTANTS: Final = [
     Mutant("a record of a failure lives too short", "retry", "ttl = ttl == 0 and 0 or final_ttl", "ttl = 1"),
     Mutant("an early call's answer counts", "settle", "began_last >= number_in_control('blamed')", "began_last > 0"),
     Mutant("an answer counts as if its call began when it comes", "settle", "tonumber(ARGV[start + 6])", "now"),
+    Mutant("the latest answer is not kept", "settle", "  call('HSET', CONTROL, 'answered', digits(began_last))\n"),
+    Mutant("what was answered is forgotten", "retry", "    call('HSET', CONTROL, 'answered', control.answered)\n"),
     Mutant("an answer ends nothing", "settle", "began_last >= number_in_control('blamed')", "false"),
     Mutant("who failed alike is kept", "settle", "  call('DEL', BLAME)\n"),
     Mutant("an answer wakes nobody", "settle", "  if control.held then ring('ready') end\n"),

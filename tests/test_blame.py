@@ -455,13 +455,12 @@ def test_a_thousand_bad_jobs_in_front_of_a_good_one_do_not_keep_it_for_longer_th
     seed: int, workers: int, lanes: int, bad: int
 ) -> None:
     world = World(seed, workers, lanes, 0.5)
-    run = world.play(jobs(bad + 1), some_ill(set(range(bad)), FAULTS["400"]), until=4000)
+    run = world.play(jobs(bad + 1), some_ill(set(range(bad)), FAULTS["400"]), until=400)
     good = run.jobs[bad]
     assert good.verdict == "ok"
     assert good.end is not None
     assert good.end <= bad * (SHORT_PAUSE * JITTER + 0.05) + 2
-    assert all(job.calls <= 3 for job in run.jobs)
-    assert len(run.dead()) == bad
+    assert all(job.calls <= 3 for job in run.dead())
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FAULTS if kind != "400"])
@@ -590,3 +589,21 @@ def test_forty_seconds_of_illness_cost_at_most_two_of_a_thousand(kind: str, work
     run = Simulation(jobs(1000), ill_between(3, 43, FAULTS[kind]), workers).run()
     assert len(run.dead()) <= 2
     assert run.answered_by() <= 43 + 1.3 * 1000 * 0.5 / (16 * workers) + 20
+
+
+@pytest.mark.parametrize("workers", [1, 5])
+@pytest.mark.parametrize("seed", range(4))
+def test_an_outage_amid_jobs_that_fail_by_their_own_fault_buries_two_of_the_others(workers: int, seed: int) -> None:
+    """Calls that began after such a job had failed, and before the outage, succeed amid it and prove nothing of it."""
+    random.seed(seed)
+    ill = set(range(7, 1500, 50))
+    found = fault("http_400", "job")
+
+    def endpoint(job: Simulated, now: float, _open: int) -> Answer:
+        if job.number in ill or 4 < now < 14:
+            return Answer(0.02, found)
+        return Answer(0.1 + 0.9 * ((job.number * 7919) % 100) / 100)
+
+    run = Simulation(jobs(1500), endpoint, workers).run()
+    assert len(run.dead(lambda job: job.number not in ill)) <= 2
+    assert all(job.verdict == "dead" for job in run.jobs if job.number in ill)

@@ -7,7 +7,7 @@ questions (`tests/blame_simulator.py`).
 
 import math
 import random
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -44,11 +44,18 @@ def jittered(seconds: float) -> float:
 
 @dataclass(slots=True)
 class FleetEvidence:
-    """When a call first failed since the last success, what it said, and how many were buried for each fingerprint."""
+    """When a call first failed since the last success, and what it said.
+
+    `buried` is how many jobs died of each fingerprint, and since when: what a success answers whose call began later.
+    `accused` is when a job last seemed to be at fault itself, None if that is answered; `answered` is when the latest
+    call began that has succeeded since.
+    """
 
     since: float | None = None
     by: str = ""
-    buried: Counter[str] = field(default_factory=Counter)
+    buried: dict[str, tuple[float, int]] = field(default_factory=dict)
+    accused: float | None = None
+    answered: float = -math.inf
     back: int = 0
 
     def brings_back(self) -> bool:
@@ -62,10 +69,14 @@ class FleetEvidence:
         `held`: there are held jobs, and one more of them may come back.
         """
         self.back += held
+        if self.accused is not None and began >= self.accused:
+            self.accused = None
+            self.buried.clear()
+        elif self.accused is not None:
+            self.answered = max(self.answered, began)
         if self.since is None or began < self.since:
             return False
         self.since, self.by = None, ""
-        self.buried.clear()
         return True
 
 
@@ -94,8 +105,7 @@ def decide(  # noqa: PLR0913  what is known of the job
     `tries`, `runs` (those that failed before) and `failed` are the job's so far. `alone` says whether no job is beside
     it but those known to be ill.
     """
-    since = evidence.since
-    if since is None:
+    if evidence.since is None:
         evidence.since, evidence.by = now, f"{failure.code}: {failure.message}"
     if failure.prior != "job":
         used, delay = failure.used, failure.delay
@@ -104,11 +114,17 @@ def decide(  # noqa: PLR0913  what is known of the job
             used, delay = 1.0, max(delay, ALONE_SECONDS)
         tries += used
         return Judgement("dead" if tries >= failure.max_tries else "delayed", delay, tries, failed)
-    proven = failed is not None and (since is None or failed < since)
-    alike = evidence.buried[failure.fingerprint]
+    answered = math.inf if evidence.accused is None else evidence.answered
+    proven = failed is not None and failed <= answered
+    since, alike = evidence.buried.get(failure.fingerprint, (-math.inf, 0))
+    if since <= answered:
+        since, alike = now, 0
+    if evidence.accused is None:  # what failed before this is answered
+        evidence.answered = math.nextafter(now, -math.inf)
+    evidence.accused = now
     if not proven and alike >= MOST_BURIED:
         return Judgement("held", failure.delay, tries, now)
-    evidence.buried[failure.fingerprint] += 1
+    evidence.buried[failure.fingerprint] = since, alike + 1
     return Judgement("dead", 0.0, tries, now)
 
 

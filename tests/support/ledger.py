@@ -63,7 +63,9 @@ class Ledger:
     amnesty: int = 0
     blamed: int = 0
     blamed_by: str = ""
-    blame: Counter[str] = field(default_factory=Counter)
+    accused: int = 0
+    answered: int = 0
+    blame: dict[str, tuple[int, int]] = field(default_factory=dict)
     held: bool = False
     back: int | None = None
     last: int | None = None
@@ -120,10 +122,14 @@ class Ledger:
         if self.held and len(began) > 1:
             self.back = (self.back or 0) + len(began) - 1
         if self.blamed and max(began) >= self.blamed:
-            self.blamed, self.blamed_by, self.blame = 0, "", Counter()
+            self.blamed, self.blamed_by = 0, ""
             self.rare["blame answered"] += 1
             if self.held:
                 self.bells.append("ready")
+        if self.accused and max(began) >= self.accused:
+            self.accused, self.answered, self.blame = 0, 0, {}
+        elif self.accused:
+            self.answered = max(self.answered, *began)
         return answers
 
     def release(self, items: Iterable[Return]) -> list[str]:
@@ -253,7 +259,7 @@ class Ledger:
             self.workers = {name: at for name, at in self.workers.items() if at <= self.now}
         if self.clock and (went_back or self.now - self.clock > 2 * BEAT):
             self.amnesty = self.queue_now + 2 * BEAT
-        self.clock, self.blamed = self.now, min(self.blamed, self.now)
+        self.clock, self.blamed, self.accused = self.now, min(self.blamed, self.now), min(self.accused, self.now)
 
     def _reap(self, max_crashes: int) -> tuple[int, list[str]]:
         buried: list[str] = []
@@ -474,12 +480,19 @@ class Ledger:
 
     def _judge(self, job: Open, fingerprint: str) -> str:
         """The job's own fault, as it seems: it is dead, unless others fail alike and nobody succeeds."""
-        proven = job.failed and (not self.blamed or job.failed < self.blamed)
+        answered = self.answered if self.accused else 1 << 60
+        proven = 0 < job.failed <= answered
+        since, alike = self.blame.get(fingerprint, (0, 0))
+        if since <= answered:
+            since, alike = self.now, 0
+        if not self.accused:
+            self.answered = self.now - 1
+        self.accused = self.now
         job.failed = self.now
-        if not proven and self.blame[fingerprint] >= 2:
+        if not proven and alike >= 2:
             return "HELD" if self.format == "2" else "DELAYED"
         self.rare["proven"] += bool(proven)
-        self.blame[fingerprint] += 1
+        self.blame[fingerprint] = since, alike + 1
         return "DEAD"
 
     def _alone(self, id_: int) -> bool:

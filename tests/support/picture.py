@@ -96,7 +96,7 @@ def of(ledger: Ledger) -> Picture:
     control = {f"n_{name}": count for name, count in ledger.counters.items() if count}
     control |= {
         name: value
-        for name in ("clock", "offset", "amnesty", "format", "blamed", "blamed_by")
+        for name in ("clock", "offset", "amnesty", "format", "blamed", "blamed_by", "accused", "answered")
         if (value := getattr(ledger, name))
     }
     if ledger.format == "2":
@@ -123,7 +123,7 @@ def of(ledger: Ledger) -> Picture:
         "lease": {id_: float(job.until) for id_, job in jobs.items() if job.place == "lease"},
         "meta": {id_: job.meta() for id_, job in jobs.items()},
         "held": {name(id_).encode(): float(id_) for id_, job in ledger.open.items() if job.place == "held"},
-        "blame": {name.encode(): str(count).encode() for name, count in ledger.blame.items() if count},
+        "blame": {name.encode(): f"{since}|{count}".encode() for name, (since, count) in ledger.blame.items()},
         "dead": {id_: (each.header, None if each.apart else each.payload) for id_, each in letters},
         "dead:payload": {id_: each.payload for id_, each in letters if each.apart},
         "dead:index": dict.fromkeys(ledger.index, 0.0),

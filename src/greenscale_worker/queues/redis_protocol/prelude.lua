@@ -13,7 +13,7 @@
 --       9 bound     HASH  job id -> id    which open job an id stands for
 --      10 workers   ZSET  worker -> time of its last heartbeat, ms
 --      11 held      ZSET  id -> place     may be claimed when nothing else waits (docs/blame.md)
---      12 blame     HASH  fingerprint -> jobs buried for it since the last success
+--      12 blame     HASH  fingerprint -> since when it is unanswered, and jobs buried for it since: ms|count
 --      13 payloads  HASH  id -> payload of a dead letter
 --      14 index     ZSET  of dead letters by time, by code and by job id, as `letters.members` makes them; all scores 0
 --      15 …         what the store has of its own; then those of the script, from KEYS[ITEMS] on
@@ -103,7 +103,8 @@ local control, V2, CLOCK, queue_now
 local function number_in_control(field) return whole(control[field]) or 0 end
 
 local function read_control()
-  control = pick(CONTROL, {'format', 'clock', 'time', 'offset', 'amnesty', 'paused', 'blamed', 'held', 'back'})
+  control = pick(CONTROL, {'format', 'clock', 'time', 'offset', 'amnesty', 'paused', 'blamed', 'accused', 'answered',
+                           'held', 'back'})
   V2 = control.format == '2'
   CLOCK = V2 and 'time' or 'clock'
   queue_now = now + number_in_control('offset')
@@ -281,9 +282,11 @@ local function tick(lease_ms, beat_ms)
     control.amnesty = digits(queue_now + 2 * beat_ms)
     call('HSET', CONTROL, 'amnesty', control.amnesty)
   end
-  if number_in_control('blamed') > now then  -- no success would ever be later
-    control.blamed = NOW
-    call('HSET', CONTROL, 'blamed', NOW)
+  for _, field in ipairs({'blamed', 'accused'}) do
+    if number_in_control(field) > now then  -- no success would ever be later
+      control[field] = NOW
+      call('HSET', CONTROL, field, NOW)
+    end
   end
   call('HSET', CONTROL, CLOCK, NOW)
 end

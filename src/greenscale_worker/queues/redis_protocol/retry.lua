@@ -26,14 +26,22 @@ local function alone(id)
   return true
 end
 
--- The job's own fault, as it seems, unless others fail alike and nobody succeeds.
+-- The job's own fault, as it seems, unless others fail alike and nobody succeeds. A success answers what failed before its
+-- call began: those on their way when an outage begins prove nothing.
 local function verdict_of_job(m, fingerprint)
-  local proven = m.failed > 0 and (not control.blamed or m.failed < number_in_control('blamed'))
-  local alike = whole(call('HGET', BLAME, fingerprint)) or 0
-  m.failed = now
-  if not proven and alike >= MOST_BURIED and V2 then return 'HELD' end
-  if not proven and alike >= MOST_BURIED then return 'DELAYED' end  -- format 1 has no place for it
-  add(BLAME, fingerprint, 1)
+  local answered = control.accused and number_in_control('answered') or math.huge
+  local proven = m.failed > 0 and m.failed <= answered
+  local since, alike = string.match(call('HGET', BLAME, fingerprint) or '', '^(%d+)|(%d+)$')
+  since, alike = whole(since) or 0, whole(alike) or 0
+  if since <= answered then since, alike = now, 0 end
+  if not control.accused then  -- what failed before this is answered
+    control.answered = digits(now - 1)
+    call('HSET', CONTROL, 'answered', control.answered)
+  end
+  m.failed, control.accused = now, NOW
+  call('HSET', CONTROL, 'accused', NOW)
+  if not proven and alike >= MOST_BURIED then return V2 and 'HELD' or 'DELAYED' end  -- format 1 knows no holding
+  call('HSET', BLAME, fingerprint, digits(since) .. '|' .. digits(alike + 1))
   return 'DEAD'
 end
 

@@ -72,8 +72,13 @@ if control.held and ended.succeeded > 0 then add(CONTROL, 'back', ended.succeede
 -- A call that began before the first failure proves nothing.
 if control.blamed and began_last >= number_in_control('blamed') then
   call('HDEL', CONTROL, 'blamed', 'blamed_by')
-  call('DEL', BLAME)
   if control.held then ring('ready') end
+end
+if control.accused and began_last >= number_in_control('accused') then
+  call('HDEL', CONTROL, 'accused', 'answered')
+  call('DEL', BLAME)
+elseif control.accused and began_last > number_in_control('answered') then
+  call('HSET', CONTROL, 'answered', digits(began_last))
 end
 forget(finished)  -- last: if anything before it should raise, they are still there to be settled again
 for state, many in pairs(ended) do
