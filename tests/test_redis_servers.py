@@ -1,11 +1,12 @@
 """Redis as people have it: each way of setting it up works, or ends with one line that says what is needed."""
 
 import asyncio
+import gc
 import importlib
 import re
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from types import NoneType
@@ -40,6 +41,15 @@ PASSWORD: Final = "s3cret"  # noqa: S105  the tests' own
 StartRedis = Callable[..., RedisServer]
 
 every_kind = pytest.mark.parametrize("kind", ["list", "stream"])
+# Servers that break the protocol, or never answer, leave sockets of redis-py's to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def _collected_here() -> Iterator[None]:
+    """What such a server leaves behind is found in its own test, not in another's."""
+    yield
+    gc.collect()
 
 
 @asynccontextmanager
