@@ -340,9 +340,9 @@ MUTANTS: Final = [
     Mutant("used-up tries do not bury", "retry", "m.tries >= most and 'DEAD'", "false and 'DEAD'"),
     Mutant("retry without a lease", "retry", "m.token ~= token or not call('ZSCORE', LEASE, id)", "m.token ~= token"),
     Mutant("retry with any token", "retry", "m.token ~= token or not", "not"),
-    Mutant("all that fail alike are buried", "retry", "not proven and alike >= MOST_BURIED", "false"),
+    Mutant("all that fail alike are buried", "retry", "not proven and older > answered", "false"),
     Mutant("held by a fleet that does not know it", "retry", "V2 and 'HELD' or 'DELAYED'", "'HELD'"),
-    Mutant("none is buried", "retry", "MOST_BURIED = 2", "MOST_BURIED = 0"),
+    Mutant("none is buried", "retry", "older > answered then", "true then"),
     Mutant("a success since proves nothing", "retry", "local proven = ", "local proven = false and "),
     Mutant("any failure proves it", "retry", "m.failed <= answered", "true"),
     Mutant(
@@ -353,7 +353,7 @@ MUTANTS: Final = [
     Mutant(
         "who failed alike is forgotten",
         "retry",
-        "  call('HSET', BLAME, fingerprint, digits(since) .. '|' .. digits(alike + 1))\n",
+        "  call('HSET', BLAME, fingerprint, digits(newer) .. '|' .. NOW)\n",
     ),
     Mutant("all failures are alike", "retry", "call('HSET', BLAME, fingerprint,", "call('HSET', BLAME, 'a',"),
     Mutant(

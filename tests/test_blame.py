@@ -607,3 +607,11 @@ def test_an_outage_amid_jobs_that_fail_by_their_own_fault_buries_two_of_the_othe
     run = Simulation(jobs(1500), endpoint, workers).run()
     assert len(run.dead(lambda job: job.number not in ill)) <= 2
     assert all(job.verdict == "dead" for job in run.jobs if job.number in ill)
+
+
+def test_a_death_that_a_success_answers_makes_no_room_for_those_after_it_began() -> None:
+    evidence = FleetEvidence()
+    verdicts = [judge(evidence, "job", now).verdict for now in (1.0, 3.0)]  # one by its own fault; an outage begins
+    evidence.succeeded(2.0)
+    verdicts += [judge(evidence, "job", now).verdict for now in (4.0, 5.0)]
+    assert verdicts == ["dead", "dead", "dead", "held"]

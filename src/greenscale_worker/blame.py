@@ -19,7 +19,6 @@ CERTAIN_AFTER: Final = 16  # the failure after fifteen successes in a row is a f
 FORGOTTEN_AFTER: Final = 60.0  # seconds since the last success of peers
 KNOWN: Final = 1.5  # tries used up: the job is known to be ill, and its failures are no news
 ALIKE: Final = 5  # different jobs that fail alike open the breaker
-MOST_BURIED: Final = 2  # jobs that fail alike and seem to be at fault themselves, before the next success
 ALONE_SECONDS: Final = 120.0  # between two tries of a job that has no other beside it: five take eight minutes
 BEGAN_SECONDS: Final = 2.0  # what a failure waits that may have begun an outage, so that others go first
 FIRST_BACKOFF: Final = 1.0
@@ -46,14 +45,14 @@ def jittered(seconds: float) -> float:
 class FleetEvidence:
     """When a call first failed since the last success, and what it said.
 
-    `buried` is how many jobs died of each fingerprint, and since when: what a success answers whose call began later.
+    `buried` is when the last two jobs died of each fingerprint: a success answers those before its call began.
     `accused` is when a job last seemed to be at fault itself, None if that is answered; `answered` is when the latest
     call began that has succeeded since.
     """
 
     since: float | None = None
     by: str = ""
-    buried: dict[str, tuple[float, int]] = field(default_factory=dict)
+    buried: dict[str, tuple[float, float]] = field(default_factory=dict)
     accused: float | None = None
     answered: float = -math.inf
     back: int = 0
@@ -116,15 +115,13 @@ def decide(  # noqa: PLR0913  what is known of the job
         return Judgement("dead" if tries >= failure.max_tries else "delayed", delay, tries, failed)
     answered = math.inf if evidence.accused is None else evidence.answered
     proven = failed is not None and failed <= answered
-    since, alike = evidence.buried.get(failure.fingerprint, (-math.inf, 0))
-    if since <= answered:
-        since, alike = now, 0
+    older, newer = evidence.buried.get(failure.fingerprint, (-math.inf, -math.inf))
     if evidence.accused is None:  # what failed before this is answered
         evidence.answered = math.nextafter(now, -math.inf)
     evidence.accused = now
-    if not proven and alike >= MOST_BURIED:
+    if not proven and older > answered:
         return Judgement("held", failure.delay, tries, now)
-    evidence.buried[failure.fingerprint] = since, alike + 1
+    evidence.buried[failure.fingerprint] = newer, now
     return Judgement("dead", 0.0, tries, now)
 
 

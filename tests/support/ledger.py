@@ -482,17 +482,15 @@ class Ledger:
         """The job's own fault, as it seems: it is dead, unless others fail alike and nobody succeeds."""
         answered = self.answered if self.accused else 1 << 60
         proven = 0 < job.failed <= answered
-        since, alike = self.blame.get(fingerprint, (0, 0))
-        if since <= answered:
-            since, alike = self.now, 0
+        older, newer = self.blame.get(fingerprint, (0, 0))
         if not self.accused:
             self.answered = self.now - 1
         self.accused = self.now
         job.failed = self.now
-        if not proven and alike >= 2:
+        if not proven and older > answered:
             return "HELD" if self.format == "2" else "DELAYED"
         self.rare["proven"] += bool(proven)
-        self.blame[fingerprint] = since, alike + 1
+        self.blame[fingerprint] = newer, self.now
         return "DEAD"
 
     def _alone(self, id_: int) -> bool:

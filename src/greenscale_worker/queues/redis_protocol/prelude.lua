@@ -13,7 +13,7 @@
 --       9 bound     HASH  job id -> id    which open job an id stands for
 --      10 workers   ZSET  worker -> time of its last heartbeat, ms
 --      11 held      ZSET  id -> place     may be claimed when nothing else waits (docs/blame.md)
---      12 blame     HASH  fingerprint -> since when it is unanswered, and jobs buried for it since: ms|count
+--      12 blame     HASH  fingerprint -> when the last two jobs were buried for it: ms|ms
 --      13 payloads  HASH  id -> payload of a dead letter
 --      14 index     ZSET  of dead letters by time, by code and by job id, as `letters.members` makes them; all scores 0
 --      15 …         what the store has of its own; then those of the script, from KEYS[ITEMS] on

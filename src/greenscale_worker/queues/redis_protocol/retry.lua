@@ -9,7 +9,6 @@
 local live_ttl, final_ttl = ARGV[3], tonumber(ARGV[4])
 local WORDS, TRY = 10, 1000
 local KNOWN = 1500           -- thousandths of a try: that job is known to be ill
-local MOST_BURIED = 2        -- jobs that fail alike, before the next success
 local ALONE_MS = 120000      -- between two tries of a job that has no other beside it: five take eight minutes
 local MOST_LOOKED_AT = 256   -- open jobs; among more than these no job is alone
 run_when_full()
@@ -31,17 +30,16 @@ end
 local function verdict_of_job(m, fingerprint)
   local answered = control.accused and number_in_control('answered') or math.huge
   local proven = m.failed > 0 and m.failed <= answered
-  local since, alike = string.match(call('HGET', BLAME, fingerprint) or '', '^(%d+)|(%d+)$')
-  since, alike = whole(since) or 0, whole(alike) or 0
-  if since <= answered then since, alike = now, 0 end
+  local older, newer = string.match(call('HGET', BLAME, fingerprint) or '', '^(%d+)|(%d+)$')
+  older, newer = whole(older) or 0, whole(newer) or 0
   if not control.accused then  -- what failed before this is answered
     control.answered = digits(now - 1)
     call('HSET', CONTROL, 'answered', control.answered)
   end
   m.failed, control.accused = now, NOW
   call('HSET', CONTROL, 'accused', NOW)
-  if not proven and alike >= MOST_BURIED then return V2 and 'HELD' or 'DELAYED' end  -- format 1 knows no holding
-  call('HSET', BLAME, fingerprint, digits(since) .. '|' .. digits(alike + 1))
+  if not proven and older > answered then return V2 and 'HELD' or 'DELAYED' end  -- format 1 knows no holding
+  call('HSET', BLAME, fingerprint, digits(newer) .. '|' .. NOW)
   return 'DEAD'
 end
 
