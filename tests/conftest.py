@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from tests.support.redis_server import RedisServer, start_shared
 
@@ -47,6 +48,14 @@ def redis_url(redis_server: RedisServer) -> str:
     with redis_server.client() as client:
         client.flushall()
     return f"{redis_server.url}/0"
+
+
+@pytest.fixture
+def client(redis_server: RedisServer, redis_url: str) -> Iterator[Redis]:
+    """A plain client of that database."""
+    assert redis_url
+    with redis_server.client() as client:
+        yield client
 
 
 @pytest.fixture

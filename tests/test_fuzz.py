@@ -9,7 +9,7 @@ import contextlib
 import io
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -27,7 +27,6 @@ from greenscale_worker.queues.opening import open_admin, open_queue
 from greenscale_worker.worker import Worker
 from tests.support.eventually import eventually
 from tests.support.jobs import KINDS, Jobs
-from tests.support.redis_server import RedisServer
 
 SEEDS: Final = range(2)
 MANY: Final = 400  # payloads in one walk
@@ -262,13 +261,6 @@ class Siege:
 def kind(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
-
-
-@pytest.fixture
-def client(redis_server: RedisServer, redis_url: str) -> Iterator[Redis]:
-    assert redis_url
-    with redis_server.client() as client:
-        yield client
 
 
 @contextlib.asynccontextmanager

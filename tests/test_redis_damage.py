@@ -2,7 +2,7 @@
 
 import asyncio
 import importlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -30,13 +30,6 @@ Open = Callable[..., Awaitable[Queue]]
 def kind(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
-
-
-@pytest.fixture
-def client(redis_server: RedisServer, redis_url: str) -> Iterator[Redis]:
-    assert redis_url
-    with redis_server.client() as client:
-        yield client
 
 
 @pytest.fixture
