@@ -272,7 +272,7 @@ MUTANTS: Final = [
     ),
     # bind
     Mutant("bind: any token", "bind", "m.token ~= token or "),
-    Mutant("bind: without a lease", "bind", " or not call('ZSCORE', LEASE, id)"),
+    Mutant("bind: without a lease", "bind", " or not expiries[i]"),
     Mutant(
         "another payload is folded",
         "bind",
@@ -285,9 +285,9 @@ MUTANTS: Final = [
     Mutant("a tombstone is not heeded", "bind", "if any_cancelled and", "if false and"),
     Mutant("a job does not know its binding", "bind", "call_with('HSET', META, changed)\n"),
     Mutant("nothing is bound", "bind", "call_with('HSET', BOUND, bindings)\n"),
-    Mutant("a record tells of two runs", "bind", "live_ttl, fields, true)", "live_ttl, fields)"),
+    Mutant("a record tells of two runs", "bind", "any_record or written[record]", "written[record]"),
     Mutant("a cancellation adds to an old record", "bind", "'finished_ms', NOW}, true)", "'finished_ms', NOW})"),
-    Mutant("bind: all items share the first's record", "bind", "KEYS[ITEMS + 2 * (i - 1)]", "KEYS[ITEMS]"),
+    Mutant("bind: all items share the first's record", "bind", "KEYS[ITEMS + 2 * #starts - 2]", "KEYS[ITEMS]"),
     Mutant("bind: all items share the first's tombstone", "bind", "KEYS[ITEMS + 2 * #starts - 1]", "KEYS[ITEMS + 1]"),
     Mutant("bind: one stale item spoils its group", "bind", "return 'STALE'", "error('STALE')"),
     # settle

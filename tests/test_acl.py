@@ -111,6 +111,8 @@ def test_the_worker_and_its_commands_need_these_rights_and_no_others(
             assert main(["dead", "list"]) == main(["dead", "replay", "bad"]) == 0
             with server.client(db=database) as client:
                 until(lambda client=client: client.hlen("{jobs}:dead") == 1)
+                client.hset("{jobs}:meta", mapping={"1": "of jobs", "2": "that are", "3": "nowhere"})
+                until(lambda client=client: not client.exists("{jobs}:meta"))
                 if kind == "stream" and database == 0:
                     leave_a_stray(client)
                     until(lambda client=client: client.exists("result:stray") == 1)

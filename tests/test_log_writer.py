@@ -100,6 +100,31 @@ def test_lines_are_written_in_order_and_whole(writer: LogWriter, pipe: Pipe) -> 
     assert writer.dropped == 0
 
 
+async def test_lines_that_may_wait_are_written_together_at_the_end_of_a_turn_in_order(
+    writer: LogWriter, pipe: Pipe
+) -> None:
+    os.set_blocking(pipe.read, False)
+    writer.redirect(pipe.stream)
+    writer.gather_for(asyncio.get_running_loop())
+    lines = [numbered(number) for number in range(103)]
+    for line in lines[:3]:
+        writer.put(line, may_wait=True)
+    with pytest.raises(BlockingIOError):
+        os.read(pipe.read, 1)
+    await asyncio.sleep(0)
+    assert os.read(pipe.read, 9999) == b"".join(lines[:3])
+    writer.put(lines[3], may_wait=True)
+    writer.put(lines[4])
+    assert os.read(pipe.read, 9999) == b"".join(lines[3:5])
+    for line in lines[5:100]:  # more than a pipe takes whole
+        writer.put(line, may_wait=True)
+    threading.Thread(target=writer.put, args=(b"of another thread\n",)).start()
+    writer.gather_for(None)
+    for line in lines[100:]:
+        writer.put(line, may_wait=True)
+    assert os.read(pipe.read, 99_999).replace(b"of another thread\n", b"") == b"".join(lines[5:])
+
+
 def test_a_reader_that_stalls_stops_nobody_and_what_was_lost_is_counted(
     writer: LogWriter, pipe: Pipe, told: list[int]
 ) -> None:

@@ -10,7 +10,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from greenscale_worker.errors import TransientError
 from greenscale_worker.job import Failure
@@ -128,8 +128,7 @@ def decide(  # noqa: PLR0913  what is known of the job
 # What one worker knows: its own calls.
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):  # made for every job: in a quarter of a frozen dataclass' time
     """A call that has ended. `peers` are jobs with the same URL, path and model; `began` is seconds."""
 
     job_id: str

@@ -1,12 +1,13 @@
 """Writes lines of the log at once, unless that could block: then a thread does, so that no reader stops who logs."""
 
+import asyncio
 import atexit
 import io
 import os
 import select
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TextIO
 
 MOST_BYTES: Final = 4 * 1024 * 1024  # of lines that wait; above, they are dropped and counted
@@ -17,11 +18,12 @@ FLUSH_SECONDS: Final = 0.5
 class LogWriter:
     """Takes lines without ever waiting for their reader, and writes them in order and whole.
 
-    A line is written before `put` returns, so that it is there even if the process is killed next. Where that could
-    block (the reader of a pipe or a terminal has stalled), a thread writes the line when it can be written. A line for
-    which there is no memory then, or that cannot be written (the disk is full, the reader has gone), is dropped and
-    counted in `dropped`. `on_flow` is called, from whichever thread, with the number of lines lost, once lines can be
-    written again. A stream that is no file of the system, such as one that a test captures, is written to directly.
+    A line is written before `put` returns, so that it is there even if the process is killed next; one that `may_wait`
+    at the end of the event loop's turn. Where that could block (the reader of a pipe or a terminal has stalled), a
+    thread writes the line when it can be written. A line for which there is no memory then, or that cannot be written
+    (the disk is full, the reader has gone), is dropped and counted in `dropped`. `on_flow` is called, from whichever
+    thread, with the number of lines lost, once lines can be written again. A stream that is no file of the system, such
+    as one that a test captures, is written to directly.
     """
 
     def __init__(self, on_flow: Callable[[int], None]) -> None:
@@ -32,6 +34,10 @@ class LogWriter:
         self._pipe: io.FileIO | None = None
         self._poll: select.poll | None = None
         self._torn = False  # the last line could be written in part only
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
+        self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
         self._lock = threading.Lock()
         self._lines: list[bytes] = []
         self._bytes = 0
@@ -54,32 +60,63 @@ class LogWriter:
             self._poll = select.poll()
             self._poll.register(self._file.fileno(), select.POLLOUT)
 
-    def put(self, line: bytes) -> None:
+    def gather_for(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Let lines of this loop's thread that `may_wait` be written together at the end of its turn; None: no longer.
+
+        Jobs end in groups, and a call of the system for each of their lines is 3 % of what a job costs.
+        """
+        self._write_gathered()
+        self._loop, self._loop_thread = loop, threading.get_ident()
+
+    def put(self, line: bytes, *, may_wait: bool = False) -> None:
         """Take a line, which ends with a line feed."""
-        if self._file is None or (self._idle.is_set() and self._write_at_once(line)):
+        if self._loop is None or threading.get_ident() != self._loop_thread:
+            self._put(line)
+            return
+        whole = self._poll is None or self._pipe is not None  # of a terminal, nobody knows how much it takes at once
+        if not (may_wait and whole) or self._gathered_bytes + len(line) > WHOLE_BYTES:
+            self._write_gathered()
+        if not (may_wait and whole):
+            self._put(line)
+            return
+        if not self._gathered:
+            self._loop.call_soon(self._write_gathered)
+        self._gathered.append(line)
+        self._gathered_bytes += len(line)
+
+    def _write_gathered(self) -> None:
+        lines, self._gathered, self._gathered_bytes = self._gathered, [], 0
+        if lines:
+            self._put(*lines)
+
+    def _put(self, *lines: bytes) -> None:
+        if self._file is None or (self._idle.is_set() and self._write_at_once(lines)):
             return
         with self._lock:
-            if self._lines and self._bytes + len(line) > MOST_BYTES:
-                self.dropped += 1
-                return
-            self._lines.append(line)
-            self._bytes += len(line)
+            for line in lines:
+                if self._lines and self._bytes + len(line) > MOST_BYTES:
+                    self.dropped += 1
+                else:
+                    self._lines.append(line)
+                    self._bytes += len(line)
             self._idle.clear()
         self._wake()
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> bool:
         """Wait until all is written, for so many seconds at most. False: it is not."""
+        if threading.get_ident() == self._loop_thread:
+            self._write_gathered()
         return threading.current_thread() is self._thread or self._idle.wait(seconds)
 
-    def _write_at_once(self, line: bytes) -> bool:
-        """Write a line, if that cannot block; False: it could."""
+    def _write_at_once(self, lines: Sequence[bytes]) -> bool:
+        """Write lines in one piece, if that cannot block; False: it could."""
         if self._poll is None:
-            return self._write([line], self._file)
-        if len(line) > WHOLE_BYTES:
+            return self._write(lines, self._file)
+        if len(lines[0]) > WHOLE_BYTES:  # several are never longer
             return False
         if self._pipe is not None:
-            return self._write([line], self._pipe)
-        return bool(self._poll.poll(0)) and self._write([line], self._file)
+            return self._write(lines, self._pipe)
+        return bool(self._poll.poll(0)) and self._write(lines, self._file)
 
     def _wake(self) -> None:
         if self._thread is None:
@@ -108,21 +145,21 @@ class LogWriter:
         if self._poll is not None:
             self._poll.poll()
 
-    def _write(self, lines: list[bytes], file: Any) -> bool:
+    def _write(self, lines: Sequence[bytes], file: Any) -> bool:
         """Write lines in one piece, or drop and count them. False: the file is non-blocking and takes nothing now."""
         start = b"\n" * self._torn
-        data = memoryview(start + b"".join(lines))
+        data = start + b"".join(lines)
         written = 0
         try:
             while written < len(data):
-                count = file.write(data[written:])
+                count = file.write(memoryview(data)[written:] if written else data)
                 if count is None and not written:
                     return False
                 if count is None:
                     self._await_room()
                 written += count or 0
         except (OSError, ValueError):  # the disk is full, the reader has gone; the stream is closed
-            whole = bytes(data[len(start) : written]).count(b"\n")
+            whole = data[len(start) : written].count(b"\n")
             with self._lock:
                 self.dropped += max(0, len(lines) - whole)
             if written:

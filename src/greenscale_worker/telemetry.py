@@ -1,5 +1,6 @@
 """What an operator sees: the name of every event, one line of log for each, and the metrics."""
 
+import asyncio
 import re
 import sys
 from collections.abc import Callable
@@ -117,7 +118,10 @@ class _Lines:
     def msg(self, line: bytes) -> None:
         _writer.put(line + b"\n")
 
-    debug = info = warning = error = msg
+    def info(self, line: bytes) -> None:
+        _writer.put(line + b"\n", may_wait=True)
+
+    debug = warning = error = msg
 
 
 def _lines_were_dropped(lines: int) -> None:
@@ -125,6 +129,11 @@ def _lines_were_dropped(lines: int) -> None:
 
 
 _writer: Final = LogWriter(_lines_were_dropped)
+
+
+def gather_log(loop: asyncio.AbstractEventLoop | None) -> None:
+    """Write what this thread says by `info` in one turn of its event loop together; None: no longer."""
+    _writer.gather_for(loop)
 
 
 def flush_log() -> None:

@@ -21,7 +21,7 @@ from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.execution import same_model
 from greenscale_worker.job import Job, Output
 from greenscale_worker.queues import Queue, QueueAdmin
-from greenscale_worker.telemetry import Metrics, configure_logging, flush_log, log
+from greenscale_worker.telemetry import Metrics, configure_logging, flush_log, gather_log, log
 from greenscale_worker.worker import Worker
 
 GARBAGE_THRESHOLD: Final = 50_000  # a job leaves no cycles behind; at the default of 700 looking for them costs 5 %
@@ -47,7 +47,12 @@ def run() -> int:
 
 
 async def _work(settings: Settings) -> int:
-    if await Process(settings).run():
+    gather_log(asyncio.get_running_loop())
+    try:
+        clean = await Process(settings).run()
+    finally:
+        gather_log(None)
+    if clean:
         log.info("stopped")
         code = 0
     else:

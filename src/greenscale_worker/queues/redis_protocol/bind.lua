@@ -7,16 +7,19 @@
 local live_ttl, final_ttl = ARGV[3], tonumber(ARGV[4])
 run_when_full()
 
-local starts, ids, names, tombstones = {}, {}, {}, {}
+local starts, ids, names, tombstones, records = {}, {}, {}, {}, {}
 local arg = 5
 while arg <= #ARGV do
   starts[#starts + 1] = arg
-  ids[#starts], names[#starts], tombstones[#starts] = ARGV[arg], ARGV[arg + 2], KEYS[ITEMS + 2 * #starts - 1]
+  ids[#starts], names[#starts] = ARGV[arg], ARGV[arg + 2]
+  records[#starts], tombstones[#starts] = KEYS[ITEMS + 2 * #starts - 2], KEYS[ITEMS + 2 * #starts - 1]
   arg = arg + 4 + ARGV[arg + 3]
 end
 local metas, bound = read_metas(ids), pick(BOUND, names)
-local bindings, changed = {}, {}
+local bindings, changed, written = {}, {}, {}
 local any_cancelled = #ids > 0 and call('EXISTS', unpack(tombstones)) > 0
+local any_record = final_ttl > 0 and #ids > 0 and call('EXISTS', unpack(records)) > 0
+local expiries = #ids > 0 and call('ZMSCORE', LEASE, unpack(ids))
 
 local function drop(id, m, what)
   forget({[id] = m})
@@ -24,9 +27,10 @@ local function drop(id, m, what)
   count(what)
 end
 
-local function bind(id, token, job_id, record, tombstone, start)
+local function bind(i, token, start)
+  local id, job_id, record, tombstone = ids[i], names[i], records[i], tombstones[i]
   local m, other = metas[id], bound[job_id]
-  if not m or m.token ~= token or not call('ZSCORE', LEASE, id) then return 'STALE' end
+  if not m or m.token ~= token or not expiries[i] then return 'STALE' end
   if other and other ~= id and store.has(other) then
     if store.payload(other) ~= store.payload(id) then return 'CONFLICT' end
     drop(id, m, 'duplicate')
@@ -49,12 +53,14 @@ local function bind(id, token, job_id, record, tombstone, start)
   local fields = {unpack(ARGV, start + 4, start + 3 + ARGV[start + 3])}
   push(fields, 'state', 'running')
   push(fields, 'claimed_ms', NOW)
-  return write_record(record, live_ttl, fields, true) and 'BADTYPE' or 'RUN'
+  local begins = any_record or written[record]
+  written[record] = true
+  return write_record(record, live_ttl, fields, begins) and 'BADTYPE' or 'RUN'
 end
 
 local answers = {}
 for i, start in ipairs(starts) do
-  answers[i] = bind(ids[i], ARGV[start + 1], names[i], KEYS[ITEMS + 2 * (i - 1)], tombstones[i], start)
+  answers[i] = bind(i, ARGV[start + 1], start)
 end
 call_with('HSET', BOUND, bindings)
 call_with('HSET', META, changed)

@@ -68,9 +68,7 @@ end
 
 local function count(what, by) add(CONTROL, 'n_' .. what, by or 1) end
 
-local function is_count(value)
-  return type(value) == 'number' and value >= 0 and value < MOST and value == math.floor(value)
-end
+local function is_count(value) return type(value) == 'number' and value % 1 == 0 and value >= 0 and value < MOST end
 
 -- Text as a number that can be counted with; nil for NaN, 0x10, 1e999 and the like.
 local function whole(text)
@@ -131,7 +129,9 @@ local function checked(m)
   local texts = type(m.token) == 'string' and type(m.owner) == 'string' and type(m.first) == 'string'
     and type(m.job_id) == 'string'
   local counts = is_count(m.tries) and is_count(m.crashes) and is_count(m.runs) and is_count(m.failed)
-  if texts and counts and (whole(m.first) or MOST) < 1e15 and (m.job_id == '' or is_job_id(m.job_id)) then return m end
+  if texts and counts and #m.first <= 15 and string.find(m.first, '^%d+$') and (m.job_id == '' or is_job_id(m.job_id)) then
+    return m
+  end
 end
 
 -- Gives nil where it cannot be read.
@@ -316,12 +316,20 @@ end
 -- Writes fields of a record. One that begins tells of one run only; but when the job was handed in stays true for all of
 -- them. Anything but a hash found under its name is replaced, never written onto; says whether it was.
 local function write_record(key, ttl, fields, begins)
-  local found = call('TYPE', key).ok
-  local foreign = found ~= 'none' and found ~= 'hash'
-  local submitted = begins and found == 'hash' and call('HGET', key, 'submitted_ms')
-  if foreign or begins and found == 'hash' then call('DEL', key) end
-  if submitted then push(fields, 'submitted_ms', submitted) end
-  call('HSET', key, unpack(fields))
+  local foreign = false
+  if begins then
+    local found = call('TYPE', key).ok
+    foreign = found ~= 'none' and found ~= 'hash'
+    local submitted = found == 'hash' and call('HGET', key, 'submitted_ms')
+    if found ~= 'none' then call('DEL', key) end
+    if submitted then push(fields, 'submitted_ms', submitted) end
+  end
+  local written = redis.pcall('HSET', key, unpack(fields))
+  if type(written) == 'table' then  -- an error; of a foreign type, if it does not come again
+    foreign = true
+    call('DEL', key)
+    call('HSET', key, unpack(fields))
+  end
   call('EXPIRE', key, ttl)
   return foreign
 end
