@@ -189,7 +189,7 @@ MUTANTS: Final = [
         "prelude",
         "if submitted then push(fields, 'submitted_ms', submitted) end",
     ),
-    Mutant("a foreign type is written onto", "prelude", "if foreign or begins", "if begins"),
+    Mutant("a foreign type is written onto", "prelude", "if type(written) == 'table' then", "if false then"),
     Mutant("a foreign type is not reported", "prelude", "  return foreign\n", "  return false\n"),
     Mutant("records live for ever", "prelude", "  call('EXPIRE', key, ttl)\n"),
     Mutant(
