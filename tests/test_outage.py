@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 import redis
 
-from greenscale_worker.queues.redis_protocol.keys import OF_LETTERS
+from greenscale_worker.queues.redis_protocol.keys import OF_LETTERS, RECENT
 from tests.support.eventually import eventually, together
 from tests.support.jobs import KINDS
 from tests.support.redis_server import RedisServer
@@ -243,7 +243,7 @@ async def test_a_foreign_type_under_a_key_is_waited_out(redis_server: RedisServe
         jobs = scene.jobs.push(*range(3 * LANES))
         worker = scene.start()
         await scene.in_flight(LANES)
-        letters = {scene.jobs.keys.of(part) for part in OF_LETTERS}  # workers do without these
+        letters = {scene.jobs.keys.of(part) for part in (*OF_LETTERS, RECENT)}  # workers do without these
         for key in (key for key in scene.jobs.keys.base if key not in letters):
             wanted = TYPES.get(key.rpartition(":")[2], kind if key == scene.jobs.name else "zset")
             with misused(scene, key):

@@ -11,10 +11,14 @@ if TYPE_CHECKING:
     from greenscale_worker.backends import Backend, ChatOptions, open_backend
     from greenscale_worker.backends.batched import batched
     from greenscale_worker.backends.handlers import HandlerBackend
+    from greenscale_worker.client import Client, Ended, SyncClient
     from greenscale_worker.errors import (
         BadInputError,
         ConfigError,
         GreenScaleError,
+        JobCancelled,
+        JobFailed,
+        JobGone,
         PermanentError,
         QueueFullError,
         QueueUnavailableError,
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
         DeadFilter,
         DeadLetter,
         Depth,
+        JobFilter,
+        JobInfo,
         Lease,
         LiveWorker,
         Loss,
@@ -38,6 +44,7 @@ if TYPE_CHECKING:
         QueueOptions,
         RedisOptions,
         Replay,
+        State,
         Verdict,
     )
     from greenscale_worker.queues.memory import MemoryQueue
@@ -49,14 +56,15 @@ _ROOMS: Final = {
     "backends": "Backend ChatOptions open_backend",
     "backends.batched": "batched",
     "backends.handlers": "HandlerBackend",
-    "errors": "BadInputError ConfigError GreenScaleError PermanentError QueueFullError "
+    "client": "Client Ended SyncClient",
+    "errors": "BadInputError ConfigError GreenScaleError JobCancelled JobFailed JobGone PermanentError QueueFullError "
     "QueueUnavailableError TransientError",
     "execution": "Policy",
     "gate": "Gate",
     "grouping": "Grouper",
     "job": "Failed Failure Job Outcome Output Released Succeeded Usage decode",
-    "queues": "Binding Cancellation DeadFilter DeadLetter Depth Lease LiveWorker Loss Queue QueueAdmin QueueOptions "
-    "RedisOptions Replay Verdict",
+    "queues": "Binding Cancellation DeadFilter DeadLetter Depth JobFilter JobInfo Lease LiveWorker Loss Queue "
+    "QueueAdmin QueueOptions RedisOptions Replay State Verdict",
     "queues.memory": "MemoryQueue",
     "queues.opening": "QueueKind open_admin open_queue",
     "telemetry": "Metrics",
@@ -70,10 +78,12 @@ __all__ = [  # a list to be read by type checkers, which do not run code
     "Binding",
     "Cancellation",
     "ChatOptions",
+    "Client",
     "ConfigError",
     "DeadFilter",
     "DeadLetter",
     "Depth",
+    "Ended",
     "Failed",
     "Failure",
     "Gate",
@@ -81,6 +91,11 @@ __all__ = [  # a list to be read by type checkers, which do not run code
     "Grouper",
     "HandlerBackend",
     "Job",
+    "JobCancelled",
+    "JobFailed",
+    "JobFilter",
+    "JobGone",
+    "JobInfo",
     "Lease",
     "LiveWorker",
     "Loss",
@@ -99,7 +114,9 @@ __all__ = [  # a list to be read by type checkers, which do not run code
     "RedisOptions",
     "Released",
     "Replay",
+    "State",
     "Succeeded",
+    "SyncClient",
     "TransientError",
     "Usage",
     "Verdict",

@@ -83,3 +83,29 @@ class PermanentError(GreenScaleError):
         super().__init__(message)
         self.code = str(code)
         self.usage = usage
+
+
+class JobFailed(GreenScaleError):  # noqa: N818  it says what has happened, as TimeoutError beside it does
+    """A job that somebody waited for is a dead letter; `code` is one word for machines, the message says why."""
+
+    def __init__(self, job_id: str, code: str, message: str) -> None:
+        super().__init__(f"{job_id}: {code}: {message}")
+        self.job_id = job_id
+        self.code = code
+        self.message = message
+
+
+class JobCancelled(GreenScaleError):  # noqa: N818  likewise
+    """A job that somebody waited for was cancelled by somebody who asked for it."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"{job_id} was cancelled")
+        self.job_id = job_id
+
+
+class JobGone(GreenScaleError):  # noqa: N818  likewise
+    """Nothing is known any more of a job that somebody waited for: its record or its answer was kept no longer."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"{job_id}: its record and its answer are kept no longer (GREENSCALE_RESULT_TTL_SECONDS)")
+        self.job_id = job_id

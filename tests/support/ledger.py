@@ -51,6 +51,7 @@ class Ledger:
     ended: list[bytes] = field(default_factory=list)
     bound: dict[str, int] = field(default_factory=dict)
     records: dict[str, Record | str] = field(default_factory=dict)
+    recent: list[str] = field(default_factory=list)
     lifetimes: dict[str, int] = field(default_factory=dict)
     results: dict[str, str] = field(default_factory=dict)
     tombstones: set[str] = field(default_factory=set)
@@ -564,4 +565,7 @@ class Ledger:
         foreign = isinstance(record, str)
         self.records[job_id] = fields if isinstance(record, str) else record | fields
         self.lifetimes[job_id] = lifetime
+        if "finished_ms" in fields:
+            code = fields["error_code"][:64] if fields["state"] == "failed" else ""
+            self.recent.insert(0, f"{self.now} {fields['state']} {job_id} {code}")
         return foreign

@@ -4,9 +4,10 @@ Adapters inherit nothing from here; they keep these promises, and the contract s
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol, get_args
 
 from greenscale_worker.job import Failure, Job, Outcome
 
@@ -15,6 +16,8 @@ Cancellation = Literal["cancelled", "will_be_cancelled", "finished", "unknown"]
 Replay = Literal["replayed", "unknown", "payload_lost"]
 Loss = Literal["taken", "gone"]
 Verdict = Literal["delayed", "held", "dead", "stale"]
+State = Literal["waiting", "running", "delayed", "held", "cancelling", "succeeded", "failed", "cancelled"]
+STATES: Final[tuple[State, ...]] = get_args(State)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +201,42 @@ class DeadFilter:
     older_than: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobInfo:
+    """How a job stands. What is not known, or makes no sense in its state, is None; times are seconds since the epoch.
+
+    `attempts` counts its runs, that under way among them, `crashes` the leases that expired. `claimed_at` is when its
+    last run began, `due_at` when it is to be run again. `code` and `message` say why it failed, or is delayed or held.
+    A job that nobody has claimed yet has no `job_id` where its payload cannot be read.
+    """
+
+    job_id: str | None
+    state: State
+    worker: str | None = None
+    attempts: int = 0
+    crashes: int = 0
+    submitted_at: float | None = None
+    claimed_at: float | None = None
+    due_at: float | None = None
+    finished_at: float | None = None
+    code: str | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    """Which jobs are meant; what is None does not matter."""
+
+    state: State | None = None
+    code: str | None = None
+    worker: str | None = None
+
+    def __call__(self, job: JobInfo) -> bool:
+        """Say whether this job is meant."""
+        asked = ((self.state, job.state), (self.code, job.code), (self.worker, job.worker))
+        return all(wanted in (None, found) for wanted, found in asked)
+
+
 @dataclass(frozen=True, slots=True)
 class LiveWorker:
     """A worker process that has sent a heartbeat lately; `beat_seconds` ago."""
@@ -224,6 +263,29 @@ class QueueAdmin(Protocol):
 
     async def result(self, job_id: str) -> bytes | None:
         """Read a job's answer; None where there is none (yet)."""
+        ...
+
+    async def look_up(self, job_ids: Sequence[str]) -> list[tuple[dict[str, str], bytes | None]]:
+        """Read record and answer of many jobs at once; an answer only where the record says `succeeded`."""
+        ...
+
+    def listen(self, heard: Callable[[Sequence[str] | None], None]) -> AbstractAsyncContextManager[None]:
+        """Call `heard` with the ids of jobs that have ended, as they do; None: some may have been missed.
+
+        The first call is with None: from then on, ends are told. There is none where the server does not allow it, and
+        it is no error where it is away: who needs to know must look from time to time, too.
+        """
+        ...
+
+    def jobs(self, which: JobFilter | None = None, *, limit: int | None = None) -> AsyncIterator[JobInfo]:
+        """Walk through jobs: those that run, wait, are delayed and held, then the last 1,000 that ended, latest first.
+
+        Each is given once, however it moves meanwhile. Without results and records, nothing is known of those ended.
+        """
+        ...
+
+    async def rate(self) -> float:
+        """Count the jobs that ended within the last minute, as far as those 1,000 go back: jobs per second."""
         ...
 
     async def cancel(self, job_id: str) -> Cancellation:

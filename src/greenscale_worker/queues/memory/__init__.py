@@ -9,6 +9,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -20,16 +21,20 @@ from greenscale_worker.queues import (
     DeadFilter,
     DeadLetter,
     Depth,
+    JobFilter,
+    JobInfo,
     Lease,
     LiveWorker,
     QueueOptions,
     Replay,
     Verdict,
 )
+from greenscale_worker.queues.memory.listing import listed
 from greenscale_worker.queues.memory.records import FINISHED, LIVE_SECONDS
 from greenscale_worker.queues.memory.store import SUSPECT_CRASHES, Entry, Store
 
 SHORTEST_SLEEP: Final = 0.01
+RATE_SECONDS: Final = 60.0
 
 
 class MemoryQueue:
@@ -197,6 +202,37 @@ class MemoryQueue:
     async def result(self, job_id: str) -> bytes | None:
         """See QueueAdmin."""
         return self._store.records.result(job_id)
+
+    async def look_up(self, job_ids: Sequence[str]) -> list[tuple[dict[str, str], bytes | None]]:
+        """See QueueAdmin."""
+        records = [(job_id, self._store.records.get(job_id)) for job_id in job_ids]
+        done = [record.get("state") == "succeeded" for _, record in records]
+        return [
+            (record, self._store.records.result(job_id) if ended else None)
+            for (job_id, record), ended in zip(records, done, strict=True)
+        ]
+
+    @asynccontextmanager
+    async def listen(self, heard: Callable[[Sequence[str] | None], None]) -> AsyncIterator[None]:
+        """See QueueAdmin."""
+        listeners = self._store.records.listeners
+        listeners.add(heard)
+        try:
+            heard(None)
+            yield
+        finally:
+            listeners.discard(heard)
+
+    async def jobs(self, which: JobFilter | None = None, *, limit: int | None = None) -> AsyncIterator[JobInfo]:
+        """See QueueAdmin."""
+        for job in itertools.islice(filter(which, listed(self._store)), limit):
+            yield job
+
+    async def rate(self) -> float:
+        """See QueueAdmin."""
+        now = self._store.clock()
+        times = [ended for ended, _ in self._store.records.recent if now - ended <= RATE_SECONDS]
+        return len(times) / max(now - times[-1], 1.0) if len(times) > 1 else 0.0
 
     async def cancel(self, job_id: str) -> Cancellation:
         """See QueueAdmin."""

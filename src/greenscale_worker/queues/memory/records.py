@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Generic, TypeVar
 
 import orjson
@@ -11,6 +11,7 @@ from greenscale_worker.job import Failed, Job, Output, Usage
 from greenscale_worker.queues import Lease, QueueOptions
 
 LIVE_SECONDS: Final = 7 * 86_400.0  # a cancellation waits so long for its job
+MOST_RECENT: Final = 1000
 FINISHED: Final = frozenset({"succeeded", "failed", "cancelled"})
 OVER_AT_THE_END: Final = frozenset({"due_ms", "error_code", "error_message"})
 
@@ -59,6 +60,8 @@ class Records:
         self._clock = clock
         self._records: Expiring[Record] = Expiring(clock)
         self._results: Expiring[bytes] = Expiring(clock)
+        self.recent: deque[tuple[float, str]] = deque(maxlen=MOST_RECENT)  # when a job ended, and its id
+        self.listeners: set[Callable[[Sequence[str] | None], None]] = set()
 
     def get(self, job_id: str) -> Record:
         """Read a record; empty where there is none."""
@@ -124,6 +127,10 @@ class Records:
         past = {name: value for name, value in self.get(job_id).items() if name not in OVER_AT_THE_END}
         final = {**past, **fields, "finished_ms": ms(self._clock())}
         self._write(job_id, final, seconds=self._options.result_ttl)
+        if self._options.result_ttl:
+            self.recent.appendleft((self._clock(), job_id))
+            for heard in list(self.listeners):
+                heard([job_id])
 
     def _write(self, job_id: str, record: Record, *, seconds: float = math.inf) -> None:
         if self._options.result_ttl:

@@ -9,21 +9,29 @@ from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.queues.redis_common.connections import close
 from greenscale_worker.queues.redis_common.errors import mapped
 from greenscale_worker.queues.redis_common.tasks import end
-from greenscale_worker.telemetry import log
 
 
 class Bell:
     """Calls `heard` with each message, and with b"" whenever one may have been missed.
 
-    Nothing depends on a message arriving: what it says is found out by the next heartbeat, too.
+    Nothing depends on a message arriving: what it says is found out by other ways, too. `say` is told, once, why the
+    server does not allow to listen.
     """
 
-    def __init__(self, client: Any, channel: str, heard: Callable[[bytes], None], *, patience: float) -> None:
+    def __init__(
+        self,
+        client: Any,
+        channel: str,
+        heard: Callable[[bytes], None],
+        *,
+        patience: float,
+        say: Callable[[str], None] | None,
+    ) -> None:
         self._client = client
         self._channel = channel
         self._heard = heard
         self._patience = patience
-        self._refused = False
+        self._say = say
         self._listening = asyncio.create_task(self._listen_for_ever())
 
     async def aclose(self) -> None:
@@ -39,9 +47,9 @@ class Bell:
             except QueueUnavailableError:
                 pass
             except ConfigError as error:
-                if not self._refused:
-                    log.warning("queue_unavailable", error=str(error))
-                self._refused = True
+                if self._say is not None:
+                    self._say(str(error))
+                self._say = None
             await asyncio.sleep(random.uniform(0, self._patience))  # noqa: S311  jitter, not a secret
             await self._client.aclose()  # of a Cluster: it learns anew which node is whose, with the next command
 

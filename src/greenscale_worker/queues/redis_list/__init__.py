@@ -38,6 +38,15 @@ class ListStore:
         waiting, payload = await pipe.execute()
         return waiting, None if payload is None else _created_at(payload)
 
+    async def waiting(self, client: Any, after: bytes | None, count: int) -> list[tuple[bytes, bytes, bytes | None]]:
+        """Read a part of the list, from the end that is taken from. Jobs taken meanwhile make it pass some."""
+        start = 0 if after is None else int(after) + 1
+        first, last = (-start - count, -start - 1) if self.word == "RIGHT" else (start, start + count - 1)
+        found = await client.lrange(self._name, first, last)
+        if self.word == "RIGHT":
+            found.reverse()
+        return [(b"%d" % place, payload, None) for place, payload in enumerate(found, start)]
+
     def first_seen(self, job: bytes) -> float:
         """Read the time of the first claim, in microseconds."""
         return int(job) / 1e6 if job.isdigit() and len(job) <= LONGEST_ID else inf

@@ -1,10 +1,11 @@
 """Everybody else's side of a queue in Redis: producers, people and the command line."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
 
 import orjson
+from redis.exceptions import ResponseError
 
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.job import check_job_id, is_job_id
@@ -13,14 +14,18 @@ from greenscale_worker.queues import (
     DeadFilter,
     DeadLetter,
     Depth,
+    JobFilter,
+    JobInfo,
     LiveWorker,
     QueueOptions,
     Replay,
 )
+from greenscale_worker.queues.redis_common.bell import Bell
 from greenscale_worker.queues.redis_common.connections import close
 from greenscale_worker.queues.redis_common.errors import mapped
 from greenscale_worker.queues.redis_common.scripts import Script
 from greenscale_worker.queues.redis_protocol.keys import Keys
+from greenscale_worker.queues.redis_protocol.listing import Listing
 from greenscale_worker.queues.redis_protocol.records import LIVE_SECONDS
 from greenscale_worker.queues.redis_protocol.store import Store
 
@@ -30,6 +35,8 @@ PUT_GROUP: Final = 100
 PORTION: Final = 100  # dead letters that one script deletes, replays or mends
 PAGE: Final = 500  # dead letters that one script shows
 PAGE_BYTES: Final = 4 * 1024 * 1024
+LOOK_UPS: Final = 200  # jobs
+LISTEN_AGAIN_SECONDS: Final = 1.0
 CANCELLATIONS: Final[dict[bytes, Cancellation]] = {
     b"CANCELLED": "cancelled",
     b"FINISHED": "finished",
@@ -43,13 +50,20 @@ class RedisQueueAdmin:
     """Keeps the promises of `queues.QueueAdmin`."""
 
     def __init__(
-        self, client: Any, scripts: dict[str, Script], store: Store, keys: Keys, options: QueueOptions
+        self,
+        connect: Callable[[], Any],
+        scripts: dict[str, Script],
+        store: Store,
+        keys: Keys,
+        options: QueueOptions,
     ) -> None:
-        self._client = client
+        self._connect = connect
+        self._client = connect()
         self._scripts = scripts
         self._store = store
         self._keys = keys
         self._options = options
+        self._listing = Listing(self._client, store, keys, self._records, self._open)
 
     async def put(self, jobs: Sequence[tuple[str, bytes]], *, fold: bool = False) -> list[bool]:
         """Append jobs in order, each with a record that says `waiting`; in groups, each of which is put as a whole."""
@@ -80,6 +94,50 @@ class RedisQueueAdmin:
         with mapped():
             answer = await self._client.get(self._keys.result(job_id))
             return None if answer is None else bytes(memoryview(answer))
+
+    async def look_up(self, job_ids: Sequence[str]) -> list[tuple[dict[str, str], bytes | None]]:
+        """Read record and answer of many jobs, in two round trips for each portion."""
+        found: list[tuple[dict[str, str], bytes | None]] = []
+        for start in range(0, len(job_ids), LOOK_UPS):
+            some = job_ids[start : start + LOOK_UPS]
+            records = await self._records(some)
+            done = [job_id for job_id, record in zip(some, records, strict=True) if record.get("state") == "succeeded"]
+            with mapped():
+                pipe = self._client.pipeline(transaction=False)
+                for job_id in done:
+                    pipe.get(self._keys.result(job_id))
+                answers = dict(zip(done, await pipe.execute() if done else [], strict=True))
+            found += [(record, answers.get(job_id)) for job_id, record in zip(some, records, strict=True)]
+        return found
+
+    @asynccontextmanager
+    async def listen(self, heard: Callable[[Sequence[str] | None], None]) -> AsyncIterator[None]:
+        """Call `heard` with the ids of jobs that have ended; None: some may have been missed."""
+
+        def read(message: bytes) -> None:
+            heard(message.decode(errors="replace").split() or None)
+
+        bell = Bell(self._connect(), self._keys.ended, read, patience=LISTEN_AGAIN_SECONDS, say=None)
+        try:
+            yield
+        finally:
+            await bell.aclose()
+
+    async def jobs(self, which: JobFilter | None = None, *, limit: int | None = None) -> AsyncIterator[JobInfo]:
+        """Walk through jobs: those that run, wait, are delayed and held, then those that ended lately."""
+        which, left = which or JobFilter(), limit
+        async with aclosing(self._listing.jobs(which)) as jobs:
+            while left is None or left > 0:
+                job = await anext(jobs, None)
+                if job is None:
+                    return
+                if which(job):
+                    left = None if left is None else left - 1
+                    yield job
+
+    async def rate(self) -> float:
+        """Count the jobs that ended within the last minute: jobs per second."""
+        return await self._listing.rate()
 
     async def cancel(self, job_id: str) -> Cancellation:
         """End a job that has not finished, or leave word for when it comes up."""
@@ -211,6 +269,22 @@ class RedisQueueAdmin:
         with mapped():
             return read(await self._scripts[script](self._client, keys, ["", self._store.word, *args]))
 
+    async def _records(self, job_ids: Sequence[str]) -> list[dict[str, str]]:
+        """Read records in one round trip; empty ones for ids that no job can have."""
+        known = [job_id for job_id in job_ids if is_job_id(job_id)]
+        if not known:
+            return [{} for _ in job_ids]
+        with mapped():
+            pipe = self._client.pipeline(transaction=False)
+            for job_id in known:
+                pipe.hgetall(self._keys.record(job_id))
+            answers = await pipe.execute(raise_on_error=False)
+            found = dict(zip(known, (_read_record(answer) for answer in answers), strict=True))
+        return [found.get(job_id, {}) for job_id in job_ids]
+
+    async def _open(self, place: str, behind: bytes) -> tuple[bytes, list[Any]]:
+        return await self._run("open", self._keys.base, [place, behind, PAGE], _read_open)
+
     async def _tidy(self) -> None:
         """Bring dead letters and their index in line, where somebody has come between them."""
         cursor = b""
@@ -220,6 +294,20 @@ class RedisQueueAdmin:
     async def _now(self) -> float:
         seconds, micros = await self._client.time()
         return int(seconds) + int(micros) / 1e6
+
+
+def _read_record(answer: Any) -> dict[str, str]:
+    """Read a record; what somebody else keeps under its name is none."""
+    if isinstance(answer, ResponseError) and str(answer).startswith("WRONGTYPE"):
+        return {}
+    if isinstance(answer, Exception):
+        raise answer
+    return {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in answer.items()}
+
+
+def _read_open(answer: Any) -> tuple[bytes, list[Any]]:
+    behind, rows = answer
+    return bytes(memoryview(behind)), list(rows)
 
 
 def _read_flags(answer: Any) -> list[bool]:

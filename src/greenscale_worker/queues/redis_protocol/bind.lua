@@ -40,6 +40,7 @@ local function bind(i, token, start)
     drop(id, m, 'cancelled')
     if final_ttl > 0 then
       write_record(record, final_ttl, {'state', 'cancelled', 'finished_ms', NOW}, true)
+      ended(job_id, 'cancelled')
     end
     return 'CANCELLED'
   end
@@ -64,4 +65,5 @@ for i, start in ipairs(starts) do
 end
 call_with('HSET', BOUND, bindings)
 call_with('HSET', META, changed)
+tell_ends()
 return answers

@@ -9,7 +9,11 @@ local id = call('HGET', BOUND, job_id)
 if id and store.has(id) then
   forget({[id] = find(id)})
   count('cancelled')
-  if final_ttl > 0 then write_record(record, final_ttl, {'state', 'cancelled', 'finished_ms', NOW}) end
+  if final_ttl > 0 then
+    write_record(record, final_ttl, {'state', 'cancelled', 'finished_ms', NOW})
+    ended(job_id, 'cancelled')
+    tell_ends()
+  end
   ring('gone ' .. id)
   return 'CANCELLED'
 end

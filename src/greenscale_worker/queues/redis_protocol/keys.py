@@ -10,13 +10,13 @@ PUBLIC_PREFIX: Final = re.compile(r"[A-Za-z0-9._:-]{0,64}")
 HASH_TAG: Final = re.compile(r"[^{]*\{[^}]+\}")
 OURS: Final = ("ready", "suspect", "delayed", "lease", "meta", "dead", "control", "bound", "workers", "held", "blame")
 OF_LETTERS: Final = ("dead:payload", "dead:index")
+RECENT: Final = "recent"
 OF_STORES: Final = ("open",)
 
 
 # What the list between the braces, where there is one, calls its own.
-TAKEN: Final = re.compile(
-    rf"\{{[^}}]+\}}(:({'|'.join((*OURS, *OF_LETTERS, *OF_STORES))}|bell|(claim|cancel|(.*:)?result|(.*:)?job):.*))?"
-)
+PARTS: Final = "|".join((*OURS, *OF_LETTERS, RECENT, *OF_STORES, "bell", "ended"))
+TAKEN: Final = re.compile(rf"\{{[^}}]+\}}(:({PARTS}|(claim|cancel|(.*:)?result|(.*:)?job):.*))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Keys:
     @property
     def base(self) -> list[str]:
         """The first KEYS of every script."""
-        return [self.name, *(self.prefix + part for part in (*OURS, *OF_LETTERS, *self.own))]
+        return [self.name, *(self.prefix + part for part in (*OURS, *OF_LETTERS, RECENT, *self.own))]
 
     def of(self, part: str) -> str:
         """Name of one of our keys, such as `open` or `dead`."""
@@ -63,6 +63,11 @@ class Keys:
     def bell(self) -> str:
         """The channel on which workers are told that there is something to claim, or that a job is gone."""
         return self.of("bell")
+
+    @property
+    def ended(self) -> str:
+        """The channel on which ids of jobs are told that have ended, some in a message, divided by spaces."""
+        return self.of("ended")
 
     def claim(self, owner: str) -> str:
         """Where an owner's last claim is remembered."""

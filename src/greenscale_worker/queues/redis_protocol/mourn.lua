@@ -10,4 +10,6 @@ local header = letter and letters.open(letter)
 if not header or bound_elsewhere(job_id, id) or not (state == 'running' or state == 'delayed' or state == 'held') then return 'GONE' end
 write_record(record, ARGV[5], {'state', 'failed', 'crashes', header.crashes, 'finished_ms', header.died_ms,
                                  'error_code', header.code, 'error_message', header.message})
+ended(job_id, 'failed', header.code)
+tell_ends()
 return 'OK'

@@ -24,7 +24,7 @@ FORMATS: Final = (b"1", b"2")  # of the keys: those that this version reads; it 
 CLOSE_SECONDS: Final = 2.0
 PROTOCOL: Final = __name__.rpartition(".")[0]
 WORKER_SCRIPTS: Final = ("claim", "bind", "settle", "release", "retry", "beat", "mourn", "leave")
-ADMIN_SCRIPTS: Final = ("put", "cancel")
+ADMIN_SCRIPTS: Final = ("put", "cancel", "open")
 LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "tidy")  # behind `letters.lua`
 
 
@@ -70,7 +70,7 @@ async def open_admin(store: Store, redis: RedisOptions, options: QueueOptions) -
     keys = Keys(options.name, store.own, cluster=is_cluster(redis), public=options.result_prefix)
     scripts = load(PROTOCOL, store.package, *ADMIN_SCRIPTS)
     scripts |= load(PROTOCOL, store.package, *LETTER_SCRIPTS, shared=("letters",))
-    return RedisQueueAdmin(open_client(redis), scripts, store, keys, options)
+    return RedisQueueAdmin(lambda: open_client(redis), scripts, store, keys, options)
 
 
 async def _agree_on_format(client: Any, store: Store, keys: Keys) -> None:

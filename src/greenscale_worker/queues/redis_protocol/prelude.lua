@@ -16,7 +16,8 @@
 --      12 blame     HASH  fingerprint -> when the last two jobs were buried for it: ms|ms
 --      13 payloads  HASH  id -> payload of a dead letter
 --      14 index     ZSET  of dead letters by time, by code and by job id, as `letters.members` makes them; all scores 0
---      15 …         what the store has of its own; then those of the script, from KEYS[ITEMS] on
+--      15 recent    LIST of the jobs that ended last, the latest first: "ms state job-id code" (see `ended`)
+--      16 …         what the store has of its own; then those of the script, from KEYS[ITEMS] on
 -- Times in delayed and lease, and the end of an amnesty, are in the queue's time: the server's clock and the offset by which
 -- it has gone back since, so that it never does. All other times are the server's.
 -- Anybody may have written to these keys: what is read from them is checked before it is counted with, since an error would
@@ -26,17 +27,18 @@
 --       2 the store's own word
 local SOURCE, READY, SUSPECT, DELAYED, LEASE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local META, DEAD, CONTROL, BOUND, WORKERS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
-local HELD, BLAME, PAYLOADS, INDEX = KEYS[11], KEYS[12], KEYS[13], KEYS[14]
-local BELL = string.sub(CONTROL, 1, -8) .. 'bell'
-local SUSPECT_CRASHES, BURIAL_MARGIN, BATCH = 2, 2, 64
+local HELD, BLAME, PAYLOADS, INDEX, RECENT = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
+local BELL, ENDED = string.sub(CONTROL, 1, -8) .. 'bell', string.sub(CONTROL, 1, -8) .. 'ended'
+local SUSPECT_CRASHES, BURIAL_MARGIN, BATCH, MOST_RECENT, LONGEST_CODE = 2, 2, 64, 1000, 64
 local MOST = 9e15  -- of what is counted; Lua does so exactly up to 2^53
 local call = redis.call
 local store, letters = {}, {}
 
 -- Lua has no rollback: a foreign type under one of our keys is refused before the first write.
 local function foreign(source, own)
-  local kinds = {source, 'zset', 'zset', 'zset', 'zset', 'hash', 'hash', 'hash', 'hash', 'zset', 'zset', 'hash', false, false, own}
-  for i, wanted in ipairs(kinds) do  -- false: see `letters`, which do without
+  local kinds = {source, 'zset', 'zset', 'zset', 'zset', 'hash', 'hash', 'hash', 'hash', 'zset', 'zset', 'hash', false, false, false,
+                 own}
+  for i, wanted in ipairs(kinds) do  -- false: see `letters` and `tell_ends`, which do without
     local found = wanted and call('TYPE', KEYS[i]).ok or 'none'
     if found ~= 'none' and found ~= wanted then
       return redis.error_reply('FOREIGN ' .. KEYS[i] .. ' is a ' .. found .. ', a ' .. wanted .. ' is expected')
@@ -59,6 +61,23 @@ local function run_when_full() call('HDEL', CONTROL, '') end
 
 -- Tells workers. A user without rights to the channel rings no bell; the next heartbeat says the same.
 local function ring(message) redis.pcall('PUBLISH', BELL, message) end
+
+-- Jobs that end with this script, in its order: for those who look at what ended lately, and those who wait for an end.
+local ends, ended_ids = {}, {}
+
+local function ended(job_id, state, code)
+  ends[#ends + 1] = NOW .. ' ' .. state .. ' ' .. job_id .. ' ' .. string.sub(code or '', 1, LONGEST_CODE)
+  ended_ids[#ended_ids + 1] = job_id
+end
+
+-- Tells of them, once all is written: whoever hears it finds result and record. Neither a foreign type nor a right that is
+-- missing undoes an end; who waits looks by itself, too.
+local function tell_ends()
+  if #ends == 0 then return end
+  redis.pcall('LPUSH', RECENT, unpack(ends))
+  redis.pcall('LTRIM', RECENT, 0, MOST_RECENT - 1)
+  redis.pcall('PUBLISH', ENDED, table.concat(ended_ids, ' '))
+end
 
 -- Adds to a counter; one that is no number begins anew.
 local function add(key, field, by)

@@ -86,7 +86,7 @@ class RedisQueue:
             metrics=metrics,
         )
         self._untidy = b""
-        self._bell = Bell(clients.bell, keys.bell, self._heard, patience=options.heartbeat / 3)
+        self._bell = Bell(clients.bell, keys.bell, self._heard, patience=options.heartbeat / 3, say=_say_deaf)
 
     @property
     def up(self) -> bool:
@@ -301,6 +301,10 @@ def _read_verdicts(answer: Any) -> list[tuple[Verdict, bytes]]:
 def _read_purge(answer: Any) -> tuple[int, int]:
     gone, more = map(int, answer)
     return gone, more
+
+
+def _say_deaf(why: str) -> None:
+    log.warning("queue_unavailable", error=why)
 
 
 def _unread(_answer: Any) -> None:

@@ -74,6 +74,7 @@ local function retry(item, record)
     push(fields, 'state', 'failed')
     push(fields, 'finished_ms', NOW)
     ttl = ttl == 0 and 0 or final_ttl
+    if job_id ~= '' and ttl > 0 then ended(job_id, 'failed', code) end
   else
     postpone(id, m, delay)
     count('released')
@@ -91,4 +92,5 @@ for arg = 5, #ARGV, WORDS do
   rings = rings or verdict == 'DELAYED' or verdict == 'HELD'
 end
 if rings then ring('ready') end
+tell_ends()
 return answers

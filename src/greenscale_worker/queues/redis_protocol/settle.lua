@@ -17,7 +17,7 @@ while arg <= #ARGV do
   ids[#starts] = ARGV[arg]
   arg = arg + 8 + ARGV[arg + 7]
 end
-local metas, finished, ended = read_metas(ids), {}, {succeeded = 0, failed = 0}
+local metas, finished, settled = read_metas(ids), {}, {succeeded = 0, failed = 0}
 local began_last = 0  -- the call that did so, of those that succeeded: ms
 
 -- Whether another delivery of the job id is in flight; not one that this script is about to end.
@@ -52,10 +52,11 @@ local function settle(id, token, state, job_id, text, message, start, result, re
     metas[id] = nil
     if clash then return 'OK' end
   end
-  ended[state] = ended[state] + 1
+  settled[state] = settled[state] + 1
   if succeeded then began_last = math.max(began_last, tonumber(ARGV[start + 6])) end
   if job_id == '' or ttl == 0 then return 'OK' end
   if succeeded then call('SET', result, text, 'EX', ttl) end
+  ended(job_id, state, not succeeded and text)
   local fields = {unpack(ARGV, start + 8, start + 7 + ARGV[start + 7])}
   push(fields, 'state', state)
   push(fields, 'finished_ms', NOW)
@@ -68,7 +69,7 @@ for i, start in ipairs(starts) do
   local key = ITEMS + 2 * (i - 1)
   answers[i] = settle(id, token, state, job_id, text, message, start, KEYS[key], KEYS[key + 1])
 end
-if control.held and ended.succeeded > 0 then add(CONTROL, 'back', ended.succeeded) end
+if control.held and settled.succeeded > 0 then add(CONTROL, 'back', settled.succeeded) end
 -- A call that began before the first failure proves nothing.
 if control.blamed and began_last >= number_in_control('blamed') then
   call('HDEL', CONTROL, 'blamed', 'blamed_by')
@@ -81,7 +82,8 @@ elseif control.accused and began_last > number_in_control('answered') then
   call('HSET', CONTROL, 'answered', digits(began_last))
 end
 forget(finished)  -- last: if anything before it should raise, they are still there to be settled again
-for state, many in pairs(ended) do
+for state, many in pairs(settled) do
   if many > 0 then count(state, many) end
 end
+tell_ends()
 return answers

@@ -39,6 +39,13 @@ class Store(Protocol):
         """Count what nobody has claimed; give also when the oldest of it came, in seconds, where that is known."""
         ...
 
+    async def waiting(self, client: Any, after: bytes | None, count: int) -> list[tuple[bytes, bytes, bytes | None]]:
+        """Read jobs that nobody has claimed, the oldest first: of each where it stands, its payload, and its name.
+
+        `after` is where the last one stood that was given; None: begin. The name is None where the payload has it.
+        """
+        ...
+
     def first_seen(self, job: bytes) -> float:
         """Read from a job's id when it came, or was first claimed: seconds since the epoch; inf for what is no id."""
         ...

@@ -3,6 +3,8 @@
 from math import inf
 from typing import Any, Final
 
+import orjson
+
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.redis_protocol import opening
 from greenscale_worker.queues.redis_protocol.admin import RedisQueueAdmin
@@ -43,18 +45,34 @@ class StreamStore:
     async def unclaimed(self, client: Any, keys: Keys) -> tuple[int, float | None]:
         """Count what is in the stream and not among the claimed; the first of it says when it was added."""
         pipe = client.pipeline(transaction=False)
-        pipe.xlen(self._name).hlen(keys.of("meta")).exists(self._name)
-        length, claimed, exists = await pipe.execute()
+        pipe.xlen(self._name).hlen(keys.of("meta"))
+        length, claimed = await pipe.execute()
         if length <= claimed:
             return 0, None
-        groups = await client.xinfo_groups(self._name) if exists else []
-        reached = next((group["last-delivered-id"] for group in groups if group["name"] == self.word.encode()), b"0-0")
-        first = await client.xrange(self._name, min=b"(" + reached, count=1)
+        first = await self.waiting(client, None, 1)
         return length - claimed, self.first_seen(first[0][0]) if first else None
+
+    async def waiting(self, client: Any, after: bytes | None, count: int) -> list[tuple[bytes, bytes, bytes | None]]:
+        """Read entries behind the last that the group has come to."""
+        if after is None:
+            groups = await client.xinfo_groups(self._name) if await client.exists(self._name) else []
+            after = next(
+                (group["last-delivered-id"] for group in groups if group["name"] == self.word.encode()), b"0-0"
+            )
+        found = await client.xrange(self._name, min=b"(" + after, count=count)
+        return [(id_, *_read(id_, fields)) for id_, fields in found]
 
     def first_seen(self, job: bytes) -> float:
         """Read when the entry was added, in milliseconds."""
         return int(ms) / 1000 if (ms := job.partition(b"-")[0]).isdigit() and len(ms) <= LONGEST_ID else inf
+
+
+def _read(id_: bytes, fields: dict[bytes, bytes]) -> tuple[bytes, bytes]:
+    """Read an entry as store.lua does: its payload, and the job's id where that names none."""
+    if fields.keys() <= {b"job", b"job_id"} and b"job" in fields:
+        return fields[b"job"], fields.get(b"job_id", id_)
+    texts = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
+    return orjson.dumps(texts), id_
 
 
 async def open_queue(redis: RedisOptions, options: QueueOptions, metrics: Metrics) -> RedisQueue:

@@ -1,0 +1,199 @@
+"""Waiting for jobs to end: whoever waits is told, and many who wait share one subscription."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from greenscale_worker.errors import GreenScaleError, QueueUnavailableError
+from greenscale_worker.queues import QueueAdmin
+
+PORTION: Final = 200  # jobs that are looked up together
+DEAF_SECONDS: Final = 0.5  # between two looks while nothing is told
+SAFE_SECONDS: Final = 5.0  # between two looks while ends are told: a message may get lost
+SECONDS_FOR_EACH: Final = 0.002  # so that looks at many jobs do not make the server busy
+AWAY_SECONDS: Final = 0.5
+LINGER_SECONDS: Final = 2.0  # nobody waits: the subscription ends
+OPEN: Final = frozenset({"waiting", "running", "delayed", "held", "cancelling"})
+
+Record = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A job that is over: its record, which is empty where it is kept no longer, and its answer where it has one."""
+
+    job_id: str
+    record: Record
+    answer: bytes | None
+
+
+@dataclass(slots=True, eq=False)
+class _Wait:
+    """Somebody who waits. `known`: there was a record of the job, so that none means that it is kept no longer."""
+
+    job_id: str
+    tell: Callable[[Ended | GreenScaleError], None]
+    known: bool
+    record: Record | None = None
+
+
+class Ends:
+    """Tells of jobs when they end: as soon as the queue tells of it, and by a look now and then where that is lost.
+
+    `on_open` is given id and record of a job that was looked at and has not ended, `on_away` why the server does not
+    answer, once for each time that it is away.
+    """
+
+    def __init__(
+        self,
+        queue: QueueAdmin,
+        *,
+        on_open: Callable[[str, Record], None] | None = None,
+        on_away: Callable[[str], None] | None = None,
+    ) -> None:
+        self._queue = queue
+        self._on_open = on_open
+        self._on_away = on_away
+        self._waits: dict[str, set[_Wait]] = {}
+        self._to_look_at: dict[str, None] = {}  # in order
+        self._news = asyncio.Event()
+        self._listening = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def wait(self, job_id: str, *, known: bool = False) -> Ended:
+        """Wait until a job has ended. `known`: it was handed in, so there is a record of it.
+
+        Raises ConfigError where the server refuses us; while it does not answer, it is waited for.
+        """
+        future: asyncio.Future[Ended | GreenScaleError] = asyncio.get_running_loop().create_future()
+
+        def tell(end: Ended | GreenScaleError) -> None:
+            if not future.done():
+                future.set_result(end)
+
+        wait = self._add(job_id, tell, known=known)
+        try:
+            return _raised(await future)
+        finally:
+            self._drop(wait)
+
+    async def as_completed(self, job_ids: Iterable[str], *, known: bool = False) -> AsyncIterator[Ended]:
+        """Give each of these jobs when it has ended. Raises as `wait`."""
+        ended: asyncio.Queue[Ended | GreenScaleError] = asyncio.Queue()
+        waits = [self._add(job_id, ended.put_nowait, known=known) for job_id in dict.fromkeys(job_ids)]
+        try:
+            for _ in waits:
+                yield _raised(await ended.get())
+        finally:
+            for wait in waits:
+                self._drop(wait)
+
+    def last_seen(self, job_id: str) -> Record:
+        """Say how a job that is waited for stood when it was last looked at."""
+        return next((wait.record for wait in self._waits.get(job_id, ()) if wait.record), {})
+
+    async def aclose(self) -> None:
+        """Stop listening. Whoever still waits gets a QueueUnavailableError."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task})
+        self._tell_all(list(self._waits), QueueUnavailableError("the client was closed"))
+
+    def _add(self, job_id: str, tell: Callable[[Ended | GreenScaleError], None], *, known: bool) -> _Wait:
+        wait = _Wait(job_id, tell, known)
+        self._waits.setdefault(job_id, set()).add(wait)
+        self._to_look_at[job_id] = None
+        self._news.set()
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+        return wait
+
+    def _drop(self, wait: _Wait) -> None:
+        waits = self._waits.get(wait.job_id, set())
+        waits.discard(wait)
+        if not waits:
+            self._waits.pop(wait.job_id, None)
+            self._to_look_at.pop(wait.job_id, None)
+
+    async def _run(self) -> None:
+        try:
+            while self._waits:  # somebody may begin to wait while a subscription ends
+                self._listening = False
+                async with self._queue.listen(self._heard):
+                    await self._serve()
+        except Exception as error:  # noqa: BLE001  a queue of somebody else's; nobody may wait for ever because of it
+            self._tell_all(list(self._waits), GreenScaleError(f"the queue cannot be watched: {error!r}"))
+
+    async def _serve(self) -> None:
+        """Look at jobs whenever there is news of them, and now and then; until nobody has waited for a while."""
+        while True:
+            self._news.clear()
+            await self._look()
+            try:
+                async with asyncio.timeout(self._pause()):
+                    await self._news.wait()
+            except TimeoutError:
+                if not self._waits:
+                    return
+                self._to_look_at.update(dict.fromkeys(self._waits))
+
+    def _heard(self, job_ids: Sequence[str] | None) -> None:
+        if job_ids is None:
+            self._listening = True
+            job_ids = list(self._waits)
+        waited_for = [job_id for job_id in job_ids if job_id in self._waits]
+        if waited_for:
+            self._to_look_at.update(dict.fromkeys(waited_for))
+            self._news.set()
+
+    def _pause(self) -> float:
+        if not self._waits:
+            return LINGER_SECONDS
+        return (SAFE_SECONDS if self._listening else DEAF_SECONDS) + SECONDS_FOR_EACH * len(self._waits)
+
+    async def _look(self) -> None:
+        """Look at the jobs of which something may be new, until the server has answered for all of them."""
+        away = False
+        while self._to_look_at:
+            some = list(islice(self._to_look_at, PORTION))
+            for job_id in some:  # before it is asked: what ends meanwhile is looked at again
+                del self._to_look_at[job_id]
+            try:
+                found = await self._queue.look_up(some)
+            except QueueUnavailableError as error:
+                if not away and self._on_away is not None:
+                    self._on_away(str(error))
+                away = True
+                self._to_look_at.update(dict.fromkeys(some))
+                await asyncio.sleep(AWAY_SECONDS)
+            except GreenScaleError as error:
+                self._tell_all(some, error)
+            else:
+                for job_id, (record, answer) in zip(some, found, strict=True):
+                    self._read(job_id, record, answer)
+
+    def _read(self, job_id: str, record: Record, answer: bytes | None) -> None:
+        state = record.get("state")
+        if state in OPEN and self._on_open is not None and job_id in self._waits:
+            self._on_open(job_id, record)
+        for wait in list(self._waits.get(job_id, ())):
+            if state in OPEN or not (state or wait.known):
+                wait.known, wait.record = wait.known or state in OPEN, record
+            else:
+                wait.tell(Ended(job_id, record, answer))
+                self._drop(wait)
+
+    def _tell_all(self, job_ids: Iterable[str], refusal: GreenScaleError) -> None:
+        for job_id in job_ids:
+            for wait in list(self._waits.get(job_id, ())):
+                wait.tell(refusal)
+                self._drop(wait)
+
+
+def _raised(end: Ended | GreenScaleError) -> Ended:
+    if isinstance(end, GreenScaleError):
+        raise end
+    return end

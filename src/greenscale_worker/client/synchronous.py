@@ -1,0 +1,102 @@
+"""`Client` for programs without an event loop."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from functools import wraps
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from greenscale_worker.client import Client, Ended
+from greenscale_worker.queues import JobInfo
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _twin(
+    method: Callable[Concatenate[Client, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate["SyncClient", P], T]:
+    """Make a method that waits for what one of Client promises."""
+
+    @wraps(method)
+    def call(self: "SyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._run(method(self._client, *args, **kwargs))
+
+    return call
+
+
+class SyncClient:
+    """What Client promises, by calls that block; from any thread, also where an event loop runs, as in a notebook.
+
+    Takes what Client takes, or a Client that no event loop has used yet. A thread of its own works until `close`.
+    """
+
+    def __init__(self, *args: Any, client: Client | None = None, **kwargs: Any) -> None:
+        self._client = client or Client(*args, **kwargs)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="greenscale-client", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, *, env_file: str | Path = ".env") -> Self:
+        """See Client.from_env."""
+        return cls(client=Client.from_env(environ, env_file=env_file))
+
+    submit = _twin(Client.submit)
+    submit_many = _twin(Client.submit_many)
+    wait = _twin(Client.wait)
+    ask = _twin(Client.ask)
+    result = _twin(Client.result)
+    record = _twin(Client.record)
+    cancel = _twin(Client.cancel)
+    depth = _twin(Client.depth)
+    workers = _twin(Client.workers)
+
+    def jobs(self, **which: Any) -> list[JobInfo]:
+        """List jobs; see Client.jobs."""
+
+        async def all_of_them() -> list[JobInfo]:
+            return [job async for job in self._client.jobs(**which)]
+
+        return self._run(all_of_them())
+
+    def as_completed(self, job_ids: Iterable[str]) -> Iterator[Ended]:
+        """Give each of these jobs when it has ended; see Client.as_completed."""
+        ended = self._client.as_completed(list(job_ids))
+
+        async def following() -> Ended | None:
+            return await anext(ended, None)
+
+        while (each := self._run(following())) is not None:
+            yield each
+
+    def close(self) -> None:
+        """Close every connection, and end the thread."""
+        if self._loop.is_closed():
+            return
+        self._run(self._client.aclose())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            if future.cancel():  # Ctrl-C: nobody waits for it any more
+                with suppress(CancelledError):
+                    future.result()
+            raise

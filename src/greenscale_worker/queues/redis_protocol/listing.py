@@ -1,0 +1,166 @@
+"""Which jobs there are, and how they stand: from the queue's keys, and from the records."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from greenscale_worker.errors import BadInputError
+from greenscale_worker.job import decode, is_job_id
+from greenscale_worker.queues import STATES, JobFilter, JobInfo, State
+from greenscale_worker.queues.redis_common.errors import mapped
+from greenscale_worker.queues.redis_protocol.keys import RECENT, Keys
+from greenscale_worker.queues.redis_protocol.store import Store
+
+PAGE: Final = 200
+PAGE_OF_PAYLOADS: Final = 20  # each may have a megabyte
+RATE_SECONDS: Final = 60.0
+RATE_NEEDS: Final = 2  # ends; of one alone no rate can be told
+SHORTEST_MS: Final = 1000  # over which a rate is told
+PLACES: Final[tuple[tuple[str, State], ...]] = (
+    ("lease", "running"),
+    ("suspect", "waiting"),
+    ("ready", "waiting"),
+    ("delayed", "delayed"),
+    ("held", "held"),
+)
+UNCLAIMED: Final = frozenset({"waiting", "cancelling"})
+ENDED: Final = frozenset({"succeeded", "failed", "cancelled"})
+
+Record = dict[str, str]
+ReadRecords = Callable[[Sequence[str]], Awaitable[list[Record]]]
+ReadOpen = Callable[[str, bytes], Awaitable[tuple[bytes, list[Any]]]]
+
+
+class Listing:
+    """Walks through the jobs of a queue. `read_open` runs open.lua: which place, and the score to begin behind."""
+
+    def __init__(self, client: Any, store: Store, keys: Keys, read_records: ReadRecords, read_open: ReadOpen) -> None:
+        self._client = client
+        self._store = store
+        self._keys = keys
+        self._read_records = read_records
+        self._read_open = read_open
+
+    async def jobs(self, which: JobFilter) -> AsyncGenerator[JobInfo, None]:
+        """See QueueAdmin."""
+        seen: set[str] = set()
+        for place, state in PLACES:
+            if which.state in (None, state):
+                async for job in self._at(place, state, seen):
+                    yield job
+        if which.state in {None, *UNCLAIMED} and which.code is None and which.worker is None:
+            async for job in self._unclaimed(seen):
+                yield job
+        if which.state in {None, *ENDED}:
+            async for job in self._ended(seen):
+                yield job
+
+    async def rate(self) -> float:
+        """See QueueAdmin."""
+        now_ms, entries = await self._recent()
+        times = [ms for ms, *_ in entries if now_ms - ms <= 1000 * RATE_SECONDS]
+        return 1000 * len(times) / max(now_ms - times[-1], SHORTEST_MS) if len(times) >= RATE_NEEDS else 0.0
+
+    async def _at(self, place: str, state: State, seen: set[str]) -> AsyncIterator[JobInfo]:
+        behind = b""
+        while True:
+            behind, found = await self._read_open(place, behind)
+            rows = [row for row in found if row[0].decode() not in seen]
+            seen.update(row[0].decode() for row in rows)
+            names = [row[1].decode(errors="replace") for row in rows]
+            for row, name, record in zip(rows, names, await self._read_records(names), strict=True):
+                seen.add(name)
+                yield _open(state, row, name, record)
+            if not behind:
+                return
+
+    async def _unclaimed(self, seen: set[str]) -> AsyncIterator[JobInfo]:
+        after: bytes | None = None
+        while True:
+            with mapped():
+                page = await self._store.waiting(self._client, after, PAGE_OF_PAYLOADS)
+            names = [_name_of(payload, name) for _, payload, name in page]
+            for name, record in zip(names, await self._read_records([name or "" for name in names]), strict=True):
+                if name is None or name not in seen:
+                    seen.add(name or "")
+                    state: State = "cancelling" if record.get("state") == "cancelling" else "waiting"
+                    yield JobInfo(job_id=name, state=state, submitted_at=_seconds(record, "submitted_ms"))
+            if len(page) < PAGE_OF_PAYLOADS:
+                return
+            after = page[-1][0]
+
+    async def _ended(self, seen: set[str]) -> AsyncIterator[JobInfo]:
+        _, entries = await self._recent()
+        for start in range(0, len(entries), PAGE):
+            page = entries[start : start + PAGE]
+            records = await self._read_records([name for _, _, name, _ in page])
+            for (ms, state, name, code), found in zip(page, records, strict=True):
+                if name not in seen:
+                    seen.add(name)
+                    # The record may be of a later run.
+                    record = found if found.get("finished_ms") == str(ms) else {}
+                    yield _with_record(record, job_id=name, state=state, finished_at=ms / 1000, code=code or None)
+
+    async def _recent(self) -> tuple[int, list[tuple[int, State, str, str]]]:
+        """Read the server's time in ms, and what ended lately, the latest first."""
+        with mapped():
+            pipe = self._client.pipeline(transaction=False)
+            seconds_and_micros, entries = await pipe.time().lrange(self._keys.of(RECENT), 0, -1).execute()
+        seconds, micros = seconds_and_micros
+        return 1000 * int(seconds) + int(micros) // 1000, list(_read_entries(entries))
+
+
+def _read_entries(entries: Iterable[bytes]) -> Iterable[tuple[int, State, str, str]]:
+    """Read `ms state job-id code`; what somebody else has written there is passed over."""
+    for entry in entries:
+        ms, state, name, code = (*entry.decode(errors="replace").split(" ", 3), "", "", "", "")[:4]
+        known = next((each for each in STATES if each == state and each in ENDED), None)
+        if known is not None and ms.isascii() and ms.isdigit() and is_job_id(name):
+            yield int(ms), known, name, code
+
+
+def _open(state: State, row: Sequence[Any], name: str, record: Record) -> JobInfo:
+    _, _, owner, runs, crashes, first_ms, due_ms = row
+    running = state == "running"
+    job = _with_record(
+        record if record.get("state") == state else {},
+        job_id=name or None,
+        state=state,
+        attempts=int(runs) + running,
+        crashes=int(crashes),
+        worker=owner.decode(errors="replace") if running else None,
+        due_at=int(due_ms) / 1000 if int(due_ms) else None,
+    )
+    return job if job.submitted_at is not None else replace(job, submitted_at=int(first_ms) / 1000)
+
+
+def _with_record(record: Record, **known: Any) -> JobInfo:
+    """Make what is known complete by the record, which knows less for certain."""
+    told = {
+        "worker": record.get("worker"),
+        "attempts": _number(record, "attempts"),
+        "crashes": _number(record, "crashes"),
+        "submitted_at": _seconds(record, "submitted_ms"),
+        "claimed_at": _seconds(record, "claimed_ms"),
+        "code": record.get("error_code"),
+        "message": record.get("error_message"),
+    }
+    return JobInfo(**{**{name: value for name, value in told.items() if value is not None}, **known})
+
+
+def _number(record: Record, name: str) -> int | None:
+    text = record.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _seconds(record: Record, name: str) -> float | None:
+    ms = _number(record, name)
+    return None if ms is None else ms / 1000
+
+
+def _name_of(payload: bytes, name: bytes | None) -> str | None:
+    try:
+        given = None if name is None else name.decode(errors="replace")
+        return decode(payload, max_bytes=len(payload), default_job_id=given).job_id
+    except BadInputError as error:
+        return error.job_id

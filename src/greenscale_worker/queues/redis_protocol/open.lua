@@ -1,0 +1,30 @@
+-- Shows jobs that have been claimed and not ended, those of one place at a time, by their score there.
+--
+-- KEYS  as in prelude.lua
+-- ARGV  3 which: ready, suspect, delayed, lease or held, 4 the score behind which to begin (empty: at the beginning),
+--       5 how many; those of the last one's score are given, too
+-- Output {score behind which to go on (empty: that was all), {id, job id, owner, calls that failed, crashes, when it was first
+--        claimed in ms, when it is due in ms (0: it is not delayed), …}}
+local place = ({ready = READY, suspect = SUSPECT, delayed = DELAYED, lease = LEASE, held = HELD})[ARGV[3]]
+local from, n = ARGV[4] == '' and '-inf' or '(' .. ARGV[4], tonumber(ARGV[5])
+local page = call('ZRANGEBYSCORE', place, from, '+inf', 'WITHSCORES', 'LIMIT', 0, n)
+local last = #page == 2 * n and page[#page] or ''
+local ids, dues = {}, {}
+
+local function add_to_page(id, score)
+  if dues[id] then return end
+  ids[#ids + 1] = id
+  dues[id] = place == DELAYED and digits(math.max(0, tonumber(score) - (queue_now - now))) or '0'
+end
+
+for i = 1, #page, 2 do add_to_page(page[i], page[i + 1]) end
+if last ~= '' then
+  for _, id in ipairs(call('ZRANGEBYSCORE', place, last, last)) do add_to_page(id, last) end
+end
+
+local metas, found = read_metas(ids), {}
+for _, id in ipairs(ids) do
+  local m = metas[id]
+  if m then found[#found + 1] = {id, m.job_id, m.owner, m.runs, m.crashes, m.first, dues[id]} end
+end
+return {last, found}
