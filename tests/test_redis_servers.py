@@ -119,7 +119,20 @@ def used_by(kind: str) -> set[str]:
     text = "".join(path.read_text() for path in [*scripts, QUEUES / f"redis_{kind}" / "store.lua"])
     found = set(re.findall(r"(?:call|run|call_with|pcall)\('([A-Z]+)'", text))
     mine = {"list": {"BLMOVE", "RPOP"}, "stream": {"XREAD"}}[kind]
-    sent = {"EVAL", "EVALSHA", "SUBSCRIBE", "INFO", "CONFIG", "CLIENT", "HELLO", "PING", "COMMAND", "SCRIPT", "SELECT"}
+    sent = {
+        "EVAL",
+        "EVALSHA",
+        "SUBSCRIBE",
+        "INFO",
+        "CONFIG",
+        "CLIENT",
+        "HELLO",
+        "PING",
+        "COMMAND",
+        "SCRIPT",
+        "SELECT",
+        "LTRIM",
+    }
     return found | mine | sent
 
 
@@ -130,8 +143,11 @@ def examined(kind: str) -> set[str]:
 
 
 # What a worker can do without, by what goes on without it; and what only a producer or a person uses.
-SPARED: Final = {"PUBLISH", "SUBSCRIBE", "INFO", "CONFIG", "CLIENT", "HELLO", "PING", "COMMAND", "SCRIPT", "SELECT"}
-SPARED_OF_KIND: Final = {"list": {"BLMOVE", "LPUSH", "RPUSH", "LLEN"}, "stream": {"XREAD", "XADD", "XLEN"}}
+SPARED: Final = {"PUBLISH", "SUBSCRIBE", "INFO", "CONFIG", "CLIENT", "HELLO", "PING", "COMMAND", "SCRIPT", "SELECT"} | {
+    "LPUSH",  # onto the list of what ended lately
+    "LTRIM",
+}
+SPARED_OF_KIND: Final = {"list": {"BLMOVE", "RPUSH", "LLEN"}, "stream": {"XREAD", "XADD", "XLEN"}}
 
 
 @every_kind

@@ -21,6 +21,7 @@ from greenscale_worker.client.ends import Ended, Ends
 from greenscale_worker.errors import (
     BadInputError,
     ConfigError,
+    GreenScaleError,
     JobCancelled,
     JobFailed,
     JobGone,
@@ -44,6 +45,7 @@ from greenscale_worker.wire_json import write
 __all__ = ["Client", "Ended", "Ends", "SyncClient"]
 
 LARGEST: Final = 1024 * 1024
+LAST_LOOK_SECONDS: Final = 1.0
 Message = Mapping[str, Any]
 
 
@@ -225,7 +227,12 @@ class Client:
         return self._ends
 
     async def _stands(self, job_id: str) -> str:
-        record = self._ends.last_seen(job_id) if self._ends is not None else {}
+        """Say how a job stands, for who has waited for it in vain."""
+        try:
+            async with asyncio.timeout(LAST_LOOK_SECONDS):
+                record = await self.record(job_id)
+        except (GreenScaleError, TimeoutError) as error:
+            return f"how it stands is not known: {error}"
         state = record.get("state")
         why = ": ".join(word for word in (record.get("error_code"), record.get("error_message")) if word)
         return "there is no record of it" if state is None else f"it is {state}" + (f", last {why}" if why else "")

@@ -36,7 +36,6 @@ class _Wait:
     job_id: str
     tell: Callable[[Ended | GreenScaleError], None]
     known: bool
-    record: Record | None = None
 
 
 class Ends:
@@ -89,10 +88,6 @@ class Ends:
         finally:
             for wait in waits:
                 self._drop(wait)
-
-    def last_seen(self, job_id: str) -> Record:
-        """Say how a job that is waited for stood when it was last looked at."""
-        return next((wait.record for wait in self._waits.get(job_id, ()) if wait.record), {})
 
     async def aclose(self) -> None:
         """Stop listening. Whoever still waits gets a QueueUnavailableError."""
@@ -181,7 +176,7 @@ class Ends:
             self._on_open(job_id, record)
         for wait in list(self._waits.get(job_id, ())):
             if state in OPEN or not (state or wait.known):
-                wait.known, wait.record = wait.known or state in OPEN, record
+                wait.known = wait.known or state in OPEN
             else:
                 wait.tell(Ended(job_id, record, answer))
                 self._drop(wait)

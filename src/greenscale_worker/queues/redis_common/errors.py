@@ -28,11 +28,13 @@ LONGEST: Final = 300  # characters of an answer that are repeated
 KNOWN: Final = (exceptions.RedisError, exceptions.RedisClusterException)
 # Answers that redis-py has no class for, and that pass by themselves.
 AWAY_WORDS: Final = re.compile(
-    r"(UNBLOCKED|BUSY|MISCONF|NOREPLICAS|MASTERDOWN|LOADING|READONLY|CLUSTERDOWN|TRYAGAIN|OOM)\b|Protocol error"
+    r"(UNBLOCKED|BUSY|MISCONF|NOREPLICAS|MASTERDOWN|LOADING|READONLY|CLUSTERDOWN|TRYAGAIN|OOM)\b"
+    r"|Protocol error(?!: unauthenticated)"
 )
 FULL_WORDS: Final = re.compile(r"\bOOM\b|used memory > 'maxmemory'")
 COMMAND_WORDS: Final = re.compile(r"unknown command|unknown redis command|not allowed from script", re.IGNORECASE)
-RIGHTS_WORDS: Final = re.compile(r"NOPERM\b|ACL failure in script|The user executing the script")
+# "Unauthenticated" is the answer to a command of more than ten words from a client that gave no password.
+RIGHTS_WORDS: Final = re.compile(r"NOPERM\b|unauthenticated|ACL failure in script|The user executing the script")
 PLAIN_WORDS: Final = re.compile(r"WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|record layer failure|HTTP_REQUEST")
 FIRST_BYTE: Final = re.compile(r'Protocol error, got "(.*)" as reply type byte', re.DOTALL)
 SPEAKERS: Final = {

@@ -104,9 +104,8 @@ class Listing:
     async def _recent(self) -> tuple[int, list[tuple[int, State, str, str]]]:
         """Read the server's time in ms, and what ended lately, the latest first."""
         with mapped():
-            pipe = self._client.pipeline(transaction=False)
-            seconds_and_micros, entries = await pipe.time().lrange(self._keys.of(RECENT), 0, -1).execute()
-        seconds, micros = seconds_and_micros
+            seconds, micros = await self._client.time()
+            entries = await self._client.lrange(self._keys.of(RECENT), 0, -1)
         return 1000 * int(seconds) + int(micros) // 1000, list(_read_entries(entries))
 
 

@@ -1,0 +1,434 @@
+"""The client of producers and readers: against a real Redis, and workers that are real queues or processes."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import pytest
+from redis import Redis
+
+from greenscale_worker import (
+    BadInputError,
+    Client,
+    ConfigError,
+    JobCancelled,
+    JobFailed,
+    JobFilter,
+    JobGone,
+    MemoryQueue,
+    Metrics,
+    Queue,
+    QueueOptions,
+    QueueUnavailableError,
+    RedisOptions,
+    SyncClient,
+    open_queue,
+)
+from greenscale_worker.client import ends
+from greenscale_worker.client.ends import Ends
+from greenscale_worker.job import Failed, Failure, Output, Succeeded, Usage
+from greenscale_worker.testing.rig import run
+from tests.support.eventually import PATIENCE, eventually
+from tests.support.redis_server import RedisServer
+from tests.support.scene import play
+
+KINDS: Final = ("list", "stream")
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def answer(text: str) -> Succeeded:
+    return Succeeded(Output(text, usage=Usage(1, 1, 2)))
+
+
+@asynccontextmanager
+async def opened(url: str, kind: str = "list", **options: Any) -> AsyncIterator[tuple[Client, Queue]]:
+    """A client, and a worker's side that this test plays."""
+    chosen = QueueOptions(**options)
+    queue = await open_queue(kind, RedisOptions(url=url), chosen, Metrics())
+    async with aclosing(queue), Client(url, kind=kind, options=chosen) as client:
+        yield client, queue
+
+
+async def waiting(client: Client, *job_ids: str) -> list[asyncio.Task[str]]:
+    """Begin to wait, and let each have looked once while ends are told."""
+    tasks = [asyncio.create_task(client.wait(job_id, PATIENCE)) for job_id in job_ids]
+    await eventually(lambda: client._ends is not None and client._ends._listening and not client._ends._to_look_at)  # noqa: SLF001  what a caller need not know
+    return tasks
+
+
+@pytest.fixture
+def only_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks by himself within the time of a test."""
+    for name in ("DEAF_SECONDS", "SAFE_SECONDS"):
+        monkeypatch.setattr(ends, name, 3600.0)
+
+
+@every_kind
+async def test_a_prompt_is_answered_by_a_worker(
+    redis_server: RedisServer, redis_url: str, tmp_path: Path, kind: str
+) -> None:
+    async with play(tmp_path, redis_server, kind=kind) as scene, Client(redis_url, kind=kind) as client:
+        scene.start()
+        assert await client.ask("What is 2+2?", timeout=PATIENCE, job_id="one") == "What is 2+2? #1"
+        assert await client.result("one") == "What is 2+2? #1"
+        assert (await client.record("one"))["state"] == "succeeded"
+
+
+@every_kind
+@pytest.mark.usefixtures("only_told")
+async def test_ends_are_told(redis_url: str, kind: str) -> None:
+    async with opened(redis_url, kind) as (client, queue):
+        ids = await client.submit_many(["answered", "fails", "is buried", "is cancelled"])
+        answered, fails, buried, cancelled = await waiting(client, *ids)
+        assert await queue.settle(await run(queue), answer("4"))
+        assert await answered == "4"
+        assert await queue.settle(await run(queue), Failed("content_filter", "refused"))
+        with pytest.raises(JobFailed, match="content_filter: refused") as failed:
+            await fails
+        assert (failed.value.job_id, failed.value.code, failed.value.message) == (ids[1], "content_filter", "refused")
+        lease = await run(queue)
+        assert await queue.retry(lease, Failure(code="http_500", message="ill", used=1.0, max_tries=1.0)) == "dead"
+        with pytest.raises(JobFailed, match="http_500"):
+            await buried
+        await run(queue)
+        assert await client.cancel(ids[3]) == "cancelled"
+        with pytest.raises(JobCancelled, match=ids[3]):
+            await cancelled
+
+
+@every_kind
+@pytest.mark.usefixtures("only_told")
+async def test_a_job_may_be_waited_for_before_it_is_pushed(redis_url: str, client: Redis, kind: str) -> None:
+    payload = orjson.dumps({"job_id": "later", "prompt": "hello"})
+    async with opened(redis_url, kind) as (ours, queue):
+        (later,) = await waiting(ours, "later")
+        client.lpush("jobs", payload) if kind == "list" else client.xadd("jobs", {"job": payload})
+        assert await queue.settle(await run(queue), answer("at last"))
+        assert await later == "at last"
+        assert await ours.wait("later") == "at last", "what has ended is answered at once"
+
+
+async def test_a_thousand_waits_cost_one_connection_and_few_commands(redis_url: str, client: Redis) -> None:
+    async with opened(redis_url) as (ours, queue):
+        ids = await ours.submit_many([f"prompt {number}" for number in range(1000)])
+        others = {int(each["id"]) for each in client.client_list()}
+        tasks = await waiting(ours, *ids)
+        more = [each for each in client.client_list() if int(each["id"]) not in others]
+        assert [each["sub"] for each in more] == ["1"]
+
+        def looks() -> int:
+            return int(client.info("commandstats")["cmdstat_hgetall"]["calls"])
+
+        before = looks()
+
+        async def work_off() -> None:
+            for _ in range(100):
+                assert await queue.settle(await run(queue), answer("done"))
+
+        await asyncio.gather(*(work_off() for _ in range(10)))
+        assert await asyncio.gather(*tasks) == ["done"] * 1000
+        assert looks() - before < 3 * 1000, "each is looked at when it has ended, and not again and again"
+
+
+async def test_what_nobody_tells_is_seen_all_the_same(
+    redis_url: str, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a worker of the version before, which tells nobody."""
+    monkeypatch.setattr(ends, "SAFE_SECONDS", 0.05)
+    async with Client(redis_url) as ours:
+        job_id = await ours.submit("hello")
+        (end,) = await waiting(ours, job_id)
+        client.set(f"result:{job_id}", "silent")
+        client.hset(f"job:{job_id}", "state", "succeeded")
+        assert await end == "silent"
+
+
+@pytest.mark.usefixtures("only_told")
+async def test_what_ends_while_the_subscription_is_cut_is_found_when_it_is_back(redis_url: str, client: Redis) -> None:
+    async with opened(redis_url) as (ours, queue):
+        job_id = await ours.submit("hello")
+        (end,) = await waiting(ours, job_id)
+        lease = await run(queue)
+        channels = client.pubsub_numsub("{jobs}:ended")
+        assert channels == [(b"{jobs}:ended", 1)]
+        client.client_kill_filter(_type="pubsub")
+        assert await queue.settle(lease, answer("still there"))
+        assert await end == "still there"
+
+
+async def test_a_server_that_is_away_is_waited_for(start_redis: Callable[..., RedisServer]) -> None:
+    server = start_redis("appendonly yes", "appendfsync always")
+    async with Client(f"{server.url}/0") as ours:
+        job_id = await ours.submit("hello")
+        (end,) = await waiting(ours, job_id)
+        server.kill()
+        with pytest.raises(QueueUnavailableError):
+            await ours.submit("meanwhile")
+        server.start()
+        async with aclosing(await open_queue("list", RedisOptions(url=f"{server.url}/0"), None, Metrics())) as queue:
+            assert await queue.settle(await run(queue), answer("back"))
+        assert await end == "back"
+
+
+async def test_where_it_may_not_listen_it_looks(
+    start_redis: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ends, "DEAF_SECONDS", 0.05)
+    server = start_redis("user deaf on nopass ~* +@all -subscribe")
+    async with opened(f"{server.url}/0") as (_, queue):
+        redis = RedisOptions(url=f"{server.url}/0", username="deaf", password="x")  # noqa: S106  of nobody
+        async with Client(redis=redis) as ours:
+            job_id = await ours.submit("hello")
+            end = asyncio.create_task(ours.wait(job_id, PATIENCE))
+            assert await queue.settle(await run(queue), answer("seen"))
+            assert await end == "seen"
+
+
+async def test_a_server_that_refuses_this_client_is_told(start_redis: Callable[..., RedisServer]) -> None:
+    server = start_redis("requirepass secret")
+    async with Client(f"{server.url}/0") as ours:
+        for call in (ours.submit("hello"), ours.wait("one"), ours.result("one"), ours.depth()):
+            with pytest.raises(ConfigError, match="Redis refuses this client"):
+                await call
+
+
+@pytest.mark.usefixtures("only_told")
+async def test_a_cluster_tells_ends(start_redis: Callable[..., RedisServer]) -> None:
+    server = start_redis("cluster-enabled yes")
+    with server.client() as plain:
+        plain.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        await eventually(lambda: b"cluster_state:ok" in plain.execute_command("CLUSTER", "INFO"))
+    async with opened(f"redis+cluster://127.0.0.1:{server.port}") as (ours, queue):
+        ids = await ours.submit_many(["1", "2"])
+        tasks = await waiting(ours, *ids)
+        assert [job.state async for job in ours.jobs()] == ["waiting", "waiting"]
+        for _ in ids:
+            assert await queue.settle(await run(queue), answer("in a cluster"))
+        assert await asyncio.gather(*tasks) == ["in a cluster"] * 2
+
+
+async def test_a_failover_is_waited_out(start_redis: Callable[..., RedisServer]) -> None:
+    master = start_redis()
+    replica = start_redis(f"replicaof 127.0.0.1 {master.port}", "repl-diskless-sync-delay 0")
+    watch = f"sentinel monitor main 127.0.0.1 {master.port} 1"
+    sentinel = start_redis(watch, "sentinel down-after-milliseconds main 500", sentinel=True)
+    url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main/0"
+    with sentinel.client(decode_responses=True) as watcher, master.client() as plain:
+        await eventually(lambda: len(watcher.execute_command("SENTINEL", "REPLICAS", "main")) == 1)
+        async with opened(url) as (ours, queue):
+            job_id = await ours.submit("hello")
+            (end,) = await waiting(ours, job_id)
+            lease = await run(queue)
+            await eventually(lambda: plain.wait(1, 100) == 1)
+            master.kill()
+            with replica.client() as promoted:
+                await eventually(lambda: promotes(promoted))
+            assert await queue.settle(lease, answer("from the replica"))
+            assert await end == "from the replica"
+
+
+def promotes(client: Any) -> bool:
+    """Sentinel cuts every client of the replica that it promotes."""
+    with suppress(ConnectionError, OSError, Exception):
+        return bool(client.role()[0] == b"master")
+    return False
+
+
+async def test_the_queue_of_one_process_has_a_client_too() -> None:
+    queue = MemoryQueue()
+    ours = Ends(queue)
+    await queue.put([("one", b'{"job_id":"one","prompt":"hello"}')])
+    end = asyncio.create_task(ours.wait("one"))
+    assert await queue.settle(await run(queue), answer("4"))
+    assert (await end).answer == b"4"
+    await ours.aclose()
+
+
+async def test_a_wait_that_takes_too_long_says_how_the_job_stands(redis_url: str) -> None:
+    async with opened(redis_url) as (ours, queue):
+        with pytest.raises(TimeoutError, match=r"nobody has not ended within 0\.05 s; there is no record of it"):
+            await ours.wait("nobody", 0.05)
+        job_id = await ours.submit("hello")
+        slow = Failure(code="http_503", message="loading", used=0.1, delay=60.0)
+        assert await queue.retry(await run(queue), slow) == "delayed"
+        with pytest.raises(TimeoutError, match=r"it is delayed, last http_503: loading"):
+            await ours.wait(job_id, 0.2)
+
+
+async def test_an_answer_that_is_kept_no_longer_is_told(redis_url: str, client: Redis) -> None:
+    async with opened(redis_url) as (ours, queue):
+        ids = await ours.submit_many(["its record goes", "its answer goes"])
+        (end,) = await waiting(ours, ids[0])
+        client.delete(f"job:{ids[0]}")
+        ours._ends._heard(None)  # type: ignore[union-attr]  # noqa: SLF001  as when the subscription is back
+        with pytest.raises(JobGone, match=ids[0]):
+            await end
+        await run(queue)
+        assert await queue.settle(await run(queue), answer("4"))
+        client.delete(f"result:{ids[1]}")
+        with pytest.raises(JobGone, match=ids[1]):
+            await ours.wait(ids[1])
+        assert await ours.result(ids[1]) is None
+
+
+async def test_nothing_can_be_waited_for_where_nothing_is_kept(redis_url: str) -> None:
+    async with opened(redis_url, result_ttl=0) as (ours, _):
+        with pytest.raises(ConfigError, match="results are not kept"):
+            await ours.wait(await ours.submit("hello"))
+
+
+async def test_who_still_waits_when_it_closes_is_told(redis_url: str) -> None:
+    ours = Client(redis_url)
+    (end,) = await waiting(ours, await ours.submit("hello"))
+    await ours.aclose()
+    with pytest.raises(QueueUnavailableError, match="closed"):
+        await end
+
+
+async def test_a_wait_may_be_cancelled_and_leaves_nothing_behind(redis_url: str, client: Redis) -> None:
+    async with opened(redis_url) as (ours, queue):
+        job_id = await ours.submit("hello")
+        first, second = await waiting(ours, job_id, job_id)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert await queue.settle(await run(queue), answer("4"))
+        assert await second == "4"
+        assert ours._ends is not None  # noqa: SLF001  what is left is the question
+        assert (ours._ends._waits, ours._ends._to_look_at) == ({}, {})  # noqa: SLF001
+        await eventually(lambda: client.pubsub_numsub("{jobs}:ended") == [(b"{jobs}:ended", 0)])
+
+
+async def test_jobs_are_given_as_they_end(redis_url: str) -> None:
+    async with opened(redis_url) as (ours, queue):
+        ids = await ours.submit_many(["1", "2", "3"])
+        leases = [await run(queue) for _ in ids]
+        for number in (2, 0, 1):
+            assert await queue.settle(leases[number], answer(str(number)))
+        ended = {each.job_id: each.answer async for each in ours.as_completed([*ids, ids[0]])}
+        assert ended == {ids[0]: b"0", ids[1]: b"1", ids[2]: b"2"}
+
+
+async def test_what_is_submitted_is_what_the_wire_contract_says(redis_url: str, client: Redis) -> None:
+    async with Client(redis_url) as ours:
+        deadline = datetime.now(UTC) + timedelta(hours=1)
+        messages = [{"role": "user", "content": "What is 2+2?"}]
+        job_id = await ours.submit(
+            messages=messages, model="llama", metadata={"tenant": "a"}, deadline=deadline, temperature=0.1
+        )
+        written = orjson.loads(client.lrange("jobs", 0, 0)[0])
+        assert written == {
+            "job_id": job_id,
+            "messages": messages,
+            "model": "llama",
+            "metadata": {"tenant": "a"},
+            "deadline": deadline.isoformat(),
+            "temperature": 0.1,
+        }
+        assert await ours.submit("again", job_id="mine") == await ours.submit("again", job_id="mine") == "mine"
+        assert client.llen("jobs") == 2, "what waits is not handed in twice"
+
+
+async def test_many_jobs_are_handed_in_in_order(redis_url: str, client: Redis) -> None:
+    async with Client(redis_url) as ours:
+        ids = await ours.submit_many([{"job_id": f"n-{number}", "prompt": "x"} for number in range(250)])
+        assert ids == [f"n-{number}" for number in range(250)]
+        assert [orjson.loads(each)["job_id"] for each in reversed(client.lrange("jobs", 0, -1))] == ids
+        assert await ours.submit_many([]) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({}, "prompt: is missing"),
+        ({"prompt": "  "}, "not blank"),
+        ({"prompt": "x", "messages": [{"role": "user"}]}, "one of the two"),
+        ({"prompt": "x", "job_id": "a b"}, "job_id is not usable"),
+        ({"prompt": "x", "metadata": {"a": object()}}, "written as JSON"),
+        ({"prompt": "x" * 1024 * 1024}, "at most 1048576 are accepted"),
+        ({"prompt": "x", "stream": True}, "only false is accepted"),
+        ({"prompt": "x", "deadline": "tomorrow"}, "deadline"),
+    ],
+)
+async def test_a_job_that_no_worker_would_run_is_refused_before_anything_is_handed_in(
+    redis_url: str, client: Redis, fields: dict[str, Any], fault: str
+) -> None:
+    async with Client(redis_url) as ours:
+        with pytest.raises(BadInputError, match=fault):
+            await ours.submit_many(["fine", fields])
+        assert client.exists("jobs") == 0
+
+
+async def test_another_backend_takes_other_jobs(redis_url: str) -> None:
+    async with Client(redis_url, check=False) as ours:
+        assert (await ours.submit_many([{"job_id": "one", "anything": 1}])) == ["one"]
+
+
+async def test_jobs_can_be_seen_counted_and_cancelled(redis_url: str) -> None:
+    async with opened(redis_url) as (ours, queue):
+        ids = await ours.submit_many(["1", "2"])
+        await run(queue)
+        assert [(job.job_id, job.state) async for job in ours.jobs()] == [(ids[0], "running"), (ids[1], "waiting")]
+        assert [job.job_id async for job in ours.jobs(state="waiting", limit=1)] == [ids[1]]
+        depth = await ours.depth()
+        assert (depth.running, depth.waiting, len(await ours.workers())) == (1, 1, 1)
+        assert await ours.cancel(ids[0]) == "cancelled"
+        beneath = await ours.queue()
+        assert [job.job_id async for job in beneath.jobs(JobFilter(state="cancelled"))] == [ids[0]]
+
+
+async def test_it_takes_the_settings_of_the_worker(redis_url: str, client: Redis, tmp_path: Path) -> None:
+    environ = {"REDIS_URL": redis_url, "REDIS_LIST_NAME": "other", "GREENSCALE_BACKEND": "echo"}
+    async with Client.from_env(environ) as ours:
+        await ours.submit_many([{"anything": 1}])
+        assert client.llen("other") == 1
+    file = tmp_path / "settings"
+    file.write_text(f"REDIS_URL={redis_url}\nREDIS_LIST_NAME=of-a-file\n")
+    async with Client.from_env({}, env_file=file) as ours:
+        await ours.submit("hello")
+        assert client.llen("of-a-file") == 1
+    with pytest.raises(ConfigError, match="REDIS_PORT"):
+        Client.from_env({"REDIS_PORT": "nowhere"})
+
+
+def test_the_synchronous_twin(redis_server: RedisServer, redis_url: str) -> None:
+    url, ready = redis_url, threading.Event()
+
+    async def work_off() -> None:
+        async with aclosing(await open_queue("list", RedisOptions(url=url), None, Metrics())) as queue:
+            ready.set()
+            for number in range(4):
+                lease = await run(queue)
+                outcome = Failed("bad", "it was") if number == 3 else answer(str(number))
+                assert await queue.settle(lease, outcome)
+
+    worker = threading.Thread(target=asyncio.run, args=(work_off(),))
+    worker.start()
+    assert ready.wait(PATIENCE)
+    with SyncClient(redis_url) as ours:
+        assert ours.ask("first", timeout=PATIENCE) == "0"
+        ids = ours.submit_many(["second", "third"])
+        assert {each.job_id: each.answer for each in ours.as_completed(ids)} == {ids[0]: b"1", ids[1]: b"2"}
+        assert ours.result(ids[0]) == "1"
+        with pytest.raises(JobFailed, match="bad"):
+            ours.wait(ours.submit("fourth"), PATIENCE)
+        with pytest.raises(TimeoutError, match="no record"):
+            ours.wait("nobody", 0.05)
+        assert [job.state for job in ours.jobs(limit=2)] == ["failed", "succeeded"]
+        assert ours.depth().dead == 1
+        assert ours.record(ids[0])["state"] == "succeeded"
+    worker.join(PATIENCE)
+    ours.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "greenscale-client"]
+    assert redis_server.url in url
+
+
+async def test_the_synchronous_twin_works_where_an_event_loop_runs(redis_url: str) -> None:
+    with SyncClient(redis_url) as ours:
+        assert ours.submit("hello", job_id="one") == "one"
+        assert ours.depth().waiting == 1
