@@ -143,11 +143,20 @@ def examined(kind: str) -> set[str]:
 
 
 # What a worker can do without, by what goes on without it; and what only a producer or a person uses.
-SPARED: Final = {"PUBLISH", "SUBSCRIBE", "INFO", "CONFIG", "CLIENT", "HELLO", "PING", "COMMAND", "SCRIPT", "SELECT"} | {
-    "LPUSH",  # onto the list of what ended lately
+SPARED: Final = {
+    "PUBLISH",
+    "SUBSCRIBE",
+    "INFO",
+    "CONFIG",
+    "CLIENT",
+    "HELLO",
+    "PING",
+    "COMMAND",
+    "SCRIPT",
+    "SELECT",
     "LTRIM",
 }
-SPARED_OF_KIND: Final = {"list": {"BLMOVE", "RPUSH", "LLEN"}, "stream": {"XREAD", "XADD", "XLEN"}}
+SPARED_OF_KIND: Final = {"list": {"BLMOVE", "LPUSH", "RPUSH", "LLEN"}, "stream": {"XREAD", "XADD", "XLEN", "LPUSH"}}
 
 
 @every_kind
