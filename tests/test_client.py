@@ -1,7 +1,11 @@
 """The client of producers and readers: against a real Redis, and workers that are real queues or processes."""
 
 import asyncio
+import os
+import re
+import sys
 import threading
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -432,3 +436,40 @@ async def test_the_synchronous_twin_works_where_an_event_loop_runs(redis_url: st
     with SyncClient(redis_url) as ours:
         assert ours.submit("hello", job_id="one") == "one"
         assert ours.depth().waiting == 1
+
+
+PAGE: Final = Path(__file__).parents[1] / "docs/producers.md"
+PROGRAMS: Final = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("printed", PROGRAMS)
+async def test_the_programs_that_the_page_prints(
+    redis_server: RedisServer, redis_url: str, tmp_path: Path, printed: str
+) -> None:
+    program = tmp_path / "printed.py"
+    program.write_text(printed.replace("redis://127.0.0.1:6379/0", redis_url))
+    environment = {**os.environ, "REDIS_URL": redis_url}
+    async with play(tmp_path, redis_server) as scene:
+        scene.start()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, str(program), cwd=tmp_path, env=environment, stdout=PIPE, stderr=PIPE
+        )
+        assert await process.communicate() == (b"What is 2+2? #1\n", b"")
+    check = await asyncio.create_subprocess_exec(sys.executable, "-m", "mypy", "--strict", str(program), cwd=tmp_path)
+    assert await check.wait() == 0
+
+
+async def test_any_language_is_told_of_ends(redis_url: str, client: Redis) -> None:
+    async with opened(redis_url) as (_, queue):
+        with client.pubsub(ignore_subscribe_messages=True) as channel:
+            channel.subscribe("{jobs}:ended")
+            channel.get_message(timeout=PATIENCE)
+            client.lpush("jobs", b'{"job_id":"one","prompt":"x"}', b'{"job_id":"two","prompt":"x"}')
+            leases = [await run(queue), await run(queue)]
+            await asyncio.gather(*(queue.settle(lease, answer("4")) for lease in leases))
+            told: list[bytes] = []
+            while len(told) < 2:
+                message = channel.get_message(timeout=PATIENCE)
+                told += message["data"].split(b" ") if message else []
+            assert sorted(told) == [b"one", b"two"]
+            assert client.get("result:two") == b"4"

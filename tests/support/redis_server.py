@@ -27,8 +27,8 @@ INSTALL: Final = (
 CERTIFICATE: Final = Path(__file__).with_name("localhost.pem")
 PATIENCE: Final = 30.0  # seconds that a server may take to start or to end
 PORTS: Final = range(15_000, 22_000)  # as those of a cluster's bus, 10,000 above, below the ports of outgoing calls: a
-# client that looks for a server that is down would sooner or later be given the server's own port, connect to itself, and
-# keep the server from coming back
+# client that looks for a server that is down would sooner or later be given the server's own port, connect to itself,
+# and keep the server from coming back
 
 
 def docker_answers() -> bool:
