@@ -470,6 +470,7 @@ async def test_any_language_is_told_of_ends(redis_url: str, client: Redis) -> No
             told: list[bytes] = []
             while len(told) < 2:
                 message = channel.get_message(timeout=PATIENCE)
-                told += message["data"].split(b" ") if message else []
+                assert message is not None, told
+                told += message["data"].split(b" ")
             assert sorted(told) == [b"one", b"two"]
             assert client.get("result:two") == b"4"
