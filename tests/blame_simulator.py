@@ -185,6 +185,7 @@ class Simulation:
             tries=job.tries,
             runs=job.runs - 1,
             failed=job.failed,
+            began=call.began,
             alone=lambda: self._alone(job),
         )
         job.tries, job.failed = judged.tries, judged.failed

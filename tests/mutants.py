@@ -376,7 +376,16 @@ MUTANTS: Final = [
     Mutant("the latest answer is not kept", "settle", "  call('HSET', CONTROL, 'answered', digits(began_last))\n"),
     Mutant("what was answered is forgotten", "retry", "    call('HSET', CONTROL, 'answered', control.answered)\n"),
     Mutant("an answer ends nothing", "settle", "began_last >= number_in_control('blamed')", "false"),
-    Mutant("who failed alike is kept", "settle", "  call('DEL', BLAME)\n"),
+    Mutant("who failed alike is kept", "retry", "    call('DEL', BLAME)\n"),
+    Mutant("no failure is late", "retry", "local late = ", "local late = false and "),
+    Mutant("nobody knows when it healed", "settle", "  call('HSET', CONTROL, 'healed', digits(began_last))\n"),
+    Mutant(
+        "what fails while two are buried is no witness of it",
+        "retry",
+        "math.min(number_in_control('answered'), began)",
+        "number_in_control('answered')",
+    ),
+    Mutant("what has ended is not seen", "prelude", "  redis.pcall('LPUSH', RECENT, unpack(ends))\n"),
     Mutant("an answer wakes nobody", "settle", "  if control.held then ring('ready') end\n"),
     Mutant(
         "what is held does not come back",

@@ -277,7 +277,7 @@ def test_a_named_time_or_a_known_job_takes_no_lanes_and_one_is_always_left() -> 
 
 
 def judge(evidence: FleetEvidence, prior: Any, now: float, **of: Any) -> Any:
-    facts = {"tries": 0.0, "runs": 1, "failed": None, "alone": lambda: False} | of
+    facts = {"tries": 0.0, "runs": 1, "failed": None, "began": now, "alone": lambda: False} | of
     used = facts.pop("used", 0.0)
     failure = Failure(code="no", message="", prior=prior, fingerprint=facts.pop("fingerprint", "no"), used=used)
     return decide(failure, evidence, now=now, **facts)
@@ -292,6 +292,23 @@ def test_a_success_answers_only_what_failed_before_it_began() -> None:
     assert judge(evidence, "job", 5.0, failed=4.0).verdict == "held"
     assert evidence.succeeded(2.0)
     assert judge(evidence, "job", 6.0, failed=5.0).verdict == "dead"
+
+
+def test_a_call_that_began_in_an_outage_and_fails_after_it_buries_no_third() -> None:
+    evidence = FleetEvidence()
+    assert [judge(evidence, "job", now).verdict for now in (5.0, 5.1, 5.2)] == ["dead", "dead", "held"]
+    evidence.succeeded(30.0)
+    late = judge(evidence, "job", 34.0, began=29.0)
+    assert (late.verdict, late.failed) == ("held", None), "it is no news, and proves nothing of the next call"
+    assert judge(evidence, "job", 34.1, began=29.0, fingerprint="another").verdict == "dead"
+    assert [judge(evidence, "job", now).verdict for now in (40.0, 40.1, 40.2)] == ["dead", "dead", "held"]
+
+
+def test_a_call_under_way_while_two_are_buried_is_no_third() -> None:
+    evidence = FleetEvidence()
+    assert [judge(evidence, "job", now, began=0.4).verdict for now in (5.3, 5.3)] == ["dead", "dead"]
+    evidence.succeeded(5.35)
+    assert judge(evidence, "job", 5.4, began=0.4).verdict == "held"
 
 
 def test_a_failure_before_the_success_proves_the_next_one_and_one_after_it_does_not() -> None:

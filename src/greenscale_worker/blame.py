@@ -47,7 +47,7 @@ class FleetEvidence:
 
     `buried` is when the last two jobs died of each fingerprint: a success answers those before its call began.
     `accused` is when a job last seemed to be at fault itself, None if that is answered; `answered` is when the latest
-    call began that has succeeded since.
+    call began that has succeeded meanwhile, and `healed` when that began which answered it.
     """
 
     since: float | None = None
@@ -55,6 +55,7 @@ class FleetEvidence:
     buried: dict[str, tuple[float, float]] = field(default_factory=dict)
     accused: float | None = None
     answered: float = -math.inf
+    healed: float = -math.inf
     back: int = 0
 
     def brings_back(self) -> bool:
@@ -69,8 +70,7 @@ class FleetEvidence:
         """
         self.back += held
         if self.accused is not None and began >= self.accused:
-            self.accused = None
-            self.buried.clear()
+            self.accused, self.healed = None, began
         elif self.accused is not None:
             self.answered = max(self.answered, began)
         if self.since is None or began < self.since:
@@ -97,9 +97,10 @@ def decide(  # noqa: PLR0913  what is known of the job
     tries: float,
     runs: int,
     failed: float | None,
+    began: float,
     alone: Callable[[], bool],
 ) -> Judgement:
-    """Decide about a job whose call has failed, and remember it in `evidence`.
+    """Decide about a job whose call, which began then, has failed, and remember it in `evidence`.
 
     `tries`, `runs` (those that failed before) and `failed` are the job's so far. `alone` says whether no job is beside
     it but those known to be ill.
@@ -113,16 +114,19 @@ def decide(  # noqa: PLR0913  what is known of the job
             used, delay = 1.0, max(delay, ALONE_SECONDS)
         tries += used
         return Judgement("dead" if tries >= failure.max_tries else "delayed", delay, tries, failed)
-    answered = math.inf if evidence.accused is None else evidence.answered
+    late = evidence.accused is None and began <= evidence.healed  # it belongs to the outage that a success has ended
+    answered = min(evidence.answered, began) if late or evidence.accused is not None else math.inf
     proven = failed is not None and failed <= answered
-    older, newer = evidence.buried.get(failure.fingerprint, (-math.inf, -math.inf))
-    if evidence.accused is None:  # what failed before this is answered
+    if evidence.accused is None and not late:  # what failed before this is answered
+        evidence.buried.clear()
         evidence.answered = math.nextafter(now, -math.inf)
-    evidence.accused = now
+    older, newer = evidence.buried.get(failure.fingerprint, (-math.inf, -math.inf))
+    if not late:
+        evidence.accused = failed = now
     if not proven and older > answered:
-        return Judgement("held", failure.delay, tries, now)
+        return Judgement("held", failure.delay, tries, failed)
     evidence.buried[failure.fingerprint] = newer, now
-    return Judgement("dead", 0.0, tries, now)
+    return Judgement("dead", 0.0, tries, failed)
 
 
 # What one worker knows: its own calls.

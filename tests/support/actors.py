@@ -297,13 +297,14 @@ class Actors:
         for id_, token, job_id, fields in items:
             keys += [self.keys.record(job_id), self.keys.cancel(job_id)]
             args += [self.setup.name(id_), token, job_id, 2 * len(fields), *flat(fields.items())]
+        before = [(id_, job.payload) for id_, job in self.ledger.open.items()]
 
         def seen(answers: list[bytes]) -> None:
             for item, answer in zip(items, answers, strict=True):
                 if answer in RUNS:
                     self.witness.running[item.id] = item.job_id
                 elif answer == b"DUPLICATE":
-                    self.witness.folded(item.id, self.ledger)
+                    self.witness.folded(item.id, [payload for id_, payload in before if id_ != item.id])
 
         def heard(answers: list[bytes]) -> None:
             for held, answer in zip(group, answers, strict=True):
@@ -375,12 +376,16 @@ class Actors:
         """Let a call fail somehow: often alike, and seemingly by the job's own fault."""
         if fails is not None:
             tries = (fails.used, 5000, fails.delay)
-            return Fault(held.id, held.token, held.job_id, "code", "message", fails.prior, "alike", *tries)
+            return Fault(
+                held.id, held.token, held.job_id, "code", "message", fails.prior, "alike", *tries, self.ledger.now
+            )
         prior = self.rnd.choice(["job", "job", "job", "endpoint", "unknown"])
         used, most = self.rnd.choice([0, 250, 1000, 1500]), self.rnd.choice([1000, 2500])
         wait = self.rnd.choice([1, 1000, 60_000])
         code, message, fingerprint = self.rnd.choice(TEXTS), self.rnd.choice(TEXTS), self.rnd.choice(["a", "a", "a|b"])
-        return Fault(held.id, held.token, held.job_id, code, message, prior, fingerprint, used, most, wait)
+        return Fault(
+            held.id, held.token, held.job_id, code, message, prior, fingerprint, used, most, wait, self.began()
+        )
 
     def beat(self, process: Process) -> None:
         """Send a heartbeat; where a worker holds much, it takes two calls."""
@@ -474,6 +479,10 @@ class Actors:
         kind, variant = self.rnd.choice(["", "", "", "", "", "", "bad"]), self.rnd.choice([0, 0, 0, 1])
         return f"{job_id}\0{kind}{variant}".encode() + JUNK[(number + variant) % len(JUNK)] * (1 + 9 * (number % 3))
 
+    def began(self) -> int:
+        """Choose when the call of a job began that ends now."""
+        return self.ledger.now - self.rnd.choice([0, 1, 5000])
+
     def run_fields(self, process: Process, held: Held) -> dict[str, str]:
         return {"crashes": str(held.crashes), "worker": process.name, "metadata": self.rnd.choice(TEXTS)}
 
@@ -482,7 +491,7 @@ class Actors:
         note = self.rnd.choice(TEXTS)
         crashed = held.crashes >= process.max_crashes
         if held.step == "bound" and not crashed and self.rnd.random() < 0.7:
-            began = self.ledger.now - self.rnd.choice([0, 1, 5000])
+            began = self.began()
             return Ending(
                 held.id, held.token, "succeeded", held.job_id, f"answer {held.token}", "", began, {"model": note}
             )

@@ -126,7 +126,7 @@ class Return(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """One item of a retry. Tries are thousandths, `delay` is milliseconds."""
+    """One item of a retry. Tries are thousandths, `delay` is milliseconds; `began` is when its call did."""
 
     id: int
     token: str
@@ -138,6 +138,7 @@ class Fault(NamedTuple):
     used: int
     most: int
     delay: int
+    began: int
 
 
 def msgpack(value: str | int) -> bytes:

@@ -66,6 +66,7 @@ class Ledger:
     blamed_by: str = ""
     accused: int = 0
     answered: int = 0
+    healed: int = 0
     blame: dict[str, tuple[int, int]] = field(default_factory=dict)
     held: bool = False
     back: int | None = None
@@ -128,7 +129,7 @@ class Ledger:
             if self.held:
                 self.bells.append("ready")
         if self.accused and max(began) >= self.accused:
-            self.accused, self.answered, self.blame = 0, 0, {}
+            self.accused, self.healed = 0, max(began)
         elif self.accused:
             self.answered = max(self.answered, *began)
         return answers
@@ -261,6 +262,7 @@ class Ledger:
         if self.clock and (went_back or self.now - self.clock > 2 * BEAT):
             self.amnesty = self.queue_now + 2 * BEAT
         self.clock, self.blamed, self.accused = self.now, min(self.blamed, self.now), min(self.accused, self.now)
+        self.healed = min(self.healed, self.now)
 
     def _reap(self, max_crashes: int) -> tuple[int, list[str]]:
         buried: list[str] = []
@@ -452,7 +454,7 @@ class Ledger:
         job, delay = self.open[item.id], item.delay
         job.runs += 1
         if item.prior == "job":
-            verdict = self._judge(job, item.fingerprint)
+            verdict = self._judge(job, item.fingerprint, item.began)
         else:
             used = item.used
             again = job.runs > 1
@@ -479,15 +481,17 @@ class Ledger:
             return verdict, 0
         return verdict, int(self._write(item.job_id, lifetime, fields))
 
-    def _judge(self, job: Open, fingerprint: str) -> str:
+    def _judge(self, job: Open, fingerprint: str, began: int) -> str:
         """The job's own fault, as it seems: it is dead, unless others fail alike and nobody succeeds."""
-        answered = self.answered if self.accused else 1 << 60
+        late = not self.accused and began <= self.healed
+        self.rare["late failure"] += late
+        answered = min(self.answered, began) if self.accused or late else 1 << 60
         proven = 0 < job.failed <= answered
+        if not self.accused and not late:
+            self.answered, self.blame = self.now - 1, {}
         older, newer = self.blame.get(fingerprint, (0, 0))
-        if not self.accused:
-            self.answered = self.now - 1
-        self.accused = self.now
-        job.failed = self.now
+        if not late:
+            self.accused = job.failed = self.now
         if not proven and older > answered:
             return "HELD" if self.format == "2" else "DELAYED"
         self.rare["proven"] += bool(proven)

@@ -99,7 +99,7 @@ def of(ledger: Ledger) -> Picture:
     control = {f"n_{name}": count for name, count in ledger.counters.items() if count}
     control |= {
         name: value
-        for name in ("clock", "offset", "amnesty", "format", "blamed", "blamed_by", "accused", "answered")
+        for name in ("clock", "offset", "amnesty", "format", "blamed", "blamed_by", "accused", "answered", "healed")
         if (value := getattr(ledger, name))
     }
     if ledger.format == "2":

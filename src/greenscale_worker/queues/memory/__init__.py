@@ -121,8 +121,7 @@ class MemoryQueue:
         if isinstance(outcome, Failed):
             self._bury(entry, lease.job_id, outcome)
         else:
-            began = self._store.clock() if lease.began is None else self._when(lease.began)
-            self._store.evidence.succeeded(began, held=bool(self._store.held))
+            self._store.evidence.succeeded(self._began(lease), held=bool(self._store.held))
             if lease.job_id is not None:
                 self._store.records.succeeded(lease.job_id, outcome.output)
         return True
@@ -140,6 +139,7 @@ class MemoryQueue:
             tries=entry.tries,
             runs=entry.runs - 1,
             failed=entry.failed,
+            began=self._began(lease),
             alone=lambda: store.alone(entry),
         )
         entry.tries, entry.failed = judged.tries, judged.failed
@@ -158,9 +158,9 @@ class MemoryQueue:
                 store.records.postponed(lease.job_id, due, state, failure.code, failure.message)
         return judged.verdict
 
-    def _when(self, monotonic: float) -> float:
-        """Read a time of the monotonic clock by the queue's."""
-        return self._store.clock() - (time.monotonic() - monotonic)
+    def _began(self, lease: Lease) -> float:
+        """Say when the call of a job began, by the queue's clock; now, where there was none."""
+        return self._store.clock() - (0.0 if lease.began is None else time.monotonic() - lease.began)
 
     async def beat(self) -> None:
         """See Queue."""

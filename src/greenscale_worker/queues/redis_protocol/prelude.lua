@@ -120,7 +120,7 @@ local control, V2, CLOCK, queue_now
 local function number_in_control(field) return whole(control[field]) or 0 end
 
 local function read_control()
-  control = pick(CONTROL, {'format', 'clock', 'time', 'offset', 'amnesty', 'paused', 'blamed', 'accused', 'answered',
+  control = pick(CONTROL, {'format', 'clock', 'time', 'offset', 'amnesty', 'paused', 'blamed', 'accused', 'answered', 'healed',
                            'held', 'back'})
   V2 = control.format == '2'
   CLOCK = V2 and 'time' or 'clock'
@@ -301,7 +301,7 @@ local function tick(lease_ms, beat_ms)
     control.amnesty = digits(queue_now + 2 * beat_ms)
     call('HSET', CONTROL, 'amnesty', control.amnesty)
   end
-  for _, field in ipairs({'blamed', 'accused'}) do
+  for _, field in ipairs({'blamed', 'accused', 'healed'}) do
     if number_in_control(field) > now then  -- no success would ever be later
       control[field] = NOW
       call('HSET', CONTROL, field, NOW)

@@ -268,6 +268,7 @@ class RedisQueue:
             args += [lease.id, lease.token, lease.job_id or "", records.encoded(failure.code)]
             args += [records.encoded(failure.message), failure.prior, records.encoded(failure.fingerprint)]
             args += [round(failure.used * 1000), round(failure.max_tries * 1000), int(failure.delay * 1000)]
+            args.append(_began_ms(lease))
         answers, _ = await self._link.insist(self._scripts["retry"], keys, args, _read_verdicts)
         _warn_of_foreign_keys([word for _, word in answers], [lease.job_id for lease, _ in items])
         return [verdict for verdict, _ in answers]

@@ -4,10 +4,11 @@
 -- KEYS  as in prelude.lua; then for each item its record HASH
 -- ARGV  3 seconds a live record lasts, 4 seconds a final record lasts (0: none is written);
 --       then for each item: id, token, job id (empty: no record), code, message, prior (job, endpoint or unknown),
---       fingerprint, thousandths of a try that the failure uses up, those at which the job is dead, delay ms
+--       fingerprint, thousandths of a try that the failure uses up, those at which the job is dead, delay ms, ms: when its
+--       call began by our clock
 -- Output for each item its verdict DELAYED, HELD, DEAD, STALE or GONE, and 1 where a foreign key was replaced
 local live_ttl, final_ttl = ARGV[3], tonumber(ARGV[4])
-local WORDS, TRY = 10, 1000
+local WORDS, TRY = 11, 1000
 local KNOWN = 1500           -- thousandths of a try: that job is known to be ill
 local ALONE_MS = 120000      -- between two tries of a job that has no other beside it: five take eight minutes
 local MOST_LOOKED_AT = 256   -- open jobs; among more than these no job is alone
@@ -26,18 +27,23 @@ local function alone(id)
 end
 
 -- The job's own fault, as it seems, unless others fail alike and nobody succeeds. A success answers what failed before its
--- call began: those on their way when an outage begins prove nothing.
-local function verdict_of_job(m, fingerprint)
-  local answered = control.accused and number_in_control('answered') or math.huge
+-- call began: those on their way when an outage begins prove nothing. A call that is late, which began before the success
+-- that ended an outage, belongs to that outage, and proves nothing of what comes after it.
+local function verdict_of_job(m, fingerprint, began)
+  local late = not control.accused and began <= number_in_control('healed')
+  local answered = (control.accused or late) and math.min(number_in_control('answered'), began) or math.huge
   local proven = m.failed > 0 and m.failed <= answered
-  local older, newer = string.match(call('HGET', BLAME, fingerprint) or '', '^(%d+)|(%d+)$')
-  older, newer = whole(older) or 0, whole(newer) or 0
-  if not control.accused then  -- what failed before this is answered
+  if not control.accused and not late then  -- what failed before this is answered
+    call('DEL', BLAME)
     control.answered = digits(now - 1)
     call('HSET', CONTROL, 'answered', control.answered)
   end
-  m.failed, control.accused = now, NOW
-  call('HSET', CONTROL, 'accused', NOW)
+  local older, newer = string.match(call('HGET', BLAME, fingerprint) or '', '^(%d+)|(%d+)$')
+  older, newer = whole(older) or 0, whole(newer) or 0
+  if not late then
+    m.failed, control.accused = now, NOW
+    call('HSET', CONTROL, 'accused', NOW)
+  end
   if not proven and older > answered then return V2 and 'HELD' or 'DELAYED' end  -- format 1 knows no holding
   call('HSET', BLAME, fingerprint, digits(newer) .. '|' .. NOW)
   return 'DEAD'
@@ -45,14 +51,14 @@ end
 
 local function retry(item, record)
   local id, token, job_id, code, message, prior, fingerprint = unpack(item, 1, 7)
-  local used, most, delay = tonumber(item[8]), tonumber(item[9]), tonumber(item[10])
+  local used, most, delay, began = tonumber(item[8]), tonumber(item[9]), tonumber(item[10]), tonumber(item[11])
   local m = read_meta(id)
   if not m then return 'GONE' end
   if m.token ~= token or not call('ZSCORE', LEASE, id) then return 'STALE' end
   m.runs = m.runs + 1
   local verdict
   if prior == 'job' then
-    verdict = verdict_of_job(m, fingerprint)
+    verdict = verdict_of_job(m, fingerprint, began)
   else
     local again = m.runs > 1  -- the first failure of a job alone proves nothing, and somebody may be waiting for it
     if again and used < TRY and (prior == 'unknown' or m.tries >= TRY) and alone(id) then

@@ -76,8 +76,8 @@ if control.blamed and began_last >= number_in_control('blamed') then
   if control.held then ring('ready') end
 end
 if control.accused and began_last >= number_in_control('accused') then
-  call('HDEL', CONTROL, 'accused', 'answered')
-  call('DEL', BLAME)
+  call('HDEL', CONTROL, 'accused')
+  call('HSET', CONTROL, 'healed', digits(began_last))
 elseif control.accused and began_last > number_in_control('answered') then
   call('HSET', CONTROL, 'answered', digits(began_last))
 end

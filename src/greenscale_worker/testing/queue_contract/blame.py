@@ -67,6 +67,19 @@ async def test_a_success_brings_held_jobs_back_to_the_head_and_the_next_failure_
     assert await rig.b.retry(leases[1], failure("job")) == "dead"
 
 
+async def test_a_call_that_began_in_an_outage_and_fails_after_it_buries_no_third(rig: Rig) -> None:
+    await rig.put("1", "2", "late", "well", "new")
+    leases = [await run(rig.a) for _ in range(5)]
+    for lease in leases:
+        lease.began = monotonic()
+    for lease in leases[:2]:
+        assert await rig.a.retry(lease, failure("job", used=0.0)) == "dead"
+    await succeed(rig, leases[3], began=0.05)
+    assert await rig.a.retry(leases[2], failure("job", used=0.0)) == "held"
+    leases[4].began = monotonic() + 0.1
+    assert await rig.a.retry(leases[4], failure("job", used=0.0)) == "dead", "what began after it is another matter"
+
+
 @pytest.mark.parametrize("prior", ["endpoint", "unknown"])
 async def test_whatever_failed_is_behind_fresh_jobs_until_somebody_succeeds(rig: Rig, prior: str) -> None:
     await rig.put("1", "2", "3", "4", "5", "6")
