@@ -115,7 +115,9 @@ def decide(  # noqa: PLR0913  what is known of the job
         tries += used
         return Judgement("dead" if tries >= failure.max_tries else "delayed", delay, tries, failed)
     late = evidence.accused is None and began <= evidence.healed  # it belongs to the outage that a success has ended
-    answered = min(evidence.answered, began) if late or evidence.accused is not None else math.inf
+    answered = math.inf
+    if late or evidence.accused is not None:  # of a call before the latest success, it is not known whether it had one
+        answered = evidence.answered if began >= evidence.answered else -math.inf
     proven = failed is not None and failed <= answered
     if evidence.accused is None and not late:  # what failed before this is answered
         evidence.buried.clear()

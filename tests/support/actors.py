@@ -481,7 +481,8 @@ class Actors:
 
     def began(self) -> int:
         """Choose when the call of a job began that ends now."""
-        return self.ledger.now - self.rnd.choice([0, 1, 5000])
+        now, ledger = self.ledger.now, self.ledger
+        return self.rnd.choice([now, now - 1, now - 5000, max(ledger.accused, ledger.healed, 5000) - 1])
 
     def run_fields(self, process: Process, held: Held) -> dict[str, str]:
         return {"crashes": str(held.crashes), "worker": process.name, "metadata": self.rnd.choice(TEXTS)}

@@ -155,6 +155,7 @@ def msgpack(value: str | int) -> bytes:
 def number_of(name: bytes) -> int:
     """Read a job's id as the ledger has it."""
     ms, dash, seq = name.partition(b"-")
+    assert ms.isdigit(), f"{name!r} is no job's id"
     return (int(ms) << 10) + int(seq) if dash else int(ms)
 
 

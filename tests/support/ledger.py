@@ -485,7 +485,9 @@ class Ledger:
         """The job's own fault, as it seems: it is dead, unless others fail alike and nobody succeeds."""
         late = not self.accused and began <= self.healed
         self.rare["late failure"] += late
-        answered = min(self.answered, began) if self.accused or late else 1 << 60
+        answered = 1 << 60
+        if self.accused or late:
+            answered = self.answered if began >= self.answered else 0
         proven = 0 < job.failed <= answered
         if not self.accused and not late:
             self.answered, self.blame = self.now - 1, {}

@@ -31,7 +31,11 @@ end
 -- that ended an outage, belongs to that outage, and proves nothing of what comes after it.
 local function verdict_of_job(m, fingerprint, began)
   local late = not control.accused and began <= number_in_control('healed')
-  local answered = (control.accused or late) and math.min(number_in_control('answered'), began) or math.huge
+  local answered = math.huge
+  if control.accused or late then
+    answered = number_in_control('answered')
+    if began < answered then answered = 0 end  -- whether a success came before that call is not known
+  end
   local proven = m.failed > 0 and m.failed <= answered
   if not control.accused and not late then  -- what failed before this is answered
     call('DEL', BLAME)
