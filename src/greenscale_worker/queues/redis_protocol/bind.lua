@@ -15,7 +15,7 @@ while arg <= #ARGV do
   records[#starts], tombstones[#starts] = KEYS[ITEMS + 2 * #starts - 2], KEYS[ITEMS + 2 * #starts - 1]
   arg = arg + 4 + ARGV[arg + 3]
 end
-local metas, bound = read_metas(ids), pick(BOUND, names)
+local metas, bound = read_metas(ids, owned), pick(BOUND, names)
 local bindings, changed, written = {}, {}, {}
 local any_cancelled = #ids > 0 and call('EXISTS', unpack(tombstones)) > 0
 local any_record = final_ttl > 0 and #ids > 0 and call('EXISTS', unpack(records)) > 0

@@ -20,7 +20,7 @@ local function alone(id)
   if open > MOST_LOOKED_AT or store.unclaimed() > 0 then return false end
   local metas = call('HGETALL', META)
   for i = 1, #metas, 2 do
-    local m = metas[i] ~= id and unpacked(metas[i + 1])
+    local m = metas[i] ~= id and unpacked(metas[i + 1], checked)
     if m and m.tries < KNOWN then return false end
   end
   return true

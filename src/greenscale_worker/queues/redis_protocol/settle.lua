@@ -17,7 +17,7 @@ while arg <= #ARGV do
   ids[#starts] = ARGV[arg]
   arg = arg + 8 + ARGV[arg + 7]
 end
-local metas, finished, settled = read_metas(ids), {}, {succeeded = 0, failed = 0}
+local metas, finished, settled = read_metas(ids, owned), {}, {succeeded = 0, failed = 0}
 local began_last = 0  -- the call that did so, of those that succeeded: ms
 
 -- Whether another delivery of the job id is in flight; not one that this script is about to end.
@@ -48,7 +48,7 @@ local function settle(id, token, state, job_id, text, message, start, result, re
     finished[id], metas[id] = m, nil
   else
     local clash = job_id ~= '' and clashes(job_id, id)
-    bury(id, m, job_id, clash and 'conflict' or text, message)
+    bury(id, checked(m) or new_meta(), job_id, clash and 'conflict' or text, message)
     metas[id] = nil
     if clash then return 'OK' end
   end
