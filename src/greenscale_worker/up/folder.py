@@ -1,0 +1,45 @@
+"""The folder that holds the data of `up`: made where there is none, and used by one `up` at a time."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Final
+
+from greenscale_worker.errors import ConfigError
+
+PRIVATE: Final = 0o700  # prompts and answers lie there
+
+
+@contextmanager
+def reserved(folder: Path, port: int) -> Iterator[None]:
+    """Keep the folder for this process, until the block is left or the process dies, however it does.
+
+    Raises ConfigError where another `up` has it, with what that one has said of itself, or where it cannot be written.
+    """
+    try:
+        folder.mkdir(PRIVATE, parents=True, exist_ok=True)
+        (folder / ".gitignore").write_text("*\n")
+        lock = (folder / "lock").open("a+")
+    except OSError as error:
+        raise ConfigError(f"{folder}: {error.strerror}; expected with --data: a folder that can be written") from None
+    with lock:
+        _lock(lock, folder)
+        lock.truncate(0)
+        lock.write(f"pid {os.getpid()}, Redis on port {port}")
+        lock.flush()
+        yield
+
+
+def _lock(lock: IO[str], folder: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        owner = lock.read() or "it is just starting"
+        raise ConfigError(
+            f"{folder}: another `up` uses it ({owner}); expected: --data with a folder of its own, or that one stopped"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{folder}: it cannot be locked ({error.strerror}); expected: a local folder") from None

