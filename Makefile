@@ -26,6 +26,9 @@ test: $(VENV)/.installed $(VENV)/.tools ## the tests, against a real Redis (ARGS
 test-long: $(VENV)/.installed $(VENV)/.tools ## longer searches for faults
 	$(BIN)/python -m pytest -m long $(ARGS)
 
+contract: $(VENV)/.installed $(VENV)/.tools ## the contract of queues, against each Redis and Valkey that a package brings
+	$(BIN)/python -m tests.servers $(ARGS)
+
 bench: $(VENV)/.installed $(VENV)/.tools ## measure beside a floor and others, 25 minutes (ARGS=--quick: one minute)
 	$(BIN)/python -m bench $(ARGS)
 

@@ -52,7 +52,7 @@ async def cluster(start_redis: StartRedis, tmp_path: Path, kind: str) -> None:
     """Results and records carry the hash tag of list or stream there."""
     server = start_redis("cluster-enabled yes")
     with server.client() as client:
-        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
         await eventually(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
     url = f"redis+cluster://127.0.0.1:{server.port}"
     async with play(tmp_path, server, kind=kind, REDIS_URL=url, **UNHURRIED) as scene:
@@ -109,7 +109,7 @@ async def test_a_cluster_and_a_failover(start_redis: StartRedis, tmp_path: Path)
 async def test_a_cluster_over_tls(start_redis: StartRedis, tmp_path: Path) -> None:
     server = start_redis("cluster-enabled yes", "tls-cluster yes", tls=True)
     with server.client() as client:
-        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
         await eventually(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
     url = f"rediss+cluster://127.0.0.1:{server.port}"
     async with play(tmp_path, server, REDIS_URL=url, GREENSCALE_REDIS_CA_FILE=CERTIFICATE) as scene:

@@ -253,6 +253,27 @@ async def test_ctrl_c_while_the_worker_still_waits_for_its_endpoint(home: Home) 
         socket.create_connection(("127.0.0.1", home.port))
 
 
+async def test_nobody_reads_what_it_prints(home: Home) -> None:
+    """It ends as any command does then, and in good order."""
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "wb") as out:  # noqa: ASYNC230, PTH123  a pipe, which does not block
+        process = await home.desk.start("up", stdout=out)
+    _, said = await process.communicate()
+    assert process.returncode == 141
+    assert b"stopping worker" in said
+    assert b"Traceback" not in said
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", home.port))
+
+
+async def test_a_folder_that_is_there_already_keeps_what_is_in_it(home: Home) -> None:
+    up = await home.up("--data", ".")
+    up.interrupt()
+    assert await up.exit_code() == 0
+    assert not home.desk.directory.joinpath(".gitignore").exists()
+
+
 async def test_two_on_one_folder(home: Home) -> None:
     up = await home.up("--data", "data")
     home.desk.environment["REDIS_PORT"] = str(free_port())
@@ -302,7 +323,8 @@ async def test_data_that_are_broken(home: Home, endpoint: HeldEndpoint) -> None:
     up = await home.begin()
     assert (await up.exit_code(), up.out) == (1, "")
     (said,) = up.err.splitlines()
-    assert "Valkey cannot start (exit code 1: Bad file format reading the append only file" in said
+    assert "Valkey cannot start (exit code 1: Bad file format reading the append only file appendonly.aof.1" in said
+    assert "docs/up.md says what to do, .greenscale/valkey.log has the whole log" in said
     assert endpoint.calls["a"] == 1
 
 

@@ -36,6 +36,7 @@ for a start (`greenscale-worker config` shows all of them, and what is in force)
 
 examples:
   greenscale-worker demo                             see it work: no Redis, no key
+  greenscale-worker up                               run all of it here, on a Redis that it brings
   NEYSA_API_KEY=… greenscale-worker                  run the worker
   greenscale-worker submit "What is 2+2?" --wait     ask, and wait for the answer
   greenscale-worker queue --watch                    see what there is to do, and who does it

@@ -5,12 +5,13 @@ import asyncio
 import shutil
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from greenscale_worker.cli import FAILED, WRONG
 from greenscale_worker.cli.opening import ENV_FILE, settings_of_command
-from greenscale_worker.cli.terminal import bold, columns, hint, one_line, say
+from greenscale_worker.cli.terminal import bold, columns, one_line, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,14 +102,16 @@ async def _up(programs: "Sequence[Service]", settings: "Settings") -> int:
         await supervisor.stopping.wait()
     except StartError as error:
         code = WRONG if error.code == WRONG else FAILED
-        hint(f"greenscale-worker: {one_line(str(error))}")
+        _tell(str(error), "greenscale-worker")
     finally:
         clean = await supervisor.stop()
     return code or (0 if clean else FAILED)
 
 
-def _tell(line: str) -> None:
-    hint(f"up: {one_line(line)}")
+def _tell(line: str, who: str = "up") -> None:
+    """Write a line on stderr. A stream that nobody reads any more is no reason to leave programs behind."""
+    with suppress(OSError):
+        say(f"{who}: {one_line(line)}", sys.stderr)
 
 
 def _banner(running: "Sequence[Sequence[str]]", settings: "Settings") -> str:

@@ -19,9 +19,8 @@ def reserved(folder: Path, port: int) -> Iterator[None]:
     Raises ConfigError where another `up` has it, with what that one has said of itself, or where it cannot be written.
     """
     try:
-        folder.mkdir(PRIVATE, parents=True, exist_ok=True)
-        (folder / ".gitignore").write_text("*\n")
-        lock = (folder / "lock").open("a+")
+        _make(folder)
+        lock = (folder / "up.lock").open("a+")
     except OSError as error:
         raise ConfigError(f"{folder}: {error.strerror}; expected with --data: a folder that can be written") from None
     with lock:
@@ -30,6 +29,13 @@ def reserved(folder: Path, port: int) -> Iterator[None]:
         lock.write(f"pid {os.getpid()}, Redis on port {port}")
         lock.flush()
         yield
+
+
+def _make(folder: Path) -> None:
+    """Make it, where it is not there, and keep it out of the repository that it may lie in."""
+    if not folder.is_dir():
+        folder.mkdir(PRIVATE, parents=True)
+        (folder / ".gitignore").write_text("*\n")
 
 
 def _lock(lock: IO[str], folder: Path) -> None:

