@@ -6,9 +6,10 @@ import shlex
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,11 +87,15 @@ class Home:
         """Let prompts go there."""
         self.desk.environment |= {"NEYSA_API_URL": endpoint.url, "NEYSA_API_KEY": ""}
 
-    async def begin(self, *arguments: str) -> Up:
+    async def begin(self, *arguments: str, before: Sequence[str] = (), ignored: signal.Signals | None = None) -> Up:
         directory = self.desk.directory / f"up-{len(self.desk.started)}"
         directory.mkdir()
         with (directory / "out").open("wb") as out, (directory / "err").open("wb") as err:
-            process = await self.desk.start("up", *arguments, stdout=out, stderr=err, start_new_session=True)
+            streams = {"stdout": out, "stderr": err}
+            ignore = partial(signal.signal, ignored, signal.SIG_IGN) if ignored is not None else None
+            process = await self.desk.start(
+                *before, "up", *arguments, **streams, start_new_session=True, preexec_fn=ignore
+            )
         return Up(process, directory)
 
     async def up(self, *arguments: str) -> Up:
@@ -253,6 +258,21 @@ async def test_ctrl_c_while_the_worker_still_waits_for_its_endpoint(home: Home) 
         socket.create_connection(("127.0.0.1", home.port))
 
 
+async def test_a_terminal_that_is_closed(home: Home) -> None:
+    """Ends it in good order, unless it was started with nohup."""
+    up = await home.up("--data", "a")
+    up.process.send_signal(signal.SIGHUP)
+    assert await up.exit_code() == 0
+    up = await home.begin("--data", "b", ignored=signal.SIGHUP)
+    await up.is_up()
+    up.process.send_signal(signal.SIGHUP)
+    ended = await home.desk.run("submit", "What is 2+2?", "--wait")
+    assert (ended.code, ended.out) == (0, "4\n")
+    up.process.terminate()
+    assert await up.exit_code() == 0
+    assert up.err.count("stopping worker") == 1
+
+
 async def test_nobody_reads_what_it_prints(home: Home) -> None:
     """It ends as any command does then, and in good order."""
     read, write = os.pipe()
@@ -297,6 +317,20 @@ async def test_a_redis_of_somebody_else(home: Home, name: str, value: str) -> No
     said = await home.refused()
     assert f"{name} is set (from environment), and `up` brings its own Redis" in said
     assert not home.desk.directory.joinpath(".greenscale").exists()
+
+
+async def test_a_file_of_settings_holds_for_all(home: Home) -> None:
+    """And stands in what is to be typed next."""
+    async with HeldEndpoint() as endpoint:
+        file = home.desk.directory / "settings"
+        file.write_text(f"NEYSA_API_URL={endpoint.url}\nNEYSA_API_KEY=\nREDIS_PORT={home.port}\n")
+        del home.desk.environment["REDIS_PORT"]
+        up = await home.begin(before=["--env-file", "settings"])
+        await up.is_up()
+        assert list(up.programs) == ["Valkey", "worker"]
+        assert ' --env-file settings submit "What is 2+2?" --wait\n' in up.out
+        ended = await home.desk.run("--env-file", "settings", "submit", "a", "--wait")
+        assert (ended.code, ended.out) == (0, "a #1\n")
 
 
 async def test_half_an_endpoint(home: Home) -> None:
@@ -412,6 +446,24 @@ async def test_a_program_that_dies_again_and_again_is_started_ever_later(monkeyp
     await eventually(lambda: len(waited) >= 4)
     await supervisor.stop()
     assert waited[:4] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("code", "ended"),
+    [
+        ("exit(1)", "exit code 1"),
+        ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL"),
+        pytest.param("import os; os.kill(os.getpid(), 40)", "killed by signal 40", marks=LINUX),
+    ],
+)
+async def test_how_a_program_has_ended_is_told(tmp_path: Path, code: str, ended: str) -> None:
+    """Also where it has no log any more to say why."""
+    said: list[str] = []
+    supervisor = Supervisor(said.append)
+    await supervisor.start(service(code, why=(tmp_path / "gone").read_text))
+    await eventually(lambda: said)
+    await supervisor.stop()
+    assert said[0].startswith(f"program died ({ended}); it was started again, pid ")
 
 
 async def test_a_program_that_is_not_there() -> None:

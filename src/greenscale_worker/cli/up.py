@@ -88,7 +88,8 @@ async def _up(programs: "Sequence[Service]", settings: "Settings") -> int:
         (supervisor.hurry if supervisor.stopping.is_set() else supervisor.stopping).set()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, stop)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup wants it ignored
+            loop.add_signal_handler(number, stop)
     code = 0
     try:
         running = [

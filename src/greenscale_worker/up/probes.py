@@ -42,10 +42,12 @@ def check_port(setting: str, port: int) -> None:
             ) from None
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 on which nobody listens."""
+def free_port(*promised: int | None) -> int:
+    """A port of 127.0.0.1 on which nobody listens, and none of those that others will listen on soon."""
     while True:
         port = random.SystemRandom().choice(PORTS)
+        if port in promised:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

@@ -45,12 +45,13 @@ def services(settings: Settings, server: Path, folder: Path, env_file: Path | No
     """Describe the programs, the first to start first. Ports are chosen here, where settings choose none."""
     password = redis_options(settings).password
     programs = [valkey.service(server, folder, settings.redis_port, password)]
-    environment = {}
+    environment, port = {}, None
     if is_simulated(settings):
-        port = free_port()
+        port = free_port(settings.redis_port, settings.health_port)
         programs.append(_simulator(port, folder / "simulator.log"))
         environment = {"NEYSA_API_URL": f"http://127.0.0.1:{port}/v1{CHAT_PATH}", "NEYSA_API_KEY": ""}
-    programs.append(_worker(settings, environment, env_file))
+    health_port = settings.health_port or free_port(settings.redis_port, port)
+    programs.append(_worker(settings, health_port, environment, env_file))
     return programs
 
 
@@ -66,19 +67,16 @@ def _simulator(port: int, log: Path) -> Service:
     )
 
 
-def _worker(settings: Settings, environment: dict[str, str], env_file: Path | None) -> Service:
-    """Describe a worker whose log is for people, where no setting says otherwise."""
+def _worker(settings: Settings, port: int, environment: dict[str, str], env_file: Path | None) -> Service:
+    """Describe a worker that tells its health on that port, and logs for people where no setting says otherwise."""
+    own = {"GREENSCALE_HEALTH_PORT": str(port)}
     if settings.log_format == "auto":
-        environment["GREENSCALE_LOG_FORMAT"] = "console"
-    port = settings.health_port
-    if port is None:
-        port = free_port()
-        environment["GREENSCALE_HEALTH_PORT"] = str(port)
+        own["GREENSCALE_LOG_FORMAT"] = "console"
     return Service(
         name="worker",
         shown=f"{settings.concurrency} jobs at a time; http://{settings.health_host}:{port}/metrics",
         command=[*OURSELVES, *(["--env-file", str(env_file)] if env_file is not None else [])],
-        environment=environment,
+        environment={**environment, **own},
         unready=partial(http_unready, settings.health_host, port, "/readyz"),
         stop_seconds=settings.drain_seconds + HAND_BACK_SECONDS,
         farewell=f"running calls have {settings.drain_seconds:g} s; Ctrl-C again hands them back now",

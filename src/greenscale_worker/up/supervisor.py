@@ -157,8 +157,10 @@ class _Kept:
 
     def _how_it_ended(self, code: int) -> str:
         if code < 0:
-            return f"killed by {signal.Signals(-code).name}"
-        why = self._service.why()
+            return f"killed by {_name(-code)}"
+        why = ""
+        with suppress(OSError):  # somebody has taken the log away
+            why = self._service.why()
         return f"exit code {code}: {why}" if why else f"exit code {code}"
 
 
@@ -195,3 +197,10 @@ async def _launch(service: Service, mode: str) -> asyncio.subprocess.Process:
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         process.send_signal(number)
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most of the real-time signals have none
+        return f"signal {number}"
