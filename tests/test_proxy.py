@@ -42,7 +42,7 @@ async def cut(server: RedisServer, tmp_path: Path, kind: str) -> None:
         worker = scene.start()
 
         async def cut_after(ended: int) -> None:
-            await eventually(lambda: scene.jobs.ended() >= ended)
+            await eventually(lambda: scene.jobs.ended() >= ended and proxy.connected > 1)
             proxy.cut()
 
         for ended in range(0, len(jobs) - LANES, 2 * LANES):

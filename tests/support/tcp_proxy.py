@@ -68,10 +68,15 @@ class TcpProxy:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
+    @property
+    def connected(self) -> int:
+        """How many connections there are."""
+        return len(self._connections)
+
     def cut(self) -> None:
         """Reset every connection; new ones are welcome."""
-        for connection in self._connections:
-            connection.abort()
+        while self._connections:
+            self._connections.pop().abort()
             self.cuts += 1
 
     def stall(self) -> None:
