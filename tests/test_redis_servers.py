@@ -22,8 +22,10 @@ from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.job import Failed, Output, Released, Succeeded, decode
 from greenscale_worker.queues import Lease, Queue, QueueOptions, RedisOptions
 from greenscale_worker.queues.opening import open_admin
+from greenscale_worker.queues.redis_common import connections
 from greenscale_worker.queues.redis_common.connections import TLS, close, open_client
 from greenscale_worker.queues.redis_common.errors import mapped
+from greenscale_worker.queues.redis_common.redis_py import KEEPS_CLUSTERS, UNNAMED
 from greenscale_worker.queues.redis_list import ListStore
 from greenscale_worker.queues.redis_protocol import examination, opening
 from greenscale_worker.queues.redis_stream import StreamStore
@@ -183,7 +185,7 @@ async def test_a_command_that_is_forbidden_is_done_without_or_named(start_redis:
 
 async def _renamed(start_redis: StartRedis, kind: str, *commands: str) -> None:
     server = start_redis(*(f'rename-command {command} ""' for command in commands))
-    with server.client(protocol=2, driver_info=None) as client:
+    with server.client(protocol=2, **UNNAMED) as client:
         if set(commands) <= SPARED | SPARED_OF_KIND[kind]:
             await works(kind, RedisOptions(url=server.url), client)
         else:
@@ -612,6 +614,8 @@ async def test_an_authority_made_by_hand_is_trusted(start_redis: StartRedis, tmp
 @pytest.mark.parametrize("scheme", ["rediss", "rediss+sentinel", "rediss+cluster"])
 async def test_no_connection_is_stricter_than_chain_and_name(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     """As if this were Python 3.13."""
+    if "cluster" in scheme and not KEEPS_CLUSTERS:
+        pytest.skip("this redis-py is too old for a Cluster")
 
     def strict() -> ssl.SSLContext:
         context = default()
@@ -623,7 +627,7 @@ async def test_no_connection_is_stricter_than_chain_and_name(monkeypatch: pytest
     path = "/mymaster/0" if "sentinel" in scheme else "/0"
     client = open_client(RedisOptions(url=f"{scheme}://127.0.0.1:1{path}"))
     if "cluster" in scheme:
-        made = [node.connection_class(**node.connection_kwargs) for node in client.startup_nodes]
+        made = [node.connection_class(**node.connection_kwargs) for node in client.nodes_manager.startup_nodes.values()]
     else:
         pools = [client.connection_pool]
         if "sentinel" in scheme:
@@ -631,7 +635,7 @@ async def test_no_connection_is_stricter_than_chain_and_name(monkeypatch: pytest
         made = [pool.make_connection() for pool in pools]
     for connection in made:
         assert isinstance(connection, TLS)
-        context = connection.ssl_context.get()
+        context = connection._connection_arguments()["ssl"]  # noqa: SLF001  what it is about to connect with
         assert not context.verify_flags & ssl.VERIFY_X509_STRICT
         assert context.check_hostname
         assert context.verify_mode == ssl.CERT_REQUIRED
@@ -770,3 +774,9 @@ async def test_lies_end_no_lane_and_lose_no_job(redis_server: RedisServer, kind:
         for task in lanes:
             task.cancel()
         await asyncio.wait(lanes)
+
+
+def test_a_redis_py_that_forgets_the_nodes_of_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "KEEPS_CLUSTERS", False)
+    with pytest.raises(ConfigError, match=r"a Cluster needs redis-py 7\.2 or newer, found [\d.]+: pip install"):
+        open_client(RedisOptions(url="redis+cluster://127.0.0.1:1"))

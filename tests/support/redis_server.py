@@ -21,6 +21,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from greenscale_worker.errors import ConfigError
+from greenscale_worker.queues.redis_common.redis_py import KEEPS_CLUSTERS
 from greenscale_worker.up.valkey import find_server
 
 CHOSEN: Final = "REDIS_SERVER"  # path of the server to test with, instead of Docker and what is on PATH
@@ -184,6 +185,8 @@ class RedisServer:
             files = (f"tls-{kind}-file {CERTIFICATE}" for kind in ("cert", "key", "ca-cert"))
             lines += [f"tls-port {self.port}", "tls-auth-clients no", *files]
         lines += config
+        if not KEEPS_CLUSTERS and any(line.startswith("cluster") for line in config):
+            pytest.skip(f"redis-py {redis.__version__} is too old for a Cluster")
         if docker is None:
             docker = binary() is None and docker_answers()
         if docker and (sentinel or any(line.startswith(("cluster", "replicaof")) for line in config)):

@@ -3,12 +3,15 @@
 import asyncio
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.queues.redis_common.connections import close
 from greenscale_worker.queues.redis_common.errors import mapped
+from greenscale_worker.queues.redis_common.redis_py import listener
 from greenscale_worker.queues.redis_common.tasks import end
+
+SILENCE_SECONDS: Final = 3600.0  # said by name, as redis-py before 8.1 takes the client's time limit for that
 
 
 class Bell:
@@ -54,9 +57,11 @@ class Bell:
             await self._client.aclose()  # of a Cluster: it learns anew which node is whose, with the next command
 
     async def _listen(self) -> None:
-        await self._client.initialize()  # of a Cluster: its slots must be known before one can subscribe
-        async with self._client.pubsub(ignore_subscribe_messages=True) as pubsub:
+        await self._client.initialize()  # of a Cluster: its nodes must be known before one can subscribe
+        async with listener(self._client) as pubsub:
             await pubsub.subscribe(self._channel)
             self._heard(b"")
-            async for message in pubsub.listen():
-                self._heard(message["data"])
+            while True:
+                message = await pubsub.get_message(timeout=SILENCE_SECONDS)
+                if message is not None:
+                    self._heard(message["data"])

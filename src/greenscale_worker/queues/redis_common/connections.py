@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
+import redis
 from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.connection import HiredisRespSerializer
-from redis.maint_notifications import MaintNotificationsConfig
 
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.queues import RedisOptions
 from greenscale_worker.queues.redis_common.credentials import Credentials, of_url
+from greenscale_worker.queues.redis_common.redis_py import KEEPS_CLUSTERS, UNNAMED, UNNOTIFIED
 
 READ_SECONDS: Final = 5.0
 # Well below the former, so that redis-py sees them and asks another node, or Sentinel, before we give up.
@@ -48,10 +49,15 @@ class Plain(Connection):
 
 
 class TLS(Plain, SSLConnection):
-    """Reads the certificates anew for each connection, as they are renewed."""
+    """Reads the certificates anew for each connection, as they are renewed.
+
+    Chain and name are checked; but authorities made by `openssl req -x509`, and those of many clusters, lack what
+    Python 3.13 asks for beyond that.
+    """
 
     def _connection_arguments(self) -> Mapping[str, Any]:
         self.ssl_context.context = None
+        self.ssl_context.get().verify_flags &= ~ssl.VerifyFlags.VERIFY_X509_STRICT
         return super()._connection_arguments()
 
     async def _connect(self) -> None:
@@ -114,8 +120,8 @@ def open_client(options: RedisOptions, *, read_timeout: float | None = READ_SECO
         host=url.hostname or "127.0.0.1",
         port=url.port or 6379,
         db=_database(url.path),
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
         **settings,
+        **UNNOTIFIED,
     )
     return Redis.from_pool(pool)
 
@@ -143,8 +149,8 @@ def _common(read_timeout: float | None, connect_timeout: float) -> dict[str, Any
         "socket_timeout": read_timeout,
         "socket_connect_timeout": connect_timeout,
         "retry": Retry(NoBackoff(), 0),
-        "driver_info": None,
         "protocol": RESP,
+        **UNNAMED,
     }
 
 
@@ -153,9 +159,7 @@ def _tls(options: RedisOptions) -> dict[str, Any]:
         "ssl_ca_certs": options.ca_file,
         "ssl_certfile": options.cert_file,
         "ssl_keyfile": options.key_file,
-        # Chain and name are checked all the same; but authorities made by `openssl req -x509`, and those of many
-        # clusters, lack what Python 3.13 asks for.
-        "ssl_exclude_verify_flags": [ssl.VerifyFlags.VERIFY_X509_STRICT],
+        "ssl_check_hostname": True,  # the default since redis-py 6
     }
 
 
@@ -221,8 +225,8 @@ def _sentinel(options: RedisOptions, url: SplitResult, settings: dict[str, Any],
             host=host,
             port=port,
             credential_provider=credentials,
-            maint_notifications_config=MaintNotificationsConfig(enabled=False),
             **_common(SENTINEL_SECONDS, SENTINEL_SECONDS),
+            **UNNOTIFIED,
             **tls,
         )
         return Redis.from_pool(pool)
@@ -240,9 +244,13 @@ def _sentinel(options: RedisOptions, url: SplitResult, settings: dict[str, Any],
 def _cluster(url: SplitResult, settings: dict[str, Any], *, tls: bool) -> Any:
     from redis.asyncio.cluster import ClusterNode, RedisCluster  # noqa: PLC0415  likewise
 
+    if not KEEPS_CLUSTERS:
+        raise ConfigError(
+            f"Redis URL: a Cluster needs redis-py 7.2 or newer, found {redis.__version__}: pip install 'redis>=7.2'"
+        )
     nodes = [ClusterNode(host, port) for host, port in _hosts(url, 6379)]
     client = RedisCluster(startup_nodes=nodes, ssl=tls, **settings)
     own = client.connection_kwargs["connection_class"] = TLS if tls else Plain
-    for node in client.startup_nodes:
+    for node in client.nodes_manager.startup_nodes.values():
         node.connection_class = own
     return client

@@ -88,8 +88,9 @@ def _misplaced(error: Exception, text: str) -> str | None:
         return f"no TLS is spoken there; REDIS_URL=redis://… is expected: {text}"
     if "cluster support disabled" in text:
         return f"Redis is no part of a Cluster; REDIS_URL=redis://… is expected: {text}"
-    if isinstance(error, exceptions.MovedError):
-        return f"Redis is part of a Cluster; REDIS_URL=redis+cluster://… is expected: MOVED {text}"
+    moved = text.removeprefix("MOVED ")  # before redis-py 8, only a client of a Cluster has a class for it
+    if isinstance(error, exceptions.MovedError) or moved != text:
+        return f"Redis is part of a Cluster; REDIS_URL=redis+cluster://… is expected: MOVED {moved}"
     return None
 
 

@@ -20,7 +20,11 @@ class OnDemand(CredentialProvider):
 
     async def get_credentials_async(self) -> tuple[str, str]:
         """Give them, or `()`."""
-        return await self._credentials.get_credentials_async() if self.wanted else ()  # type: ignore[return-value]
+        return self.get_credentials()
+
+    def get_credentials(self) -> tuple[str, str]:
+        """Give the same where nobody can wait: before redis-py 5.3."""
+        return self._credentials.get_credentials() if self.wanted else ()  # type: ignore[return-value]
 
 
 class Sentinels(Sentinel):

@@ -5,6 +5,8 @@ from typing import Any
 import hiredis
 from redis.exceptions import ResponseError
 
+from greenscale_worker.queues.redis_common.redis_py import connection_of
+
 
 class Wire:
     """The connections of a client that has one server (alone, or behind Sentinel); as many as are busy at once."""
@@ -35,7 +37,7 @@ class Wire:
             if not connection.stale:
                 return connection
             await self._drop(connection)
-        return await self._pool.get_connection()
+        return await connection_of(self._pool)
 
     async def drop_idle(self) -> None:
         """Close what is not in use: where one connection was dead, each of the others would cost a time limit."""
