@@ -32,7 +32,7 @@ async def text(job): return "hello " + job.payload["prompt"]
 async def output(job): return Output("4", usage=Usage(1, 2, 3))
 async def data(job): return {"answer": [1, None]}
 async def nonsense(job): return object()
-def plain(job): return "not async"
+def two(job, other): return "no"
 def factory(): return Whole()
 def of_handler(): return text
 answer = 42
@@ -143,7 +143,7 @@ def test_an_unknown_name_says_what_is_accepted(name: str) -> None:
     [
         ("{module}:missing", "missing"),
         ("{module}:answer", "int"),
-        ("{module}:plain", "argument"),
+        ("{module}:two", "argument"),
         ("{module}:Half", "Half"),
         ("no_such_module_anywhere:f", "no_such_module_anywhere"),
         ("broken_in_a_test:f", "a_module_that_is_not_there"),

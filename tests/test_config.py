@@ -75,7 +75,7 @@ def test_the_defaults_are_those_of_the_rooms_below() -> None:
     settings = load({"NEYSA_API_KEY": ""})
     assert redis_options(settings) == RedisOptions()
     assert queue_options(settings) == QueueOptions(backend="chat")
-    assert policy(settings) == Policy()
+    assert policy(settings) == Policy(max_crashes=QueueOptions().max_crashes)
     assert chat_options(settings) == ChatOptions(url=NEYSA_URL, model=NEYSA_MODEL)
 
 
@@ -225,7 +225,8 @@ def test_an_empty_number_says_that_none_is_sent_where_there_may_be_none(value: s
     names = ("GREENSCALE_TEMPERATURE", "GREENSCALE_MAX_TOKENS", "GREENSCALE_CONCURRENCY")
     settings = load({"NEYSA_API_KEY": KEY, **dict.fromkeys(names, value)}, dotenv)
     options = chat_options(settings)
-    assert (options.temperature, options.max_tokens, options.concurrency) == (None, None, 16)
+    assert (options.temperature, options.max_tokens) == (None, None)
+    assert settings.concurrency == 16
     assert chat_options(load({"NEYSA_API_KEY": KEY}, dotenv)).temperature == 0.3
 
 
@@ -685,7 +686,6 @@ def test_options_of_the_endpoint() -> None:
         temperature=0.0,
         max_tokens=7,
         max_tokens_parameter="max_completion_tokens",
-        concurrency=3,
         headers={"a": "b"},
         ca_file=PEM,
         ready_path="/health",

@@ -53,7 +53,7 @@ class Bench:
     def __init__(self, backend: Backend, **policy: Any) -> None:
         self.metrics = Metrics()
         self.gate = Gate()
-        self.executor = Executor(backend, self.gate, Policy(**policy), self.metrics)
+        self.executor = Executor(backend, self.gate, Policy(**{"max_crashes": 4, **policy}), self.metrics)
 
     async def run(
         self, *, due_in: float | None = None, probe: bool = False, payload: dict[str, Any] | None = None, **of: Any

@@ -13,7 +13,7 @@ from greenscale_worker.backends import Backend
 from greenscale_worker.blame import Call
 from greenscale_worker.errors import PermanentError, Prior, TransientError
 from greenscale_worker.gate import Gate
-from greenscale_worker.job import Failed, Failure, Job, Outcome, Output, Released, Succeeded, Usage
+from greenscale_worker.job import Failed, Failure, Job, Outcome, Output, Released, Succeeded, Usage, begin
 from greenscale_worker.queues import Lease
 from greenscale_worker.recall import Deadlines, Recall
 from greenscale_worker.telemetry import Metrics, log
@@ -31,11 +31,11 @@ class Policy:
     """How often and how long a job is tried. Times are seconds.
 
     Failures that use up `max_tries` tries, or `max_crashes` leases that ended without a word, bury it. `timeout` bounds
-    one call, `max_age` the time since its first claim.
+    one call, `max_age` the time since its first claim. `max_crashes` None: as many as the queue's options say.
     """
 
     max_tries: int = 5
-    max_crashes: int = 4
+    max_crashes: int | None = None
     timeout: float = 300.0
     max_age: float = 86_400.0
 
@@ -85,7 +85,7 @@ class Executor:
     async def run(self, job: Job, lease: Lease, *, probe: bool = False) -> Outcome | Failure:
         """Bring the job to an outcome. Raises nothing but the cancellation of the task it runs in."""
         policy = self._policy
-        if lease.crashes >= policy.max_crashes:
+        if policy.max_crashes is not None and lease.crashes >= policy.max_crashes:
             return Failed("crashed", f"{lease.crashes} leases ended without a word from their worker")
         if lease.claimed_at - lease.first_claimed_at > policy.max_age:
             return Failed("too_old", f"first claimed more than {policy.max_age:g} s ago")
@@ -146,8 +146,9 @@ class Executor:
 
     async def _call(self, run: Run) -> Output | TransientError | PermanentError:
         """Ask the backend; what it raises comes back as a value, whatever it is."""
-        recall = Recall()
-        self.deadlines.add(recall, min(self._policy.timeout, run.left()))
+        recall, seconds = Recall(), min(self._policy.timeout, run.left())
+        begin(run.job, attempt=run.lease.runs + 1, ends=monotonic() + seconds)
+        self.deadlines.add(recall, seconds)
         try:
             with recall:
                 return await self._ask(run.job, recall)

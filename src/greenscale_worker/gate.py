@@ -25,6 +25,7 @@ class Gate:
     on_shut: Callable[[], None] | None = None
 
     def __init__(self, lanes: int = 16, *, metrics: Metrics | None = None) -> None:
+        self.lanes = lanes
         self._evidence = Evidence(lanes)
         self._metrics = metrics
         self._changed = asyncio.Event()

@@ -41,6 +41,7 @@ Event = Literal[
     "redis_may_evict",
     "redis_not_persistent",
     "stopped",
+    "thread_left_behind",
     "unknown_setting",
     "waiting_for_backend",
     "worker_started",

@@ -5,19 +5,23 @@ import math
 import random
 from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 from greenscale_worker.backends import Backend
+from greenscale_worker.backends.handlers import Handler, as_backend
 from greenscale_worker.errors import BadInputError, QueueUnavailableError
 from greenscale_worker.execution import Executor, OnException, Policy, Run, timed_out
 from greenscale_worker.gate import Gate
 from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded, decode
-from greenscale_worker.queues import Lease, Queue
+from greenscale_worker.queues import Lease, Queue, QueueOptions
 from greenscale_worker.recall import GRACE_SECONDS, Recall
 from greenscale_worker.telemetry import Metrics, log
 
+LANES: Final = 16
+NOT_CLEAN: Final = "not everything could be handed back; other workers take over as leases expire"
 RELEASE_SECONDS: Final = 2.0  # what a drain may take beyond its time, to hand back what it could not finish
 LAST_SECONDS: Final = 0.1
 READY_SECONDS: Final = 1.0
@@ -37,22 +41,26 @@ class _Running:
 
 
 class Worker:
-    """Runs jobs of one queue on one backend.
+    """Runs jobs of one queue on one backend, or with a function that takes a job: `async def`, or plain in a thread.
 
-    `concurrency` is the number of lanes, so a job is never held before it runs. `drain` is how long running jobs may
-    go on after `stop`; the rest is handed back. `heartbeat` and `drain` are seconds. `on_exception` is given
-    every exception of a handler, with its job. `beat_tried` is the loop's time at the last attempt to send a heartbeat,
-    `ready` whether the backend has been found to answer, `draining` whether `stop` was called.
+    `concurrency` is the number of lanes, so a job is never held before it runs; None: those of the `gate`, else 16.
+    `drain` is how long running jobs may go on after `stop`; the rest is handed back. `heartbeat` and `drain` are
+    seconds. Heartbeat and `policy.max_crashes` are those of the queue's options where they are None. `on_exception` is
+    given every exception of a handler, with its job. `beat_tried` is the loop's time at the last attempt to send a
+    heartbeat, `ready` whether the backend has been found to answer, `draining` whether `stop` was called.
+
+    `async with` runs it in the background, and drains it on leaving. What ends a lane is raised there, and calls the
+    task inside back at once. Raises TypeError for what is no backend.
     """
 
     def __init__(  # noqa: PLR0913  the parts, and the four numbers that are the worker's own
         self,
         queue: Queue,
-        backend: Backend,
+        backend: Backend | Handler,
         *,
-        concurrency: int = 16,
+        concurrency: int | None = None,
         drain: float = 25.0,
-        heartbeat: float = 3.0,
+        heartbeat: float | None = None,
         max_bytes: int = 1024 * 1024,
         gate: Gate | None = None,
         policy: Policy | None = None,
@@ -62,16 +70,21 @@ class Worker:
         self.beat_tried: float | None = None
         self.ready = False
         self._queue = queue
-        self._backend = backend
-        self._concurrency = concurrency
+        self._backend = as_backend(backend)
+        self._own_backend = self._backend is not backend
+        self._concurrency = concurrency or (gate.lanes if gate is not None else LANES)
         self._drain_seconds = drain
-        self._heartbeat = heartbeat
+        options = getattr(queue, "options", None) or QueueOptions()
+        self._heartbeat = options.heartbeat if heartbeat is None else heartbeat
         self._max_bytes = max_bytes
         self._metrics = metrics or Metrics()
-        self._gate = gate or Gate(concurrency, metrics=self._metrics)
+        self._gate = gate or Gate(self._concurrency, metrics=self._metrics)
         self._gate.on_shut = self._withdraw
+        policy = policy or Policy()
+        if policy.max_crashes is None:
+            policy = replace(policy, max_crashes=options.max_crashes)
         self._executor = Executor(
-            backend, self._gate, policy or Policy(), self._metrics, on_stuck=self._give_up, on_exception=on_exception
+            self._backend, self._gate, policy, self._metrics, on_stuck=self._give_up, on_exception=on_exception
         )
         self._stopping = asyncio.Event()
         self._patience: asyncio.Timeout | None = None
@@ -82,6 +95,39 @@ class Worker:
         self._givings_up: set[asyncio.Task[None]] = set()
         self._busy = 0
         self._metrics.busy(lambda: self._busy)
+        self._background: tuple[Recall, asyncio.Task[bool]] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Begin to work, in the background."""
+        inside = Recall()
+
+        def ended(running: asyncio.Task[bool]) -> None:
+            if running.cancelled() or running.exception() is not None:
+                inside.call()
+
+        running = asyncio.create_task(self.run())
+        running.add_done_callback(ended)
+        self._background = inside, running
+        inside.__enter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Drain; a cancellation meanwhile ends the drain time, as a second `stop` does. Raises what ended a lane."""
+        if self._background is None:
+            raise RuntimeError("the worker was not entered")
+        inside, running = self._background
+        inside.__exit__(kind, error, trace)
+        self.stop()
+        try:
+            await asyncio.wait({running})
+        except asyncio.CancelledError:
+            self.stop()
+            await running
+            raise
+        if not running.result():
+            log.error("stopped", hint=NOT_CLEAN)
 
     @property
     def draining(self) -> bool:
@@ -110,6 +156,8 @@ class Worker:
     async def run(self) -> bool:
         """Work until `stop`, then drain and close the queue. False: not everything could be recorded or handed back.
 
+        A backend that was given is left open.
+
         A handler that does not let itself be cancelled is left behind: its job is handed back all the same. Raises
         what ended a lane: a bug.
         """
@@ -131,6 +179,8 @@ class Worker:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=LAST_SECONDS)
+            if self._own_backend:
+                await self._backend.aclose()
 
     async def _watch(self, heartbeats: asyncio.Task[None]) -> None:
         """Wait for `stop`. Raises what ends a lane, or the heartbeats, before."""

@@ -47,6 +47,7 @@ class ChatOptions:
     one, `key_file` its key where the same file does not hold it. `headers` are sent beside ours and win over them.
     `proxy` is a URL, with user and password where it wants them. `ready_path` is a path on the endpoint's host whose
     status below 500 means ready; None: a TCP connection does. `connect_timeout` is seconds, for name, TCP and TLS.
+    `concurrency` bounds the calls at a time beyond what the worker's lanes do; None: they are enough.
     """
 
     url: str
@@ -56,7 +57,7 @@ class ChatOptions:
     max_tokens: int | None = 1024
     max_tokens_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     connect_timeout: float = 5.0
-    concurrency: int = 16
+    concurrency: int | None = None
     max_response_bytes: int = 8 * 1024 * 1024
     ca_file: str | None = None
     cert_file: str | None = None

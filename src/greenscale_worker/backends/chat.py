@@ -118,7 +118,7 @@ class ChatBackend:
 
     @cached_property
     def _session(self) -> ClientSession:
-        return self._open_session(self._options.concurrency)
+        return self._open_session(self._options.concurrency or 0)  # 0: without a bound
 
     def _open_session(self, connections: int) -> ClientSession:
         return ClientSession(

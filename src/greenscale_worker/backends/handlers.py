@@ -1,31 +1,40 @@
-"""Backends that others write: found by entry point or by `package.module:name`."""
+"""Functions as backends, and backends that others write: found by entry point or by `package.module:name`."""
 
+import asyncio
 import inspect
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Final
 
 from greenscale_worker.backends import Backend
+from greenscale_worker.backends.threads import Threads
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.job import Job, Output
+from greenscale_worker.telemetry import log
 from greenscale_worker.wire_json import write
 
 GROUP: Final = "greenscale.backends"
-Handler = Callable[[Job], Awaitable[Any]]
+Handler = Callable[[Job], Any]
+EXPECTED: Final = "a function that takes a job, or infer, ready and aclose"
 
 
 class HandlerBackend:
-    """An `async def handler(job)` that returns the answer: a string, an Output, or whatever JSON can say."""
+    """A function that takes a job and returns the answer: a string, an Output, or whatever JSON can say.
+
+    An `async def` runs in the event loop; a plain one in a thread, of which there are as many as calls at a time. A
+    plain one that is cancelled, by its time limit or otherwise, goes on to its end, and what it returns is dropped.
+    """
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
+        self._threads = None if _is_async(handler) else Threads()
 
     async def infer(self, job: Job) -> Output:
         """Ask the handler; what is neither text nor Output is answered as compact JSON."""
-        answer = await self._handler(job)
+        answer = await (self._handler(job) if self._threads is None else self._in_thread(self._threads, job))
         if isinstance(answer, Output):
             return answer
         return Output(answer if isinstance(answer, str) else write(answer).decode())
@@ -35,13 +44,34 @@ class HandlerBackend:
         return True
 
     async def aclose(self) -> None:
-        """Nothing is open."""
+        """End the threads, without waiting for one that is left behind."""
+        if self._threads is not None:
+            self._threads.close()
+
+    async def _in_thread(self, threads: Threads, job: Job) -> Any:
+        try:
+            answer = await threads.call(self._handler, job)
+        except asyncio.CancelledError:
+            if threads.left_behind:
+                log.warning("thread_left_behind", job_id=job.job_id, threads=threads.left_behind)
+            raise
+        return await answer if inspect.isawaitable(answer) else answer
+
+
+def as_backend(given: Any) -> Backend:
+    """Make a backend of a function; what is one already stays as it is. Raises TypeError for anything else."""
+    if hasattr(given, "infer") and not inspect.isclass(given):
+        backend: Backend = given
+        return backend
+    if callable(given) and not inspect.isclass(given):
+        return HandlerBackend(given)
+    raise TypeError(f"backend: {EXPECTED} are expected, not {given!r}")
 
 
 def load(name: str, *, built_in: Iterable[str]) -> Backend:
     """Find the backend called `name` and make it; `built_in` are the names to tell of where there is none.
 
-    What is found is an `async def handler(job)`, a Backend, or something that gives one when called without
+    What is found is a function that takes a job, a Backend, or something that gives one of them when called without
     arguments (a class, a function). Raises ConfigError.
     """
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
@@ -72,9 +102,25 @@ def _backend(found: Any, *, made: bool = False) -> Backend:
         if all(inspect.iscoroutinefunction(getattr(found, name, None)) for name in ("infer", "ready", "aclose")):
             backend: Backend = found
             return backend
-        if inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(getattr(found, "__call__", None)):  # noqa: B004  the method itself is asked, not whether there is one
+        if _takes_a_job(found):
             return HandlerBackend(found)
     if callable(found) and not made:
         return _backend(found(), made=True)
-    kind = type(found).__name__
-    raise TypeError(f"an async def handler(job), or infer, ready and aclose are expected, not {kind}")
+    raise TypeError(f"{EXPECTED} are expected, not {type(found).__name__}")
+
+
+def _is_async(found: Any) -> bool:
+    return inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(getattr(found, "__call__", None))  # noqa: B004  the method itself is asked, not whether there is one
+
+
+def _takes_a_job(found: Any) -> bool:
+    """Say whether this is a handler: `async def`, or else it wants one argument, and cannot do without."""
+    return _is_async(found) or (_may_be_called(found, "a job") and not _may_be_called(found))
+
+
+def _may_be_called(found: Any, *arguments: str) -> bool:
+    try:
+        inspect.signature(found).bind(*arguments)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -118,7 +118,6 @@ class Batch:
         self._worker = Worker(
             self._queue,
             backend,
-            concurrency=concurrency,
             drain=drain,
             max_bytes=MOST_GROWTH * max_bytes,
             gate=_WatchedGate(concurrency, metrics, self._to_be_mended),

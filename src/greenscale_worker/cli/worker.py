@@ -22,7 +22,7 @@ from greenscale_worker.execution import same_model
 from greenscale_worker.job import Job, Output
 from greenscale_worker.queues import Queue, QueueAdmin
 from greenscale_worker.telemetry import Metrics, configure_logging, flush_log, gather_log, log
-from greenscale_worker.worker import Worker
+from greenscale_worker.worker import NOT_CLEAN, Worker
 
 GARBAGE_THRESHOLD: Final = 50_000  # a job leaves no cycles behind; at the default of 700 looking for them costs 5 %
 SCRAPE_SECONDS: Final = 2.0
@@ -56,7 +56,7 @@ async def _work(settings: Settings) -> int:
         log.info("stopped")
         code = 0
     else:
-        log.error("stopped", hint="not everything could be handed back; other workers take over as leases expire")
+        log.error("stopped", hint=NOT_CLEAN)
         code = FAILED
     flush_log()
     # A thread or a task of somebody's handler that does not end must not keep the process: its job is handed back.
@@ -130,7 +130,7 @@ class Process:
             backend,
             concurrency=settings.concurrency,
             drain=settings.drain_seconds,
-            heartbeat=queue_options(settings).heartbeat,
+            heartbeat=queue_options(settings).heartbeat,  # a queue of others may not tell its options
             max_bytes=settings.max_payload_bytes,
             policy=policy(settings),
             metrics=self._metrics,

@@ -51,7 +51,6 @@ def chat_options(settings: Settings, *, model_optional: bool = False) -> ChatOpt
         temperature=settings.temperature,
         max_tokens=settings.max_tokens,
         max_tokens_parameter=settings.max_tokens_parameter,
-        concurrency=settings.concurrency,
         ca_file=settings.endpoint_ca_file,
         cert_file=settings.endpoint_cert_file,
         key_file=settings.endpoint_key_file,

@@ -110,7 +110,8 @@ class Lease:
 class Queue(Protocol):
     """The worker's side. Every call but `aclose` may be cancelled at any time and loses nothing by it.
 
-    While the queue's server is away, calls wait for it.
+    While the queue's server is away, calls wait for it. It may have one thing more: `options: QueueOptions`, from which
+    the worker takes the heartbeat and the number of crashes; without it, the defaults are taken.
     """
 
     @property

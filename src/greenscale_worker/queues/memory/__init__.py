@@ -66,6 +66,11 @@ class MemoryQueue:
         return other
 
     @property
+    def options(self) -> QueueOptions:
+        """See Queue."""
+        return self._store.options
+
+    @property
     def up(self) -> bool:
         """See Queue: there is no server that could be down."""
         return True

@@ -64,7 +64,7 @@ class RedisQueue:
         self._scripts = scripts
         self._head: list[Any] = ["", store.word]
         self._keys = keys
-        self._options = options
+        self.options = options
         self._owner = owner
         self._metrics = metrics
         self._clients = clients
@@ -134,7 +134,7 @@ class RedisQueue:
     async def greet(self) -> None:
         """Send one heartbeat. Raises QueueUnavailableError or ConfigError."""
         held = list(self._claims.held.values())
-        options = self._options
+        options = self.options
         times = [int(options.lease * 1000), int(options.heartbeat * 1000)]
         head = [*self._head, *times, options.max_crashes, self._owner]
         for start in range(0, len(held) or 1, BEAT_GROUP):
@@ -172,15 +172,15 @@ class RedisQueue:
         for id_, job_id in zip(buried[::2], buried[1::2], strict=True):
             log.error("job_buried", job_id=job_id.decode())
             keys = [*self._keys.base, self._keys.record(job_id.decode())]
-            if self._options.result_ttl:
+            if self.options.result_ttl:
                 with suppress(QueueUnavailableError, ConfigError):
                     await self._link.once(
-                        self._scripts["mourn"], keys, [*self._head, id_, job_id, self._options.result_ttl], _unread
+                        self._scripts["mourn"], keys, [*self._head, id_, job_id, self.options.result_ttl], _unread
                     )
 
     async def _trim(self) -> None:
         """Delete dead letters that are older, or more, than options allow; some portions with each heartbeat."""
-        options, keys = self._options, self._keys.base
+        options, keys = self.options, self._keys.base
         limits: list[list[Any]] = []
         if options.dead_max_age:
             limits.append(["", "", "", int(options.dead_max_age * 1000), ""])
@@ -214,19 +214,19 @@ class RedisQueue:
             self._claims.ring()
 
     async def _send_bind(self, items: list[tuple[Lease, Job]]) -> list[Binding]:
-        keys, args = self._keys.base, [*self._head, records.LIVE_SECONDS, self._options.result_ttl]
+        keys, args = self._keys.base, [*self._head, records.LIVE_SECONDS, self.options.result_ttl]
         for lease, job in items:
             keys += [self._keys.record(job.job_id), self._keys.cancel(job.job_id)]
             fields: list[Any] = []
-            if self._options.result_ttl:
-                fields = records.of_run(lease, job, worker=self._owner, backend=self._options.backend)
+            if self.options.result_ttl:
+                fields = records.of_run(lease, job, worker=self._owner, backend=self.options.backend)
             args += [lease.id, lease.token, job.job_id, len(fields), *fields]
         answers, _ = await self._link.insist(self._scripts["bind"], keys, args, _words(len(items), BINDINGS))
         _warn_of_foreign_keys(answers, [job.job_id for _, job in items])
         return [BINDINGS[answer] for answer in answers]
 
     async def _send_settle(self, items: list[tuple[Lease, Succeeded | Failed]]) -> list[bool]:
-        keys, args = self._keys.base, [*self._head, self._options.result_ttl]
+        keys, args = self._keys.base, [*self._head, self.options.result_ttl]
         for lease, outcome in items:
             job_id = lease.job_id or ""
             keys += [self._keys.result(job_id), self._keys.record(job_id)]
@@ -234,7 +234,7 @@ class RedisQueue:
                 code, message = records.encoded(outcome.code), records.encoded(outcome.message)
                 fields = records.of_failure(lease, code, message, outcome.usage)
                 args += [lease.id, lease.token, "failed", job_id, code, message, 0, len(fields), *fields]
-            elif self._options.result_ttl:
+            elif self.options.result_ttl:
                 text, fields = records.encoded(outcome.output.text), records.of_success(lease, outcome)
                 args += [lease.id, lease.token, "succeeded", job_id, text, "", _began_ms(lease), len(fields), *fields]
             else:
@@ -252,7 +252,7 @@ class RedisQueue:
 
     async def _send_release(self, items: list[tuple[Lease, Released]]) -> list[bool]:
         keys = self._keys.base
-        args = [*self._head, records.LIVE_SECONDS if self._options.result_ttl else 0]
+        args = [*self._head, records.LIVE_SECONDS if self.options.result_ttl else 0]
         for lease, outcome in items:
             keys.append(self._keys.record(lease.job_id or ""))
             args += [lease.id, lease.token, int(outcome.delay * 1000)]
@@ -261,7 +261,7 @@ class RedisQueue:
         return _done(answers, items, repeated=repeated)
 
     async def _send_retry(self, items: list[tuple[Lease, Failure]]) -> list[Verdict]:
-        keys, ttl = self._keys.base, self._options.result_ttl
+        keys, ttl = self._keys.base, self.options.result_ttl
         args = [*self._head, records.LIVE_SECONDS if ttl else 0, ttl]
         for lease, failure in items:
             keys.append(self._keys.record(lease.job_id or ""))
