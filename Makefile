@@ -9,7 +9,7 @@ UV := uv==0.13.8
 PEERS := arq saq streaq taskiq celery dramatiq rq
 
 .NOTPARALLEL:
-.PHONY: help demo up test test-long contract bench chaos check docs lock clean
+.PHONY: help demo up test test-long contract bench chaos check compatible docs lock clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -35,6 +35,9 @@ bench: $(VENV)/.installed $(VENV)/.tools ## measure beside a floor and others, 2
 chaos: $(VENV)/.installed $(VENV)/.tools ## break everything for two minutes, lose nothing (ARGS="--seconds 3600": longer)
 	$(BIN)/python -m chaos $(ARGS)
 
+compatible: $(VENV)/.made ## the queues with redis-py 5 to 8, and beside arq and SAQ; 12 minutes (ARGS="redis-5": one of them)
+	.ci/compatible $(ARGS)
+
 check: $(VENV)/.installed $(VENV)/.tools ## lint, types, floors, and whether the generated documents are up to date
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -49,7 +52,7 @@ docs: $(VENV)/.installed ## write the documents that are generated
 lock: ## pin what pyproject.toml asks for (ARGS=--upgrade: the newest of all)
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet --disable-pip-version-check $(UV)
-	$(call compile,requirements.txt,)
+	$(call compile,requirements.txt,pyproject.toml --extra cli)
 	$(call compile,requirements-build.txt,--group build -c requirements.txt)
 	$(call compile,requirements-up.txt,pyproject.toml --extra up -c requirements.txt)
 	$(call compile,requirements-dev.txt,--group dev -c requirements.txt -c requirements-build.txt -c requirements-up.txt)
@@ -57,7 +60,7 @@ lock: ## pin what pyproject.toml asks for (ARGS=--upgrade: the newest of all)
 
 # Universal: one file for all Pythons and platforms, with markers. No index is written down.
 compile = build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
-	--custom-compile-command 'make lock' --output-file $(1) $(or $(2),pyproject.toml) $(ARGS)
+	--custom-compile-command 'make lock' --output-file $(1) $(2) $(ARGS)
 
 clean: ## remove whatever was made
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -894,6 +894,17 @@ def test_the_page_holds_every_setting_and_is_a_sound_table() -> None:
         assert ("_FILE`" in row.split("|")[1]) == (setting.secret or setting.name.endswith("_FILE"))
 
 
+def test_a_file_that_nothing_can_read_is_told_with_what_to_install(
+    dotenv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "dotenv.parser", None)
+    assert load({}, dotenv) == load({})
+    dotenv.write_text("GREENSCALE_CONCURRENCY=2\n")
+    said = refused({}, dotenv)
+    assert said.startswith(f"{dotenv} is there, but python-dotenv, which reads it, is not installed; expected: ")
+    assert "pip install 'greenscale-worker[cli]'" in said
+
+
 def test_python_dotenv_is_imported_only_where_there_is_such_a_file(dotenv: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from greenscale_worker.config import load\n"

@@ -44,6 +44,17 @@ async def test_it_fits_a_terminal_and_can_be_interrupted_there(desk: Desk) -> No
     assert "Traceback" not in terminal.text
 
 
+async def test_without_tqdm_there_is_no_bar_and_all_the_rest(desk: Desk, tmp_path: Path) -> None:
+    without = tmp_path / "without"
+    without.mkdir()
+    (without / "tqdm.py").write_text("raise ImportError\n")
+    desk.environment["PYTHONPATH"] = str(without)
+    terminal = Terminal(desk)
+    assert await terminal.run("demo") == 0
+    assert "/50 [" not in terminal.text
+    assert any(re.fullmatch(r"answered +50 +in .*", line) for line in terminal.lines)
+
+
 async def test_it_ends_when_nobody_reads_it(desk: Desk) -> None:
     process = await desk.start("demo")
     assert process.stdout is not None

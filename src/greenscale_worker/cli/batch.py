@@ -159,10 +159,10 @@ async def _bar(tally: "Tally") -> AsyncIterator[None]:
     if not sys.stderr.isatty():
         yield
         return
-    from tqdm import tqdm  # noqa: PLC0415  only those who see it pay for it
+    from greenscale_worker.cli.progress import Bar  # noqa: PLC0415  only those who see it pay for it
 
-    tqdm.monitor_interval = 0  # a thread that would wake a sleeping bar; this one is drawn in any case
-    with tqdm(total=tally.total, unit=" lines", dynamic_ncols=True, smoothing=0) as bar:
+    Bar.monitor_interval = 0  # a thread that would wake a sleeping bar; this one is drawn in any case
+    with Bar(total=tally.total, unit=" lines", dynamic_ncols=True, smoothing=0) as bar:
         drawing = asyncio.create_task(_draw_for_ever(bar, tally))
         try:
             with redirect_stdout(_above(bar, sys.stdout)), redirect_stderr(_above(bar, sys.stderr)):

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
-from tqdm import tqdm
 
 from greenscale_worker.cli import FAILED, UNFINISHED
 from greenscale_worker.cli.jobs import OPEN, WITH_REASON, readable, reason
+from greenscale_worker.cli.progress import Bar
 from greenscale_worker.cli.terminal import bold, harmless, hint, one_line, say, say_json
 from greenscale_worker.errors import QueueUnavailableError
 from greenscale_worker.queues import QueueAdmin
@@ -68,7 +68,7 @@ class Told:
         key = (state, code) if self.many else (state, code, record.get("error_message", ""))
         if (state in WITH_REASON or state == "cancelling") and key not in self.said:
             self.said.add(key)
-            with tqdm.external_write_mode():
+            with Bar.external_write_mode():
                 hint(reason(job_id, record))
 
 
@@ -90,12 +90,12 @@ async def wait(
     failed, told = 0, Told(many=len(jobs) > 1)
 
     def write(job_ids: Iterable[str]) -> None:
-        with tqdm.external_write_mode():
+        with Bar.external_write_mode():
             for job_id in job_ids:
                 show(ended.pop(job_id), jobs[job_id])
             sys.stdout.flush()
 
-    with tqdm(total=len(jobs), unit="job", disable=None, leave=False, dynamic_ncols=True) as bar:
+    with Bar(total=len(jobs), unit="job", disable=None, leave=False, dynamic_ncols=True) as bar:
         try:
             async with asyncio.timeout(timeout):
                 async for found in _ended(admin, jobs, told, states):
@@ -128,7 +128,7 @@ async def _ended(admin: QueueAdmin, job_ids: Iterable[str], told: Told, states: 
                 looked_up = await asyncio.gather(*(_look_up(admin, job_id) for job_id in some))
             except QueueUnavailableError as error:
                 if not away:
-                    with tqdm.external_write_mode():
+                    with Bar.external_write_mode():
                         hint(f"Redis does not answer: {error}; waiting for it")
                 away = True
                 waiting.extend(some)

@@ -96,7 +96,13 @@ def _read_dotenv(path: Path, *, named: bool) -> str | None:
 
 
 def _variables(text: str, path: Path, notices: list[Notice]) -> dict[str, str]:
-    from dotenv.parser import parse_stream  # noqa: PLC0415  only who has such a file pays for it
+    try:
+        from dotenv.parser import parse_stream  # noqa: PLC0415  only who has such a file pays for it
+    except ImportError:
+        raise ConfigError(
+            f"{path} is there, but python-dotenv, which reads it, is not installed; expected:"
+            " pip install 'greenscale-worker[cli]', or the variables in the environment and no such file"
+        ) from None
 
     # Without interpolation: a `$` in a password is a `$`, and only `environ` stands for the environment.
     found: dict[str, str] = {}
