@@ -134,14 +134,18 @@ async def test_threads_are_as_many_as_calls_at_a_time_and_end_with_the_worker() 
         together.wait(PATIENCE)
         return "met"
 
-    before = threading.active_count()
+    before = handler_threads()
     async with Worker(queue, meet, concurrency=3):
         jobs = [f"job-{number}" for number in range(12)]
         await put(queue, *jobs)
         for job_id in jobs:
             assert await answer(queue, job_id) == b"met"
         assert len(names) == 3
-    await eventually(lambda: threading.active_count() == before)
+    await eventually(lambda: handler_threads() <= before)
+
+
+def handler_threads() -> set[int | None]:
+    return {thread.ident for thread in threading.enumerate() if thread.name == "greenscale-handler"}
 
 
 class Hanging:
@@ -163,8 +167,10 @@ class Hanging:
         assert await asyncio.to_thread(self.hung.acquire, timeout=PATIENCE)
 
 
-async def test_a_plain_function_that_hangs_costs_its_job_a_try_and_no_lane() -> None:
-    queue, hanging, before = MemoryQueue(), Hanging(), threading.active_count()
+async def test_a_plain_function_that_hangs_costs_its_job_a_try_and_no_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("greenscale_worker.blame.FIRST_BACKOFF", 600.0)
+    monkeypatch.setattr("greenscale_worker.blame.random.uniform", lambda _least, most: most)
+    queue, hanging, before = MemoryQueue(), Hanging(), handler_threads()
     with structlog.testing.capture_logs() as lines:
         async with Worker(queue, hanging, concurrency=2, policy=Policy(timeout=0.1)) as worker:
             await put(queue, "stuck-1", "stuck-2", "stuck-3", "next-1", "next-2")
@@ -179,13 +185,17 @@ async def test_a_plain_function_that_hangs_costs_its_job_a_try_and_no_lane() -> 
             await put(queue, "next-3")
             assert await answer(queue, "next-3") == b"answer"
             assert (await queue.record("stuck-1"))["state"] == "delayed", "what it says too late is dropped"
+            hanging.let_go.clear()
+            await put(queue, "stuck-4")
+            await reads(queue, "stuck-4", state="delayed")
+            hanging.let_go.set()
     left = [(line["job_id"], line["threads"]) for line in lines if line["event"] == "thread_left_behind"]
-    assert left == [("stuck-1", 1), ("stuck-2", 2), ("stuck-3", 3)]
-    await eventually(lambda: threading.active_count() <= before + 1)  # to_thread keeps one of its own
+    assert left == [("stuck-1", 1), ("stuck-2", 2), ("stuck-3", 3), ("stuck-4", 1)]
+    await eventually(lambda: handler_threads() <= before)
 
 
 async def test_a_drain_hands_back_the_job_of_a_plain_function_that_hangs() -> None:
-    queue, hanging = MemoryQueue(), Hanging()
+    queue, hanging, before = MemoryQueue(), Hanging(), handler_threads()
     async with asyncio.timeout(PATIENCE):
         async with Worker(queue, hanging, concurrency=1, drain=0.05):
             await put(queue, "stuck")
@@ -195,6 +205,7 @@ async def test_a_drain_hands_back_the_job_of_a_plain_function_that_hangs() -> No
         depth = await queue.depth()
         assert (depth.running, depth.waiting) == (0, 1)
     hanging.let_go.set()
+    await eventually(lambda: handler_threads() <= before)
 
 
 def test_a_program_ends_though_a_plain_function_hangs(tmp_path: Path) -> None:
@@ -226,13 +237,16 @@ class Refusing(MemoryQueue):
 async def test_what_ends_a_lane_calls_the_program_back_and_is_raised_there() -> None:
     queue = Refusing()
 
+    limit = asyncio.timeout(PATIENCE)
+
     async def program() -> None:
-        async with asyncio.timeout(PATIENCE), Worker(queue, shout, concurrency=1):
+        async with limit, Worker(queue, shout, concurrency=1):
             await put(queue, "a")
             await asyncio.Event().wait()
 
     with pytest.raises(ZeroDivisionError):
         await program()
+    assert not limit.expired()
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0

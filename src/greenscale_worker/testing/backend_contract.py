@@ -66,14 +66,10 @@ async def test_a_call_may_be_cancelled_at_any_time_and_its_neighbours_go_on(
 
 async def test_a_worker_records_its_answer(backend: Backend, payload: dict[str, Any]) -> None:
     queue = MemoryQueue()
-    worker = Worker(queue, backend, concurrency=2)
-    running = asyncio.create_task(worker.run())
-    await queue.put([("1", orjson.dumps({"job_id": "1", **payload}))])
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(PATIENCE), Worker(queue, backend, concurrency=2):
+        await queue.put([("1", orjson.dumps({"job_id": "1", **payload}))])
         while (await queue.record("1")).get("state") != "succeeded":  # noqa: ASYNC110  a queue has no Event to wait for
             await asyncio.sleep(0.01)
-    worker.stop()
-    assert await running
 
 
 async def test_a_backend_leaves_nothing_running(backend: Backend, payload: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ LARGEST = 16 * 1024 * 1024  # a few bytes can unpack to gigabytes; what is large
 
 async def open_queue(redis: RedisOptions, options: QueueOptions, metrics: Metrics) -> "PackedQueue":
     """Open the worker's side."""
-    return PackedQueue(await open_any_queue("list", redis, options, metrics))
+    return PackedQueue(await open_any_queue("list", redis, options, metrics), options)
 
 
 async def open_admin(redis: RedisOptions, options: QueueOptions) -> "PackedAdmin":
@@ -52,7 +52,8 @@ def unpack(raw: bytes) -> bytes:
 class PackedQueue:
     """The worker's side: unpacks what it leases, and leaves the rest to the list."""
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: Queue, options: QueueOptions) -> None:
+        self.options = options  # so that nobody has to tell a worker the lease again
         self._queue = queue
         self.bind = queue.bind
         self.settle = queue.settle
