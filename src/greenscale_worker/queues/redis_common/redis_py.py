@@ -33,6 +33,15 @@ async def connection_of(pool: Any) -> Any:
     return await pool.get_connection(*[""] * _WANTS_COMMAND)
 
 
+async def answers_of(pipeline: Any) -> list[Any]:
+    """Run a pipeline. Raises the first error in the server's words, which redis-py 6 and 7 lose."""
+    answers: list[Any] = await pipeline.execute(raise_on_error=False)
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return answers
+
+
 def listener(client: Any) -> Any:
     """Make what subscribes to channels: of a Cluster by one of its nodes, since its client cannot before redis-py 8.
 

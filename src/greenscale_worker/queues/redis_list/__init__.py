@@ -7,6 +7,7 @@ from typing import Any, Final
 from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import decode
 from greenscale_worker.queues import QueueOptions, RedisOptions
+from greenscale_worker.queues.redis_common.redis_py import answers_of
 from greenscale_worker.queues.redis_protocol import opening
 from greenscale_worker.queues.redis_protocol.admin import RedisQueueAdmin
 from greenscale_worker.queues.redis_protocol.keys import Keys
@@ -35,7 +36,7 @@ class ListStore:
         """Count the list. It does not know when a payload came, but by the `created_at` that its producer wrote."""
         pipe = client.pipeline(transaction=False)
         pipe.llen(self._name).lindex(self._name, -1 if self.word == "RIGHT" else 0)
-        waiting, payload = await pipe.execute()
+        waiting, payload = await answers_of(pipe)
         return waiting, None if payload is None else _created_at(payload)
 
     async def waiting(self, client: Any, after: bytes | None, count: int) -> list[tuple[bytes, bytes, bytes | None]]:

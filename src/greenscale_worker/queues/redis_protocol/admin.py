@@ -23,6 +23,7 @@ from greenscale_worker.queues import (
 from greenscale_worker.queues.redis_common.bell import Bell
 from greenscale_worker.queues.redis_common.connections import close
 from greenscale_worker.queues.redis_common.errors import mapped
+from greenscale_worker.queues.redis_common.redis_py import answers_of
 from greenscale_worker.queues.redis_common.scripts import Script
 from greenscale_worker.queues.redis_protocol.keys import Keys
 from greenscale_worker.queues.redis_protocol.listing import Listing
@@ -106,7 +107,7 @@ class RedisQueueAdmin:
                 pipe = self._client.pipeline(transaction=False)
                 for job_id in done:
                     pipe.get(self._keys.result(job_id))
-                answers = dict(zip(done, await pipe.execute() if done else [], strict=True))
+                answers = dict(zip(done, await answers_of(pipe) if done else [], strict=True))
             found += [(record, answers.get(job_id)) for job_id, record in zip(some, records, strict=True)]
         return found
 
@@ -156,7 +157,7 @@ class RedisQueueAdmin:
             pipe.zcard(keys.of("lease")).hlen(keys.of("dead")).zcard(keys.of("held"))
             pipe.hmget(keys.of("control"), "paused", "blamed", "blamed_by")
             pipe.zrange(keys.of("ready"), 0, 0).zrange(keys.of("suspect"), 0, 0).zrange(keys.of("held"), 0, 0)
-            ready, suspect, delayed, running, dead, held, control, *oldest = await pipe.execute()
+            ready, suspect, delayed, running, dead, held, control, *oldest = await answers_of(pipe)
             now = await self._now()
             paused, failing_ms, failing_by = control
         since = [self._store.first_seen(ids[0]) for ids in oldest if ids]

@@ -6,6 +6,7 @@ from typing import Any, Final
 import orjson
 
 from greenscale_worker.queues import QueueOptions, RedisOptions
+from greenscale_worker.queues.redis_common.redis_py import answers_of
 from greenscale_worker.queues.redis_protocol import opening
 from greenscale_worker.queues.redis_protocol.admin import RedisQueueAdmin
 from greenscale_worker.queues.redis_protocol.keys import Keys
@@ -46,7 +47,7 @@ class StreamStore:
         """Count what is in the stream and not among the claimed; the first of it says when it was added."""
         pipe = client.pipeline(transaction=False)
         pipe.xlen(self._name).hlen(keys.of("meta"))
-        length, claimed = await pipe.execute()
+        length, claimed = await answers_of(pipe)
         if length <= claimed:
             return 0, None
         first = await self.waiting(client, None, 1)
