@@ -1,5 +1,7 @@
 """The Redis that tests run against: always a real one, and never anybody else's."""
 
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,6 +12,7 @@ import pytest
 from redis import Redis
 
 from tests.support.redis_server import RedisServer, start_shared
+from tests.support.shell import Shell
 
 SHARED: pytest.StashKey[tuple[RedisServer | None, str]] = pytest.StashKey()
 
@@ -71,3 +74,23 @@ def start_redis(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
             return server
 
         yield start
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting from outside, no .env, no colour."""
+    for name in list(os.environ):
+        if re.match(r"(GREENSCALE|NEYSA|OPENAI|REDIS)_|.*_PROXY$", name, re.IGNORECASE):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def shell(
+    redis_url: str, bare: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Shell]:
+    assert bare is None
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    shell = Shell(redis_url, capsys, monkeypatch)
+    yield shell
+    shell.client.close()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from greenscale_worker.cli import FAILED, UNFINISHED, UNKNOWN
 from greenscale_worker.cli.opening import with_admin
-from greenscale_worker.cli.terminal import columns, harmless, hint, moment, one_line, say, say_json
+from greenscale_worker.cli.terminal import columns, harmless, hint, moment, one_line, say, say_json, seconds_of
+from greenscale_worker.errors import ConfigError
 
 if TYPE_CHECKING:
     from greenscale_worker.config import Settings
@@ -29,7 +30,8 @@ There is no record before a worker has claimed a job that was pushed by hand, no
 that is "unknown or waiting"."""
 
 RESULT: Final = """\
-Write the answer of a job, and nothing else, to stdout."""
+Write the answer of a job, and nothing else, to stdout. With --wait, wait for it first: the job need not be
+there yet; why it does not move is told on stderr."""
 
 CANCEL: Final = """\
 End a job that has not finished. If it runs, its call is cut off; if no worker has claimed it yet, it is
@@ -38,10 +40,16 @@ job with this id is cancelled, and the one after it runs."""
 
 CODES: Final = {
     "status": "exit codes: 0 there is a record; 3 unknown or waiting; 1 Redis does not answer; 2 wrong setting",
-    "result": "exit codes: 0 answered; 1 the job failed or was cancelled, or Redis does not answer;\n"
-    "2 wrong setting; 3 unknown or waiting, or the answer's time is over; 4 not finished yet",
+    "result": "exit codes: 0 answered; 1 the job failed or was cancelled, or Redis does not answer (with --wait\n"
+    "it is waited for); 2 wrong setting; 3 unknown or waiting, or the answer's time is over; 4 not finished yet",
     "cancel": "exit codes: 0 cancelled, or will be when it comes up; 1 it had finished before, or Redis does\n"
     "not answer; 2 wrong setting or id; 3 there is no record of such a job; it may still wait, unseen",
+}
+EXAMPLES: Final = {
+    "status": "example:\n  greenscale-worker status test-001",
+    "result": "examples:\n  greenscale-worker result test-001\n"
+    "  greenscale-worker result test-001 --wait --timeout 10m",
+    "cancel": "example:\n  greenscale-worker cancel test-001",
 }
 CANCELLATIONS: Final = {
     "cancelled": " is cancelled",
@@ -64,11 +72,16 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
             name,
             help=text,
             description=description,
-            epilog=f"example:\n  greenscale-worker {name} test-001\n\n{CODES[name]}",
+            epilog=f"{EXAMPLES[name]}\n\n{CODES[name]}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         parser.add_argument("job_id", metavar="ID", help="the job's id")
         parser.add_argument("--json", action="store_true", help="one line of JSON")
+        if name == "result":
+            parser.add_argument("--wait", action="store_true", help="wait until the job has ended")
+            parser.add_argument(
+                "--timeout", type=seconds_of, metavar="TIME", help="wait no longer than, such as 90s or 10m"
+            )
         parser.set_defaults(run=lambda args, use=use: with_admin(partial(use, args)))
 
 
@@ -122,11 +135,32 @@ def _when(item: tuple[str, str]) -> int:
     return int(item[1])
 
 
-async def _result(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Settings") -> int:
+def check_kept(settings: "Settings") -> None:
+    """Raise ConfigError where no result is kept, so that waiting for one would never end."""
+    if settings.result_ttl_seconds == 0:
+        raise ConfigError("--wait: GREENSCALE_RESULT_TTL_SECONDS is 0, so no result is kept; expected: more")
+
+
+async def _ended(
+    args: argparse.Namespace, admin: "QueueAdmin", settings: "Settings"
+) -> tuple[dict[str, str], bytes | None]:
+    """Wait for the job where that is wanted, then read its record and its answer."""
+    if args.timeout is not None and not args.wait:
+        raise ConfigError("--timeout is for --wait; expected: both, or none of them")
+    if args.wait:
+        from greenscale_worker.cli.waiting import wait_for  # noqa: PLC0415  only who waits needs a progress bar
+
+        check_kept(settings)
+        if (ended := await wait_for(admin, args.job_id, args.timeout)) is not None:
+            return ended.record, ended.answer
     answer, record = await admin.result(args.job_id), await admin.record(args.job_id)
+    # What is there beside an open job is of an earlier one with this id.
+    return record, None if record.get("state") in OPEN else answer
+
+
+async def _result(args: argparse.Namespace, admin: "QueueAdmin", settings: "Settings") -> int:
+    record, answer = await _ended(args, admin, settings)
     state = record.get("state", "")
-    if state in OPEN:
-        answer = None  # what is there is of an earlier job with this id
     text = None if answer is None else answer.decode(errors="replace")
     if args.json:
         say_json({**readable(args.job_id, record), "result": text})

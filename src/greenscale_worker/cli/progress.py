@@ -7,6 +7,8 @@ from typing import Any, Self
 class NoBar:
     """Stands in for tqdm's, as far as that is used here, and shows nothing."""
 
+    disable = True
+
     def __init__(self, *_: Any, **__: Any) -> None:
         """Take what tqdm takes."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
+from greenscale_worker.cli.jobs import check_kept
 from greenscale_worker.cli.opening import with_admin
 from greenscale_worker.cli.terminal import hint, say, say_json, seconds_of
 from greenscale_worker.errors import (
@@ -111,6 +112,8 @@ class Submission:
 
 
 async def _submit(args: argparse.Namespace, admin: "QueueAdmin", settings: "Settings") -> int:
+    if args.wait:
+        check_kept(settings)
     jobs = list(_jobs(args, settings))
     handed_in: list[Submission] = []
     try:

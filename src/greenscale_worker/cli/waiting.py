@@ -1,29 +1,26 @@
-"""`submit --wait`: watches jobs until each has ended, and writes what came of it."""
+"""`submit --wait` and `result --wait`: wait until jobs have ended, and say meanwhile why they do not move."""
 
 import asyncio
 import sys
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Final, Self
 
 import orjson
 
 from greenscale_worker.cli import FAILED, UNFINISHED
-from greenscale_worker.cli.jobs import OPEN, WITH_REASON, readable, reason
+from greenscale_worker.cli.jobs import WITH_REASON, readable, reason
 from greenscale_worker.cli.progress import Bar
 from greenscale_worker.cli.terminal import bold, harmless, hint, one_line, say, say_json
+from greenscale_worker.client.ends import Ended, Ends
 from greenscale_worker.errors import QueueUnavailableError
+from greenscale_worker.job import check_job_id
 from greenscale_worker.queues import QueueAdmin
 
 HEADING: Final = 100  # characters
-AT_ONCE: Final = 32  # records asked for together
-SHORTEST_PAUSE: Final = 0.05
-LONGEST_PAUSE: Final = 1.0
-PAUSE_FOR_EACH: Final = 0.0005  # so that many open jobs do not make Redis busy
-
-
-Ended = tuple[str, dict[str, str], bytes | None]  # a job's id, record and answer
+DRAW_SECONDS: Final = 0.1  # after a change: many come together
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +32,14 @@ class Show:
 
     def __call__(self, ended: Ended, payload: bytes) -> None:
         """Write what came of one job: an answer to stdout, a failure to stderr; in JSON both to stdout."""
-        job_id, record, answer = ended
-        text = None if answer is None else answer.decode(errors="replace")
+        text = None if ended.answer is None else ended.answer.decode(errors="replace")
         if self.as_json:
-            say_json({**readable(job_id, record), "prompt": prompt_of(payload), "result": text})
+            say_json({**readable(ended.job_id, ended.record), "prompt": prompt_of(payload), "result": text})
         elif text is None:
-            hint(reason(job_id, record))
+            hint(reason(ended.job_id, ended.record))
         else:
             if self.many:
-                say(bold(one_line(f"# {job_id}  {prompt_of(payload) or ''}"[:HEADING])))
+                say(bold(one_line(f"# {ended.job_id}  {prompt_of(payload) or ''}"[:HEADING])))
             say(harmless(text) if sys.stdout.isatty() else text)
 
 
@@ -55,21 +51,86 @@ def prompt_of(payload: bytes) -> str | None:
     return said if isinstance(said, str) else None
 
 
-@dataclass(slots=True)
-class Told:
-    """Says on stderr why jobs do not move: of one job whatever changes, of many each reason once."""
+class Progress:
+    """Shows on stderr how far jobs are: a bar on a terminal, and a line for whatever keeps them from moving.
 
-    many: bool
-    said: set[tuple[str, ...]] = field(default_factory=set)
+    Of one job each reason that is new is told, of many each code once.
+    """
 
-    def __call__(self, job_id: str, record: dict[str, str]) -> None:
-        """Say why this job does not move, unless that was said."""
-        state, code = record.get("state", ""), record.get("error_code", "")
-        key = (state, code) if self.many else (state, code, record.get("error_message", ""))
-        if (state in WITH_REASON or state == "cancelling") and key not in self.said:
-            self.said.add(key)
-            with Bar.external_write_mode():
-                hint(reason(job_id, record))
+    def __init__(self, total: int) -> None:
+        self._many = total > 1
+        self._said: set[tuple[str, ...]] = set()
+        self._states: dict[str, str] = {}  # of the jobs that were seen and have not ended
+        self._failed = 0
+        self._drawing: asyncio.TimerHandle | None = None
+        self._bar = Bar(total=total, unit="job", disable=None, leave=False, dynamic_ncols=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._drawing is not None:
+            self._drawing.cancel()
+        self._bar.close()
+
+    def open(self, job_id: str, record: dict[str, str]) -> None:
+        """Learn how a job stands that has not ended; see Ends."""
+        state, code = record["state"], record.get("error_code", "")
+        self._states[job_id] = state
+        self._draw_soon()
+        key = (state, code) if self._many else (state, code, record.get("error_message", ""))
+        if (state in WITH_REASON or state == "cancelling") and key not in self._said:
+            self._said.add(key)
+            self.say(reason(job_id, record))
+
+    def away(self, why: str) -> None:
+        """Learn that Redis does not answer; see Ends."""
+        self.say(f"Redis does not answer: {why}; waiting for it")
+
+    def ended(self, ended: Ended) -> None:
+        """Learn that a job has ended."""
+        self._states.pop(ended.job_id, None)
+        self._failed += ended.answer is None
+        self._bar.update()
+        self._draw_soon()
+
+    def say(self, text: str) -> None:
+        """Write a line beside the bar."""
+        with Bar.external_write_mode():
+            hint(text)
+
+    def _draw_soon(self) -> None:
+        if self._drawing is None and not self._bar.disable:
+            self._drawing = asyncio.get_running_loop().call_later(DRAW_SECONDS, self._draw)
+
+    def _draw(self) -> None:
+        self._drawing = None
+        self._bar.set_postfix({**Counter(self._states.values()), "failed": self._failed})
+
+
+@asynccontextmanager
+async def watching(admin: QueueAdmin, progress: Progress) -> AsyncIterator[Ends]:
+    """Tell `progress` how the jobs stand that are waited for."""
+    with suppress(QueueUnavailableError):  # `progress` tells of that
+        if not await admin.workers():
+            hint("no worker is alive at the moment; waiting for one")
+    _notice_ctrl_c()
+    async with aclosing(Ends(admin, on_open=progress.open, on_away=progress.away)) as ends:
+        yield ends
+
+
+async def wait_for(admin: QueueAdmin, job_id: str, timeout: float | None) -> Ended | None:  # noqa: ASYNC109  None says it
+    """Wait until a job has ended, which need not be there yet. None: it has not within `timeout` seconds.
+
+    Raises BadInputError for an id that no job can have.
+    """
+    check_job_id(job_id)
+    with Progress(1) as progress:
+        async with watching(admin, progress) as ends:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    return await ends.wait(job_id)
+    return None
 
 
 async def wait(
@@ -79,15 +140,12 @@ async def wait(
     *,
     timeout: float | None,  # noqa: ASYNC109  it bounds the whole, and ends in an exit code
 ) -> int:
-    """Write the answers of jobs, id -> payload, in this order.
+    """Write the answers of jobs that were handed in, id -> payload, in this order.
 
     The exit code: 0 where all succeeded within `timeout` seconds.
     """
-    if not await admin.workers():
-        hint("no worker is alive at the moment; waiting for one")
     ended: dict[str, Ended] = {}
-    in_order, states = deque(jobs), Counter[str]()
-    failed, told = 0, Told(many=len(jobs) > 1)
+    in_order, answers = deque(jobs), Counter[bool]()
 
     def write(job_ids: Iterable[str]) -> None:
         with Bar.external_write_mode():
@@ -95,57 +153,23 @@ async def wait(
                 show(ended.pop(job_id), jobs[job_id])
             sys.stdout.flush()
 
-    with Bar(total=len(jobs), unit="job", disable=None, leave=False, dynamic_ncols=True) as bar:
+    with Progress(len(jobs)) as progress:
         try:
-            async with asyncio.timeout(timeout):
-                async for found in _ended(admin, jobs, told, states):
-                    ended[found[0]] = found
-                    failed += found[2] is None
+            async with watching(admin, progress) as ends, asyncio.timeout(timeout):
+                async for each in ends.as_completed(jobs, known=True):
+                    ended[each.job_id] = each
+                    answers[each.answer is not None] += 1
+                    progress.ended(each)
                     while in_order and in_order[0] in ended:
                         write([in_order.popleft()])
-                    bar.set_postfix({**states, "failed": failed}, refresh=False)
-                    bar.update()
         except TimeoutError:
-            bar.close()
-            unfinished = len(in_order) - len(ended)
-            write([job_id for job_id in in_order if job_id in ended])
-            hint(f"not finished yet: {unfinished} of {len(jobs)}")
-            return UNFINISHED
+            pass  # said below, behind what has ended
         finally:
             write([job_id for job_id in in_order if job_id in ended])
-    return FAILED if failed else 0
-
-
-async def _ended(admin: QueueAdmin, job_ids: Iterable[str], told: Told, states: Counter[str]) -> AsyncIterator[Ended]:
-    """Watch jobs; gives each when it has ended, or when there is no record of it any more. Counts states of others."""
-    waiting, away = deque(job_ids), False
-    while waiting:
-        _notice_ctrl_c()
-        states.clear()
-        for _ in range(-(-len(waiting) // AT_ONCE)):
-            some = [waiting.popleft() for _ in range(min(AT_ONCE, len(waiting)))]
-            try:
-                looked_up = await asyncio.gather(*(_look_up(admin, job_id) for job_id in some))
-            except QueueUnavailableError as error:
-                if not away:
-                    with Bar.external_write_mode():
-                        hint(f"Redis does not answer: {error}; waiting for it")
-                away = True
-                waiting.extend(some)
-                break
-            for found in looked_up:
-                if found[1].get("state") in OPEN:
-                    waiting.append(found[0])
-                    states[found[1]["state"]] += 1
-                    told(*found[:2])
-                else:
-                    yield found
-        await asyncio.sleep(min(LONGEST_PAUSE, max(SHORTEST_PAUSE, len(waiting) * PAUSE_FOR_EACH)))
-
-
-async def _look_up(admin: QueueAdmin, job_id: str) -> Ended:
-    record = await admin.record(job_id)
-    return job_id, record, await admin.result(job_id) if record.get("state") == "succeeded" else None
+    if unfinished := len(jobs) - answers.total():
+        hint(f"not finished yet: {unfinished} of {len(jobs)}")
+        return UNFINISHED
+    return FAILED if answers[False] else 0
 
 
 def _notice_ctrl_c() -> None:
