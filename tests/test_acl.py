@@ -103,7 +103,7 @@ def test_the_worker_and_its_commands_need_these_rights_and_no_others(
         with working(server, monkeypatch, kind=kind, database=database, side=side) as metrics:
             assert main(["submit", "--id", "one", "hello", "--wait"]) == 0
             assert (main(["result", "one"]), main(["status", "one"]), main(["cancel", "nobody"])) == (0, 0, 3)
-            assert main(["pause"]) == main(["resume"]) == main(["queue"]) == 0
+            assert main(["pause"]) == main(["resume"]) == main(["queue"]) == main(["jobs"]) == 0
             with server.client(db=database) as client:
                 step_the_clock_back(client)
                 add(client, kind, b'{"job_id":"bad"}')

@@ -1,11 +1,20 @@
 """The commands that show jobs and wait for them; against a real Redis and in real processes."""
 
+import os
+import pty
+import re
 import signal
 import subprocess  # noqa: TC003  a context manager gives it
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any, Final
 
-from greenscale_worker.job import Failed, Released
+import orjson
+import pytest
+
+from greenscale_worker import queues
+from greenscale_worker.cli.listing import STATES
+from greenscale_worker.job import Failed, Failure, Released
 from tests.support.redis_server import RedisServer
 from tests.support.shell import ANSWER, Shell, process
 
@@ -90,3 +99,142 @@ def test_waiting_for_a_result_outlives_redis(start_redis: Callable[..., RedisSer
             client.hset("job:x", "state", "succeeded")
         assert ask.communicate() == (b"4\n", b"")
         assert ask.returncode == 0
+
+
+# --- jobs ---
+
+EVERY_STATE: Final = [
+    ("runs", "running"),
+    ("runs-too", "running"),
+    ("-", "waiting"),
+    ("unwanted", "cancelling"),
+    ("pushed", "waiting"),
+    ("later", "delayed"),
+    ("held", "held"),
+    ("gone", "cancelled"),
+    ("dead-2", "failed"),
+    ("dead-1", "failed"),
+    ("bad", "failed"),
+    ("good", "succeeded"),
+]
+
+
+@pytest.fixture
+def jobs(shell: Shell) -> Shell:
+    """Jobs in every state that there is; one that waits has no name."""
+    for name in ("good", "bad", "gone", "runs", "later", "dead-1", "dead-2", "held", "runs-too", "unwanted"):
+        shell("submit", name, "--id", name)
+    alike = Failure(code="http_400", message="no", prior="job", fingerprint="400")
+    bad = Failed("http_422", "too \x1b[31mred\n" + "and so on " * 20)
+    shell.run(ANSWER, bad, None, None, Released("overload", delay=600), alike, alike, alike, None)
+    shell("cancel", "gone")
+    shell("cancel", "unwanted")
+    shell.client.lpush("jobs", "\x1b[31m", '{"job_id":"pushed","prompt":"x"}')
+    return shell
+
+
+def rows(said: tuple[int, str, str]) -> list[tuple[str, str]]:
+    """Read a table that is all there: id and state of each job."""
+    code, out, err = said
+    head, *lines = out.splitlines()
+    assert (code, err, head.split()) == (0, "", ["ID", "STATE", "AGE", "RUNS", "WORKER,", "OR", "WHY"])
+    return [(line.split()[0], line.split()[1]) for line in lines]
+
+
+def test_jobs_of_every_state_are_listed(jobs: Shell) -> None:
+    assert set(STATES) == set(queues.STATES)
+    assert sorted(rows(jobs("jobs"))) == sorted(EVERY_STATE)
+    out = jobs("jobs")[1]
+    assert "\x1b" not in out
+    assert re.search(r"^runs +running +\S+ s +1  \S+:\d+:\S+$", out, re.MULTILINE)
+    assert re.search(r"^later +delayed +\S+ s +0  due in 9 m \d+ s; overload$", out, re.MULTILINE)
+    assert re.search(r"^held +held +\S+ s +1  http_400: no$", out, re.MULTILINE)
+    assert re.search(r"^bad +failed +\S+ s +1  http_422: too  \[31mred and so on", out, re.MULTILINE)
+    assert re.search(r"^pushed +waiting +- +0$", out, re.MULTILINE)
+
+
+def test_jobs_are_chosen(jobs: Shell) -> None:
+    def chosen(*options: str) -> list[str]:
+        return sorted(name for name, _ in rows(jobs("jobs", *options)))
+
+    assert chosen("--state", "running") == ["runs", "runs-too"]
+    assert chosen("--state", "held", "--state", "delayed") == ["held", "later"]
+    assert chosen("--state", "waiting") == ["-", "pushed"]
+    assert chosen("--state", "cancelling") == ["unwanted"]
+    assert chosen("--code", "http_400") == ["dead-1", "dead-2", "held"]
+    assert chosen("--code", "http_400", "--state", "held") == ["held"]
+    (worker,) = {job["worker"] for job in listed(jobs("jobs", "--state", "running", "--json"))}
+    assert chosen("--worker", worker, "--state", "running") == ["runs", "runs-too"]
+    for options in (("--worker", "nobody"), ("--state", "succeeded", "--code", "x"), ("--skip", "100")):
+        assert jobs("jobs", *options) == (0, "", "there are no such jobs\n")
+
+
+def listed(said: tuple[int, str, str]) -> list[dict[str, Any]]:
+    """Read lines of JSON."""
+    assert (said[0], said[2]) == (0, "")
+    return [orjson.loads(line) for line in said[1].splitlines()]
+
+
+def test_jobs_are_a_line_of_json_each(jobs: Shell) -> None:
+    found = {job["job_id"]: job for job in listed(jobs("jobs", "--json"))}
+    assert {(name or "-", job["state"]) for name, job in found.items()} == set(EVERY_STATE)
+    held = found["held"]
+    assert (held["code"], held["message"], held["attempts"], held["worker"]) == ("http_400", "no", 1, None)
+    assert found["later"]["due_at"] > found["runs"]["claimed_at"] > 0
+    code, out, err = jobs("jobs", "--json", "--limit", "2", "--skip", "1")
+    assert (code, out.count("\n"), err) == (0, 2, "… 2 are shown; those behind: --skip 3, or --limit 0\n")
+
+
+def test_a_page_of_jobs_says_what_is_behind_it(shell: Shell) -> None:
+    shell.type(b"".join(b'{"job_id":"%d","prompt":"x"}\n' % number for number in range(1050)))
+    shell("submit", "--jsonl", "-")
+    code, out, err = shell("jobs")
+    assert (code, out.count("\n"), err) == (0, 21, "… 20 are shown; those behind: --skip 20, or --limit 0\n")
+    code, out, err = shell("jobs", "--state", "waiting", "--limit", "3", "--skip", "7")
+    assert [line.split()[0] for line in out.splitlines()] == ["ID", "7", "8", "9"]
+    assert err == "… 3 of 1,050 are shown; those behind: --skip 10, or --limit 0\n"
+    assert shell("jobs", "--limit", "50", "--skip", "1000")[2] == "", "that was all"
+    assert len(rows(shell("jobs", "--limit", "0"))) == len(listed(shell("jobs", "--json"))) == 1050
+
+
+def test_no_jobs(shell: Shell) -> None:
+    assert shell("jobs") == (0, "", "there are no jobs\n")
+    assert shell("jobs", "--json") == (0, "", "")
+
+
+@pytest.mark.parametrize("options", [["--state", "lost"], ["--limit", "-1"], ["--skip", "few"]], ids=" ".join)
+def test_what_jobs_takes_is_told(options: list[str], shell: Shell) -> None:
+    code, out, err = shell("jobs", *options)
+    assert (code, out) == (2, "")
+    assert "usage: greenscale-worker jobs" in err
+
+
+def on_a_terminal(redis_url: str, *arguments: str) -> list[str]:
+    """Run a command on a terminal of 80 columns; gives its lines, without what makes the head bold."""
+    ours, theirs = pty.openpty()
+    settings = {"REDIS_URL": redis_url, "TERM": "xterm", "COLUMNS": "80"}
+    with process(*arguments, environment=settings, stdout=theirs) as command:
+        os.close(theirs)
+        seen = b""
+        with suppress(OSError):  # nobody writes there any more
+            while part := os.read(ours, 1000):
+                seen += part
+        assert command.wait() == 0
+    os.close(ours)
+    return re.sub("\x1b\\[[01]m", "", seen.decode()).splitlines()
+
+
+def test_a_terminal_of_80_columns_shows_ids_and_reasons(shell: Shell, redis_url: str) -> None:
+    long, wide = "c" * 128, "0123456789abcdef" * 2
+    for job_id in (long, wide, "short"):
+        shell("submit", "x", "--id", job_id)
+    why = "the prompt is against the policy of the house, which is a long one, for it is an old house"
+    shell.run(Failed("x", "no"), Failed("http_400", why), None)
+    head, runs, *ended = on_a_terminal(redis_url, "jobs")
+    assert re.fullmatch(rf"{'ID':<32}  STATE    AGE +RUNS  WORKER, OR WHY", head)
+    assert re.fullmatch(r"short +running  \S+ s +1  \S+:2-[0-9a-f]{8}", runs)
+    assert len(runs) <= 80
+    assert (ended[0][:43], ended[1]) == (f"{wide}  failed   ", f"    http_400: {why[:65]}…")
+    assert (ended[2], ended[3][:43], ended[3][-7:]) == (long, f"{'':<32}  failed   ", "  x: no")
+    letters = on_a_terminal(redis_url, "dead", "list")
+    assert letters[2] == f"    {why[:75]}…"

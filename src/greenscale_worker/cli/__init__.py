@@ -40,6 +40,7 @@ examples:
   NEYSA_API_KEY=… greenscale-worker                  run the worker
   greenscale-worker submit "What is 2+2?" --wait     ask, and wait for the answer
   greenscale-worker queue --watch                    see what there is to do, and who does it
+  greenscale-worker jobs --state running             see which jobs run, where, and since when
   greenscale-worker batch IN.jsonl OUT.jsonl         run a file of prompts without Redis
   greenscale-worker dead list                        see what has failed for good
 `greenscale-worker COMMAND --help` tells more.
@@ -108,7 +109,18 @@ def parser() -> "argparse.ArgumentParser":
     """Make the parser of all commands."""
     import argparse  # noqa: PLC0415  as above
 
-    from greenscale_worker.cli import batch, config, dead, demo, jobs, queue, simulate, submit, up  # noqa: PLC0415  as above
+    from greenscale_worker.cli import (  # noqa: PLC0415  as above
+        batch,
+        config,
+        dead,
+        demo,
+        jobs,
+        listing,
+        queue,
+        simulate,
+        submit,
+        up,
+    )
 
     class Version(argparse.Action):
         def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
@@ -139,7 +151,7 @@ def parser() -> "argparse.ArgumentParser":
     )
     top.set_defaults(run=None)
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (up, submit, jobs, queue, dead, batch, demo, simulate, config):
+    for module in (up, submit, jobs, listing, queue, dead, batch, demo, simulate, config):
         module.add_parser(commands)
     return top
 

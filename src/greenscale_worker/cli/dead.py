@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from greenscale_worker.cli import FAILED, UNKNOWN
 from greenscale_worker.cli.opening import with_admin
-from greenscale_worker.cli.terminal import age, columns, harmless, hint, moment, say, say_json, seconds_of, since_of
+from greenscale_worker.cli.terminal import (
+    age,
+    columns,
+    harmless,
+    hint,
+    moment,
+    say,
+    say_json,
+    seconds_of,
+    since_of,
+    whole_number,
+)
 from greenscale_worker.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -58,9 +69,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
     listing = _action(actions, "list", "list them, the latest first", _list)
     _filter_options(listing)
-    listing.add_argument("--limit", metavar="N", type=_count, help=f"no more than so many (default: {SHOWN})")
+    listing.add_argument(
+        "--limit", metavar="N", type=whole_number, help=f"no more than so many; 0: all (default: {SHOWN}; --json: all)"
+    )
     listing.add_argument("--after", metavar="ID", help="go on behind the one of this id")
-    listing.add_argument("--json", action="store_true", help="one line of JSON each, without payloads; all of them")
+    listing.add_argument("--json", action="store_true", help="one line of JSON each, without payloads")
 
     codes = _action(actions, "codes", "count them by code", _codes)
     codes.add_argument("--json", action="store_true", help="one line of JSON")
@@ -114,14 +127,14 @@ def _which(args: argparse.Namespace) -> "DeadFilter":
 
 async def _list(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Settings") -> int:
     which = _which(args)
-    limit = args.limit or (None if args.json else SHOWN)
+    limit = (0 if args.json else SHOWN) if args.limit is None else args.limit
     if args.after is not None and await admin.dead_letter(args.after, payload=False) is None:
         hint(f"{args.after}: {NOT_FOUND}")
         return UNKNOWN
-    found = admin.dead(which, limit=limit and limit + 1, after=args.after, payloads=False)
+    found = admin.dead(which, limit=limit + 1 if limit else None, after=args.after, payloads=False)
     letters = [_summary(letter) async for letter in found]
-    more = limit is not None and len(letters) > limit
-    letters = letters[:limit]
+    more = 0 < limit < len(letters)
+    letters = letters[: limit or None]
     if args.json:
         for letter in letters:
             say_json(letter)
@@ -136,7 +149,7 @@ async def _list(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Setti
         hint("there are no dead letters" + ("" if which == type(which)() else " of this kind"))
     if more:
         total = "" if args.after else f" of {await admin.dead_count(which):,}"
-        hint(f"… {len(letters):,}{total} are shown; those behind: --after {letters[-1]['id']}, or --limit N")
+        hint(f"… {len(letters):,}{total} are shown; those behind: --after {letters[-1]['id']}, or --limit 0")
     return 0
 
 

@@ -12,6 +12,10 @@ from time import time
 from typing import Any, Final, TextIO
 
 UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+WIDEST: Final = 36  # of a cell that others stand behind: a UUID
+LEAST_OF_WORD: Final = 12
+LEAST_OF_TEXT: Final = 40
+INDENT: Final = "    "
 CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 ALL_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
@@ -54,17 +58,54 @@ def bold(text: str) -> str:
 
 
 def columns(rows: Iterable[Sequence[str]], *, head: Sequence[str] = (), cut: bool = False) -> str:
-    """Align rows, under bold headings where there are some; `cut`: no line goes beyond the terminal's edge."""
+    """Align rows, under bold headings where there are some.
+
+    `cut`: on a terminal no line goes beyond the edge. The first cell, an id, is never cut: one that is too wide has a
+    line of its own. So has the last one where little of it would be left, but for a single word, which loses its
+    beginning.
+    """
     cells = [list(head)] * bool(head) + [[one_line(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    most = shutil.get_terminal_size().columns if cut and sys.stdout.isatty() else None
-    lines = []
-    for row in cells:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        lines.append(line if most is None or len(line) <= most else line[: most - 1] + "…")
+    lines = _fitted(cells, shutil.get_terminal_size().columns) if cut and sys.stdout.isatty() else _aligned(cells)
     if head:
         lines[0] = bold(lines[0])
     return "\n".join(lines)
+
+
+def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+
+
+def _fitted(cells: Iterable[Sequence[str]], edge: int) -> list[str]:
+    """Align rows within so many columns; the first one, a head, in one line."""
+    table = [[row[0], *(_cut(cell, WIDEST) for cell in row[1:-1]), row[-1]] for row in cells]
+    first, *others = zip(*table, strict=True)
+    widths = [max(len(cell) for cell in first if len(cell) <= WIDEST), *(max(map(len, column)) for column in others)]
+    lines: list[str] = []
+    for name, *middle, last in table:
+        start = name
+        if len(name) > WIDEST:
+            lines.append(name)
+            start = ""
+        line = "".join(f"{cell:<{width}}  " for cell, width in zip([start, *middle], widths, strict=False))
+        lines += _ended(line, last, edge) if lines else [(line + last)[:edge].rstrip()]
+    return lines
+
+
+def _ended(line: str, last: str, edge: int) -> list[str]:
+    """Put the last cell at the end of its line, or below."""
+    if len(line) + len(last) <= edge:
+        return [(line + last).rstrip()]
+    room = edge - len(line)
+    if " " not in last and room >= LEAST_OF_WORD:
+        return [f"{line}…{last[1 - room :]}"]
+    if room >= LEAST_OF_TEXT:
+        return [line + _cut(last, room)]
+    return [line.rstrip(), INDENT + _cut(last, edge - len(INDENT))]
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def age(seconds: float) -> str:
@@ -94,6 +135,13 @@ def seconds_of(text: str) -> float:
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no time span; 45s, 30m, 12h, 7d or 2w are accepted")
     return float(found[1]) * UNITS[found[2] or "s"]
+
+
+def whole_number(text: str) -> int:
+    """Read how many, 0 among them; for argparse."""
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not accepted; a whole number is expected")
+    return int(text)
 
 
 def since_of(text: str) -> tuple[float | None, float | None]:
