@@ -39,6 +39,7 @@ COMMANDS = (
     "status",
     "result",
     "cancel",
+    "jobs",
     "queue",
     "pause",
     "resume",
@@ -100,7 +101,7 @@ def test_help_asks_for_no_library() -> None:
         ["dead"],
         ["dead", "purge"],
         ["dead", "purge", "--older-than", "1y"],
-        ["dead", "list", "--limit", "0"],
+        ["dead", "list", "--limit", "-1"],
         ["dead", "list", "--since", "soon"],
         ["config", "--json", "--markdown"],
         ["submit", "a", "--jsonl", "b"],
@@ -515,11 +516,12 @@ def test_the_queue_is_counted(shell: Shell) -> None:
     assert found.pop("workers") == []
     assert found.pop("oldest_seconds") is None  # nothing that waits says when it was made
     counts = {"waiting": 10, "running": 0, "delayed": 1, "held": 0, "dead": 1}
-    assert found == {"queue": "jobs", **counts, "paused": False, "failing_seconds": None, "failing_by": None}
+    why = {"paused": False, "failing_seconds": None, "failing_by": None, "why": "no worker is alive"}
+    assert found == {"queue": "jobs", **counts, **why, "rate_per_second": 0.0, "eta_seconds": None}
     code, out, _ = shell("queue")
     assert code == 0
     rows = ["waiting  10", "running   0", "delayed   1", "held      0", "dead      1", "workers   0"]
-    assert out.splitlines() == ["jobs", *rows]
+    assert out.splitlines() == ["jobs", *rows, "", "no worker is alive"]
 
 
 def test_the_queue_says_why_nothing_succeeds(shell: Shell, redis_url: str) -> None:
@@ -530,7 +532,7 @@ def test_the_queue_says_why_nothing_succeeds(shell: Shell, redis_url: str) -> No
     with redis.Redis.from_url(redis_url) as client:
         client.hset("{jobs}:control", mapping=why)
     _, out, _ = shell("queue")
-    assert re.search(r"^no success for 1 m 3\d s: http_401: HTTP 401: ", out, re.MULTILINE)
+    assert re.search(r"^no worker is alive; no success for 1 m 3\d s: http_401: HTTP 401: ", out, re.MULTILINE)
     assert "\x1b" not in out
     assert shell.json("queue")["failing_by"].startswith("http_401")
 
@@ -554,7 +556,8 @@ async def test_workers_that_live_are_listed(fleet: Fleet, redis_url: str) -> Non
     worker = fleet.start()
     await worker.says("ready")
     out, _ = process("queue", environment={"REDIS_URL": redis_url}).communicate()
-    assert re.search(rf"\nworker +heartbeat\n\S+:{worker.pid}:\S+ +\S+ s ago\n$", out.decode())
+    head = "worker +heartbeat +running +longest"
+    assert re.search(rf"\n{head}\n\S+:{worker.pid}:\S+ +\S+ s ago +0 +-\n$", out.decode())
     await worker.stop()
 
 
@@ -564,7 +567,7 @@ def test_a_pause_holds_until_it_is_ended(shell: Shell) -> None:
     assert code == 0
     assert f"  {annotate} autoscaling.keda.sh/paused=true --overwrite" in out.splitlines()
     assert shell.json("queue")["paused"] is True
-    assert shell("queue")[1].startswith("jobs  paused: ")
+    assert shell("queue")[1].endswith("\n\npaused: `greenscale-worker resume` ends it\n")
     code, out, _ = shell("resume")
     assert code == 0
     assert f"  {annotate} autoscaling.keda.sh/paused-" in out.splitlines()
@@ -684,7 +687,7 @@ def test_a_list_of_dead_letters_ends_where_it_should(letters: Shell) -> None:
     code, out, err = letters("dead", "list", "--limit", "2")
     last = out.splitlines()[-1].split()[0]
     assert (code, out.count("\n")) == (0, 3)
-    assert err == f"… 2 of 3 are shown; those behind: --after {last}, or --limit N\n"
+    assert err == f"… 2 of 3 are shown; those behind: --after {last}, or --limit 0\n"
     code, out, err = letters("dead", "list", "--after", last)
     assert (code, [row.split()[1] for row in out.splitlines()[1:]], err) == (0, ["a"], "")
     assert letters("dead", "list", "--after", "nobody") == (3, "", "nobody: there is no such dead letter\n")
@@ -693,6 +696,8 @@ def test_a_list_of_dead_letters_ends_where_it_should(letters: Shell) -> None:
     assert letters("dead", "list", "--since", "1h")[1].count("\n") == 4
     assert letters("dead", "list", "--since", "2030-01-02T03:04:05Z")[2] == "there are no dead letters of this kind\n"
     assert len(letters("dead", "list", "--json", "--limit", "2")[1].splitlines()) == 2
+    code, out, err = letters("dead", "list", "--limit", "0")
+    assert (code, out.count("\n"), err) == (0, 4, "")
 
 
 def test_many_dead_letters_are_listed_a_hundred_at_a_time_and_as_json_all(shell: Shell) -> None:

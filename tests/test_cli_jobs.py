@@ -1,20 +1,26 @@
 """The commands that show jobs and wait for them; against a real Redis and in real processes."""
 
+import asyncio
 import os
 import pty
 import re
 import signal
 import subprocess  # noqa: TC003  a context manager gives it
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
 
 import orjson
 import pytest
+import redis
 
 from greenscale_worker import queues
+from greenscale_worker.cli import overview
 from greenscale_worker.cli.listing import STATES
-from greenscale_worker.job import Failed, Failure, Released
+from greenscale_worker.job import Failed, Failure, Released, decode
+from greenscale_worker.queues import QueueOptions, RedisOptions
+from greenscale_worker.queues.redis_list import open_queue
+from greenscale_worker.telemetry import Metrics
 from tests.support.redis_server import RedisServer
 from tests.support.shell import ANSWER, Shell, process
 
@@ -238,3 +244,81 @@ def test_a_terminal_of_80_columns_shows_ids_and_reasons(shell: Shell, redis_url:
     assert (ended[2], ended[3][:43], ended[3][-7:]) == (long, f"{'':<32}  failed   ", "  x: no")
     letters = on_a_terminal(redis_url, "dead", "list")
     assert letters[2] == f"    {why[:75]}…"
+
+
+# --- queue ---
+
+
+@asynccontextmanager
+async def holding(redis_url: str, *job_ids: str) -> AsyncIterator[str]:
+    """Be a worker that is alive and runs these jobs; gives its name."""
+    async with aclosing(await open_queue(RedisOptions(url=redis_url), QueueOptions(), Metrics())) as queue:
+        for job_id in job_ids:
+            lease = await queue.lease()
+            await queue.bind(lease, decode(lease.payload, max_bytes=1000))
+            assert lease.job_id == job_id
+        await queue.beat()
+        with redis.Redis.from_url(redis_url) as client:
+            (name,) = client.zrevrange("{jobs}:workers", 0, 0)
+        yield name.decode()
+
+
+async def test_each_worker_is_shown_with_what_it_runs(shell: Shell, redis_url: str) -> None:
+    for job_id in ("a", "b", "c", "d"):
+        await asyncio.to_thread(shell, "submit", "x", "--id", job_id)
+    async with holding(redis_url, "a", "b") as busy, holding(redis_url, "c") as other, holding(redis_url) as idle:
+        shell.client.hincrby("job:b", "claimed_ms", -90_000)
+        found = await asyncio.to_thread(shell.json, "queue")
+        loads = {each["name"]: (each["running"], each["longest_seconds"]) for each in found["workers"]}
+        assert (loads[busy][0], loads[other][0], loads[idle]) == (2, 1, (0, None))
+        assert 90 <= loads[busy][1] < 120
+        assert found["why"] is None
+        _, out, _ = await asyncio.to_thread(shell, "queue")
+        assert re.search(rf"^{re.escape(busy)} +\S+ s ago +2  1 m \d+ s$", out, re.MULTILINE)
+        assert re.search(rf"^{re.escape(idle)} +\S+ s ago +0  -$", out, re.MULTILINE)
+        said = await asyncio.to_thread(shell, "jobs", "--worker", other[-8:])
+        assert rows(said) == [("c", "running")]
+        code, out, err = await asyncio.to_thread(shell, "jobs", "--worker", ":")
+        assert (code, out, err.count("\n"), "part of 3 names" in err) == (2, "", 1, True)
+
+
+async def test_where_too_much_runs_to_be_read_it_is_not_known(
+    shell: Shell, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview, "MOST_READ", 1)
+    for job_id in ("a", "b"):
+        await asyncio.to_thread(shell, "submit", "x", "--id", job_id)
+    async with holding(redis_url, "a", "b"):
+        (worker,) = (await asyncio.to_thread(shell.json, "queue"))["workers"]
+        assert (worker["running"], worker["longest_seconds"]) == (None, None)
+        _, out, _ = await asyncio.to_thread(shell, "queue")
+        assert re.search(r"s ago +\?  -$", out, re.MULTILINE)
+
+
+async def test_the_rate_says_when_all_is_done(shell: Shell, redis_url: str) -> None:
+    for number in range(20):
+        await asyncio.to_thread(shell, "submit", "x", "--id", str(number))
+    await asyncio.to_thread(shell.run, *[ANSWER] * 4)
+    assert (await asyncio.to_thread(shell.json, "queue"))["eta_seconds"] is None, "nobody works"
+    async with holding(redis_url, "4"):
+        found = await asyncio.to_thread(shell.json, "queue")
+        assert 0 < found["rate_per_second"] <= 4
+        assert found["eta_seconds"] == pytest.approx(16 / found["rate_per_second"], rel=0.01)
+        _, out, _ = await asyncio.to_thread(shell, "queue")
+        assert re.search(r"^[\d.]+ jobs a (second|minute), all done in about \d", out, re.MULTILINE)
+        await asyncio.to_thread(shell, "pause")
+        assert (await asyncio.to_thread(shell.json, "queue"))["eta_seconds"] is None, "nothing moves"
+
+
+async def test_what_waits_for_its_time_is_told(shell: Shell, redis_url: str) -> None:
+    for job_id in ("a", "b"):
+        await asyncio.to_thread(shell, "submit", "x", "--id", job_id)
+    await asyncio.to_thread(shell.run, Released("overload", delay=600), Released("overload", delay=90))
+    async with holding(redis_url):
+        why = (await asyncio.to_thread(shell.json, "queue"))["why"]
+        assert re.fullmatch(r"all wait for their time; the next is due in 1 m \d+ s", why)
+        await asyncio.to_thread(shell, "pause")
+        why = (await asyncio.to_thread(shell.json, "queue"))["why"]
+        assert why == "paused: `greenscale-worker resume` ends it"
+    why = (await asyncio.to_thread(shell.json, "queue"))["why"]
+    assert why == "paused: `greenscale-worker resume` ends it; no worker is alive"

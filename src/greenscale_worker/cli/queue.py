@@ -3,21 +3,17 @@
 import argparse
 import asyncio
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
-from textwrap import wrap
 from typing import TYPE_CHECKING, Final
 
 from greenscale_worker.cli.opening import with_admin
-from greenscale_worker.cli.terminal import age, bold, columns, harmless, say, say_json, seconds_of
+from greenscale_worker.cli.terminal import say, say_json, seconds_of
 from greenscale_worker.errors import QueueUnavailableError
 
 if TYPE_CHECKING:
     from greenscale_worker.config import Settings
-    from greenscale_worker.queues import Depth, LiveWorker, QueueAdmin
+    from greenscale_worker.queues import QueueAdmin
 
-WIDTH: Final = 80
 WATCH_SECONDS: Final = 2.0
 HOME_AND_CLEAR: Final = "\x1b[H\x1b[J"
 CLEAR: Final = "\x1b[2J"
@@ -32,7 +28,11 @@ Show how much there is to do and who does it.
   delayed   to be tried again later
   held      failed while nobody succeeds: behind all that waits, until another job succeeds
   dead      failed for good: `greenscale-worker dead list`
-  oldest    age of the oldest job that is not running, where it can be known"""
+  oldest    age of the oldest job that is not running, where it can be known
+
+Below: how many jobs end, by the last minute, and when all are done at that
+rate; why nothing moves, where nothing does; and who is alive, how many jobs
+each runs, and since when the longest of them."""
 
 QUEUE_EPILOG: Final = """\
 examples:
@@ -110,42 +110,16 @@ async def _queue(args: argparse.Namespace, admin: "QueueAdmin", settings: "Setti
 
 
 async def _show(args: argparse.Namespace, admin: "QueueAdmin", settings: "Settings") -> None:
-    name, depth, workers = _name(settings), await admin.depth(), await admin.workers()
-    if args.json:
-        say_json({"queue": name, **asdict(depth), "workers": [asdict(worker) for worker in workers]})
-    else:
-        say(_view(name, depth, workers))
+    from greenscale_worker.cli.overview import look  # noqa: PLC0415  `--help` does not pay for it
+
+    overview, name = await look(admin), _name(settings)
+    say_json({"queue": name, **overview.facts()}) if args.json else say(overview.view(name))
 
 
 def _name(settings: "Settings") -> str:
     from greenscale_worker.config import queue_name  # noqa: PLC0415  pydantic is not for `--help`
 
     return queue_name(settings)
-
-
-def _view(name: str, depth: "Depth", workers: Sequence["LiveWorker"]) -> str:
-    numbers = (depth.waiting, depth.running, depth.delayed, depth.held, depth.dead, len(workers))
-    width = max(len(str(number)) for number in numbers)
-    rows = [
-        (word, str(number).rjust(width))
-        for word, number in zip(("waiting", "running", "delayed", "held", "dead", "workers"), numbers, strict=True)
-    ]
-    oldest = "" if depth.oldest_seconds is None else f"   oldest: {age(depth.oldest_seconds)}"
-    lines = [
-        bold(name) + ("  paused: `greenscale-worker resume` ends it" if depth.paused else ""),
-        columns(rows) + oldest,
-    ]
-    if depth.failing_seconds is not None:
-        why = harmless(" ".join((depth.failing_by or "a call failed").split()))
-        lines += ["", *wrap(f"no success for {age(depth.failing_seconds)}: {why}", WIDTH)]
-    if workers:
-        beats = [(worker.name, f"{age(worker.beat_seconds)} ago") for worker in sorted(workers, key=_by_name)]
-        lines += ["", columns(beats, head=("worker", "heartbeat"), cut=True)]
-    return "\n".join(lines)
-
-
-def _by_name(worker: "LiveWorker") -> str:
-    return worker.name
 
 
 async def _pause(admin: "QueueAdmin", settings: "Settings") -> int:

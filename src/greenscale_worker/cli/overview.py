@@ -1,0 +1,136 @@
+"""What `queue` shows: how much there is to do, how fast it is done, who does it, and why nothing moves."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from textwrap import wrap
+from time import time
+from typing import Any, Final
+
+from greenscale_worker.cli.terminal import age, bold, columns, one_line
+from greenscale_worker.queues import Depth, JobFilter, LiveWorker, QueueAdmin
+
+WIDTH: Final = 80
+MOST_READ: Final = 2000  # of the jobs that run
+MINUTE: Final = 60
+COUNTED: Final = ("waiting", "running", "delayed", "held", "dead")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How many jobs a worker runs, and for how many seconds the longest of them has."""
+
+    running: int
+    longest_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """A queue at one moment. `loads` is by worker; None: there is too much running to be read."""
+
+    depth: Depth
+    workers: Sequence[LiveWorker]
+    loads: Mapping[str, Load] | None
+    rate: float
+    next_due_seconds: float | None
+
+    @property
+    def why(self) -> str | None:
+        """Why nothing moves, in a line; None where there is nothing to do, or something moves."""
+        depth, reasons = self.depth, list[str]()
+        if depth.paused:
+            reasons.append("paused: `greenscale-worker resume` ends it")
+        if self._open and not self.workers:
+            reasons.append("no worker is alive")
+        if self._open and depth.failing_seconds is not None:
+            reasons.append(f"no success for {age(depth.failing_seconds)}: {depth.failing_by or 'a call failed'}")
+        only_delayed = depth.delayed == self._open
+        if only_delayed and self.next_due_seconds is not None and not reasons:
+            reasons.append(f"all wait for their time; the next is due in {age(self.next_due_seconds)}")
+        return "; ".join(reasons) or None
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds until all is done at the rate of the last minute; None where nothing waits, or nobody can tell."""
+        waits = self._open > self.depth.running
+        return self._open / self.rate if waits and self.rate and self.why is None else None
+
+    @property
+    def _open(self) -> int:
+        depth = self.depth
+        return depth.waiting + depth.running + depth.delayed + depth.held
+
+    def facts(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        told = {"rate_per_second": round(self.rate, 3), "eta_seconds": self.eta_seconds, "why": self.why}
+        return {**asdict(self.depth), **told, "workers": [self._facts_of(worker) for worker in self.workers]}
+
+    def _facts_of(self, worker: LiveWorker) -> dict[str, Any]:
+        load = self._load(worker)
+        return {
+            **asdict(worker),
+            "running": None if load is None else load.running,
+            "longest_seconds": load.longest_seconds if load is not None and load.running else None,
+        }
+
+    def _load(self, worker: LiveWorker) -> Load | None:
+        return None if self.loads is None else self.loads.get(worker.name, Load(0, 0.0))
+
+    def view(self, name: str) -> str:
+        """Everything, for people, on a screen of 80 columns."""
+        numbers = [*(f"{getattr(self.depth, word):,}" for word in COUNTED), f"{len(self.workers):,}"]
+        width = max(map(len, numbers))
+        rows = [(word, number.rjust(width)) for word, number in zip((*COUNTED, "workers"), numbers, strict=True)]
+        oldest = self.depth.oldest_seconds
+        lines = [bold(name), columns(rows) + ("" if oldest is None else f"   oldest: {age(oldest)}")]
+        lines += [line for line in (self._pace(), self._reason()) if line]
+        if self.workers:
+            lines += ["", self._table()]
+        return "\n".join(lines)
+
+    def _pace(self) -> str:
+        if not self.rate:
+            return ""
+        pace = f"{self.rate:,.1f} jobs a second" if self.rate >= 1 else f"{self.rate * MINUTE:,.1f} jobs a minute"
+        eta = self.eta_seconds
+        return f"\n{pace}" + ("" if eta is None else f", all done in about {age(eta)}")
+
+    def _reason(self) -> str:
+        return "\n" + "\n".join(wrap(one_line(self.why), WIDTH)) if self.why else ""
+
+    def _table(self) -> str:
+        rows = []
+        for worker in sorted(self.workers, key=_by_name):
+            load = self._load(worker)
+            runs = "?" if load is None else f"{load.running:,}"
+            longest = age(load.longest_seconds) if load is not None and load.running else "-"
+            rows.append((worker.name, f"{age(worker.beat_seconds)} ago", runs.rjust(7), longest))
+        return columns(rows, head=("worker", "heartbeat", "running", "longest"), cut=True)
+
+
+async def look(admin: QueueAdmin) -> Overview:
+    """Read all of it. Raises QueueUnavailableError."""
+    depth, workers, rate = await admin.depth(), await admin.workers(), await admin.rate()
+    next_due: float | None = None
+    if depth.delayed:
+        async for job in admin.jobs(JobFilter(state="delayed"), limit=1):
+            next_due = None if job.due_at is None else max(0.0, job.due_at - time())
+    return Overview(depth, workers, await _loads(admin, depth, workers), rate, next_due)
+
+
+async def _loads(admin: QueueAdmin, depth: Depth, workers: Sequence[LiveWorker]) -> dict[str, Load] | None:
+    """Read what each worker runs."""
+    if not workers or not depth.running:
+        return {}
+    if depth.running > MOST_READ:
+        return None
+    now, loads = time(), dict[str, Load]()
+    async for job in admin.jobs(JobFilter(state="running"), limit=MOST_READ):
+        if job.worker is not None:
+            load = loads.get(job.worker, Load(0, 0.0))
+            ran = 0.0 if job.claimed_at is None else now - job.claimed_at
+            loads[job.worker] = Load(load.running + 1, max(load.longest_seconds, ran))
+    return loads
+
+
+def _by_name(worker: LiveWorker) -> str:
+    return worker.name
