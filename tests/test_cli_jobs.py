@@ -8,6 +8,7 @@ import signal
 import subprocess  # noqa: TC003  a context manager gives it
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 
 import orjson
@@ -21,8 +22,10 @@ from greenscale_worker.job import Failed, Failure, Released, decode
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.redis_list import open_queue
 from greenscale_worker.telemetry import Metrics
-from tests.support.redis_server import RedisServer
+from tests.support.eventually import eventually
+from tests.support.redis_server import RedisServer, free_port
 from tests.support.shell import ANSWER, Shell, process
+from tests.support.worker_process import Fleet
 
 NOBODY = b"no worker is alive at the moment; waiting for one\n"
 
@@ -322,3 +325,19 @@ async def test_what_waits_for_its_time_is_told(shell: Shell, redis_url: str) -> 
         assert why == "paused: `greenscale-worker resume` ends it"
     why = (await asyncio.to_thread(shell.json, "queue"))["why"]
     assert why == "paused: `greenscale-worker resume` ends it; no worker is alive"
+
+
+async def test_what_keeps_every_worker_from_sending_is_told(shell: Shell, redis_url: str, tmp_path: Path) -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    await asyncio.to_thread(shell, "submit", "x")
+    with Fleet(tmp_path, REDIS_URL=redis_url, NEYSA_API_URL=f"{address}/v1/chat/completions") as fleet:
+        worker = fleet.start()
+        await worker.says("waiting_for_backend")
+        await eventually(lambda: shell.client.keys("{jobs}:why:*"))  # with the next heartbeat
+        found = await asyncio.to_thread(shell.json, "queue")
+        assert found["why"].startswith(f"no worker sends: waiting for the backend: {address}: ")
+        assert found["why"].endswith(found["workers"][0]["why"])
+        async with holding(redis_url):
+            assert (await asyncio.to_thread(shell.json, "queue"))["why"] is None, "the other one may send"
+        await worker.stop()
+    assert shell.client.keys("{jobs}:why:*") == []

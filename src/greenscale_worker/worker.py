@@ -24,6 +24,7 @@ LANES: Final = 16
 NOT_CLEAN: Final = "not everything could be handed back; other workers take over as leases expire"
 RELEASE_SECONDS: Final = 2.0  # what a drain may take beyond its time, to hand back what it could not finish
 LAST_SECONDS: Final = 0.1
+LONGEST_WHY: Final = 500
 READY_SECONDS: Final = 1.0
 FIRST_WORD_SECONDS: Final = 15.0  # until it is said again what is waited for; the time doubles up to the other
 LAST_WORD_SECONDS: Final = 300.0
@@ -137,7 +138,10 @@ class Worker:
     @property
     def why(self) -> str | None:
         """Why nothing is sent to the endpoint now, in one line; None: something is."""
-        return self._gate.why
+        if self.ready:
+            return self._gate.why
+        waits_for = getattr(self._backend, "why_not_ready", None)
+        return f"waiting for the backend: {waits_for}" if waits_for else None
 
     @property
     def busy(self) -> int:
@@ -374,7 +378,7 @@ class Worker:
             self.beat_tried = loop.time()
             with suppress(TimeoutError, QueueUnavailableError):
                 async with asyncio.timeout(2 * self._heartbeat):
-                    await self._queue.beat()
+                    await self._queue.beat(self.why and " ".join(self.why.split())[:LONGEST_WHY])
             await asyncio.sleep(max(0.0, self.beat_tried + self._heartbeat - loop.time()))
 
     async def _backend_is_ready(self) -> bool:

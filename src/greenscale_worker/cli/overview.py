@@ -12,6 +12,7 @@ from greenscale_worker.queues import Depth, JobFilter, LiveWorker, QueueAdmin
 WIDTH: Final = 80
 MOST_READ: Final = 2000  # of the jobs that run
 MINUTE: Final = 60
+SHOWN: Final = 2  # of what workers say, where they do not say the same
 COUNTED: Final = ("waiting", "running", "delayed", "held", "dead")
 
 
@@ -41,6 +42,9 @@ class Overview:
             reasons.append("paused: `greenscale-worker resume` ends it")
         if self._open and not self.workers:
             reasons.append("no worker is alive")
+        whys = {worker.why for worker in self.workers}
+        if self._open and whys and None not in whys:
+            reasons.append(f"no worker sends: {' / '.join(sorted(filter(None, whys))[:SHOWN])}")
         if self._open and depth.failing_seconds is not None:
             reasons.append(f"no success for {age(depth.failing_seconds)}: {depth.failing_by or 'a call failed'}")
         only_delayed = depth.delayed == self._open

@@ -177,7 +177,7 @@ class Process:
     async def _why_nothing_moves(self) -> list[str]:
         """What keeps jobs from being run, a line each, though this process is well: the endpoint, or a pause."""
         worker, notes = self._worker, []
-        if worker is None or not worker.ready:
+        if worker is None:
             waits_for = getattr(self._backend, "why_not_ready", None)
             notes += [f"waiting for the backend: {waits_for}"] if waits_for else []
         notes += [worker.why] if worker is not None and worker.why is not None else []

@@ -144,8 +144,11 @@ class Queue(Protocol):
         """
         ...
 
-    async def beat(self) -> None:
-        """Prolong all leases in one call, and `lose` those that are no longer ours."""
+    async def beat(self, why: str | None = None) -> None:
+        """Prolong all leases in one call, and `lose` those that are no longer ours.
+
+        `why` says in a line why this worker sends nothing now; None: it does. It holds until the next heartbeat.
+        """
         ...
 
     async def aclose(self) -> None:
@@ -240,10 +243,14 @@ class JobFilter:
 
 @dataclass(frozen=True, slots=True)
 class LiveWorker:
-    """A worker process that has sent a heartbeat lately; `beat_seconds` ago."""
+    """A worker process that has sent a heartbeat lately; `beat_seconds` ago.
+
+    `why` says why it sends nothing now; None: it does, or nobody knows (workers of the version before do not say it).
+    """
 
     name: str
     beat_seconds: float
+    why: str | None = None
 
 
 class QueueAdmin(Protocol):

@@ -167,7 +167,7 @@ class MemoryQueue:
         """Say when the call of a job began, by the queue's clock; now, where there was none."""
         return self._store.clock() - (0.0 if lease.began is None else time.monotonic() - lease.began)
 
-    async def beat(self) -> None:
+    async def beat(self, why: str | None = None) -> None:
         """See Queue."""
         store = self._store
         for lease in list(self._held.values()):
@@ -179,7 +179,7 @@ class MemoryQueue:
                 lease.lose("taken" if int(lease.id) in store.open else "gone")
         self._tick()
         self._trim()
-        store.beats[self._worker] = store.clock()
+        store.beats[self._worker] = store.clock(), why
 
     async def aclose(self) -> None:
         """Leave the list of live workers. Jobs are never claimed ahead, so there is none to hand back."""
@@ -278,8 +278,8 @@ class MemoryQueue:
     async def workers(self) -> list[LiveWorker]:
         """See QueueAdmin."""
         store = self._store
-        ages = {name: store.clock() - beat for name, beat in store.beats.items()}
-        return [LiveWorker(name, age) for name, age in ages.items() if age <= store.options.lease]
+        workers = [LiveWorker(name, store.clock() - beat, why) for name, (beat, why) in store.beats.items()]
+        return [worker for worker in workers if worker.beat_seconds <= store.options.lease]
 
     async def pause(self) -> None:
         """See QueueAdmin."""

@@ -62,7 +62,7 @@ class Store:
         self.bound: dict[str, Entry] = {}
         self.records = Records(options, clock)
         self.tombstones: Expiring[str] = Expiring(clock)
-        self.beats: dict[str, float] = {}
+        self.beats: dict[str, tuple[float, str | None]] = {}  # when, and why nothing is sent
         self.bells: dict[asyncio.Future[None], None] = {}
         self.paused = False
         self._ids = itertools.count(1)

@@ -181,7 +181,14 @@ class RedisQueueAdmin:
             now = await self._now()
             since = (now - self._options.lease) * 1000
             found = await self._client.zrangebyscore(self._keys.of("workers"), since, "+inf", withscores=True)
-            return [LiveWorker(name.decode(), max(0.0, now - beat_ms / 1000)) for name, beat_ms in found]
+            pipe = self._client.pipeline(transaction=False)
+            for name, _ in found:
+                pipe.get(self._keys.why(name.decode()))
+            whys = await pipe.execute(raise_on_error=False) if found else []
+            return [
+                LiveWorker(name.decode(), max(0.0, now - beat_ms / 1000), _read_why(why))
+                for (name, beat_ms), why in zip(found, whys, strict=True)
+            ]
 
     async def pause(self) -> None:
         """Let no worker claim until `resume`."""
@@ -304,6 +311,11 @@ def _read_record(answer: Any) -> dict[str, str]:
     if isinstance(answer, Exception):
         raise answer
     return {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in answer.items()}
+
+
+def _read_why(answer: Any) -> str | None:
+    """Read why a worker sends nothing; what somebody else keeps under that name says nothing."""
+    return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else None
 
 
 def _read_open(answer: Any) -> tuple[bytes, list[Any]]:

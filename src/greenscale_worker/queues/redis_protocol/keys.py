@@ -16,7 +16,7 @@ OF_STORES: Final = ("open",)
 
 # What the list between the braces, where there is one, calls its own.
 PARTS: Final = "|".join((*OURS, *OF_LETTERS, RECENT, *OF_STORES, "bell", "ended"))
-TAKEN: Final = re.compile(rf"\{{[^}}]+\}}(:({PARTS}|(claim|cancel|(.*:)?result|(.*:)?job):.*))?")
+TAKEN: Final = re.compile(rf"\{{[^}}]+\}}(:({PARTS}|(claim|why|cancel|(.*:)?result|(.*:)?job):.*))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,10 @@ class Keys:
     def claim(self, owner: str) -> str:
         """Where an owner's last claim is remembered."""
         return self.of(f"claim:{owner}")
+
+    def why(self, owner: str) -> str:
+        """Where an owner says why it sends nothing."""
+        return self.of(f"why:{owner}")
 
     def cancel(self, job_id: str) -> str:
         """The tombstone that waits for a job nobody has claimed."""

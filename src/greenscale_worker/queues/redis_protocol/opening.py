@@ -23,7 +23,7 @@ from greenscale_worker.telemetry import Metrics
 FORMATS: Final = (b"1", b"2")  # of the keys: those that this version reads; it makes a new queue in the last
 CLOSE_SECONDS: Final = 2.0
 PROTOCOL: Final = __name__.rpartition(".")[0]
-WORKER_SCRIPTS: Final = ("claim", "bind", "settle", "release", "retry", "beat", "mourn", "leave")
+WORKER_SCRIPTS: Final = ("claim", "bind", "settle", "release", "retry", "beat", "why", "mourn", "leave")
 ADMIN_SCRIPTS: Final = ("put", "cancel", "open")
 LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "tidy")  # behind `letters.lua`
 
@@ -74,7 +74,7 @@ async def open_admin(store: Store, redis: RedisOptions, options: QueueOptions) -
 
 
 async def _agree_on_format(client: Any, store: Store, keys: Keys) -> None:
-    others = [keys.result("-"), keys.record("-"), keys.cancel("-"), keys.claim("-")]
+    others = [keys.result("-"), keys.record("-"), keys.cancel("-"), keys.claim("-"), keys.why("-")]
     agree = load(PROTOCOL, store.package, "agree")["agree"]
     found = await agree(client, [*keys.base, *others], ["", store.word, FORMATS[-1]])
     if found not in FORMATS:

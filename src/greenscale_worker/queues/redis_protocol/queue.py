@@ -67,6 +67,8 @@ class RedisQueue:
         self.options = options
         self._owner = owner
         self._metrics = metrics
+        self._why: str | None = None
+        self._told_why = False
         self._clients = clients
         self._link = Link(clients.commands, greet=self.greet, heartbeat=options.heartbeat)
         self._bind = Grouper(self._send_bind, most=GROUP, most_bytes=GROUP_BYTES, size=_payload_size)
@@ -122,8 +124,9 @@ class RedisQueue:
         self._claims.forget(lease)
         return verdict
 
-    async def beat(self) -> None:
+    async def beat(self, why: str | None = None) -> None:
         """Prolong all leases. While Redis is away, whoever looks for it sends the heartbeat first."""
+        self._why = why
         if not self._link.up:
             return
         try:
@@ -150,7 +153,18 @@ class RedisQueue:
                 self._lose(id_, how, token=token)
             await self._mourn(buried)
         with suppress(QueueUnavailableError, ConfigError):
+            await self._tell_why(self._why)
             await self._trim()
+
+    async def _tell_why(self, why: str | None) -> None:
+        """Say why nothing is sent, or once that something is."""
+        if why is None and not self._told_why:
+            return
+        self._told_why = True  # even where the answer gets lost
+        keys = [*self._keys.base, self._keys.why(self._owner)]
+        args = [*self._head, int(self._options.lease * 1000), records.encoded(why or "")]
+        await self._link.once(self._scripts["why"], keys, args, _unread)
+        self._told_why = why is not None
 
     async def aclose(self) -> None:
         """Hand back what nobody took, finish what is being said, and close every connection."""
@@ -161,6 +175,7 @@ class RedisQueue:
             # On the connection at hand: while a failover goes on, Sentinel may know no master to make another one to.
             keys = [*self._keys.base, self._keys.claim(self._owner)]
             await self._link.once(self._scripts["leave"], keys, [*self._head, self._owner], _unread)
+            await self._tell_why(None)
         except (QueueUnavailableError, ConfigError) as error:
             log.warning("queue_unavailable", error=str(error))
         await self._bell.aclose()

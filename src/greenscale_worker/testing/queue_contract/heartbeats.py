@@ -157,3 +157,19 @@ async def test_dead_workers_are_not_listed_for_long(short: Rig) -> None:
 
     assert not await alone()
     await until(alone)
+
+
+async def test_a_worker_says_why_it_sends_nothing_until_it_sends_again_or_is_gone(rig: Rig) -> None:
+    async def whys() -> list[str | None]:
+        return sorted((worker.why for worker in await rig.admin.workers()), key=str)
+
+    await rig.b.beat()
+    await rig.a.beat("the endpoint asked for 9 s more: é")
+    assert await whys() == [None, "the endpoint asked for 9 s more: é"]
+    await rig.a.beat("it is gone")
+    assert await whys() == [None, "it is gone"]
+    await rig.a.beat()
+    assert await whys() == [None, None]
+    await rig.a.beat("it is ill")
+    await rig.a.aclose()
+    assert await whys() == [None]
