@@ -34,9 +34,9 @@ NOBODY = b"no worker is alive at the moment; waiting for one\n"
 
 
 @contextmanager
-def waiting_for(redis_url: str, job_id: str, *options: str) -> Iterator["subprocess.Popen[bytes]"]:
+def waiting_for(redis_url: str, job_id: str) -> Iterator["subprocess.Popen[bytes]"]:
     """Wait for a job in another process, as soon as it does."""
-    with process("result", job_id, "--wait", *options, environment={"REDIS_URL": redis_url}) as ask:
+    with process("result", job_id, "--wait", "--timeout", "60s", environment={"REDIS_URL": redis_url}) as ask:
         assert ask.stderr is not None
         assert ask.stderr.readline() == NOBODY
         yield ask
@@ -80,7 +80,7 @@ def test_waiting_for_a_result_ends_in_time(shell: Shell) -> None:
 
 def test_what_can_never_come_is_not_waited_for(shell: Shell) -> None:
     assert shell("result", "x", "--timeout", "1s")[0] == 2
-    code, out, err = shell("result", "a b", "--wait")
+    code, out, err = shell("result", "a b", "--wait", "--timeout", "1s")
     assert (code, out, "is no job id" in err) == (2, "", True)
     shell.set(GREENSCALE_RESULT_TTL_SECONDS="0")
     for command in (["result", "x", "--wait"], ["submit", "2+2", "--wait"]):
@@ -320,6 +320,8 @@ async def test_what_waits_for_its_time_is_told(shell: Shell, redis_url: str) -> 
     async with holding(redis_url):
         why = (await asyncio.to_thread(shell.json, "queue"))["why"]
         assert re.fullmatch(r"all wait for their time; the next is due in 1 m \d+ s", why)
+        await asyncio.to_thread(shell, "submit", "x")
+        assert (await asyncio.to_thread(shell.json, "queue"))["why"] is None, "there is something to do"
         await asyncio.to_thread(shell, "pause")
         why = (await asyncio.to_thread(shell.json, "queue"))["why"]
         assert why == "paused: `greenscale-worker resume` ends it"
