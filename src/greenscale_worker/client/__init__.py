@@ -9,7 +9,8 @@ docs/producers.md says more; `SyncClient` is the same for programs without an ev
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -179,10 +180,11 @@ class Client:
         """Hand in a job as `submit` does, and wait for its answer as `wait` does."""
         return await self.wait(await self.submit(prompt, **fields), timeout)
 
-    async def as_completed(self, job_ids: Iterable[str]) -> AsyncIterator[Ended]:
+    async def as_completed(self, job_ids: Iterable[str]) -> AsyncGenerator[Ended, None]:
         """Give each of these jobs when it has ended; of a failed one, the record says why."""
-        async for ended in (await self._waiting()).as_completed(job_ids):
-            yield ended
+        async with aclosing((await self._waiting()).as_completed(job_ids)) as ended:
+            async for each in ended:
+                yield each
 
     async def result(self, job_id: str) -> str | None:
         """Read a job's answer; None where there is none (yet)."""

@@ -1,7 +1,7 @@
 """Waiting for jobs to end: whoever waits is told, and many who wait share one subscription."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -11,9 +11,13 @@ from greenscale_worker.queues import QueueAdmin
 
 PORTION: Final = 200  # jobs that are looked up together
 DEAF_SECONDS: Final = 0.5  # between two looks while nothing is told
-SAFE_SECONDS: Final = 5.0  # between two looks while ends are told: a message may get lost
-SECONDS_FOR_EACH: Final = 0.002  # so that looks at many jobs do not make the server busy
+SAFE_SECONDS: Final = (
+    1.0  # between two looks while ends are told: a message may get lost, and why a job waits is not told
+)
+SECONDS_FOR_EACH: Final = 0.01  # so that looks at many jobs do not make the server busy
+LONGEST_SECONDS: Final = 30.0
 AWAY_SECONDS: Final = 0.5
+AGAIN_SECONDS: Final = 0.1
 LINGER_SECONDS: Final = 2.0  # nobody waits: the subscription ends
 OPEN: Final = frozenset({"waiting", "running", "delayed", "held", "cancelling"})
 
@@ -78,7 +82,7 @@ class Ends:
         finally:
             self._drop(wait)
 
-    async def as_completed(self, job_ids: Iterable[str], *, known: bool = False) -> AsyncIterator[Ended]:
+    async def as_completed(self, job_ids: Iterable[str], *, known: bool = False) -> AsyncGenerator[Ended, None]:
         """Give each of these jobs when it has ended. Raises as `wait`."""
         ended: asyncio.Queue[Ended | GreenScaleError] = asyncio.Queue()
         waits = [self._add(job_id, ended.put_nowait, known=known) for job_id in dict.fromkeys(job_ids)]
@@ -92,9 +96,9 @@ class Ends:
     async def aclose(self) -> None:
         """Stop listening. Whoever still waits gets a QueueUnavailableError."""
         task, self._task = self._task, None
-        if task is not None:
+        while task is not None and not task.done():  # Python 3.11 may lose a cancellation while redis-py reads
             task.cancel()
-            await asyncio.wait({task})
+            await asyncio.wait({task}, timeout=AGAIN_SECONDS)
         self._tell_all(list(self._waits), QueueUnavailableError("the client was closed"))
 
     def _add(self, job_id: str, tell: Callable[[Ended | GreenScaleError], None], *, known: bool) -> _Wait:
@@ -147,7 +151,8 @@ class Ends:
     def _pause(self) -> float:
         if not self._waits:
             return LINGER_SECONDS
-        return (SAFE_SECONDS if self._listening else DEAF_SECONDS) + SECONDS_FOR_EACH * len(self._waits)
+        least = SAFE_SECONDS if self._listening else DEAF_SECONDS
+        return least + min(LONGEST_SECONDS, SECONDS_FOR_EACH * len(self._waits))
 
     async def _look(self) -> None:
         """Look at the jobs of which something may be new, until the server has answered for all of them."""

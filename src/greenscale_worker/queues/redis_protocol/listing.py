@@ -23,6 +23,7 @@ PLACES: Final[tuple[tuple[str, State], ...]] = (
     ("delayed", "delayed"),
     ("held", "held"),
 )
+PUT_ASIDE: Final = frozenset({"delayed", "held"})
 UNCLAIMED: Final = frozenset({"waiting", "cancelling"})
 ENDED: Final = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -121,8 +122,9 @@ def _read_entries(entries: Iterable[bytes]) -> Iterable[tuple[int, State, str, s
 def _open(state: State, row: Sequence[Any], name: str, record: Record) -> JobInfo:
     _, _, owner, runs, crashes, first_ms, due_ms = row
     running = state == "running"
+    alike = PUT_ASIDE if state in PUT_ASIDE else {state}  # one that is held is delayed first
     job = _with_record(
-        record if record.get("state") == state else {},
+        record if record.get("state") in alike else {},
         job_id=name or None,
         state=state,
         attempts=int(runs) + running,

@@ -162,7 +162,7 @@ class RedisQueue:
             return
         self._told_why = True  # even where the answer gets lost
         keys = [*self._keys.base, self._keys.why(self._owner)]
-        args = [*self._head, int(self._options.lease * 1000), records.encoded(why or "")]
+        args = [*self._head, int(self.options.lease * 1000), records.encoded(why or "")]
         await self._link.once(self._scripts["why"], keys, args, _unread)
         self._told_why = why is not None
 
