@@ -19,7 +19,7 @@ from chaos.endpoint import WORKER
 from chaos.facts import Exit
 from chaos.schedule import LEASE
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.opening import open_admin
+from greenscale_worker.queues.opening import open_client
 from greenscale_worker.queues.redis_protocol.keys import Keys
 from greenscale_worker.simulator import Faults
 from tests.support.eventually import eventually
@@ -111,7 +111,7 @@ class Stage:
         """Connect anew: connections that faults have left behind dead are still taken for living ones."""
         self.client = self.connect()
         self._stack.push_async_callback(self.client.aclose)
-        self.admin = await open_admin(self.queue, RedisOptions(url=self.server.url), OPTIONS)
+        self.admin = await open_client(self.queue, RedisOptions(url=self.server.url), OPTIONS)
         self._stack.push_async_callback(self.admin.aclose)
 
     async def waiting(self) -> int:

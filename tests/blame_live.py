@@ -22,9 +22,9 @@ import orjson
 from greenscale_worker.backends import ChatOptions
 from greenscale_worker.backends.chat import ChatBackend
 from greenscale_worker.execution import Policy
-from greenscale_worker.queues import DeadLetter, Queue, QueueAdmin, QueueOptions, RedisOptions
+from greenscale_worker.queues import DeadLetter, Queue, QueueClient, QueueOptions, RedisOptions
 from greenscale_worker.queues.memory import MemoryQueue
-from greenscale_worker.queues.opening import open_admin, open_queue
+from greenscale_worker.queues.opening import open_client, open_queue
 from greenscale_worker.worker import Worker
 from tests.support.endpoint import Endpoint, Received, Reply, completion
 from tests.support.redis_server import RedisServer, start_shared
@@ -139,7 +139,7 @@ async def play(name: str, cell: Cell, server: RedisServer, directory: Path | Non
         endpoint = await stack.enter_async_context(IllEndpoint(cell.illness(), cell.latency))
         memory = MemoryQueue() if cell.kind == "memory" else None
         redis, options = RedisOptions(url=f"{server.url}/0"), QueueOptions(name=name)
-        admin: QueueAdmin = memory or await open_admin(cell.kind, redis, options)
+        admin: QueueClient = memory or await open_client(cell.kind, redis, options)
         stack.push_async_callback(admin.aclose)
         scene = _Scene(name, cell, admin, endpoint)
         await scene.push(range(cell.jobs))
@@ -157,7 +157,7 @@ async def play(name: str, cell: Cell, server: RedisServer, directory: Path | Non
 class _Scene:
     name: str
     cell: Cell
-    admin: QueueAdmin
+    admin: QueueClient
     endpoint: IllEndpoint
 
     async def push(self, numbers: Iterable[int]) -> None:

@@ -19,7 +19,7 @@ from greenscale_worker import queues
 from greenscale_worker.cli import main
 from greenscale_worker.job import Failed, Output, Released, Succeeded
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.redis_stream import open_admin, open_queue
+from greenscale_worker.queues.redis_stream import open_client, open_queue
 from greenscale_worker.telemetry import Metrics
 from tests.support.kustomize import TREE
 from tests.support.redis_server import RedisServer, free_port, until
@@ -185,7 +185,7 @@ async def test_what_keda_counts_of_a_stream_is_all_work_there_is(start_redis: Ca
 
         assert keda.ping()
         async with (
-            aclosing(await open_admin(redis, QueueOptions())) as admin,
+            aclosing(await open_client(redis, QueueOptions())) as admin,
             aclosing(await open_queue(redis, QueueOptions(), Metrics())) as queue,
         ):
             assert await counted(waiting=0, delayed=0, running=0, dead=0) == 0, "no stream, no work"

@@ -5,7 +5,7 @@ from redis.asyncio import Redis
 
 from greenscale_worker.job import decode
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.opening import open_admin, open_queue
+from greenscale_worker.queues.opening import open_client, open_queue
 from tests.support.jobs import KINDS
 
 PAYLOAD = b'{"job_id":"poison","prompt":"?"}'
@@ -18,7 +18,7 @@ async def test_a_job_buried_by_the_scripts_says_so_in_its_own_record(
 ) -> None:
     where, options, raw = RedisOptions(url=redis_url), QueueOptions(max_crashes=1), Redis.from_url(redis_url)
     dying, alive = [await open_queue(kind, where, options) for _ in range(2)]
-    admin = await open_admin(kind, where, options)
+    admin = await open_client(kind, where, options)
     try:
         await admin.put([("poison", PAYLOAD)])
         lease = await dying.lease()

@@ -24,7 +24,7 @@ from greenscale_worker.config.settings import NEYSA_MODEL, NEYSA_URL
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.execution import Policy
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.redis_common.connections import open_client
+from greenscale_worker.queues.redis_common.connections import open_redis
 from greenscale_worker.queues.redis_protocol.keys import Keys
 from tests.support.redis_server import CERTIFICATE
 
@@ -232,9 +232,9 @@ def test_an_empty_number_says_that_none_is_sent_where_there_may_be_none(value: s
 
 async def test_what_is_accepted_for_redis_can_be_opened() -> None:
     for url in TEXTS["REDIS_URL"][0]:
-        await open_client(redis_options(load({"REDIS_URL": url}))).aclose()
+        await open_redis(redis_options(load({"REDIS_URL": url}))).aclose()
     for host in TEXTS["REDIS_HOST"][0]:
-        await open_client(redis_options(load({"REDIS_HOST": host}))).aclose()
+        await open_redis(redis_options(load({"REDIS_HOST": host}))).aclose()
 
 
 @given(st.text("jobs:{}result", min_size=1, max_size=8))

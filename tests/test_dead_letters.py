@@ -10,8 +10,8 @@ from redis import Redis
 
 from greenscale_worker.errors import ConfigError, QueueFullError
 from greenscale_worker.job import Failed
-from greenscale_worker.queues import DeadFilter, DeadLetter, Queue, QueueAdmin, QueueOptions, RedisOptions
-from greenscale_worker.queues.opening import open_admin, open_queue
+from greenscale_worker.queues import DeadFilter, DeadLetter, Queue, QueueClient, QueueOptions, RedisOptions
+from greenscale_worker.queues.opening import open_client, open_queue
 from greenscale_worker.testing.rig import ANSWER, claim, run, until
 from tests.support.redis_server import RedisServer
 
@@ -56,8 +56,8 @@ def client(redis_url: str) -> Any:
 
 
 @pytest.fixture
-async def admin(redis_url: str, kind: str) -> AsyncIterator[QueueAdmin]:
-    admin = await open_admin(kind, RedisOptions(url=redis_url))
+async def admin(redis_url: str, kind: str) -> AsyncIterator[QueueClient]:
+    admin = await open_client(kind, RedisOptions(url=redis_url))
     yield admin
     await admin.aclose()
 
@@ -78,11 +78,11 @@ async def open_worker(redis_url: str, kind: str) -> AsyncIterator[Open]:
         await queue.aclose()
 
 
-async def letters(admin: QueueAdmin, **options: Any) -> list[DeadLetter]:
+async def letters(admin: QueueClient, **options: Any) -> list[DeadLetter]:
     return [letter async for letter in admin.dead(**options)]
 
 
-async def bury(admin: QueueAdmin, queue: Queue, *job_ids: str) -> None:
+async def bury(admin: QueueClient, queue: Queue, *job_ids: str) -> None:
     for job_id in job_ids:
         await admin.put([(job_id, orjson.dumps({"job_id": job_id, "prompt": job_id}))])
         assert await queue.settle(await run(queue), Failed("http_400", "no"))
@@ -91,7 +91,7 @@ async def bury(admin: QueueAdmin, queue: Queue, *job_ids: str) -> None:
 @kinds
 @formats
 async def test_letters_are_written_as_the_format_says(
-    client: Redis, admin: QueueAdmin, open_worker: Open, written: str
+    client: Redis, admin: QueueClient, open_worker: Open, written: str
 ) -> None:
     client.hset("{jobs}:control", "format", written)
     client.zadd("{jobs}:workers", {"host:1:0123": 9e12})  # of the version before, as long as it lives
@@ -115,7 +115,7 @@ async def test_letters_are_written_as_the_format_says(
 
 
 @kinds
-async def test_letters_of_format_1_are_taken_over(client: Redis, admin: QueueAdmin, open_worker: Open) -> None:
+async def test_letters_of_format_1_are_taken_over(client: Redis, admin: QueueClient, open_worker: Open) -> None:
     """As an upgrade finds them: without an index, payloads behind headers; then with an index of the new version."""
     queue = await open_worker()
     client.hset("{jobs}:control", "format", "1")
@@ -146,7 +146,7 @@ async def test_letters_of_format_1_are_taken_over(client: Redis, admin: QueueAdm
 @kinds
 @formats
 async def test_a_late_answer_wins_over_a_letter_of_either_format(
-    client: Redis, admin: QueueAdmin, open_worker: Open, written: str
+    client: Redis, admin: QueueClient, open_worker: Open, written: str
 ) -> None:
     queue = await open_worker()
     client.hset("{jobs}:control", "format", written)
@@ -162,7 +162,7 @@ async def test_a_late_answer_wins_over_a_letter_of_either_format(
 @kinds
 @formats
 async def test_whatever_somebody_writes_among_dead_letters_stops_nobody(
-    client: Redis, admin: QueueAdmin, open_worker: Open, written: str
+    client: Redis, admin: QueueClient, open_worker: Open, written: str
 ) -> None:
     queue = await open_worker()
     client.hset("{jobs}:control", "format", written)
@@ -189,7 +189,7 @@ async def test_whatever_somebody_writes_among_dead_letters_stops_nobody(
 
 @kinds
 async def test_a_letter_under_the_id_of_a_job_that_runs_does_not_harm_it(
-    client: Redis, admin: QueueAdmin, open_worker: Open
+    client: Redis, admin: QueueClient, open_worker: Open
 ) -> None:
     queue = await open_worker()
     await admin.put([("a", b'{"job_id":"a","prompt":"a"}')])
@@ -204,7 +204,7 @@ async def test_a_letter_under_the_id_of_a_job_that_runs_does_not_harm_it(
 
 @kinds
 async def test_a_letter_that_is_overwritten_keeps_its_payload(
-    client: Redis, admin: QueueAdmin, open_worker: Open
+    client: Redis, admin: QueueClient, open_worker: Open
 ) -> None:
     queue = await open_worker()
     client.hset("{jobs}:control", "format", "2")
@@ -221,7 +221,7 @@ async def test_a_letter_that_is_overwritten_keeps_its_payload(
 
 @kinds
 async def test_a_letter_whose_payload_somebody_deleted_is_not_replayed_and_stays(
-    client: Redis, admin: QueueAdmin, open_worker: Open
+    client: Redis, admin: QueueClient, open_worker: Open
 ) -> None:
     queue = await open_worker()
     client.hset("{jobs}:control", "format", "2")
@@ -238,7 +238,7 @@ async def test_a_letter_whose_payload_somebody_deleted_is_not_replayed_and_stays
 @kinds
 @pytest.mark.parametrize("key", [PAYLOAD, INDEX])
 async def test_a_foreign_type_beside_the_letters_keeps_no_job_from_dying(
-    client: Redis, admin: QueueAdmin, open_worker: Open, key: str
+    client: Redis, admin: QueueClient, open_worker: Open, key: str
 ) -> None:
     queue = await open_worker(dead_max_count=1)
     client.hset("{jobs}:control", "format", "2")
@@ -260,7 +260,7 @@ async def test_a_replay_that_a_full_redis_refuses_loses_nothing(
 ) -> None:
     assert open_worker
     server = start_redis("maxmemory-policy noeviction")
-    admin = await open_admin(kind, RedisOptions(url=server.url))
+    admin = await open_client(kind, RedisOptions(url=server.url))
     queue = await open_queue(kind, RedisOptions(url=server.url))
     with server.client() as client:
         await bury(admin, queue, "a", "b")
@@ -279,14 +279,14 @@ async def test_a_replay_that_a_full_redis_refuses_loses_nothing(
 
 @kinds
 async def test_a_replay_that_fails_half_way_has_the_job_in_one_place(
-    client: Redis, redis_url: str, admin: QueueAdmin, open_worker: Open, kind: str
+    client: Redis, redis_url: str, admin: QueueClient, open_worker: Open, kind: str
 ) -> None:
     """Something that fails behind the first write, as no check can foresee: the order of writes decides."""
     queue = await open_worker()
     await bury(admin, queue, "a")
     (letter,) = await letters(admin)
     client.acl_setuser("replayer", enabled=True, nopass=True, keys=["*"], channels=["*"], commands=["+@all", "-zadd"])
-    limited = await open_admin(kind, RedisOptions(url=redis_url, username="replayer", password="any"))  # noqa: S106  none
+    limited = await open_client(kind, RedisOptions(url=redis_url, username="replayer", password="any"))  # noqa: S106  none
     try:
         with pytest.raises(Exception, match=r"(?i)permission|refuses"):
             await limited.replay(letter.id)
@@ -297,7 +297,7 @@ async def test_a_replay_that_fails_half_way_has_the_job_in_one_place(
 
 
 @kinds
-async def test_trimming_goes_by_the_count_and_counts(client: Redis, admin: QueueAdmin, open_worker: Open) -> None:
+async def test_trimming_goes_by_the_count_and_counts(client: Redis, admin: QueueClient, open_worker: Open) -> None:
     queue = await open_worker(dead_max_count=250)
     header = orjson.dumps(HEADER)
     client.hset(DEAD, mapping={str(number): header + b"\npayload" for number in range(1000)})
@@ -316,7 +316,7 @@ async def test_two_queues_with_a_prefix_share_no_result(client: Redis, redis_url
     for name in ("one", "two"):
         options = QueueOptions(name=name, result_prefix=f"{name}:")
         queue = await open_queue(kind, RedisOptions(url=redis_url), options)
-        admin = await open_admin(kind, RedisOptions(url=redis_url), options)
+        admin = await open_client(kind, RedisOptions(url=redis_url), options)
         await admin.put([("same", b'{"job_id":"same","prompt":"%s"}' % name.encode())])
         assert await queue.settle(await run(queue), ANSWER)
         assert await admin.result("same") == b"4"
@@ -328,7 +328,7 @@ async def test_two_queues_with_a_prefix_share_no_result(client: Redis, redis_url
 
 @kinds
 async def test_a_hostile_id_in_an_entry_and_a_replay_of_all_stop_no_worker(
-    client: Redis, admin: QueueAdmin, open_worker: Open, kind: str
+    client: Redis, admin: QueueClient, open_worker: Open, kind: str
 ) -> None:
     queue = await open_worker()
     if kind == "stream":

@@ -21,9 +21,9 @@ from redis import Redis
 from greenscale_worker.batch.requests import read_requests
 from greenscale_worker.errors import BadInputError, TransientError
 from greenscale_worker.job import JOB_ID, Job, Output, decode
-from greenscale_worker.queues import QueueAdmin, QueueOptions, RedisOptions
+from greenscale_worker.queues import QueueClient, QueueOptions, RedisOptions
 from greenscale_worker.queues.memory import MemoryQueue
-from greenscale_worker.queues.opening import open_admin, open_queue
+from greenscale_worker.queues.opening import open_client, open_queue
 from greenscale_worker.worker import Worker
 from tests.support.eventually import eventually
 from tests.support.jobs import KINDS, Jobs
@@ -148,7 +148,7 @@ class Siege:
     kind: str
     client: Redis
     jobs: Jobs
-    admin: QueueAdmin
+    admin: QueueClient
     working: asyncio.Task[bool]
     rnd: random.Random
     planted: list[bytes] = field(default_factory=list)
@@ -268,7 +268,7 @@ async def besieged(kind: str, url: str, client: Redis, seed: int) -> AsyncIterat
     """Let a worker work, of which nothing may end but `stop`."""
     redis, options = RedisOptions(url=url), QueueOptions(lease=2.0)
     async with contextlib.AsyncExitStack() as stack:
-        admin = await stack.enter_async_context(contextlib.aclosing(await open_admin(kind, redis, options)))
+        admin = await stack.enter_async_context(contextlib.aclosing(await open_client(kind, redis, options)))
         queue = await open_queue(kind, redis, options)
         worker = Worker(queue, Fickle(), concurrency=4, heartbeat=options.heartbeat, max_bytes=MAX_BYTES, drain=1.0)
         working = asyncio.create_task(worker.run())
@@ -280,7 +280,7 @@ async def besieged(kind: str, url: str, client: Redis, seed: int) -> AsyncIterat
         working.result()
 
 
-async def letters(admin: QueueAdmin) -> Counter[tuple[str, bytes]]:
+async def letters(admin: QueueClient) -> Counter[tuple[str, bytes]]:
     return Counter([(letter.code, letter.payload) async for letter in admin.dead()])
 
 

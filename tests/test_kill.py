@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.opening import open_admin
+from greenscale_worker.queues.opening import open_client
 from tests.support.eventually import POLL, eventually, together
 from tests.support.jobs import KINDS
 from tests.support.redis_server import RedisServer
@@ -104,7 +104,7 @@ async def die_and_cancel(tmp_path: Path, server: RedisServer, kind: str) -> None
         doomed = scene.start()
         await scene.in_flight(1)
         doomed.kill()
-        admin = await open_admin(kind, RedisOptions(url=server.url), QueueOptions(name="cancelled"))
+        admin = await open_client(kind, RedisOptions(url=server.url), QueueOptions(name="cancelled"))
         async with aclosing(admin):
             assert await admin.cancel(jobs[0]) == "cancelled"
             assert await admin.cancel(jobs[2]) == "unknown", "nobody has claimed it, and who pushed it wrote no record"

@@ -20,7 +20,7 @@ import pytest
 
 from greenscale_worker.log_writer import MOST_BYTES, LogWriter
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.redis_list import open_admin
+from greenscale_worker.queues.redis_list import open_client
 from tests.support.eventually import PATIENCE
 from tests.support.redis_server import free_port
 from tests.support.worker_process import COMMAND
@@ -252,7 +252,7 @@ def test_one_line_larger_than_the_memory_for_lines_is_written(writer: LogWriter,
 
 async def test_a_worker_whose_log_nobody_reads_goes_on(redis_url: str, tmp_path: Path) -> None:
     """Its stdout is a full pipe: jobs are answered, probes too; read again, it says what was lost; SIGTERM ends it."""
-    port, admin = free_port(), await open_admin(RedisOptions(url=redis_url), QueueOptions())
+    port, admin = free_port(), await open_client(RedisOptions(url=redis_url), QueueOptions())
     read, write = os.pipe()
     environment = {
         "REDIS_URL": redis_url,

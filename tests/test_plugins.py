@@ -10,12 +10,12 @@ from pathlib import Path
 import orjson
 import pytest
 
-from greenscale_worker.cli.opening import open_admin as open_configured_admin
+from greenscale_worker.cli.opening import open_client as open_configured_admin
 from greenscale_worker.config import load
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.memory import MemoryQueue
-from greenscale_worker.queues.opening import BUILT_IN, find, open_admin, open_queue
+from greenscale_worker.queues.opening import BUILT_IN, find, open_client, open_queue
 
 QUEUES = """
 import os
@@ -24,19 +24,23 @@ from greenscale_worker.queues.memory import MemoryQueue
 store = None
 
 async def open_queue(redis, options, metrics):
-    return (await open_admin(redis, options)).beside("worker")
+    return (await open_client(redis, options)).beside("worker")
 
-async def open_admin(redis, options):
+async def open_client(redis, options):
     global store
     store = store or MemoryQueue(options, worker=os.environ.get("QUEUES_OF_A_TEST", ""))
     return store
+
+class former:
+    open_queue = open_queue
+    open_admin = open_client
 
 class half:
     async def open_queue(redis, options, metrics): ...
 
 class plain:
     def open_queue(redis, options, metrics): ...
-    def open_admin(redis, options): ...
+    def open_client(redis, options): ...
 """
 REDIS = RedisOptions(url="redis://127.0.0.1:9")
 
@@ -50,7 +54,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     distribution.mkdir()
     (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
     (distribution / "entry_points.txt").write_text(
-        f"[greenscale.queues]\nmine = {name}\nhalf = {name}:half\nplain = {name}:plain\ngone = {name}:gone\n"
+        f"[greenscale.queues]\nmine = {name}\nformer = {name}:former\nhalf = {name}:half\nplain = {name}:plain\ngone = {name}:gone\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     yield name
@@ -60,7 +64,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.mark.usefixtures("module")
 async def test_a_queue_by_entry_point_is_opened_on_both_sides() -> None:
     async with (
-        aclosing(await open_admin("mine", REDIS, QueueOptions(backend="b"))) as admin,
+        aclosing(await open_client("mine", REDIS, QueueOptions(backend="b"))) as admin,
         aclosing(await open_queue("mine", REDIS)) as queue,
     ):
         await admin.put([("1", b"{}")])
@@ -68,9 +72,15 @@ async def test_a_queue_by_entry_point_is_opened_on_both_sides() -> None:
         assert (await admin.depth()).running == 1
 
 
+@pytest.mark.usefixtures("module")
+async def test_a_queue_that_calls_its_client_by_the_former_name_is_opened() -> None:
+    async with aclosing(await open_client("former", REDIS)) as client:
+        assert isinstance(client, MemoryQueue)
+
+
 async def test_the_built_in_list_is_opened_by_its_name(redis_url: str) -> None:
     async with (
-        aclosing(await open_admin("list", RedisOptions(url=redis_url))) as admin,
+        aclosing(await open_client("list", RedisOptions(url=redis_url))) as admin,
         aclosing(await open_queue("list", RedisOptions(url=redis_url))) as queue,
     ):
         await admin.put([("1", b"{}")])
@@ -86,7 +96,9 @@ async def test_a_setting_names_the_queue() -> None:
 @pytest.mark.parametrize("name", ["", "nothing", "List", "mine ", "queues_of_a_test"])
 @pytest.mark.usefixtures("module")
 async def test_an_unknown_name_says_what_is_accepted(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"^queue {name}: .* gone, half, list, mine, plain, stream are accepted"):
+    with pytest.raises(
+        ConfigError, match=f"^queue {name}: .* former, gone, half, list, mine, plain, stream are accepted"
+    ):
         find(name)
 
 

@@ -44,6 +44,11 @@ def test_type_checkers_see_the_names_that_programs_get() -> None:
     assert sorted(seen) == sorted(greenscale_worker.__all__) == sorted(greenscale_worker._HOMES)  # noqa: SLF001  the table itself
 
 
+def test_former_names_are_those_of_today_for_one_release_more() -> None:
+    assert greenscale_worker.QueueAdmin is greenscale_worker.QueueClient  # type: ignore[attr-defined]
+    assert greenscale_worker.open_admin is greenscale_worker.open_client  # type: ignore[attr-defined]
+
+
 def test_there_is_no_other_name() -> None:
     with pytest.raises(AttributeError, match="'greenscale_worker' has no attribute 'Workers'"):
         _ = greenscale_worker.Workers  # type: ignore[attr-defined]

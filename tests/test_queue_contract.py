@@ -22,11 +22,11 @@ class InMemory:
         self._admin: dict[str, MemoryQueue] = {}
         self._workers = count()
 
-    async def open_admin(self, _redis: RedisOptions, options: QueueOptions) -> MemoryQueue:
+    async def open_client(self, _redis: RedisOptions, options: QueueOptions) -> MemoryQueue:
         return self._admin.setdefault(options.name, MemoryQueue(options, worker="admin"))
 
     async def open_queue(self, redis: RedisOptions, options: QueueOptions, _metrics: object) -> MemoryQueue:
-        return (await self.open_admin(redis, options)).beside(f"worker-{next(self._workers)}")
+        return (await self.open_client(redis, options)).beside(f"worker-{next(self._workers)}")
 
 
 @pytest.fixture(params=ROOMS)

@@ -13,7 +13,7 @@ from redis import Redis
 from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import Failure, Output, Released, Succeeded, decode
 from greenscale_worker.queues import Lease, Queue, QueueOptions, RedisOptions
-from greenscale_worker.queues.redis_stream import open_admin
+from greenscale_worker.queues.redis_stream import open_client
 from greenscale_worker.telemetry import Metrics
 from tests.support.eventually import eventually
 from tests.support.redis_server import RedisServer
@@ -167,7 +167,7 @@ async def test_many_replayed_jobs_are_passed_over_a_part_at_a_time(
     for n in range(many):
         named = {"job_id": f"dead-{n}"}
         client.hset("{jobs}:dead", str(n), orjson.dumps(header | named) + b"\n" + orjson.dumps(named))
-    admin = await open_admin(RedisOptions(url=redis_url), QueueOptions())
+    admin = await open_client(RedisOptions(url=redis_url), QueueOptions())
     for n in range(many):
         assert await admin.replay(str(n))
     await admin.aclose()

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from greenscale_worker.queues import RedisOptions
-from greenscale_worker.queues.opening import open_admin
+from greenscale_worker.queues.opening import open_client
 from greenscale_worker.queues.redis_common.redis_py import KEEPS_CLUSTERS
 from tests.support.eventually import eventually, together
 from tests.support.jobs import KINDS
@@ -43,7 +43,7 @@ async def the_bell_is_heard(scene: Scene, url: str, kind: str) -> None:
     scene.endpoint.hold()
     (job_id,) = scene.jobs.push("unwanted")
     await scene.in_flight(1)
-    async with aclosing(await open_admin(kind, RedisOptions(url=url))) as admin:
+    async with aclosing(await open_client(kind, RedisOptions(url=url))) as admin:
         assert await admin.cancel(job_id) == "cancelled"
     await eventually(lambda: scene.endpoint.hung_up[job_id] == 1, UNHURRIED["GREENSCALE_LEASE_SECONDS"] / 10)
     scene.endpoint.let_go()

@@ -21,9 +21,9 @@ from greenscale_worker.cli import main
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.job import Failed, Output, Released, Succeeded, decode
 from greenscale_worker.queues import Lease, Queue, QueueOptions, RedisOptions
-from greenscale_worker.queues.opening import open_admin
+from greenscale_worker.queues.opening import open_client
 from greenscale_worker.queues.redis_common import connections
-from greenscale_worker.queues.redis_common.connections import TLS, close, open_client
+from greenscale_worker.queues.redis_common.connections import TLS, close, open_redis
 from greenscale_worker.queues.redis_common.errors import mapped
 from greenscale_worker.queues.redis_common.redis_py import KEEPS_CLUSTERS, UNNAMED
 from greenscale_worker.queues.redis_list import ListStore
@@ -279,7 +279,7 @@ async def test_a_server_that_is_no_redis_is_told(said: bytes, word: str) -> None
 async def test_a_client_reads_no_answer_that_is_not_redis(said: bytes) -> None:
     """Each call gives what it promises, or raises one of our two errors."""
     async with strange_server(said) as port:
-        admin = await open_admin("list", RedisOptions(url=f"redis://127.0.0.1:{port}"))
+        admin = await open_client("list", RedisOptions(url=f"redis://127.0.0.1:{port}"))
         try:
             asked = (admin.record("a"), admin.result("a"), admin.cancel("a"), admin.workers(), admin.replay("a"))
             asked += (admin.dead_letter("a"), admin.dead_count(), admin.dead_codes(), admin.purge(older_than=0))
@@ -625,7 +625,7 @@ async def test_no_connection_is_stricter_than_chain_and_name(monkeypatch: pytest
     default = ssl.create_default_context
     monkeypatch.setattr(ssl, "create_default_context", strict)
     path = "/mymaster/0" if "sentinel" in scheme else "/0"
-    client = open_client(RedisOptions(url=f"{scheme}://127.0.0.1:1{path}"))
+    client = open_redis(RedisOptions(url=f"{scheme}://127.0.0.1:1{path}"))
     if "cluster" in scheme:
         made = [node.connection_class(**node.connection_kwargs) for node in client.nodes_manager.startup_nodes.values()]
     else:
@@ -648,7 +648,7 @@ async def test_a_certificate_may_be_renewed(start_redis: StartRedis, tmp_path: P
     ours = tmp_path / "ours.pem"
     ours.write_bytes(b"".join(path.read_bytes() for path in certify(tmp_path, "stranger")))
     options = RedisOptions(url=server.url, ca_file=str(CERTIFICATE), cert_file=str(ours), key_file=str(ours))
-    client = open_client(options)
+    client = open_redis(options)
     try:
         with pytest.raises(QueueUnavailableError), mapped():
             await client.ping()
@@ -723,7 +723,7 @@ async def test_no_answer_ends_a_lane(redis_url: str, odd: Any, capsys: pytest.Ca
 
         scripts = queue._scripts  # type: ignore[attr-defined]  # noqa: SLF001
         link._wire = Mixed()  # type: ignore[assignment]  # noqa: SLF001
-        client = open_client(RedisOptions(url=redis_url))
+        client = open_redis(RedisOptions(url=redis_url))
         await client.lpush("jobs", orjson.dumps({"job_id": "one"}))
         assert await run_one(queue) == "one"
         await queue.beat()
@@ -779,4 +779,4 @@ async def test_lies_end_no_lane_and_lose_no_job(redis_server: RedisServer, kind:
 def test_a_redis_py_that_forgets_the_nodes_of_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "KEEPS_CLUSTERS", False)
     with pytest.raises(ConfigError, match=r"a Cluster needs redis-py 7\.2 or newer, found [\d.]+: pip install"):
-        open_client(RedisOptions(url="redis+cluster://127.0.0.1:1"))
+        open_redis(RedisOptions(url="redis+cluster://127.0.0.1:1"))

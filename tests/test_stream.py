@@ -13,8 +13,8 @@ import pytest
 
 from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import Failed, Output, Released, Succeeded, decode
-from greenscale_worker.queues import Depth, Lease, Queue, QueueAdmin, QueueOptions, RedisOptions
-from greenscale_worker.queues.opening import open_admin, open_queue
+from greenscale_worker.queues import Depth, Lease, Queue, QueueClient, QueueOptions, RedisOptions
+from greenscale_worker.queues.opening import open_client, open_queue
 from tests.support.eventually import eventually
 from tests.support.jobs import GROUP, NOBODY, StreamJobs
 from tests.support.redis_server import RedisServer
@@ -31,7 +31,7 @@ class Stream:
     """A stream, whoever administers it, and as many workers as are opened; time passes only where a test says so."""
 
     jobs: StreamJobs
-    admin: QueueAdmin
+    admin: QueueClient
     open: Callable[..., Awaitable[Queue]]
 
     async def books(self, waiting: int, running: int, delayed: int = 0) -> None:
@@ -74,7 +74,7 @@ async def stream(redis_server: RedisServer, redis_url: str) -> AsyncIterator[Str
     where, options = RedisOptions(url=redis_url), QueueOptions()
     async with AsyncExitStack() as stack:
         client = stack.enter_context(redis_server.client())
-        admin = await open_admin("stream", where, options)
+        admin = await open_client("stream", where, options)
         stack.push_async_callback(admin.aclose)
 
         async def opener(**changes: Any) -> Queue:

@@ -17,7 +17,7 @@ from greenscale_worker.execution import Policy
 from greenscale_worker.job import Job
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.memory import MemoryQueue
-from greenscale_worker.queues.opening import open_admin, open_queue
+from greenscale_worker.queues.opening import open_client, open_queue
 from greenscale_worker.telemetry import Metrics
 from greenscale_worker.worker import Worker
 from tests.support.eventually import PATIENCE, eventually
@@ -125,7 +125,7 @@ async def scene(kind: str, handler: Handler, redis_url: str, **options: Any) -> 
     options = {"concurrency": 1, "policy": Policy(timeout=LIMIT), "heartbeat": 0.1, **options}
     redis = RedisOptions(url=redis_url)
     queue: Any = MemoryQueue() if kind == "memory" else await open_queue(kind, redis, QueueOptions(), metrics)
-    admin: Any = queue if kind == "memory" else await open_admin(kind, redis, QueueOptions())
+    admin: Any = queue if kind == "memory" else await open_client(kind, redis, QueueOptions())
     found = Scene(Worker(queue, HandlerBackend(handler), metrics=metrics, **options), admin, metrics)
     try:
         yield found

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import pytest
 
-from greenscale_worker.queues import QueueAdmin, QueueOptions, RedisOptions
-from greenscale_worker.queues.opening import open_admin
+from greenscale_worker.queues import QueueClient, QueueOptions, RedisOptions
+from greenscale_worker.queues.opening import open_client
 from tests.support.eventually import eventually, together
 from tests.support.jobs import KINDS
 from tests.support.redis_server import RedisServer
@@ -45,7 +45,7 @@ class Upgrade:
     """One queue while its fleet is replaced. `explained` counts the calls that crashes may have added to each job."""
 
     scene: Scene
-    admin: QueueAdmin
+    admin: QueueClient
     before: Path
     explained: Counter[str] = field(default_factory=Counter)
 
@@ -162,7 +162,7 @@ class Upgrade:
 async def upgrade(kind: str, directory: Path, server: RedisServer, before: Path) -> None:
     settings: dict[str, Any] = {"GREENSCALE_CONCURRENCY": LANES, "GREENSCALE_LEASE_SECONDS": LEASE}
     async with play(directory, server, f"{kind}-jobs", kind=kind, latency=0.05, **settings) as scene:
-        admin = await open_admin(kind, RedisOptions(url=server.url), QueueOptions(name=scene.jobs.name))
+        admin = await open_client(kind, RedisOptions(url=server.url), QueueOptions(name=scene.jobs.name))
         async with contextlib.aclosing(admin):
             this = Upgrade(scene, admin, before)
             witness = this.old()

@@ -13,9 +13,9 @@ import pytest
 from greenscale_worker.backends.echo import EchoBackend
 from greenscale_worker.cli.worker import log_exception
 from greenscale_worker.job import decode
-from greenscale_worker.queues import QueueAdmin, QueueOptions, RedisOptions
+from greenscale_worker.queues import QueueClient, QueueOptions, RedisOptions
 from greenscale_worker.queues.memory import MemoryQueue
-from greenscale_worker.queues.opening import open_admin
+from greenscale_worker.queues.opening import open_client
 from greenscale_worker.simulator import CHAT_PATH, SimulatorOptions, running
 from greenscale_worker.telemetry import configure_logging
 from greenscale_worker.worker import Worker
@@ -57,8 +57,8 @@ async def until_ready_says(port: int, says: Callable[[int, list[str]], object]) 
     raise TimeoutError(said)
 
 
-async def with_admin(redis_url: str, use: Callable[[QueueAdmin], Awaitable[Any]]) -> None:
-    admin = await open_admin("list", RedisOptions(url=redis_url), QueueOptions())
+async def with_client(redis_url: str, use: Callable[[QueueClient], Awaitable[Any]]) -> None:
+    admin = await open_client("list", RedisOptions(url=redis_url), QueueOptions())
     try:
         await use(admin)
     finally:
@@ -113,16 +113,16 @@ async def test_a_worker_says_that_its_key_is_refused_and_that_it_is_paused(fleet
         worker = fleet.start(NEYSA_API_URL=url + CHAT_PATH, NEYSA_API_KEY="wrong-key", GREENSCALE_HEALTH_PORT=port)
         assert await until_ready_says(port, lambda status, _: status == 200) == ["ok"]
         jobs = [(str(number), orjson.dumps({"job_id": str(number), "prompt": "x"})) for number in range(20)]
-        await with_admin(redis_url, lambda admin: admin.put(jobs))
+        await with_client(redis_url, lambda admin: admin.put(jobs))
         (_, why) = await until_ready_says(port, lambda _, lines: len(lines) == 2)
         assert "http_401" in why
         assert "key" in why
         assert "wrong-key" not in why
-        await with_admin(redis_url, lambda admin: admin.pause())
+        await with_client(redis_url, lambda admin: admin.pause())
         paused = "paused: `greenscale-worker resume` ends it"
         said = await until_ready_says(port, lambda status, lines: status == 200 and paused in lines)
         assert said[0] == "ok"
-        await with_admin(redis_url, lambda admin: admin.resume())
+        await with_client(redis_url, lambda admin: admin.resume())
         await until_ready_says(port, lambda _, lines: paused not in lines)
         worker.terminate()
         assert await worker.exit_code() == 0
@@ -143,7 +143,7 @@ async def test_what_a_handler_raised_can_be_seen(
     failing: Callable[..., WorkerProcess], redis_url: str, *, logged: bool
 ) -> None:
     worker = failing(**{"GREENSCALE_LOG_EXCEPTIONS": "true"} if logged else {})
-    await with_admin(redis_url, lambda admin: admin.put([("1", b'{"job_id": "1", "prompt": "no number"}')]))
+    await with_client(redis_url, lambda admin: admin.put([("1", b'{"job_id": "1", "prompt": "no number"}')]))
     await worker.says("backend_error", job_id="1", error="RuntimeError")
     await worker.says("job")
     found = worker.log("backend_exception")

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         LiveWorker,
         Loss,
         Queue,
-        QueueAdmin,
+        QueueClient,
         QueueOptions,
         RedisOptions,
         Replay,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
         Verdict,
     )
     from greenscale_worker.queues.memory import MemoryQueue
-    from greenscale_worker.queues.opening import QueueKind, open_admin, open_queue
+    from greenscale_worker.queues.opening import QueueKind, open_client, open_queue
     from greenscale_worker.telemetry import Metrics
     from greenscale_worker.worker import Worker
 
@@ -64,12 +64,14 @@ _ROOMS: Final = {
     "grouping": "Grouper",
     "job": "Failed Failure Job Outcome Output Released Succeeded Usage decode",
     "queues": "Binding Cancellation DeadFilter DeadLetter Depth JobFilter JobInfo Lease LiveWorker Loss Queue "
-    "QueueAdmin QueueOptions RedisOptions Replay State Verdict",
+    "QueueClient QueueOptions RedisOptions Replay State Verdict",
     "queues.memory": "MemoryQueue",
-    "queues.opening": "QueueKind open_admin open_queue",
+    "queues.opening": "QueueKind open_client open_queue",
     "telemetry": "Metrics",
     "worker": "Worker",
 }
+# Names of the release before, for one release more: what they are called now.
+_FORMER: Final = {"QueueAdmin": "QueueClient", "open_admin": "open_client"}
 _HOMES: Final = {name: room for room, names in _ROOMS.items() for name in names.split()}
 
 __all__ = [  # a list to be read by type checkers, which do not run code
@@ -106,7 +108,7 @@ __all__ = [  # a list to be read by type checkers, which do not run code
     "PermanentError",
     "Policy",
     "Queue",
-    "QueueAdmin",
+    "QueueClient",
     "QueueFullError",
     "QueueKind",
     "QueueOptions",
@@ -123,14 +125,15 @@ __all__ = [  # a list to be read by type checkers, which do not run code
     "Worker",
     "batched",
     "decode",
-    "open_admin",
     "open_backend",
+    "open_client",
     "open_queue",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name (PEP 562), and keep it."""
+    name = _FORMER.get(name, name)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

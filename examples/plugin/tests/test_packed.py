@@ -5,7 +5,7 @@ from contextlib import aclosing
 import pytest
 
 from greenscale_plugin_example import packed
-from greenscale_worker import QueueOptions, RedisOptions, open_admin, open_queue
+from greenscale_worker import QueueOptions, RedisOptions, open_client, open_queue
 from greenscale_worker.testing import QueueUnderTest
 from greenscale_worker.testing.queue_contract import *  # noqa: F403  the tests, and the fixtures they ask for
 
@@ -20,7 +20,7 @@ def queue_under_test(redis_url: str) -> QueueUnderTest:
 async def test_what_is_put_is_small_in_redis(redis_url: str) -> None:
     redis, options = RedisOptions(url=redis_url), QueueOptions(name="small")
     async with (
-        aclosing(await open_admin("packed", redis, options)) as admin,
+        aclosing(await open_client("packed", redis, options)) as admin,
         aclosing(await open_queue("list", redis, options)) as as_it_is,
     ):
         await admin.put([("1", LONG)])

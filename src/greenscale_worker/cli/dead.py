@@ -6,7 +6,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, Final
 
 from greenscale_worker.cli import FAILED, UNKNOWN
-from greenscale_worker.cli.opening import with_admin
+from greenscale_worker.cli.opening import with_client
 from greenscale_worker.cli.terminal import (
     age,
     columns,
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from greenscale_worker.config import Settings
-    from greenscale_worker.queues import DeadFilter, DeadLetter, QueueAdmin
+    from greenscale_worker.queues import DeadFilter, DeadLetter, QueueClient
 
-    Use = Callable[[argparse.Namespace, QueueAdmin, Settings], Awaitable[int]]
+    Use = Callable[[argparse.Namespace, QueueClient, Settings], Awaitable[int]]
 
 DESCRIPTION: Final = """\
 Dead letters are jobs that have failed for good: bad input, a refusal, too many tries. They keep their
@@ -99,7 +99,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def _action(actions: Any, name: str, text: str, use: "Use") -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    parser.set_defaults(run=lambda args: with_admin(partial(use, args)))
+    parser.set_defaults(run=lambda args: with_client(partial(use, args)))
     return parser
 
 
@@ -125,13 +125,13 @@ def _which(args: argparse.Namespace) -> "DeadFilter":
     return DeadFilter(code=args.code, since=since, younger_than=younger_than)
 
 
-async def _list(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Settings") -> int:
+async def _list(args: argparse.Namespace, client: "QueueClient", _settings: "Settings") -> int:
     which = _which(args)
     limit = (0 if args.json else SHOWN) if args.limit is None else args.limit
-    if args.after is not None and await admin.dead_letter(args.after, payload=False) is None:
+    if args.after is not None and await client.dead_letter(args.after, payload=False) is None:
         hint(f"{args.after}: {NOT_FOUND}")
         return UNKNOWN
-    found = admin.dead(which, limit=limit + 1 if limit else None, after=args.after, payloads=False)
+    found = client.dead(which, limit=limit + 1 if limit else None, after=args.after, payloads=False)
     letters = [_summary(letter) async for letter in found]
     more = 0 < limit < len(letters)
     letters = letters[: limit or None]
@@ -148,7 +148,7 @@ async def _list(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Setti
     else:
         hint("there are no dead letters" + ("" if which == type(which)() else " of this kind"))
     if more:
-        total = "" if args.after else f" of {await admin.dead_count(which):,}"
+        total = "" if args.after else f" of {await client.dead_count(which):,}"
         hint(f"… {len(letters):,}{total} are shown; those behind: --after {letters[-1]['id']}, or --limit 0")
     return 0
 
@@ -159,8 +159,8 @@ def _summary(letter: "DeadLetter") -> dict[str, Any]:
     return {name: getattr(letter, name) for name in names}
 
 
-async def _codes(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Settings") -> int:
-    counts = await admin.dead_codes()
+async def _codes(args: argparse.Namespace, client: "QueueClient", _settings: "Settings") -> int:
+    counts = await client.dead_codes()
     if args.json:
         say_json(counts)
     elif counts:
@@ -171,8 +171,8 @@ async def _codes(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Sett
     return 0
 
 
-async def _show(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Settings") -> int:
-    letter = await admin.dead_letter(args.id)
+async def _show(args: argparse.Namespace, client: "QueueClient", _settings: "Settings") -> int:
+    letter = await client.dead_letter(args.id)
     if letter is None:
         hint(f"{args.id}: {NOT_FOUND}")
         return UNKNOWN
@@ -202,19 +202,19 @@ def _print(letter: "DeadLetter", *, as_json: bool) -> None:
     say("\n" + harmless(letter.payload.decode(errors="backslashreplace")))
 
 
-async def _replay(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Settings") -> int:
+async def _replay(args: argparse.Namespace, client: "QueueClient", _settings: "Settings") -> int:
     which = _which(args)
     chosen = args.all or which != type(which)()
     if bool(args.id) == chosen:
         raise ConfigError("dead replay: expected: ids, or --all, or --code, or --since")
     if args.id:
-        return await _replay_ids(args, admin)
-    found = admin.dead(which, limit=args.limit, oldest_first=True, payloads=False)
+        return await _replay_ids(args, client)
+    found = client.dead(which, limit=args.limit, oldest_first=True, payloads=False)
     ids = [letter.id async for letter in found]
     if args.dry_run:
         say(f"to be replayed: {len(ids)}")
         return 0
-    answers = await admin.replay_many(ids)
+    answers = await client.replay_many(ids)
     for letter_id, answer in zip(ids, answers, strict=True):
         if answer != "replayed":
             hint(f"{letter_id}: {UNTOLD[answer]}")
@@ -222,13 +222,13 @@ async def _replay(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Set
     return 0 if answers.count("replayed") == len(ids) else FAILED
 
 
-async def _replay_ids(args: argparse.Namespace, admin: "QueueAdmin") -> int:
+async def _replay_ids(args: argparse.Namespace, client: "QueueClient") -> int:
     done = 0
     for name in args.id[: args.limit]:
-        letter = await admin.dead_letter(name, payload=False)
+        letter = await client.dead_letter(name, payload=False)
         answer = "unknown" if letter is None else "replayed"
         if letter is not None and not args.dry_run:
-            (answer,) = await admin.replay_many([letter.id])
+            (answer,) = await client.replay_many([letter.id])
         if answer == "replayed":
             done += 1
         else:
@@ -238,11 +238,11 @@ async def _replay_ids(args: argparse.Namespace, admin: "QueueAdmin") -> int:
     return 0 if not missing else FAILED if done else UNKNOWN
 
 
-async def _purge(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Settings") -> int:
+async def _purge(args: argparse.Namespace, client: "QueueClient", _settings: "Settings") -> int:
     if args.dry_run:
         from greenscale_worker.queues import DeadFilter  # noqa: PLC0415  as above
 
-        say(f"to be purged: {await admin.dead_count(DeadFilter(code=args.code, older_than=args.older_than))}")
+        say(f"to be purged: {await client.dead_count(DeadFilter(code=args.code, older_than=args.older_than))}")
     else:
-        say(f"purged: {await admin.purge(older_than=args.older_than, code=args.code)}")
+        say(f"purged: {await client.purge(older_than=args.older_than, code=args.code)}")
     return 0

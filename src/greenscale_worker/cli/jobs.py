@@ -6,13 +6,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from greenscale_worker.cli import FAILED, UNFINISHED, UNKNOWN
-from greenscale_worker.cli.opening import with_admin
+from greenscale_worker.cli.opening import with_client
 from greenscale_worker.cli.terminal import columns, harmless, hint, moment, one_line, say, say_json, seconds_of
 from greenscale_worker.errors import ConfigError
 
 if TYPE_CHECKING:
     from greenscale_worker.config import Settings
-    from greenscale_worker.queues import QueueAdmin
+    from greenscale_worker.queues import QueueClient
 
 MS: Final = "_ms"
 NUMBERS: Final = ("attempts", "crashes", "prompt_tokens", "completion_tokens", "total_tokens")
@@ -82,7 +82,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
             parser.add_argument(
                 "--timeout", type=seconds_of, metavar="TIME", help="wait no longer than, such as 90s or 10m"
             )
-        parser.set_defaults(run=lambda args, use=use: with_admin(partial(use, args)))
+        parser.set_defaults(run=lambda args, use=use: with_client(partial(use, args)))
 
 
 def readable(job_id: str, record: dict[str, str]) -> dict[str, Any]:
@@ -105,8 +105,8 @@ def reason(job_id: str, record: dict[str, str]) -> str:
     return one_line(": ".join([f"{job_id} {state}", *filter(None, why)]))
 
 
-async def _status(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Settings") -> int:
-    record = await admin.record(args.job_id)
+async def _status(args: argparse.Namespace, client: "QueueClient", _settings: "Settings") -> int:
+    record = await client.record(args.job_id)
     if args.json:
         say_json(readable(args.job_id, record))
     elif record:
@@ -142,7 +142,7 @@ def check_kept(settings: "Settings") -> None:
 
 
 async def _ended(
-    args: argparse.Namespace, admin: "QueueAdmin", settings: "Settings"
+    args: argparse.Namespace, client: "QueueClient", settings: "Settings"
 ) -> tuple[dict[str, str], bytes | None]:
     """Wait for the job where that is wanted, then read its record and its answer."""
     if args.timeout is not None and not args.wait:
@@ -151,15 +151,15 @@ async def _ended(
         from greenscale_worker.cli.waiting import wait_for  # noqa: PLC0415  only who waits needs a progress bar
 
         check_kept(settings)
-        if (ended := await wait_for(admin, args.job_id, args.timeout)) is not None:
+        if (ended := await wait_for(client, args.job_id, args.timeout)) is not None:
             return ended.record, ended.answer
-    answer, record = await admin.result(args.job_id), await admin.record(args.job_id)
+    answer, record = await client.result(args.job_id), await client.record(args.job_id)
     # What is there beside an open job is of an earlier one with this id.
     return record, None if record.get("state") in OPEN else answer
 
 
-async def _result(args: argparse.Namespace, admin: "QueueAdmin", settings: "Settings") -> int:
-    record, answer = await _ended(args, admin, settings)
+async def _result(args: argparse.Namespace, client: "QueueClient", settings: "Settings") -> int:
+    record, answer = await _ended(args, client, settings)
     state = record.get("state", "")
     text = None if answer is None else answer.decode(errors="replace")
     if args.json:
@@ -178,8 +178,8 @@ async def _result(args: argparse.Namespace, admin: "QueueAdmin", settings: "Sett
     return UNKNOWN
 
 
-async def _cancel(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Settings") -> int:
-    answer = await admin.cancel(args.job_id)
+async def _cancel(args: argparse.Namespace, client: "QueueClient", _settings: "Settings") -> int:
+    answer = await client.cancel(args.job_id)
     if args.json:
         say_json({"job_id": args.job_id, "cancellation": answer})
     else:

@@ -7,7 +7,7 @@ from functools import partial
 from time import time
 from typing import TYPE_CHECKING, Final
 
-from greenscale_worker.cli.opening import with_admin
+from greenscale_worker.cli.opening import with_client
 from greenscale_worker.cli.terminal import age, columns, hint, say, say_json, whole_number
 from greenscale_worker.errors import ConfigError
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from greenscale_worker.config import Settings
-    from greenscale_worker.queues import JobInfo, QueueAdmin, State
+    from greenscale_worker.queues import JobInfo, QueueClient, State
 
 SHOWN: Final = 20
 STATES: "Final[tuple[State, ...]]" = (
@@ -77,16 +77,16 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--skip", metavar="N", type=whole_number, default=0, help="leave out the first so many")
     parser.add_argument("--json", action="store_true", help="one line of JSON each, what is not known is null")
-    parser.set_defaults(run=lambda args: with_admin(partial(_jobs, args)))
+    parser.set_defaults(run=lambda args: with_client(partial(_jobs, args)))
 
 
-async def _jobs(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Settings") -> int:
+async def _jobs(args: argparse.Namespace, client: "QueueClient", _settings: "Settings") -> int:
     limit = args.limit if args.limit is not None else 0 if args.json else SHOWN
     if args.worker is not None:
-        args.worker = await _full_name(args.worker, admin)
+        args.worker = await _full_name(args.worker, client)
     shown: list[JobInfo] = []
     more = False
-    async with aclosing(_wanted(args, admin)) as jobs:
+    async with aclosing(_wanted(args, client)) as jobs:
         place = 0
         async for job in jobs:
             place += 1
@@ -101,39 +101,39 @@ async def _jobs(args: argparse.Namespace, admin: "QueueAdmin", _settings: "Setti
         hint("there are no such jobs" if args.skip or args.state or args.code or args.worker else "there are no jobs")
     if more:
         hint(
-            f"… {limit:,}{await _total(args, admin)} are shown; those behind: --skip {args.skip + limit}, or --limit 0"
+            f"… {limit:,}{await _total(args, client)} are shown; those behind: --skip {args.skip + limit}, or --limit 0"
         )
     return 0
 
 
-async def _wanted(args: argparse.Namespace, admin: "QueueAdmin") -> "AsyncGenerator[JobInfo, None]":
+async def _wanted(args: argparse.Namespace, client: "QueueClient") -> "AsyncGenerator[JobInfo, None]":
     """Walk through the jobs that are asked for, each once, though it may change its state meanwhile."""
     from greenscale_worker.queues import JobFilter  # noqa: PLC0415  `--help` does not pay for it
 
     seen: set[str | None] = set()
     states: list[State | None] = [state for state in STATES if state in args.state] if args.state else [None]
     for state in states:
-        async for job in admin.jobs(JobFilter(state=state, code=args.code, worker=args.worker)):
+        async for job in client.jobs(JobFilter(state=state, code=args.code, worker=args.worker)):
             if job.job_id not in seen:
                 yield job
             if len(states) > 1 and job.job_id is not None:
                 seen.add(job.job_id)
 
 
-async def _full_name(part: str, admin: "QueueAdmin") -> str:
+async def _full_name(part: str, client: "QueueClient") -> str:
     """Find the live worker that is meant; the name as it was given, where none is: it may have ended."""
-    names = [worker.name for worker in await admin.workers() if part in worker.name]
+    names = [worker.name for worker in await client.workers() if part in worker.name]
     if len(names) > 1 and part not in names:
         raise ConfigError(f"--worker: {part!r} is part of {len(names)} names; expected: of one, as `queue` shows them")
     return names[0] if len(names) == 1 else part
 
 
-async def _total(args: argparse.Namespace, admin: "QueueAdmin") -> str:
+async def _total(args: argparse.Namespace, client: "QueueClient") -> str:
     """Say of how many, where the queue counts these."""
     states = set(args.state or ())
     if not states or not states <= COUNTED or args.code or args.worker:
         return ""
-    depth = asdict(await admin.depth())
+    depth = asdict(await client.depth())
     return f" of {sum(depth[state] for state in states):,}"
 
 

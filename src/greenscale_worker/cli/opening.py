@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from greenscale_worker.backends import Backend
     from greenscale_worker.config import Settings
-    from greenscale_worker.queues import Queue, QueueAdmin
+    from greenscale_worker.queues import Queue, QueueClient
     from greenscale_worker.queues.opening import QueueKind
     from greenscale_worker.telemetry import Metrics
 
@@ -60,11 +60,11 @@ async def open_queue(settings: "Settings", metrics: "Metrics") -> "Queue":
     return await _kind(settings).open_queue(redis_options(settings), queue_options(settings), metrics)
 
 
-async def open_admin(settings: "Settings") -> "QueueAdmin":
+async def open_client(settings: "Settings") -> "QueueClient":
     """Open everybody else's side; it connects with its first call. Raises ConfigError."""
     from greenscale_worker.config import queue_options, redis_options  # noqa: PLC0415  as above
 
-    return await _kind(settings).open_admin(redis_options(settings), queue_options(settings))
+    return await _kind(settings).open_client(redis_options(settings), queue_options(settings))
 
 
 def _kind(settings: "Settings") -> "QueueKind":
@@ -76,12 +76,12 @@ def _kind(settings: "Settings") -> "QueueKind":
         raise ConfigError(f"GREENSCALE_QUEUE: {error}") from error
 
 
-def with_admin(use: "Callable[[QueueAdmin, Settings], Awaitable[int]]") -> int:
+def with_client(use: "Callable[[QueueClient, Settings], Awaitable[int]]") -> int:
     """Run a command on the queue. Raises ConfigError and QueueUnavailableError."""
     settings = settings_of_command()
 
     async def command() -> int:
-        async with aclosing(await open_admin(settings)) as admin:
-            return await use(admin, settings)
+        async with aclosing(await open_client(settings)) as client:
+            return await use(client, settings)
 
     return asyncio.run(command())

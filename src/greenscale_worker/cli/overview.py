@@ -7,7 +7,7 @@ from time import time
 from typing import Any, Final
 
 from greenscale_worker.cli.terminal import age, bold, columns, one_line
-from greenscale_worker.queues import Depth, JobFilter, LiveWorker, QueueAdmin
+from greenscale_worker.queues import Depth, JobFilter, LiveWorker, QueueClient
 
 WIDTH: Final = 80
 MOST_READ: Final = 2000  # of the jobs that run
@@ -111,24 +111,24 @@ class Overview:
         return columns(rows, head=("worker", "heartbeat", "running", "longest"), cut=True)
 
 
-async def look(admin: QueueAdmin) -> Overview:
+async def look(client: QueueClient) -> Overview:
     """Read all of it. Raises QueueUnavailableError."""
-    depth, workers, rate = await admin.depth(), await admin.workers(), await admin.rate()
+    depth, workers, rate = await client.depth(), await client.workers(), await client.rate()
     next_due: float | None = None
     if depth.delayed:
-        async for job in admin.jobs(JobFilter(state="delayed"), limit=1):
+        async for job in client.jobs(JobFilter(state="delayed"), limit=1):
             next_due = None if job.due_at is None else max(0.0, job.due_at - time())
-    return Overview(depth, workers, await _loads(admin, depth, workers), rate, next_due)
+    return Overview(depth, workers, await _loads(client, depth, workers), rate, next_due)
 
 
-async def _loads(admin: QueueAdmin, depth: Depth, workers: Sequence[LiveWorker]) -> dict[str, Load] | None:
+async def _loads(client: QueueClient, depth: Depth, workers: Sequence[LiveWorker]) -> dict[str, Load] | None:
     """Read what each worker runs."""
     if not workers or not depth.running:
         return {}
     if depth.running > MOST_READ:
         return None
     now, loads = time(), dict[str, Load]()
-    async for job in admin.jobs(JobFilter(state="running"), limit=MOST_READ):
+    async for job in client.jobs(JobFilter(state="running"), limit=MOST_READ):
         if job.worker is not None:
             load = loads.get(job.worker, Load(0, 0.0))
             ran = 0.0 if job.claimed_at is None else now - job.claimed_at

@@ -6,13 +6,13 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from greenscale_worker.cli.opening import with_admin
+from greenscale_worker.cli.opening import with_client
 from greenscale_worker.cli.terminal import say, say_json, seconds_of
 from greenscale_worker.errors import QueueUnavailableError
 
 if TYPE_CHECKING:
     from greenscale_worker.config import Settings
-    from greenscale_worker.queues import QueueAdmin
+    from greenscale_worker.queues import QueueClient
 
 WATCH_SECONDS: Final = 2.0
 HOME_AND_CLEAR: Final = "\x1b[H\x1b[J"
@@ -70,7 +70,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help=f"show it again every so many seconds (default: {WATCH_SECONDS:g}) until Ctrl-C",
     )
     look.add_argument("--json", action="store_true", help="one line of JSON; with --watch one each time")
-    look.set_defaults(run=lambda args: with_admin(partial(_queue, args)))
+    look.set_defaults(run=lambda args: with_client(partial(_queue, args)))
     for name, text, description in (
         ("pause", "let no worker claim a job until `resume`", PAUSE),
         ("resume", "end a pause", RESUME),
@@ -82,7 +82,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
             epilog=PAUSE_EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        parser.set_defaults(run=lambda _args, use=_pause if name == "pause" else _resume: with_admin(use))
+        parser.set_defaults(run=lambda _args, use=_pause if name == "pause" else _resume: with_client(use))
 
 
 def _interval(text: str) -> float:
@@ -91,9 +91,9 @@ def _interval(text: str) -> float:
     return seconds
 
 
-async def _queue(args: argparse.Namespace, admin: "QueueAdmin", settings: "Settings") -> int:
+async def _queue(args: argparse.Namespace, client: "QueueClient", settings: "Settings") -> int:
     if args.watch is None:
-        await _show(args, admin, settings)
+        await _show(args, client, settings)
         return 0
     screen = sys.stdout.isatty() and not args.json
     if screen:
@@ -102,17 +102,17 @@ async def _queue(args: argparse.Namespace, admin: "QueueAdmin", settings: "Setti
         if screen:
             sys.stdout.write(HOME_AND_CLEAR)
         try:
-            await _show(args, admin, settings)
+            await _show(args, client, settings)
         except QueueUnavailableError as error:
             say_json({"error": str(error)}) if args.json else say(f"Redis does not answer: {error}")
         sys.stdout.flush()
         await asyncio.sleep(args.watch)
 
 
-async def _show(args: argparse.Namespace, admin: "QueueAdmin", settings: "Settings") -> None:
+async def _show(args: argparse.Namespace, client: "QueueClient", settings: "Settings") -> None:
     from greenscale_worker.cli.overview import look  # noqa: PLC0415  `--help` does not pay for it
 
-    overview, name = await look(admin), _name(settings)
+    overview, name = await look(client), _name(settings)
     say_json({"queue": name, **overview.facts()}) if args.json else say(overview.view(name))
 
 
@@ -122,15 +122,15 @@ def _name(settings: "Settings") -> str:
     return queue_name(settings)
 
 
-async def _pause(admin: "QueueAdmin", settings: "Settings") -> int:
-    await admin.pause()
+async def _pause(client: "QueueClient", settings: "Settings") -> int:
+    await client.pause()
     say(f"{_name(settings)} is paused: what runs goes on, nothing more is claimed. To pause KEDA's scaler:")
     say(f"  {SCALED_OBJECT} {ANNOTATION}=true --overwrite")
     return 0
 
 
-async def _resume(admin: "QueueAdmin", settings: "Settings") -> int:
-    await admin.resume()
+async def _resume(client: "QueueClient", settings: "Settings") -> int:
+    await client.resume()
     say(f"{_name(settings)} goes on. To let KEDA scale again:")
     say(f"  {SCALED_OBJECT} {ANNOTATION}-")
     return 0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from greenscale_worker.cli.jobs import check_kept
-from greenscale_worker.cli.opening import with_admin
+from greenscale_worker.cli.opening import with_client
 from greenscale_worker.cli.terminal import hint, say, say_json, seconds_of
 from greenscale_worker.errors import (
     BadInputError,
@@ -26,7 +26,7 @@ from greenscale_worker.errors import (
 
 if TYPE_CHECKING:
     from greenscale_worker.config import Settings
-    from greenscale_worker.queues import QueueAdmin
+    from greenscale_worker.queues import QueueClient
 
 STDIN: Final = "-"
 GROUP: Final = 100  # as one script takes them
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--timeout is for --wait; expected: both, or none of them")
     if args.jsonl is not None and args.id is not None:
         raise ConfigError("--id is for a single job; expected with --jsonl: a job_id in each line")
-    return with_admin(partial(_submit, args))
+    return with_client(partial(_submit, args))
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -111,13 +111,13 @@ class Submission:
     derived: bool
 
 
-async def _submit(args: argparse.Namespace, admin: "QueueAdmin", settings: "Settings") -> int:
+async def _submit(args: argparse.Namespace, client: "QueueClient", settings: "Settings") -> int:
     if args.wait:
         check_kept(settings)
     jobs = list(_jobs(args, settings))
     handed_in: list[Submission] = []
     try:
-        left_out = await _hand_in(jobs, admin, handed_in)
+        left_out = await _hand_in(jobs, client, handed_in)
     finally:  # whatever comes between: an id is never lost
         _say_ids(handed_in, args)
     if left_out:
@@ -127,7 +127,7 @@ async def _submit(args: argparse.Namespace, admin: "QueueAdmin", settings: "Sett
     from greenscale_worker.cli.waiting import Show, wait  # noqa: PLC0415  only who waits needs a progress bar
 
     show = Show(as_json=args.json, many=args.jsonl is not None)
-    return await wait(admin, {job.job_id: job.payload for job in jobs}, show, timeout=args.timeout)
+    return await wait(client, {job.job_id: job.payload for job in jobs}, show, timeout=args.timeout)
 
 
 def _say_ids(jobs: list[Submission], args: argparse.Namespace) -> None:
@@ -139,7 +139,7 @@ def _say_ids(jobs: list[Submission], args: argparse.Namespace) -> None:
         say_json({"job_id": job.job_id}) if args.json else say(job.job_id)
 
 
-async def _hand_in(jobs: list[Submission], admin: "QueueAdmin", handed_in: list[Submission]) -> int:
+async def _hand_in(jobs: list[Submission], client: "QueueClient", handed_in: list[Submission]) -> int:
     """Hand jobs in, in groups each of which is accepted or refused as a whole; says how many were known before.
 
     Appends to `handed_in`. Raises QueueUnavailableError that says which jobs were accepted.
@@ -150,23 +150,23 @@ async def _hand_in(jobs: list[Submission], admin: "QueueAdmin", handed_in: list[
         for job in run_of:
             group.append(job)
             if len(group) == GROUP:
-                left_out += await _hand_in_group(group, jobs, admin, handed_in, fold=derived)
+                left_out += await _hand_in_group(group, jobs, client, handed_in, fold=derived)
                 group = []
         if group:
-            left_out += await _hand_in_group(group, jobs, admin, handed_in, fold=derived)
+            left_out += await _hand_in_group(group, jobs, client, handed_in, fold=derived)
     return left_out
 
 
 async def _hand_in_group(
     group: list[Submission],
     jobs: list[Submission],
-    admin: "QueueAdmin",
+    client: "QueueClient",
     handed_in: list[Submission],
     *,
     fold: bool,
 ) -> int:
     try:
-        put = await admin.put([(job.job_id, job.payload) for job in group], fold=fold)
+        put = await client.put([(job.job_id, job.payload) for job in group], fold=fold)
     except QueueUnavailableError as error:
         unknown = [] if isinstance(error, QueueFullError) else group
         rest = jobs[len(handed_in) + len(unknown) :]

@@ -17,7 +17,7 @@ from greenscale_worker.cli.terminal import bold, harmless, hint, one_line, say, 
 from greenscale_worker.client.ends import Ended, Ends
 from greenscale_worker.errors import QueueUnavailableError
 from greenscale_worker.job import check_job_id
-from greenscale_worker.queues import QueueAdmin
+from greenscale_worker.queues import QueueClient
 
 HEADING: Final = 100  # characters
 DRAW_SECONDS: Final = 0.1  # after a change: many come together
@@ -109,24 +109,24 @@ class Progress:
 
 
 @asynccontextmanager
-async def watching(admin: QueueAdmin, progress: Progress) -> AsyncIterator[Ends]:
+async def watching(client: QueueClient, progress: Progress) -> AsyncIterator[Ends]:
     """Tell `progress` how the jobs stand that are waited for."""
     with suppress(QueueUnavailableError):  # `progress` tells of that
-        if not await admin.workers():
+        if not await client.workers():
             hint("no worker is alive at the moment; waiting for one")
     _notice_ctrl_c()
-    async with aclosing(Ends(admin, on_open=progress.open, on_away=progress.away)) as ends:
+    async with aclosing(Ends(client, on_open=progress.open, on_away=progress.away)) as ends:
         yield ends
 
 
-async def wait_for(admin: QueueAdmin, job_id: str, timeout: float | None) -> Ended | None:  # noqa: ASYNC109  None says it
+async def wait_for(client: QueueClient, job_id: str, timeout: float | None) -> Ended | None:  # noqa: ASYNC109  None says it
     """Wait until a job has ended, which need not be there yet. None: it has not within `timeout` seconds.
 
     Raises BadInputError for an id that no job can have.
     """
     check_job_id(job_id)
     with Progress(1) as progress:
-        async with watching(admin, progress) as ends:
+        async with watching(client, progress) as ends:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     return await ends.wait(job_id)
@@ -134,7 +134,7 @@ async def wait_for(admin: QueueAdmin, job_id: str, timeout: float | None) -> End
 
 
 async def wait(
-    admin: QueueAdmin,
+    client: QueueClient,
     jobs: Mapping[str, bytes],
     show: Show,
     *,
@@ -155,7 +155,7 @@ async def wait(
 
     with Progress(len(jobs)) as progress:
         try:
-            async with watching(admin, progress) as ends, asyncio.timeout(timeout):
+            async with watching(client, progress) as ends, asyncio.timeout(timeout):
                 async for each in ends.as_completed(jobs, known=True):
                     ended[each.job_id] = each
                     answers[each.answer is not None] += 1

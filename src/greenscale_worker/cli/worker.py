@@ -14,13 +14,13 @@ from typing import Final
 
 from greenscale_worker.backends import Backend
 from greenscale_worker.cli import FAILED
-from greenscale_worker.cli.opening import open_admin, open_configured_backend, open_queue, settings_in_force
+from greenscale_worker.cli.opening import open_client, open_configured_backend, open_queue, settings_in_force
 from greenscale_worker.config import Settings, own_pod, policy, queue_name, queue_options, redis_options
 from greenscale_worker.config.rules import masked
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.execution import same_model
 from greenscale_worker.job import Job, Output
-from greenscale_worker.queues import Queue, QueueAdmin
+from greenscale_worker.queues import Queue, QueueClient
 from greenscale_worker.telemetry import Metrics, configure_logging, flush_log, gather_log, log
 from greenscale_worker.worker import NOT_CLEAN, Worker
 
@@ -73,7 +73,7 @@ class Process:
         self._settings = settings
         self._metrics = Metrics()
         self._queue: Queue | None = None
-        self._admin: QueueAdmin | None = None
+        self._admin: QueueClient | None = None
         self._backend: Backend | None = None
         self._paused, self._paused_asked = False, -math.inf
         self._worker: Worker | None = None
@@ -157,7 +157,7 @@ class Process:
             tried = self._worker.beat_tried if self._worker is not None else None
             return list(heartbeat_faults(tried, every=every))
 
-        self._admin = await open_admin(self._settings)
+        self._admin = await open_client(self._settings)
         stack.push_async_callback(self._admin.aclose)
         host = self._settings.health_host
         await stack.enter_async_context(

@@ -35,12 +35,12 @@ from greenscale_worker.queues import (
     JobFilter,
     JobInfo,
     LiveWorker,
-    QueueAdmin,
+    QueueClient,
     QueueOptions,
     RedisOptions,
     State,
 )
-from greenscale_worker.queues.opening import open_admin
+from greenscale_worker.queues.opening import open_client
 from greenscale_worker.wire_json import write
 
 __all__ = ["Client", "Ended", "Ends", "SyncClient"]
@@ -78,7 +78,7 @@ class Client:
         self._check = check
         self._max_bytes = max_bytes
         self._opening = asyncio.Lock()
-        self._queue: QueueAdmin | None = None
+        self._queue: QueueClient | None = None
         self._ends: Ends | None = None
 
     @classmethod
@@ -115,11 +115,11 @@ class Client:
             await self._queue.aclose()
         self._ends = self._queue = None
 
-    async def queue(self) -> QueueAdmin:
+    async def queue(self) -> QueueClient:
         """Give what lies beneath: dead letters, pauses and all else that a queue can do."""
         async with self._opening:
             if self._queue is None:
-                self._queue = await open_admin(self._kind, self._redis, self._options)
+                self._queue = await open_client(self._kind, self._redis, self._options)
         return self._queue
 
     async def submit(

@@ -7,13 +7,11 @@ from itertools import islice
 from typing import Final
 
 from greenscale_worker.errors import GreenScaleError, QueueUnavailableError
-from greenscale_worker.queues import QueueAdmin
+from greenscale_worker.queues import QueueClient
 
 PORTION: Final = 200  # jobs that are looked up together
 DEAF_SECONDS: Final = 0.5  # between two looks while nothing is told
-SAFE_SECONDS: Final = (
-    1.0  # between two looks while ends are told: a message may get lost, and why a job waits is not told
-)
+SAFE_SECONDS: Final = 1.0  # and while ends are told: a message may get lost, and why a job waits is not told
 SECONDS_FOR_EACH: Final = 0.01  # so that looks at many jobs do not make the server busy
 LONGEST_SECONDS: Final = 30.0
 AWAY_SECONDS: Final = 0.5
@@ -51,7 +49,7 @@ class Ends:
 
     def __init__(
         self,
-        queue: QueueAdmin,
+        queue: QueueClient,
         *,
         on_open: Callable[[str, Record], None] | None = None,
         on_away: Callable[[str], None] | None = None,

@@ -1,4 +1,4 @@
-"""What a queue promises: to the worker (`Queue`) and to everybody else (`QueueAdmin`).
+"""What a queue promises: to the worker (`Queue`) and to everybody else (`QueueClient`).
 
 Adapters inherit nothing from here; they keep these promises, and the contract suite holds them to it.
 """
@@ -253,7 +253,7 @@ class LiveWorker:
     why: str | None = None
 
 
-class QueueAdmin(Protocol):
+class QueueClient(Protocol):
     """Everybody else's side. Calls raise QueueUnavailableError where the server does not answer."""
 
     async def put(self, jobs: Sequence[tuple[str, bytes]], *, fold: bool = False) -> list[bool]:

@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 from typing import Any, Final, Protocol
 
 from greenscale_worker.errors import ConfigError
-from greenscale_worker.queues import Queue, QueueAdmin, QueueOptions, RedisOptions
+from greenscale_worker.queues import Queue, QueueClient, QueueOptions, RedisOptions
 from greenscale_worker.telemetry import Metrics
 
 GROUP: Final = "greenscale.queues"
@@ -26,7 +26,7 @@ class QueueKind(Protocol):
         """Open the worker's side; waits for a server that is absent. Raises ConfigError where it refuses us."""
         ...
 
-    async def open_admin(self, redis: RedisOptions, options: QueueOptions) -> QueueAdmin:
+    async def open_client(self, redis: RedisOptions, options: QueueOptions) -> QueueClient:
         """Open everybody else's side; it connects with its first call. Raises ConfigError."""
         ...
 
@@ -38,9 +38,9 @@ async def open_queue(
     return await find(kind).open_queue(redis, options or QueueOptions(), metrics or Metrics())
 
 
-async def open_admin(kind: str, redis: RedisOptions, options: QueueOptions | None = None) -> QueueAdmin:
+async def open_client(kind: str, redis: RedisOptions, options: QueueOptions | None = None) -> QueueClient:
     """Open everybody else's side of a queue. Raises ConfigError, as `open_queue` does."""
-    return await find(kind).open_admin(redis, options or QueueOptions())
+    return await find(kind).open_client(redis, options or QueueOptions())
 
 
 def find(name: str) -> QueueKind:
@@ -57,9 +57,19 @@ def find(name: str) -> QueueKind:
         raise ConfigError(f"queue {name}: {type(error).__name__}: {error}") from error
 
 
+class _Former:
+    """A kind of queue that calls `open_client` by its former name, `open_admin`; for one release more."""
+
+    def __init__(self, kind: Any) -> None:
+        self.open_queue = kind.open_queue
+        self.open_client = kind.open_admin
+
+
 def _checked(found: Any) -> QueueKind:
-    if not all(inspect.iscoroutinefunction(getattr(found, name, None)) for name in ("open_queue", "open_admin")):
+    if hasattr(found, "open_admin") and not hasattr(found, "open_client"):
+        found = _Former(found)
+    if not all(inspect.iscoroutinefunction(getattr(found, name, None)) for name in ("open_queue", "open_client")):
         what = getattr(found, "__name__", type(found).__name__)
-        raise TypeError(f"async def open_queue and open_admin are expected, not {what}")
+        raise TypeError(f"async def open_queue and open_client are expected, not {what}")
     kind: QueueKind = found
     return kind

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from greenscale_worker.job import Failure, Job, Output, Succeeded, Usage, decode
-from greenscale_worker.queues import DeadLetter, Lease, Queue, QueueAdmin, QueueOptions
+from greenscale_worker.queues import DeadLetter, Lease, Queue, QueueClient, QueueOptions
 from greenscale_worker.telemetry import Metrics
 from greenscale_worker.testing import QueueUnderTest
 
@@ -24,7 +24,7 @@ ANSWER = Succeeded(Output("4", model="llama", finish_reason="stop", usage=Usage(
 class Rig:
     """One store of jobs, workers on it, and somebody who administers it."""
 
-    admin: QueueAdmin
+    client: QueueClient
     opener: Callable[[], Awaitable[Queue]]
     a: Queue
     b: Queue
@@ -39,7 +39,7 @@ class Rig:
     async def put(self, *names: str) -> list[str]:
         """Put jobs of these names, and give their ids."""
         jobs = [self.job(name) for name in names]
-        await self.admin.put(jobs)
+        await self.client.put(jobs)
         return [job_id for job_id, _ in jobs]
 
     async def put_in_company(self, name: str) -> str:
@@ -51,11 +51,11 @@ class Rig:
 
     async def state(self, job_id: str) -> str | None:
         """Read what the job's record says of it."""
-        return (await self.admin.record(job_id)).get("state")
+        return (await self.client.record(job_id)).get("state")
 
     async def letters(self) -> list[DeadLetter]:
         """List all dead letters."""
-        return [letter async for letter in self.admin.dead()]
+        return [letter async for letter in self.client.dead()]
 
     @asynccontextmanager
     async def beating(self, *queues: Queue) -> AsyncIterator[None]:
@@ -84,7 +84,7 @@ class Rig:
                 await until(lambda: self._waiting(jobs))
 
     async def _waiting(self, jobs: int) -> bool:
-        depth = await self.admin.depth()
+        depth = await self.client.depth()
         return depth.running == 0 and depth.waiting + depth.dead >= jobs
 
 
@@ -101,13 +101,13 @@ async def open_rig(queue_under_test: QueueUnderTest) -> AsyncIterator[Callable[.
         async def open_one(*, short: bool = False, **changes: Any) -> Rig:
             lease = queue_under_test.short_lease if short else 15.0
             options = QueueOptions(**{"name": f"jobs-{uuid.uuid4().hex}", "lease": lease, **changes})
-            admin = await keep(await kind.open_admin(redis, options))
+            client = await keep(await kind.open_client(redis, options))
 
             async def opener() -> Queue:
                 queue: Queue = await keep(await kind.open_queue(redis, options, Metrics()))
                 return queue
 
-            return Rig(admin, opener, await opener(), await opener(), options.heartbeat)
+            return Rig(client, opener, await opener(), await opener(), options.heartbeat)
 
         yield open_one
 

@@ -14,11 +14,11 @@ from greenscale_worker import (
     Lease,
     Metrics,
     Queue,
-    QueueAdmin,
+    QueueClient,
     QueueOptions,
     RedisOptions,
 )
-from greenscale_worker import open_admin as open_any_admin
+from greenscale_worker import open_client as open_any_admin
 from greenscale_worker import open_queue as open_any_queue
 
 LARGEST = 16 * 1024 * 1024  # a few bytes can unpack to gigabytes; what is larger stays packed, and is no JSON then
@@ -29,7 +29,7 @@ async def open_queue(redis: RedisOptions, options: QueueOptions, metrics: Metric
     return PackedQueue(await open_any_queue("list", redis, options, metrics), options)
 
 
-async def open_admin(redis: RedisOptions, options: QueueOptions) -> "PackedAdmin":
+async def open_client(redis: RedisOptions, options: QueueOptions) -> "PackedAdmin":
     """Open everybody else's side."""
     return PackedAdmin(await open_any_admin("list", redis, options))
 
@@ -76,7 +76,7 @@ class PackedQueue:
 class PackedAdmin:
     """Everybody else's side: packs what is put, unpacks what is dead, and leaves the rest to the list."""
 
-    def __init__(self, admin: QueueAdmin) -> None:
+    def __init__(self, admin: QueueClient) -> None:
         self._admin = admin
         self.record = admin.record
         self.result = admin.result

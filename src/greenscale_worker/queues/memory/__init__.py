@@ -38,7 +38,7 @@ RATE_SECONDS: Final = 60.0
 
 
 class MemoryQueue:
-    """Queue and QueueAdmin in one object, for the lanes of one worker; `beside` opens one for another worker.
+    """Queue and QueueClient in one object, for the lanes of one worker; `beside` opens one for another worker.
 
     `options` are those of the Redis queues, less what is about a server. `clock` counts seconds from anywhere
     and never goes back. `on_settled` is told every outcome just before its job is acknowledged; what it raises
@@ -186,7 +186,7 @@ class MemoryQueue:
         self._store.beats.pop(self._worker, None)
 
     async def put(self, jobs: Sequence[tuple[str, bytes]], *, fold: bool = False) -> list[bool]:
-        """See QueueAdmin."""
+        """See QueueClient."""
         store, put = self._store, []
         for job_id, _ in jobs:
             check_job_id(job_id)
@@ -201,15 +201,15 @@ class MemoryQueue:
         return put
 
     async def record(self, job_id: str) -> dict[str, str]:
-        """See QueueAdmin."""
+        """See QueueClient."""
         return self._store.records.get(job_id)
 
     async def result(self, job_id: str) -> bytes | None:
-        """See QueueAdmin."""
+        """See QueueClient."""
         return self._store.records.result(job_id)
 
     async def look_up(self, job_ids: Sequence[str]) -> list[tuple[dict[str, str], bytes | None]]:
-        """See QueueAdmin."""
+        """See QueueClient."""
         records = [(job_id, self._store.records.get(job_id)) for job_id in job_ids]
         done = [record.get("state") == "succeeded" for _, record in records]
         return [
@@ -219,7 +219,7 @@ class MemoryQueue:
 
     @asynccontextmanager
     async def listen(self, heard: Callable[[Sequence[str] | None], None]) -> AsyncIterator[None]:
-        """See QueueAdmin."""
+        """See QueueClient."""
         listeners = self._store.records.listeners
         listeners.add(heard)
         try:
@@ -229,18 +229,18 @@ class MemoryQueue:
             listeners.discard(heard)
 
     async def jobs(self, which: JobFilter | None = None, *, limit: int | None = None) -> AsyncIterator[JobInfo]:
-        """See QueueAdmin."""
+        """See QueueClient."""
         for job in itertools.islice(filter(which, listed(self._store)), limit):
             yield job
 
     async def rate(self) -> float:
-        """See QueueAdmin."""
+        """See QueueClient."""
         now = self._store.clock()
         times = [ended for ended, _ in self._store.records.recent if now - ended <= RATE_SECONDS]
         return len(times) / max(now - times[-1], 1.0) if len(times) > 1 else 0.0
 
     async def cancel(self, job_id: str) -> Cancellation:
-        """See QueueAdmin."""
+        """See QueueClient."""
         check_job_id(job_id)
         store = self._store
         entry = store.bound.get(job_id)
@@ -260,7 +260,7 @@ class MemoryQueue:
         return "will_be_cancelled"
 
     async def depth(self) -> Depth:
-        """See QueueAdmin."""
+        """See QueueClient."""
         store = self._store
         idle = [*itertools.islice(store.waiting, 1), *store.ready, *store.suspects, *store.delayed, *store.held]
         return Depth(
@@ -276,17 +276,17 @@ class MemoryQueue:
         )
 
     async def workers(self) -> list[LiveWorker]:
-        """See QueueAdmin."""
+        """See QueueClient."""
         store = self._store
         workers = [LiveWorker(name, store.clock() - beat, why) for name, (beat, why) in store.beats.items()]
         return [worker for worker in workers if worker.beat_seconds <= store.options.lease]
 
     async def pause(self) -> None:
-        """See QueueAdmin."""
+        """See QueueClient."""
         self._store.paused = True
 
     async def resume(self) -> None:
-        """See QueueAdmin."""
+        """See QueueClient."""
         self._store.paused = False
         self._store.ring()
 
@@ -299,7 +299,7 @@ class MemoryQueue:
         oldest_first: bool = False,
         payloads: bool = True,
     ) -> AsyncIterator[DeadLetter]:
-        """See QueueAdmin."""
+        """See QueueClient."""
         chosen = self._chosen(which)
         if not oldest_first:
             chosen.reverse()
@@ -308,21 +308,21 @@ class MemoryQueue:
             yield letter if payloads else replace(letter, payload=b"")
 
     async def dead_letter(self, name: str, *, payload: bool = True) -> DeadLetter | None:
-        """See QueueAdmin."""
+        """See QueueClient."""
         letters = self._chosen(None)
         found = [letter for letter in letters if letter.id == name] or [each for each in letters if each.job_id == name]
         return (found[-1] if payload else replace(found[-1], payload=b"")) if found else None
 
     async def dead_count(self, which: DeadFilter | None = None) -> int:
-        """See QueueAdmin."""
+        """See QueueClient."""
         return len(self._chosen(which))
 
     async def dead_codes(self) -> dict[str, int]:
-        """See QueueAdmin."""
+        """See QueueClient."""
         return dict(sorted(Counter(letter.code for letter in self._chosen(None)).items()))
 
     async def replay(self, letter_id: str) -> bool:
-        """See QueueAdmin."""
+        """See QueueClient."""
         letter, entry = self._store.dead.pop(letter_id, (None, None))
         if letter is None or entry is None:
             return False
@@ -330,11 +330,11 @@ class MemoryQueue:
         return True
 
     async def replay_many(self, letter_ids: Sequence[str]) -> list[Replay]:
-        """See QueueAdmin."""
+        """See QueueClient."""
         return ["replayed" if await self.replay(letter_id) else "unknown" for letter_id in letter_ids]
 
     async def purge(self, *, older_than: float, code: str | None = None) -> int:
-        """See QueueAdmin."""
+        """See QueueClient."""
         old = self._chosen(DeadFilter(code=code, older_than=older_than))
         for letter in old:
             del self._store.dead[letter.id]

@@ -78,11 +78,11 @@ class Clients:
 
 
 def open_clients(options: RedisOptions, *, peek_seconds: float) -> Clients:
-    """Make the clients of a worker; each connects with its first command. Raises ConfigError as `open_client`."""
+    """Make the clients of a worker; each connects with its first command. Raises ConfigError as `open_redis`."""
     return Clients(
-        commands=open_client(options, read_timeout=None),  # Link bounds its calls, for a third of what this costs
-        peek=open_client(options, read_timeout=peek_seconds + READ_SECONDS),
-        bell=open_client(options, read_timeout=None),
+        commands=open_redis(options, read_timeout=None),  # Link bounds its calls, for a third of what this costs
+        peek=open_redis(options, read_timeout=peek_seconds + READ_SECONDS),
+        bell=open_redis(options, read_timeout=None),
     )
 
 
@@ -91,7 +91,7 @@ def is_cluster(options: RedisOptions) -> bool:
     return "+cluster" in options.url.partition(":")[0]
 
 
-def open_client(options: RedisOptions, *, read_timeout: float | None = READ_SECONDS) -> Any:
+def open_redis(options: RedisOptions, *, read_timeout: float | None = READ_SECONDS) -> Any:
     """Make a client; it connects with its first command. Raises ConfigError for a URL that makes no sense.
 
     `read_timeout` in seconds must exceed the time that a blocking command is told to wait.

@@ -43,7 +43,7 @@ class Listing:
         self._read_open = read_open
 
     async def jobs(self, which: JobFilter) -> AsyncGenerator[JobInfo, None]:
-        """See QueueAdmin."""
+        """See QueueClient."""
         seen: set[str] = set()
         for place, state in PLACES:
             if which.state in (None, state):
@@ -57,7 +57,7 @@ class Listing:
                 yield job
 
     async def rate(self) -> float:
-        """See QueueAdmin."""
+        """See QueueClient."""
         now_ms, entries = await self._recent()
         times = [ms for ms, *_ in entries if now_ms - ms <= 1000 * RATE_SECONDS]
         return 1000 * len(times) / max(now_ms - times[-1], SHORTEST_MS) if len(times) >= RATE_NEEDS else 0.0

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.redis_common.connections import close, is_cluster, open_client, open_clients
+from greenscale_worker.queues.redis_common.connections import close, is_cluster, open_clients, open_redis
 from greenscale_worker.queues.redis_common.scripts import load
 from greenscale_worker.queues.redis_common.server import meet, patiently
-from greenscale_worker.queues.redis_protocol.admin import RedisQueueAdmin
 from greenscale_worker.queues.redis_protocol.claims import PEEK_SECONDS
+from greenscale_worker.queues.redis_protocol.client import RedisQueueClient
 from greenscale_worker.queues.redis_protocol.examination import examine
 from greenscale_worker.queues.redis_protocol.keys import Keys
 from greenscale_worker.queues.redis_protocol.queue import RedisQueue
@@ -65,12 +65,12 @@ async def open_queue(store: Store, redis: RedisOptions, options: QueueOptions, m
     return queue
 
 
-async def open_admin(store: Store, redis: RedisOptions, options: QueueOptions) -> RedisQueueAdmin:
+async def open_client(store: Store, redis: RedisOptions, options: QueueOptions) -> RedisQueueClient:
     """Open everybody else's side; it connects with its first call. Raises ConfigError."""
     keys = Keys(options.name, store.own, cluster=is_cluster(redis), public=options.result_prefix)
     scripts = load(PROTOCOL, store.package, *ADMIN_SCRIPTS)
     scripts |= load(PROTOCOL, store.package, *LETTER_SCRIPTS, shared=("letters",))
-    return RedisQueueAdmin(lambda: open_client(redis), scripts, store, keys, options)
+    return RedisQueueClient(lambda: open_redis(redis), scripts, store, keys, options)
 
 
 async def _agree_on_format(client: Any, store: Store, keys: Keys) -> None:

@@ -8,7 +8,7 @@ import orjson
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.redis_common.redis_py import answers_of
 from greenscale_worker.queues.redis_protocol import opening
-from greenscale_worker.queues.redis_protocol.admin import RedisQueueAdmin
+from greenscale_worker.queues.redis_protocol.client import RedisQueueClient
 from greenscale_worker.queues.redis_protocol.keys import Keys
 from greenscale_worker.queues.redis_protocol.queue import RedisQueue
 from greenscale_worker.telemetry import Metrics
@@ -84,6 +84,6 @@ async def open_queue(redis: RedisOptions, options: QueueOptions, metrics: Metric
     return await opening.open_queue(StreamStore(options), redis, options, metrics)
 
 
-async def open_admin(redis: RedisOptions, options: QueueOptions) -> RedisQueueAdmin:
+async def open_client(redis: RedisOptions, options: QueueOptions) -> RedisQueueClient:
     """Open everybody else's side; it connects with its first call. Raises ConfigError."""
-    return await opening.open_admin(StreamStore(options), redis, options)
+    return await opening.open_client(StreamStore(options), redis, options)

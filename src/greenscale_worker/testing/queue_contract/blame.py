@@ -17,7 +17,7 @@ async def test_used_up_tries_bury_with_the_code_and_words_of_the_last_failure(ri
     job_id = await rig.put_in_company("1")
     for verdict in ("delayed", "delayed", "dead"):
         assert await rig.b.retry(await run(rig.b), failure(used=0.4, max_tries=1.2)) == verdict
-    record = await rig.admin.record(job_id)
+    record = await rig.client.record(job_id)
     assert (record["state"], record["error_code"], record["error_message"]) == ("failed", "http_400", "no")
     assert record["attempts"] == "3"
     (letter,) = await rig.letters()
@@ -35,7 +35,7 @@ async def test_a_job_that_seems_at_fault_is_dead_at_once_the_first_two_that_fail
     leases = [await run(rig.a) for _ in range(4)]
     verdicts = [await rig.a.retry(lease, failure("job", used=0.0)) for lease in leases]
     assert verdicts == ["dead", "dead", "held", "held"]
-    record = await rig.admin.record(leases[2].job_id or "")
+    record = await rig.client.record(leases[2].job_id or "")
     assert (record["state"], record["error_code"], record["error_message"]) == ("held", "http_400", "no")
     assert {letter.job_id for letter in await rig.letters()} == {lease.job_id for lease in leases[:2]}
 
@@ -128,7 +128,7 @@ async def test_the_only_job_spreads_its_tries(rig: Rig) -> None:
     (job_id,) = await rig.put("1")
     for _ in range(2):  # the first failure of a job alone makes nobody wait
         assert await rig.a.retry(await run(rig.a), failure(used=0.0)) == "delayed"
-    record = await rig.admin.record(job_id)
+    record = await rig.client.record(job_id)
     assert 119_000 < int(record["due_ms"]) - int(record["claimed_ms"]) < 130_000
 
 
@@ -160,13 +160,13 @@ async def test_one_that_is_not_known_is(rig: Rig) -> None:
 
 async def test_the_depth_says_since_when_and_why_nothing_succeeds(rig: Rig) -> None:
     await rig.put("1", "2", "3")
-    assert (await rig.admin.depth()).failing_seconds is None
+    assert (await rig.client.depth()).failing_seconds is None
     for code in ("http_401", "http_500"):
         await rig.a.retry(await run(rig.a), failure("endpoint", code=code, message="check the key", delay=60.0))
-    depth = await rig.admin.depth()
+    depth = await rig.client.depth()
     assert depth.failing_by == "http_401: check the key"
     assert depth.failing_seconds is not None
     assert 0 <= depth.failing_seconds < 60
     await succeed(rig, await run(rig.a))
-    depth = await rig.admin.depth()
+    depth = await rig.client.depth()
     assert (depth.failing_seconds, depth.failing_by) == (None, None)

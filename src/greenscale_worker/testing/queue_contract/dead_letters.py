@@ -24,7 +24,7 @@ async def test_a_replayed_job_starts_anew_at_the_head(rig: Rig) -> None:
     async with lanes(rig.b, 2) as waiting:
         async with asyncio.timeout(PATIENCE):
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        assert await rig.admin.replay(letter.id)
+        assert await rig.client.replay(letter.id)
         async with asyncio.timeout(PATIENCE):
             leases = {name_of(lease): lease for lease in await asyncio.gather(*waiting)}
     assert (leases["1"].tries, leases["1"].crashes, leases["1"].payload) == (0, 0, letter.payload)
@@ -36,27 +36,27 @@ async def test_a_replayed_job_starts_anew_at_the_head(rig: Rig) -> None:
 
 async def test_a_replayed_job_comes_before_fresh_ones_with_its_bytes_untouched(rig: Rig) -> None:
     raw = b"\xff|\n\x00|"
-    await rig.admin.put([("raw", raw), rig.job("2")])
+    await rig.client.put([("raw", raw), rig.job("2")])
     assert await rig.a.settle(await claim(rig.a), Failed("not_json", "|"))
     (letter,) = await rig.letters()
-    assert await rig.admin.replay(letter.id)
+    assert await rig.client.replay(letter.id)
     assert (await claim(rig.a)).payload == raw
 
 
 async def test_only_a_dead_letter_can_be_replayed_and_once(rig: Rig) -> None:
     await rig.put("1")
-    assert not await rig.admin.replay("17")
+    assert not await rig.client.replay("17")
     assert await rig.a.settle(await run(rig.a), Failed("refused", ""))
     (letter,) = await rig.letters()
-    assert await rig.admin.replay(letter.id)
-    assert not await rig.admin.replay(letter.id)
-    assert (await rig.admin.depth()).waiting == 1
+    assert await rig.client.replay(letter.id)
+    assert not await rig.client.replay(letter.id)
+    assert (await rig.client.depth()).waiting == 1
 
 
 async def test_many_are_replayed_in_portions(rig: Rig) -> None:
     letters = await bury(rig, *(["refused"] * 230))
-    assert await rig.admin.replay_many([letter.id for letter in letters]) == ["replayed"] * 230
-    assert await rig.admin.replay_many([letters[0].id, "17", "\ud800"]) == ["unknown"] * 3
+    assert await rig.client.replay_many([letter.id for letter in letters]) == ["replayed"] * 230
+    assert await rig.client.replay_many([letters[0].id, "17", "\ud800"]) == ["unknown"] * 3
     assert await rig.letters() == []
     for letter in letters:
         assert (await claim(rig.a)).payload == letter.payload, "in the order in which they came"
@@ -79,17 +79,17 @@ async def test_dead_letters_are_chosen_by_code_and_time(rig: Rig) -> None:
     for code in codes:
         right = [letter for letter in letters[::-1] if letter.code == code]
         assert await listed(rig, DeadFilter(code=code)) == right
-        assert await rig.admin.dead_count(DeadFilter(code=code)) == len(right)
+        assert await rig.client.dead_count(DeadFilter(code=code)) == len(right)
     assert await listed(rig, DeadFilter(code="http_"), limit=9) == []
     assert await listed(rig, DeadFilter(code="http_4"), limit=1, after=letters[3].id) == letters[:1]
     since = letters[3].died_at
     assert await listed(rig, DeadFilter(since=since)) == [each for each in letters[::-1] if each.died_at >= since]
-    assert await rig.admin.dead_count(DeadFilter(younger_than=3600)) == len(codes)
-    assert await rig.admin.dead_count(DeadFilter(older_than=3600)) == 0
-    assert await rig.admin.dead_count(DeadFilter(since=since + 3600)) == 0
-    assert await rig.admin.dead_count(DeadFilter(code="http_4", since=since)) == 1
-    assert await rig.admin.dead_count() == len(codes)
-    assert await rig.admin.dead_codes() == Counter(
+    assert await rig.client.dead_count(DeadFilter(younger_than=3600)) == len(codes)
+    assert await rig.client.dead_count(DeadFilter(older_than=3600)) == 0
+    assert await rig.client.dead_count(DeadFilter(since=since + 3600)) == 0
+    assert await rig.client.dead_count(DeadFilter(code="http_4", since=since)) == 1
+    assert await rig.client.dead_count() == len(codes)
+    assert await rig.client.dead_codes() == Counter(
         {"http_4": 2, "http_42": 1, "http_429": 1, "a b|c": 1, "\ufffd\n": 1}
     )
 
@@ -97,33 +97,33 @@ async def test_dead_letters_are_chosen_by_code_and_time(rig: Rig) -> None:
 async def test_a_dead_letter_is_found_by_its_job(rig: Rig) -> None:
     first, *_ = await bury(rig, "x", "y")
     assert first.job_id
-    assert await rig.admin.dead_letter(first.id) == first
-    assert await rig.admin.dead_letter(first.job_id) == first
-    assert await rig.admin.dead_letter(first.job_id, payload=False) == replace(first, payload=b"")
-    await rig.admin.put([(first.job_id, first.payload)])
+    assert await rig.client.dead_letter(first.id) == first
+    assert await rig.client.dead_letter(first.job_id) == first
+    assert await rig.client.dead_letter(first.job_id, payload=False) == replace(first, payload=b"")
+    await rig.client.put([(first.job_id, first.payload)])
     assert await rig.a.settle(await run(rig.a), Failed("again", ""))
-    latest = await rig.admin.dead_letter(first.job_id)
+    latest = await rig.client.dead_letter(first.job_id)
     assert latest
     assert (latest.code, latest.id != first.id) == ("again", True)
     for nobody in ("nobody", "", "\ud800", "\0"):
-        assert await rig.admin.dead_letter(nobody) is None
+        assert await rig.client.dead_letter(nobody) is None
 
 
 async def test_what_is_gone_from_the_dead_is_counted_nowhere(rig: Rig) -> None:
     letters = await bury(rig, "x", "y", "z")
-    assert await rig.admin.replay(letters[0].id)
-    assert await rig.admin.purge(older_than=0, code="y") == 1
-    assert await rig.admin.dead_codes() == {"z": 1}
-    assert await rig.admin.dead_count() == (await rig.admin.depth()).dead == 1
+    assert await rig.client.replay(letters[0].id)
+    assert await rig.client.purge(older_than=0, code="y") == 1
+    assert await rig.client.dead_codes() == {"z": 1}
+    assert await rig.client.dead_count() == (await rig.client.depth()).dead == 1
     assert await listed(rig) == letters[2:]
 
 
 async def test_dead_letters_are_purged_by_age_and_code(rig: Rig) -> None:
     await bury(rig, *["x"] * 130, *["y"] * 3)
-    assert await rig.admin.purge(older_than=3600) == 0
-    assert await rig.admin.purge(older_than=0, code="z") == 0
-    assert await rig.admin.purge(older_than=0, code="x") == 130
-    assert await rig.admin.purge(older_than=0) == 3
+    assert await rig.client.purge(older_than=3600) == 0
+    assert await rig.client.purge(older_than=0, code="z") == 0
+    assert await rig.client.purge(older_than=0, code="x") == 130
+    assert await rig.client.purge(older_than=0) == 3
     assert await rig.letters() == []
 
 
@@ -140,7 +140,7 @@ async def test_dead_letters_that_are_too_old_go(open_rig: Callable[..., Awaitabl
 
     async def is_gone() -> bool:
         await rig.a.beat()
-        return await rig.admin.dead_letter(old.id) is None
+        return await rig.client.dead_letter(old.id) is None
 
     assert not await is_gone()
     await until(is_gone)
@@ -154,12 +154,12 @@ async def bury(rig: Rig, *codes: str) -> list[DeadLetter]:
         lease = await run(rig.a)
         assert await rig.a.settle(lease, Failed(code, f"of {code}"))
         if len(codes) < MANY:  # times of death are milliseconds
-            letter = await rig.admin.dead_letter(lease.id)
+            letter = await rig.client.dead_letter(lease.id)
             assert letter
             letters.append(letter)
             await asyncio.sleep(0.002)
-    return letters or [letter async for letter in rig.admin.dead(oldest_first=True)]
+    return letters or [letter async for letter in rig.client.dead(oldest_first=True)]
 
 
 async def listed(rig: Rig, which: DeadFilter | None = None, **options: Any) -> list[DeadLetter]:
-    return [letter async for letter in rig.admin.dead(which, **options)]
+    return [letter async for letter in rig.client.dead(which, **options)]

@@ -43,17 +43,17 @@ async def test_a_delayed_job_comes_back_when_it_is_due_and_others_pass(rig: Rig)
     lease = await run(rig.a)
     before = time.time()
     assert await rig.a.retry(lease, Failure(code="overload", message="too much", delay=0.4)) == "delayed"
-    record = await rig.admin.record(job_id)
+    record = await rig.client.record(job_id)
     assert (record["state"], record["error_code"], record["error_message"]) == ("delayed", "overload", "too much")
     due = int(record["due_ms"]) / 1000
     assert before + 0.35 < due < time.time() + 0.45
-    assert (await rig.admin.depth()).delayed == 1
+    assert (await rig.client.depth()).delayed == 1
     assert name_of(await claim(rig.a)) == "2"
     again = await claim(rig.b)
     assert again.claimed_at >= due - 0.002
     assert (again.id, again.tries, again.crashes) == (lease.id, 1, 0)
     assert again.first_claimed_at == lease.first_claimed_at
-    assert (await rig.admin.depth()).delayed == 0
+    assert (await rig.client.depth()).delayed == 0
 
 
 async def test_delayed_jobs_come_back_in_the_order_in_which_they_are_due(rig: Rig) -> None:
@@ -72,26 +72,26 @@ async def test_tries_are_counted_in_parts_and_runs_are_shown_as_attempts(rig: Ri
     job_id = await rig.put_in_company("1")
     for runs in range(3):
         lease = await run(rig.a)
-        record = await rig.admin.record(job_id)
+        record = await rig.client.record(job_id)
         assert (lease.tries, lease.runs, lease.attempts) == (runs * 0.25, runs, runs + 1)
         assert record["attempts"] == str(runs + 1)
         assert await rig.a.retry(lease, failure(used=0.25)) == "delayed"
     lease = await run(rig.a)
     assert await rig.a.settle(lease, Failed("refusal", ""))
-    assert (await rig.admin.record(job_id))["attempts"] == "4"
+    assert (await rig.client.record(job_id))["attempts"] == "4"
     (letter,) = await rig.letters()
     assert (letter.tries, letter.crashes) == (3, 0)
 
 
 async def test_a_record_tells_of_the_present_run_only(rig: Rig) -> None:
     job_id = await rig.put_in_company("1")
-    submitted = (await rig.admin.record(job_id))["submitted_ms"]
+    submitted = (await rig.client.record(job_id))["submitted_ms"]
     assert await rig.a.retry(await run(rig.a), failure()) == "delayed"
     lease = await run(rig.a)
-    record = await rig.admin.record(job_id)
+    record = await rig.client.record(job_id)
     assert not {"due_ms", "error_code", "error_message"} & set(record)
     assert await rig.a.settle(lease, ANSWER)
-    record = await rig.admin.record(job_id)
+    record = await rig.client.record(job_id)
     assert not {"due_ms", "error_code", "error_message"} & set(record)
     assert record["submitted_ms"] == submitted
 
@@ -102,7 +102,7 @@ async def test_an_answer_after_a_release_withdraws_the_redelivery(rig: Rig) -> N
     assert await rig.a.settle(lease, Released("drain"))
     assert await rig.a.settle(lease, ANSWER)
     assert await rig.state(job_id) == "succeeded"
-    assert (await rig.admin.depth()).waiting == 0
+    assert (await rig.client.depth()).waiting == 0
 
 
 async def test_a_failure_counts_once(rig: Rig) -> None:

@@ -27,7 +27,7 @@ async def test_the_jobs_of_a_dead_worker_go_to_the_head_and_count_as_crashes(sho
         assert [lease.id for lease in again] == [lease.id for lease in dead]
         assert {(lease.tries, lease.crashes, lease.attempts) for lease in again} == {(0, 1, 1)}
         assert [lease.first_claimed_at for lease in again] == [lease.first_claimed_at for lease in dead]
-        assert (await short.admin.record(job_ids[0]))["crashes"] == "1"
+        assert (await short.client.record(job_ids[0]))["crashes"] == "1"
 
 
 async def test_a_live_worker_does_not_shelter_the_leases_of_a_dead_one(short: Rig) -> None:
@@ -58,7 +58,7 @@ async def test_the_outcome_of_a_zombie_is_refused(short: Rig) -> None:
         assert not await short.a.settle(old, Failed("timeout", ""))
         assert await short.b.settle(new, ANSWER)
     assert not await short.a.settle(old, Succeeded(Output("5")))
-    assert await short.admin.result(job_id) == b"4"
+    assert await short.client.result(job_id) == b"4"
     assert await short.letters() == []
 
 
@@ -80,14 +80,14 @@ async def test_a_finished_answer_wins_as_long_as_nobody_took_the_job(short: Rig)
     lease = await run(short.a)
 
     async def reaped() -> bool:
-        return (await short.admin.depth()).running == 0
+        return (await short.client.depth()).running == 0
 
     async with short.beating(short.b):
         await until(reaped)
         assert not await short.a.settle(lease, Released("drain"))
         assert await short.a.settle(lease, ANSWER)
-        assert await short.admin.result(job_id) == b"4"
-        assert (await short.admin.depth()).waiting == 0
+        assert await short.client.result(job_id) == b"4"
+        assert (await short.client.depth()).waiting == 0
 
 
 async def test_a_worker_runs_one_suspect_at_a_time_and_others_beside_it(short: Rig) -> None:
@@ -134,18 +134,18 @@ async def test_a_job_that_kills_even_its_undertakers_is_buried_by_the_queue(
     await rig.crash(3, jobs=1)
     (letter,) = await rig.letters()
     assert (letter.code, letter.crashes, letter.payload) == ("crashed", 3, payload)
-    depth = await rig.admin.depth()
+    depth = await rig.client.depth()
     assert (depth.waiting, depth.running, depth.delayed, depth.dead) == (0, 0, 0, 1)
 
 
 async def test_live_workers_are_listed(rig: Rig) -> None:
     await rig.a.beat()
     await rig.b.beat()
-    workers = await rig.admin.workers()
+    workers = await rig.client.workers()
     assert len({worker.name for worker in workers}) == 2
     assert all(0 <= worker.beat_seconds < PATIENCE for worker in workers)
     await rig.a.aclose()
-    assert len(await rig.admin.workers()) == 1
+    assert len(await rig.client.workers()) == 1
 
 
 async def test_dead_workers_are_not_listed_for_long(short: Rig) -> None:
@@ -153,7 +153,7 @@ async def test_dead_workers_are_not_listed_for_long(short: Rig) -> None:
 
     async def alone() -> bool:
         await short.b.beat()
-        return len(await short.admin.workers()) == 1
+        return len(await short.client.workers()) == 1
 
     assert not await alone()
     await until(alone)
@@ -161,7 +161,7 @@ async def test_dead_workers_are_not_listed_for_long(short: Rig) -> None:
 
 async def test_a_worker_says_why_it_sends_nothing_until_it_sends_again_or_is_gone(rig: Rig) -> None:
     async def whys() -> list[str | None]:
-        return sorted((worker.why for worker in await rig.admin.workers()), key=str)
+        return sorted((worker.why for worker in await rig.client.workers()), key=str)
 
     await rig.b.beat()
     await rig.a.beat("the endpoint asked for 9 s more: é")

@@ -25,7 +25,7 @@ async def test_a_lease_says_when_it_was_claimed(rig: Rig) -> None:
 
 async def test_the_payload_is_what_was_put_byte_for_byte(rig: Rig) -> None:
     raw = b'\xff\x00|\r\n{"job_id": 1e999, \xed\xa0\x80'
-    await rig.admin.put([(rig.job("raw")[0], raw)])
+    await rig.client.put([(rig.job("raw")[0], raw)])
     assert (await claim(rig.a)).payload == raw
 
 

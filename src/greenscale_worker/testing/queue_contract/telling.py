@@ -16,14 +16,14 @@ class Heard:
         self.ids: list[str] = []
 
     def __call__(self, job_ids: Sequence[str] | None) -> None:
-        """See QueueAdmin.listen."""
+        """See QueueClient.listen."""
         self.ids += job_ids or []
         if job_ids is None:
             self.listening.set()
 
 
 async def seen(rig: Rig, which: JobFilter | None = None, *, limit: int | None = None) -> list[JobInfo]:
-    return [job async for job in rig.admin.jobs(which, limit=limit)]
+    return [job async for job in rig.client.jobs(which, limit=limit)]
 
 
 async def states(rig: Rig) -> list[tuple[str | None, str]]:
@@ -33,7 +33,7 @@ async def states(rig: Rig) -> list[tuple[str | None, str]]:
 async def test_every_end_is_told_when_result_and_record_are_there(rig: Rig) -> None:
     heard = Heard()
     answered, failed, unwanted, cancelled = await rig.put("answered", "failed", "unwanted", "cancelled")
-    async with rig.admin.listen(heard):
+    async with rig.client.listen(heard):
         async with asyncio.timeout(PATIENCE):
             await heard.listening.wait()
         assert await rig.a.settle(await run(rig.a), ANSWER)
@@ -41,10 +41,10 @@ async def test_every_end_is_told_when_result_and_record_are_there(rig: Rig) -> N
         failure = Failure(code="worse", message="", used=1.0, max_tries=1.0)
         assert await rig.a.retry(await run(rig.a), failure) == "dead"
         await run(rig.a)
-        assert await rig.admin.cancel(cancelled) == "cancelled"
+        assert await rig.client.cancel(cancelled) == "cancelled"
         never_run, payload = rig.job("never-run")
-        await rig.admin.put([(never_run, payload)])
-        assert await rig.admin.cancel(never_run) == "will_be_cancelled"
+        await rig.client.put([(never_run, payload)])
+        assert await rig.client.cancel(never_run) == "will_be_cancelled"
         lease = await claim(rig.a)
         assert await rig.a.bind(lease, decoded(lease)) == "cancelled"
         everything = [answered, failed, unwanted, cancelled, never_run]
@@ -53,7 +53,7 @@ async def test_every_end_is_told_when_result_and_record_are_there(rig: Rig) -> N
             return heard.ids == everything
 
         await until(told)
-        found = await rig.admin.look_up(everything)
+        found = await rig.client.look_up(everything)
         ends = [("succeeded", b"4"), ("failed", None), ("failed", None), ("cancelled", None), ("cancelled", None)]
         assert [(record["state"], answer) for record, answer in found] == ends
 
@@ -61,7 +61,7 @@ async def test_every_end_is_told_when_result_and_record_are_there(rig: Rig) -> N
 async def test_what_is_no_end_is_not_told(rig: Rig) -> None:
     heard = Heard()
     _, settled = await rig.put("goes-back", "settled")
-    async with rig.admin.listen(heard):
+    async with rig.client.listen(heard):
         async with asyncio.timeout(PATIENCE):
             await heard.listening.wait()
         delayed = await rig.a.retry(await run(rig.a), Failure(code="slow", message="", used=0.1, delay=60.0))
@@ -80,18 +80,18 @@ async def test_what_is_no_end_is_not_told(rig: Rig) -> None:
 async def test_a_look_at_many_jobs_is_that_at_each(rig: Rig) -> None:
     done, waiting = await rig.put("done", "waiting")
     assert await rig.a.settle(await run(rig.a), ANSWER)
-    found = await rig.admin.look_up([waiting, "unknown", "no id", done, *["unknown"] * 500])
+    found = await rig.client.look_up([waiting, "unknown", "no id", done, *["unknown"] * 500])
     assert [record.get("state") for record, _ in found[:4]] == ["waiting", None, None, "succeeded"]
     assert [answer for _, answer in found[:4]] == [None, None, None, b"4"]
     assert found[4:] == [({}, None)] * 500
-    assert await rig.admin.look_up([]) == []
+    assert await rig.client.look_up([]) == []
 
 
 async def test_jobs_are_seen_in_every_state(rig: Rig) -> None:
     assert await seen(rig) == []
     names = ["done", "bad", "runs", "delayed", "back", "cancelling", "waits"]
     ids = dict(zip(names, await rig.put(*names), strict=True))
-    assert await rig.admin.cancel(ids["cancelling"]) == "will_be_cancelled"
+    assert await rig.client.cancel(ids["cancelling"]) == "will_be_cancelled"
     assert await rig.a.settle(await run(rig.a), ANSWER)
     assert await rig.a.settle(await run(rig.a), Failed("bad", "it was"))
     await run(rig.b)
@@ -113,7 +113,7 @@ async def test_jobs_are_seen_in_every_state(rig: Rig) -> None:
     }
     assert {name: jobs[ids[name]].state for name in names} == expected
     running, bad, slow = (jobs[ids[name]] for name in ("runs", "bad", "delayed"))
-    workers = {worker.name for worker in await rig.admin.workers()}
+    workers = {worker.name for worker in await rig.client.workers()}
     assert running.worker in workers or not workers
     assert (running.attempts, running.finished_at, running.due_at) == (1, None, None)
     assert running.claimed_at is not None
@@ -148,6 +148,16 @@ async def test_jobs_are_seen_by_state_code_and_worker(rig: Rig) -> None:
     assert await seen(rig, limit=0) == []
 
 
+async def test_a_job_that_is_held_says_why(rig: Rig) -> None:
+    await rig.put("1", "2", "3")
+    refused = Failure(code="http_400", message="no", prior="job", used=1.0)
+    verdicts = [await rig.a.retry(await run(rig.a), refused) for _ in range(3)]
+    assert verdicts == ["dead", "dead", "held"]
+    (aside,) = [job for job in await seen(rig) if job.state != "failed"]
+    assert aside.state in {"delayed", "held"}
+    assert (aside.code, aside.message, aside.attempts) == ("http_400", "no", 1)
+
+
 async def test_many_jobs_are_seen_once_each(rig: Rig) -> None:
     ids = await rig.put(*map(str, range(70)))
     for _ in range(30):
@@ -160,10 +170,10 @@ async def test_many_jobs_are_seen_once_each(rig: Rig) -> None:
 
 async def test_a_job_that_came_again_is_seen_as_it_stands_now(rig: Rig) -> None:
     job_id, payload = rig.job("again")
-    await rig.admin.put([(job_id, payload)])
+    await rig.client.put([(job_id, payload)])
     assert await rig.a.settle(await run(rig.a), ANSWER)
     assert await states(rig) == [(job_id, "succeeded")]
-    await rig.admin.put([(job_id, payload)])
+    await rig.client.put([(job_id, payload)])
     assert await states(rig) == [(job_id, "waiting")]
     lease = await run(rig.a)
     assert await states(rig) == [(job_id, "running")]
@@ -172,7 +182,7 @@ async def test_a_job_that_came_again_is_seen_as_it_stands_now(rig: Rig) -> None:
 
 
 async def test_the_last_thousand_ends_are_seen_and_their_rate_told(rig: Rig) -> None:
-    assert await rig.admin.rate() == 0.0
+    assert await rig.client.rate() == 0.0
     ids = await rig.put(*map(str, range(1010)))
 
     async def work_off() -> None:
@@ -183,7 +193,7 @@ async def test_the_last_thousand_ends_are_seen_and_their_rate_told(rig: Rig) -> 
     found = [job.job_id for job in await seen(rig, JobFilter(state="succeeded"))]
     assert len(found) == len(set(found)) == 1000
     assert set(found) < set(ids)
-    assert await rig.admin.rate() > 0.0
+    assert await rig.client.rate() > 0.0
 
 
 async def test_without_records_what_ended_is_not_seen(open_rig: Callable[..., Awaitable[Rig]]) -> None:
@@ -191,4 +201,4 @@ async def test_without_records_what_ended_is_not_seen(open_rig: Callable[..., Aw
     _, waits = await rig.put("ends", "waits")
     assert await rig.a.settle(await run(rig.a), ANSWER)
     assert await states(rig) == [(waits, "waiting")]
-    assert await rig.admin.rate() == 0.0
+    assert await rig.client.rate() == 0.0

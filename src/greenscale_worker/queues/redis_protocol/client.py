@@ -47,8 +47,8 @@ CANCELLATIONS: Final[dict[bytes, Cancellation]] = {
 NOT_REPLAYED: Final[dict[bytes, Replay]] = {b"GONE": "unknown", b"LOST": "payload_lost"}
 
 
-class RedisQueueAdmin:
-    """Keeps the promises of `queues.QueueAdmin`."""
+class RedisQueueClient:
+    """Keeps the promises of `queues.QueueClient`."""
 
     def __init__(
         self,
