@@ -54,7 +54,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     distribution.mkdir()
     (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
     (distribution / "entry_points.txt").write_text(
-        f"[greenscale.queues]\nmine = {name}\nformer = {name}:former\nhalf = {name}:half\nplain = {name}:plain\ngone = {name}:gone\n"
+        f"[greenscale.queues]\nmine = {name}\n"
+        + "".join(f"{kind} = {name}:{kind}\n" for kind in ("former", "half", "plain", "gone"))
     )
     monkeypatch.syspath_prepend(tmp_path)
     yield name

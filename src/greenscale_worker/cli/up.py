@@ -128,6 +128,7 @@ def _banner(running: "Sequence[Sequence[str]]", settings: "Settings") -> str:
             "In another terminal:",
             "",
             f'  {command} submit "What is 2+2?" --wait',
+            f"  {command} jobs",
             f"  {command} queue --watch",
             "",
             LAST,
