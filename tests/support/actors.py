@@ -297,7 +297,11 @@ class Actors:
         for id_, token, job_id, fields in items:
             keys += [self.keys.record(job_id), self.keys.cancel(job_id)]
             args += [self.setup.name(id_), token, job_id, 2 * len(fields), *flat(fields.items())]
-        before = [(id_, job.payload) for id_, job in self.ledger.open.items()]
+        before: list[tuple[int, bytes]] = []
+
+        def expected() -> list[str]:
+            before[:] = [(id_, job.payload) for id_, job in self.ledger.open.items()]
+            return self.ledger.bind(items)
 
         def seen(answers: list[bytes]) -> None:
             for item, answer in zip(items, answers, strict=True):
@@ -311,7 +315,7 @@ class Actors:
                 held.step = "bound" if answer in RUNS else answer.decode().lower()
             process.let_go(held for held in group if held.step not in {"bound", "conflict"})
 
-        self.call(process, Call("bind", keys, args, lambda: self.ledger.bind(items), group, seen, heard))
+        self.call(process, Call("bind", keys, args, expected, group, seen, heard))
 
     def settle(self, process: Process, *, everything: bool = False, most: int = 0) -> None:
         unusable = [held for held in process.at("claimed") if not held.usable]
