@@ -285,10 +285,17 @@ class QueueClient(Protocol):
         """
         ...
 
-    def jobs(self, which: JobFilter | None = None, *, limit: int | None = None) -> AsyncIterator[JobInfo]:
+    def jobs(
+        self,
+        which: JobFilter | None = None,
+        *,
+        limit: int | None = None,
+        unpack: Callable[[bytes], bytes] | None = None,
+    ) -> AsyncIterator[JobInfo]:
         """Walk through jobs: those that run, wait, are delayed and held, then the last 1,000 that ended, latest first.
 
-        Each is given once, however it moves meanwhile. Without results and records, nothing is known of those ended.
+        Each is given once, however it moves meanwhile. `unpack` makes JSON of a payload, for a queue that keeps them in
+        another form. Without results and records, nothing is known of those ended.
         """
         ...
 

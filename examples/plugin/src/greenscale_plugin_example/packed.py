@@ -5,12 +5,14 @@ Producers may push plain JSON beside packed jobs. The same job packed by two ver
 """
 
 import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 from greenscale_worker import (
     DeadFilter,
     DeadLetter,
+    JobFilter,
+    JobInfo,
     Lease,
     Metrics,
     Queue,
@@ -18,7 +20,7 @@ from greenscale_worker import (
     QueueOptions,
     RedisOptions,
 )
-from greenscale_worker import open_client as open_any_admin
+from greenscale_worker import open_client as open_any_client
 from greenscale_worker import open_queue as open_any_queue
 
 LARGEST = 16 * 1024 * 1024  # a few bytes can unpack to gigabytes; what is larger stays packed, and is no JSON then
@@ -29,9 +31,9 @@ async def open_queue(redis: RedisOptions, options: QueueOptions, metrics: Metric
     return PackedQueue(await open_any_queue("list", redis, options, metrics), options)
 
 
-async def open_client(redis: RedisOptions, options: QueueOptions) -> "PackedAdmin":
+async def open_client(redis: RedisOptions, options: QueueOptions) -> "PackedClient":
     """Open everybody else's side."""
-    return PackedAdmin(await open_any_admin("list", redis, options))
+    return PackedClient(await open_any_client("list", redis, options))
 
 
 def pack(payload: bytes) -> bytes:
@@ -47,6 +49,9 @@ def unpack(raw: bytes) -> bytes:
     except zlib.error:
         return raw
     return payload if unpacker.eof and not unpacker.unused_data else raw
+
+
+_unpack = unpack  # where an argument has its name
 
 
 class PackedQueue:
@@ -73,28 +78,41 @@ class PackedQueue:
         return lease
 
 
-class PackedAdmin:
+class PackedClient:
     """Everybody else's side: packs what is put, unpacks what is dead, and leaves the rest to the list."""
 
-    def __init__(self, admin: QueueClient) -> None:
-        self._admin = admin
-        self.record = admin.record
-        self.result = admin.result
-        self.cancel = admin.cancel
-        self.depth = admin.depth
-        self.workers = admin.workers
-        self.pause = admin.pause
-        self.resume = admin.resume
-        self.dead_count = admin.dead_count
-        self.dead_codes = admin.dead_codes
-        self.replay = admin.replay
-        self.replay_many = admin.replay_many
-        self.purge = admin.purge
-        self.aclose = admin.aclose
+    def __init__(self, client: QueueClient) -> None:
+        self._client = client
+        self.record = client.record
+        self.result = client.result
+        self.look_up = client.look_up
+        self.listen = client.listen
+        self.rate = client.rate
+        self.cancel = client.cancel
+        self.depth = client.depth
+        self.workers = client.workers
+        self.pause = client.pause
+        self.resume = client.resume
+        self.dead_count = client.dead_count
+        self.dead_codes = client.dead_codes
+        self.replay = client.replay
+        self.replay_many = client.replay_many
+        self.purge = client.purge
+        self.aclose = client.aclose
 
     async def put(self, jobs: Sequence[tuple[str, bytes]], *, fold: bool = False) -> list[bool]:
         """Append jobs."""
-        return await self._admin.put([(job_id, pack(payload)) for job_id, payload in jobs], fold=fold)
+        return await self._client.put([(job_id, pack(payload)) for job_id, payload in jobs], fold=fold)
+
+    def jobs(
+        self,
+        which: JobFilter | None = None,
+        *,
+        limit: int | None = None,
+        unpack: Callable[[bytes], bytes] | None = None,
+    ) -> AsyncIterator[JobInfo]:
+        """Walk through jobs."""
+        return self._client.jobs(which, limit=limit, unpack=unpack or _unpack)
 
     async def dead(
         self,
@@ -106,11 +124,11 @@ class PackedAdmin:
         payloads: bool = True,
     ) -> AsyncIterator[DeadLetter]:
         """Walk through dead letters."""
-        found = self._admin.dead(which, limit=limit, after=after, oldest_first=oldest_first, payloads=payloads)
+        found = self._client.dead(which, limit=limit, after=after, oldest_first=oldest_first, payloads=payloads)
         async for letter in found:
             yield replace(letter, payload=unpack(letter.payload))
 
     async def dead_letter(self, name: str, *, payload: bool = True) -> DeadLetter | None:
         """Find a dead letter."""
-        letter = await self._admin.dead_letter(name, payload=payload)
+        letter = await self._client.dead_letter(name, payload=payload)
         return letter and replace(letter, payload=unpack(letter.payload))

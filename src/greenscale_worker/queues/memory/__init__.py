@@ -228,9 +228,15 @@ class MemoryQueue:
         finally:
             listeners.discard(heard)
 
-    async def jobs(self, which: JobFilter | None = None, *, limit: int | None = None) -> AsyncIterator[JobInfo]:
+    async def jobs(
+        self,
+        which: JobFilter | None = None,
+        *,
+        limit: int | None = None,
+        unpack: Callable[[bytes], bytes] | None = None,
+    ) -> AsyncIterator[JobInfo]:
         """See QueueClient."""
-        for job in itertools.islice(filter(which, listed(self._store)), limit):
+        for job in itertools.islice(filter(which, listed(self._store, unpack or bytes)), limit):
             yield job
 
     async def rate(self) -> float:

@@ -1,6 +1,6 @@
 """Which jobs the queue of one process has, and how they stand."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import decode
@@ -9,9 +9,9 @@ from greenscale_worker.queues.memory.records import FINISHED
 from greenscale_worker.queues.memory.store import Entry, Store
 
 
-def listed(store: Store) -> list[JobInfo]:
+def listed(store: Store, unpack: Callable[[bytes], bytes]) -> list[JobInfo]:
     """List all jobs: those that run, wait, are delayed and held, then those that ended last, the latest first."""
-    jobs = list(_open(store))
+    jobs = list(_open(store, unpack))
     seen = {job.job_id for job in jobs}
     for ended, job_id in store.records.recent:
         record = store.records.get(job_id)
@@ -21,7 +21,7 @@ def listed(store: Store) -> list[JobInfo]:
     return jobs
 
 
-def _open(store: Store) -> Iterator[JobInfo]:
+def _open(store: Store, unpack: Callable[[bytes], bytes]) -> Iterator[JobInfo]:
     places: tuple[tuple[State, list[Entry]], ...] = (
         ("running", list(store.leased.values())),
         ("waiting", [*store.suspects, *store.ready, *store.waiting]),
@@ -30,7 +30,7 @@ def _open(store: Store) -> Iterator[JobInfo]:
     )
     for state, entries in places:
         for entry in entries:
-            job_id = entry.bound_to or _name_of(entry.payload)
+            job_id = entry.bound_to or _name_of(unpack(entry.payload))
             record = store.records.get(job_id) if job_id else {}
             cancelled = state == "waiting" and record.get("state") == "cancelling"
             yield _job(record, job_id, "cancelling" if cancelled else state, entry=entry)

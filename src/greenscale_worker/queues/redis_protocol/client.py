@@ -124,10 +124,16 @@ class RedisQueueClient:
         finally:
             await bell.aclose()
 
-    async def jobs(self, which: JobFilter | None = None, *, limit: int | None = None) -> AsyncIterator[JobInfo]:
+    async def jobs(
+        self,
+        which: JobFilter | None = None,
+        *,
+        limit: int | None = None,
+        unpack: Callable[[bytes], bytes] | None = None,
+    ) -> AsyncIterator[JobInfo]:
         """Walk through jobs: those that run, wait, are delayed and held, then those that ended lately."""
         which, left = which or JobFilter(), limit
-        async with aclosing(self._listing.jobs(which)) as jobs:
+        async with aclosing(self._listing.jobs(which, unpack or bytes)) as jobs:
             while left is None or left > 0:
                 job = await anext(jobs, None)
                 if job is None:

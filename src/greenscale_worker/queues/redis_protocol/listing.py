@@ -42,7 +42,7 @@ class Listing:
         self._read_records = read_records
         self._read_open = read_open
 
-    async def jobs(self, which: JobFilter) -> AsyncGenerator[JobInfo, None]:
+    async def jobs(self, which: JobFilter, unpack: Callable[[bytes], bytes]) -> AsyncGenerator[JobInfo, None]:
         """See QueueClient."""
         seen: set[str] = set()
         for place, state in PLACES:
@@ -50,7 +50,7 @@ class Listing:
                 async for job in self._at(place, state, seen):
                     yield job
         if which.state in {None, *UNCLAIMED} and which.code is None and which.worker is None:
-            async for job in self._unclaimed(seen):
+            async for job in self._unclaimed(seen, unpack):
                 yield job
         if which.state in {None, *ENDED}:
             async for job in self._ended(seen):
@@ -75,12 +75,12 @@ class Listing:
             if not behind:
                 return
 
-    async def _unclaimed(self, seen: set[str]) -> AsyncIterator[JobInfo]:
+    async def _unclaimed(self, seen: set[str], unpack: Callable[[bytes], bytes]) -> AsyncIterator[JobInfo]:
         after: bytes | None = None
         while True:
             with mapped():
                 page = await self._store.waiting(self._client, after, PAGE_OF_PAYLOADS)
-            names = [_name_of(payload, name) for _, payload, name in page]
+            names = [_name_of(unpack(payload), name) for _, payload, name in page]
             for name, record in zip(names, await self._read_records([name or "" for name in names]), strict=True):
                 if name is None or name not in seen:
                     seen.add(name or "")
