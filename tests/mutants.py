@@ -340,9 +340,15 @@ MUTANTS: Final = [
     Mutant("used-up tries do not bury", "retry", "m.tries >= most and 'DEAD'", "false and 'DEAD'"),
     Mutant("retry without a lease", "retry", "m.token ~= token or not call('ZSCORE', LEASE, id)", "m.token ~= token"),
     Mutant("retry with any token", "retry", "m.token ~= token or not", "not"),
-    Mutant("all that fail alike are buried", "retry", "not proven and older > answered", "false"),
+    Mutant(
+        "all that fail alike are buried",
+        "retry",
+        "local spared = not proven and older > answered",
+        "local spared = false",
+    ),
     Mutant("held by a fleet that does not know it", "retry", "V2 and 'HELD' or 'DELAYED'", "'HELD'"),
-    Mutant("none is buried", "retry", "older > answered then", "true then"),
+    Mutant("none is buried", "retry", "not proven and older > answered", "not proven"),
+    Mutant("a slow job is spared for ever", "retry", "if spared and unsure then", "if false then"),
     Mutant("a success since proves nothing", "retry", "local proven = ", "local proven = false and "),
     Mutant("any failure proves it", "retry", "m.failed <= answered", "true"),
     Mutant(

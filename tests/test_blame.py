@@ -279,7 +279,9 @@ def test_a_named_time_or_a_known_job_takes_no_lanes_and_one_is_always_left() -> 
 def judge(evidence: FleetEvidence, prior: Any, now: float, **of: Any) -> Any:
     facts = {"tries": 0.0, "runs": 1, "failed": None, "began": now, "alone": lambda: False} | of
     used = facts.pop("used", 0.0)
-    failure = Failure(code="no", message="", prior=prior, fingerprint=facts.pop("fingerprint", "no"), used=used)
+    most = facts.pop("max_tries", 5.0)
+    fingerprint = facts.pop("fingerprint", "no")
+    failure = Failure(code="no", message="", prior=prior, fingerprint=fingerprint, used=used, max_tries=most)
     return decide(failure, evidence, now=now, **facts)
 
 
@@ -302,6 +304,22 @@ def test_a_call_that_began_in_an_outage_and_fails_after_it_buries_no_third() -> 
     assert (late.verdict, late.failed) == ("held", None), "it is no news, and proves nothing of the next call"
     assert judge(evidence, "job", 34.1, began=29.0, fingerprint="another").verdict == "dead"
     assert [judge(evidence, "job", now).verdict for now in (40.0, 40.1, 40.2)] == ["dead", "dead", "held"]
+
+
+def test_a_slow_job_that_is_ill_beside_others_is_spared_for_no_longer_than_its_tries() -> None:
+    evidence, tries, failed, calls, now = FleetEvidence(), 0.0, None, 0, 0.0
+    while calls < 100:
+        began = now
+        for _ in range(4):  # others, ill and well, while it runs
+            judge(evidence, "job", now + 1.0, began=now + 0.9)
+            judge(evidence, "job", now + 1.1, began=now + 1.0)
+            evidence.succeeded(now + 1.2)
+            now += 2.0
+        judged = judge(evidence, "job", now, began=began, tries=tries, failed=failed, max_tries=5.0)
+        tries, failed, calls = judged.tries, judged.failed, calls + 1
+        if judged.verdict == "dead":
+            break
+    assert calls <= 5
 
 
 def test_a_call_under_way_while_two_are_buried_is_no_third() -> None:

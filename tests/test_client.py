@@ -474,3 +474,83 @@ async def test_any_language_is_told_of_ends(redis_url: str, client: Redis) -> No
                 told += message["data"].split(b" ")
             assert sorted(told) == [b"one", b"two"]
             assert client.get("result:two") == b"4"
+
+
+async def test_a_job_that_was_replayed_is_waited_for_again(redis_url: str) -> None:
+    async with opened(redis_url) as (ours, queue):
+        job_id = await ours.submit("hello", job_id="again")
+        assert await queue.settle(await run(queue), Failed("bad", "it was"))
+        with pytest.raises(JobFailed):
+            await ours.wait(job_id, PATIENCE)
+        beneath = await ours.queue()
+        (letter,) = [letter async for letter in beneath.dead()]
+        assert await beneath.replay(letter.id)
+        assert (await ours.record(job_id))["state"] == "waiting"
+        assert [job async for job in ours.jobs(state="failed")] == []
+        (end,) = await waiting(ours, job_id)
+        assert await queue.settle(await run(queue), answer("well"))
+        assert await end == "well"
+
+
+async def test_what_somebody_else_wrote_spoils_no_other_wait_and_no_listing(redis_url: str, client: Redis) -> None:
+    async with opened(redis_url) as (ours, queue):
+        well, evil = await ours.submit_many([{"job_id": name, "prompt": "x"} for name in ("well", "evil")])
+        for _ in range(2):
+            assert await queue.settle(await run(queue), answer("4"))
+        client.delete(f"result:{evil}")
+        client.lpush(f"result:{evil}", "a list")
+        ended = await asyncio.gather(ours.wait(well, PATIENCE), ours.wait(evil, PATIENCE), return_exceptions=True)
+        assert ended[0] == "4"
+        assert isinstance(ended[1], JobGone)
+        client.hset(f"job:{well}", mapping={b"\xff": b"\xff", "attempts": "9" * 5000, "submitted_ms": "9" * 400})
+        client.lpush("{jobs}:recent", "9" * 5000 + " failed one code", b"\xff \xff", "x", "9" * 400 + " failed two ")
+        client.zadd("{jobs}:delayed", {b"\xff": "inf", b"1": "inf"})
+        client.hset("{jobs}:meta", mapping={b"\xff": b"\xff", b"1": b"x"})
+        client.zadd("{jobs}:held", {str(number): 0 for number in range(9000)})
+        assert {job.job_id async for job in ours.jobs(limit=9500)} >= {well, evil}
+        assert await ours.record(well)
+        await (await ours.queue()).rate()
+        client.delete("{jobs}:recent")
+        client.set("{jobs}:recent", "a string")
+        assert await (await ours.queue()).rate() == 0.0
+
+
+@pytest.mark.parametrize("job_id", ["", "a b", "é", 7])
+async def test_an_id_that_no_job_can_have_is_not_waited_for(redis_url: str, job_id: Any) -> None:
+    async with Client(redis_url) as ours:
+        with pytest.raises(BadInputError, match="no job id"):
+            await ours.wait(job_id)
+        with pytest.raises(BadInputError, match="no job id"):
+            await anext(ours.as_completed([job_id]))
+
+
+def test_a_client_of_another_event_loop_says_so(redis_url: str) -> None:
+    ours, first = Client(redis_url), asyncio.new_event_loop()
+    first.run_until_complete(ours.depth())
+    with pytest.raises(ConfigError, match="event loop"):
+        asyncio.run(ours.depth())
+    first.run_until_complete(ours.aclose())
+    first.close()
+
+
+def test_whoever_calls_while_the_synchronous_twin_closes_is_told(redis_url: str) -> None:
+    ours, told = SyncClient(redis_url), []
+
+    def call() -> None:
+        try:
+            while True:
+                ours.record("one")
+        except QueueUnavailableError as error:
+            told.append(str(error))
+
+    threads = [threading.Thread(target=call, daemon=True) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    ours.record("two")
+    ours.close()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert [thread for thread in threads if thread.is_alive()] == []
+    assert len(told) == 8
+    with pytest.raises(QueueUnavailableError, match="closed"):
+        ours.record("one")

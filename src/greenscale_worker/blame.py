@@ -115,8 +115,9 @@ def decide(  # noqa: PLR0913  what is known of the job
         tries += used
         return Judgement("dead" if tries >= failure.max_tries else "delayed", delay, tries, failed)
     late = evidence.accused is None and began <= evidence.healed  # it belongs to the outage that a success has ended
-    answered = math.inf
-    if late or evidence.accused is not None:  # of a call before the latest success, it is not known whether it had one
+    answered, unsure = math.inf, False
+    if late or evidence.accused is not None:
+        unsure = late or began < evidence.answered  # whether a success came between that call and others that failed
         answered = evidence.answered if began >= evidence.answered else -math.inf
     proven = failed is not None and failed <= answered
     if evidence.accused is None and not late:  # what failed before this is answered
@@ -126,7 +127,9 @@ def decide(  # noqa: PLR0913  what is known of the job
     if not late:
         evidence.accused = failed = now
     if not proven and older > answered:
-        return Judgement("held", failure.delay, tries, failed)
+        tries += unsure  # or else a slow job that is ill would be spared for ever beside others that are
+        if tries < failure.max_tries:
+            return Judgement("held", failure.delay, tries, failed)
     evidence.buried[failure.fingerprint] = newer, now
     return Judgement("dead", 0.0, tries, failed)
 

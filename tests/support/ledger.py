@@ -262,7 +262,7 @@ class Ledger:
         if self.clock and (went_back or self.now - self.clock > 2 * BEAT):
             self.amnesty = self.queue_now + 2 * BEAT
         self.clock, self.blamed, self.accused = self.now, min(self.blamed, self.now), min(self.accused, self.now)
-        self.healed = min(self.healed, self.now)
+        self.healed, self.answered = min(self.healed, self.now), min(self.answered, self.now)
 
     def _reap(self, max_crashes: int) -> tuple[int, list[str]]:
         buried: list[str] = []
@@ -454,7 +454,7 @@ class Ledger:
         job, delay = self.open[item.id], item.delay
         job.runs += 1
         if item.prior == "job":
-            verdict = self._judge(job, item.fingerprint, item.began)
+            verdict = self._judge(job, item.fingerprint, item.began, item.most)
         else:
             used = item.used
             again = job.runs > 1
@@ -481,12 +481,13 @@ class Ledger:
             return verdict, 0
         return verdict, int(self._write(item.job_id, lifetime, fields))
 
-    def _judge(self, job: Open, fingerprint: str, began: int) -> str:
+    def _judge(self, job: Open, fingerprint: str, began: int, most: int) -> str:
         """The job's own fault, as it seems: it is dead, unless others fail alike and nobody succeeds."""
         late = not self.accused and began <= self.healed
         self.rare["late failure"] += late
-        answered = 1 << 60
+        answered, unsure = 1 << 60, False
         if self.accused or late:
+            unsure = late or began < self.answered
             answered = self.answered if began >= self.answered else 0
         proven = 0 < job.failed <= answered
         if not self.accused and not late:
@@ -494,7 +495,9 @@ class Ledger:
         older, newer = self.blame.get(fingerprint, (0, 0))
         if not late:
             self.accused = job.failed = self.now
-        if not proven and older > answered:
+        spared = not proven and older > answered
+        job.tries += TRY if spared and unsure else 0
+        if spared and job.tries < most:
             return "HELD" if self.format == "2" else "DELAYED"
         self.rare["proven"] += bool(proven)
         self.blame[fingerprint] = newer, self.now

@@ -28,7 +28,7 @@ from greenscale_worker.errors import (
     JobGone,
     PermanentError,
 )
-from greenscale_worker.job import decode
+from greenscale_worker.job import check_job_id, decode
 from greenscale_worker.queues import (
     Cancellation,
     Depth,
@@ -79,6 +79,7 @@ class Client:
         self._max_bytes = max_bytes
         self._opening = asyncio.Lock()
         self._queue: QueueClient | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._ends: Ends | None = None
 
     @classmethod
@@ -109,16 +110,22 @@ class Client:
 
     async def aclose(self) -> None:
         """Close every connection. Whoever still waits gets a QueueUnavailableError."""
-        if self._ends is not None:
-            await self._ends.aclose()
-        if self._queue is not None:
-            await self._queue.aclose()
-        self._ends = self._queue = None
+        (ends, self._ends), (queue, self._queue) = (self._ends, None), (self._queue, None)
+        if ends is not None:
+            await ends.aclose()
+        if queue is not None:
+            await queue.aclose()
 
     async def queue(self) -> QueueClient:
         """Give what lies beneath: dead letters, pauses and all else that a queue can do."""
+        loop = asyncio.get_running_loop()
+        if self._queue is not None and self._loop is not loop:
+            raise ConfigError(
+                "a Client belongs to the event loop that used it first; expected: one for each, or SyncClient"
+            )
         async with self._opening:
             if self._queue is None:
+                self._loop = loop
                 self._queue = await open_client(self._kind, self._redis, self._options)
         return self._queue
 
@@ -159,13 +166,18 @@ class Client:
     async def wait(self, job_id: str, timeout: float | None = None) -> str:  # noqa: ASYNC109  its error says how the job stands
         """Wait until a job has ended, and give its answer. It need not be there yet.
 
-        Raises JobFailed, JobCancelled, JobGone where its answer is kept no longer, and TimeoutError, which says how the
-        job stands, after so many seconds. While the server is away, it is waited for.
+        Raises BadInputError for an id that no job can have, JobFailed, JobCancelled, JobGone where its answer is kept
+        no longer, and TimeoutError, which says how the job stands, after so many seconds. While the server is away, it
+        is waited for.
         """
+        return await self._wait(job_id, timeout, known=False)
+
+    async def _wait(self, job_id: str, timeout: float | None, *, known: bool) -> str:  # noqa: ASYNC109  likewise
+        check_job_id(job_id)
         ends = await self._waiting()
         try:
             async with asyncio.timeout(timeout):
-                return answer_of(await ends.wait(job_id))
+                return answer_of(await ends.wait(job_id, known=known))
         except TimeoutError:
             raise TimeoutError(f"{job_id} has not ended within {timeout:g} s; {await self._stands(job_id)}") from None
 
@@ -178,11 +190,14 @@ class Client:
         **fields: Any,
     ) -> str:
         """Hand in a job as `submit` does, and wait for its answer as `wait` does."""
-        return await self.wait(await self.submit(prompt, **fields), timeout)
+        return await self._wait(await self.submit(prompt, **fields), timeout, known=True)
 
     async def as_completed(self, job_ids: Iterable[str]) -> AsyncGenerator[Ended, None]:
         """Give each of these jobs when it has ended; of a failed one, the record says why."""
-        async with aclosing((await self._waiting()).as_completed(job_ids)) as ended:
+        ids = list(job_ids)
+        for job_id in ids:
+            check_job_id(job_id)
+        async with aclosing((await self._waiting()).as_completed(ids)) as ended:
             async for each in ended:
                 yield each
 

@@ -1,6 +1,7 @@
 """`Client` for programs without an event loop."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
@@ -8,10 +9,13 @@ from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 from greenscale_worker.client import Client, Ended
+from greenscale_worker.errors import QueueUnavailableError
 from greenscale_worker.queues import JobInfo
+
+END_SECONDS: Final = 2.0  # that calls which are under way may take to end, when it is closed
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,6 +42,9 @@ class SyncClient:
     def __init__(self, *args: Any, client: Client | None = None, **kwargs: Any) -> None:
         self._client = client or Client(*args, **kwargs)
         self._loop = asyncio.new_event_loop()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._process = os.getpid()
         self._thread = threading.Thread(target=self._loop.run_forever, name="greenscale-client", daemon=True)
         self._thread.start()
 
@@ -75,13 +82,23 @@ class SyncClient:
             yield each
 
     def close(self) -> None:
-        """Close every connection, and end the thread."""
-        if self._loop.is_closed():
+        """Close every connection, and end the thread. Calls of other threads end with a QueueUnavailableError."""
+        with self._lock:
+            was_closed, self._closed = self._closed, True
+        if was_closed or os.getpid() != self._process:
             return
-        self._run(self._client.aclose())
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _end(self) -> None:
+        await self._client.aclose()
+        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        for call in calls:
+            call.cancel()
+        if calls:
+            await asyncio.wait(calls, timeout=END_SECONDS)
 
     def __enter__(self) -> Self:
         return self
@@ -92,9 +109,18 @@ class SyncClient:
         self.close()
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._lock:
+            if self._closed or os.getpid() != self._process:
+                work.close()
+                why = (
+                    "the client was closed" if self._closed else "the client is another process's; expected: a new one"
+                )
+                raise QueueUnavailableError(why)
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
+        except CancelledError:
+            raise QueueUnavailableError("the client was closed") from None
         except BaseException:
             if future.cancel():  # Ctrl-C: nobody waits for it any more
                 with suppress(CancelledError):

@@ -266,7 +266,7 @@ class QueueClient(Protocol):
         ...
 
     async def record(self, job_id: str) -> dict[str, str]:
-        """Read a job's record; empty where there is none (unknown, or waiting)."""
+        """Read a job's record; empty where there is none (unknown, or waiting). Of one replayed it says `waiting`."""
         ...
 
     async def result(self, job_id: str) -> bytes | None:
@@ -294,8 +294,9 @@ class QueueClient(Protocol):
     ) -> AsyncIterator[JobInfo]:
         """Walk through jobs: those that run, wait, are delayed and held, then the last 1,000 that ended, latest first.
 
-        Each is given once, however it moves meanwhile. `unpack` makes JSON of a payload, for a queue that keeps them in
-        another form. Without results and records, nothing is known of those ended.
+        It is a picture and no account: none is given twice, but one that moves meanwhile may be missed. `unpack` makes
+        JSON of a payload, for a queue that keeps them in another form. Without results and records, nothing is known of
+        those that ended.
         """
         ...
 

@@ -1,6 +1,7 @@
 """Which jobs the queue of one process has, and how they stand."""
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Final
 
 from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import decode
@@ -8,25 +9,28 @@ from greenscale_worker.queues import STATES, JobInfo, State
 from greenscale_worker.queues.memory.records import FINISHED
 from greenscale_worker.queues.memory.store import Entry, Store
 
+PUT_ASIDE: Final = frozenset({"delayed", "held"})
 
-def listed(store: Store, unpack: Callable[[bytes], bytes]) -> list[JobInfo]:
-    """List all jobs: those that run, wait, are delayed and held, then those that ended last, the latest first."""
-    jobs = list(_open(store, unpack))
-    seen = {job.job_id for job in jobs}
-    for ended, job_id in store.records.recent:
+
+def listed(store: Store, unpack: Callable[[bytes], bytes]) -> Iterator[JobInfo]:
+    """Walk through those that run, wait, are delayed and held, then those that ended last, the latest first."""
+    seen: set[str | None] = set()
+    for job in _open(store, unpack):
+        seen.add(job.job_id)
+        yield job
+    for ended, job_id in list(store.records.recent):
         record = store.records.get(job_id)
         if job_id not in seen and record.get("state") in FINISHED:
-            jobs.append(_job(record, job_id, next(each for each in STATES if each == record["state"]), ended=ended))
+            yield _job(record, job_id, next(each for each in STATES if each == record["state"]), ended=ended)
         seen.add(job_id)
-    return jobs
 
 
 def _open(store: Store, unpack: Callable[[bytes], bytes]) -> Iterator[JobInfo]:
     places: tuple[tuple[State, list[Entry]], ...] = (
         ("running", list(store.leased.values())),
         ("waiting", [*store.suspects, *store.ready, *store.waiting]),
-        ("delayed", store.delayed),
-        ("held", store.held),
+        ("delayed", list(store.delayed)),
+        ("held", list(store.held)),
     )
     for state, entries in places:
         for entry in entries:
@@ -44,7 +48,8 @@ def _job(
     entry: Entry | None = None,
     ended: float | None = None,
 ) -> JobInfo:
-    known = record if record.get("state") == state else {}
+    alike = PUT_ASIDE if state in PUT_ASIDE else {state}  # one that is held is delayed first
+    known = record if record.get("state") in alike else {}
     running = state == "running"
     return JobInfo(
         job_id=job_id,

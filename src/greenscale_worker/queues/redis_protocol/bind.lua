@@ -40,6 +40,7 @@ local function bind(i, token, start)
     drop(id, m, 'cancelled')
     if final_ttl > 0 then
       write_record(record, final_ttl, {'state', 'cancelled', 'finished_ms', NOW}, true)
+      written[record] = true
       ended(job_id, 'cancelled')
     end
     return 'CANCELLED'

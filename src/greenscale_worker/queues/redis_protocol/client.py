@@ -37,6 +37,7 @@ PORTION: Final = 100  # dead letters that one script deletes, replays or mends
 PAGE: Final = 500  # dead letters that one script shows
 PAGE_BYTES: Final = 4 * 1024 * 1024
 LOOK_UPS: Final = 200  # jobs
+KEPT_BY_REPLAY: Final = frozenset({"submitted_ms", "metadata", "created_at"})  # of a record
 LISTEN_AGAIN_SECONDS: Final = 1.0
 CANCELLATIONS: Final[dict[bytes, Cancellation]] = {
     b"CANCELLED": "cancelled",
@@ -84,9 +85,8 @@ class RedisQueueClient:
         """Read a job's record; empty where there is none."""
         if not is_job_id(job_id):
             return {}
-        with mapped():
-            fields = await self._client.hgetall(self._keys.record(job_id))
-            return {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()}
+        (record,) = await self._records([job_id])
+        return record
 
     async def result(self, job_id: str) -> bytes | None:
         """Read a job's answer; None where there is none (yet)."""
@@ -107,7 +107,8 @@ class RedisQueueClient:
                 pipe = self._client.pipeline(transaction=False)
                 for job_id in done:
                     pipe.get(self._keys.result(job_id))
-                answers = dict(zip(done, await answers_of(pipe) if done else [], strict=True))
+                found_answers = await pipe.execute(raise_on_error=False) if done else []
+                answers = dict(zip(done, (_read_result(answer) for answer in found_answers), strict=True))
             found += [(record, answers.get(job_id)) for job_id, record in zip(some, records, strict=True)]
         return found
 
@@ -294,6 +295,12 @@ class RedisQueueClient:
                 pipe.hgetall(self._keys.record(job_id))
             answers = await pipe.execute(raise_on_error=False)
             found = dict(zip(known, (_read_record(answer) for answer in answers), strict=True))
+            failed = [job_id for job_id, record in found.items() if record.get("state") == "failed"]
+            bound = await self._client.hmget(self._keys.of("bound"), failed) if failed else []
+        for job_id, id_ in zip(failed, bound, strict=True):
+            if id_ is not None:  # it was replayed, and its record tells of the run before
+                found[job_id] = {name: value for name, value in found[job_id].items() if name in KEPT_BY_REPLAY}
+                found[job_id]["state"] = "waiting"
         return [found.get(job_id, {}) for job_id in job_ids]
 
     async def _open(self, place: str, behind: bytes) -> tuple[bytes, list[Any]]:
@@ -308,6 +315,15 @@ class RedisQueueClient:
     async def _now(self) -> float:
         seconds, micros = await self._client.time()
         return int(seconds) + int(micros) / 1e6
+
+
+def _read_result(answer: Any) -> bytes | None:
+    """Read an answer; what somebody else keeps under its name is none."""
+    if isinstance(answer, ResponseError) and str(answer).startswith("WRONGTYPE"):
+        return None
+    if isinstance(answer, Exception):
+        raise answer
+    return None if answer is None else bytes(memoryview(answer))
 
 
 def _read_record(answer: Any) -> dict[str, str]:

@@ -4,6 +4,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from dataclasses import replace
 from typing import Any, Final
 
+from redis.exceptions import ResponseError
+
 from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import decode, is_job_id
 from greenscale_worker.queues import STATES, JobFilter, JobInfo, State
@@ -25,6 +27,8 @@ PLACES: Final[tuple[tuple[str, State], ...]] = (
 )
 PUT_ASIDE: Final = frozenset({"delayed", "held"})
 UNCLAIMED: Final = frozenset({"waiting", "cancelling"})
+OPEN: Final = frozenset({"waiting", "running", "delayed", "held", "cancelling"})
+DIGITS: Final = 16
 ENDED: Final = frozenset({"succeeded", "failed", "cancelled"})
 
 Record = dict[str, str]
@@ -63,11 +67,11 @@ class Listing:
         return 1000 * len(times) / max(now_ms - times[-1], SHORTEST_MS) if len(times) >= RATE_NEEDS else 0.0
 
     async def _at(self, place: str, state: State, seen: set[str]) -> AsyncIterator[JobInfo]:
-        behind = b""
+        behind, met = b"", set[bytes]()
         while True:
             behind, found = await self._read_open(place, behind)
-            rows = [row for row in found if row[0].decode() not in seen]
-            seen.update(row[0].decode() for row in rows)
+            rows = [row for row in found if row[0] not in met]
+            met.update(row[0] for row in rows)
             names = [row[1].decode(errors="replace") for row in rows]
             for row, name, record in zip(rows, names, await self._read_records(names), strict=True):
                 seen.add(name)
@@ -77,16 +81,18 @@ class Listing:
 
     async def _unclaimed(self, seen: set[str], unpack: Callable[[bytes], bytes]) -> AsyncIterator[JobInfo]:
         after: bytes | None = None
+        waiting: set[str] = set()
         while True:
             with mapped():
                 page = await self._store.waiting(self._client, after, PAGE_OF_PAYLOADS)
             names = [_name_of(unpack(payload), name) for _, payload, name in page]
             for name, record in zip(names, await self._read_records([name or "" for name in names]), strict=True):
                 if name is None or name not in seen:
-                    seen.add(name or "")
                     state: State = "cancelling" if record.get("state") == "cancelling" else "waiting"
                     yield JobInfo(job_id=name, state=state, submitted_at=_seconds(record, "submitted_ms"))
+            waiting.update(name for name in names if name is not None)
             if len(page) < PAGE_OF_PAYLOADS:
+                seen |= waiting  # not before: many jobs of one id may wait
                 return
             after = page[-1][0]
 
@@ -96,7 +102,7 @@ class Listing:
             page = entries[start : start + PAGE]
             records = await self._read_records([name for _, _, name, _ in page])
             for (ms, state, name, code), found in zip(page, records, strict=True):
-                if name not in seen:
+                if name not in seen and found.get("state") not in OPEN:
                     seen.add(name)
                     # The record may be of a later run.
                     record = found if found.get("finished_ms") == str(ms) else {}
@@ -106,7 +112,12 @@ class Listing:
         """Read the server's time in ms, and what ended lately, the latest first."""
         with mapped():
             seconds, micros = await self._client.time()
-            entries = await self._client.lrange(self._keys.of(RECENT), 0, -1)
+            try:
+                entries = await self._client.lrange(self._keys.of(RECENT), 0, -1)
+            except ResponseError as error:
+                if "WRONGTYPE" not in str(error):
+                    raise
+                entries = []  # somebody else's, and of no importance
         return 1000 * int(seconds) + int(micros) // 1000, list(_read_entries(entries))
 
 
@@ -115,7 +126,7 @@ def _read_entries(entries: Iterable[bytes]) -> Iterable[tuple[int, State, str, s
     for entry in entries:
         ms, state, name, code = (*entry.decode(errors="replace").split(" ", 3), "", "", "", "")[:4]
         known = next((each for each in STATES if each == state and each in ENDED), None)
-        if known is not None and ms.isascii() and ms.isdigit() and is_job_id(name):
+        if known is not None and _is_number(ms) and is_job_id(name):
             yield int(ms), known, name, code
 
 
@@ -149,9 +160,14 @@ def _with_record(record: Record, **known: Any) -> JobInfo:
     return JobInfo(**{**{name: value for name, value in told.items() if value is not None}, **known})
 
 
+def _is_number(text: str) -> bool:
+    """Say whether this is a count, or a time in ms, as ours are."""
+    return len(text) <= DIGITS and text.isascii() and text.isdigit()
+
+
 def _number(record: Record, name: str) -> int | None:
     text = record.get(name, "")
-    return int(text) if text.isascii() and text.isdigit() else None
+    return int(text) if _is_number(text) else None
 
 
 def _seconds(record: Record, name: str) -> float | None:

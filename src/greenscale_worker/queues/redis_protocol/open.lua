@@ -9,12 +9,12 @@ local place = ({ready = READY, suspect = SUSPECT, delayed = DELAYED, lease = LEA
 local from, n = ARGV[4] == '' and '-inf' or '(' .. ARGV[4], tonumber(ARGV[5])
 local page = call('ZRANGEBYSCORE', place, from, '+inf', 'WITHSCORES', 'LIMIT', 0, n)
 local last = #page == 2 * n and page[#page] or ''
-local ids, dues = {}, {}
+local ids, dues, MOST_AT_ONCE = {}, {}, 1000
 
 local function add_to_page(id, score)
   if dues[id] then return end
   ids[#ids + 1] = id
-  dues[id] = place == DELAYED and digits(math.max(0, tonumber(score) - (queue_now - now))) or '0'
+  dues[id] = place == DELAYED and digits(math.min(math.max(0, tonumber(score) - (queue_now - now)), 1e15)) or '0'
 end
 
 for i = 1, #page, 2 do add_to_page(page[i], page[i + 1]) end
@@ -22,9 +22,12 @@ if last ~= '' then
   for _, id in ipairs(call('ZRANGEBYSCORE', place, last, last)) do add_to_page(id, last) end
 end
 
-local metas, found = read_metas(ids), {}
-for _, id in ipairs(ids) do
-  local m = metas[id]
-  if m then found[#found + 1] = {id, m.job_id, m.owner, m.runs, m.crashes, m.first, dues[id]} end
+local found = {}
+for start = 1, #ids, MOST_AT_ONCE do
+  local metas = read_metas({unpack(ids, start, math.min(start + MOST_AT_ONCE - 1, #ids))})
+  for i = start, math.min(start + MOST_AT_ONCE - 1, #ids) do
+    local m = metas[ids[i]]
+    if m then found[#found + 1] = {ids[i], m.job_id, m.owner, m.runs, m.crashes, m.first, dues[ids[i]]} end
+  end
 end
 return {last, found}

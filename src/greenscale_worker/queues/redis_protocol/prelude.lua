@@ -65,8 +65,8 @@ local function ring(message) redis.pcall('PUBLISH', BELL, message) end
 -- Jobs that end with this script, in its order: for those who look at what ended lately, and those who wait for an end.
 local ends, ended_ids = {}, {}
 
-local function ended(job_id, state, code)
-  ends[#ends + 1] = NOW .. ' ' .. state .. ' ' .. job_id .. ' ' .. string.sub(code or '', 1, LONGEST_CODE)
+local function ended(job_id, state, code, at)
+  ends[#ends + 1] = (at or NOW) .. ' ' .. state .. ' ' .. job_id .. ' ' .. string.sub(code or '', 1, LONGEST_CODE)
   ended_ids[#ended_ids + 1] = job_id
 end
 
@@ -305,7 +305,7 @@ local function tick(lease_ms, beat_ms)
     control.amnesty = digits(queue_now + 2 * beat_ms)
     call('HSET', CONTROL, 'amnesty', control.amnesty)
   end
-  for _, field in ipairs({'blamed', 'accused', 'healed'}) do
+  for _, field in ipairs({'blamed', 'accused', 'answered', 'healed'}) do
     if number_in_control(field) > now then  -- no success would ever be later
       control[field] = NOW
       call('HSET', CONTROL, field, NOW)
@@ -348,9 +348,9 @@ local function write_record(key, ttl, fields, begins)
     if submitted then push(fields, 'submitted_ms', submitted) end
   end
   local written = redis.pcall('HSET', key, unpack(fields))
-  if type(written) == 'table' then  -- an error; of a foreign type, if it does not come again
-    foreign = true
-    call('DEL', key)
+  if type(written) == 'table' then
+    foreign = string.find(written.err, 'WRONGTYPE', 1, true) ~= nil
+    if foreign then call('DEL', key) end
     call('HSET', key, unpack(fields))
   end
   call('EXPIRE', key, ttl)

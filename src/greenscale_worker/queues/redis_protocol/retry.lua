@@ -28,13 +28,15 @@ end
 
 -- The job's own fault, as it seems, unless others fail alike and nobody succeeds. A success answers what failed before its
 -- call began: those on their way when an outage begins prove nothing. A call that is late, which began before the success
--- that ended an outage, belongs to that outage, and proves nothing of what comes after it.
-local function verdict_of_job(m, fingerprint, began)
+-- that ended an outage, belongs to that outage, and proves nothing of what comes after it. Such a call uses up a try all the
+-- same, or else a slow job that is ill would be spared for ever beside others that are.
+local function verdict_of_job(m, fingerprint, began, most)
   local late = not control.accused and began <= number_in_control('healed')
-  local answered = math.huge
+  local answered, unsure = math.huge, false
   if control.accused or late then
     answered = number_in_control('answered')
-    if began < answered then answered = 0 end  -- whether a success came before that call is not known
+    unsure = late or began < answered  -- whether a success came between that call and others that failed
+    if began < answered then answered = 0 end
   end
   local proven = m.failed > 0 and m.failed <= answered
   if not control.accused and not late then  -- what failed before this is answered
@@ -48,7 +50,9 @@ local function verdict_of_job(m, fingerprint, began)
     m.failed, control.accused = now, NOW
     call('HSET', CONTROL, 'accused', NOW)
   end
-  if not proven and older > answered then return V2 and 'HELD' or 'DELAYED' end  -- format 1 knows no holding
+  local spared = not proven and older > answered
+  if spared and unsure then m.tries = m.tries + TRY end
+  if spared and m.tries < most then return V2 and 'HELD' or 'DELAYED' end  -- format 1 knows no holding
   call('HSET', BLAME, fingerprint, digits(newer) .. '|' .. NOW)
   return 'DEAD'
 end
@@ -62,7 +66,7 @@ local function retry(item, record)
   m.runs = m.runs + 1
   local verdict
   if prior == 'job' then
-    verdict = verdict_of_job(m, fingerprint, began)
+    verdict = verdict_of_job(m, fingerprint, began, most)
   else
     local again = m.runs > 1  -- the first failure of a job alone proves nothing, and somebody may be waiting for it
     if again and used < TRY and (prior == 'unknown' or m.tries >= TRY) and alone(id) then
