@@ -381,7 +381,7 @@ class Actors:
         if fails is not None:
             tries = (fails.used, 5000, fails.delay)
             return Fault(
-                held.id, held.token, held.job_id, "code", "message", fails.prior, "alike", *tries, self.ledger.now
+                held.id, held.token, held.job_id, "code", "message", fails.prior, "alike", *tries, self.began()
             )
         prior = self.rnd.choice(["job", "job", "job", "endpoint", "unknown"])
         used, most = self.rnd.choice([0, 250, 1000, 1500]), self.rnd.choice([1000, 2500])
@@ -486,7 +486,7 @@ class Actors:
     def began(self) -> int:
         """Choose when the call of a job began that ends now."""
         now, ledger = self.ledger.now, self.ledger
-        return self.rnd.choice([now, now - 1, now - 5000, max(ledger.accused, ledger.healed, 5000) - 1])
+        return self.rnd.choice([now, now, now, now - 1, now - 5000, max(ledger.accused, ledger.healed, 5000) - 1])
 
     def run_fields(self, process: Process, held: Held) -> dict[str, str]:
         return {"crashes": str(held.crashes), "worker": process.name, "metadata": self.rnd.choice(TEXTS)}
