@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from bench.bars import all_bars
-from bench.results import Results
+from bench.results import Results, amount
 from bench.scenarios import CREWS, DEPTHS, SIZES
 from bench.systems import GREENSCALE, PEERS, SYSTEMS
-from bench.tables import Column, amount, bold, by_system, by_variant, cell, table
+from bench.tables import Column, bold, by_system, by_variant, cell, table
 
 RATE: Final = Column("jobs/s", "jobs_per_second")
 CPU: Final = Column("CPU s per 1,000 jobs", "cpu_per_1000")
@@ -85,6 +85,7 @@ Everybody does the same job: take a prompt from Redis, post it to the same endpo
 bare asyncio loop (`bench/floor.py`): LMOVE to a processing list, 100 tasks, aiohttp POST, one pipeline of SET and LREM;
 no leases, retries, logs or metrics. GreenScale runs with everything on. The systems take turns; a figure is the median
 of the repetitions, and the number in brackets the median of its multiples of the floor's figure in the same repetition.
+Percentiles are taken within each repetition first, in tables and pictures alike.
 
 | | |
 |---|---|

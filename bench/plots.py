@@ -10,7 +10,7 @@ from typing import Any, Final
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 
-from bench.results import Results, percentile
+from bench.results import Results, amount
 
 GREY: Final = "#7d8590"
 OURS: Final = "#2da44e"
@@ -50,7 +50,7 @@ def throughput(results: Results) -> Any:
     for axis, (name, title) in zip(axes, panels, strict=True):
         values = [results.median("throughput", system, name) or 0.0 for system in systems]
         bars = axis.barh(systems, values, color=[COLOURS.get(system, OTHERS[0]) for system in systems], height=0.7)
-        labels = [f" {value:,.0f}" if value >= 100 else f" {value:.2f}" for value in values]
+        labels = [f" {amount(value)}" for value in values]
         axis.bar_label(bars, labels, color=GREY, fontsize=9)
         axis.set_title(title)
         axis.margins(x=0.14)
@@ -62,23 +62,22 @@ def throughput(results: Results) -> Any:
 
 
 def pickup(results: Results) -> Any:
-    """Draw for each system the share of jobs that were picked up within a time."""
+    """Draw for each system the share of jobs that were picked up within a time: percentiles as the tables have them."""
     figure, axis = plt.subplots(figsize=(9, 4))
     systems = list(results.scenarios.get("pickup", {}))
     palette = colours(systems)
     for system in sorted(systems, key=lambda name: name in COLOURS):
-        waits = results.waits("pickup", system)
-        if not waits:
+        points = {percent: results.median("pickup", system, f"p{percent}") for percent in range(1, 101)}
+        times = [time for time in points.values() if time is not None]
+        if not times:
             continue
-        percents = range(1, 101)
-        label = f"{system} (median {percentile(waits, 50):.1f} ms)"
-        times = [percentile(waits, percent) for percent in percents]
-        axis.plot(times, percents, label=label, color=palette[system], linewidth=2.4 if system in COLOURS else 1.3)
+        label = f"{system} (p50 {amount(points[50] or 0)} ms)"
+        axis.plot(times, list(points), label=label, color=palette[system], linewidth=2.4 if system in COLOURS else 1.3)
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_xlabel("ms from push to the endpoint")
     axis.set_ylabel("% of jobs picked up")
-    axis.set_title("Pick-up by an idle worker")
+    axis.set_title("Pick-up by an idle worker, medians of the repetitions")
     axis.grid(visible=True)
     if axis.lines:
         axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), labelcolor=GREY)

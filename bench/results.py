@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
+DIGITS: Final = ((100, 0), (10, 1), (1, 2), (0.1, 3))
 Run = dict[str, Any]
 """What a scenario returned for one system, or `{"failed": why}`."""
 
@@ -57,10 +58,6 @@ class Results:
         ratios = self.ratios(scenario, system, figure)
         return statistics.median(ratios) if ratios else None
 
-    def waits(self, scenario: str, system: str) -> list[float]:
-        """All waits (ms) of all repetitions, in rising order."""
-        return sorted(wait for run in self._runs(scenario, system) for wait in run.get("waits_ms", ()))
-
     def failure(self, scenario: str, system: str) -> str | None:
         """Why a system has no figures in a scenario; None where it has some, or took no part."""
         runs = self._runs(scenario, system)
@@ -82,3 +79,13 @@ def figure_of(run: Run, figure: str) -> float | None:
 def percentile(rising: Sequence[float], percent: int) -> float:
     """The smallest value that so many percent are not above."""
     return rising[max(0, -(-len(rising) * percent // 100) - 1)]
+
+
+def amount(value: float) -> str:
+    """Render three digits that count, and thousands whole."""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if value == 0:
+        return "0"
+    digits = next((digits for limit, digits in DIGITS if abs(value) >= limit), 4)
+    return f"{value:.{digits}f}"

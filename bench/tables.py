@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
-from bench.results import Results
+from bench.results import Results, amount
 from bench.systems import SYSTEMS
 
 
@@ -54,19 +53,6 @@ def cell(results: Results, scenario: str, system: str, column: Column) -> str:
         return "–"
     ratio = results.ratio(scenario, system, column.figure) if column.ratio and system != "floor" else None
     return amount(median) + (f" ({ratio:.2f} ×)" if ratio is not None else "")
-
-
-def amount(value: float) -> str:
-    """Render three digits that count, and thousands whole."""
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    if value == 0:
-        return "0"
-    digits = next((digits for limit, digits in DIGITS if abs(value) >= limit), 4)
-    return f"{value:.{digits}f}"
-
-
-DIGITS: Final = ((100, 0), (10, 1), (1, 2), (0.1, 3))
 
 
 def bold(system: str) -> str:

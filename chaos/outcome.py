@@ -7,6 +7,7 @@ from typing import Any, Final, Self
 
 import orjson
 
+from bench.results import percentile
 from chaos.facts import Verdict
 
 FOLDER: Final = Path(__file__).with_name("results")
@@ -45,12 +46,7 @@ class Outcome:
         facts = [f"{count:7} {what}" for what, count in sorted({**dict.fromkeys(PROMISES, 0), **counts}.items())]
         lines = ["faults that took place:", *kinds, "what came of it:", *facts]
         if waits:
-            slowest, median = waits[-1], middle(waits)
+            slowest, median = waits[-1], percentile(waits, 50)
             lines.append(f"seconds until a killed worker's calls were made anew: {median:g}, at most {slowest:g}")
         breaches: Sequence[str] = self.verdict.breaches
         return [*lines, *(f"BROKEN {breach}" for breach in breaches[:SHOWN])]
-
-
-def middle(rising: Sequence[float]) -> float:
-    """Take the median of values in order; the upper of two."""
-    return rising[len(rising) // 2]

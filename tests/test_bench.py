@@ -11,6 +11,7 @@ from bench.bars import all_bars
 from bench.environments import PEERS, ROOT
 from bench.results import Results, percentile
 from bench.systems import GREENSCALE, SYSTEMS, Place, System
+from bench.tables import Column, cell
 
 everybody = pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS)
 
@@ -25,6 +26,16 @@ def test_every_picture_of_the_document_is_there() -> None:
     assert len(pictures) == 3
     for name in pictures:
         assert (report.PLOTS / name).exists()
+
+
+def test_pictures_say_what_the_tables_say() -> None:
+    results = Results.load(report.RESULTS)
+    pickup, throughput = ((report.PLOTS / f"{name}.svg").read_text() for name in ("pickup", "throughput"))
+    for system in SYSTEMS:
+        p50 = cell(results, "pickup", system, Column("p50 ms", "p50", ratio=False))
+        assert f"<!-- {system} (p50 {p50} ms) -->" in pickup
+        for figure in ("jobs_per_second", "cpu_per_1000"):
+            assert f"<!--  {cell(results, 'throughput', system, Column('', figure, ratio=False))} -->" in throughput
 
 
 def test_every_finding_belongs_to_something() -> None:
