@@ -1,5 +1,6 @@
 """The page in a real browser, before the whole system: what a person does with it, on a desk and on a phone."""
 
+import itertools
 import json
 import shutil
 import urllib.request
@@ -11,10 +12,12 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.select import Select
 from tests.support.redis_server import RedisServer
 
 from system import System, until
 
+PAGE = 500
 DESK, PHONE = (1280, 900), (390, 844)
 SMALLEST_TARGET = 44  # CSS pixels that a finger needs
 READING = {"site_id": "site-001", "device_id": "meter-42", "power_reading": 1500.5, "timestamp": "2024-01-15T10:30:00Z"}
@@ -76,6 +79,18 @@ class Page:
         script = "return [...document.querySelectorAll('#rows tr')].map(r => [...r.cells].map(c => c.textContent))"
         return list(self.chrome.execute_script(script))
 
+    def choose_time(self, name: str, text: str) -> None:
+        script = "const [field, text] = arguments; field.value = text; field.dispatchEvent(new Event('change'))"
+        self.chrome.execute_script(script, self.element(name), text)
+
+    def local(self, timestamp: str) -> str:
+        """Write a time as the field for it has it: in the browser's zone."""
+        script = "const t = new Date(arguments[0]); return new Date(t - t.getTimezoneOffset() * 6e4).toISOString()"
+        return str(self.chrome.execute_script(script, timestamp))[:16]
+
+    def drawn(self) -> list[str]:
+        return list(self.ask("[...document.querySelectorAll('#chart g title')].map(title => title.textContent)"))
+
     def ask(self, script: str) -> Any:
         return self.chrome.execute_script(f"return {script}")
 
@@ -86,7 +101,7 @@ class Page:
 @pytest.fixture
 def page(chrome: webdriver.Chrome, system: System) -> Iterator[Page]:
     with system.database() as db:
-        db.delete("site_readings:site-001", "{site_readings:site-001}:by_time")
+        db.delete("{site_readings}:sites", *db.keys("*site_readings:*"))
     page = Page(chrome, system)
     page.faults()
     yield page
@@ -99,6 +114,11 @@ def post(system: System, *readings: dict[str, Any]) -> None:
         assert reply.status == 202
 
 
+def at(minute: int) -> str:
+    """Write a time, so many minutes after the morning began."""
+    return f"2024-01-15T{minute // 60:02}:{minute % 60:02}:00Z"
+
+
 @pytest.mark.parametrize("size", [DESK, PHONE])
 def test_what_is_submitted_appears(page: Page, system: System, size: tuple[int, int]) -> None:
     page.open(size)
@@ -109,7 +129,7 @@ def test_what_is_submitted_appears(page: Page, system: System, size: tuple[int, 
     until(lambda: [row[1:] for row in page.rows()] == [["meter-07", "12.5"]])
     assert [each["power_reading"] for each in system.stored("site-001")] == [12.5]
     assert page.element("power_reading").get_property("value") == ""
-    assert "the newest: 12.5 by meter-07" in (page.element("chart").get_attribute("aria-label") or "")
+    assert "the newest: 12.5 W by meter-07" in (page.element("chart").get_attribute("aria-label") or "")
 
 
 def test_readings_of_others_appear_by_themselves(page: Page, system: System) -> None:
@@ -117,7 +137,43 @@ def test_readings_of_others_appear_by_themselves(page: Page, system: System) -> 
     post(system, READING, READING | {"timestamp": "2024-01-15T10:31:00Z", "device_id": "meter-43"})
     until(lambda: [row[1:] for row in page.rows()] == [["meter-43", "1500.5"], ["meter-42", "1500.5"]])
     assert page.text("legend").split() == ["meter-42", "meter-43"]
-    assert page.ask("document.querySelectorAll('#chart .line').length") == 2
+    assert sorted(page.drawn()) == ["meter-42", "meter-43"]
+
+
+def test_every_device_has_a_line_that_no_other_has(page: Page, system: System) -> None:
+    devices = [f"meter-{number}" for number in range(1, 33)]
+    post(system, *(READING | {"device_id": device, "timestamp": at(m)} for device in devices for m in range(3)))
+    page.open()
+    until(lambda: len(page.rows()) == 3 * len(devices))
+    assert sorted(page.drawn()) == sorted(devices)
+    looks = (
+        "(where) => [...document.querySelectorAll(where)].map(getComputedStyle).map(s => s.stroke + s.strokeDasharray)"
+    )
+    drawn = page.ask(f"({looks})('#chart .line')")
+    assert len(set(drawn)) == len(devices)
+    assert sorted(page.ask(f"({looks})('#legend .line')")) == sorted(drawn)
+    assert page.text("legend").split() == devices, "2 before 10"
+
+
+def test_devices_can_be_chosen_and_keep_their_looks(page: Page, system: System) -> None:
+    post(system, *(READING | {"device_id": f"m{n}", "power_reading": 10.0**n} for n in range(5)))
+    page.open()
+    until(lambda: len(page.drawn()) == 5)
+    look = "[...document.querySelectorAll('#chart g')].find(g => g.textContent === 'm1').className.baseVal"
+    before = page.ask(look)
+    buttons = page.chrome.find_elements(By.CSS_SELECTOR, "#legend button")
+    buttons[1].click()
+    assert page.drawn() == ["m1"]
+    assert page.ask(look) == before
+    post(system, READING | {"device_id": "m0", "timestamp": at(40)})
+    until(lambda: len(page.rows()) == 6)
+    assert page.drawn() == ["m1"], "what comes meanwhile changes no choice"
+    buttons[3].click()
+    assert sorted(page.drawn()) == ["m1", "m3"]
+    assert [button.get_attribute("aria-pressed") for button in buttons] == ["false", "true", "false", "true", "false"]
+    for button in (buttons[1], buttons[3]):
+        button.click()
+    assert len(page.drawn()) == 5
 
 
 def test_a_fault_is_told_beside_its_field(page: Page) -> None:
@@ -137,21 +193,60 @@ def test_a_fault_is_told_beside_its_field(page: Page) -> None:
 
 def test_another_site_is_shown_and_stays_in_the_address(page: Page, system: System) -> None:
     post(system, READING | {"site_id": "site-777"})
-    page.open()
-    page.fill(shown="site-777" + Keys.ENTER)
+    page.open(path="/?site=site-001")
+    sites = Select(page.element("shown"))
+    until(lambda: [option.text for option in sites.options] == ["site-001", "site-777"])
+    assert not page.rows()
+    sites.select_by_value("site-777")
     until(lambda: len(page.rows()) == 1)
     assert page.chrome.current_url.endswith("?site=site-777")
     page.open(path="/?site=site-777")
     assert len(page.rows()) == 1
 
 
-def test_older_readings_are_a_button_away(page: Page, system: System) -> None:
-    post(system, *(READING | {"timestamp": f"2024-01-15T{10 + n // 60}:{n % 60:02}:00Z"} for n in range(80)))
+def test_the_page_opens_with_the_site_of_the_newest_reading(page: Page, system: System) -> None:
+    post(
+        system, READING | {"site_id": "a"}, READING | {"site_id": "b", "timestamp": at(700)}, READING | {"site_id": "c"}
+    )
+    until(lambda: all(system.stored(site) for site in "abc"))
     page.open()
-    until(lambda: len(page.rows()) == 50)
+    assert page.element("shown").get_property("value") == page.element("site_id").get_property("value") == "b"
+    assert [option.text for option in Select(page.element("shown")).options] == ["a", "b", "c"]
+
+
+def test_older_readings_are_a_button_away(page: Page, system: System) -> None:
+    post(system, *(READING | {"power_reading": n, "timestamp": at(n)} for n in range(2 * PAGE - 30)))
+    page.open()
+    until(lambda: len(page.rows()) == PAGE)
+    assert not page.element("newer").is_displayed()
     page.element("older").click()
-    until(lambda: len(page.rows()) == 80)
+    until(lambda: len(page.rows()) == PAGE - 30)
+    assert [page.rows()[0][2], page.rows()[-1][2]] == [str(PAGE - 31), "0"]
+    assert f"{PAGE - 30} readings of 1 devices" in (page.element("chart").get_attribute("aria-label") or "")
     assert not page.element("older").is_displayed()
+    page.element("newer").click()
+    until(lambda: len(page.rows()) == PAGE)
+    assert page.rows()[0][2] == str(2 * PAGE - 31)
+
+
+def test_a_time_can_be_chosen_and_stays_in_the_address(page: Page, system: System) -> None:
+    post(system, *(READING | {"timestamp": at(n)} for n in range(60)))
+    page.open()
+    until(lambda: len(page.rows()) == 60)
+    page.choose_time("from", page.local(at(10)))
+    until(lambda: len(page.rows()) == 50)
+    page.choose_time("to", page.local(at(19)))
+    until(lambda: len(page.rows()) == 10)
+    assert "10 readings" in page.text("period")
+    page.chrome.refresh()
+    until(lambda: len(page.rows()) == 10)
+    page.choose_time("from", page.local(at(20)))
+    until(lambda: page.text("period-fault") == "From is later than to.")
+    until(lambda: page.element("none").is_displayed())
+    page.element("any-time").click()
+    until(lambda: len(page.rows()) == 60)
+    assert page.text("period-fault") == ""
+    assert not page.element("any-time").is_displayed()
 
 
 def test_what_devices_are_called_is_text(page: Page, system: System) -> None:
@@ -173,16 +268,81 @@ def test_any_number_can_be_drawn(page: Page, system: System, powers: list[float]
     assert "NaN" not in drawn
     assert "Infinity" not in drawn
     heights = page.ask("[...document.querySelectorAll('#chart .dot')].map(dot => Number(dot.getAttribute('cy')))")
-    assert all(0 <= height <= 240 for height in heights)
+    assert all(0 <= height <= 260 for height in heights)
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE])
+@pytest.mark.parametrize(
+    ("power", "unit"),
+    [
+        (0.004, "mW"),
+        (999, "W"),
+        (1500, "kW"),
+        (-2.5e12, "TW"),
+        (1e17 + 16, "PW"),
+        (1e31, "QW"),
+        (1e308, "\u00d710³⁰⁶ W"),
+    ],
+)
+def test_labels_of_any_magnitude_are_whole(
+    page: Page, system: System, size: tuple[int, int], power: float, unit: str
+) -> None:
+    near = power * 0.9999999
+    post(
+        system,
+        READING | {"power_reading": power},
+        READING | {"power_reading": near, "timestamp": "2023-12-31T23:00:00Z"},
+    )
+    page.open(size)
+    until(lambda: len(page.rows()) == 2)
+    texts = page.ask(
+        "[...document.querySelectorAll('#chart > text')].map(t => [t.textContent, t.getBoundingClientRect().toJSON()])"
+    )
+    assert texts[0][0] == unit
+    labels = [label for label, _ in texts]
+    assert len(set(labels)) == len(labels), "no two labels look alike"
+    frame = page.ask("document.getElementById('chart').getBoundingClientRect().toJSON()")
+    for label, box in texts:
+        assert frame["left"] - 1 <= box["left"], label
+        assert box["right"] <= frame["right"] + 1, label
+    places = [box for _, box in texts]
+    for one, other in itertools.combinations(places, 2):
+        beside = one["right"] <= other["left"] or other["right"] <= one["left"]
+        assert beside or one["bottom"] <= other["top"] + 4 or other["bottom"] <= one["top"] + 4
+
+
+@pytest.mark.parametrize(("own", "shown"), [("W", "kW"), ("kW", "MW"), ("mVA", "VA"), ("TWh", "PWh")])
+def test_a_unit_with_a_prefix_is_shown_with_the_one_that_fits(page: Page, own: str, shown: str) -> None:
+    page.open()
+    script = "import('/numbers.js').then(({inUnit}) => arguments[1](inUnit(1500, arguments[0]).unit))"
+    assert page.chrome.execute_async_script(script, own) == shown
+
+
+def test_the_unit_is_said(page: Page, system: System) -> None:
+    post(system, READING)
+    page.open()
+    until(lambda: len(page.rows()) == 1)
+    assert page.text("power") == "Power (W)"
+    assert page.element("power_reading").accessible_name == "Power reading (W)"
+    assert "1500.5 W by meter-42" in (page.element("chart").get_attribute("aria-label") or "")
+
+
+def test_on_a_phone_the_chart_comes_before_the_form_and_is_seen_at_once(page: Page, system: System) -> None:
+    post(system, READING)
+    page.open(PHONE)
+    until(lambda: len(page.rows()) == 1)
+    chart, form = page.element("chart").rect, page.element("submit").rect
+    assert chart["y"] + chart["height"] <= PHONE[1]
+    assert chart["y"] < form["y"]
 
 
 @pytest.mark.parametrize("size", [DESK, PHONE])
 def test_it_fits_and_can_be_used_by_anybody(page: Page, system: System, size: tuple[int, int]) -> None:
     post(system, READING, READING | {"device_id": "m" * 64, "power_reading": -123456.789})
-    page.open(size)
+    page.open(size, "/?site=site-001&from=2020-01-01T00:00")
     until(lambda: len(page.rows()) == 2)
     assert page.ask("document.documentElement.scrollWidth <= window.innerWidth"), "nothing lies beside the screen"
-    for control in page.chrome.find_elements(By.CSS_SELECTOR, "input, button"):
+    for control in page.chrome.find_elements(By.CSS_SELECTOR, "input, select, button"):
         if control.is_displayed():
             assert control.accessible_name, control.get_attribute("outerHTML")
             assert control.size["height"] >= SMALLEST_TARGET

@@ -77,8 +77,32 @@ async def test_a_plus_that_was_not_escaped_is_understood(api: Client) -> None:
         assert len((await reply.json())["readings"]) == 2
 
 
+async def test_the_unit_is_that_of_the_settings(serve: Serve, settings: Settings) -> None:
+    api = await serve(stored(settings.model_copy(update={"unit": "kVA"})))
+    assert (await get(api))[1]["unit"] == "kVA"
+
+
+async def test_the_sites_with_the_newest_readings_come_first(api: Client, settings: Settings) -> None:
+    client = connect(settings)
+    for site, when in (("old", "2023-01-01T00:00:00Z"), ("new", "2025-01-01T00:00:00Z")):
+        fields = {"site_id": site, "device_id": "m", "power_reading": "1", "timestamp": when}
+        await Store(client, keep_readings=0, keep_days=0).add({site: [Reading.model_validate_strings(fields)]})
+    await client.aclose()
+    assert await get(api, "/sites") == (200, {"sites": ["new", "site-001", "old"], "count": 3})
+    assert await get(api, "/sites", limit="1") == (200, {"sites": ["new"], "count": 3})
+    status, answer = await get(api, "/sites", cursor="x")
+    assert (status, answer["faults"][0]["field"]) == (422, "cursor")
+
+
+async def test_there_may_be_no_site(serve: Serve, settings: Settings) -> None:
+    assert await get(await serve(stored(settings)), "/sites") == (200, {"sites": [], "count": 0})
+
+
 async def test_a_site_without_readings_is_empty(api: Client) -> None:
-    assert await get(api, "/sites/site-999/readings") == (200, {"site_id": "site-999", "readings": [], "next": None})
+    assert await get(api, "/sites/site-999/readings") == (
+        200,
+        {"site_id": "site-999", "unit": "W", "readings": [], "next": None},
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,6 +132,8 @@ async def test_an_id_that_is_none_is_told(api: Client) -> None:
 async def test_a_foreign_key_is_503(api: Client, db: redis.Redis) -> None:
     db.set("{site_readings:site-002}:by_time", "not an ordered set")
     assert (await get(api, "/sites/site-002/readings"))[0] == 503
+    db.set("{site_readings}:sites", "not an ordered set")
+    assert (await get(api, "/sites"))[0] == 503
 
 
 async def test_health(api: Client) -> None:

@@ -25,6 +25,17 @@ def test_a_password_may_come_from_a_file_and_is_not_shown(tmp_path: Path) -> Non
     assert "open-sesame" not in repr(settings)
 
 
+@pytest.mark.parametrize("unit", ["W", "kW", "MVA", "var", "kWh"])
+def test_units_of_power_and_energy_are_accepted(unit: str) -> None:
+    assert read({"ENERGY_UNIT": unit}).unit == unit
+
+
+@pytest.mark.parametrize("unit", ["Watt", "KW", "kkW", "°C", "k", "W W", "<b>"])
+def test_another_unit_is_refused_with_those_that_are_accepted(unit: str) -> None:
+    with pytest.raises(ConfigError, match="ENERGY_UNIT: W, VA or var is accepted"):
+        read({"ENERGY_UNIT": unit})
+
+
 SERVICES = ["redis", "ingest", "page", "readings", "process", "energy", "energy-ingest", "energy-port", "energy-keep"]
 
 

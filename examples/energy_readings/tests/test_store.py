@@ -11,7 +11,7 @@ import redis
 from energy_readings.connection import connect
 from energy_readings.reading import Reading
 from energy_readings.settings import Settings
-from energy_readings.store import MOST_AT_ONCE, Store, keys
+from energy_readings.store import MOST_AT_ONCE, SITES, Store, keys
 
 SITE = "site-001"
 LIST, BY_TIME = keys(SITE)
@@ -120,6 +120,33 @@ async def test_old_readings_go(client: Any, db: redis.Redis) -> None:
 async def test_a_site_of_which_nothing_is_kept_has_no_keys(client: Any, db: redis.Redis) -> None:
     await Store(client, keep_readings=0, keep_days=1).add({SITE: [reading(0)]})
     assert db.keys() == []
+
+
+async def test_sites_are_listed_by_their_newest_reading(client: Any, db: redis.Redis) -> None:
+    store = Store(client, keep_readings=0, keep_days=0)
+    await store.add({"a": [reading(9, site="a"), reading(1, site="a")], "b": [reading(5, site="b")]})
+    assert await store.sites(most=5) == (["a", "b"], 2)
+    await store.add({"b": [reading(10, site="b")], "c": [reading(0, site="c")]})
+    assert await store.sites(most=2) == (["b", "a"], 3)
+    db.zadd(SITES, {"what somebody else put there": 1})
+    assert await store.sites(most=5) == (["b", "a", "c"], 4)
+
+
+async def test_a_site_that_is_silent_for_too_long_is_not_listed(client: Any, db: redis.Redis) -> None:
+    now = (datetime.now(UTC) - START).total_seconds()
+    await Store(client, keep_readings=0, keep_days=0).add({"old": [reading(now - 3 * 86_400, site="old")]})
+    store = Store(client, keep_readings=0, keep_days=2)
+    assert await store.sites(most=5) == ([], 0), "whether it has gone or not"
+    await store.add({SITE: [reading(now)]})
+    assert db.zrange(SITES, 0, -1) == [SITE]
+
+
+async def test_an_index_of_sites_that_is_none_is_told_and_touches_nothing(client: Any, db: redis.Redis) -> None:
+    db.set(SITES, "not an ordered set")
+    store = Store(client, keep_readings=0, keep_days=1)
+    failed = await store.add({SITE: [reading(0)]})
+    assert "WRONGTYPE" in str(failed[SITE])
+    assert db.keys() == [SITES]
 
 
 async def test_many_readings_of_one_site_are_stored_in_parts(client: Any, db: redis.Redis) -> None:

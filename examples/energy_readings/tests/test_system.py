@@ -155,12 +155,12 @@ async def test_rubbish_becomes_a_dead_letter_and_no_loop(fleet: Fleet, db: redis
     assert powers(db) == [1.0]
     (letter,) = await asyncio.to_thread(dead_letters, db)
     assert letter["code"] == "bad_reading"
-    (command,) = re.findall(r"`(GREENSCALE_QUEUE.* dead list)`", README)
+    (command,) = re.findall(r"^energy-readings .* dead list$", README, re.MULTILINE)
     environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "REDIS_URL": url_of(db)}
     shown = await asyncio.to_thread(
         subprocess.run, ["bash", "-c", command], env=environment, capture_output=True, text=True, check=True
     )
-    assert "bad_reading" in shown.stdout
+    assert "bad_reading" in shown.stdout, "the command looks at the queue of readings, without a word of which it is"
     await worker.stop()
 
 

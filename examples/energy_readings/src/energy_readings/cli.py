@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         with logging_to_stderr():
-            code: int = args.run(read(os.environ))
+            code: int = args.run(read(os.environ), *args.arguments)
     except ConfigError as error:
         sys.stderr.write(f"energy-readings: {error}\n")
         return WRONG
@@ -37,10 +37,11 @@ def _ingest(settings: Settings) -> int:
     return 0
 
 
-def _process(_settings: Settings) -> int:
+def _worker(_settings: Settings, *arguments: str) -> int:
     from energy_readings.processing import worker_environment  # noqa: PLC0415  as above
 
-    os.execve(sys.executable, (sys.executable, "-m", "greenscale_worker"), worker_environment(os.environ))  # noqa: S606  it takes the place of this process
+    command = (sys.executable, "-m", "greenscale_worker", *arguments)
+    os.execve(sys.executable, command, worker_environment(os.environ))  # noqa: S606  it takes the place of this process
 
 
 def _readings(settings: Settings) -> int:
@@ -73,13 +74,23 @@ def _parser() -> argparse.ArgumentParser:
         "ENERGY_…; the README lists them.",
         allow_abbrev=False,
     )
+    parser.set_defaults(arguments=())
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, run, text in (
         ("up", _up, "all four of them, until Ctrl-C"),
         ("ingest", _ingest, "the ingestion API, port 8000"),
-        ("process", _process, "the worker: greenscale-worker, set up for readings"),
+        ("process", _worker, "the worker: greenscale-worker, set up for readings"),
         ("readings", _readings, "the readings API, port 8001"),
         ("page", _page, "the page, port 3000"),
     ):
         commands.add_parser(name, help=text, description=f"Run {text}.", allow_abbrev=False).set_defaults(run=run)
+    text = "a command of greenscale-worker on the queue of readings: worker dead list"
+    worker = commands.add_parser("worker", help=text, description=f"Run {text}.", allow_abbrev=False)
+    worker.add_argument(
+        "arguments",
+        nargs=argparse.REMAINDER,
+        metavar="COMMAND …",
+        help="queue, dead list and so on, with their options",
+    )
+    worker.set_defaults(run=_worker)
     return parser

@@ -10,7 +10,8 @@ from yarl import URL
 from energy_readings.http import application, body_of, problem
 from energy_readings.settings import Settings
 
-FILES: Final = {"/": "index.html", "/app.js": "app.js", "/chart.js": "chart.js", "/style.css": "style.css"}
+SCRIPTS: Final = ("api.js", "app.js", "chart.js", "form.js", "legend.js", "numbers.js", "site.js")
+FILES: Final = {"/": "index.html", **{f"/{name}": name for name in (*SCRIPTS, "style.css")}}
 KINDS: Final = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
 PATIENCE: Final = ClientTimeout(total=10, connect=2)
 LARGEST_ANSWER: Final = 4 * 1024 * 1024
@@ -51,7 +52,8 @@ def page(settings: Settings) -> web.Application:
             yield
 
     files = [web.get(path, _file(name)) for path, name in FILES.items()]
-    app = application(*files, web.post("/api/readings", post), web.get("/api/sites/{site_id}/readings", get))
+    gets = [web.get(path, get) for path in ("/api/sites", "/api/sites/{site_id}/readings")]
+    app = application(*files, *gets, web.post("/api/readings", post))
     app.cleanup_ctx.append(connected)
     return app
 

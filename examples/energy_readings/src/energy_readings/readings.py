@@ -1,20 +1,21 @@
-"""The readings API: `GET /sites/{site_id}/readings`, the newest first."""
+"""The readings API: `GET /sites`, and `GET /sites/{site_id}/readings`, the newest first."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 import orjson
 from aiohttp import web
 
 from energy_readings.connection import connect
-from energy_readings.http import JSON, RefusedError, application
+from energy_readings.http import JSON, RefusedError, answer, application
 from energy_readings.reading import identifier, microseconds, moment
 from energy_readings.settings import Settings
 from energy_readings.store import Store
 
 USUAL_PAGE: Final = 100
 LARGEST_PAGE: Final = 1000
-PARAMETERS: Final = {"limit", "from", "to", "cursor"}
+PARAMETERS: Final = ("cursor", "from", "limit", "to")
+FRESH: Final = {"Cache-Control": "no-store"}
 
 Value = TypeVar("Value")
 
@@ -24,20 +25,24 @@ def stored(settings: Settings) -> web.Application:
     client = connect(settings)
     store = Store(client, keep_readings=settings.keep_readings, keep_days=settings.keep_days)
 
-    async def get(request: web.Request) -> web.Response:
+    async def sites(request: web.Request) -> web.Response:
+        query = _only_known(request.query, ("limit",))
+        found, count = await store.sites(most=_limit(query))
+        return answer({"sites": found, "count": count}, headers=FRESH)
+
+    async def readings(request: web.Request) -> web.Response:
         site_id = _checked("site_id", identifier, request.match_info["site_id"])
-        query = _only_known(request.query)
-        limit = _checked("limit", _size, query.get("limit", str(USUAL_PAGE)))
+        query = _only_known(request.query, PARAMETERS)
         since, until = (_checked(name, _time, query.get(name)) for name in ("from", "to"))
         try:
             found, cursor = await store.page(
-                site_id, most=limit, since=since, until=until, cursor=query.get("cursor", "")
+                site_id, most=_limit(query), since=since, until=until, cursor=query.get("cursor", "")
             )
         except ValueError as error:
             raise _refused("cursor", str(error)) from None
-        head, tail = orjson.dumps({"site_id": site_id}), orjson.dumps({"next": cursor})
+        head, tail = orjson.dumps({"site_id": site_id, "unit": settings.unit}), orjson.dumps({"next": cursor})
         body = b'%s,"readings":[%s],%s\n' % (head[:-1], b",".join(found), tail[1:])
-        return web.Response(body=body, content_type=JSON, headers={"Cache-Control": "no-store"})
+        return web.Response(body=body, content_type=JSON, headers=FRESH)
 
     async def check() -> None:
         await store.page("-", most=1)
@@ -46,7 +51,7 @@ def stored(settings: Settings) -> web.Application:
         yield
         await client.aclose()
 
-    app = application(web.get("/sites/{site_id}/readings", get), check=check)
+    app = application(web.get("/sites", sites), web.get("/sites/{site_id}/readings", readings), check=check)
     app.cleanup_ctx.append(closing)
     return app
 
@@ -56,6 +61,10 @@ def _checked(name: str, check: Callable[[str], Value], text: str | None) -> Valu
         return check(text)  # type: ignore[arg-type]  # `_time` alone is asked for what is not there
     except ValueError as error:
         raise _refused(name, str(error)) from None
+
+
+def _limit(query: Mapping[str, str]) -> int:
+    return _checked("limit", _size, query.get("limit", str(USUAL_PAGE)))
 
 
 def _size(text: str) -> int:
@@ -69,10 +78,10 @@ def _time(text: str | None) -> int | None:
     return None if text is None else microseconds(moment(text.replace(" ", "+")))
 
 
-def _only_known(query: Mapping[str, str]) -> Mapping[str, str]:
+def _only_known(query: Mapping[str, str], known: Sequence[str]) -> Mapping[str, str]:
     for name in query:
-        if name not in PARAMETERS:
-            raise _refused(name, f"there is no such parameter; {', '.join(sorted(PARAMETERS))} are accepted")
+        if name not in known:
+            raise _refused(name, f"there is no such parameter; accepted: {', '.join(known)}")
     return query
 
 

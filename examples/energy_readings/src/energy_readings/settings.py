@@ -15,6 +15,7 @@ SECRETS: Final = ("REDIS_URL", "REDIS_PASSWORD")
 LARGEST_SECRET: Final = 64 * 1024
 REDIS_URL: Final = "redis://host:port/0 or rediss://host:port/0 is accepted"
 HTTP_URL: Final = "http://host:port is accepted"
+UNIT: Final = "W, VA or var is accepted, or Wh, VAh or varh, also after m, k, M, G or T, such as kW"
 HOST: Final = "the name or the address of a host is accepted"
 
 
@@ -47,6 +48,7 @@ def _accepted(holds: Callable[[str], bool], words: str) -> AfterValidator:
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+Unit = Annotated[Text, _accepted(lambda text: bool(re.fullmatch("[mkMGT]?(W|VA|var)h?", text)), UNIT)]
 Host = Annotated[Text, _accepted(_is_host, HOST)]
 Url = Annotated[Text, _accepted(lambda text: _is_url(text, {"http", "https"}, "(/.*)?"), HTTP_URL)]
 Secret = Annotated[SecretStr, _accepted(lambda text: not re.search("[\ud800-\udfff]", text), "UTF-8 is accepted")]
@@ -78,6 +80,7 @@ class Settings(BaseModel):
     ingest_url: Url | None = Field(None, alias="ENERGY_INGEST_URL")
     readings_url: Url | None = Field(None, alias="ENERGY_READINGS_URL")
     keep_readings: int = Field(100_000, alias="ENERGY_KEEP_READINGS", ge=0)
+    unit: Unit = Field("W", alias="ENERGY_UNIT")
     keep_days: float = Field(0, alias="ENERGY_KEEP_DAYS", ge=0, le=36_500)
 
     @property

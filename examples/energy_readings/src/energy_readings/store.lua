@@ -5,17 +5,19 @@
 -- was dropped does not come back when it is delivered again: it is older than all of those.
 -- A full Redis does not stop it (allow-oom): it is the way out of the stream, and it may make room.
 --
--- KEYS  for each site
+-- KEYS  1 sites  ZSET  sites -> the time of their newest reading in µs: which sites there are
+--       for each site
 --         list     LIST  readings in JSON, in the order in which they came (public)
 --         by_time  ZSET  the same readings -> their time in µs: their order, and which there are already
 -- ARGV  1 how many are kept of a site; 0: any number
 --       2 for how many ms; 0: for ever
 --       for each site
+--         its name
 --         how many readings
 --         time in µs, reading; and so on
 -- Gives for each site how many are new, or what is wrong with its keys, which are not touched then.
 local most, keep_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
-local call = redis.call
+local sites, call = KEYS[1], redis.call
 local oldest, latest -- the latest is a day ahead, as no reading is
 if keep_ms > 0 then
   local now = call('TIME')
@@ -31,7 +33,7 @@ local function fault(key, kind)
   end
 end
 
-local function add(list, by_time, first, last)
+local function add(site, list, by_time, first, last)
   local new, is_new, kept = {}, {}, 0
   for at = first, last, 2 do
     local reading = ARGV[at + 1]
@@ -71,9 +73,14 @@ local function add(list, by_time, first, last)
   end
 
   -- A site that has fallen silent goes with its last reading.
-  local newest = oldest and call('ZRANGE', by_time, -1, -1, 'WITHSCORES')[2]
+  local newest = call('ZRANGE', by_time, -1, -1, 'WITHSCORES')[2]
+  if newest then
+    call('ZADD', sites, newest, site)
+  else
+    call('ZREM', sites, site)
+  end
   for _, key in ipairs({ list, by_time }) do
-    if newest then
+    if oldest and newest then
       call('PEXPIREAT', key, string.format('%d', math.floor(math.min(newest, latest) / 1000) + keep_ms + 1))
     else
       call('PERSIST', key)
@@ -82,11 +89,16 @@ local function add(list, by_time, first, last)
   return kept
 end
 
-local answers, first = {}, 3
-for at = 1, #KEYS, 2 do
-  local list, by_time = KEYS[at], KEYS[at + 1]
-  local last = first + 2 * ARGV[first]
-  answers[#answers + 1] = fault(list, 'list') or fault(by_time, 'zset') or add(list, by_time, first + 1, last)
-  first = last + 1
+local answers, at = {}, 3
+local no_index = fault(sites, 'zset')
+for key = 2, #KEYS, 2 do
+  local list, by_time = KEYS[key], KEYS[key + 1]
+  local site, first = ARGV[at], at + 2
+  local last = at + 1 + 2 * ARGV[at + 1]
+  answers[#answers + 1] = no_index or fault(list, 'list') or fault(by_time, 'zset') or add(site, list, by_time, first, last)
+  at = last + 1
+end
+if oldest and not no_index then
+  call('ZREMRANGEBYSCORE', sites, '-inf', oldest)
 end
 return answers

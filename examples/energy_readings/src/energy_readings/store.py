@@ -3,6 +3,7 @@
 import base64
 import binascii
 import hashlib
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
@@ -12,7 +13,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict
 from redis.exceptions import NoScriptError, ResponseError
 
-from energy_readings.reading import Reading
+from energy_readings.reading import ID, Reading
 
 MOST_AT_ONCE: Final = 500  # readings of one call: a script keeps everybody else waiting
 DAY_MS: Final = 86_400_000
@@ -47,6 +48,7 @@ class _Stored(BaseModel):
 
 STORE: Final = Script("store.lua")
 PAGE: Final = Script("page.lua")
+SITES: Final = "{site_readings}:sites"  # by the time of their newest reading; private
 
 
 def keys(site_id: str) -> tuple[str, str]:
@@ -73,10 +75,10 @@ class Store:
         """
         failed: dict[str, Exception] = {}
         for parts in _calls(readings):
-            names = [name for site, _ in parts for name in keys(site)]
+            names = [SITES, *(name for site, _ in parts for name in keys(site))]
             arguments: list[Any] = [self._keep_readings, self._keep_ms]
-            for _, part in parts:
-                arguments.append(len(part))
+            for site, part in parts:
+                arguments += (site, len(part))
                 for reading in part:
                     arguments += (reading.microseconds, reading.model_dump_json())
             answers = await self._ask(STORE, names, arguments, int | bytes)
@@ -89,7 +91,7 @@ class Store:
 
     async def check(self) -> None:
         """Raise what `add` would raise now; adds nothing."""
-        await self._ask(STORE, [], [self._keep_readings, self._keep_ms], int)
+        await self._ask(STORE, [SITES], [self._keep_readings, self._keep_ms], int)
 
     async def page(
         self, site_id: str, *, most: int, since: int | None = None, until: int | None = None, cursor: str = ""
@@ -99,14 +101,12 @@ class Store:
         `since` and `until` are in microseconds since 1970, both included. What is stored meanwhile moves no page.
         What somebody else has put there and is no reading is left out. Raises ValueError for a cursor that is none.
         """
-        earliest: str | int = "-inf" if since is None else since
-        if self._keep_ms:
-            oldest = time.time_ns() // 1000 - self._keep_ms * 1000
-            earliest = oldest if since is None else max(oldest, since)
+        kept = self._kept_since()
+        earliest = kept if since is None else max(kept, since)
         latest = "+inf" if until is None else until
         after = [_reading_of(cursor)] if cursor else []
         while True:
-            where = [earliest, latest, most + 1, *after]
+            where: list[Any] = [earliest, latest, most + 1, *after]
             found = await self._ask(PAGE, [keys(site_id)[1]], where, bytes)
             page = [each for each in found[:most] if _is_stored(each)]
             if len(found) <= most:
@@ -114,6 +114,22 @@ class Store:
             if page:
                 return page, _cursor_of(page[-1])
             after = [found[most - 1]]
+
+    async def sites(self, *, most: int) -> tuple[list[str], int]:
+        """Give the sites with the newest readings, and how many sites there are."""
+        since = self._kept_since()
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.execute_command("ZRANGE", SITES, "+inf", since, "BYSCORE", "REV", "LIMIT", 0, most)
+        pipeline.execute_command("ZCOUNT", SITES, since, "+inf")
+        found, count = await pipeline.execute()
+        if not isinstance(found, list) or not isinstance(count, int):
+            raise ResponseError("no answer to ZRANGE and ZCOUNT: this is no Redis of ours")
+        names = [each.decode(errors="replace") for each in found if isinstance(each, bytes)]
+        return [name for name in names if ID.fullmatch(name)], count
+
+    def _kept_since(self) -> float:
+        """Since when readings are shown, in microseconds, whether older ones have gone already or not."""
+        return time.time_ns() // 1000 - self._keep_ms * 1000 if self._keep_ms else -math.inf
 
     async def _ask(self, script: Script, names: Sequence[str], arguments: Sequence[Any], kind: Any) -> list[Any]:
         """Run a script that gives a list of this kind. Raises ResponseError where it gives something else."""

@@ -1,104 +1,85 @@
 // A line for each device, drawn as SVG: time to the right, power upwards.
-const SVG = "http://www.w3.org/2000/svg";
-const MOST_DEVICES = 6;
-const HEIGHT = 240;
-const EDGE = { top: 12, right: 16, bottom: 28, left: 64 };
+import { inUnit, range, scale, ticks } from "/numbers.js";
 
-export function draw(svg, legend, readings) {
+const SVG = "http://www.w3.org/2000/svg";
+const HEIGHT = 260;
+const EDGE = { top: 28, right: 16, bottom: 28, gap: 8 };
+const DOT = 24; // pixels of the width for each; denser ones would hide the dashes
+const DAY_AND_TIME = 280; // pixels that two of them need
+
+// Draws readings, the newest of them first; `look` gives the classes of a device.
+export function draw(svg, readings, unit, look) {
   const width = Math.max(280, svg.clientWidth);
   svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
   svg.replaceChildren();
-  legend.replaceChildren();
   if (!readings.length) {
-    svg.setAttribute("aria-label", "No readings yet");
-    svg.append(text(width / 2, HEIGHT / 2, "No readings yet", "middle"));
+    svg.setAttribute("aria-label", "No readings");
+    svg.append(text(width / 2, HEIGHT / 2, "No readings", "middle"));
     return;
   }
   const points = readings.map((each) => ({ ...each, time: Date.parse(each.timestamp) })).reverse();
-  const x = scale(range(points.map((each) => each.time)), EDGE.left, width - EDGE.right);
   const powers = range(points.map((each) => each.power_reading));
-  const ticks = round(powers);
-  const y = scale([ticks[0], ticks[ticks.length - 1]], HEIGHT - EDGE.bottom, EDGE.top);
-  grid(svg, width, x, y, ticks);
-  const devices = [...new Set(points.map((each) => each.device_id))].sort();
-  devices.slice(0, MOST_DEVICES).forEach((device, number) => {
-    line(svg, points.filter((each) => each.device_id === device), x, y, number);
-    const name = document.createElement("span");
-    name.className = `device device-${number}`;
-    name.textContent = device;
-    legend.append(name);
-  });
-  if (devices.length > MOST_DEVICES) {
-    legend.append(`and ${devices.length - MOST_DEVICES} more in the table`);
+  const { y, left } = rows(svg, width, powers, unit);
+  const x = scale(range(points.map((each) => each.time)), left, width - EDGE.right);
+  times(svg, width, x);
+  const devices = Map.groupBy(points, (each) => each.device_id);
+  for (const [device, its] of devices) {
+    svg.append(line(device, its, x, y, look(device)));
   }
   const last = points[points.length - 1];
   const from = new Date(points[0].time).toLocaleString();
-  svg.setAttribute("aria-label", `${points.length} readings of ${devices.length} devices since ${from}, power from ` +
-    `${powers[0]} to ${powers[1]}; the newest: ${last.power_reading} by ${last.device_id}`);
+  svg.setAttribute("aria-label", `${points.length} readings of ${devices.size} devices since ${from}, power from ` +
+    `${powers[0]} to ${powers[1]} ${unit}; the newest: ${last.power_reading} ${unit} by ${last.device_id}`);
 }
 
-function range(values) {
-  return values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
+// The sample of a device's line, for the legend.
+export function sample(classes) {
+  const svg = made("svg", { viewBox: "0 0 32 8", class: `sample ${classes}`, "aria-hidden": "true" });
+  svg.append(made("line", { x1: 1, x2: 31, y1: 4, y2: 4, class: "line" }));
+  return svg;
 }
 
-// Values for the grid that are easy to read: steps of 1, 2 or 5, with what is shown between the first and the last.
-function round([low, high]) {
-  const size = Math.max(Math.abs(low), Math.abs(high));
-  const wanted = high > low ? Math.max(high - low, size / 1e9, 1e-300) : size / 5 || 1;
-  const span = Math.min(wanted, Number.MAX_VALUE);
-  const unit = 10 ** Math.floor(Math.log10(span / 4));
-  const step = unit * ([1, 2, 5].find((factor) => unit * factor * 4 >= span) ?? 10);
-  const first = Math.floor(low / step);
-  const count = Math.max(1, Math.min(6, Math.ceil(high / step) - first));
-  return Array.from({ length: count + 1 }, (_, number) => finite((first + number) * step));
-}
-
-function finite(value) {
-  return Math.max(-Number.MAX_VALUE, Math.min(Number.MAX_VALUE, value));
-}
-
-// By halves, for the difference of two numbers may be larger than the largest.
-function scale([from, to], start, end) {
-  const part = (value) => (value / 2 - from / 2) / (to / 2 - from / 2);
-  const at = (value) => (to === from ? (start + end) / 2 : start + part(value) * (end - start));
-  return Object.assign(at, { from, to });
-}
-
-function line(svg, points, x, y, number) {
-  const places = points.map((each) => `${x(each.time).toFixed(1)},${y(each.power_reading).toFixed(1)}`);
-  svg.append(made("polyline", { points: places.join(" "), class: `line device-${number}` }));
-  for (const place of places.slice(-100)) {
-    const [cx, cy] = place.split(",");
-    svg.append(made("circle", { cx, cy, r: 3, class: `dot device-${number}` }));
+function line(device, points, x, y, classes) {
+  const places = points.map((each) => [x(each.time).toFixed(1), y(each.power_reading).toFixed(1)]);
+  const group = made("g", { class: classes });
+  const title = made("title", {});
+  title.textContent = device;
+  group.append(title, made("polyline", { points: places.map(String).join(" "), class: "line" }));
+  if (places.length === 1 || places.length * DOT <= x.room) {
+    group.append(...places.map(([cx, cy]) => made("circle", { cx, cy, r: 2.5, class: "dot" })));
   }
+  return group;
 }
 
-function grid(svg, width, x, y, ticks) {
-  for (const value of ticks) {
-    const height = y(value);
-    svg.append(made("line", { x1: EDGE.left, x2: width - EDGE.right, y1: height, y2: height, class: "grid" }));
-    svg.append(text(EDGE.left - 8, height + 4, short(value, ticks[1] - ticks[0]), "end"));
-  }
+// The grid and its labels, for which it makes as much room on the left as they need.
+function rows(svg, width, powers, unit) {
+  const { step, values } = ticks(powers);
+  const y = scale([values[0], values[values.length - 1]], HEIGHT - EDGE.bottom, EDGE.top);
+  const written = inUnit(Math.max(...values.map(Math.abs)), unit);
+  const labels = values.map((value) => text(0, y(value) + 4, written.write(value, step), "end"));
+  svg.append(text(0, 14, written.unit, "start"), ...labels);
+  const end = Math.ceil(Math.max(...labels.map((label) => label.getComputedTextLength())));
+  labels.forEach((label) => label.setAttribute("x", end));
+  const left = end + EDGE.gap;
+  const grid = (value) => made("line", { x1: left, x2: width - EDGE.right, y1: y(value), y2: y(value), class: "grid" });
+  svg.append(...values.map(grid));
+  return { y, left };
+}
+
+function times(svg, width, x) {
   const places = x.from === x.to ? [[x.from, "middle"]] : [[x.from, "start"], [x.to, "end"]];
   if (x.from !== x.to && width > 480) {
     places.push([(x.from + x.to) / 2, "middle"]);
   }
   const days = new Date(x.from).toDateString() !== new Date(x.to).toDateString();
+  const clock = x.room >= DAY_AND_TIME ? { hour: "2-digit", minute: "2-digit" } : {};
   for (const [time, anchor] of places) {
     const when = new Date(time);
     const label = days
-      ? when.toLocaleString([], { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" })
+      ? when.toLocaleString([], { day: "numeric", month: "short", ...clock })
       : when.toLocaleTimeString();
     svg.append(text(x(time), HEIGHT - 8, label, anchor));
   }
-}
-
-function short(value, step) {
-  const size = Math.abs(value);
-  if (size >= 1e6 || step < 1e-3) {
-    return value === 0 ? "0" : value.toExponential(2);
-  }
-  return value.toLocaleString([], { maximumFractionDigits: Math.max(0, -Math.floor(Math.log10(step))) });
 }
 
 function text(x, y, content, anchor) {
