@@ -20,6 +20,7 @@ from system import System, until
 PAGE = 500
 DESK, PHONE = (1280, 900), (390, 844)
 SMALLEST_TARGET = 44  # CSS pixels that a finger needs
+WHOLE_TIME = 240  # that a field needs to show a date and a time
 READING = {"site_id": "site-001", "device_id": "meter-42", "power_reading": 1500.5, "timestamp": "2024-01-15T10:30:00Z"}
 
 
@@ -219,6 +220,16 @@ def test_the_page_opens_with_the_site_of_the_newest_reading(page: Page, system: 
     assert [option.text for option in Select(page.element("shown")).options] == ["a", "b", "c"]
 
 
+def test_a_list_that_has_not_all_sites_says_so(page: Page, system: System) -> None:
+    post(system, READING | {"site_id": "oldest", "timestamp": at(1)})
+    post(system, *(READING | {"site_id": f"s{number}"} for number in range(1000)))
+    until(lambda: system.stored("s999"))
+    page.open(PHONE, "/?site=oldest")
+    assert page.text("more-sites") == "Listed are the 1000 sites with the newest readings, of 1001."
+    assert len(Select(page.element("shown")).options) == 1001, "and the one that is shown"
+    until(lambda: len(page.rows()) == 1)
+
+
 def test_older_readings_are_a_button_away(page: Page, system: System) -> None:
     for first in (0, PAGE):
         post(system, *(READING | {"power_reading": n, "timestamp": at(n)} for n in range(first, first + PAGE)))
@@ -335,8 +346,9 @@ def test_the_unit_is_said(page: Page, system: System) -> None:
 
 def test_on_a_phone_the_chart_comes_before_the_form_and_is_seen_at_once(page: Page, system: System) -> None:
     post(system, READING)
-    page.open(PHONE)
+    page.open(PHONE, "/?site=site-001&from=2023-12-31T22:00")
     until(lambda: len(page.rows()) == 1)
+    assert page.element("from").size["width"] >= WHOLE_TIME
     chart, form = page.element("chart").rect, page.element("submit").rect
     assert chart["y"] + chart["height"] <= PHONE[1]
     assert chart["y"] < form["y"]

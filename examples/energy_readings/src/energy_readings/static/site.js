@@ -54,7 +54,8 @@ export async function refresh() {
 export async function refreshSites() {
   const { sites, count } = await call(`/api/sites?limit=${MOST_SITES}`).catch(() => ({ sites: null }));
   if (sites) {
-    element("more-sites").textContent = count > sites.length ? `the ${sites.length} with the newest readings of ${count}` : "";
+    const more = `Listed are the ${sites.length} sites with the newest readings, of ${count}.`;
+    element("more-sites").textContent = count > sites.length ? more : "";
     offer(sites);
   }
   return sites ?? [];
