@@ -11,4 +11,4 @@ from tests.support.redis_server import RedisServer
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.kind}, {mutant.file}: {mutant.name}")
 def test_a_seeded_defect_is_noticed(redis_server: RedisServer, mutant: Mutant) -> None:
     with redis_server.client() as redis, pytest.raises((AssertionError, ResponseError)):
-        search(redis, mutant.kind, mutant.scripts(), range(24), steps=250)
+        search(redis, mutant.kind, mutant.scripts(), range(64), steps=250)
