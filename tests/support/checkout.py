@@ -1,0 +1,112 @@
+"""A folder as `make` leaves it after its first run, and a shell that finds little else: to type what pages print."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.support.eventually import PATIENCE
+
+ROOT: Final = Path(__file__).parents[2]
+STAMPS: Final = (".made", ".installed", ".up", ".tools")
+FOUND: Final = ("make", "sh", "cp", "git")  # all that a shell there finds on its PATH
+WORKER: Final = "import sys\nfrom greenscale_worker.cli import main\nsys.exit(main())\n"
+REDIS_CLI: Final = """\
+import os, sys
+from redis import Redis
+answer = Redis(port=int(os.environ["REDIS_PORT"]), decode_responses=True).execute_command(*sys.argv[1:])
+print("" if answer is None else answer)
+"""
+
+
+@dataclass
+class Checkout:
+    """The folder, and the variables of a shell in it."""
+
+    path: Path
+    environment: dict[str, str]
+
+    def type(self, line: str) -> str:
+        """Run a line to its end; gives what it says on stdout. Anything but success is an AssertionError."""
+        done = subprocess.run(  # noqa: S603  a line that a page of ours prints
+            ["/bin/sh", "-c", line],
+            cwd=self.path,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    @contextmanager
+    def running(self, lines: str, until: str) -> Iterator[Path]:
+        """Run lines that end with Ctrl-C, which comes at the end; gives the file of what they say, `until` included."""
+        said = self.path / "said.txt"
+        with said.open("wb") as stream:
+            process = subprocess.Popen(  # noqa: S603  as above
+                ["/bin/sh", "-c", lines],
+                cwd=self.path,
+                env=self.environment,
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+            )
+        try:
+            wait_for(said, until, process)
+            yield said
+        finally:
+            with_everybody(process, signal.SIGINT)
+
+
+def wait_for(said: Path, text: str, process: "subprocess.Popen[bytes]") -> None:
+    """Wait until a process has said so. Raises AssertionError with what it says instead."""
+    ends = time.monotonic() + PATIENCE
+    while text not in said.read_text():
+        assert process.poll() is None, said.read_text()
+        assert time.monotonic() < ends, said.read_text()
+        time.sleep(0.02)
+
+
+def with_everybody(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
+    """Signal a process and those it has started, as a terminal does, and wait for its end; the hard way at last."""
+    os.killpg(process.pid, number)
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+
+
+def check_out(path: Path, variables: Mapping[str, str]) -> Checkout:
+    """Lay out the folder: the files that `make` looks at, and an environment that is this one under another path."""
+    binaries, tools = path / ".venv/bin", path / "tools"
+    for folder in (binaries, tools):
+        folder.mkdir(parents=True)
+    for file in (ROOT / "Makefile", ROOT / "pyproject.toml", ROOT / ".env.example", *ROOT.glob("requirements*.txt")):
+        path.joinpath(file.name).symlink_to(file)
+    for name in FOUND:
+        if (found := shutil.which(name)) is not None:
+            tools.joinpath(name).symlink_to(found)
+    write(binaries / "python", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    write(binaries / "greenscale-worker", f"#!{sys.executable}\n{WORKER}")
+    write(tools / "redis-cli", f"#!{sys.executable}\n{REDIS_CLI}")
+    for stamp in STAMPS:
+        path.joinpath(".venv", stamp).touch()
+    environment = {"PATH": str(tools), "LC_ALL": "C.UTF-8", **variables}
+    return Checkout(path, environment)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a program."""
+    path.write_text(text)
+    path.chmod(0o755)
