@@ -54,20 +54,17 @@ def render(results: Results, findings: Mapping[str, str]) -> str:
 
 def render_summary(results: Results) -> str:
     """Render the README's table."""
-    figures = (
+    figures = (  # three: with the name of the system a table that fits a phone
         ("throughput", RATE),
         ("throughput", CPU),
-        ("io_200", Column("share of ideal, 200 ms", "share", ratio=False)),
         ("pickup", Column("pick-up p50 ms", "p50")),
-        ("pickup", Column("p99 ms", "p99")),
-        ("start", START),
-        ("start", IDLE),
     )
     rows = [[bold(name), *(cell(results, *_of(figure, name)) for figure in figures)] for name in SYSTEMS]
     header = ["", *(column.title for _, column in figures)]
-    return (
-        f"{table(header, rows)}\n\nMedians and, in brackets, multiples of the floor; {results.began}, {results.commit}."
-    )
+    return f"""{table(header, rows)}
+
+Medians and, in brackets, multiples of the floor; {results.began}, {results.commit}. Start, memory and much more, and
+[where a peer is better](docs/benchmarks.md#where-a-peer-is-better), are told there."""
 
 
 def _of(figure: tuple[str, Column], system: str) -> tuple[str, str, Column]:
