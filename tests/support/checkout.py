@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tests.support.eventually import PATIENCE
 
@@ -35,36 +35,31 @@ class Checkout:
 
     def type(self, line: str) -> str:
         """Run a line to its end; gives what it says on stdout. Anything but success is an AssertionError."""
-        done = subprocess.run(  # noqa: S603  a line that a page of ours prints
-            ["/bin/sh", "-c", line],
-            cwd=self.path,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-        return done.stdout
+        process = self._start(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            out, err = process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, err = process.communicate()
+        assert process.returncode == 0, f"{line}\n{out.decode()}{err.decode()}"
+        return out.decode()
 
     @contextmanager
     def running(self, lines: str, until: str) -> Iterator[Path]:
         """Run lines that end with Ctrl-C, which comes at the end; gives the file of what they say, `until` included."""
         said = self.path / "said.txt"
         with said.open("wb") as stream:
-            process = subprocess.Popen(  # noqa: S603  as above
-                ["/bin/sh", "-c", lines],
-                cwd=self.path,
-                env=self.environment,
-                stdout=stream,
-                stderr=stream,
-                start_new_session=True,
-            )
+            process = self._start(lines, stdout=stream, stderr=stream)
         try:
             wait_for(said, until, process)
             yield said
         finally:
             with_everybody(process, signal.SIGINT)
+
+    def _start(self, lines: str, **streams: Any) -> "subprocess.Popen[bytes]":
+        """Let a shell run them, in a group of processes of its own, so that nobody is left behind."""
+        command = ["/bin/sh", "-c", lines]
+        return subprocess.Popen(command, cwd=self.path, env=self.environment, start_new_session=True, **streams)  # noqa: S603  lines of our own pages
 
 
 def wait_for(said: Path, text: str, process: "subprocess.Popen[bytes]") -> None:
