@@ -57,12 +57,103 @@ def test_for_machines_an_event_is_one_line_of_json_on_stdout(capsys: pytest.Capt
     assert err == ""
 
 
-def test_for_people_it_is_a_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    configure_logging(json=False)
-    log.warning("queue_unavailable", error="refused\nnow")
+def said_to_people(capsys: pytest.CaptureFixture[str]) -> str:
+    """What was logged for people, without the time of day."""
     out, err = capsys.readouterr()
     assert out == ""
-    assert re.fullmatch(r"\d\d:\d\d:\d\d \[warning\s*\] queue_unavailable +error='refused\\nnow'\n", err)
+    lines = err.splitlines()
+    assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in lines)
+    return "\n".join(line[9:] for line in lines)
+
+
+def test_for_people_it_is_a_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(json=False)
+    log.warning("queue_unavailable", error="refused\nnow\x1b[2J")
+    log.error("handler_stuck", job_id="a", seconds=10)
+    log.info("stopped", hint="")
+    assert said_to_people(capsys).splitlines() == [
+        "WARNING queue unavailable: refused\\nnow\\x1b[2J",
+        "ERROR handler stuck: job a, 10 s",
+        "stopped",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("facts", "line"),
+    [
+        (
+            {"outcome": "succeeded", "job_id": "test-001", "attempt": 1, "run_seconds": 0.0021, "tokens": 11},
+            "job test-001 succeeded in 2 ms, 11 tokens",
+        ),
+        (
+            {"outcome": "succeeded", "job_id": "a", "attempt": 2, "run_seconds": 1.25, "tokens": None},
+            "job a succeeded in 1.2 s, attempt 2",
+        ),
+        (
+            {"outcome": "failed", "code": "http_400", "job_id": "a", "attempt": 1, "run_seconds": 0.5},
+            "job a failed in 500 ms: http_400 Bad Request",
+        ),
+        (
+            {"outcome": "failed", "code": "not_json", "job_id": None, "attempt": 0, "run_seconds": 0.0},
+            "job without an id failed: not_json",
+        ),
+        (
+            {"outcome": "released", "code": "http_429", "job_id": "a", "attempt": 3, "run_seconds": 1, "delay": 2.5},
+            "job a delayed for 2.5 s: http_429 Too Many Requests, attempt 3",
+        ),
+        ({"outcome": "released", "code": "drain", "job_id": "a", "attempt": 1, "delay": 0.0}, "job a released: drain"),
+        ({"outcome": "held", "code": "timeout", "job_id": "a", "attempt": 1, "delay": 0.0}, "job a held: timeout"),
+        ({"outcome": "not_ours", "job_id": "a", "attempt": 1, "traceparent": "00-1-2-01"}, "job a not ours"),
+        (
+            {"outcome": "asked", "job_id": "a", "payload": {"prompt": "b\n"}, "answer": "c\n"},
+            "job a asked, payload {'prompt': 'b\\n'}, answer c\\n",
+        ),
+    ],
+)
+def test_people_read_what_came_of_a_job(capsys: pytest.CaptureFixture[str], facts: dict[str, Any], line: str) -> None:
+    configure_logging(json=False)
+    log.info("job", **{"code": "", "record_seconds": 0.001, **facts})
+    assert said_to_people(capsys) == line
+
+
+def test_ordinary_lines_fit_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(json=False)
+    facts = {"queue": "jobs", "kind": "list", "redis": "redis://127.0.0.1:6379/0", "backend": "chat"}
+    log.info("worker_started", **facts, concurrency=16)
+    log.info("job", outcome="succeeded", code="", job_id=32 * "a", attempt=1, run_seconds=59.9, tokens=123_456)
+    lines = said_to_people(capsys).splitlines()
+    assert lines == [
+        "worker started: list jobs at redis://127.0.0.1:6379/0, chat, 16 lanes",
+        f"job {32 * 'a'} succeeded in 59.9 s, 123456 tokens",
+    ]
+    assert max(map(len, lines)) + len("14:55:08 ") <= 80
+
+
+def test_a_traceback_stands_below_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(json=False)
+    log.error("backend_exception", job_id="a", exception="Traceback:\n  line 1\nOops\x1b[2J")
+    line, *below = capsys.readouterr().err.splitlines()
+    assert line[9:] == "ERROR backend exception: job a"
+    assert below == ["Traceback:", "  line 1", "Oops\\x1b[2J"]
+
+
+@pytest.mark.parametrize(("environment", "red"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_only_a_terminal_shows_colour_and_only_where_it_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], *, red: bool
+) -> None:
+    for name, value in {"NO_COLOR": "", "TERM": "xterm", **environment}.items():
+        monkeypatch.setenv(name, value)
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        configure_logging(json=False)
+        log.error("stopped", hint="why")
+        flush_log()
+        monkeypatch.undo()
+        configure_logging(json=False)  # lets go of the terminal
+        seen = os.read(ours, 1000)
+    os.close(ours)
+    assert seen[9:] == (b"\x1b[31mERROR\x1b[0m" if red else b"ERROR") + b" stopped: why\r\n"
 
 
 @pytest.mark.parametrize(("level", "seen"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])

@@ -195,7 +195,7 @@ async def test_valkey_killed_is_started_again_and_has_lost_nothing(home: Home, e
     up.kill("Valkey")
     await up.says("up: Valkey died .killed by SIGKILL.; it was started again")
     endpoint.let_go()
-    await up.says("queue_back")
+    await up.says("queue back")
     await eventually(lambda: (home.answer("a"), home.answer("b")) == (b"a #1", b"b #1"))
 
 
@@ -251,7 +251,7 @@ async def test_a_second_ctrl_c_hands_running_calls_back(home: Home, endpoint: He
 async def test_ctrl_c_while_the_worker_still_waits_for_its_endpoint(home: Home) -> None:
     home.desk.environment |= {"NEYSA_API_URL": f"http://127.0.0.1:{free_port()}/v1", "NEYSA_API_KEY": ""}
     up = await home.begin()
-    await up.says("waiting_for_backend")
+    await up.says("waiting for backend")
     up.interrupt()
     assert (await up.exit_code(), up.out) == (0, "")
     with pytest.raises(OSError, match="refused"):

@@ -165,7 +165,7 @@ def test_for_people_a_traceback_is_printed_in_lines(capsys: pytest.CaptureFixtur
     except ValueError as error:
         log_exception(job, error)
     lines = capsys.readouterr().err.splitlines()
-    assert "backend_exception" in lines[0]
+    assert lines[0].endswith(" ERROR backend exception: job 1")
     assert lines[1] == "Traceback (most recent call last):"
     assert lines[-1] == "ValueError: invalid literal for int() with base 10: 'mine'"
 

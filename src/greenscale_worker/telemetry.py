@@ -14,7 +14,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily
 from structlog.typing import EventDict
 
+from greenscale_worker.colour import coloured
 from greenscale_worker.job import Usage
+from greenscale_worker.log_text import LogText
 from greenscale_worker.log_writer import LogWriter
 
 Event = Literal[
@@ -80,7 +82,7 @@ def configure_logging(*, json: bool, level: str = "info") -> None:
     vars(log).pop("bind", None)  # what an earlier call has left: the logger is made once, not for every line
     structlog.configure(
         cache_logger_on_first_use=True,
-        processors=[*([_as_json] if json else _for_people()), _mask],
+        processors=[_as_json if json else LogText(colour=coloured(sys.stderr)), _mask],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=_Lines,
     )
@@ -93,19 +95,6 @@ def _as_json(_logger: object, level: str, facts: EventDict) -> bytes:
         return orjson.dumps(line, default=str, option=orjson.OPT_UTC_Z)
     except TypeError:  # a lone surrogate, an integer above 64 bits
         return orjson.dumps({key: str(value).encode(errors="replace").decode() for key, value in line.items()})
-
-
-def _for_people() -> list[Any]:
-    return [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
-        structlog.dev.ConsoleRenderer(
-            colors=sys.stderr is not None and sys.stderr.isatty(),
-            sort_keys=False,  # the outcome, the code and the job first
-            exception_formatter=structlog.dev.plain_traceback,  # the other one shows the values of variables
-        ),
-        lambda _logger, _level, line: line.encode(errors="backslashreplace"),
-    ]
 
 
 def _mask(_logger: object, _level: str, line: Any) -> bytes:

@@ -1,7 +1,6 @@
 """How things look: aligned columns, ages, times, JSON lines; colour only where somebody sees it."""
 
 import argparse
-import os
 import re
 import shutil
 import sys
@@ -10,6 +9,8 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from time import time
 from typing import Any, Final, TextIO
+
+from greenscale_worker.colour import coloured
 
 UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 WIDEST: Final = 36  # of a cell that others stand behind: a UUID
@@ -53,8 +54,7 @@ def one_line(text: str) -> str:
 
 def bold(text: str) -> str:
     """Emphasise, on a terminal."""
-    seen = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return f"\x1b[1m{text}\x1b[0m" if seen else text
+    return f"\x1b[1m{text}\x1b[0m" if coloured(sys.stdout) else text
 
 
 def columns(rows: Iterable[Sequence[str]], *, head: Sequence[str] = (), cut: bool = False) -> str:

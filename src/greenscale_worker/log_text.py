@@ -1,0 +1,104 @@
+"""How the log looks to people: `14:55:08 job test-001 succeeded in 2 ms, 11 tokens`."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from http import HTTPStatus
+from typing import Final
+
+from structlog.typing import EventDict
+
+COLOURS: Final[Mapping[str, str]] = {"warning": "\x1b[33m", "error": "\x1b[31m"}
+PLAIN: Final = "\x1b[0m"
+TIMED: Final = ("succeeded", "failed")
+# How facts are written whose name would say nothing; others are `name value`.
+FORMS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("check", "code", "error", "hint", "name", "why"), "{}"),
+    "job_id": "job {}",
+    "seconds": "{} s",
+}
+
+
+class LogText:
+    """Writes an event as one line, and below it a traceback where there is one; structlog calls that a processor."""
+
+    def __init__(self, *, colour: bool) -> None:
+        self._colour = colour
+
+    def __call__(self, _logger: object, level: str, facts: EventDict) -> bytes:
+        """Write the time of day, the level of a warning or an error, the event and its facts."""
+        event, exception = facts.pop("event"), facts.pop("exception", None)
+        said = SENTENCES[event](facts) if event in SENTENCES else _sentence(event, facts)
+        lines = [f"{datetime.now().astimezone():%H:%M:%S} {self._emphasis(level)}{_harmless(said)}"]
+        if exception is not None:
+            lines += map(_harmless, str(exception).splitlines())
+        return "\n".join(lines).encode()
+
+    def _emphasis(self, level: str) -> str:
+        if level not in COLOURS:
+            return ""
+        word = level.upper()
+        return f"{COLOURS[level]}{word}{PLAIN} " if self._colour else f"{word} "
+
+
+def _sentence(event: str, facts: EventDict) -> str:
+    return ": ".join(filter(None, (_words(event), ", ".join(_told(facts)))))
+
+
+def _told(facts: EventDict) -> list[str]:
+    """Write facts, but for those that are empty."""
+    known = {name: value for name, value in facts.items() if value is not None and value != ""}
+    return [FORMS.get(name, f"{_words(name)} {{}}").format(value) for name, value in known.items()]
+
+
+def _job(facts: EventDict) -> str:
+    """Say what came of a job: how long it took or has to wait, why, what it cost, and which attempt it was.
+
+    What only programs read is left out.
+    """
+    of = defaultdict[str, object](str, facts)
+    outcome, time = str(of["outcome"]), ""
+    if outcome in TIMED and of["run_seconds"]:
+        time = f" in {_span(of['run_seconds'])}"
+    elif of["delay"]:
+        outcome, time = outcome.replace("released", "delayed"), f" for {_span(of['delay'])}"
+    told = [f"job {of['job_id'] or 'without an id'} {_words(outcome)}{time}{_reason(of['code'])}"]
+    told += [f"{of['tokens']} tokens"] * bool(of["tokens"])
+    told += [f"attempt {of['attempt']}"] * (of["attempt"] not in ("", 0, 1))
+    return ", ".join(told + _told({name: of[name] for name in ("payload", "answer") if name in facts}))
+
+
+def _worker_started(facts: EventDict) -> str:
+    words = "worker started: {kind} {queue} at {redis}, {backend}, {concurrency} lanes"
+    return words.format_map(defaultdict(str, facts))
+
+
+SENTENCES: Final[Mapping[str, Callable[[EventDict], str]]] = {"job": _job, "worker_started": _worker_started}
+
+
+def _reason(code: object) -> str:
+    """Say why; a status of HTTP in the words of HTTP, for those of the endpoint may quote a prompt."""
+    if not code:
+        return ""
+    try:
+        phrase = HTTPStatus(int(str(code).removeprefix("http_"))).phrase
+    except ValueError:
+        return f": {code}"
+    return f": {code} {phrase}"
+
+
+def _span(seconds: object) -> str:
+    if not isinstance(seconds, int | float):
+        return str(seconds)
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _harmless(text: str) -> str:
+    """Escape what would end the line, or could move a terminal's cursor."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
