@@ -146,7 +146,7 @@ def rows(said: tuple[int, str, str]) -> list[tuple[str, str]]:
     """Read a table that is all there: id and state of each job."""
     code, out, err = said
     head, *lines = out.splitlines()
-    assert (code, err, head.split()) == (0, "", ["ID", "STATE", "AGE", "RUNS", "WORKER,", "OR", "WHY"])
+    assert (code, err, head.split()) == (0, "", ["ID", "STATE", "AGE", "ATTEMPTS", "WORKER,", "OR", "WHY"])
     return [(line.split()[0], line.split()[1]) for line in lines]
 
 
@@ -240,7 +240,7 @@ def test_a_terminal_of_80_columns_shows_ids_and_reasons(shell: Shell, redis_url:
     why = "the prompt is against the policy of the house, which is a long one, for it is an old house"
     shell.run(Failed("x", "no"), Failed("http_400", why), None)
     head, runs, *ended = on_a_terminal(redis_url, "jobs")
-    assert re.fullmatch(rf"{'ID':<32}  STATE    AGE +RUNS  WORKER, OR WHY", head)
+    assert re.fullmatch(rf"{'ID':<32}  STATE    AGE +ATTEMPTS  WORKER, OR WHY", head)
     assert re.fullmatch(r"short +running  \S+ s +1  \S+:2-[0-9a-f]{8}", runs)
     assert len(runs) <= 80
     assert (ended[0][:43], ended[1]) == (f"{wide}  failed   ", f"    http_400: {why[:65]}…")

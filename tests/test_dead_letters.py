@@ -107,7 +107,7 @@ async def test_letters_are_written_as_the_format_says(
     (found,) = await letters(admin)
     assert found.payload == b'{"job_id":"a","prompt":"a"}'
     assert await letters(admin, payloads=False) == [
-        DeadLetter(found.id, "a", "http_400", "no", found.tries, 0, found.died_at, b"")
+        DeadLetter(found.id, "a", "http_400", "no", found.attempts, 0, found.died_at, b"")
     ]
     assert await admin.replay(found.id)
     assert client.exists(DEAD, PAYLOAD, INDEX) == 0
@@ -132,7 +132,7 @@ async def test_letters_of_format_1_are_taken_over(client: Redis, admin: QueueCli
     assert all(b"\n" not in letter for letter in client.hvals(DEAD))  # type: ignore[union-attr]
     letter = await admin.dead_letter("j-17")
     assert letter
-    assert (letter.id, letter.tries, letter.crashes) == ("17", 2, 1)
+    assert (letter.id, letter.attempts, letter.crashes) == ("17", 2, 1)
     client.hdel(DEAD, "17")  # as the version before purges
     assert await admin.dead_count() == 299
     assert (client.zcard(INDEX), client.hlen(PAYLOAD)) == (897, 299)

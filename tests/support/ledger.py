@@ -468,7 +468,7 @@ class Ledger:
         runs, crashes, elsewhere = str(job.runs), str(job.crashes), self._is_elsewhere(item.job_id, item.id)
         fields = {"attempts": runs, "crashes": crashes, "error_code": item.code, "error_message": item.message}
         if verdict == "DEAD":
-            self._bury(item.id, item.job_id, item.code, item.message)
+            self._bury(item.id, item.job_id, item.code, item.message, job.runs)
             self.counters["failed"] += 1
             lifetime, fields = self.setup.ttl, fields | {"state": "failed", "finished_ms": str(self.now)}
         else:
@@ -547,10 +547,12 @@ class Ledger:
         self.ended.append(self._forget(id_).payload)
         self.counters[counter] += 1
 
-    def _bury(self, id_: int, job_id: str, code: str, message: str) -> None:
+    def _bury(self, id_: int, job_id: str, code: str, message: str, attempts: int | None = None) -> None:
         job = self._forget(id_)
+        if attempts is None:
+            attempts = job.runs + bool(job.job_id)
         self.counters["dead"] += 1
-        header = {"code": code, "message": message, "job_id": job_id, "token": job.token, "tries": job.runs}
+        header = {"code": code, "message": message, "job_id": job_id, "token": job.token, "tries": attempts}
         header |= {"crashes": job.crashes, "first_claimed_ms": str(job.first), "died_ms": str(self.now)}
         self.dead[id_] = letter = Letter(header, job.payload, apart=self.format == "2")
         self.index |= letter.members(self.setup.name(id_))

@@ -155,7 +155,7 @@ async def _list(args: argparse.Namespace, client: "QueueClient", _settings: "Set
 
 def _summary(letter: "DeadLetter") -> dict[str, Any]:
     """All but the payload: there may be many, and each may be large."""
-    names = ("id", "job_id", "code", "message", "tries", "crashes", "died_at")
+    names = ("id", "job_id", "code", "message", "attempts", "crashes", "died_at")
     return {name: getattr(letter, name) for name in names}
 
 
@@ -194,7 +194,7 @@ def _print(letter: "DeadLetter", *, as_json: bool) -> None:
         ("died", moment(letter.died_at)),
         ("code", letter.code),
         ("message", letter.message),
-        ("tries", str(letter.tries)),
+        ("attempts", str(letter.attempts)),
         ("crashes", str(letter.crashes)),
         ("bytes", str(len(letter.payload))),
     ]

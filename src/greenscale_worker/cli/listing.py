@@ -29,17 +29,17 @@ STATES: "Final[tuple[State, ...]]" = (
     "cancelled",
 )
 COUNTED: Final = {"running", "waiting", "delayed", "held"}
-HEAD: Final = ("ID", "STATE", "AGE", "RUNS", "WORKER, OR WHY")
+HEAD: Final = ("ID", "STATE", "AGE", "ATTEMPTS", "WORKER, OR WHY")
 
 DESCRIPTION: Final = """\
 Show jobs: those that run, wait, are delayed and held, then the last 1,000
 that ended, the latest first.
 
-  AGE     since it was handed in; of a job that runs: since this run began;
-          of one that ended: since then
-  RUNS    how often it was run, the run under way among them
-  WORKER  who runs it, or ran it last
-  WHY     it failed, is delayed or held"""
+  AGE       since it was handed in; of a job that runs: since this run began;
+            of one that ended: since then
+  ATTEMPTS  how often it was run, the run under way among them
+  WORKER    who runs it, or ran it last
+  WHY       it failed, is delayed or held"""
 
 EPILOG: Final = """\
 examples:
@@ -140,7 +140,7 @@ async def _total(args: argparse.Namespace, client: "QueueClient") -> str:
 def _row(job: "JobInfo", now: float) -> tuple[str, ...]:
     since = {"running": job.claimed_at}.get(job.state, job.finished_at or job.submitted_at)
     passed = "-" if since is None else age(max(0.0, now - since))
-    return job.job_id or "-", job.state, passed, f"{job.attempts:>4}", _told(job, now)
+    return job.job_id or "-", job.state, passed, f"{job.attempts:>8}", _told(job, now)
 
 
 def _told(job: "JobInfo", now: float) -> str:

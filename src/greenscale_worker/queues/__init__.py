@@ -178,15 +178,15 @@ class Depth:
 class DeadLetter:
     """A job that will not be run again unless it is replayed.
 
-    `tries` counts calls that failed; times are seconds since the epoch. `code` is `unreadable` where somebody else
-    wrote the letter; its bytes are the payload then.
+    `attempts` counts its runs, as its record does; times are seconds since the epoch. `code` is `unreadable` where
+    somebody else wrote the letter; its bytes are the payload then.
     """
 
     id: str
     job_id: str | None
     code: str
     message: str
-    tries: int
+    attempts: int
     crashes: int
     died_at: float
     payload: bytes

@@ -124,7 +124,7 @@ class MemoryQueue:
         self._tell(lease, outcome)
         self._drop(lease, entry)
         if isinstance(outcome, Failed):
-            self._bury(entry, lease.job_id, outcome)
+            self._bury(entry, lease.job_id, outcome, lease.attempts)
         else:
             self._store.evidence.succeeded(self._began(lease), held=bool(self._store.held))
             if lease.job_id is not None:
@@ -153,7 +153,7 @@ class MemoryQueue:
             outcome = Failed(failure.code, failure.message)
             self._tell(lease, outcome)
             self._drop(lease, entry)
-            self._bury(entry, lease.job_id, outcome)
+            self._bury(entry, lease.job_id, outcome, lease.attempts)
         else:
             self._held.pop(lease.token, None)
             due = store.clock() + judged.delay
@@ -374,7 +374,7 @@ class MemoryQueue:
             if entry.lease is not None:
                 self._tell(entry.lease, outcome)
             self._store.forget(entry)
-            self._bury(entry, entry.bound_to, outcome)
+            self._bury(entry, entry.bound_to, outcome, entry.runs + (entry.bound_to is not None))
 
     def _tell(self, lease: Lease, outcome: Outcome) -> None:
         if self._on_settled is not None:
@@ -411,11 +411,11 @@ class MemoryQueue:
                 self._store.records.succeeded(lease.job_id, outcome.output)
         return True
 
-    def _bury(self, entry: Entry, job_id: str | None, fault: Failed) -> None:
+    def _bury(self, entry: Entry, job_id: str | None, fault: Failed, attempts: int) -> None:
         store = self._store
         clash = job_id is not None and job_id in store.bound
         code = "conflict" if clash else fault.code
-        counts = (entry.runs, entry.crashes, store.clock())
+        counts = (attempts, entry.crashes, store.clock())
         letter = DeadLetter(str(entry.id), job_id, code, fault.message, *counts, entry.payload)
         store.dead[letter.id] = (letter, entry)
         self._trim()

@@ -404,7 +404,7 @@ def _letter(id_: bytes, header: bytes, payload: bytes) -> DeadLetter:
         job_id=known["job_id"] or None,
         code=known["code"],
         message=known["message"],
-        tries=int(known["tries"]),
+        attempts=int(known["tries"]),
         crashes=int(known["crashes"]),
         died_at=int(known["died_ms"]) / 1000,
         payload=payload,

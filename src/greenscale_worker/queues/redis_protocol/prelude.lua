@@ -244,11 +244,13 @@ local function postpone(id, m, delay)
   call('ZADD', DELAYED, digits(queue_now + delay), id)
 end
 
--- Puts a job aside for good.
-local function bury(id, m, job_id, code, message)
+-- Puts a job aside for good. `attempts` is how often it was run, as in its record: without it, the run that is not yet
+-- counted among those that failed is the last one. The letter calls that tries, as it always has.
+local function bury(id, m, job_id, code, message, attempts)
   local payload = store.payload(id) or ''
   forget({[id] = m})
-  letters.write(id, {code = code, message = message, job_id = job_id, token = m.token, tries = m.runs,
+  attempts = attempts or m.runs + (m.job_id == '' and 0 or 1)
+  letters.write(id, {code = code, message = message, job_id = job_id, token = m.token, tries = attempts,
                      crashes = m.crashes, first_claimed_ms = m.first, died_ms = NOW}, payload)
   count('dead')
 end

@@ -83,7 +83,7 @@ local function retry(item, record)
   local ttl = final_ttl > 0 and live_ttl or 0
   if verdict == 'DEAD' then
     if job_id ~= '' and bound_elsewhere(job_id, id) then ttl = 0 end
-    bury(id, m, job_id, code, message)
+    bury(id, m, job_id, code, message, m.runs)
     count('failed')
     push(fields, 'state', 'failed')
     push(fields, 'finished_ms', NOW)

@@ -21,7 +21,7 @@ async def test_used_up_tries_bury_with_the_code_and_words_of_the_last_failure(ri
     assert (record["state"], record["error_code"], record["error_message"]) == ("failed", "http_400", "no")
     assert record["attempts"] == "3"
     (letter,) = await rig.letters()
-    assert (letter.job_id, letter.code, letter.message, letter.tries) == (job_id, "http_400", "no", 3)
+    assert (letter.job_id, letter.code, letter.message, letter.attempts) == (job_id, "http_400", "no", 3)
 
 
 async def test_what_is_no_surprise_never_buries_while_there_are_others(rig: Rig) -> None:

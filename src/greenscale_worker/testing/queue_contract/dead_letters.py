@@ -19,7 +19,7 @@ async def test_a_replayed_job_starts_anew_at_the_head(rig: Rig) -> None:
         assert await rig.a.retry(await run(rig.a), Failure(code="server_error", message="")) == "delayed"
     assert await rig.a.settle(await run(rig.a), Failed("server_error", "a|b\nc"))
     (letter,) = await rig.letters()
-    assert letter.tries == 2
+    assert letter.attempts == 3
     await rig.put("2")
     async with lanes(rig.b, 2) as waiting:
         async with asyncio.timeout(PATIENCE):

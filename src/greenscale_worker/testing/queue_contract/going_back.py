@@ -80,7 +80,7 @@ async def test_tries_are_counted_in_parts_and_runs_are_shown_as_attempts(rig: Ri
     assert await rig.a.settle(lease, Failed("refusal", ""))
     assert (await rig.client.record(job_id))["attempts"] == "4"
     (letter,) = await rig.letters()
-    assert (letter.tries, letter.crashes) == (3, 0)
+    assert (letter.attempts, letter.crashes) == (4, 0)
 
 
 async def test_a_record_tells_of_the_present_run_only(rig: Rig) -> None:

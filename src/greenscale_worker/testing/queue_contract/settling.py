@@ -75,7 +75,7 @@ async def test_a_failure_is_a_dead_letter_and_a_record_and_never_a_result(rig: R
         "refused",
         'content | filter\n"é"',
     )
-    assert (letter.tries, letter.crashes, letter.payload) == (0, 0, payload)
+    assert (letter.attempts, letter.crashes, letter.payload) == (1, 0, payload)
     assert abs(letter.died_at - time.time()) < PATIENCE
     assert (await rig.client.depth()).dead == 1
 
