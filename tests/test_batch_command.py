@@ -84,6 +84,9 @@ def test_lines_that_fail_make_the_exit_code_1_each_time(here: Path) -> None:
         ("in.jsonl in.jsonl", "in.jsonl is there and is not the output of a batch"),
         ("GREENSCALE_BACKEND=chat in.jsonl out.jsonl", "NEYSA_API_KEY is not set"),
         ("GREENSCALE_BACKEND=nobody in.jsonl out.jsonl", "GREENSCALE_BACKEND: backend nobody"),
+        ("GREENSCALE_TEMPERATURE=9 in.jsonl out.jsonl", "GREENSCALE_TEMPERATURE: '9' is not accepted"),
+        ("GREENSCALE_TEMPERATURE=nan in.jsonl out.jsonl", "GREENSCALE_TEMPERATURE: 'nan' is not accepted"),
+        ("GREENSCALE_MAX_TOKENS=-1 in.jsonl out.jsonl", "GREENSCALE_MAX_TOKENS: '-1' is not accepted"),
         ("GREENSCALE_CONCURRENCY=0 in.jsonl out.jsonl", "GREENSCALE_CONCURRENCY: '0' is not accepted"),
     ],
 )

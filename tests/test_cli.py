@@ -106,13 +106,55 @@ def test_help_asks_for_no_library() -> None:
         ["config", "--json", "--markdown"],
         ["submit", "a", "--jsonl", "b"],
         ["submit", "a", "--metadata", "b"],
+        ["submit", "a", "--max-tokens", "-1"],
+        ["submit", "a", "--max-tokens", "1.5"],
+        ["submit", "a", "--max-tokens", "9" * 20],
+        ["submit", "a", "--temperature", "9"],
+        ["submit", "a", "--temperature", "nan"],
     ],
     ids=" ".join,
 )
 def test_wrong_usage_is_told_on_stderr(arguments: list[str], shell: Shell) -> None:
     code, out, err = shell(*arguments)
     assert (code, out) == (2, "")
-    assert "usage: greenscale-worker" in err
+    usage, error = err.split(": error: ")
+    assert usage.startswith("usage: greenscale-worker")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("--verison", "greenscale-worker: error: unknown option --verison; did you mean --version?"),
+        ("-version", "greenscale-worker: error: unknown option -version; did you mean --version?"),
+        ("--env-fil .env queue", "greenscale-worker: error: unknown option --env-fil; did you mean --env-file?"),
+        ("--env-fil=.env queue", "greenscale-worker: error: unknown option --env-fil=.env; did you mean --env-file?"),
+        ("sumbit x", "greenscale-worker: error: argument COMMAND: 'sumbit' is unknown; did you mean submit?"),
+        ("dead lst", "greenscale-worker dead: error: argument ACTION: 'lst' is unknown; did you mean list?"),
+        ("dead --jsno", "greenscale-worker dead: error: unknown option --jsno"),
+        ("dead list --jsno", "greenscale-worker dead list: error: unknown option --jsno; did you mean --json?"),
+        ("submit x --wiat", "greenscale-worker submit: error: unknown option --wiat; did you mean --wait?"),
+        ("status a b", "greenscale-worker status: error: not expected: b"),
+        ("jobs --state runing", "greenscale-worker jobs: error: argument --state: 'runing' is unknown; did you mean"),
+        ("jobs --state x", "greenscale-worker jobs: error: argument --state: 'x' is unknown; expected: running, "),
+        ("submit a --temperature nan", "'nan' is not accepted; a number from 0 to 2 is expected"),
+        ("submit a --max-tokens -1", "'-1' is not accepted; a whole number from 1 to 1000000 is expected"),
+    ],
+)
+def test_a_slip_is_told_with_what_was_meant(typed: str, said: str, shell: Shell) -> None:
+    code, out, err = shell(*typed.split())
+    assert (code, out) == (2, "")
+    assert said in err.splitlines()[-1]
+    assert len(err.splitlines()[-1]) <= 160
+
+
+def test_what_looks_like_an_option_and_is_none(shell: Shell) -> None:
+    assert shell("submit", "-2 + 2?", "--temperature", "1e-1", "--max-tok", "5", "--id", "a")[0] == 0
+    assert shell("submit", "-7", "--id", "b")[0] == 0
+    assert shell.waiting() == [
+        {"job_id": "a", "temperature": 0.1, "max_tokens": 5, "prompt": "-2 + 2?"},
+        {"job_id": "b", "prompt": "-7"},
+    ]
 
 
 def test_every_option_is_explained() -> None:
@@ -671,6 +713,18 @@ def test_a_dead_letter_is_shown_with_its_payload(letters: Shell) -> None:
     assert letters.json("dead", "show", nameless)["payload_hex"] == "ff1b5b324a"
     assert letters("dead", "show", nameless)[1].endswith("\\xff\ufffd[2J\n")
     assert letters("dead", "show", "nobody") == (3, "", "nobody: there is no such dead letter\n")
+
+
+def test_attempts_are_one_word_and_one_number_everywhere(shell: Shell) -> None:
+    shell("submit", "x", "--id", "a")
+    shell.run(Failure(code="timeout", message="no answer", used=0.2))
+    shell.run(Failed("http_400", "no"))
+    for command in ("status a", "dead show a"):
+        assert ["attempts", "2"] in [line.split() for line in shell(*command.split())[1].splitlines()]
+    head, row = shell("jobs", "--state", "failed")[1].splitlines()
+    assert row[head.index("ATTEMPTS") :].split()[0] == "2"
+    for command in ("status a", "dead show a", "dead list", "jobs"):
+        assert shell.json(*command.split())["attempts"] == 2, command
 
 
 def test_dead_letters_are_counted_by_code(letters: Shell) -> None:

@@ -4,15 +4,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 from greenscale_worker.cli import streams
 from greenscale_worker.errors import BadInputError, ConfigError, QueueFullError, QueueUnavailableError
 
 if TYPE_CHECKING:
-    import argparse
-
-    from _typeshed import SupportsWrite
+    from greenscale_worker.cli.usage import Parser
 
 FAILED: Final = 1
 WRONG: Final = 2
@@ -90,7 +88,7 @@ def _run(arguments: list[str]) -> int:
 
         return worker.run()
     try:
-        args = parser().parse_args(arguments)
+        args = parser().parse(arguments)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else WRONG
     from greenscale_worker.cli.opening import ENV_FILE  # noqa: PLC0415  as above
@@ -105,7 +103,7 @@ def _run(arguments: list[str]) -> int:
     return code
 
 
-def parser() -> "argparse.ArgumentParser":
+def parser() -> "Parser":
     """Make the parser of all commands."""
     import argparse  # noqa: PLC0415  as above
 
@@ -121,6 +119,7 @@ def parser() -> "argparse.ArgumentParser":
         submit,
         up,
     )
+    from greenscale_worker.cli.usage import Parser  # noqa: PLC0415  as above
 
     class Version(argparse.Action):
         def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
@@ -128,15 +127,6 @@ def parser() -> "argparse.ArgumentParser":
 
             sys.stdout.write(f"greenscale-worker {version('greenscale-worker')}\n")
             parser.exit()
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            with suppress(OSError):
-                sys.stderr.write(f"{self.format_usage()}{self.prog}: error: {message}\n")
-            self.exit(WRONG)
-
-        def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
-            (file or sys.stdout).write(self.format_help())  # argparse would keep quiet about a full disk
 
     top = Parser(
         prog="greenscale-worker",

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from greenscale_worker.cli.jobs import check_kept
 from greenscale_worker.cli.opening import with_client
-from greenscale_worker.cli.terminal import hint, say, say_json, seconds_of
+from greenscale_worker.cli.terminal import hint, say, say_json, seconds_of, within
 from greenscale_worker.errors import (
     BadInputError,
     ConfigError,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 STDIN: Final = "-"
 GROUP: Final = 100  # as one script takes them
+MOST_TOKENS: Final = 1_000_000
 
 DESCRIPTION: Final = """\
 Hand in jobs: one prompt (as an argument, a text file or stdin), or many (a JSONL file, a line each as in
@@ -70,8 +71,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     job = parser.add_argument_group("of each job, unless its line says otherwise")
     job.add_argument("--id", metavar="ID", help="the id of a single job (default: a random one)")
     job.add_argument("--model", help="the model to ask")
-    job.add_argument("--temperature", type=float, metavar="T")
-    job.add_argument("--max-tokens", type=int, metavar="N")
+    job.add_argument("--temperature", type=within(0, 2), metavar="T", help="from 0 to 2")
+    job.add_argument("--max-tokens", type=within(1, MOST_TOKENS, int), metavar="N", help="limit of the answer's tokens")
     job.add_argument("--deadline", metavar="TIME", help="not to be run after it; RFC 3339, as 2030-01-02T03:04:05Z")
     job.add_argument(
         "--metadata", type=_pair, action="append", metavar="KEY=VALUE", help="echoed in the record; may be repeated"

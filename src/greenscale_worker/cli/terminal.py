@@ -1,10 +1,11 @@
 """How things look: aligned columns, ages, times, JSON lines; colour only where somebody sees it."""
 
 import argparse
+import math
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from time import time
@@ -142,6 +143,21 @@ def whole_number(text: str) -> int:
     if not (text.isascii() and text.isdecimal()):
         raise argparse.ArgumentTypeError(f"{text!r} is not accepted; a whole number is expected")
     return int(text)
+
+
+def within(least: float, most: float, of: type[float] = float) -> Callable[[str], float]:
+    """Read numbers from `least` to `most`, `of` int: whole ones; for argparse."""
+
+    def read(text: str) -> float:
+        number = math.nan
+        with suppress(ValueError):
+            number = of(text)
+        if not least <= number <= most:
+            kind = "a whole number" if of is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not accepted; {kind} from {least} to {most} is expected")
+        return number
+
+    return read
 
 
 def since_of(text: str) -> tuple[float | None, float | None]:

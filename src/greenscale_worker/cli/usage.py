@@ -1,0 +1,77 @@
+"""The parser of the command line: says what is wrong with what was typed, and what may have been meant."""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from greenscale_worker.cli import WRONG
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
+
+class Parser(argparse.ArgumentParser):
+    """Parses as argparse does. A namespace has the innermost `parser`, that of the command."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.set_defaults(parser=self)
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parse all arguments. Whatever is left over is an error of the command's, not of the whole program's."""
+        found: argparse.Namespace
+        found, left_over = self.parse_known_args(arguments)
+        if left_over:
+            innermost: Parser = found.parser
+            innermost._refuse(left_over)
+        return found
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """See argparse. An unknown option that comes first is told at once: what follows it would be misunderstood."""
+        if args and _is_option(args[0]) and not self._knows(args[0]):
+            self._refuse(args[:1])
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Say on stderr how the command is used and what is wrong, and end."""
+        with suppress(OSError):
+            sys.stderr.write(f"{self.format_usage()}{self.prog}: error: {message}\n")
+        self.exit(WRONG)
+
+    def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
+        """Write the help. argparse would keep quiet about a full disk."""
+        (file or sys.stdout).write(self.format_help())
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            accepted = [str(choice) for choice in action.choices]
+            expected = meant(str(value), accepted) or f"expected: {', '.join(accepted)}"
+            raise argparse.ArgumentError(action, f"{value!r} is unknown; {expected}")
+
+    def _refuse(self, arguments: Sequence[str]) -> NoReturn:
+        option = next(filter(_is_option, arguments), None)
+        if option is None:
+            self.error(f"not expected: {' '.join(arguments)}")
+        self.error("; ".join(filter(None, (f"unknown option {option}", meant(option, self._options())))))
+
+    def _options(self) -> list[str]:
+        return [option for action in self._actions for option in action.option_strings]
+
+    def _knows(self, option: str) -> bool:
+        name = option.partition("=")[0]
+        return any(known.startswith(name) if self.allow_abbrev else known == name for known in self._options())
+
+
+def meant(word: str, words: Iterable[str]) -> str:
+    """Ask whether another word was meant; empty where none is like it."""
+    close = get_close_matches(word.partition("=")[0], words, n=1)
+    return f"did you mean {close[0]}?" if close else ""
+
+
+def _is_option(argument: str) -> bool:
+    """Say whether argparse takes an argument for an option: not a number below 0, nor a text with a blank in it."""
+    return re.fullmatch(r"-[^\d\s.]\S*", argument) is not None and argument != "--"
