@@ -20,32 +20,34 @@ INTERRUPTED: Final = 130
 NOBODY_READS: Final = 141
 
 DESCRIPTION: Final = """\
-Run LLM jobs from a Redis queue against an OpenAI-compatible endpoint, and lose none.
-Without a command: run the worker, until SIGTERM or Ctrl-C."""
+Run LLM jobs from a Redis queue against an OpenAI-compatible endpoint, and
+lose none. Without a command: run the worker, until SIGTERM or Ctrl-C."""
 
 EPILOG: Final = """\
-settings come from the environment, or from a file .env in the working directory (which may not choose code to
-run, unless you name it: --env-file .env); these four are enough
-for a start (`greenscale-worker config` shows all of them, and what is in force):
+settings come from the environment, or from a file .env in the working
+directory (which may not choose code to run, unless you name it: --env-file
+.env). These four are enough for a start; `greenscale-worker config` shows all
+of them, and what is in force:
   NEYSA_API_KEY    key of the endpoint; empty for one without keys
   NEYSA_API_URL    its full URL, where it is not the default
   REDIS_HOST       where Redis is, or REDIS_URL
   REDIS_LIST_NAME  the list that jobs are pushed to
 
 examples:
-  greenscale-worker demo                             see it work: no Redis, no key
-  greenscale-worker up                               run all of it here, on a Redis that it brings
-  NEYSA_API_KEY=… greenscale-worker                  run the worker
-  greenscale-worker submit "What is 2+2?" --wait     ask, and wait for the answer
-  greenscale-worker queue --watch                    see what there is to do, and who does it
-  greenscale-worker jobs --state running             see which jobs run, where, and since when
-  greenscale-worker batch IN.jsonl OUT.jsonl         run a file of prompts without Redis
-  greenscale-worker dead list                        see what has failed for good
+  greenscale-worker demo                           no Redis, no key: see it work
+  greenscale-worker up                             run all of it on this machine
+  NEYSA_API_KEY=… greenscale-worker                run the worker
+  greenscale-worker submit "What is 2+2?" --wait   ask, and wait for the answer
+  greenscale-worker queue --watch                  what there is to do
+  greenscale-worker jobs --state running           which jobs run, and where
+  greenscale-worker batch IN.jsonl OUT.jsonl       answer a file, without Redis
+  greenscale-worker dead list                      what has failed for good
 `greenscale-worker COMMAND --help` tells more.
 
 exit codes:
     0  done; the worker: stopped, with nothing left behind
-    1  it failed, or could not be done: a job failed, Redis does not answer, jobs could not be handed back
+    1  it failed, or could not be done: a job failed, Redis does not answer,
+       jobs could not be handed back
     2  a wrong setting, option or input, said in one line
     3  there is no such job or dead letter; a job may also be waiting, unclaimed
     4  the job has not finished yet

@@ -24,36 +24,42 @@ DRAIN_SECONDS: Final = 5.0
 REDRAW_SECONDS: Final = 0.2
 
 DESCRIPTION: Final = """\
-Answer a file of prompts, one JSON object a line, and append what comes of each line to another file as it
-finishes. It is the same worker as behind Redis, with its settings, its retries and its patience."""
+Answer a file of prompts, one JSON object a line, and append what comes of each
+line to another file as it finishes. It is the same worker as behind Redis,
+with its settings and its retries."""
 
 EPILOG: Final = """\
-lines of IN are of any of these kinds:
+a line of IN is one of these:
   {"prompt": "What is 2+2?"}
-  {"messages": [{"role": "user", "content": "What is 2+2?"}], "max_tokens": 9}
-  {"custom_id": "a-1", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": …}}
-The first two take any parameter of a chat completion beside it, and a custom_id if you like; temperature and
-max_tokens are those of the settings where a line leaves them out. A body is sent as it is: nothing is added but
-the model, where it names none.
+  {"messages": [{"role": "user", "content": "What is 2+2?"}]}
+  {"custom_id": "a-1", "method": "POST", "url": "/v1/chat/completions",
+   "body": {"messages": …}}                                        (in one line)
+The first two take any parameter of a chat completion, and a custom_id; where
+they name no temperature or max_tokens, those of the settings are sent. A body
+is sent as it is: only a model is added, where it names none.
 
-lines of OUT come in the order in which they finish; of response and error, one is null:
-  {"id": …, "custom_id": "a-1", "response": {"status_code": 200, "request_id": …, "body": {…}}, "error": null}
+lines of OUT are in the order in which they finish; response or error is null:
+  {"id": …, "custom_id": "a-1", "response": {"status_code": 200,
+   "request_id": …, "body": {…}}, "error": null}                   (in one line)
 A line without a custom_id is called by its number: line-1, line-2 …
 
-Start it again after a crash or Ctrl-C, and it goes on: a line that has its answer is not asked again unless it
-has changed. Lines that failed are asked again; those that are wrong in themselves (not JSON, no prompt, too
-large, a custom_id used twice) once they have been mended. Where OUT has several lines for a custom_id, the last
-one counts. If OUT ends in half a line, that is repaired.
+Start it again after a crash or Ctrl-C, and it goes on: a line that has its
+answer is not asked again unless it has changed. Lines that failed are asked
+again; lines that are wrong in themselves (not JSON, no prompt, too large, a
+custom_id used twice) only once they have been mended. Where OUT has several
+lines for a custom_id, the last one counts. Half a line at its end is repaired.
 
-Ctrl-C takes no further line and gives running calls 5 s; a second one ends them at once. A key that the endpoint
-refuses from the first call on ends it, too.
+Ctrl-C takes no further line and gives running calls 5 s; a second one ends them
+at once. A key that the endpoint refuses from the first call on ends it, too.
 
-exit codes: 0 all lines are answered; 1 some failed; 2 a wrong setting, option or file; 130 stopped by Ctrl-C
+exit codes: 0 all lines are answered; 1 some failed; 2 a wrong setting, option
+or file; 130 stopped by Ctrl-C
 
 examples:
   greenscale-worker batch prompts.jsonl answers.jsonl
   GREENSCALE_BACKEND=echo greenscale-worker batch prompts.jsonl answers.jsonl
-  jq -r 'select(.error == null) | .response.body.choices[0].message.content' answers.jsonl"""
+  jq -r '.response.body.choices[0].message.content' answers.jsonl
+  jq -c 'select(.error) | [.custom_id, .error]' answers.jsonl"""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from greenscale_worker.config.catalogue import Setting
 
 DESCRIPTION: Final = """\
-Show every setting, its value and where it came from; secrets are masked. Below them: the endpoint and the
-Redis that they amount to, or why the worker would not start."""
+Show every setting, its value and where it came from; secrets are masked. Below
+them: the endpoint and the Redis that they amount to, or why the worker would
+not start."""
 
 EPILOG: Final = """\
 examples:

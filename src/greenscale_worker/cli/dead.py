@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     Use = Callable[[argparse.Namespace, QueueClient, Settings], Awaitable[int]]
 
 DESCRIPTION: Final = """\
-Dead letters are jobs that have failed for good: bad input, a refusal, too many tries. They keep their
-payload as it was pushed, and stay until they are replayed or purged."""
+Dead letters are jobs that have failed for good: bad input, a refusal, too many
+tries. They keep their payload as it was pushed, and stay until they are
+replayed or purged."""
 
 EPILOG: Final = """\
 examples:
@@ -42,11 +43,11 @@ examples:
   greenscale-worker dead replay --code http_400 --since 14:30
   greenscale-worker dead purge --older-than 7d --code not_json --dry-run
 
---since takes a time, 2030-01-02T03:04:05Z or 03:04:05 of the last 24 hours (UTC unless it has an offset),
-or an age: 30m, 12h, 7d.
+--since takes a time, 2030-01-02T03:04:05Z or 03:04:05 of the last 24 hours (UTC
+unless it has an offset), or an age: 30m, 12h, 7d.
 
-exit codes: 0 done; 1 some could not be replayed, or Redis does not answer; 2 wrong setting or option;
-3 there is no such dead letter"""
+exit codes: 0 done; 1 some could not be replayed, or Redis does not answer;
+2 wrong setting or option; 3 there is no such dead letter"""
 
 NOT_FOUND: Final = "there is no such dead letter"
 SHOWN: Final = 100

@@ -30,12 +30,14 @@ CONCURRENCY: Final = 8
 SEED: Final = 95  # has some of each fault, no prompt twice: the last one, alone, would wait two minutes
 
 DESCRIPTION: Final = """\
-Answer fifty prompts and show questions, answers and figures. The endpoint is a simulated one, in this process,
-that takes its time and refuses or drops some calls, as real ones do: no Redis, no key, no network.
---real asks the endpoint of your settings instead (greenscale-worker config), and costs what that costs."""
+Answer fifty prompts and show questions, answers and figures. The endpoint is a
+simulated one, in this process, that takes its time and refuses or drops some
+calls, as real ones do: no Redis, no key, no network. --real asks the endpoint
+of your settings instead (greenscale-worker config), and costs what that costs."""
 
 EPILOG: Final = """\
-exit codes: 0 all prompts are answered; 1 some failed; 2 a wrong setting (--real); 130 stopped by Ctrl-C
+exit codes: 0 all prompts are answered; 1 some failed; 2 a wrong setting
+(--real); 130 stopped by Ctrl-C
 
 examples:
   greenscale-worker demo

@@ -25,25 +25,29 @@ WITH_REASON: Final = ("failed", "delayed", "held")
 OPEN: Final = ("waiting", "running", "delayed", "held", "cancelling")
 
 STATUS: Final = """\
-Show the record of a job: its state, how often it was tried, when, by whom, what it cost and why it failed.
-There is no record before a worker has claimed a job that was pushed by hand, nor when its time is over:
-that is "unknown or waiting"."""
+Show the record of a job: its state, how often it was run, when, by whom, what
+it cost and why it failed. A job that was pushed by hand has no record before a
+worker claims it, and none has one after GREENSCALE_RESULT_TTL_SECONDS: both
+are "unknown or waiting"."""
 
 RESULT: Final = """\
-Write the answer of a job, and nothing else, to stdout. With --wait, wait for it first: the job need not be
-there yet; why it does not move is told on stderr."""
+Write the answer of a job, and nothing else, to stdout. With --wait, wait for it
+first: the job need not be there yet, and stderr says why it does not move."""
 
 CANCEL: Final = """\
-End a job that has not finished. If it runs, its call is cut off; if no worker has claimed it yet, it is
-ended when it comes up. That holds for seven days, also for a job that is only handed in later: the next
-job with this id is cancelled, and the one after it runs."""
+End a job that has not finished. If it runs, its call is cut off; if no worker
+has claimed it yet, it is ended when one does. That holds for seven days, also
+for a job that is only handed in later: the next job with this id is cancelled,
+and the one after it runs."""
 
 CODES: Final = {
-    "status": "exit codes: 0 there is a record; 3 unknown or waiting; 1 Redis does not answer; 2 wrong setting",
-    "result": "exit codes: 0 answered; 1 the job failed or was cancelled, or Redis does not answer (with --wait\n"
-    "it is waited for); 2 wrong setting; 3 unknown or waiting, or the answer's time is over; 4 not finished yet",
-    "cancel": "exit codes: 0 cancelled, or will be when it comes up; 1 it had finished before, or Redis does\n"
-    "not answer; 2 wrong setting or id; 3 there is no record of such a job; it may still wait, unseen",
+    "status": "exit codes: 0 there is a record; 1 Redis does not answer; 2 wrong setting;\n3 unknown or waiting",
+    "result": "exit codes: 0 answered; 1 it failed or was cancelled, or Redis does not answer\n"
+    "(with --wait it is waited for); 2 wrong setting; 3 unknown or waiting, or the\n"
+    "answer is kept no longer; 4 not finished yet; 130 Ctrl-C: the job goes on",
+    "cancel": "exit codes: 0 cancelled, or will be when it is claimed; 1 it had finished\n"
+    "before, or Redis does not answer; 2 wrong setting or id; 3 nobody knows such a\n"
+    "job: a slip, or it was pushed by hand and waits",
 }
 EXAMPLES: Final = {
     "status": "example:\n  greenscale-worker status test-001",
@@ -53,10 +57,9 @@ EXAMPLES: Final = {
 }
 CANCELLATIONS: Final = {
     "cancelled": " is cancelled",
-    "will_be_cancelled": " will be cancelled when it comes up",
+    "will_be_cancelled": " will be cancelled when a worker claims it",
     "finished": " had finished before",
-    "unknown": ": there is no record of it; if it waits, pushed by hand, it will be cancelled when it comes up; "
-    "otherwise there is no such job",
+    "unknown": ": no such job is known. Check the id; if the job was pushed by hand and waits, it will be cancelled",
 }
 
 

@@ -26,13 +26,14 @@ Show how much there is to do and who does it.
   waiting   not claimed yet, or back at the head of the queue
   running   claimed by a worker
   delayed   to be tried again later
-  held      failed while nobody succeeds: behind all that waits, until another job succeeds
+  held      failed while nothing succeeds; to be tried again behind all that
+            waits, or once another job has succeeded
   dead      failed for good: `greenscale-worker dead list`
-  oldest    age of the oldest job that is not running, where it can be known
+  oldest    age of the oldest job that is not running, where it is known
 
 Below: how many jobs end, by the last minute, and when all are done at that
-rate; why nothing moves, where nothing does; and who is alive, how many jobs
-each runs, and since when the longest of them."""
+rate; why nothing moves, where nothing does; and which workers are alive, how
+many jobs each runs, and for how long the longest of them has run."""
 
 QUEUE_EPILOG: Final = """\
 examples:
@@ -44,10 +45,12 @@ exit codes: 0 shown; 1 Redis does not answer; 2 wrong setting; 130 Ctrl-C"""
 
 PAUSE: Final = """\
 Let no worker claim a job until `greenscale-worker resume`; what runs goes on.
-With KEDA, pause the scaler too, or it starts workers that have nothing to do: the command is printed."""
+With KEDA, pause the scaler too, or it starts workers that have nothing to do:
+the command for that is printed."""
 
 RESUME: Final = """\
-Let the workers claim jobs again. The command that lets KEDA scale again is printed."""
+Let the workers claim jobs again. The command that lets KEDA scale again is
+printed."""
 
 PAUSE_EPILOG: Final = "exit codes: 0 done; 1 Redis does not answer; 2 wrong setting"
 

@@ -33,24 +33,28 @@ GROUP: Final = 100  # as one script takes them
 MOST_TOKENS: Final = 1_000_000
 
 DESCRIPTION: Final = """\
-Hand in jobs: one prompt (as an argument, a text file or stdin), or many (a JSONL file, a line each as in
-the wire contract: {"prompt": …} or {"messages": …}, with a job_id or without). Everything is checked
-before anything is handed in. The ids are written to stdout; with --wait to stderr, before anything is waited
-for, and the answers to stdout, in the order of the input.
+Hand in jobs: one prompt (as an argument, a text file or stdin), or many (a
+JSONL file, each line {"prompt": …} or {"messages": …}, with a job_id or
+without). Everything is checked before anything is handed in.
 
-A line of a file that names no job_id gets one that is made from its content (and from the options), so that
-the same command may be run again after a failure: what waits, runs or has an answer is not handed in twice.
-To ask the same again on purpose: --metadata run=2."""
+Ids are written to stdout. With --wait they are written to stderr, before
+anything is waited for, and the answers to stdout, in the order of the input.
+
+A line of a file that names no job_id gets one that is made from its content
+and from the options. So the same command may be run again after a failure:
+what waits, runs or has an answer is not handed in twice. To ask the same
+again on purpose: --metadata run=2."""
 
 EPILOG: Final = """\
 examples:
   greenscale-worker submit "What is 2+2?" --wait
-  greenscale-worker submit --file question.txt --id test-001 --metadata team=search
-  git diff | greenscale-worker submit --wait
+  greenscale-worker submit --file question.txt --id test-001
+  git diff | greenscale-worker submit --wait --metadata team=search
   greenscale-worker submit --jsonl jobs.jsonl --wait --json > answers.jsonl
 
-exit codes: 0 handed in, with --wait: all answered; 1 with --wait: some failed, or Redis does not answer;
-2 wrong setting, option or input; 4 with --timeout: some have not finished yet"""
+exit codes: 0 handed in, with --wait: all answered; 1 with --wait: some failed,
+or Redis does not answer; 2 wrong setting, option or input; 4 with --timeout:
+some have not finished yet; 130 Ctrl-C: what was handed in goes on"""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
