@@ -230,8 +230,29 @@ async def test_a_terminal_shows_a_bar_with_all_figures(desk: Desk, endpoint: Cal
     assert await terminal.run("batch", "in.jsonl", "out.jsonl") == 1
     assert max(map(len, terminal.lines)) <= 80
     assert re.search(r"\d+/31 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+ lines/s, failed=[01], tokens=[\d,]+\]", terminal.text)
-    assert re.search(r"31/31 \[.*failed=1", terminal.lines[-3])
-    assert terminal.lines[-2].startswith("30 answered, 1 failed in ")
+    summary = next(at for at, line in enumerate(terminal.lines) if line.startswith("30 answered, 1 failed in "))
+    assert re.search(r"31/31 \[.*failed=1", terminal.lines[summary - 1])
+    assert terminal.lines[summary + 1].startswith("  1 x not_json: line 31: not JSON: ")
+
+
+async def test_lines_that_failed_are_told_by_code_with_one_reason_each(
+    desk: Desk, endpoint: Callable[..., Any]
+) -> None:
+    desk.write(2)
+    with desk.source.open("a") as file:
+        file.write('{"prompt": " "}\nbad\n[]\n"worse"\n')
+    result = await desk.batch("--json")
+    assert (result.code, (await endpoint())["requests"]) == (1, 2)
+    summary, *reasons, where = result.err.splitlines()
+    assert summary.startswith("2 answered, 4 failed in ")
+    assert sorted(line[:29] for line in reasons if not line.startswith("    ")) == [
+        "  1 x bad_request: prompt: a ",
+        "  1 x not_json: line 4: not J",
+        "  2 x not_an_object: line 5: ",
+    ]
+    assert max(map(len, reasons)) < 80
+    assert where == "Answers and errors are in out.jsonl."
+    assert orjson.loads(result.out)["codes"] == {"not_an_object": 2, "bad_request": 1, "not_json": 1}
 
 
 async def test_ctrl_c_in_a_terminal_where_the_log_appears_above_the_bar(

@@ -31,7 +31,10 @@ async def test_it_answers_all_prompts_with_nothing_but_the_package(desk: Desk) -
     assert "What is the capital of Australia?\n     Canberra.\n" in result.out
     assert re.search(r"answered +50 +in [\d.]+ s, [\d.]+ a second\nfailed +0\ncalls made again +7 ", result.out)
     assert "This is a simulated answer" not in result.out
-    assert max(map(len, result.out.splitlines())) <= 80
+    answers, _, next_steps = result.out.partition("\nNext, ")
+    assert max(map(len, answers.splitlines())) <= 80
+    commands = re.findall(r"  \S+ -m greenscale_worker (.*)", next_steps)
+    assert commands == ["up", 'submit "What is 2+2?" --wait', "demo --real"]
     assert not list(desk.directory.iterdir())
 
 
@@ -42,6 +45,7 @@ async def test_it_fits_a_terminal_and_can_be_interrupted_there(desk: Desk) -> No
     assert re.search(r"[12]\d/50 \[\d\d:\d\d<.* lines/s, failed=0, tokens=\d+\]", terminal.text)
     assert "\x1b[1mWhat is 2+2?\x1b[0m" in terminal.text
     assert "Traceback" not in terminal.text
+    assert "Next, " not in terminal.text, "who stops it wants to leave"
 
 
 async def test_without_tqdm_there_is_no_bar_and_all_the_rest(desk: Desk, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ stands where results and records would.
 """
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -37,7 +37,8 @@ LINES_AT_ONCE: Final = 100  # lines that need no call, before others get their t
 class Tally:
     """How far a batch has come. `total` is None where it cannot be known.
 
-    `earlier` are lines of an earlier run, `refused` those of them that ask in vain. Tokens are of this run.
+    `earlier` are lines of an earlier run, `refused` those of them that ask in vain. Tokens are of this run. `codes`
+    counts what failed, and `messages` has of each code the first.
     """
 
     total: int | None = None
@@ -45,6 +46,8 @@ class Tally:
     failed: int = 0
     earlier: int = 0
     refused: int = 0
+    codes: Counter[str] = field(default_factory=Counter)
+    messages: dict[str, str] = field(default_factory=dict)
     retries: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -75,6 +78,8 @@ class Tally:
         """Add a line that has just finished."""
         if isinstance(outcome, Failed):
             self.failed += 1
+            self.codes[outcome.code] += 1
+            self.messages.setdefault(outcome.code, outcome.message)
             return
         self.answered += 1
         self.prompt_tokens += outcome.output.usage.prompt_tokens or 0

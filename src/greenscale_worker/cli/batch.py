@@ -8,11 +8,12 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from greenscale_worker.cli import FAILED
 from greenscale_worker.cli.opening import open_configured_backend, settings_of_command
-from greenscale_worker.cli.terminal import hint, say_json
+from greenscale_worker.cli.terminal import hint, one_line, say_json
 from greenscale_worker.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 DRAIN_SECONDS: Final = 5.0
 REDRAW_SECONDS: Final = 0.2
+WIDTH: Final = 79
+MOST_CODES: Final = 8
 
 DESCRIPTION: Final = """\
 Answer a file of prompts, one JSON object a line, and append what comes of each
@@ -99,6 +102,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{error.filename or args.target}: {error.strerror or error}") from None
     stopped_by = asyncio.run(drive(batch, backend))
     hint(_summary(batch.tally))
+    if batch.tally.failed:
+        hint(_reasons(batch.tally, args.target))
     if args.json:
         say_json(_figures(batch.tally))
     return exit_code(batch, stopped_by)
@@ -154,9 +159,20 @@ def _summary(tally: "Tally") -> str:
     return "; ".join([*parts, f"{tally.tokens:,} tokens, {tally.retries:,} calls made again"])
 
 
+def _reasons(tally: "Tally", target: Path) -> str:
+    """Say why lines have failed, by code with one message each, and where all of it is."""
+    lines = []
+    for code, count in tally.codes.most_common(MOST_CODES):
+        told = one_line(f"{count:,} x {code}: {tally.messages[code]}")
+        lines.append(fill(told, WIDTH, initial_indent="  ", subsequent_indent="    ", max_lines=2, placeholder=" …"))
+    if (others := len(tally.codes) - MOST_CODES) > 0:
+        lines.append(f"  and {others:,} other codes")
+    return "\n".join([*lines, f"Answers and errors are in {target}."])
+
+
 def _figures(tally: "Tally") -> dict[str, Any]:
     names = ("total", "answered", "failed", "earlier", "refused", "retries", "prompt_tokens", "completion_tokens")
-    return {name: getattr(tally, name) for name in names} | {"seconds": round(tally.seconds, 3)}
+    return {name: getattr(tally, name) for name in names} | {"codes": tally.codes, "seconds": round(tally.seconds, 3)}
 
 
 @asynccontextmanager

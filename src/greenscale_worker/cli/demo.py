@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from greenscale_worker.cli.batch import DRAIN_SECONDS, drive, exit_code, log_beside_a_bar
 from greenscale_worker.cli.opening import open_configured_backend, settings_of_command
-from greenscale_worker.cli.terminal import bold, columns, harmless, say
+from greenscale_worker.cli.terminal import bold, columns, harmless, own_name, say
 
 if TYPE_CHECKING:
     from greenscale_worker.backends import Backend
@@ -127,7 +127,10 @@ async def _run(open_stage: AbstractAsyncContextManager[_Stage]) -> int:
     if unwritable:
         raise unwritable[0]
     say(_figures(batch.tally))
-    return exit_code(batch, stopped_by)
+    code = exit_code(batch, stopped_by)
+    if stopped_by is None:
+        say(_what_next())
+    return code
 
 
 def _shown(request: "Request", outcome: "Succeeded | Failed") -> str:
@@ -149,6 +152,21 @@ def _wrapped(text: str, indent: int = 0) -> str:
     width = min(WIDEST, shutil.get_terminal_size().columns) - 1
     margin = " " * indent
     return textwrap.fill(text, width, initial_indent=margin, subsequent_indent=margin, replace_whitespace=False)
+
+
+def _what_next() -> str:
+    command = own_name()
+    return "\n".join(
+        [
+            "",
+            "Next, all of it on this machine, a Redis among it (in a clone: make up):",
+            f"  {command} up",
+            "then, in another terminal:",
+            f'  {command} submit "What is 2+2?" --wait',
+            "With an endpoint of yours (NEYSA_API_URL and NEYSA_API_KEY):",
+            f"  {command} demo --real",
+        ]
+    )
 
 
 def _figures(tally: "Tally") -> str:

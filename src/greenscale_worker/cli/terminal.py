@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from time import time
 from typing import Any, Final, TextIO
 
@@ -51,6 +52,16 @@ def harmless(text: str) -> str:
 def one_line(text: str) -> str:
     """Make any text fit for a cell of a table."""
     return ALL_CONTROLS.sub(" ", text).rstrip()
+
+
+def own_name() -> str:
+    """Say how to call this program in another terminal of this folder."""
+    name = "greenscale-worker"
+    typed = Path(sys.argv[0])
+    if typed.name != name:
+        return f"{sys.executable} -m greenscale_worker"
+    on_path = shutil.which(name)
+    return name if on_path and Path(on_path).samefile(typed) else str(typed)
 
 
 def bold(text: str) -> str:

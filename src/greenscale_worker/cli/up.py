@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import shutil
 import signal
 import sys
 from contextlib import suppress
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from greenscale_worker.cli import FAILED, WRONG
 from greenscale_worker.cli.opening import ENV_FILE, settings_of_command
-from greenscale_worker.cli.terminal import bold, columns, one_line, say
+from greenscale_worker.cli.terminal import bold, columns, one_line, own_name, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,13 +150,7 @@ def _where_prompts_go(settings: "Settings") -> str:
 
 def _own_command(settings: "Settings") -> str:
     """How to call this program in another terminal of this folder, for the same Redis."""
-    name = "greenscale-worker"
-    typed = Path(sys.argv[0])
-    if typed.name != name:
-        command = f"{sys.executable} -m greenscale_worker"
-    else:
-        on_path = shutil.which(name)
-        command = name if on_path and Path(on_path).samefile(typed) else str(typed)
+    command = own_name()
     if settings.origins.get("redis_port") == "environment":
         command = f"REDIS_PORT={settings.redis_port} {command}"
     if (env_file := ENV_FILE.get()) is not None:
