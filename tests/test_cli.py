@@ -29,7 +29,7 @@ from greenscale_worker.job import Failed, Failure, Released
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.redis_list import open_queue
 from greenscale_worker.telemetry import Metrics
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.shell import ANSWER, Shell, process
 from tests.support.tcp_proxy import TcpProxy, Trap
@@ -371,6 +371,30 @@ async def test_whoever_is_cut_off_says_what_was_accepted(redis_server: RedisServ
         assert client.llen("jobs") == 1000
 
 
+async def test_ctrl_c_while_it_is_handed_in_leaves_the_id(redis_server: RedisServer) -> None:
+    async with TcpProxy(redis_server.port) as proxy:
+        proxy.set(trap := Trap(b"EVALSHA", cut=False))
+        environment = {"REDIS_URL": f"redis://127.0.0.1:{proxy.port}"}
+        submit = process("submit", "x", "--id", "a", environment=environment)
+        async with asyncio.timeout(PATIENCE):
+            await trap.sprung.wait()
+        submit.send_signal(signal.SIGINT)
+        out, err = await asyncio.to_thread(submit.communicate)
+    assert (submit.returncode, out, err) == (130, b"", b"handed in, or not: a\n")
+
+
+def test_a_redis_that_is_not_there_is_told_with_what_to_do(shell: Shell) -> None:
+    port = free_port()
+    shell.set(REDIS_URL=f"redis://127.0.0.1:{port}")
+    code, out, err = shell("queue")
+    assert (code, out) == (1, "")
+    assert err.startswith(
+        f"greenscale-worker: Redis does not answer: 127.0.0.1:{port}: Connection refused; REDIS_URL, "
+    )
+    assert err.endswith("`greenscale-worker up` brings one\n")
+    assert err.count("\n") == 1
+
+
 def test_ctrl_c_while_it_waits_leaves_the_ids(redis_url: str) -> None:
     with process("submit", "x", "--wait", environment={"REDIS_URL": redis_url}) as ask:
         assert ask.stderr is not None
@@ -620,15 +644,16 @@ async def test_workers_that_live_are_listed(fleet: Fleet, redis_url: str) -> Non
 
 
 def test_a_pause_holds_until_it_is_ended(shell: Shell) -> None:
-    annotate = "kubectl annotate scaledobject greenscale-worker-scaler --namespace greenscale-system"
+    annotate = "  kubectl annotate scaledobject greenscale-worker-scaler \\\n    --namespace greenscale-system"
     code, out, _ = shell("pause")
     assert code == 0
-    assert f"  {annotate} autoscaling.keda.sh/paused=true --overwrite" in out.splitlines()
+    assert out.endswith(f"\n{annotate} autoscaling.keda.sh/paused=true --overwrite\n")
+    assert max(map(len, out.splitlines())) <= 80
     assert shell.json("queue")["paused"] is True
     assert shell("queue")[1].endswith("\n\npaused: `greenscale-worker resume` ends it\n")
     code, out, _ = shell("resume")
     assert code == 0
-    assert f"  {annotate} autoscaling.keda.sh/paused-" in out.splitlines()
+    assert out.endswith(f"\n{annotate} autoscaling.keda.sh/paused-\n")
     assert shell.json("queue")["paused"] is False
 
 

@@ -220,8 +220,12 @@ def test_what_jobs_takes_is_told(options: list[str], shell: Shell) -> None:
 
 def on_a_terminal(redis_url: str, *arguments: str) -> list[str]:
     """Run a command on a terminal of 80 columns; gives its lines, without what makes the head bold."""
+    return re.sub("\x1b\\[[01]m", "", seen_on_a_terminal(redis_url, *arguments)).splitlines()
+
+
+def seen_on_a_terminal(redis_url: str, *arguments: str, **environment: str) -> str:
     ours, theirs = pty.openpty()
-    settings = {"REDIS_URL": redis_url, "TERM": "xterm", "COLUMNS": "80"}
+    settings = {"REDIS_URL": redis_url, "TERM": "xterm", "COLUMNS": "80", **environment}
     with process(*arguments, environment=settings, stdout=theirs) as command:
         os.close(theirs)
         seen = b""
@@ -230,7 +234,14 @@ def on_a_terminal(redis_url: str, *arguments: str) -> list[str]:
                 seen += part
         assert command.wait() == 0
     os.close(ours)
-    return re.sub("\x1b\\[[01]m", "", seen.decode()).splitlines()
+    return seen.decode()
+
+
+def test_no_color_is_honoured(shell: Shell, redis_url: str) -> None:
+    shell("submit", "x")
+    for command in (["jobs"], ["queue"], ["config"]):
+        assert "\x1b[1m" in seen_on_a_terminal(redis_url, *command)
+        assert "\x1b" not in seen_on_a_terminal(redis_url, *command, NO_COLOR="1")
 
 
 def test_a_terminal_of_80_columns_shows_ids_and_reasons(shell: Shell, redis_url: str) -> None:

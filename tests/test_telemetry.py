@@ -70,10 +70,12 @@ def test_for_people_it_is_a_line_on_stderr(capsys: pytest.CaptureFixture[str]) -
     configure_logging(json=False)
     log.warning("queue_unavailable", error="refused\nnow\x1b[2J")
     log.error("handler_stuck", job_id="a", seconds=10)
+    log.info("ready", concurrency=16)
     log.info("stopped", hint="")
     assert said_to_people(capsys).splitlines() == [
         "WARNING queue unavailable: refused\\nnow\\x1b[2J",
         "ERROR handler stuck: job a, 10 s",
+        "ready: 16 lanes",
         "stopped",
     ]
 

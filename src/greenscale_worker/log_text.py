@@ -14,6 +14,7 @@ TIMED: Final = ("succeeded", "failed")
 # How facts are written whose name would say nothing; others are `name value`.
 FORMS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("check", "code", "error", "hint", "name", "why"), "{}"),
+    "concurrency": "{} lanes",
     "job_id": "job {}",
     "seconds": "{} s",
 }

@@ -1,5 +1,7 @@
 """The command line: finds the command, and turns whatever ends it into a line and an exit code."""
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,6 +20,9 @@ UNKNOWN: Final = 3
 UNFINISHED: Final = 4
 INTERRUPTED: Final = 130
 NOBODY_READS: Final = 141
+WHERE_REDIS_IS: Final = (
+    "; REDIS_URL, or REDIS_HOST and REDIS_PORT, say where it is, and `greenscale-worker up` brings one"
+)
 
 DESCRIPTION: Final = """\
 Run LLM jobs from a Redis queue against an OpenAI-compatible endpoint, and
@@ -72,7 +77,8 @@ def _main(arguments: list[str]) -> int:
         return _complain(str(error), WRONG)
     except QueueUnavailableError as error:
         what = "Redis is full (maxmemory)" if isinstance(error, QueueFullError) else "Redis does not answer"
-        return _complain(f"{what}: {error}", FAILED)
+        advice = WHERE_REDIS_IS if str(error).endswith(os.strerror(errno.ECONNREFUSED)) else ""
+        return _complain(f"{what}: {error}{advice}", FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

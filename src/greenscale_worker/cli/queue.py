@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 WATCH_SECONDS: Final = 2.0
 HOME_AND_CLEAR: Final = "\x1b[H\x1b[J"
 CLEAR: Final = "\x1b[2J"
-SCALED_OBJECT: Final = "kubectl annotate scaledobject greenscale-worker-scaler --namespace greenscale-system"
+SCALED_OBJECT: Final = """\
+  kubectl annotate scaledobject greenscale-worker-scaler \\
+    --namespace greenscale-system"""
 ANNOTATION: Final = "autoscaling.keda.sh/paused"
 
 QUEUE: Final = """\
@@ -127,13 +129,13 @@ def _name(settings: "Settings") -> str:
 
 async def _pause(client: "QueueClient", settings: "Settings") -> int:
     await client.pause()
-    say(f"{_name(settings)} is paused: what runs goes on, nothing more is claimed. To pause KEDA's scaler:")
-    say(f"  {SCALED_OBJECT} {ANNOTATION}=true --overwrite")
+    say(f"{_name(settings)} is paused: what runs goes on, nothing more is claimed.\nTo pause KEDA's scaler, too:")
+    say(f"{SCALED_OBJECT} {ANNOTATION}=true --overwrite")
     return 0
 
 
 async def _resume(client: "QueueClient", settings: "Settings") -> int:
     await client.resume()
     say(f"{_name(settings)} goes on. To let KEDA scale again:")
-    say(f"  {SCALED_OBJECT} {ANNOTATION}-")
+    say(f"{SCALED_OBJECT} {ANNOTATION}-")
     return 0

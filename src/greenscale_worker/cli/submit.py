@@ -1,6 +1,7 @@
 """`submit`: hand in jobs, and wait for their answers where that is wanted."""
 
 import argparse
+import asyncio
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -179,6 +180,9 @@ async def _hand_in_group(
         parts += [f"not known, for the answer got lost: {_named(unknown)}"] if unknown else []
         parts += [f"not handed in: {_named(rest)}"] if rest else []
         raise type(error)("; ".join([str(error), *parts])) from error
+    except asyncio.CancelledError:  # Ctrl-C: the answer of Redis is not waited for
+        hint(f"handed in, or not: {_named(group)}")
+        raise
     handed_in += group
     return put.count(False)
 

@@ -1,5 +1,6 @@
 """What each of Redis' errors means to us. Whatever comes from the server ends here: none goes on as it came."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ AWAY: Final = (
     exceptions.AskError,
     OSError,
 )
+REPEATED: Final = re.compile(r"^Error (\d+) connecting to (\S+)\. Connect call failed \(.*\)\.?$")
 LONGEST: Final = 300  # characters of an answer that are repeated
 KNOWN: Final = (exceptions.RedisError, exceptions.RedisClusterException)
 # Answers that redis-py has no class for, and that pass by themselves.
@@ -68,7 +70,7 @@ def _meaning(error: Exception) -> GreenScaleError:
         if isinstance(cause, KNOWN) and isinstance(found := _meaning(cause), ConfigError):
             return found
     text = " ".join(str(error).split())[:LONGEST] or ("no answer in time" if isinstance(error, TimeoutError) else "")
-    text = text or type(error).__name__
+    text = REPEATED.sub(_said_once, text) or type(error).__name__
     if (what := _misplaced(error, text)) is not None:
         return ConfigError(what)
     if isinstance(error, REFUSED):
@@ -78,6 +80,11 @@ def _meaning(error: Exception) -> GreenScaleError:
     if isinstance(error, exceptions.ResponseError):
         return _answered(text)
     return ConfigError(f"what answers does not answer as Redis does: {type(error).__name__}: {text}")
+
+
+def _said_once(found: re.Match[str]) -> str:
+    """Write `127.0.0.1:6379: Connection refused`: redis-py gives a number instead, and the address twice."""
+    return f"{found[2]}: {os.strerror(int(found[1]))}"
 
 
 def _misplaced(error: Exception, text: str) -> str | None:
