@@ -735,7 +735,7 @@ async def test_where_there_are_no_locks_it_goes_on_with_a_warning(
     configure_logging(json=False)
     files.write([{"prompt": "1"}])
     assert await asked(files) == ["1"]
-    warnings = [line for line in capsys.readouterr().err.splitlines() if "output_not_locked" in line]
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "output not locked" in line]
     assert len(warnings) == 1
     assert "No locks available" in warnings[0]
     assert str(files.target) in warnings[0]
