@@ -174,6 +174,9 @@ async def _hand_in_group(
     try:
         put = await client.put([(job.job_id, job.payload) for job in group], fold=fold)
     except QueueUnavailableError as error:
+        if _was_interrupted():
+            hint(f"handed in, or not: {_named(group)}")
+            raise asyncio.CancelledError from error
         unknown = [] if isinstance(error, QueueFullError) else group
         rest = jobs[len(handed_in) + len(unknown) :]
         parts = [f"handed in: {_named(handed_in)}"] if handed_in else []
@@ -185,6 +188,12 @@ async def _hand_in_group(
         raise
     handed_in += group
     return put.count(False)
+
+
+def _was_interrupted() -> bool:
+    """Say whether Ctrl-C was swallowed: Python 3.11 may lose a CancelledError while redis-py reads."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _named(jobs: list[Submission]) -> str:
