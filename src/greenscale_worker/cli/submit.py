@@ -74,7 +74,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     source.add_argument("--jsonl", metavar="FILE", help="a file with a job in each line; - is stdin")
 
     job = parser.add_argument_group("of each job, unless its line says otherwise")
-    job.add_argument("--id", metavar="ID", help="the id of a single job (default: a random one)")
+    job.add_argument("--id", metavar="ID", help="id of a single job (default: a random one); used again, it runs again")
     job.add_argument("--model", help="the model to ask")
     job.add_argument("--temperature", type=within(0, 2), metavar="T", help="from 0 to 2")
     job.add_argument("--max-tokens", type=within(1, MOST_TOKENS, int), metavar="N", help="limit of the answer's tokens")

@@ -301,7 +301,7 @@ class QueueClient(Protocol):
         ...
 
     async def rate(self) -> float:
-        """Count the jobs that ended within the last minute, as far as those 1,000 go back: jobs per second."""
+        """Tell how many jobs end a second: of late, by the last 10 s where ten jobs ended in them, else by a minute."""
         ...
 
     async def cancel(self, job_id: str) -> Cancellation:

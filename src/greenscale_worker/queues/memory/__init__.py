@@ -32,9 +32,9 @@ from greenscale_worker.queues import (
 from greenscale_worker.queues.memory.listing import listed
 from greenscale_worker.queues.memory.records import FINISHED, LIVE_SECONDS
 from greenscale_worker.queues.memory.store import SUSPECT_CRASHES, Entry, Store
+from greenscale_worker.queues.rate import rate_of
 
 SHORTEST_SLEEP: Final = 0.01
-RATE_SECONDS: Final = 60.0
 
 
 class MemoryQueue:
@@ -242,8 +242,7 @@ class MemoryQueue:
     async def rate(self) -> float:
         """See QueueClient."""
         now = self._store.clock()
-        times = [ended for ended, _ in self._store.records.recent if now - ended <= RATE_SECONDS]
-        return len(times) / max(now - times[-1], 1.0) if len(times) > 1 else 0.0
+        return rate_of([now - ended for ended, _ in self._store.records.recent])
 
     async def cancel(self, job_id: str) -> Cancellation:
         """See QueueClient."""

@@ -9,15 +9,13 @@ from redis.exceptions import ResponseError
 from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import decode, is_job_id
 from greenscale_worker.queues import STATES, JobFilter, JobInfo, State
+from greenscale_worker.queues.rate import rate_of
 from greenscale_worker.queues.redis_common.errors import mapped
 from greenscale_worker.queues.redis_protocol.keys import RECENT, Keys
 from greenscale_worker.queues.redis_protocol.store import Store
 
 PAGE: Final = 200
 PAGE_OF_PAYLOADS: Final = 20  # each may have a megabyte
-RATE_SECONDS: Final = 60.0
-RATE_NEEDS: Final = 2  # ends; of one alone no rate can be told
-SHORTEST_MS: Final = 1000  # over which a rate is told
 PLACES: Final[tuple[tuple[str, State], ...]] = (
     ("lease", "running"),
     ("suspect", "waiting"),
@@ -63,8 +61,7 @@ class Listing:
     async def rate(self) -> float:
         """See QueueClient."""
         now_ms, entries = await self._recent()
-        times = [ms for ms, *_ in entries if now_ms - ms <= 1000 * RATE_SECONDS]
-        return 1000 * len(times) / max(now_ms - times[-1], SHORTEST_MS) if len(times) >= RATE_NEEDS else 0.0
+        return rate_of([(now_ms - ms) / 1000 for ms, *_ in entries])
 
     async def _at(self, place: str, state: State, seen: set[str]) -> AsyncIterator[JobInfo]:
         behind, met = b"", set[bytes]()
