@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-import redis
 
 from greenscale_worker.queues import RedisOptions
 from greenscale_worker.queues.opening import open_client
 from greenscale_worker.queues.redis_common.redis_py import KEEPS_CLUSTERS
 from tests.support.eventually import eventually, together
 from tests.support.jobs import KINDS
-from tests.support.redis_server import CERTIFICATE, RedisServer
+from tests.support.redis_server import CERTIFICATE, RedisServer, is_master
 from tests.support.scene import Scene, play
 from tests.support.worker_process import WorkerProcess
 
@@ -62,15 +61,6 @@ async def cluster(start_redis: StartRedis, tmp_path: Path, kind: str) -> None:
         await the_bell_is_heard(scene, url, kind)
         await everything_once(scene, worker)
         assert scene.jobs.client.get("{jobs}:result:jobs-0") == b"jobs-0 #1"
-
-
-def is_master(server: RedisServer) -> bool:
-    """Sentinel cuts every client of the replica that it promotes: each look is on a connection of its own."""
-    try:
-        with server.client() as client:
-            return client.role()[0] == b"master"
-    except redis.ConnectionError:
-        return False
 
 
 async def failover(start_redis: StartRedis, tmp_path: Path, kind: str) -> None:

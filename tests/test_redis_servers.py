@@ -115,27 +115,17 @@ async def _open_and_close(kind: str, options: RedisOptions) -> None:
 # Commands
 
 
+# What is sent by no script.
+SENT_BESIDE: Final = {"SUBSCRIBE", "INFO", "CONFIG", "CLIENT", "HELLO", "PING", "COMMAND", "SCRIPT", "SELECT"}
+
+
 def used_by(kind: str) -> set[str]:
     """Every command that a worker, its scripts or a client sends."""
     scripts = [QUEUES / "redis_protocol" / f"{name}.lua" for name in ("prelude", "agree", *opening.WORKER_SCRIPTS)]
     text = "".join(path.read_text() for path in [*scripts, QUEUES / f"redis_{kind}" / "store.lua"])
     found = set(re.findall(r"(?:call|run|call_with|pcall)\('([A-Z]+)'", text))
     mine = {"list": {"BLMOVE", "RPOP"}, "stream": {"XREAD"}}[kind]
-    sent = {
-        "EVAL",
-        "EVALSHA",
-        "SUBSCRIBE",
-        "INFO",
-        "CONFIG",
-        "CLIENT",
-        "HELLO",
-        "PING",
-        "COMMAND",
-        "SCRIPT",
-        "SELECT",
-        "LTRIM",
-    }
-    return found | mine | sent
+    return found | mine | SENT_BESIDE | {"EVAL", "EVALSHA"}
 
 
 def examined(kind: str) -> set[str]:
@@ -145,19 +135,7 @@ def examined(kind: str) -> set[str]:
 
 
 # What a worker can do without, by what goes on without it; and what only a producer or a person uses.
-SPARED: Final = {
-    "PUBLISH",
-    "SUBSCRIBE",
-    "INFO",
-    "CONFIG",
-    "CLIENT",
-    "HELLO",
-    "PING",
-    "COMMAND",
-    "SCRIPT",
-    "SELECT",
-    "LTRIM",
-}
+SPARED: Final = SENT_BESIDE | {"PUBLISH", "LTRIM"}
 SPARED_OF_KIND: Final = {"list": {"BLMOVE", "LPUSH", "RPUSH", "LLEN"}, "stream": {"XREAD", "XADD", "XLEN", "LPUSH"}}
 
 

@@ -12,7 +12,7 @@ from redis import Redis
 from greenscale_worker.queues.redis_common.scripts import load
 from greenscale_worker.queues.redis_list import ListStore
 from greenscale_worker.queues.redis_protocol.keys import Keys
-from greenscale_worker.queues.redis_protocol.opening import ADMIN_SCRIPTS, LETTER_SCRIPTS, PROTOCOL, WORKER_SCRIPTS
+from greenscale_worker.queues.redis_protocol.opening import CLIENT_SCRIPTS, LETTER_SCRIPTS, PROTOCOL, WORKER_SCRIPTS
 from greenscale_worker.queues.redis_stream import StreamStore
 from tests.support.crew import Call, Held, Process, id_in
 from tests.support.entries import (
@@ -38,7 +38,7 @@ from tests.support.entries import (
 from tests.support.ledger import Ledger
 from tests.support.witness import Witness
 
-SCRIPTS: Final = (*WORKER_SCRIPTS, *ADMIN_SCRIPTS, "agree")
+SCRIPTS: Final = (*WORKER_SCRIPTS, *CLIENT_SCRIPTS, "agree")
 STORES: Final[dict[Kind, type[ListStore | StreamStore]]] = {"list": ListStore, "stream": StreamStore}
 A_LONG_TIME: Final = 3_600_000
 GROUPED: Final = {"bind", "settle", "release", "retry"}

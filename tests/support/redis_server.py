@@ -295,3 +295,12 @@ def until(condition: Callable[[], bool]) -> None:
         if time.monotonic() > ends:
             raise TimeoutError(f"not within {PATIENCE:g} s")
         time.sleep(0.01)
+
+
+def is_master(server: RedisServer) -> bool:
+    """Sentinel cuts every client of the replica that it promotes: each look is on a connection of its own."""
+    try:
+        with server.client() as client:
+            return client.role()[0] == b"master"
+    except redis.ConnectionError:
+        return False

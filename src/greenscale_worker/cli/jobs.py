@@ -22,7 +22,6 @@ IN_ORDER: Final = (
 )
 UNKNOWN_TEXT: Final = "unknown or waiting"
 WITH_REASON: Final = ("failed", "delayed", "held")
-OPEN: Final = ("waiting", "running", "delayed", "held", "cancelling")
 
 STATUS: Final = """\
 Show the record of a job: its state, how often it was run, when, by whom, what
@@ -158,7 +157,7 @@ async def _ended(
             return ended.record, ended.answer
     answer, record = await client.result(args.job_id), await client.record(args.job_id)
     # What is there beside an open job is of an earlier one with this id.
-    return record, None if record.get("state") in OPEN else answer
+    return record, None if _is_open(record) else answer
 
 
 async def _result(args: argparse.Namespace, client: "QueueClient", settings: "Settings") -> int:
@@ -171,7 +170,7 @@ async def _result(args: argparse.Namespace, client: "QueueClient", settings: "Se
         say(harmless(text) if sys.stdout.isatty() else text)
     if text is not None:
         return 0
-    if state in OPEN:
+    if _is_open(record):
         hint(f"{args.job_id} has not finished yet: {state}")
         return UNFINISHED
     if state in {"failed", "cancelled"}:
@@ -179,6 +178,12 @@ async def _result(args: argparse.Namespace, client: "QueueClient", settings: "Se
         return FAILED
     hint(f"{args.job_id}: {'the answer is kept no longer' if state else UNKNOWN_TEXT}")
     return UNKNOWN
+
+
+def _is_open(record: dict[str, str]) -> bool:
+    from greenscale_worker.queues import OPEN  # noqa: PLC0415  pydantic is not for `--help`
+
+    return record.get("state") in OPEN
 
 
 async def _cancel(args: argparse.Namespace, client: "QueueClient", _settings: "Settings") -> int:

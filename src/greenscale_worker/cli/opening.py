@@ -67,6 +67,12 @@ async def open_client(settings: "Settings") -> "QueueClient":
     return await _kind(settings).open_client(redis_options(settings), queue_options(settings))
 
 
+def was_interrupted() -> bool:
+    """Say whether Ctrl-C was swallowed: Python 3.11 may lose a CancelledError while redis-py reads."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def _kind(settings: "Settings") -> "QueueKind":
     from greenscale_worker.queues.opening import find  # noqa: PLC0415  as above
 

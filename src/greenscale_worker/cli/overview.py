@@ -54,7 +54,7 @@ class Overview:
 
     @property
     def eta_seconds(self) -> float | None:
-        """Seconds until all is done at the rate of the last minute; None where nothing waits, or nobody can tell."""
+        """Seconds until all is done at the rate of late; None where nothing waits, or nobody can tell."""
         waits = self._open > self.depth.running
         return self._open / self.rate if waits and self.rate and self.why is None else None
 

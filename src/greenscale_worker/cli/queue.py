@@ -33,9 +33,9 @@ Show how much there is to do and who does it.
   dead      failed for good: `greenscale-worker dead list`
   oldest    age of the oldest job that is not running, where it is known
 
-Below: how many jobs end, by the last minute, and when all are done at that
-rate; why nothing moves, where nothing does; and which workers are alive, how
-many jobs each runs, and for how long the longest of them has run."""
+Below: how many jobs end, of late, and when all are done at that rate; why
+nothing moves, where nothing does; and which workers are alive, how many jobs
+each runs, and for how long the longest of them has run."""
 
 QUEUE_EPILOG: Final = """\
 examples:

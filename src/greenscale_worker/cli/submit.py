@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from greenscale_worker.cli.jobs import check_kept
-from greenscale_worker.cli.opening import with_client
+from greenscale_worker.cli.opening import was_interrupted, with_client
 from greenscale_worker.cli.terminal import hint, say, say_json, seconds_of, within
 from greenscale_worker.errors import (
     BadInputError,
     ConfigError,
-    PermanentError,
     QueueFullError,
     QueueUnavailableError,
 )
@@ -174,7 +173,7 @@ async def _hand_in_group(
     try:
         put = await client.put([(job.job_id, job.payload) for job in group], fold=fold)
     except QueueUnavailableError as error:
-        if _was_interrupted():
+        if was_interrupted():
             hint(f"handed in, or not: {_named(group)}")
             raise asyncio.CancelledError from error
         unknown = [] if isinstance(error, QueueFullError) else group
@@ -188,12 +187,6 @@ async def _hand_in_group(
         raise
     handed_in += group
     return put.count(False)
-
-
-def _was_interrupted() -> bool:
-    """Say whether Ctrl-C was swallowed: Python 3.11 may lose a CancelledError while redis-py reads."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _named(jobs: list[Submission]) -> str:
@@ -285,13 +278,9 @@ def _read(name: str) -> str:
 
 def _check(where: str, raw: bytes, settings: "Settings") -> str:
     """Refuse now what the worker would refuse later; gives the job's id."""
-    from greenscale_worker.backends.request import chat_request  # noqa: PLC0415  as above
-    from greenscale_worker.job import decode  # noqa: PLC0415  as above
+    from greenscale_worker.client.payload import check  # noqa: PLC0415  as above
 
     try:
-        job = decode(raw, max_bytes=settings.max_payload_bytes)
-        if settings.backend == "chat":
-            chat_request(job.payload)
-    except (BadInputError, PermanentError) as error:
+        return check(raw, max_bytes=settings.max_payload_bytes, chat=settings.backend == "chat")
+    except BadInputError as error:
         raise ConfigError(f"{where}: {error}") from None
-    return job.job_id

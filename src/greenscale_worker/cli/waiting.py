@@ -12,6 +12,7 @@ import orjson
 
 from greenscale_worker.cli import FAILED, UNFINISHED
 from greenscale_worker.cli.jobs import WITH_REASON, readable, reason
+from greenscale_worker.cli.opening import was_interrupted
 from greenscale_worker.cli.progress import Bar
 from greenscale_worker.cli.terminal import bold, harmless, hint, one_line, say, say_json
 from greenscale_worker.client.ends import Ended, Ends
@@ -114,7 +115,8 @@ async def watching(client: QueueClient, progress: Progress) -> AsyncIterator[End
     with suppress(QueueUnavailableError):  # `progress` tells of that
         if not await client.workers():
             hint("no worker is alive at the moment; waiting for one")
-    _notice_ctrl_c()
+    if was_interrupted():
+        raise asyncio.CancelledError
     async with aclosing(Ends(client, on_open=progress.open, on_away=progress.away)) as ends:
         yield ends
 
@@ -170,10 +172,3 @@ async def wait(
         hint(f"not finished yet: {unfinished} of {len(jobs)}")
         return UNFINISHED
     return FAILED if answers[False] else 0
-
-
-def _notice_ctrl_c() -> None:
-    """Raise CancelledError where it was swallowed: Python 3.11 may lose one while redis-py reads."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError

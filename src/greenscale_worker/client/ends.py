@@ -7,7 +7,8 @@ from itertools import islice
 from typing import Final
 
 from greenscale_worker.errors import GreenScaleError, QueueUnavailableError
-from greenscale_worker.queues import QueueClient
+from greenscale_worker.queues import OPEN, QueueClient
+from greenscale_worker.tasks import end
 
 PORTION: Final = 200  # jobs that are looked up together
 DEAF_SECONDS: Final = 0.5  # between two looks while nothing is told
@@ -15,9 +16,7 @@ SAFE_SECONDS: Final = 1.0  # and while ends are told: a message may get lost, an
 SECONDS_FOR_EACH: Final = 0.01  # so that looks at many jobs do not make the server busy
 LONGEST_SECONDS: Final = 30.0
 AWAY_SECONDS: Final = 0.5
-AGAIN_SECONDS: Final = 0.1
 LINGER_SECONDS: Final = 2.0  # nobody waits: the subscription ends
-OPEN: Final = frozenset({"waiting", "running", "delayed", "held", "cancelling"})
 
 Record = dict[str, str]
 
@@ -94,9 +93,7 @@ class Ends:
     async def aclose(self) -> None:
         """Stop listening. Whoever still waits gets a QueueUnavailableError."""
         task, self._task = self._task, None
-        while task is not None and not task.done():  # Python 3.11 may lose a cancellation while redis-py reads
-            task.cancel()
-            await asyncio.wait({task}, timeout=AGAIN_SECONDS)
+        await end(task)
         self._tell_all(list(self._waits), QueueUnavailableError("the client was closed"))
 
     def _add(self, job_id: str, tell: Callable[[Ended | GreenScaleError], None], *, known: bool) -> _Wait:

@@ -9,13 +9,13 @@ from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from greenscale_worker.client import Client, Ended
+from greenscale_worker.client.asynchronous import Client
+from greenscale_worker.client.ends import Ended
 from greenscale_worker.errors import QueueUnavailableError
 from greenscale_worker.queues import JobInfo
-
-END_SECONDS: Final = 2.0  # that calls which are under way may take to end, when it is closed
+from greenscale_worker.tasks import end
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -78,8 +78,12 @@ class SyncClient:
         async def following() -> Ended | None:
             return await anext(ended, None)
 
-        while (each := self._run(following())) is not None:
-            yield each
+        try:
+            while (each := self._run(following())) is not None:
+                yield each
+        finally:  # whoever breaks off waits no longer
+            with suppress(QueueUnavailableError):
+                self._run(ended.aclose())
 
     def close(self) -> None:
         """Close every connection, and end the thread. Calls of other threads end with a QueueUnavailableError."""
@@ -94,11 +98,8 @@ class SyncClient:
 
     async def _end(self) -> None:
         await self._client.aclose()
-        calls = asyncio.all_tasks() - {asyncio.current_task()}
-        for call in calls:
-            call.cancel()
-        if calls:
-            await asyncio.wait(calls, timeout=END_SECONDS)
+        for call in asyncio.all_tasks() - {asyncio.current_task()}:
+            await end(call)
 
     def __enter__(self) -> Self:
         return self

@@ -18,6 +18,8 @@ Loss = Literal["taken", "gone"]
 Verdict = Literal["delayed", "held", "dead", "stale"]
 State = Literal["waiting", "running", "delayed", "held", "cancelling", "succeeded", "failed", "cancelled"]
 STATES: Final[tuple[State, ...]] = get_args(State)
+ENDED: Final[frozenset[str]] = frozenset({"succeeded", "failed", "cancelled"})  # states, as are those below
+OPEN: Final[frozenset[str]] = frozenset(STATES) - ENDED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

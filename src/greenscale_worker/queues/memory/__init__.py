@@ -16,6 +16,7 @@ from typing import Final
 from greenscale_worker.blame import decide
 from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded, check_job_id
 from greenscale_worker.queues import (
+    ENDED,
     Binding,
     Cancellation,
     DeadFilter,
@@ -30,7 +31,7 @@ from greenscale_worker.queues import (
     Verdict,
 )
 from greenscale_worker.queues.memory.listing import listed
-from greenscale_worker.queues.memory.records import FINISHED, LIVE_SECONDS
+from greenscale_worker.queues.memory.records import LIVE_SECONDS
 from greenscale_worker.queues.memory.store import SUSPECT_CRASHES, Entry, Store
 from greenscale_worker.queues.rate import rate_of
 
@@ -256,7 +257,7 @@ class MemoryQueue:
                 entry.lease.lose("gone")
             return "cancelled"
         state = store.records.get(job_id).get("state")
-        if state in FINISHED:
+        if state in ENDED:
             return "finished"
         store.tombstones.put(job_id, job_id, seconds=LIVE_SECONDS)
         if state is None:

@@ -5,8 +5,7 @@ from typing import Final
 
 from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import decode
-from greenscale_worker.queues import STATES, JobInfo, State
-from greenscale_worker.queues.memory.records import FINISHED
+from greenscale_worker.queues import ENDED, STATES, JobInfo, State
 from greenscale_worker.queues.memory.store import Entry, Store
 
 PUT_ASIDE: Final = frozenset({"delayed", "held"})
@@ -20,7 +19,7 @@ def listed(store: Store, unpack: Callable[[bytes], bytes]) -> Iterator[JobInfo]:
         yield job
     for ended, job_id in list(store.records.recent):
         record = store.records.get(job_id)
-        if job_id not in seen and record.get("state") in FINISHED:
+        if job_id not in seen and record.get("state") in ENDED:
             yield _job(record, job_id, next(each for each in STATES if each == record["state"]), ended=ended)
         seen.add(job_id)
 

@@ -8,11 +8,11 @@ from typing import Final, Generic, TypeVar
 import orjson
 
 from greenscale_worker.job import Failed, Job, Output, Usage
-from greenscale_worker.queues import Lease, QueueOptions
+from greenscale_worker.queues import ENDED, Lease, QueueOptions
+from greenscale_worker.queues.replaying import replayed
 
 LIVE_SECONDS: Final = 7 * 86_400.0  # a cancellation waits so long for its job
 MOST_RECENT: Final = 1000
-FINISHED: Final = frozenset({"succeeded", "failed", "cancelled"})
 OVER_AT_THE_END: Final = frozenset({"due_ms", "error_code", "error_message"})
 
 V = TypeVar("V")
@@ -75,6 +75,10 @@ class Records:
         """A job was handed in; perhaps one whose cancellation has come before it."""
         self._write(job_id, {"state": "cancelling" if cancelled else "waiting", "submitted_ms": ms(self._clock())})
 
+    def replayed(self, job_id: str) -> None:
+        """A dead letter waits again."""
+        self._write(job_id, replayed(self.get(job_id)))
+
     def cancelling(self, job_id: str) -> None:
         """A job will be cancelled when it comes up."""
         self._write(job_id, {**self.get(job_id), "state": "cancelling"}, seconds=LIVE_SECONDS)
@@ -118,7 +122,7 @@ class Records:
 
     def failed(self, job_id: str, fault: Failed, *, ran: bool) -> None:
         """A job became a dead letter. One that never ran takes nothing over from an earlier job of the same id."""
-        if not ran and self.get(job_id).get("state") in FINISHED:
+        if not ran and self.get(job_id).get("state") in ENDED:
             self._records.pop(job_id)
         why = {"state": "failed", "error_code": fault.code, "error_message": fault.message}
         self._finish(job_id, why | _tokens(fault.usage))

@@ -195,6 +195,7 @@ class Store:
         if job_id is not None and job_id not in self.bound:
             self.bound[job_id] = fresh
             fresh.bound_to = job_id
+            self.records.replayed(job_id)
         self.open[fresh.id] = fresh
         self.requeue(fresh)
 

@@ -11,8 +11,8 @@ from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.queues.redis_common.connections import READ_SECONDS, close
 from greenscale_worker.queues.redis_common.errors import mapped
 from greenscale_worker.queues.redis_common.scripts import Script
-from greenscale_worker.queues.redis_common.tasks import end
 from greenscale_worker.queues.redis_common.wire import Wire
+from greenscale_worker.tasks import end
 from greenscale_worker.telemetry import log
 
 Read = TypeVar("Read")

@@ -17,9 +17,9 @@ from greenscale_worker.queues import Lease, QueueOptions
 from greenscale_worker.queues.redis_common.errors import mapped
 from greenscale_worker.queues.redis_common.link import Link
 from greenscale_worker.queues.redis_common.scripts import Script
-from greenscale_worker.queues.redis_common.tasks import end
 from greenscale_worker.queues.redis_protocol.keys import Keys
 from greenscale_worker.queues.redis_protocol.store import Store
+from greenscale_worker.tasks import end
 from greenscale_worker.telemetry import Metrics, log
 
 MOST: Final = 32  # jobs in one CLAIM; larger groups keep the process waiting for scripts

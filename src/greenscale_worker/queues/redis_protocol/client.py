@@ -2,10 +2,8 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Final, TypeVar
-
-import orjson
-from redis.exceptions import ResponseError
 
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.job import check_job_id, is_job_id
@@ -28,6 +26,19 @@ from greenscale_worker.queues.redis_common.scripts import Script
 from greenscale_worker.queues.redis_protocol.keys import Keys
 from greenscale_worker.queues.redis_protocol.listing import Listing
 from greenscale_worker.queues.redis_protocol.records import LIVE_SECONDS
+from greenscale_worker.queues.redis_protocol.replies import (
+    read_counts,
+    read_cursor,
+    read_flags,
+    read_found,
+    read_open,
+    read_page,
+    read_purge,
+    read_records,
+    read_replays,
+    read_result,
+    read_why,
+)
 from greenscale_worker.queues.redis_protocol.store import Store
 
 Answer = TypeVar("Answer")
@@ -37,7 +48,6 @@ PORTION: Final = 100  # dead letters that one script deletes, replays or mends
 PAGE: Final = 500  # dead letters that one script shows
 PAGE_BYTES: Final = 4 * 1024 * 1024
 LOOK_UPS: Final = 200  # jobs
-KEPT_BY_REPLAY: Final = frozenset({"submitted_ms", "metadata", "created_at"})  # of a record
 LISTEN_AGAIN_SECONDS: Final = 1.0
 CANCELLATIONS: Final[dict[bytes, Cancellation]] = {
     b"CANCELLED": "cancelled",
@@ -45,7 +55,6 @@ CANCELLATIONS: Final[dict[bytes, Cancellation]] = {
     b"LATER": "will_be_cancelled",
     b"UNKNOWN": "unknown",
 }
-NOT_REPLAYED: Final[dict[bytes, Replay]] = {b"GONE": "unknown", b"LOST": "payload_lost"}
 
 
 class RedisQueueClient:
@@ -65,6 +74,7 @@ class RedisQueueClient:
         self._store = store
         self._keys = keys
         self._options = options
+        self._let_in = False
         self._listing = Listing(self._client, store, keys, self._records, self._open)
 
     async def put(self, jobs: Sequence[tuple[str, bytes]], *, fold: bool = False) -> list[bool]:
@@ -78,7 +88,7 @@ class RedisQueueClient:
             for job_id, payload in jobs[start : start + PUT_GROUP]:
                 keys += [self._keys.record(job_id), self._keys.cancel(job_id)]
                 args += [job_id, payload]
-            put += await self._run("put", keys, args, _read_flags)
+            put += await self._run("put", keys, args, read_flags)
         return put
 
     async def record(self, job_id: str) -> dict[str, str]:
@@ -108,7 +118,7 @@ class RedisQueueClient:
                 for job_id in done:
                     pipe.get(self._keys.result(job_id))
                 found_answers = await pipe.execute(raise_on_error=False) if done else []
-                answers = dict(zip(done, (_read_result(answer) for answer in found_answers), strict=True))
+                answers = dict(zip(done, (read_result(answer) for answer in found_answers), strict=True))
             found += [(record, answers.get(job_id)) for job_id, record in zip(some, records, strict=True)]
         return found
 
@@ -144,7 +154,7 @@ class RedisQueueClient:
                     yield job
 
     async def rate(self) -> float:
-        """Count the jobs that ended within the last minute: jobs per second."""
+        """Tell how many jobs end a second, of late."""
         return await self._listing.rate()
 
     async def cancel(self, job_id: str) -> Cancellation:
@@ -193,7 +203,7 @@ class RedisQueueClient:
                 pipe.get(self._keys.why(name.decode()))
             whys = await pipe.execute(raise_on_error=False) if found else []
             return [
-                LiveWorker(name.decode(), max(0.0, now - beat_ms / 1000), _read_why(why))
+                LiveWorker(name.decode(), max(0.0, now - beat_ms / 1000), read_why(why))
                 for (name, beat_ms), why in zip(found, whys, strict=True)
             ]
 
@@ -224,7 +234,7 @@ class RedisQueueClient:
         while left is None or left > 0:
             n = PAGE if left is None else min(PAGE, left)
             args = [*_filter(which), order, cursor, n, PAGE_BYTES, int(payloads), _id(after or "")]
-            _, cursor, letters = await self._run("list", self._keys.base, args, _read_page)
+            _, cursor, letters = await self._run("list", self._keys.base, args, read_page)
             for letter in letters:
                 yield letter
             if not cursor:
@@ -234,13 +244,13 @@ class RedisQueueClient:
     async def dead_letter(self, name: str, *, payload: bool = True) -> DeadLetter | None:
         """Find a dead letter by its own id, or by its job's."""
         await self._tidy()
-        return await self._run("find", self._keys.base, [_id(name), int(payload)], _read_found)
+        return await self._run("find", self._keys.base, [_id(name), int(payload)], read_found)
 
     async def dead_count(self, which: DeadFilter | None = None) -> int:
         """Count dead letters."""
         await self._tidy()
         args = [*_filter(which), "latest", "", 0, 0, 0, ""]
-        total, _, _ = await self._run("list", self._keys.base, args, _read_page)
+        total, _, _ = await self._run("list", self._keys.base, args, read_page)
         return total
 
     async def dead_codes(self) -> dict[str, int]:
@@ -248,7 +258,7 @@ class RedisQueueClient:
         await self._tidy()
         counts: list[tuple[bytes, int]] = []
         after = b""
-        while found := await self._run("codes", self._keys.base, [after, PORTION], _read_counts):
+        while found := await self._run("codes", self._keys.base, [after, PORTION], read_counts):
             counts += found
             after = found[-1][0]
         return {code.decode("utf-8", "replace"): count for code, count in counts}
@@ -262,7 +272,7 @@ class RedisQueueClient:
         done: list[Replay] = []
         while len(done) < len(letter_ids):
             ids = [_id(each) for each in letter_ids[len(done) : len(done) + PORTION]]
-            done += await self._run("replay", self._keys.base, [PAGE_BYTES, *ids], _read_replays)
+            done += await self._run("replay", self._keys.base, [PAGE_BYTES, *ids], read_replays)
         return done
 
     async def purge(self, *, older_than: float, code: str | None = None) -> int:
@@ -271,7 +281,7 @@ class RedisQueueClient:
         args = [*_filter(DeadFilter(code=code, older_than=older_than)), "", PORTION, "purged"]
         gone, more = 0, True
         while more:
-            some, more = await self._run("purge", self._keys.base, args, _read_purge)
+            some, more = await self._run("purge", self._keys.base, args, read_purge)
             gone += some
         return gone
 
@@ -282,107 +292,32 @@ class RedisQueueClient:
     async def _run(self, script: str, keys: list[str], args: list[Any], read: Callable[[Any], Answer]) -> Answer:
         """Run a script, and read its answer; one that cannot be read is not Redis'."""
         with mapped():
+            if not self._let_in:  # to a long command, a server that wants a password answers by hanging up
+                await self._client.time()
+                self._let_in = True
             return read(await self._scripts[script](self._client, keys, ["", self._store.word, *args]))
 
     async def _records(self, job_ids: Sequence[str]) -> list[dict[str, str]]:
-        """Read records in one round trip; empty ones for ids that no job can have."""
+        """Read records, all at one moment; empty ones for ids that no job can have."""
         known = [job_id for job_id in job_ids if is_job_id(job_id)]
         if not known:
             return [{} for _ in job_ids]
-        with mapped():
-            pipe = self._client.pipeline(transaction=False)
-            for job_id in known:
-                pipe.hgetall(self._keys.record(job_id))
-            answers = await pipe.execute(raise_on_error=False)
-            found = dict(zip(known, (_read_record(answer) for answer in answers), strict=True))
-            failed = [job_id for job_id, record in found.items() if record.get("state") == "failed"]
-            bound = await self._client.hmget(self._keys.of("bound"), failed) if failed else []
-        for job_id, id_ in zip(failed, bound, strict=True):
-            if id_ is not None:  # it was replayed, and its record tells of the run before
-                found[job_id] = {name: value for name, value in found[job_id].items() if name in KEPT_BY_REPLAY}
-                found[job_id]["state"] = "waiting"
+        keys = [*self._keys.base, *map(self._keys.record, known)]
+        found = await self._run("look", keys, known, partial(read_records, known))
         return [found.get(job_id, {}) for job_id in job_ids]
 
     async def _open(self, place: str, behind: bytes) -> tuple[bytes, list[Any]]:
-        return await self._run("open", self._keys.base, [place, behind, PAGE], _read_open)
+        return await self._run("open", self._keys.base, [place, behind, PAGE], read_open)
 
     async def _tidy(self) -> None:
         """Bring dead letters and their index in line, where somebody has come between them."""
         cursor = b""
-        while cursor := await self._run("tidy", self._keys.base, [cursor, PORTION], _read_cursor):
+        while cursor := await self._run("tidy", self._keys.base, [cursor, PORTION], read_cursor):
             pass
 
     async def _now(self) -> float:
         seconds, micros = await self._client.time()
         return int(seconds) + int(micros) / 1e6
-
-
-def _read_result(answer: Any) -> bytes | None:
-    """Read an answer; what somebody else keeps under its name is none."""
-    if isinstance(answer, ResponseError) and str(answer).startswith("WRONGTYPE"):
-        return None
-    if isinstance(answer, Exception):
-        raise answer
-    return None if answer is None else bytes(memoryview(answer))
-
-
-def _read_record(answer: Any) -> dict[str, str]:
-    """Read a record; what somebody else keeps under its name is none."""
-    if isinstance(answer, ResponseError) and str(answer).startswith("WRONGTYPE"):
-        return {}
-    if isinstance(answer, Exception):
-        raise answer
-    return {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in answer.items()}
-
-
-def _read_why(answer: Any) -> str | None:
-    """Read why a worker sends nothing; what somebody else keeps under that name says nothing."""
-    return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else None
-
-
-def _read_open(answer: Any) -> tuple[bytes, list[Any]]:
-    behind, rows = answer
-    return bytes(memoryview(behind)), list(rows)
-
-
-def _read_flags(answer: Any) -> list[bool]:
-    return [bool(int(each)) for each in answer]
-
-
-def _read_page(answer: Any) -> tuple[int, bytes, list[DeadLetter]]:
-    """Read a page of dead letters: how many there are in all, where the next page begins, and these."""
-    total, cursor, page = answer
-    letters = [_letter(*each) for each in zip(page[::3], page[1::3], page[2::3], strict=True)]
-    return int(total), cursor, letters
-
-
-def _read_found(answer: Any) -> DeadLetter | None:
-    return _letter(*answer) if answer else None
-
-
-def _read_counts(answer: Any) -> list[tuple[bytes, int]]:
-    return [(code, int(count)) for code, count in zip(answer[::2], answer[1::2], strict=True)]
-
-
-def _read_replays(answer: Any) -> list[Replay]:
-    """Read what became of dead letters: of one at least, or it would be asked for ever."""
-    replays: list[Replay] = [NOT_REPLAYED.get(each, "replayed") for each in answer]
-    if not replays:
-        raise ValueError("no answer to a replay")
-    return replays
-
-
-def _read_purge(answer: Any) -> tuple[int, bool]:
-    gone, more = answer
-    return int(gone), bool(int(more))
-
-
-def _read_cursor(answer: Any) -> bytes:
-    """Read where to go on: in the letters, in their index, or nowhere."""
-    cursor = bytes(memoryview(answer))
-    if cursor[:1] not in {b"", b"l", b"i"}:
-        raise ValueError("no place to go on")
-    return cursor
 
 
 def _filter(which: DeadFilter | None) -> list[Any]:
@@ -395,17 +330,3 @@ def _filter(which: DeadFilter | None) -> list[Any]:
 def _id(name: str) -> bytes:
     """Write an id; one that no letter can have becomes another that none has."""
     return name.encode(errors="replace")
-
-
-def _letter(id_: bytes, header: bytes, payload: bytes) -> DeadLetter:
-    known = orjson.loads(header.decode("utf-8", "replace"))
-    return DeadLetter(
-        id=id_.decode(),
-        job_id=known["job_id"] or None,
-        code=known["code"],
-        message=known["message"],
-        attempts=int(known["tries"]),
-        crashes=int(known["crashes"]),
-        died_at=int(known["died_ms"]) / 1000,
-        payload=payload,
-    )

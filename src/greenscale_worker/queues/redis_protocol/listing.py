@@ -8,7 +8,7 @@ from redis.exceptions import ResponseError
 
 from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import decode, is_job_id
-from greenscale_worker.queues import STATES, JobFilter, JobInfo, State
+from greenscale_worker.queues import ENDED, OPEN, STATES, JobFilter, JobInfo, State
 from greenscale_worker.queues.rate import rate_of
 from greenscale_worker.queues.redis_common.errors import mapped
 from greenscale_worker.queues.redis_protocol.keys import RECENT, Keys
@@ -25,9 +25,7 @@ PLACES: Final[tuple[tuple[str, State], ...]] = (
 )
 PUT_ASIDE: Final = frozenset({"delayed", "held"})
 UNCLAIMED: Final = frozenset({"waiting", "cancelling"})
-OPEN: Final = frozenset({"waiting", "running", "delayed", "held", "cancelling"})
 DIGITS: Final = 16
-ENDED: Final = frozenset({"succeeded", "failed", "cancelled"})
 
 Record = dict[str, str]
 ReadRecords = Callable[[Sequence[str]], Awaitable[list[Record]]]

@@ -24,7 +24,7 @@ FORMATS: Final = (b"1", b"2")  # of the keys: those that this version reads; it 
 CLOSE_SECONDS: Final = 2.0
 PROTOCOL: Final = __name__.rpartition(".")[0]
 WORKER_SCRIPTS: Final = ("claim", "bind", "settle", "release", "retry", "beat", "why", "mourn", "leave")
-ADMIN_SCRIPTS: Final = ("put", "cancel", "open")
+CLIENT_SCRIPTS: Final = ("put", "look", "cancel", "open")
 LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "tidy")  # behind `letters.lua`
 
 
@@ -68,7 +68,7 @@ async def open_queue(store: Store, redis: RedisOptions, options: QueueOptions, m
 async def open_client(store: Store, redis: RedisOptions, options: QueueOptions) -> RedisQueueClient:
     """Open everybody else's side; it connects with its first call. Raises ConfigError."""
     keys = Keys(options.name, store.own, cluster=is_cluster(redis), public=options.result_prefix)
-    scripts = load(PROTOCOL, store.package, *ADMIN_SCRIPTS)
+    scripts = load(PROTOCOL, store.package, *CLIENT_SCRIPTS)
     scripts |= load(PROTOCOL, store.package, *LETTER_SCRIPTS, shared=("letters",))
     return RedisQueueClient(lambda: open_redis(redis), scripts, store, keys, options)
 

@@ -157,12 +157,19 @@ end
 -- with, and to look at all of them twice more is 2 % of what a job costs here.
 local function owned(m) return type(m.token) == 'string' and type(m.job_id) == 'string' and m end
 
+-- Such a meta, where its counts cannot be read: they begin anew, and what it is bound to is not forgotten.
+local function without_counts(m)
+  local whole_meta = new_meta()
+  whole_meta.token, whole_meta.job_id = m.token, m.job_id
+  return whole_meta
+end
+
 -- Gives nil where it cannot be read.
 local function unpacked(text, check)
   if string.byte(text) == FORMAT_2 then
     local fine, l = pcall(cmsgpack.unpack, text)
     return fine and check({token = l[1], owner = l[2], tries = l[3], crashes = l[4], first = l[5], job_id = l[6],
-                             runs = l[7], failed = l[8]}) or nil
+                           runs = l[7], failed = l[8]}) or nil
   end
   local token, owner, tries, crashes, first, job_id =
     string.match(text, '^([^|]*)|([^|]*)|(%d+)|(%d+)|(%d+)|([^|]*)$')

@@ -48,7 +48,7 @@ local function settle(id, token, state, job_id, text, message, start, result, re
     finished[id], metas[id] = m, nil
   else
     local clash = job_id ~= '' and clashes(job_id, id)
-    bury(id, checked(m) or new_meta(), job_id, clash and 'conflict' or text, message)
+    bury(id, checked(m) or without_counts(m), job_id, clash and 'conflict' or text, message)
     metas[id] = nil
     if clash then return 'OK' end
   end

@@ -181,6 +181,23 @@ async def test_a_job_that_came_again_is_seen_as_it_stands_now(rig: Rig) -> None:
     assert await states(rig) == [(job_id, "failed")]
 
 
+async def test_a_dead_letter_that_was_replayed_waits_wherever_one_looks(rig: Rig) -> None:
+    job_id, payload = rig.job("again", metadata={"tenant": "a"})
+    await rig.client.put([(job_id, payload)])
+    submitted = (await rig.client.record(job_id))["submitted_ms"]
+    assert await rig.a.settle(await run(rig.a), Failed("bad", "it was"))
+    (letter,) = await rig.letters()
+    assert await rig.client.replay(letter.id)
+    record = await rig.client.record(job_id)
+    assert (record["state"], record["submitted_ms"]) == ("waiting", submitted)
+    assert not record.keys() & {"error_code", "error_message", "finished_ms", "worker"}
+    assert await rig.client.look_up([job_id]) == [(record, None)]
+    assert await states(rig) == [(job_id, "waiting")]
+    assert await seen(rig, JobFilter(state="failed")) == []
+    assert await rig.a.settle(await run(rig.a), ANSWER)
+    assert await rig.state(job_id) == "succeeded"
+
+
 async def test_the_last_thousand_ends_are_seen_and_their_rate_told(rig: Rig) -> None:
     assert await rig.client.rate() == 0.0
     ids = await rig.put(*map(str, range(1010)))

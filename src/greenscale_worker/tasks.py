@@ -1,4 +1,4 @@
-"""Ending a task that talks to Redis."""
+"""Ending a task, also where a library swallows a cancellation."""
 
 import asyncio
 from typing import Any, Final

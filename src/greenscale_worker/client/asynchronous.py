@@ -1,0 +1,273 @@
+"""`Client`: one queue, as its producers and readers see it."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+from uuid import uuid4
+
+from greenscale_worker.client.ends import Ended, Ends
+from greenscale_worker.client.payload import check
+from greenscale_worker.errors import (
+    BadInputError,
+    ConfigError,
+    GreenScaleError,
+    JobCancelled,
+    JobFailed,
+    JobGone,
+)
+from greenscale_worker.job import check_job_id
+from greenscale_worker.queues import (
+    Cancellation,
+    Depth,
+    JobFilter,
+    JobInfo,
+    LiveWorker,
+    QueueClient,
+    QueueOptions,
+    RedisOptions,
+    State,
+)
+from greenscale_worker.queues.opening import open_client
+from greenscale_worker.wire_json import write
+
+LARGEST: Final = 1024 * 1024
+LAST_LOOK_SECONDS: Final = 1.0
+Message = Mapping[str, Any]
+
+
+class Client:
+    """One queue, as its producers and readers see it.
+
+    `url` is where Redis is and `queue` the name of the list; what else there is to say about them goes into `redis`
+    and `options`, which then take their places. `kind` is that of the queue: `list`, `stream` or a plug-in's. `check`
+    looks at each job as the worker will, so that a mistake is told to who made it; `max_bytes` is the largest payload
+    that the workers take. It connects with its first call; `async with` closes it.
+
+    Calls raise QueueUnavailableError where the server does not answer, and ConfigError where it refuses this client.
+    """
+
+    def __init__(  # noqa: PLR0913  what there is to say about a queue, with defaults
+        self,
+        url: str = "redis://127.0.0.1:6379/0",
+        *,
+        queue: str = "jobs",
+        kind: str = "list",
+        redis: RedisOptions | None = None,
+        options: QueueOptions | None = None,
+        check: bool = True,
+        max_bytes: int = LARGEST,
+    ) -> None:
+        self._kind = kind
+        self._redis = redis or RedisOptions(url=url)
+        self._options = options or QueueOptions(name=queue)
+        self._check = check
+        self._max_bytes = max_bytes
+        self._opening = asyncio.Lock()
+        self._queue: QueueClient | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ends: Ends | None = None
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, *, env_file: str | Path = ".env") -> Self:
+        """Take the settings of the worker (docs/configuration.md), from the environment and a file. Raises ConfigError.
+
+        A file of another name than `.env` must be there.
+        """
+        from greenscale_worker.config import load, queue_options, redis_options  # noqa: PLC0415  only who asks for it
+
+        path = Path(env_file)
+        settings = load(os.environ if environ is None else environ, path, named=path != Path(".env"))
+        return cls(
+            kind=settings.queue,
+            redis=redis_options(settings),
+            options=queue_options(settings),
+            check=settings.backend == "chat",
+            max_bytes=settings.max_payload_bytes,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close every connection. Whoever still waits gets a QueueUnavailableError."""
+        (ends, self._ends), (queue, self._queue) = (self._ends, None), (self._queue, None)
+        if ends is not None:
+            await ends.aclose()
+        if queue is not None:
+            await queue.aclose()
+
+    async def queue(self) -> QueueClient:
+        """Give what lies beneath: dead letters, pauses and all else that a queue can do."""
+        loop = asyncio.get_running_loop()
+        if self._queue is not None and self._loop is not loop:
+            raise ConfigError(
+                "a Client belongs to the event loop that used it first; expected: one for each, or SyncClient"
+            )
+        async with self._opening:
+            if self._queue is None:
+                self._loop = loop
+                self._queue = await open_client(self._kind, self._redis, self._options)
+        return self._queue
+
+    async def submit(
+        self,
+        /,
+        prompt: str | None = None,
+        *,
+        messages: Sequence[Message] | None = None,
+        job_id: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        deadline: datetime | str | None = None,
+        **parameters: Any,
+    ) -> str:
+        """Hand in a job, and give its id: that given, or a new one.
+
+        `parameters` go to the endpoint as they are: `model`, `temperature`, `max_tokens`, … (docs/wire-contract.md).
+        Where the answer of the server gets lost, nobody knows whether the job was handed in. With an id of your own the
+        same call again is safe: a job that waits, runs or has an answer is not handed in twice.
+
+        Raises BadInputError for a job that no worker would run, QueueFullError where the server takes no more.
+        """
+        known = {"prompt": prompt, "messages": messages, "job_id": job_id, "metadata": metadata, "deadline": deadline}
+        job = {**{name: value for name, value in known.items() if value is not None}, **parameters}
+        (handed_in,) = await self.submit_many([job])
+        return handed_in
+
+    async def submit_many(self, jobs: Iterable[Mapping[str, Any] | str]) -> list[str]:
+        """Hand in many jobs, each a prompt or the fields of the wire contract, and give their ids in this order.
+
+        They are accepted in groups of 100, each as a whole; all are checked before the first. Raises as `submit`.
+        """
+        payloads = [self._payload(job) for job in jobs]
+        queue = await self.queue()
+        await queue.put(payloads, fold=True)
+        return [job_id for job_id, _ in payloads]
+
+    async def wait(self, job_id: str, timeout: float | None = None) -> str:  # noqa: ASYNC109  its error says how the job stands
+        """Wait until a job has ended, and give its answer. It need not be there yet.
+
+        Raises BadInputError for an id that no job can have, JobFailed, JobCancelled, JobGone where its answer is kept
+        no longer, and TimeoutError, which says how the job stands, after so many seconds. While the server is away, it
+        is waited for.
+        """
+        return await self._wait(job_id, timeout, known=False)
+
+    async def _wait(self, job_id: str, timeout: float | None, *, known: bool) -> str:  # noqa: ASYNC109  likewise
+        check_job_id(job_id)
+        ends = await self._waiting()
+        try:
+            async with asyncio.timeout(timeout):
+                return answer_of(await ends.wait(job_id, known=known))
+        except TimeoutError:
+            raise TimeoutError(f"{job_id} has not ended within {timeout:g} s; {await self._stands(job_id)}") from None
+
+    async def ask(
+        self,
+        /,
+        prompt: str | None = None,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  as above
+        **fields: Any,
+    ) -> str:
+        """Hand in a job as `submit` does, and wait for its answer as `wait` does."""
+        return await self._wait(await self.submit(prompt, **fields), timeout, known=True)
+
+    async def as_completed(self, job_ids: Iterable[str]) -> AsyncGenerator[Ended, None]:
+        """Give each of these jobs when it has ended; of a failed one, the record says why.
+
+        Raises BadInputError for an id that no job can have.
+        """
+        ids = list(job_ids)
+        for job_id in ids:
+            check_job_id(job_id)
+        async with aclosing((await self._waiting()).as_completed(ids)) as ended:
+            async for each in ended:
+                yield each
+
+    async def result(self, job_id: str) -> str | None:
+        """Read a job's answer; None where there is none (yet)."""
+        ((_, answer),) = await (await self.queue()).look_up([job_id])
+        return None if answer is None else answer.decode(errors="replace")
+
+    async def record(self, job_id: str) -> dict[str, str]:
+        """Read a job's record (docs/wire-contract.md); empty where there is none: unknown, or pushed and waiting."""
+        return await (await self.queue()).record(job_id)
+
+    async def cancel(self, job_id: str) -> Cancellation:
+        """End a job that has not finished; see `QueueClient.cancel`. Raises BadInputError for an id no job can have."""
+        return await (await self.queue()).cancel(job_id)
+
+    async def jobs(
+        self,
+        *,
+        state: State | None = None,
+        code: str | None = None,
+        worker: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[JobInfo]:
+        """Walk through jobs: those that run, wait, are delayed and held, then the last 1,000 that ended."""
+        which = JobFilter(state=state, code=code, worker=worker)
+        async for job in (await self.queue()).jobs(which, limit=limit):
+            yield job
+
+    async def depth(self) -> Depth:
+        """Count the jobs by state."""
+        return await (await self.queue()).depth()
+
+    async def workers(self) -> list[LiveWorker]:
+        """List the worker processes alive."""
+        return await (await self.queue()).workers()
+
+    async def _waiting(self) -> Ends:
+        if self._options.result_ttl == 0:
+            raise ConfigError("results are not kept, so nothing can be waited for; expected: result_ttl above 0")
+        queue = await self.queue()
+        if self._ends is None:
+            self._ends = Ends(queue)
+        return self._ends
+
+    async def _stands(self, job_id: str) -> str:
+        """Say how a job stands, for who has waited for it in vain."""
+        try:
+            async with asyncio.timeout(LAST_LOOK_SECONDS):
+                record = await self.record(job_id)
+        except (GreenScaleError, TimeoutError) as error:
+            return f"how it stands is not known: {error}"
+        state = record.get("state")
+        why = ": ".join(word for word in (record.get("error_code"), record.get("error_message")) if word)
+        return "there is no record of it" if state is None else f"it is {state}" + (f", last {why}" if why else "")
+
+    def _payload(self, job: Mapping[str, Any] | str) -> tuple[str, bytes]:
+        """Write a job as workers read it. Raises BadInputError."""
+        fields = {"prompt": job} if isinstance(job, str) else dict(job)
+        if fields.get("job_id") is None:
+            fields["job_id"] = uuid4().hex
+        if isinstance(deadline := fields.get("deadline"), datetime):
+            fields["deadline"] = deadline.isoformat()
+        try:
+            payload = write(fields)
+        except (TypeError, ValueError) as error:
+            raise BadInputError("not_json", f"a job is written as JSON: {error}") from None
+        return check(payload, max_bytes=self._max_bytes, chat=self._check), payload
+
+
+def answer_of(ended: Ended) -> str:
+    """Read what a job has come to. Raises JobFailed, JobCancelled or JobGone."""
+    record = ended.record
+    if record.get("state") == "failed":
+        raise JobFailed(ended.job_id, record.get("error_code", ""), record.get("error_message", ""))
+    if record.get("state") == "cancelled":
+        raise JobCancelled(ended.job_id)
+    if ended.answer is None:
+        raise JobGone(ended.job_id)
+    return ended.answer.decode(errors="replace")

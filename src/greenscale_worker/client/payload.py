@@ -1,0 +1,16 @@
+"""Looks at a job as the worker will, so that a mistake is told to who made it."""
+
+from greenscale_worker.backends.request import chat_request
+from greenscale_worker.errors import BadInputError, PermanentError
+from greenscale_worker.job import decode
+
+
+def check(payload: bytes, *, max_bytes: int, chat: bool) -> str:
+    """Give the id of a job that a worker would run. `chat`: it is for an endpoint. Raises BadInputError."""
+    job = decode(payload, max_bytes=max_bytes)
+    if chat:
+        try:
+            chat_request(job.payload)
+        except PermanentError as error:
+            raise BadInputError(error.code, str(error), job_id=job.job_id) from None
+    return job.job_id

@@ -1,0 +1,102 @@
+"""Reads what Redis replies to a client. ValueError and the like: it is no reply of our scripts."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import orjson
+from redis.exceptions import ResponseError
+
+from greenscale_worker.queues import DeadLetter, Replay
+from greenscale_worker.queues.replaying import replayed
+
+NOT_REPLAYED: Final[dict[bytes, Replay]] = {b"GONE": "unknown", b"LOST": "payload_lost"}
+
+
+def read_result(answer: Any) -> bytes | None:
+    """Read an answer; what somebody else keeps under its name is none."""
+    if isinstance(answer, ResponseError) and str(answer).startswith("WRONGTYPE"):
+        return None
+    if isinstance(answer, Exception):
+        raise answer
+    return None if answer is None else bytes(memoryview(answer))
+
+
+def read_records(job_ids: Sequence[str], answer: Any) -> dict[str, dict[str, str]]:
+    """Read the record of each job; of one that was replayed it is that of one which waits."""
+    records = [replayed(_read_fields(words)) if again else _read_fields(words) for again, *words in answer]
+    return dict(zip(job_ids, records, strict=True))
+
+
+def _read_fields(words: Sequence[bytes]) -> dict[str, str]:
+    texts = [word.decode("utf-8", "replace") for word in words]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def read_why(answer: Any) -> str | None:
+    """Read why a worker sends nothing; what somebody else keeps under that name says nothing."""
+    return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else None
+
+
+def read_open(answer: Any) -> tuple[bytes, list[Any]]:
+    """Read a page of jobs: the score behind which to go on, empty where that was all, and a row for each."""
+    behind, rows = answer
+    return bytes(memoryview(behind)), list(rows)
+
+
+def read_flags(answer: Any) -> list[bool]:
+    """Read a yes or no for each."""
+    return [bool(int(each)) for each in answer]
+
+
+def read_page(answer: Any) -> tuple[int, bytes, list[DeadLetter]]:
+    """Read a page of dead letters: how many there are in all, where the next page begins, and these."""
+    total, cursor, page = answer
+    letters = [read_letter(*each) for each in zip(page[::3], page[1::3], page[2::3], strict=True)]
+    return int(total), cursor, letters
+
+
+def read_found(answer: Any) -> DeadLetter | None:
+    """Read the dead letter that was found, where there is one."""
+    return read_letter(*answer) if answer else None
+
+
+def read_counts(answer: Any) -> list[tuple[bytes, int]]:
+    """Read codes, each with its number of dead letters."""
+    return [(code, int(count)) for code, count in zip(answer[::2], answer[1::2], strict=True)]
+
+
+def read_replays(answer: Any) -> list[Replay]:
+    """Read what became of dead letters: of one at least, or it would be asked for ever."""
+    replays: list[Replay] = [NOT_REPLAYED.get(each, "replayed") for each in answer]
+    if not replays:
+        raise ValueError("no answer to a replay")
+    return replays
+
+
+def read_purge(answer: Any) -> tuple[int, bool]:
+    """Read how many dead letters were deleted, and whether there are more."""
+    gone, more = answer
+    return int(gone), bool(int(more))
+
+
+def read_cursor(answer: Any) -> bytes:
+    """Read where to go on: in the letters, in their index, or nowhere."""
+    cursor = bytes(memoryview(answer))
+    if cursor[:1] not in {b"", b"l", b"i"}:
+        raise ValueError("no place to go on")
+    return cursor
+
+
+def read_letter(id_: bytes, header: bytes, payload: bytes) -> DeadLetter:
+    """Read a dead letter: its id, its header, which is JSON, and its payload."""
+    known = orjson.loads(header.decode("utf-8", "replace"))
+    return DeadLetter(
+        id=id_.decode(),
+        job_id=known["job_id"] or None,
+        code=known["code"],
+        message=known["message"],
+        attempts=int(known["tries"]),
+        crashes=int(known["crashes"]),
+        died_at=int(known["died_ms"]) / 1000,
+        payload=payload,
+    )
