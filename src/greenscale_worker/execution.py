@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
-from typing import Final, TypeAlias, get_args
+from typing import Final, NamedTuple, TypeAlias, get_args
 from weakref import WeakSet
 
 from greenscale_worker.backends import Backend
@@ -40,8 +40,7 @@ class Policy:
     max_age: float = 86_400.0
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """A job, the right to run it, and the moment of its deadline by the monotonic clock: infinite where it has none."""
 
     job: Job

@@ -1,14 +1,14 @@
 -- Ties job ids to leases, finds duplicates, consumes cancellations and writes the records, before anything is run.
 --
 -- KEYS  as in prelude.lua; then for each item its record HASH and its cancel:<job id> STRING
--- ARGV  3 seconds a live record lasts, 4 seconds a final record lasts;
+-- ARGV  3 seconds a live record lasts, 4 seconds a final record lasts, 5 worker and 6 backend for the records;
 --       then for each item: id, token, job id, number of words, record field, value, …
 -- Output for each item RUN, DUPLICATE, CONFLICT, CANCELLED or STALE; BADTYPE: RUN, and a foreign key was replaced
-local live_ttl, final_ttl = ARGV[3], tonumber(ARGV[4])
+local live_ttl, final_ttl, worker, backend = ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 run_when_full()
 
 local starts, ids, names, tombstones, records = {}, {}, {}, {}, {}
-local arg = 5
+local arg = 7
 while arg <= #ARGV do
   starts[#starts + 1] = arg
   ids[#starts], names[#starts] = ARGV[arg], ARGV[arg + 2]
@@ -39,7 +39,7 @@ local function bind(i, token, start)
   if any_cancelled and call('DEL', tombstone) == 1 then
     drop(id, m, 'cancelled')
     if final_ttl > 0 then
-      write_record(record, final_ttl, {'state', 'cancelled', 'finished_ms', NOW}, true)
+      write_record(record, final_ttl, true, 'state', 'cancelled', 'finished_ms', NOW)
       written[record] = true
       ended(job_id, 'cancelled')
     end
@@ -52,12 +52,13 @@ local function bind(i, token, start)
     push(changed, id, packed(m))
   end
   if final_ttl == 0 then return 'RUN' end
-  local fields = {unpack(ARGV, start + 4, start + 3 + ARGV[start + 3])}
-  push(fields, 'state', 'running')
-  push(fields, 'claimed_ms', NOW)
   local begins = any_record or written[record]
   written[record] = true
-  return write_record(record, live_ttl, fields, begins) and 'BADTYPE' or 'RUN'
+  local foreign = write_record(record, live_ttl, begins, 'state', 'running', 'claimed_ms', NOW, 'attempts', attempt_of(m),
+                               'crashes', crashes_of(m), 'first_claimed_ms', type(m.first) == 'string' and m.first or NOW,
+                               'worker', worker, 'backend', backend,
+                               unpack(ARGV, start + 4, start + 3 + ARGV[start + 3]))
+  return foreign and 'BADTYPE' or 'RUN'
 end
 
 local answers = {}

@@ -10,7 +10,7 @@ if id and store.has(id) then
   forget({[id] = find(id)})
   count('cancelled')
   if final_ttl > 0 then
-    write_record(record, final_ttl, {'state', 'cancelled', 'finished_ms', NOW})
+    write_record(record, final_ttl, false, 'state', 'cancelled', 'finished_ms', NOW)
     ended(job_id, 'cancelled')
     tell_ends()
   end
@@ -21,5 +21,5 @@ local state = call('TYPE', record).ok == 'hash' and call('HGET', record, 'state'
 if state == 'succeeded' or state == 'failed' or state == 'cancelled' then return 'FINISHED' end
 call('SET', tombstone, '1', 'EX', live_ttl)
 if not state then return 'UNKNOWN' end
-write_record(record, live_ttl, {'state', 'cancelling'})
+write_record(record, live_ttl, false, 'state', 'cancelling')
 return 'LATER'

@@ -9,8 +9,8 @@ local state = call('TYPE', record).ok == 'hash' and call('HGET', record, 'state'
 local header = letter and letters.open(letter)
 if not header or bound_elsewhere(job_id, id) or not (state == 'running' or state == 'delayed' or state == 'held') then return 'GONE' end
 run_when_full()
-write_record(record, ARGV[5], {'state', 'failed', 'crashes', header.crashes, 'finished_ms', header.died_ms,
-                                 'error_code', header.code, 'error_message', header.message})
+write_record(record, ARGV[5], false, 'state', 'failed', 'crashes', header.crashes, 'finished_ms', header.died_ms,
+             'error_code', header.code, 'error_message', header.message)
 ended(job_id, 'failed', header.code, header.died_ms)
 tell_ends()
 return 'OK'

@@ -34,16 +34,21 @@ local MOST = 9e15  -- of what is counted; Lua does so exactly up to 2^53
 local call = redis.call
 local store, letters = {}, {}
 
--- Lua has no rollback: a foreign type under one of our keys is refused before the first write.
+-- Lua has no rollback: a foreign type under one of our keys is refused before the first write. To ask for the length costs
+-- half of what the type does.
+local LENGTHS = {list = 'LLEN', stream = 'XLEN', zset = 'ZCARD', hash = 'HLEN'}
+
+local function is_foreign(key, wanted)
+  if type(redis.pcall(LENGTHS[wanted], key)) == 'number' then return nil end
+  local found = call('TYPE', key).ok
+  return found ~= wanted and redis.error_reply('FOREIGN ' .. key .. ' is a ' .. found .. ', a ' .. wanted .. ' is expected')
+end
+
 local function foreign(source, own)
-  local kinds = {source, 'zset', 'zset', 'zset', 'zset', 'hash', 'hash', 'hash', 'hash', 'zset', 'zset', 'hash', false, false, false,
-                 own}
-  for i, wanted in ipairs(kinds) do  -- false: see `letters` and `tell_ends`, which do without
-    local found = wanted and call('TYPE', KEYS[i]).ok or 'none'
-    if found ~= 'none' and found ~= wanted then
-      return redis.error_reply('FOREIGN ' .. KEYS[i] .. ' is a ' .. found .. ', a ' .. wanted .. ' is expected')
-    end
-  end
+  local refused = is_foreign(SOURCE, source) or own and is_foreign(KEYS[16], own)
+  for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE, WORKERS, HELD}) do refused = refused or is_foreign(key, 'zset') end
+  for _, key in ipairs({META, DEAD, CONTROL, BOUND, BLAME}) do refused = refused or is_foreign(key, 'hash') end
+  return refused  -- of the others, see `letters` and `tell_ends`, which do without
 end
 
 local time = call('TIME')
@@ -66,7 +71,7 @@ local function ring(message) redis.pcall('PUBLISH', BELL, message) end
 local ends, ended_ids = {}, {}
 
 local function ended(job_id, state, code, at)
-  ends[#ends + 1] = (at or NOW) .. ' ' .. state .. ' ' .. job_id .. ' ' .. string.sub(code or '', 1, LONGEST_CODE)
+  ends[#ends + 1] = (at or NOW) .. ' ' .. state .. ' ' .. job_id .. ' ' .. (code and string.sub(code, 1, LONGEST_CODE) or '')
   ended_ids[#ended_ids + 1] = job_id
 end
 
@@ -108,7 +113,7 @@ local function call_with(command, key, words) return #words > 0 and call(command
 -- A hash's values by their fields; false where there is none.
 local function pick(key, fields)
   local values, found = {}, #fields > 0 and call('HMGET', key, unpack(fields))
-  for i, field in ipairs(fields) do values[field] = found[i] end
+  for i = 1, #fields do values[fields[i]] = found[i] end
   return values
 end
 
@@ -135,12 +140,12 @@ local function new_meta()
   return {token = '', owner = '', tries = 0, crashes = 0, first = NOW, job_id = '', runs = 0, failed = 0}
 end
 
-local FORMAT_2 = 0x98  -- the first byte of an array of eight (MessagePack)
+local ARRAY_OF_8 = '\152'  -- the first byte of such an array in MessagePack; behind it, its values
 
 -- tries: thousandths of a try used up. runs: calls that failed. failed: ms of its last failure with prior `job`; 0: none.
 -- Format 1, which the version before reads, is written until the fleet has no worker of that version.
 local function packed(m)
-  if V2 then return cmsgpack.pack({m.token, m.owner, m.tries, m.crashes, m.first, m.job_id, m.runs, m.failed}) end
+  if V2 then return ARRAY_OF_8 .. cmsgpack.pack(m.token, m.owner, m.tries, m.crashes, m.first, m.job_id, m.runs, m.failed) end
   return table.concat({m.token, m.owner, math.floor(m.tries / 1000), m.crashes, m.first, m.job_id}, '|')
 end
 
@@ -157,6 +162,11 @@ end
 -- with, and to look at all of them twice more is 2 % of what a job costs here.
 local function owned(m) return type(m.token) == 'string' and type(m.job_id) == 'string' and m end
 
+-- What a record says of the run that such a meta is in.
+local function attempt_of(m) return (is_count(m.runs) and m.runs or 0) + 1 end
+
+local function crashes_of(m) return is_count(m.crashes) and m.crashes or 0 end
+
 -- Such a meta, where its counts cannot be read: they begin anew, and what it is bound to is not forgotten.
 local function without_counts(m)
   local whole_meta = new_meta()
@@ -166,10 +176,10 @@ end
 
 -- Gives nil where it cannot be read.
 local function unpacked(text, check)
-  if string.byte(text) == FORMAT_2 then
-    local fine, l = pcall(cmsgpack.unpack, text)
-    return fine and check({token = l[1], owner = l[2], tries = l[3], crashes = l[4], first = l[5], job_id = l[6],
-                           runs = l[7], failed = l[8]}) or nil
+  if string.sub(text, 1, 1) == ARRAY_OF_8 then
+    local fine, token, owner, tries, crashes, first, job_id, runs, failed = pcall(cmsgpack.unpack, string.sub(text, 2))
+    return fine and check({token = token, owner = owner, tries = tries, crashes = crashes, first = first, job_id = job_id,
+                           runs = runs, failed = failed}) or nil
   end
   local token, owner, tries, crashes, first, job_id =
     string.match(text, '^([^|]*)|([^|]*)|(%d+)|(%d+)|(%d+)|([^|]*)$')
@@ -345,23 +355,23 @@ local function reap(max_crashes)
   return #expired, buried
 end
 
--- Writes fields of a record. One that begins tells of one run only; but when the job was handed in stays true for all of
--- them. Anything but a hash found under its name is replaced, never written onto; says whether it was.
-local function write_record(key, ttl, fields, begins)
-  local foreign = false
+-- Writes fields of a record and their values. One that begins tells of one run only; but when the job was handed in stays
+-- true for all of them. Anything but a hash found under its name is replaced, never written onto; says whether it was.
+local function write_record(key, ttl, begins, ...)
+  local foreign, submitted = false, false
   if begins then
     local found = call('TYPE', key).ok
     foreign = found ~= 'none' and found ~= 'hash'
-    local submitted = found == 'hash' and call('HGET', key, 'submitted_ms')
+    submitted = found == 'hash' and call('HGET', key, 'submitted_ms')
     if found ~= 'none' then call('DEL', key) end
-    if submitted then push(fields, 'submitted_ms', submitted) end
   end
-  local written = redis.pcall('HSET', key, unpack(fields))
+  local written = redis.pcall('HSET', key, ...)
   if type(written) == 'table' then
     foreign = string.find(written.err, 'WRONGTYPE', 1, true) ~= nil
     if foreign then call('DEL', key) end
-    call('HSET', key, unpack(fields))
+    call('HSET', key, ...)
   end
+  if submitted then call('HSET', key, 'submitted_ms', submitted) end
   call('EXPIRE', key, ttl)
   return foreign
 end

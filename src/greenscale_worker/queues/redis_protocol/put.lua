@@ -22,7 +22,7 @@ local function put(job_id, payload, record, tombstone)
   if ttl > 0 and not bound then
     local cancelled = any_cancelled and call('EXISTS', tombstone) == 1
     call('DEL', record)
-    write_record(record, ttl, {'state', cancelled and 'cancelling' or 'waiting', 'submitted_ms', NOW})
+    write_record(record, ttl, false, 'state', cancelled and 'cancelling' or 'waiting', 'submitted_ms', NOW)
   end
   return 1
 end

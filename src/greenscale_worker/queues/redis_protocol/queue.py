@@ -230,11 +230,10 @@ class RedisQueue:
 
     async def _send_bind(self, items: list[tuple[Lease, Job]]) -> list[Binding]:
         keys, args = self._keys.base, [*self._head, records.LIVE_SECONDS, self.options.result_ttl]
+        args += [self._owner, self.options.backend]
         for lease, job in items:
             keys += [self._keys.record(job.job_id), self._keys.cancel(job.job_id)]
-            fields: list[Any] = []
-            if self.options.result_ttl:
-                fields = records.of_run(lease, job, worker=self._owner, backend=self.options.backend)
+            fields = records.of_run(job) if self.options.result_ttl else []
             args += [lease.id, lease.token, job.job_id, len(fields), *fields]
         answers, _ = await self._link.insist(self._scripts["bind"], keys, args, _words(len(items), BINDINGS))
         _warn_of_foreign_keys(answers, [job.job_id for _, job in items])

@@ -11,10 +11,9 @@ from greenscale_worker.queues import Lease
 LIVE_SECONDS: Final = 7 * 86_400
 
 
-def of_run(lease: Lease, job: Job, *, worker: str, backend: str) -> list[Any]:
-    """Fields for a job that begins to run."""
-    fields: list[Any] = ["attempts", lease.runs + 1, "crashes", lease.crashes]
-    fields += ["first_claimed_ms", int(lease.first_claimed_at * 1000), "worker", worker, "backend", backend]
+def of_run(job: Job) -> list[Any]:
+    """Fields for a job that begins to run, beside those that the script knows."""
+    fields: list[Any] = []
     if job.created_at is not None:
         fields += ["created_at", job.created_at.isoformat()]
     if job.metadata:

@@ -17,7 +17,7 @@ local function release(id, token, delay, job_id, reason, record)
   rings = true
   count('released')
   if job_id == '' or ttl == 0 then return 'OK' end
-  local foreign = write_record(record, ttl, {'state', 'delayed', 'due_ms', digits(now + delay), 'error_code', reason})
+  local foreign = write_record(record, ttl, false, 'state', 'delayed', 'due_ms', digits(now + delay), 'error_code', reason)
   return foreign and 'BADTYPE' or 'OK'
 end
 

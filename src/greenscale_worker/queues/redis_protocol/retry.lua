@@ -96,7 +96,7 @@ local function retry(item, record)
     push(fields, 'due_ms', digits(now + delay))
   end
   if job_id == '' or ttl == 0 then return verdict, 0 end
-  return verdict, write_record(record, ttl, fields) and 1 or 0
+  return verdict, write_record(record, ttl, false, unpack(fields)) and 1 or 0
 end
 
 local answers, rings = {}, false

@@ -7,7 +7,7 @@
 --       failure code, failure message, ms: when its call began by our clock, number of words, record field, value, …
 -- Output for each item OK, STALE (claimed by another since) or GONE (ended already, or unknown); BADTYPE: OK, and a
 --       foreign key was replaced
-local ttl = tonumber(ARGV[3])
+local ttl = ARGV[3]
 run_when_full()
 
 local starts, ids = {}, {}
@@ -54,13 +54,12 @@ local function settle(id, token, state, job_id, text, message, start, result, re
   end
   settled[state] = settled[state] + 1
   if succeeded then began_last = math.max(began_last, tonumber(ARGV[start + 6])) end
-  if job_id == '' or ttl == 0 then return 'OK' end
+  if job_id == '' or ttl == '0' then return 'OK' end
   if succeeded then call('SET', result, text, 'EX', ttl) end
   ended(job_id, state, not succeeded and text)
-  local fields = {unpack(ARGV, start + 8, start + 7 + ARGV[start + 7])}
-  push(fields, 'state', state)
-  push(fields, 'finished_ms', NOW)
-  return write_record(record, ttl, fields, not m or m.job_id ~= job_id) and 'BADTYPE' or 'OK'
+  local foreign = write_record(record, ttl, not m or m.job_id ~= job_id, 'state', state, 'finished_ms', NOW,
+                               unpack(ARGV, start + 8, start + 7 + ARGV[start + 7]))
+  return foreign and 'BADTYPE' or 'OK'
 end
 
 local answers = {}
