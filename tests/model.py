@@ -268,7 +268,7 @@ class Walk(Actors):
             "claim": [9, LEASE, BEAT, "w", "nonce", 4, 9999, 1],
             "agree": ["1"],
             "beat": [LEASE, BEAT, 4, "w", 1],
-            "bind": [9, 9],
+            "bind": [9, 9, "w", "b"],
             "settle": [9],
             "release": [9],
             "retry": [9, 9],

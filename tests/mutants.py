@@ -40,12 +40,12 @@ class Mutant:
 
 MUTANTS: Final = [
     # What all scripts share
-    Mutant("types are not guarded", "prelude", "if found ~= 'none' and found ~= wanted then", "if false then"),
+    Mutant("types are not guarded", "prelude", "if found == wanted or found == 'none' then", "if true then"),
     Mutant(
         "one key's type is not guarded",
         "prelude",
-        "'hash', 'hash', 'zset', 'zset', 'hash', false,",
-        "'hash', 'hash', nil, 'zset', 'hash', false,",
+        "{META, DEAD, CONTROL, BOUND, BLAME}",
+        "{META, DEAD, CONTROL, BLAME}",
     ),
     Mutant("meta is kept", "prelude", "  call('HDEL', META, unpack(ids))\n"),
     Mutant(
@@ -187,7 +187,7 @@ MUTANTS: Final = [
     Mutant(
         "the time of submission is lost",
         "prelude",
-        "if submitted then push(fields, 'submitted_ms', submitted) end",
+        "if submitted then call('HSET', key, 'submitted_ms', submitted) end",
     ),
     Mutant("a foreign type is written onto", "prelude", "if type(written) == 'table' then", "if false then"),
     Mutant("a foreign type is not reported", "prelude", "  return foreign\n", "  return false\n"),
@@ -286,10 +286,19 @@ MUTANTS: Final = [
     Mutant("a job does not know its binding", "bind", "call_with('HSET', META, changed)\n"),
     Mutant("nothing is bound", "bind", "call_with('HSET', BOUND, bindings)\n"),
     Mutant("a record tells of two runs", "bind", "any_record or written[record]", "written[record]"),
-    Mutant("a cancellation adds to an old record", "bind", "'finished_ms', NOW}, true)", "'finished_ms', NOW})"),
+    Mutant("a cancellation adds to an old record", "bind", "final_ttl, true,", "final_ttl, false,"),
     Mutant("bind: all items share the first's record", "bind", "KEYS[ITEMS + 2 * #starts - 2]", "KEYS[ITEMS]"),
     Mutant("bind: all items share the first's tombstone", "bind", "KEYS[ITEMS + 2 * #starts - 1]", "KEYS[ITEMS + 1]"),
     Mutant("bind: one stale item spoils its group", "bind", "return 'STALE'", "error('STALE')"),
+    Mutant("a record does not count the runs before", "prelude", "m.runs or 0) + 1", "0 or 0) + 1"),
+    Mutant("a record does not count the crashes", "prelude", "and m.crashes or 0 end", "and 0 or 0 end"),
+    Mutant("a record does not say who runs its job", "bind", "'worker', worker,", "'worker', '',"),
+    Mutant(
+        "a record forgets when its job was first claimed",
+        "bind",
+        "'string' and m.first or NOW",
+        "'string' and NOW or NOW",
+    ),
     # settle
     Mutant("settle: any token", "settle", "  elseif m.token ~= token then\n    return 'STALE'\n"),
     Mutant(
@@ -301,20 +310,20 @@ MUTANTS: Final = [
     Mutant("acknowledged without a result", "settle", "if succeeded then call('SET', result, text, 'EX', ttl) end"),
     Mutant("a failure is written as an answer", "settle", "if succeeded then call('SET'", "if text then call('SET'"),
     Mutant("results live for ever", "settle", ", 'EX', ttl)", ")"),
-    Mutant("a late answer is refused", "settle", "if not late(id, token, succeeded, job_id) then", "if true then"),
+    Mutant("a late answer is refused", "settle", "if not letter then", "if true then"),
     Mutant("a late answer leaves its dead letter", "settle", "if succeeded then letters.drop(id, header) end"),
     Mutant("a late answer needs no token", "settle", " or header.token ~= token"),
     Mutant(
         "a late answer overrules the job in flight",
         "settle",
-        "if succeeded and clashes(job_id, id) then return false end",
+        "if succeeded and clashes(job_id, id) then return nil end",
     ),
     Mutant("a conflict writes the other's record", "settle", "    if clash then return 'OK' end\n"),
     Mutant(
         "a job never bound adds to an old record",
         "settle",
-        "fields, not m or m.job_id ~= job_id)",
-        "fields)",
+        "record, ttl, not m or m.job_id ~= job_id,",
+        "record, ttl, false,",
     ),
     Mutant("a late answer adds to the record of a failure", "settle", "not m or m.job_id ~=", "m and m.job_id ~="),
     Mutant(
@@ -440,7 +449,7 @@ MUTANTS: Final = [
     Mutant(
         "a job to be cancelled still says it waits",
         "cancel",
-        "write_record(record, live_ttl, {'state', 'cancelling'})\n",
+        "write_record(record, live_ttl, false, 'state', 'cancelling')\n",
     ),
     Mutant("who is unknown is said to be cancelled later", "cancel", "if not state then return 'UNKNOWN' end\n"),
     Mutant(

@@ -16,6 +16,7 @@ from greenscale_worker.queues.redis_protocol.opening import CLIENT_SCRIPTS, LETT
 from greenscale_worker.queues.redis_stream import StreamStore
 from tests.support.crew import Call, Held, Process, id_in
 from tests.support.entries import (
+    BACKEND,
     BATCH,
     BEAT,
     BURIAL_MARGIN,
@@ -291,9 +292,9 @@ class Actors:
 
     def bind(self, process: Process, *, everything: bool = False) -> None:
         group = self.some([held for held in process.at("claimed") if held.usable], everything=everything)
-        items = [Binding(held.id, held.token, held.job_id, self.run_fields(process, held)) for held in group]
+        items = [Binding(held.id, held.token, held.job_id, {"metadata": self.rnd.choice(TEXTS)}) for held in group]
         keys: list[str] = []
-        args: list[Any] = [LIVE_SECONDS, self.setup.ttl]
+        args: list[Any] = [LIVE_SECONDS, self.setup.ttl, process.name, BACKEND]
         for id_, token, job_id, fields in items:
             keys += [self.keys.record(job_id), self.keys.cancel(job_id)]
             args += [self.setup.name(id_), token, job_id, 2 * len(fields), *flat(fields.items())]
@@ -301,7 +302,7 @@ class Actors:
 
         def expected() -> list[str]:
             before[:] = [(id_, job.payload) for id_, job in self.ledger.open.items()]
-            return self.ledger.bind(items)
+            return self.ledger.bind(items, process.name)
 
         def seen(answers: list[bytes]) -> None:
             for item, answer in zip(items, answers, strict=True):
@@ -487,9 +488,6 @@ class Actors:
         """Choose when the call of a job began that ends now."""
         now, ledger = self.ledger.now, self.ledger
         return self.rnd.choice([now, now, now, now - 1, now - 5000, max(ledger.accused, ledger.healed, 5000) - 1])
-
-    def run_fields(self, process: Process, held: Held) -> dict[str, str]:
-        return {"crashes": str(held.crashes), "worker": process.name, "metadata": self.rnd.choice(TEXTS)}
 
     def outcome(self, process: Process, held: Held) -> Ending:
         """Settle what a worker holds as it would."""

@@ -15,6 +15,7 @@ REMEMBERED_SECONDS = 86_400  # a claim, for its repetition
 LARGEST = 200  # bytes of a payload that is read; in production 8 MiB
 FOREIGN = "a foreign type"
 GROUP, NOBODY, STRANGER = "greenscale", "-", "somebody"
+BACKEND = "chat"
 
 Record = dict[str, str]
 Kind = Literal["list", "stream"]

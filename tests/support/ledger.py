@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.support.entries import (
     AT_ONCE,
+    BACKEND,
     BATCH,
     BEAT,
     BURIAL_MARGIN,
@@ -110,8 +111,8 @@ class Ledger:
         sleep = 0 if BATCH in (reaped, len(due)) or full else self._sleep()
         return [sleep, str(self.now), reaped, self._given(ids), buried, ""]
 
-    def bind(self, items: Iterable[Binding]) -> list[str]:
-        return [self._bind(item) for item in items]
+    def bind(self, items: Iterable[Binding], worker: str) -> list[str]:
+        return [self._bind(item, worker) for item in items]
 
     def settle(self, items: Iterable[Ending]) -> list[str]:
         succeeded, answers = self.counters["succeeded"], []
@@ -364,7 +365,7 @@ class Ledger:
         self.open[self.last] = Open(payload, self.now)
         return self.last, payload
 
-    def _bind(self, item: Binding) -> str:
+    def _bind(self, item: Binding, worker: str) -> str:
         id_, token, job_id, fields = item
         if not self._held(id_, token):
             return "STALE"
@@ -384,7 +385,9 @@ class Ledger:
             self.open[id_].job_id = job_id
             self.open[id_].written(self.format)
         self._begin(job_id)
-        foreign = self._write(job_id, LIVE_SECONDS, fields | {"state": "running", "claimed_ms": str(self.now)})
+        run = {"state": "running", "claimed_ms": str(self.now), "worker": worker, "backend": BACKEND}
+        run |= self._run_of(self.open[id_]) | {"first_claimed_ms": str(self.open[id_].first)}
+        foreign = self._write(job_id, LIVE_SECONDS, fields | run)
         return "BADTYPE" if foreign else "RUN"
 
     def _settle(self, item: Ending) -> str:
@@ -402,7 +405,7 @@ class Ledger:
             self.counters["failed"] += 1
         if job.job_id != item.job_id:
             self._begin(item.job_id)
-        return self._record_end(item)
+        return self._record_end(item, self._run_of(job))
 
     def _settle_late(self, item: Ending, *, clash: bool) -> str:
         letter = self.dead.get(item.id)
@@ -416,14 +419,19 @@ class Ledger:
         self.ended.append(self._forget_letter(item.id).payload)
         self.counters["succeeded"] += 1
         self._begin(item.job_id)
-        return self._record_end(item)
+        run = {"attempts": str(letter.header["tries"]), "crashes": str(letter.header["crashes"])}
+        return self._record_end(item, run)
 
-    def _record_end(self, item: Ending) -> str:
+    @staticmethod
+    def _run_of(job: Open) -> dict[str, str]:
+        return {"attempts": str(job.runs + 1), "crashes": str(job.crashes)}
+
+    def _record_end(self, item: Ending, run: dict[str, str]) -> str:
         if not item.job_id or not self.setup.ttl:
             return "OK"
         if item.state == "succeeded":
             self.results[item.job_id] = item.text
-        fields = item.fields | {"state": item.state, "finished_ms": str(self.now)}
+        fields = run | item.fields | {"state": item.state, "finished_ms": str(self.now)}
         return "BADTYPE" if self._write(item.job_id, self.setup.ttl, fields) else "OK"
 
     def _release(self, item: Return) -> str:

@@ -80,12 +80,12 @@ class ChatBackend:
         try:
             async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
                 if response.status // 100 == SUCCESS:
-                    judge = partial(self._error, job, response.status, response.headers)
+                    judge = partial(self._error, job, response)
                     return read_completion(await self._read(response), judge)
                 said = await _read_error(response)
         except ClientError as error:
             raise _lost(error) from error
-        raise self._error(job, response.status, response.headers, read_error(said))
+        raise self._error(job, response, read_error(said))
 
     async def ready(self) -> bool:
         """Connect to the endpoint's host (the proxy's, where there is one), or GET the path that is set.
@@ -147,13 +147,13 @@ class ChatBackend:
         return self._model if job.verbatim else self._defaults
 
     def _error(
-        self, job: Job, status: int, headers: Mapping[str, str], said: ErrorBody, **otherwise: Any
+        self, job: Job, response: ClientResponse, said: ErrorBody, **otherwise: Any
     ) -> TransientError | PermanentError:
         """Judge what the endpoint said, for a request of which the configuration may have written a part."""
         payload, defaults = job.payload, self._defaults_for(job)
         sent = chat_request(payload, defaults)
         ours = [name for name in defaults if payload.get(name) is None and name in sent]
-        return error_of(status, headers, said, defaulted=ours, secrets=self._secrets, **otherwise)
+        return error_of(response.status, response.headers, said, defaulted=ours, secrets=self._secrets, **otherwise)
 
     async def _read(self, response: ClientResponse) -> bytes:
         """Read a body, decompressed, up to the cap; what is left unread closes the connection."""

@@ -64,6 +64,7 @@ class RedisQueue:
         self._scripts = scripts
         self._head: list[Any] = ["", store.word]
         self._keys = keys
+        self._base = keys.base
         self.options = options
         self._owner = owner
         self._metrics = metrics
@@ -229,7 +230,7 @@ class RedisQueue:
             self._claims.ring()
 
     async def _send_bind(self, items: list[tuple[Lease, Job]]) -> list[Binding]:
-        keys, args = self._keys.base, [*self._head, records.LIVE_SECONDS, self.options.result_ttl]
+        keys, args = [*self._base], [*self._head, records.LIVE_SECONDS, self.options.result_ttl]
         args += [self._owner, self.options.backend]
         for lease, job in items:
             keys += [self._keys.record(job.job_id), self._keys.cancel(job.job_id)]
@@ -240,7 +241,7 @@ class RedisQueue:
         return [BINDINGS[answer] for answer in answers]
 
     async def _send_settle(self, items: list[tuple[Lease, Succeeded | Failed]]) -> list[bool]:
-        keys, args = self._keys.base, [*self._head, self.options.result_ttl]
+        keys, args = [*self._base], [*self._head, self.options.result_ttl]
         for lease, outcome in items:
             job_id = lease.job_id or ""
             keys += [self._keys.result(job_id), self._keys.record(job_id)]
@@ -249,7 +250,7 @@ class RedisQueue:
                 fields = records.of_failure(lease, code, message, outcome.usage)
                 args += [lease.id, lease.token, "failed", job_id, code, message, 0, len(fields), *fields]
             elif self.options.result_ttl:
-                text, fields = records.encoded(outcome.output.text), records.of_success(lease, outcome)
+                text, fields = records.encoded(outcome.output.text), records.of_success(outcome)
                 args += [lease.id, lease.token, "succeeded", job_id, text, "", _began_ms(lease), len(fields), *fields]
             else:
                 args += [lease.id, lease.token, "succeeded", job_id, "", "", _began_ms(lease), 0]

@@ -26,11 +26,10 @@ def encoded(text: str) -> bytes:
     return text.encode("utf-8", "replace")
 
 
-def of_success(lease: Lease, outcome: Succeeded) -> list[Any]:
-    """Fields for an answer."""
+def of_success(outcome: Succeeded) -> list[Any]:
+    """Fields for an answer, beside those that the script knows."""
     output = outcome.output
     fields = _of_usage(output.usage)
-    fields += ["attempts", lease.attempts, "crashes", lease.crashes]
     if output.model is not None:
         fields += ["model", encoded(output.model)]
     if output.finish_reason is not None:

@@ -26,21 +26,22 @@ local function clashes(job_id, id)
   return other and not finished[other]
 end
 
--- What was buried with this very token: the answer came late, or the same settle was sent twice. An answer that comes
--- while another delivery of its job id is in flight is too late: result and record are that one's.
+-- The header of what was buried with this very token: the answer came late, or the same settle was sent twice. An answer
+-- that comes while another delivery of its job id is in flight is too late: result and record are that one's.
 local function late(id, token, succeeded, job_id)
   local letter = call('HGET', DEAD, id)
   local header = letter and letters.open(letter)
-  if not header or header.token ~= token then return false end
-  if succeeded and clashes(job_id, id) then return false end
+  if not header or header.token ~= token then return nil end
+  if succeeded and clashes(job_id, id) then return nil end
   if succeeded then letters.drop(id, header) end
-  return true
+  return header
 end
 
 local function settle(id, token, state, job_id, text, message, start, result, record)
   local m, succeeded = metas[id], state == 'succeeded'
+  local letter = not m and late(id, token, succeeded, job_id)
   if not m then
-    if not late(id, token, succeeded, job_id) then return 'GONE' end
+    if not letter then return 'GONE' end
     if not succeeded then return 'OK' end
   elseif m.token ~= token then
     return 'STALE'
@@ -58,6 +59,8 @@ local function settle(id, token, state, job_id, text, message, start, result, re
   if succeeded then call('SET', result, text, 'EX', ttl) end
   ended(job_id, state, not succeeded and text)
   local foreign = write_record(record, ttl, not m or m.job_id ~= job_id, 'state', state, 'finished_ms', NOW,
+                               'attempts', m and attempt_of(m) or letter.tries,
+                               'crashes', m and crashes_of(m) or letter.crashes,
                                unpack(ARGV, start + 8, start + 7 + ARGV[start + 7]))
   return foreign and 'BADTYPE' or 'OK'
 end
