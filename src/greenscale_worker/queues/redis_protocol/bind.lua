@@ -7,18 +7,16 @@
 local live_ttl, final_ttl, worker, backend = ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 run_when_full()
 
-local starts, ids, names, tombstones, records = {}, {}, {}, {}, {}
+local starts, ids, names = {}, {}, {}
 local arg = 7
 while arg <= #ARGV do
   starts[#starts + 1] = arg
   ids[#starts], names[#starts] = ARGV[arg], ARGV[arg + 2]
-  records[#starts], tombstones[#starts] = KEYS[ITEMS + 2 * #starts - 2], KEYS[ITEMS + 2 * #starts - 1]
   arg = arg + 4 + ARGV[arg + 3]
 end
 local metas, bound = read_metas(ids, owned), pick(BOUND, names)
 local bindings, changed, written = {}, {}, {}
-local any_cancelled = #ids > 0 and call('EXISTS', unpack(tombstones)) > 0
-local any_record = final_ttl > 0 and #ids > 0 and call('EXISTS', unpack(records)) > 0
+local any_known = #ids > 0 and call('EXISTS', unpack(KEYS, ITEMS)) > 0  -- whether there is a record or a tombstone
 local expiries = #ids > 0 and call('ZMSCORE', LEASE, unpack(ids))
 
 local function drop(id, m, what)
@@ -28,7 +26,7 @@ local function drop(id, m, what)
 end
 
 local function bind(i, token, start)
-  local id, job_id, record, tombstone = ids[i], names[i], records[i], tombstones[i]
+  local id, job_id, record, tombstone = ids[i], names[i], KEYS[ITEMS + 2 * i - 2], KEYS[ITEMS + 2 * i - 1]
   local m, other = metas[id], bound[job_id]
   if not m or m.token ~= token or not expiries[i] then return 'STALE' end
   if other and other ~= id and store.has(other) then
@@ -36,7 +34,7 @@ local function bind(i, token, start)
     drop(id, m, 'duplicate')
     return 'DUPLICATE'
   end
-  if any_cancelled and call('DEL', tombstone) == 1 then
+  if any_known and call('DEL', tombstone) == 1 then
     drop(id, m, 'cancelled')
     if final_ttl > 0 then
       write_record(record, final_ttl, true, 'state', 'cancelled', 'finished_ms', NOW)
@@ -52,10 +50,10 @@ local function bind(i, token, start)
     push(changed, id, packed(m))
   end
   if final_ttl == 0 then return 'RUN' end
-  local begins = any_record or written[record]
+  local begins = any_known or written[record]
   written[record] = true
-  local foreign = write_record(record, live_ttl, begins, 'state', 'running', 'claimed_ms', NOW, 'attempts', attempt_of(m),
-                               'crashes', crashes_of(m), 'first_claimed_ms', type(m.first) == 'string' and m.first or NOW,
+  local foreign = write_record(record, live_ttl, begins, 'state', 'running', 'claimed_ms', NOW, 'attempts', shown(m.runs) + 1,
+                               'crashes', shown(m.crashes), 'first_claimed_ms', type(m.first) == 'string' and m.first or NOW,
                                'worker', worker, 'backend', backend,
                                unpack(ARGV, start + 4, start + 3 + ARGV[start + 3]))
   return foreign and 'BADTYPE' or 'RUN'

@@ -163,10 +163,8 @@ end
 -- with, and to look at all of them twice more is 2 % of what a job costs here.
 local function owned(m) return type(m.token) == 'string' and type(m.job_id) == 'string' and m end
 
--- What a record says of the run that such a meta is in.
-local function attempt_of(m) return (is_count(m.runs) and m.runs or 0) + 1 end
-
-local function crashes_of(m) return is_count(m.crashes) and m.crashes or 0 end
+-- A count of such a meta, for a record.
+local function shown(count) return type(count) == 'number' and count or 0 end
 
 -- Such a meta, where its counts cannot be read: they begin anew, and what it is bound to is not forgotten.
 local function without_counts(m)

@@ -59,8 +59,8 @@ local function settle(id, token, state, job_id, text, message, start, result, re
   if succeeded then call('SET', result, text, 'EX', ttl) end
   ended(job_id, state, not succeeded and text)
   local foreign = write_record(record, ttl, not m or m.job_id ~= job_id, 'state', state, 'finished_ms', NOW,
-                               'attempts', m and attempt_of(m) or letter.tries,
-                               'crashes', m and crashes_of(m) or letter.crashes,
+                               'attempts', m and shown(m.runs) + 1 or letter.tries,
+                               'crashes', m and shown(m.crashes) or letter.crashes,
                                unpack(ARGV, start + 8, start + 7 + ARGV[start + 7]))
   return foreign and 'BADTYPE' or 'OK'
 end
