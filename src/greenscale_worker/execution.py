@@ -97,6 +97,9 @@ class Executor:
             return Failed("deadline_passed", "the deadline passed before the call")
         if (wait := self._gate.remaining(probe=probe)) > 0:
             return Released("gate_shut", wait) if wait < run.left() else _too_late("the endpoint asked for time")
+        if lease.crashes:
+            runs = lease.runs + lease.crashes + 1
+            log.warning("job_taken_over", job_id=job.job_id, crashes=lease.crashes, run=runs)
         lease.began = monotonic()
         answer = await self._call(run)
         if self._any_stuck and asyncio.current_task() in self._stuck:
