@@ -53,20 +53,19 @@ def _told(facts: EventDict) -> list[str]:
 
 
 def _job(facts: EventDict) -> str:
-    """Say what came of a job: how long it took or has to wait, why, what it cost, and which attempt it was.
+    """Say what came of a job: how long its answer took or it has to wait, why, its tokens, and which attempt it was.
 
     What only programs read is left out.
     """
     of = defaultdict[str, object](str, facts)
-    outcome, time, ran = _words(str(of["outcome"])), "", of["run_seconds"]
-    if outcome == "succeeded" and ran:
-        time = f" in {_span(ran)}"
+    outcome, time = _words(str(of["outcome"])), ""
+    if outcome == "succeeded" and of["run_seconds"]:
+        time = f" in {_span(of['run_seconds'])}"
     elif outcome == "failed":
         outcome = DEAD
     elif of["delay"]:
         outcome, time = outcome.replace("released", "delayed"), f" for {_span(of['delay'])}"
     told = [f"{_named(of)} {outcome}{time}{_reason(of['code'])}"]
-    told += [f"after {_span(ran)}"] * bool(outcome == DEAD and of["attempt"] and ran)
     told += [f"{of['tokens']} tokens"] * bool(of["tokens"])
     told += [f"attempt {of['attempt']}"] * (of["attempt"] not in ("", 0, 1))
     return ", ".join(told + _told({name: of[name] for name in ("payload", "answer") if name in facts}))
