@@ -204,7 +204,10 @@ MUTANTS: Final = [
         "offsets do not add up", "prelude", "digits(number_in_control('offset') + clock - now)", "digits(clock - now)"
     ),
     Mutant("workers of the future are alive", "prelude", "call('ZREMRANGEBYSCORE', WORKERS, '(' .. NOW, '+inf')"),
-    Mutant("those buried are not named", "prelude", "if m.job_id ~= '' then push(buried, id, m.job_id) end"),
+    Mutant("those buried are not named", "prelude", "  push(buried, id, m.job_id)\n  buried[#buried + 1] = code\n"),
+    Mutant(
+        "how often one was run that is buried is not kept", "prelude", "tries = attempts or m.runs", "tries = m.runs"
+    ),
     Mutant(
         "reaping knows no limit", "prelude", "'(' .. digits(queue_now), 'LIMIT', 0, BATCH)", "'(' .. digits(queue_now))"
     ),

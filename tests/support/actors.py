@@ -502,7 +502,7 @@ class Actors:
             )
         job_id = "" if held.step == "conflict" else held.job_id
         code = {"conflict": "conflict", "claimed": "bad_field"}.get(held.step, "crashed" if crashed else note)
-        fields = {"error_code": code, "error_message": note}
+        fields = {"attempts": str(len(note)), "error_code": code, "error_message": note}
         return Ending(held.id, held.token, "failed", job_id, code, note, 0, fields)
 
     def some(self, held: list[Held], *, everything: bool) -> list[Held]:
