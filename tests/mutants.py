@@ -205,9 +205,7 @@ MUTANTS: Final = [
     ),
     Mutant("workers of the future are alive", "prelude", "call('ZREMRANGEBYSCORE', WORKERS, '(' .. NOW, '+inf')"),
     Mutant("those buried are not named", "prelude", "  push(buried, id, m.job_id)\n  buried[#buried + 1] = code\n"),
-    Mutant(
-        "how often one was run that is buried is not kept", "prelude", "tries = attempts or m.runs", "tries = m.runs"
-    ),
+    Mutant("attempts of a failure are not kept", "prelude", "tries = attempts or m.runs", "tries = m.runs"),
     Mutant(
         "reaping knows no limit", "prelude", "'(' .. digits(queue_now), 'LIMIT', 0, BATCH)", "'(' .. digits(queue_now))"
     ),

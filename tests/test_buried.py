@@ -62,7 +62,7 @@ BIG = b"x" * (8 * 1024 * 1024)
     ids=["first", "last", "of something else", "quoted"],
 )
 async def test_a_wait_ends_for_a_job_too_large_to_be_read(
-    redis_url: str, kind: str, payload: bytes, known: bool
+    redis_url: str, kind: str, payload: bytes, *, known: bool
 ) -> None:
     """Its id is known where it is the first or the last field: there it cannot be anything else."""
     async with pushed(redis_url, kind, payload) as (client, queue):

@@ -399,9 +399,8 @@ class Ledger:
         if item.state == "succeeded":
             self._end(item.id, "succeeded")
         else:
-            self._bury(
-                item.id, item.job_id, "conflict" if clash else item.text, item.message, int(item.fields["attempts"])
-            )
+            code = "conflict" if clash else item.text
+            self._bury(item.id, item.job_id, code, item.message, int(item.fields["attempts"]))
             if clash:
                 return "OK"
             self.counters["failed"] += 1
