@@ -40,6 +40,7 @@ from greenscale_worker.testing.rig import run
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.redis_server import RedisServer, is_master
 from tests.support.scene import play
+from tests.support.tcp_proxy import TcpProxy, Trap
 
 KINDS: Final = ("list", "stream")
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -521,6 +522,33 @@ async def test_an_id_that_no_job_can_have_is_not_waited_for(redis_url: str, job_
             await ours.wait(job_id)
         with pytest.raises(BadInputError, match="no job id"):
             await anext(ours.as_completed([job_id]))
+
+
+async def test_an_id_is_known_though_the_servers_answer_got_lost(redis_server: RedisServer, client: Redis) -> None:
+    """The job was handed in; with the id that the error has, it is not handed in twice, and can be waited for."""
+    async with TcpProxy(redis_server.port) as proxy, Client(f"redis://127.0.0.1:{proxy.port}/0") as ours:
+        for jobs in (["once"], ["one", {"prompt": "two", "job_id": "named"}]):
+            client.flushdb()
+            proxy.set(Trap(b"once"))
+            proxy.set(Trap(b"two"))
+            with pytest.raises(QueueUnavailableError) as lost:
+                await (ours.submit(jobs[0]) if len(jobs) == 1 else ours.submit_many(jobs))
+            error = lost.value
+            assert error.job_id == (error.job_ids[0] if len(jobs) == 1 else None)
+            assert (error.job_id or f"{len(jobs)} jobs") in str(error)
+            again = [{"prompt": job} if isinstance(job, str) else job for job in jobs]
+            again = [{**job, "job_id": job_id} for job, job_id in zip(again, error.job_ids, strict=True)]
+            assert await ours.submit_many(again) == list(error.job_ids)
+            pushed = [orjson.loads(payload)["job_id"] for payload in reversed(client.lrange("jobs", 0, -1))]
+            assert pushed == list(error.job_ids)
+
+
+async def test_no_client_takes_jobs_that_no_worker_reads(redis_url: str) -> None:
+    with pytest.raises(ConfigError, match="max_bytes=8388609; expected: 8388608 at most"):
+        Client(redis_url, max_bytes=8 * 1024 * 1024 + 1)
+    async with Client(redis_url) as ours:
+        with pytest.raises(BadInputError, match=r"at most 1048576 are accepted \(GREENSCALE_MAX_PAYLOAD_BYTES\)"):
+            await ours.submit("x" * 1024 * 1024)
 
 
 def test_a_client_of_another_event_loop_says_so(redis_url: str) -> None:

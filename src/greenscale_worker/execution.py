@@ -105,15 +105,16 @@ class Executor:
         answer = await self._call(run)
         if self._any_stuck and asyncio.current_task() in self._stuck:
             return Released("stuck")  # somebody else has judged it
-        if isinstance(answer, BadInputError):  # nothing was sent
-            lease.began = None
-            return Failed(answer.code, str(answer))
-        self._metrics.called(monotonic() - lease.began)
+        if not isinstance(answer, BadInputError):
+            self._metrics.called(monotonic() - lease.began)
         return self.judge(run, answer)
 
-    def judge(self, run: Run, answer: Output | TransientError | PermanentError) -> Outcome | Failure:
+    def judge(self, run: Run, answer: Answer) -> Outcome | Failure:
         """Say what an answer means for the job, after the evidence has been told of it."""
         lease, policy = run.lease, self._policy
+        if isinstance(answer, BadInputError):
+            lease.began = None  # nothing was sent
+            return Failed(answer.code, str(answer))
         call = Call(
             run.job.job_id, self._peers(run.job), lease.began or monotonic(), lease.tries, lease.runs, probe=run.probe
         )

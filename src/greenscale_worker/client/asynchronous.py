@@ -19,8 +19,9 @@ from greenscale_worker.errors import (
     JobCancelled,
     JobFailed,
     JobGone,
+    QueueUnavailableError,
 )
-from greenscale_worker.job import check_job_id
+from greenscale_worker.job import LARGEST_READ, check_job_id
 from greenscale_worker.queues import (
     Cancellation,
     Depth,
@@ -46,7 +47,7 @@ class Client:
     `url` is where Redis is and `queue` the name of the list; what else there is to say about them goes into `redis`
     and `options`, which then take their places. `kind` is that of the queue: `list`, `stream` or a plug-in's. `check`
     looks at each job as the worker will, so that a mistake is told to who made it; `max_bytes` is the largest payload
-    that the workers take. It connects with its first call; `async with` closes it.
+    that the workers take, 8 MiB at most. It connects with its first call; `async with` closes it.
 
     Calls raise QueueUnavailableError where the server does not answer, and ConfigError where it refuses this client.
     """
@@ -62,6 +63,8 @@ class Client:
         check: bool = True,
         max_bytes: int = LARGEST,
     ) -> None:
+        if max_bytes > LARGEST_READ:
+            raise ConfigError(f"max_bytes={max_bytes}; expected: {LARGEST_READ} at most, as no worker reads more")
         self._kind = kind
         self._redis = redis or RedisOptions(url=url)
         self._options = options or QueueOptions(name=queue)
@@ -133,8 +136,9 @@ class Client:
         """Hand in a job, and give its id: that given, or a new one.
 
         `parameters` go to the endpoint as they are: `model`, `temperature`, `max_tokens`, … (docs/wire-contract.md).
-        Where the answer of the server gets lost, nobody knows whether the job was handed in. With an id of your own the
-        same call again is safe: a job that waits, runs or has an answer is not handed in twice.
+        Where the answer of the server gets lost, nobody knows whether the job was handed in. With the same id the call
+        may be made again: a job that waits, runs or has an answer is not handed in twice. The QueueUnavailableError
+        has that id as `job_id`.
 
         Raises BadInputError for a job that no worker would run, QueueFullError where the server takes no more.
         """
@@ -146,12 +150,16 @@ class Client:
     async def submit_many(self, jobs: Iterable[Mapping[str, Any] | str]) -> list[str]:
         """Hand in many jobs, each a prompt or the fields of the wire contract, and give their ids in this order.
 
-        They are accepted in groups of 100, each as a whole; all are checked before the first. Raises as `submit`.
+        They are accepted in groups of 100, each as a whole; all are checked before the first. Raises as `submit`; the
+        error has all ids as `job_ids`, in this order, though some of the groups may have been accepted.
         """
         payloads = [self._payload(job) for job in jobs]
-        queue = await self.queue()
-        await queue.put(payloads, fold=True)
-        return [job_id for job_id, _ in payloads]
+        job_ids = tuple(job_id for job_id, _ in payloads)
+        try:
+            await (await self.queue()).put(payloads, fold=True)
+        except QueueUnavailableError as error:
+            raise _with_ids(error, job_ids) from error
+        return list(job_ids)
 
     async def wait(self, job_id: str, timeout: float | None = None) -> str:  # noqa: ASYNC109  its error says how the job stands
         """Wait until a job has ended, and give its answer. It need not be there yet.
@@ -259,6 +267,17 @@ class Client:
         except (TypeError, ValueError) as error:
             raise BadInputError("not_json", f"a job is written as JSON: {error}") from None
         return check(payload, max_bytes=self._max_bytes, chat=self._check), payload
+
+
+def _with_ids(error: QueueUnavailableError, job_ids: tuple[str, ...]) -> QueueUnavailableError:
+    """Say which jobs it is about, so that the caller can hand them in again."""
+    if len(job_ids) == 1:
+        which = f"whether job {job_ids[0]} was handed in is not known: submit it again under this job_id"
+    else:
+        which = f"which of the {len(job_ids)} jobs were handed in is not known: submit them again under their job_ids"
+    told = type(error)(f"{error}; {which}")
+    told.job_ids = job_ids
+    return told
 
 
 def answer_of(ended: Ended) -> str:
