@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import threading
+import time
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -81,7 +82,7 @@ async def test_a_prompt_is_answered_by_a_worker(
         scene.start()
         assert await client.ask("What is 2+2?", timeout=PATIENCE, job_id="one") == "What is 2+2? #1"
         assert await client.result("one") == "What is 2+2? #1"
-        assert (await client.record("one"))["state"] == "succeeded"
+        assert (await client.record("one")).state == "succeeded"
 
 
 @every_kind
@@ -308,7 +309,24 @@ async def test_jobs_are_given_as_they_end(redis_url: str) -> None:
         for number in (2, 0, 1):
             assert await queue.settle(leases[number], answer(str(number)))
         ended = {each.job_id: each.answer async for each in ours.as_completed([*ids, ids[0]])}
-        assert ended == {ids[0]: b"0", ids[1]: b"1", ids[2]: b"2"}
+        assert ended == {ids[0]: "0", ids[1]: "1", ids[2]: "2"}
+
+
+@every_kind
+async def test_a_job_looks_the_same_however_it_is_asked_for(redis_url: str, kind: str) -> None:
+    """One type for how it stands, text for its answer, seconds for its times."""
+    async with opened(redis_url, kind) as (ours, queue):
+        job_id = await ours.submit("?", metadata={"tenant": "a"})
+        assert (await ours.record(job_id)).state == "waiting"
+        await queue.settle(await run(queue), answer("4"))
+        (listed,) = [job async for job in ours.jobs()]
+        (ended,) = [each async for each in ours.as_completed([job_id])]
+        assert listed == ended.record == await ours.record(job_id)
+        assert ended.answer == await ours.result(job_id) == await ours.wait(job_id) == "4"
+        assert (listed.total_tokens, listed.metadata, listed.attempts, listed.crashes) == (2, {"tenant": "a"}, 1, 0)
+        assert 0 <= listed.finished_at - listed.submitted_at < PATIENCE
+        assert abs(listed.finished_at - time.time()) < PATIENCE
+        assert await ours.record("nobody") is None
 
 
 async def test_what_is_submitted_is_what_the_wire_contract_says(redis_url: str, client: Redis) -> None:
@@ -410,7 +428,7 @@ def test_the_synchronous_twin(redis_url: str) -> None:
     with SyncClient(redis_url) as ours:
         assert ours.ask("first", timeout=PATIENCE) == "0"
         ids = ours.submit_many(["second", "third"])
-        assert {each.job_id: each.answer for each in ours.as_completed(ids)} == {ids[0]: b"1", ids[1]: b"2"}
+        assert {each.job_id: each.answer for each in ours.as_completed(ids)} == {ids[0]: "1", ids[1]: "2"}
         for _ in ours.as_completed([ids[0], "nobody"]):
             break
         assert ours._client._ends is not None  # noqa: SLF001  what is left is the question
@@ -422,7 +440,7 @@ def test_the_synchronous_twin(redis_url: str) -> None:
             ours.wait("nobody", 0.05)
         assert [job.state for job in ours.jobs(limit=2)] == ["failed", "succeeded"]
         assert ours.depth().dead == 1
-        assert ours.record(ids[0])["state"] == "succeeded"
+        assert ours.record(ids[0]).state == "succeeded"
     worker.join(PATIENCE)
     ours.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "greenscale-client"]
@@ -482,7 +500,7 @@ async def test_a_job_that_was_replayed_is_waited_for_again(redis_url: str) -> No
         beneath = await ours.queue()
         (letter,) = [letter async for letter in beneath.dead()]
         assert await beneath.replay(letter.id)
-        assert (await ours.record(job_id))["state"] == "waiting"
+        assert (await ours.record(job_id)).state == "waiting"
         assert [job async for job in ours.jobs(state="failed")] == []
         (end,) = await waiting(ours, job_id)
         assert await queue.settle(await run(queue), answer("well"))
@@ -509,7 +527,7 @@ async def test_what_somebody_else_wrote_spoils_no_other_wait_and_no_listing(redi
         await (await ours.queue()).rate()
         client.hset("{jobs}:bound", well, "1795000000000000")
         client.hset(f"job:{well}", "state", "failed")
-        assert (await ours.record(well))["state"] == "failed", "it is bound to a job that is nowhere"
+        assert (await ours.record(well)).state == "failed", "it is bound to a job that is nowhere"
         client.delete("{jobs}:recent")
         client.set("{jobs}:recent", "a string")
         assert await (await ours.queue()).rate() == 0.0

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -34,11 +35,21 @@ from greenscale_worker.queues import (
     State,
 )
 from greenscale_worker.queues.opening import open_client
+from greenscale_worker.queues.told import of_record
 from greenscale_worker.wire_json import write
 
 LARGEST: Final = 1024 * 1024
 LAST_LOOK_SECONDS: Final = 1.0
 Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A job that has ended: how it stands, None where its record is kept no longer, and its answer where it has one."""
+
+    job_id: str
+    record: JobInfo | None
+    answer: str | None
 
 
 class Client:
@@ -190,8 +201,8 @@ class Client:
         """Hand in a job as `submit` does, and wait for its answer as `wait` does."""
         return await self._wait(await self.submit(prompt, **fields), timeout, known=True)
 
-    async def as_completed(self, job_ids: Iterable[str]) -> AsyncGenerator[Ended, None]:
-        """Give each of these jobs when it has ended; of a failed one, the record says why.
+    async def as_completed(self, job_ids: Iterable[str]) -> AsyncGenerator[Completed, None]:
+        """Give each of these jobs when it has ended; `record` is as `jobs` gives it, and says why one failed.
 
         Raises BadInputError for an id that no job can have.
         """
@@ -200,16 +211,16 @@ class Client:
             check_job_id(job_id)
         async with aclosing((await self._waiting()).as_completed(ids)) as ended:
             async for each in ended:
-                yield each
+                yield Completed(each.job_id, of_record(each.job_id, each.record), _text(each.answer))
 
     async def result(self, job_id: str) -> str | None:
         """Read a job's answer; None where there is none (yet)."""
         ((_, answer),) = await (await self.queue()).look_up([job_id])
-        return None if answer is None else answer.decode(errors="replace")
+        return _text(answer)
 
-    async def record(self, job_id: str) -> dict[str, str]:
-        """Read a job's record (docs/wire-contract.md); empty where there is none: unknown, or pushed and waiting."""
-        return await (await self.queue()).record(job_id)
+    async def record(self, job_id: str) -> JobInfo | None:
+        """Tell how a job stands; None where there is no record: it is unknown, or was pushed by hand and waits."""
+        return of_record(job_id, await (await self.queue()).record(job_id))
 
     async def cancel(self, job_id: str) -> Cancellation:
         """End a job that has not finished; see `QueueClient.cancel`. Raises BadInputError for an id no job can have."""
@@ -251,9 +262,10 @@ class Client:
                 record = await self.record(job_id)
         except (GreenScaleError, TimeoutError) as error:
             return f"how it stands is not known: {error}"
-        state = record.get("state")
-        why = ": ".join(word for word in (record.get("error_code"), record.get("error_message")) if word)
-        return "there is no record of it" if state is None else f"it is {state}" + (f", last {why}" if why else "")
+        if record is None:
+            return "there is no record of it"
+        why = ": ".join(word for word in (record.code, record.message) if word)
+        return f"it is {record.state}" + (f", last {why}" if why else "")
 
     def _payload(self, job: Mapping[str, Any] | str) -> tuple[str, bytes]:
         """Write a job as workers read it. Raises BadInputError."""
@@ -290,3 +302,7 @@ def answer_of(ended: Ended) -> str:
     if ended.answer is None:
         raise JobGone(ended.job_id)
     return ended.answer.decode(errors="replace")
+
+
+def _text(answer: bytes | None) -> str | None:
+    return None if answer is None else answer.decode(errors="replace")
