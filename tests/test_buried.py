@@ -42,6 +42,10 @@ async def test_a_job_buried_by_the_scripts_says_so_in_its_own_record(
         record = await admin.record("poison")
         assert record["state"] == expected
         assert record.get("error_code") == ("crashed" if expected == "failed" else None)
+        if expected == "failed":
+            (letter,) = [letter async for letter in admin.dead()]
+            assert (record["attempts"], record["crashes"]) == ("0", "3"), "no call came to its end"
+            assert (letter.attempts, letter.crashes) == (0, 3)
     finally:
         for each in (raw, admin, dying, alive):
             await each.aclose()
