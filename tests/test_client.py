@@ -599,3 +599,25 @@ def test_whoever_calls_while_the_synchronous_twin_closes_is_told(redis_url: str)
     assert len(told) == 8
     with pytest.raises(QueueUnavailableError, match="closed"):
         ours.record("one")
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("taken", [1, 19, 20, 35, 60])
+async def test_jobs_that_are_taken_while_they_are_listed_hide_none_that_wait(
+    redis_url: str, client: Redis, side: Any, taken: int
+) -> None:
+    """Some wait under one id with the same payload, as by producers that repeat themselves."""
+    options = QueueOptions(take_from=side)
+    push, pop = (client.lpush, client.rpop) if side == "right" else (client.rpush, client.lpop)
+    ids = [f"n-{number // 2 if number % 10 == 1 else number}" for number in range(100)]
+    push("jobs", *(orjson.dumps({"job_id": job_id, "prompt": "?"}) for job_id in ids))
+    listed: list[str | None] = []
+    async with Client(redis_url, options=options) as ours:
+        async for job in ours.jobs():
+            listed.append(job.job_id)
+            if len(listed) in {20, 40}:  # before the next part is read
+                pop("jobs", taken // 2 if len(listed) == 20 else taken - taken // 2)
+                push("jobs", b'{"job_id":"late","prompt":"?"}')
+    assert listed.count("late") == 2
+    wait = ids[taken:]
+    assert [job_id for job_id in listed if job_id != "late"][-len(wait) :] == wait
