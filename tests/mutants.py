@@ -6,7 +6,7 @@ from typing import Final
 
 from greenscale_worker.queues import redis_protocol
 from greenscale_worker.queues.redis_protocol.opening import LETTER_SCRIPTS
-from tests.support.actors import SCRIPTS, STORES, sources
+from tests.support.actors import SCRIPTS, STORES, sources, with_small_limit
 from tests.support.entries import Kind
 
 
@@ -24,6 +24,7 @@ class Mutant:
         """Load all scripts with the defect in them; that in a part that scripts share is in every one of these."""
         protocol, package = resources.files(redis_protocol), STORES[self.kind].package
         shared = {name: protocol.joinpath(f"{name}.lua").read_bytes() for name in ("prelude", "letters")}
+        shared["prelude"] = with_small_limit(shared["prelude"])
         shared["store"] = resources.files(package).joinpath("store.lua").read_bytes()
         heads = dict.fromkeys(SCRIPTS, ("prelude", "store"))
         heads |= dict.fromkeys(LETTER_SCRIPTS, ("prelude", "store", "letters"))
@@ -204,7 +205,8 @@ MUTANTS: Final = [
         "offsets do not add up", "prelude", "digits(number_in_control('offset') + clock - now)", "digits(clock - now)"
     ),
     Mutant("workers of the future are alive", "prelude", "call('ZREMRANGEBYSCORE', WORKERS, '(' .. NOW, '+inf')"),
-    Mutant("those buried are not named", "prelude", "if m.job_id ~= '' then push(buried, id, m.job_id) end"),
+    Mutant("those buried are not named", "prelude", "  push(buried, id, m.job_id)\n  buried[#buried + 1] = code\n"),
+    Mutant("attempts of a failure are not kept", "prelude", "tries = attempts or m.runs", "tries = m.runs"),
     Mutant(
         "reaping knows no limit", "prelude", "'(' .. digits(queue_now), 'LIMIT', 0, BATCH)", "'(' .. digits(queue_now))"
     ),
@@ -281,6 +283,7 @@ MUTANTS: Final = [
     Mutant("a duplicate stays", "bind", "  forget({[id] = m})\n  metas[id] = nil\n"),
     Mutant("a duplicate runs", "bind", "if other and other ~= id", "if false and other ~= id"),
     Mutant("a duplicate in the same group runs", "bind", "  bound[job_id] = id\n"),
+    Mutant("a former name stays bound", "bind", "      call('HDEL', BOUND, m.job_id)\n", kind="stream"),
     Mutant("a tombstone is not consumed", "bind", "call('DEL', tombstone)", "call('EXISTS', tombstone)"),
     Mutant("a tombstone is not heeded", "bind", "if any_known and", "if false and"),
     Mutant("a job does not know its binding", "bind", "call_with('HSET', META, changed)\n"),

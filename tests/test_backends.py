@@ -20,7 +20,7 @@ from greenscale_worker.backends.echo import EchoBackend
 from greenscale_worker.backends.handlers import HandlerBackend
 from greenscale_worker.backends.request import chat_request, question, text_of
 from greenscale_worker.backends.retry_after import LONGEST, retry_after
-from greenscale_worker.errors import ConfigError, PermanentError
+from greenscale_worker.errors import BadInputError, ConfigError
 from greenscale_worker.job import Job, Output
 
 OPTIONS = ChatOptions(url="http://127.0.0.1:9/v1/chat/completions", model="llama")
@@ -197,7 +197,7 @@ async def test_echo_answers_with_the_question(payload: dict[str, Any], expected:
 
 
 async def test_echo_refuses_what_chat_refuses() -> None:
-    with pytest.raises(PermanentError, match="stream"):
+    with pytest.raises(BadInputError, match="stream"):
         await answer("echo", prompt="?", stream=True)
 
 
@@ -218,7 +218,7 @@ def test_any_payload_is_a_request_or_bad_input(payload: dict[str, Any]) -> None:
     before = repr(payload)
     try:
         request = chat_request(payload, {"model": "llama", "max_tokens": 7})
-    except PermanentError as refused:
+    except BadInputError as refused:
         error = refused
     else:
         assert all(isinstance(message["role"], str) for message in request["messages"])
@@ -229,7 +229,7 @@ def test_any_payload_is_a_request_or_bad_input(payload: dict[str, Any]) -> None:
         assert request["model"].strip()
         assert {"max_tokens", "max_completion_tokens"} & request.keys()
         assert request.get("top_p") == payload.get("top_p")
-        error = PermanentError("bad_request", "prompt")
+        error = BadInputError("bad_request", "prompt")
     assert error.code == "bad_request"
     assert re.split(r"\W", str(error))[0] in FIELDS
     assert repr(payload) == before

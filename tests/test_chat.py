@@ -16,7 +16,7 @@ import pytest
 
 from greenscale_worker.backends import ChatOptions
 from greenscale_worker.backends.chat import IDLE_SECONDS, ChatBackend
-from greenscale_worker.errors import ConfigError, PermanentError, TransientError
+from greenscale_worker.errors import BadInputError, ConfigError, PermanentError, TransientError
 from greenscale_worker.job import Job, Output, Usage, decode
 from tests.support.endpoint import CERTIFICATE, OK, PATH, Endpoint, Reply, completion
 
@@ -41,12 +41,14 @@ async def ask(url: str, payload: dict[str, Any] | None = None, **options: Any) -
         return await backend.infer(job(payload))
 
 
-async def fault(url: str, payload: dict[str, Any] | None = None, **options: Any) -> TransientError | PermanentError:
-    with pytest.raises((TransientError, PermanentError)) as caught:
+async def fault(
+    url: str, payload: dict[str, Any] | None = None, **options: Any
+) -> TransientError | PermanentError | BadInputError:
+    with pytest.raises((TransientError, PermanentError, BadInputError)) as caught:
         await ask(url, payload, **options)
     assert KEY not in str(caught.value)
     assert PROMPT not in str(caught.value)
-    assert isinstance(caught.value, TransientError | PermanentError)
+    assert isinstance(caught.value, TransientError | PermanentError | BadInputError)
     return caught.value
 
 
@@ -174,7 +176,7 @@ async def test_a_whole_number_of_any_size_arrives_as_it_was_written(seed: int) -
 async def test_without_a_model_nothing_is_asked() -> None:
     async with Endpoint() as endpoint:
         error = await fault(endpoint.url, model=None)
-        assert isinstance(error, PermanentError)
+        assert isinstance(error, BadInputError)
         assert (error.code, endpoint.received) == ("no_model", [])
         assert (await ask(endpoint.url, {"prompt": "?", "model": "mine"}, model=None)).text == "4"
 
@@ -295,7 +297,7 @@ BAD = {
 async def test_bad_input_costs_no_call(payload: dict[str, Any]) -> None:
     async with Endpoint() as endpoint:
         error = await fault(endpoint.url, payload)
-    assert isinstance(error, PermanentError)
+    assert isinstance(error, BadInputError)
     assert error.code == "bad_request"
     assert endpoint.received == []
 
@@ -434,7 +436,7 @@ STATUSES = {
 }
 
 
-def kind(error: TransientError | PermanentError) -> str:
+def kind(error: TransientError | PermanentError | BadInputError) -> str:
     """The prior; `mend` where an operator is told what to check, `certain` where nothing will mend it."""
     if isinstance(error, PermanentError):
         return "certain"

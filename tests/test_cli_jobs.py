@@ -6,6 +6,7 @@ import pty
 import re
 import signal
 import subprocess  # noqa: TC003  a context manager gives it
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -176,6 +177,20 @@ def test_jobs_are_chosen(jobs: Shell) -> None:
     assert chosen("--worker", worker, "--state", "running") == ["runs", "runs-too"]
     for options in (("--worker", "nobody"), ("--state", "succeeded", "--code", "x"), ("--skip", "100")):
         assert jobs("jobs", *options) == (0, "", "there are no such jobs\n")
+
+
+def test_a_crash_is_shown_where_people_look(shell: Shell) -> None:
+    shell("submit", "2+2", "--id", "x")
+    shell.run(Released("overload", delay=60))
+    lines = []
+    for crashes in (0, 1, 2):
+        (id_,) = shell.client.hkeys("{jobs}:meta")
+        first = int(1000 * time.time())
+        shell.client.hset("{jobs}:meta", id_, f"token|worker|0|{crashes}|{first}|x")  # in format 1
+        lines.append(shell("jobs")[1].splitlines()[1])
+    assert ["crash" in line for line in lines] == [False, True, True]
+    assert re.search(r"x +delayed +\S+ s +0  1 crash; due in ", lines[1])
+    assert re.search(r"x +delayed +\S+ s +0  2 crashes; due in ", lines[2])
 
 
 def listed(said: tuple[int, str, str]) -> list[dict[str, Any]]:

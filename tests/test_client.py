@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import threading
+import time
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -40,6 +41,7 @@ from greenscale_worker.testing.rig import run
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.redis_server import RedisServer, is_master
 from tests.support.scene import play
+from tests.support.tcp_proxy import TcpProxy, Trap
 
 KINDS: Final = ("list", "stream")
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -80,7 +82,7 @@ async def test_a_prompt_is_answered_by_a_worker(
         scene.start()
         assert await client.ask("What is 2+2?", timeout=PATIENCE, job_id="one") == "What is 2+2? #1"
         assert await client.result("one") == "What is 2+2? #1"
-        assert (await client.record("one"))["state"] == "succeeded"
+        assert (await client.record("one")).state == "succeeded"
 
 
 @every_kind
@@ -307,7 +309,24 @@ async def test_jobs_are_given_as_they_end(redis_url: str) -> None:
         for number in (2, 0, 1):
             assert await queue.settle(leases[number], answer(str(number)))
         ended = {each.job_id: each.answer async for each in ours.as_completed([*ids, ids[0]])}
-        assert ended == {ids[0]: b"0", ids[1]: b"1", ids[2]: b"2"}
+        assert ended == {ids[0]: "0", ids[1]: "1", ids[2]: "2"}
+
+
+@every_kind
+async def test_a_job_looks_the_same_however_it_is_asked_for(redis_url: str, kind: str) -> None:
+    """One type for how it stands, text for its answer, seconds for its times."""
+    async with opened(redis_url, kind) as (ours, queue):
+        job_id = await ours.submit("?", metadata={"tenant": "a"})
+        assert (await ours.record(job_id)).state == "waiting"
+        await queue.settle(await run(queue), answer("4"))
+        (listed,) = [job async for job in ours.jobs()]
+        (ended,) = [each async for each in ours.as_completed([job_id])]
+        assert listed == ended.record == await ours.record(job_id)
+        assert ended.answer == await ours.result(job_id) == await ours.wait(job_id) == "4"
+        assert (listed.total_tokens, listed.metadata, listed.attempts, listed.crashes) == (2, {"tenant": "a"}, 1, 0)
+        assert 0 <= listed.finished_at - listed.submitted_at < PATIENCE
+        assert abs(listed.finished_at - time.time()) < PATIENCE
+        assert await ours.record("nobody") is None
 
 
 async def test_what_is_submitted_is_what_the_wire_contract_says(redis_url: str, client: Redis) -> None:
@@ -409,7 +428,7 @@ def test_the_synchronous_twin(redis_url: str) -> None:
     with SyncClient(redis_url) as ours:
         assert ours.ask("first", timeout=PATIENCE) == "0"
         ids = ours.submit_many(["second", "third"])
-        assert {each.job_id: each.answer for each in ours.as_completed(ids)} == {ids[0]: b"1", ids[1]: b"2"}
+        assert {each.job_id: each.answer for each in ours.as_completed(ids)} == {ids[0]: "1", ids[1]: "2"}
         for _ in ours.as_completed([ids[0], "nobody"]):
             break
         assert ours._client._ends is not None  # noqa: SLF001  what is left is the question
@@ -421,7 +440,7 @@ def test_the_synchronous_twin(redis_url: str) -> None:
             ours.wait("nobody", 0.05)
         assert [job.state for job in ours.jobs(limit=2)] == ["failed", "succeeded"]
         assert ours.depth().dead == 1
-        assert ours.record(ids[0])["state"] == "succeeded"
+        assert ours.record(ids[0]).state == "succeeded"
     worker.join(PATIENCE)
     ours.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "greenscale-client"]
@@ -481,7 +500,7 @@ async def test_a_job_that_was_replayed_is_waited_for_again(redis_url: str) -> No
         beneath = await ours.queue()
         (letter,) = [letter async for letter in beneath.dead()]
         assert await beneath.replay(letter.id)
-        assert (await ours.record(job_id))["state"] == "waiting"
+        assert (await ours.record(job_id)).state == "waiting"
         assert [job async for job in ours.jobs(state="failed")] == []
         (end,) = await waiting(ours, job_id)
         assert await queue.settle(await run(queue), answer("well"))
@@ -508,7 +527,7 @@ async def test_what_somebody_else_wrote_spoils_no_other_wait_and_no_listing(redi
         await (await ours.queue()).rate()
         client.hset("{jobs}:bound", well, "1795000000000000")
         client.hset(f"job:{well}", "state", "failed")
-        assert (await ours.record(well))["state"] == "failed", "it is bound to a job that is nowhere"
+        assert (await ours.record(well)).state == "failed", "it is bound to a job that is nowhere"
         client.delete("{jobs}:recent")
         client.set("{jobs}:recent", "a string")
         assert await (await ours.queue()).rate() == 0.0
@@ -521,6 +540,33 @@ async def test_an_id_that_no_job_can_have_is_not_waited_for(redis_url: str, job_
             await ours.wait(job_id)
         with pytest.raises(BadInputError, match="no job id"):
             await anext(ours.as_completed([job_id]))
+
+
+async def test_an_id_is_known_though_the_servers_answer_got_lost(redis_server: RedisServer, client: Redis) -> None:
+    """The job was handed in; with the id that the error has, it is not handed in twice, and can be waited for."""
+    async with TcpProxy(redis_server.port) as proxy, Client(f"redis://127.0.0.1:{proxy.port}/0") as ours:
+        for jobs in (["once"], ["one", {"prompt": "two", "job_id": "named"}]):
+            client.flushdb()
+            proxy.set(Trap(b"once"))
+            proxy.set(Trap(b"two"))
+            with pytest.raises(QueueUnavailableError) as lost:
+                await (ours.submit(jobs[0]) if len(jobs) == 1 else ours.submit_many(jobs))
+            error = lost.value
+            assert error.job_id == (error.job_ids[0] if len(jobs) == 1 else None)
+            assert (error.job_id or f"{len(jobs)} jobs") in str(error)
+            again = [{"prompt": job} if isinstance(job, str) else job for job in jobs]
+            again = [{**job, "job_id": job_id} for job, job_id in zip(again, error.job_ids, strict=True)]
+            assert await ours.submit_many(again) == list(error.job_ids)
+            pushed = [orjson.loads(payload)["job_id"] for payload in reversed(client.lrange("jobs", 0, -1))]
+            assert pushed == list(error.job_ids)
+
+
+async def test_no_client_takes_jobs_that_no_worker_reads(redis_url: str) -> None:
+    with pytest.raises(ConfigError, match="max_bytes=8388609; expected: 8388608 at most"):
+        Client(redis_url, max_bytes=8 * 1024 * 1024 + 1)
+    async with Client(redis_url) as ours:
+        with pytest.raises(BadInputError, match=r"at most 1048576 are accepted \(GREENSCALE_MAX_PAYLOAD_BYTES\)"):
+            await ours.submit("x" * 1024 * 1024)
 
 
 def test_a_client_of_another_event_loop_says_so(redis_url: str) -> None:
@@ -553,3 +599,25 @@ def test_whoever_calls_while_the_synchronous_twin_closes_is_told(redis_url: str)
     assert len(told) == 8
     with pytest.raises(QueueUnavailableError, match="closed"):
         ours.record("one")
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("taken", [1, 19, 20, 35, 60])
+async def test_jobs_that_are_taken_while_they_are_listed_hide_none_that_wait(
+    redis_url: str, client: Redis, side: Any, taken: int
+) -> None:
+    """Some wait under one id with the same payload, as by producers that repeat themselves."""
+    options = QueueOptions(take_from=side)
+    push, pop = (client.lpush, client.rpop) if side == "right" else (client.rpush, client.lpop)
+    ids = [f"n-{number // 2 if number % 10 == 1 else number}" for number in range(100)]
+    push("jobs", *(orjson.dumps({"job_id": job_id, "prompt": "?"}) for job_id in ids))
+    listed: list[str | None] = []
+    async with Client(redis_url, options=options) as ours:
+        async for job in ours.jobs():
+            listed.append(job.job_id)
+            if len(listed) in {20, 40}:  # before the next part is read
+                pop("jobs", taken // 2 if len(listed) == 20 else taken - taken // 2)
+                push("jobs", b'{"job_id":"late","prompt":"?"}')
+    assert listed.count("late") == 2
+    wait = ids[taken:]
+    assert [job_id for job_id in listed if job_id != "late"][-len(wait) :] == wait

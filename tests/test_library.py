@@ -16,15 +16,18 @@ import pytest
 import structlog
 
 from greenscale_worker import worker as workers
+from greenscale_worker.backends.echo import EchoBackend
 from greenscale_worker.backends.handlers import HandlerBackend, as_backend
 from greenscale_worker.errors import ConfigError, PermanentError, TransientError
 from greenscale_worker.execution import Policy
 from greenscale_worker.gate import Gate
 from greenscale_worker.job import Job, Output
-from greenscale_worker.queues import QueueOptions
+from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.memory import MemoryQueue
+from greenscale_worker.queues.opening import open_client, open_queue
 from greenscale_worker.worker import Worker
 from tests.support.eventually import PATIENCE, eventually
+from tests.support.jobs import KINDS
 
 
 async def put(queue: MemoryQueue, *job_ids: str, **fields: Any) -> None:
@@ -424,3 +427,37 @@ def test_a_backend_stays_as_it_is() -> None:
     backend = HandlerBackend(shout)
     assert as_backend(backend) is backend
     assert workers.LANES == 16
+
+
+@pytest.mark.parametrize("kind", ["memory", *KINDS])
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"prompt": " "}, "bad_request"),
+        ({"deadline": 5}, "bad_field"),
+        ({"deadline": "2001-01-01T00:00:00Z"}, "deadline_passed"),
+    ],
+)
+async def test_a_job_that_was_refused_before_a_call_has_no_attempts(
+    redis_url: str, kind: str, fields: dict[str, Any], code: str
+) -> None:
+    """Neither in its record, nor as a dead letter, nor in the list; and a replay changes nothing of that."""
+    where = RedisOptions(url=redis_url)
+    queue = MemoryQueue() if kind == "memory" else await open_queue(kind, where)
+    client = queue if isinstance(queue, MemoryQueue) else await open_client(kind, where)
+
+    async def seen() -> None:
+        while (record := await client.record("a")).get("state") != "failed":  # noqa: ASYNC110  a record has no Event
+            await asyncio.sleep(0.01)
+        (letter,) = [letter async for letter in client.dead()]
+        (job,) = [job async for job in client.jobs()]
+        assert (record["error_code"], letter.code, job.code) == (code, code, code)
+        assert (record["attempts"], letter.attempts, job.attempts) == ("0", 0, 0)
+        assert (record["crashes"], letter.crashes, job.crashes) == ("0", 0, 0)
+        await client.replay(letter.id)
+
+    async with Worker(queue, EchoBackend()), asyncio.timeout(PATIENCE):
+        await client.put([("a", orjson.dumps({"job_id": "a", "prompt": "?", **fields}))])
+        await seen()
+        await seen()
+    await client.aclose()

@@ -72,11 +72,17 @@ def test_for_people_it_is_a_line_on_stderr(capsys: pytest.CaptureFixture[str]) -
     log.error("handler_stuck", job_id="a", seconds=10)
     log.info("ready", concurrency=16)
     log.info("stopped", hint="")
+    log.error("job_buried", job_id="a", code="crashed")
+    log.warning("job_taken_over", job_id="a", crashes=1, run=2)
+    log.warning("job_taken_over", job_id="a", crashes=2, run=5)
     assert said_to_people(capsys).splitlines() == [
         "WARNING queue unavailable: refused\\nnow\\x1b[2J",
         "ERROR handler stuck: job a, 10 s",
         "ready: 16 lanes",
         "stopped",
+        "ERROR job a failed for good (dead letter): crashed",
+        "WARNING job a taken over after a crash (run 2)",
+        "WARNING job a taken over after 2 crashes (run 5)",
     ]
 
 
@@ -93,11 +99,11 @@ def test_for_people_it_is_a_line_on_stderr(capsys: pytest.CaptureFixture[str]) -
         ),
         (
             {"outcome": "failed", "code": "http_400", "job_id": "a", "attempt": 1, "run_seconds": 0.5},
-            "job a failed in 500 ms: http_400 Bad Request",
+            "job a failed for good (dead letter): http_400 Bad Request",
         ),
         (
             {"outcome": "failed", "code": "not_json", "job_id": None, "attempt": 0, "run_seconds": 0.0},
-            "job without an id failed: not_json",
+            "job without an id failed for good (dead letter): not_json",
         ),
         (
             {"outcome": "released", "code": "http_429", "job_id": "a", "attempt": 3, "run_seconds": 1, "delay": 2.5},
@@ -129,6 +135,16 @@ def test_ordinary_lines_fit_80_columns(capsys: pytest.CaptureFixture[str]) -> No
         f"job {32 * 'a'} succeeded in 59.9 s, 123456 tokens",
     ]
     assert max(map(len, lines)) + len("14:55:08 ") <= 80
+
+
+def test_a_dead_letter_is_told_within_120_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(json=False)
+    facts = {"outcome": "failed", "code": "http_422", "attempt": 5, "run_seconds": 59.9}
+    log.info("job", job_id=32 * "a", **facts)
+    line = said_to_people(capsys)
+    assert line.startswith(f"job {32 * 'a'} failed for good (dead letter): http_422 Unprocessable ")
+    assert line.endswith(", attempt 5")
+    assert len(line) + len("14:55:08 ") <= 120
 
 
 def test_a_traceback_stands_below_its_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -182,6 +182,9 @@ async def test_a_worker_killed_amid_a_call_is_started_again_and_the_answer_comes
     endpoint.let_go()
     await eventually(lambda: home.answer("a") == b"a #2")
     assert "up: worker died (killed by SIGKILL); it was started again, pid " in up.err
+    again = f"that it was running runs again when the lease ends, in {LEASE} s at most\n"
+    assert up.err.count(again) == up.err.count(f"up: 1 job {again}") == 1
+    assert "job a taken over after a crash (run 2)" in up.err
     assert is_running(up.programs["worker"])
 
 
@@ -211,7 +214,11 @@ async def test_up_killed_leaves_no_process_and_the_next_one_goes_on(home: Home, 
     await eventually(lambda: not any(map(is_running, programs.values())))
     assert len(programs) == 2
     endpoint.let_go()
-    await home.up()
+    assert "from before" not in up.err
+    up = await home.up()
+    await up.says(
+        f"up: from before, 2 jobs wait and 1 job that ran runs again when the lease ends, in {LEASE} s at most\n"
+    )
     await eventually(lambda: all(map(home.answer, "abc")))
     assert [home.answer(job_id) for job_id in "abc"] == [b"a #2", b"b #1", b"c #1"]
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from greenscale_worker.backends import Backend, ChatOptions, open_backend
     from greenscale_worker.backends.batched import batched
     from greenscale_worker.backends.handlers import HandlerBackend
-    from greenscale_worker.client import Client, Ended, SyncClient
+    from greenscale_worker.client import Client, Completed, SyncClient
     from greenscale_worker.errors import (
         BadInputError,
         ConfigError,
@@ -56,7 +56,7 @@ _ROOMS: Final = {
     "backends": "Backend ChatOptions open_backend",
     "backends.batched": "batched",
     "backends.handlers": "HandlerBackend",
-    "client": "Client Ended SyncClient",
+    "client": "Client Completed SyncClient",
     "errors": "BadInputError ConfigError GreenScaleError JobCancelled JobFailed JobGone PermanentError QueueFullError "
     "QueueUnavailableError TransientError",
     "execution": "Policy",
@@ -81,11 +81,11 @@ __all__ = [  # a list to be read by type checkers, which do not run code
     "Cancellation",
     "ChatOptions",
     "Client",
+    "Completed",
     "ConfigError",
     "DeadFilter",
     "DeadLetter",
     "Depth",
-    "Ended",
     "Failed",
     "Failure",
     "Gate",

@@ -19,7 +19,18 @@ class ConfigError(GreenScaleError):
 
 
 class QueueUnavailableError(GreenScaleError):
-    """The queue's server cannot be asked right now; nothing is lost, ask again."""
+    """The queue's server cannot be asked right now; nothing is lost, ask again.
+
+    Raised by `submit` and its like, `job_ids` are those of the call, in order, and `job_id` is that of a single job:
+    with it, the same call again hands nothing in twice.
+    """
+
+    job_ids: tuple[str, ...] = ()
+
+    @property
+    def job_id(self) -> str | None:
+        """The id, where there is exactly one."""
+        return self.job_ids[0] if len(self.job_ids) == 1 else None
 
 
 class QueueFullError(QueueUnavailableError):

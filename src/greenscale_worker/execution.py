@@ -11,7 +11,7 @@ from weakref import WeakSet
 
 from greenscale_worker.backends import Backend
 from greenscale_worker.blame import Call
-from greenscale_worker.errors import PermanentError, Prior, TransientError
+from greenscale_worker.errors import BadInputError, PermanentError, Prior, TransientError
 from greenscale_worker.gate import Gate
 from greenscale_worker.job import Failed, Failure, Job, Outcome, Output, Released, Succeeded, Usage, begin
 from greenscale_worker.queues import Lease
@@ -23,6 +23,7 @@ LARGEST_RESULT: Final = 64 * 1024 * 1024  # Redis takes 512 MiB; what it refused
 LONGEST_PEERS: Final = 256  # characters
 PRIORS: Final = get_args(Prior)
 
+Answer: TypeAlias = Output | TransientError | PermanentError | BadInputError
 OnException: TypeAlias = Callable[[Job, BaseException], None]
 
 
@@ -96,16 +97,23 @@ class Executor:
             return Failed("deadline_passed", "the deadline passed before the call")
         if (wait := self._gate.remaining(probe=probe)) > 0:
             return Released("gate_shut", wait) if wait < run.left() else _too_late("the endpoint asked for time")
+        if lease.crashes:
+            runs = lease.runs + lease.crashes + 1
+            log.warning("job_taken_over", job_id=job.job_id, crashes=lease.crashes, run=runs)
         lease.began = monotonic()
         answer = await self._call(run)
         if self._any_stuck and asyncio.current_task() in self._stuck:
             return Released("stuck")  # somebody else has judged it
-        self._metrics.called(monotonic() - lease.began)
+        if not isinstance(answer, BadInputError):
+            self._metrics.called(monotonic() - lease.began)
         return self.judge(run, answer)
 
-    def judge(self, run: Run, answer: Output | TransientError | PermanentError) -> Outcome | Failure:
+    def judge(self, run: Run, answer: Answer) -> Outcome | Failure:
         """Say what an answer means for the job, after the evidence has been told of it."""
         lease, policy = run.lease, self._policy
+        if isinstance(answer, BadInputError):
+            lease.began = None  # nothing was sent
+            return Failed(answer.code, str(answer))
         call = Call(
             run.job.job_id, self._peers(run.job), lease.began or monotonic(), lease.tries, lease.runs, probe=run.probe
         )
@@ -143,7 +151,7 @@ class Executor:
         if self._on_stuck is not None:
             self._on_stuck(task)
 
-    async def _call(self, run: Run) -> Output | TransientError | PermanentError:
+    async def _call(self, run: Run) -> Answer:
         """Ask the backend; what it raises comes back as a value, whatever it is."""
         recall, seconds = Recall(), min(self._policy.timeout, run.left())
         begin(run.job, attempt=run.lease.runs + 1, ends=monotonic() + seconds)
@@ -155,10 +163,10 @@ class Executor:
             self.deadlines.discard(recall)
         return timed_out()
 
-    async def _ask(self, job: Job, recall: Recall) -> Output | TransientError | PermanentError:
+    async def _ask(self, job: Job, recall: Recall) -> Answer:
         try:
             output: object = await self._backend.infer(job)
-        except (TransientError, PermanentError) as error:
+        except (TransientError, PermanentError, BadInputError) as error:
             return error if _is_usable(error) else self._backend_error(job, error)
         except asyncio.CancelledError as error:
             if recall.task.cancelling():
@@ -189,11 +197,13 @@ class Executor:
         return TransientError("backend_error", f"{kind} at {where}", fingerprint=f"backend_error {kind} {where}")
 
 
-def _is_usable(error: TransientError | PermanentError) -> bool:
+def _is_usable(error: TransientError | PermanentError | BadInputError) -> bool:
     """Say whether what somebody else's code raised holds what its class promises."""
     try:
         if isinstance(error, PermanentError):
             parts_fit = isinstance(error.usage, Usage | None)
+        elif isinstance(error, BadInputError):
+            parts_fit = True
         else:
             texts_fit = isinstance(error.fingerprint, str) and isinstance(error.advice, str | None)
             parts_fit = texts_fit and error.prior in PRIORS and isinstance(error.retry_after, float | int | None)

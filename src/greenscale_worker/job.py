@@ -14,7 +14,7 @@ from greenscale_worker.errors import BadInputError, Prior
 from greenscale_worker.wire_json import read, read_leniently, write
 
 MAX_DEPTH: Final = 64
-LARGEST_SEARCHED_FOR_ID: Final = 8 * 1024 * 1024
+LARGEST_READ: Final = 8 * 1024 * 1024  # whatever the settings say
 MOST_FAULTS: Final = 3
 JOB_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 JOB_ID_ACCEPTED: Final = "1 to 128 of letters, digits and . _ : - are accepted"
@@ -168,8 +168,8 @@ def decode(raw: bytes, *, max_bytes: int, default_job_id: str | None = None) -> 
     Raises BadInputError with code `too_large`, `not_json`, `not_an_object`, `bad_job_id` or `bad_field`.
     """
     if len(raw) > max_bytes:
-        job_id = _id_of(raw) if len(raw) <= LARGEST_SEARCHED_FOR_ID else None
-        fault = f"{len(raw)} bytes; at most {max_bytes} are accepted"
+        job_id = _id_of(raw) if len(raw) <= LARGEST_READ else None
+        fault = f"{len(raw)} bytes; at most {max_bytes} are accepted (GREENSCALE_MAX_PAYLOAD_BYTES)"
         raise BadInputError("too_large", fault, job_id=job_id or _usable(default_job_id))
     try:
         data = read(raw)

@@ -10,7 +10,7 @@ from structlog.typing import EventDict
 
 COLOURS: Final[Mapping[str, str]] = {"warning": "\x1b[33m", "error": "\x1b[31m"}
 PLAIN: Final = "\x1b[0m"
-TIMED: Final = ("succeeded", "failed")
+DEAD: Final = "failed for good (dead letter)"
 # How facts are written whose name would say nothing; others are `name value`.
 FORMS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("check", "code", "error", "hint", "name", "why"), "{}"),
@@ -53,20 +53,37 @@ def _told(facts: EventDict) -> list[str]:
 
 
 def _job(facts: EventDict) -> str:
-    """Say what came of a job: how long it took or has to wait, why, what it cost, and which attempt it was.
+    """Say what came of a job: how long its answer took or it has to wait, why, its tokens, and which attempt it was.
 
     What only programs read is left out.
     """
     of = defaultdict[str, object](str, facts)
-    outcome, time = str(of["outcome"]), ""
-    if outcome in TIMED and of["run_seconds"]:
+    outcome, time = _words(str(of["outcome"])), ""
+    if outcome == "succeeded" and of["run_seconds"]:
         time = f" in {_span(of['run_seconds'])}"
+    elif outcome == "failed":
+        outcome = DEAD
     elif of["delay"]:
         outcome, time = outcome.replace("released", "delayed"), f" for {_span(of['delay'])}"
-    told = [f"job {of['job_id'] or 'without an id'} {_words(outcome)}{time}{_reason(of['code'])}"]
+    told = [f"{_named(of)} {outcome}{time}{_reason(of['code'])}"]
     told += [f"{of['tokens']} tokens"] * bool(of["tokens"])
     told += [f"attempt {of['attempt']}"] * (of["attempt"] not in ("", 0, 1))
     return ", ".join(told + _told({name: of[name] for name in ("payload", "answer") if name in facts}))
+
+
+def _job_buried(facts: EventDict) -> str:
+    of = defaultdict[str, object](str, facts)
+    return f"{_named(of)} {DEAD}{_reason(of['code'])}"
+
+
+def _job_taken_over(facts: EventDict) -> str:
+    of = defaultdict[str, object](str, facts)
+    crashes = "a crash" if of["crashes"] == 1 else f"{of['crashes']} crashes"
+    return f"{_named(of)} taken over after {crashes} (run {of['run']})"
+
+
+def _named(facts: Mapping[str, object]) -> str:
+    return f"job {facts['job_id'] or 'without an id'}"
 
 
 def _worker_started(facts: EventDict) -> str:
@@ -74,7 +91,12 @@ def _worker_started(facts: EventDict) -> str:
     return words.format_map(defaultdict(str, facts))
 
 
-SENTENCES: Final[Mapping[str, Callable[[EventDict], str]]] = {"job": _job, "worker_started": _worker_started}
+SENTENCES: Final[Mapping[str, Callable[[EventDict], str]]] = {
+    "job": _job,
+    "job_buried": _job_buried,
+    "job_taken_over": _job_taken_over,
+    "worker_started": _worker_started,
+}
 
 
 def _reason(code: object) -> str:

@@ -34,6 +34,7 @@ Event = Literal[
     "handler_stuck",
     "job",
     "job_buried",
+    "job_taken_over",
     "log_lines_dropped",
     "output_not_locked",
     "probe_failed",

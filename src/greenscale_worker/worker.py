@@ -264,6 +264,8 @@ class Worker:
         """Tell the queue; gives a word for what came of that, empty where it is as the outcome says."""
         if isinstance(outcome, Failure):
             return VERDICTS[await self._queue.retry(lease, outcome)]
+        if isinstance(outcome, Failed) and lease.began is None:
+            lease.attempts = lease.runs  # it was refused before anything was sent
         return "" if outcome is None or await self._queue.settle(lease, outcome) else "not_ours"
 
     async def _outcome(

@@ -56,7 +56,12 @@ def sources(kind: Kind) -> dict[str, bytes]:
     """Load the scripts as the worker does; but a payload that is too large to be read may be small."""
     scripts = load(PROTOCOL, STORES[kind].package, *SCRIPTS)
     scripts |= load(PROTOCOL, STORES[kind].package, *LETTER_SCRIPTS, shared=("letters",))
-    return {name: script.source.replace(b"8 * 1024 * 1024", b"%d" % LARGEST) for name, script in scripts.items()}
+    return {name: with_small_limit(script.source) for name, script in scripts.items()}
+
+
+def with_small_limit(source: bytes) -> bytes:
+    """Let a payload be too large to be read that is small."""
+    return source.replace(b"8 * 1024 * 1024", b"%d" % LARGEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -500,7 +505,7 @@ class Actors:
             )
         job_id = "" if held.step == "conflict" else held.job_id
         code = {"conflict": "conflict", "claimed": "bad_field"}.get(held.step, "crashed" if crashed else note)
-        fields = {"error_code": code, "error_message": note}
+        fields = {"attempts": str(len(note)), "error_code": code, "error_message": note}
         return Ending(held.id, held.token, "failed", job_id, code, note, 0, fields)
 
     def some(self, held: list[Held], *, everything: bool) -> list[Held]:

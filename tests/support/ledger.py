@@ -74,6 +74,7 @@ class Ledger:
     last: int | None = None
     counters: Counter[str] = field(default_factory=Counter)
     bells: list[str] = field(default_factory=list)
+    buried: list[str] = field(default_factory=list)
     rare: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -94,7 +95,8 @@ class Ledger:
             self.claims[owner] = (nonce, ids, self.now + 1000 * REMEMBERED_SECONDS)
             return [0, str(self.now), 0, self._given(still), [], ""]
         self._tick()
-        reaped, buried = self._reap(max_crashes)
+        self.buried = buried = []
+        reaped = self._reap(max_crashes)
         if self.paused:
             return [-2, str(self.now), reaped, [], buried, ""]
         due = self._first("delayed", lambda job: job.until <= self.queue_now)
@@ -156,7 +158,8 @@ class Ledger:
                 self.open[id_].until = self.queue_now + LEASE
             else:
                 lost += [self.setup.name(id_), token, "taken" if id_ in self.open else "gone"]
-        reaped, buried = self._reap(max_crashes) if last else (0, [])
+        self.buried = []
+        reaped = self._reap(max_crashes) if last else 0
         adopted = self._adopt() if last else 0
         self.workers[owner] = self.now
         busy = {job.owner for job in self.open.values() if job.place == "lease" and self.setup.kind == "stream"}
@@ -170,7 +173,7 @@ class Ledger:
         if self.format != "2" and all(UPGRADED.search(name) for name in self.workers):
             self.format = "2"
             self.rare["upgraded"] += 1
-        return [reaped, 0 if self.paused else claimable, lost, buried]
+        return [reaped, 0 if self.paused else claimable, lost, self.buried]
 
     def put(self, jobs: Iterable[tuple[str, bytes]], *, fold: bool) -> list[int]:
         answers = []
@@ -265,22 +268,20 @@ class Ledger:
         self.clock, self.blamed, self.accused = self.now, min(self.blamed, self.now), min(self.accused, self.now)
         self.healed, self.answered = min(self.healed, self.now), min(self.answered, self.now)
 
-    def _reap(self, max_crashes: int) -> tuple[int, list[str]]:
-        buried: list[str] = []
+    def _reap(self, max_crashes: int) -> int:
         if self.queue_now < self.amnesty:
-            return 0, buried
+            return 0
         expired = self._first("lease", lambda job: job.until < self.queue_now)
         for id_ in expired:
             job = self.open[id_]
             job.crashes += 1
             if job.crashes >= max_crashes + BURIAL_MARGIN:
                 self.rare["buried by Lua"] += 1
-                buried += [self.setup.name(id_), job.job_id] if job.job_id else []
-                self._bury(id_, job.job_id, "crashed", f"the lease expired {job.crashes} times")
+                self._bury_unsettled(id_, job.job_id, "crashed", f"the lease expired {job.crashes} times")
             else:
                 self._requeue(job)
         self.counters["reaped"] += len(expired)
-        return len(expired), buried
+        return len(expired)
 
     def _adopt(self) -> int:
         """Take over the oldest of what somebody has read past the workers, and let lie."""
@@ -323,7 +324,7 @@ class Ledger:
                 if len(payload) > LARGEST:
                     self.rare["too large"] += 1
                     message = f"{len(payload)} bytes; more than {LARGEST} are not even read"
-                    self._bury(id_, "", "too_large", message)
+                    self._bury_unsettled(id_, self.open[id_].alias, "too_large", message)
                     unread += len(payload)
                 else:
                     ids.append(id_)
@@ -381,7 +382,9 @@ class Ledger:
             self._write(job_id, self.setup.ttl, {"state": "cancelled", "finished_ms": str(self.now)})
             return "CANCELLED"
         self.bound[job_id] = id_
-        if self.open[id_].job_id != job_id:
+        if (former := self.open[id_].job_id) != job_id:
+            if self.bound.get(former) == id_:
+                del self.bound[former]
             self.open[id_].job_id = job_id
             self.open[id_].written(self.format)
         self._begin(job_id)
@@ -399,7 +402,8 @@ class Ledger:
         if item.state == "succeeded":
             self._end(item.id, "succeeded")
         else:
-            self._bury(item.id, item.job_id, "conflict" if clash else item.text, item.message)
+            code = "conflict" if clash else item.text
+            self._bury(item.id, item.job_id, code, item.message, int(item.fields["attempts"]))
             if clash:
                 return "OK"
             self.counters["failed"] += 1
@@ -557,13 +561,16 @@ class Ledger:
 
     def _bury(self, id_: int, job_id: str, code: str, message: str, attempts: int | None = None) -> None:
         job = self._forget(id_)
-        if attempts is None:
-            attempts = job.runs + bool(job.job_id)
+        attempts = job.runs if attempts is None else attempts
         self.counters["dead"] += 1
         header = {"code": code, "message": message, "job_id": job_id, "token": job.token, "tries": attempts}
         header |= {"crashes": job.crashes, "first_claimed_ms": str(job.first), "died_ms": str(self.now)}
         self.dead[id_] = letter = Letter(header, job.payload, apart=self.format == "2")
         self.index |= letter.members(self.setup.name(id_))
+
+    def _bury_unsettled(self, id_: int, job_id: str, code: str, message: str) -> None:
+        self._bury(id_, job_id, code, message)
+        self.buried += [self.setup.name(id_), job_id, code]
 
     def _forget_letter(self, id_: int) -> Letter:
         letter = self.dead.pop(id_)

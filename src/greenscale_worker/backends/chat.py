@@ -27,7 +27,7 @@ from greenscale_worker.backends.completion import read_completion
 from greenscale_worker.backends.error_body import ErrorBody, read_error
 from greenscale_worker.backends.faults import SHORT, error_of
 from greenscale_worker.backends.request import chat_request
-from greenscale_worker.errors import ConfigError, PermanentError, TransientError
+from greenscale_worker.errors import BadInputError, ConfigError, PermanentError, TransientError
 from greenscale_worker.job import Job, Output
 from greenscale_worker.tls import client_context
 from greenscale_worker.wire_json import write
@@ -135,11 +135,11 @@ class ChatBackend:
     def _request(self, job: Job) -> bytes:
         request = chat_request(job.payload, self._defaults_for(job))
         if request.get("model") is None:
-            raise PermanentError("no_model", "the job names no model, and GREENSCALE_MODEL is not set; one is expected")
+            raise BadInputError("no_model", "the job names no model, and GREENSCALE_MODEL is not set; one is expected")
         try:
             return write(request)
         except (TypeError, ValueError) as error:  # only from a job that was not decoded from JSON
-            raise PermanentError(
+            raise BadInputError(
                 "bad_request", f"the payload cannot be written as JSON: {type(error).__name__}"
             ) from None
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from greenscale_worker.errors import PermanentError
+from greenscale_worker.errors import BadInputError
 
 NO_DEFAULTS: Final[Mapping[str, Any]] = {}
 LIMITS: Final = frozenset(
@@ -16,7 +16,7 @@ def chat_request(payload: Mapping[str, Any], defaults: Mapping[str, Any] = NO_DE
 
     `defaults` fill in what the payload leaves out; a parameter that it sets to null is not sent at all, but for the
     model. A limit of tokens that the job names, by its older or its newer name, takes the place of the default one.
-    Raises PermanentError `bad_request`, which names the field.
+    Raises BadInputError `bad_request`, which names the field.
     """
     request = {**defaults, **payload}
     if None in request.values():
@@ -71,5 +71,5 @@ def _messages(prompt: object, messages: object) -> list[dict[str, Any]]:
     return messages
 
 
-def _bad(message: str) -> PermanentError:
-    return PermanentError("bad_request", message)
+def _bad(message: str) -> BadInputError:
+    return BadInputError("bad_request", message)

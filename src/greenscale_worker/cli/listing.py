@@ -37,7 +37,8 @@ that ended, the latest first.
 
   AGE       since it was handed in; of a job that runs: since this run began;
             of one that ended: since then
-  ATTEMPTS  how often it was run, the run under way among them
+  ATTEMPTS  how often it was run, the run under way among them; runs that a
+            crash cut off are not, and stand in the last column
   WORKER    who runs it, or ran it last
   WHY       it failed, is delayed or held"""
 
@@ -144,7 +145,13 @@ def _row(job: "JobInfo", now: float) -> tuple[str, ...]:
 
 
 def _told(job: "JobInfo", now: float) -> str:
-    """Say what there is to say of a job: why it does not move, or who runs it."""
+    """Say what there is to say of a job: how often it crashed, why it does not move, or who runs it."""
+    crashes = f"{job.crashes} {'crash' if job.crashes == 1 else 'crashes'}" if job.crashes else ""
+    told = _why_or_who(job, now)
+    return "; ".join(filter(None, (crashes, told)))
+
+
+def _why_or_who(job: "JobInfo", now: float) -> str:
     why = ": ".join(word for word in (job.code, job.message) if word)
     if job.due_at is not None:
         due = f"due in {age(job.due_at - now)}" if job.due_at > now else "due"

@@ -7,8 +7,7 @@
 `SyncClient` is the same for programs without an event loop.
 """
 
-from greenscale_worker.client.asynchronous import Client
-from greenscale_worker.client.ends import Ended, Ends
+from greenscale_worker.client.asynchronous import Client, Completed
 from greenscale_worker.client.synchronous import SyncClient
 
-__all__ = ["Client", "Ended", "Ends", "SyncClient"]
+__all__ = ["Client", "Completed", "SyncClient"]

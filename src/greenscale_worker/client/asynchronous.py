@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +20,9 @@ from greenscale_worker.errors import (
     JobCancelled,
     JobFailed,
     JobGone,
+    QueueUnavailableError,
 )
-from greenscale_worker.job import check_job_id
+from greenscale_worker.job import LARGEST_READ, check_job_id
 from greenscale_worker.queues import (
     Cancellation,
     Depth,
@@ -33,11 +35,21 @@ from greenscale_worker.queues import (
     State,
 )
 from greenscale_worker.queues.opening import open_client
+from greenscale_worker.queues.told import of_record
 from greenscale_worker.wire_json import write
 
 LARGEST: Final = 1024 * 1024
 LAST_LOOK_SECONDS: Final = 1.0
 Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A job that has ended: how it stands, None where its record is kept no longer, and its answer where it has one."""
+
+    job_id: str
+    record: JobInfo | None
+    answer: str | None
 
 
 class Client:
@@ -46,7 +58,7 @@ class Client:
     `url` is where Redis is and `queue` the name of the list; what else there is to say about them goes into `redis`
     and `options`, which then take their places. `kind` is that of the queue: `list`, `stream` or a plug-in's. `check`
     looks at each job as the worker will, so that a mistake is told to who made it; `max_bytes` is the largest payload
-    that the workers take. It connects with its first call; `async with` closes it.
+    that the workers take, 8 MiB at most. It connects with its first call; `async with` closes it.
 
     Calls raise QueueUnavailableError where the server does not answer, and ConfigError where it refuses this client.
     """
@@ -62,6 +74,8 @@ class Client:
         check: bool = True,
         max_bytes: int = LARGEST,
     ) -> None:
+        if max_bytes > LARGEST_READ:
+            raise ConfigError(f"max_bytes={max_bytes}; expected: {LARGEST_READ} at most, as no worker reads more")
         self._kind = kind
         self._redis = redis or RedisOptions(url=url)
         self._options = options or QueueOptions(name=queue)
@@ -133,8 +147,9 @@ class Client:
         """Hand in a job, and give its id: that given, or a new one.
 
         `parameters` go to the endpoint as they are: `model`, `temperature`, `max_tokens`, … (docs/wire-contract.md).
-        Where the answer of the server gets lost, nobody knows whether the job was handed in. With an id of your own the
-        same call again is safe: a job that waits, runs or has an answer is not handed in twice.
+        Where the answer of the server gets lost, nobody knows whether the job was handed in. With the same id the call
+        may be made again: a job that waits, runs or has an answer is not handed in twice. The QueueUnavailableError
+        has that id as `job_id`.
 
         Raises BadInputError for a job that no worker would run, QueueFullError where the server takes no more.
         """
@@ -146,12 +161,16 @@ class Client:
     async def submit_many(self, jobs: Iterable[Mapping[str, Any] | str]) -> list[str]:
         """Hand in many jobs, each a prompt or the fields of the wire contract, and give their ids in this order.
 
-        They are accepted in groups of 100, each as a whole; all are checked before the first. Raises as `submit`.
+        They are accepted in groups of 100, each as a whole; all are checked before the first. Raises as `submit`; the
+        error has all ids as `job_ids`, in this order, though some of the groups may have been accepted.
         """
         payloads = [self._payload(job) for job in jobs]
-        queue = await self.queue()
-        await queue.put(payloads, fold=True)
-        return [job_id for job_id, _ in payloads]
+        job_ids = tuple(job_id for job_id, _ in payloads)
+        try:
+            await (await self.queue()).put(payloads, fold=True)
+        except QueueUnavailableError as error:
+            raise _with_ids(error, job_ids) from error
+        return list(job_ids)
 
     async def wait(self, job_id: str, timeout: float | None = None) -> str:  # noqa: ASYNC109  its error says how the job stands
         """Wait until a job has ended, and give its answer. It need not be there yet.
@@ -182,8 +201,8 @@ class Client:
         """Hand in a job as `submit` does, and wait for its answer as `wait` does."""
         return await self._wait(await self.submit(prompt, **fields), timeout, known=True)
 
-    async def as_completed(self, job_ids: Iterable[str]) -> AsyncGenerator[Ended, None]:
-        """Give each of these jobs when it has ended; of a failed one, the record says why.
+    async def as_completed(self, job_ids: Iterable[str]) -> AsyncGenerator[Completed, None]:
+        """Give each of these jobs when it has ended; `record` is as `jobs` gives it, and says why one failed.
 
         Raises BadInputError for an id that no job can have.
         """
@@ -192,16 +211,16 @@ class Client:
             check_job_id(job_id)
         async with aclosing((await self._waiting()).as_completed(ids)) as ended:
             async for each in ended:
-                yield each
+                yield Completed(each.job_id, of_record(each.job_id, each.record), _text(each.answer))
 
     async def result(self, job_id: str) -> str | None:
         """Read a job's answer; None where there is none (yet)."""
         ((_, answer),) = await (await self.queue()).look_up([job_id])
-        return None if answer is None else answer.decode(errors="replace")
+        return _text(answer)
 
-    async def record(self, job_id: str) -> dict[str, str]:
-        """Read a job's record (docs/wire-contract.md); empty where there is none: unknown, or pushed and waiting."""
-        return await (await self.queue()).record(job_id)
+    async def record(self, job_id: str) -> JobInfo | None:
+        """Tell how a job stands; None where there is no record: it is unknown, or was pushed by hand and waits."""
+        return of_record(job_id, await (await self.queue()).record(job_id))
 
     async def cancel(self, job_id: str) -> Cancellation:
         """End a job that has not finished; see `QueueClient.cancel`. Raises BadInputError for an id no job can have."""
@@ -243,9 +262,10 @@ class Client:
                 record = await self.record(job_id)
         except (GreenScaleError, TimeoutError) as error:
             return f"how it stands is not known: {error}"
-        state = record.get("state")
-        why = ": ".join(word for word in (record.get("error_code"), record.get("error_message")) if word)
-        return "there is no record of it" if state is None else f"it is {state}" + (f", last {why}" if why else "")
+        if record is None:
+            return "there is no record of it"
+        why = ": ".join(word for word in (record.code, record.message) if word)
+        return f"it is {record.state}" + (f", last {why}" if why else "")
 
     def _payload(self, job: Mapping[str, Any] | str) -> tuple[str, bytes]:
         """Write a job as workers read it. Raises BadInputError."""
@@ -261,6 +281,17 @@ class Client:
         return check(payload, max_bytes=self._max_bytes, chat=self._check), payload
 
 
+def _with_ids(error: QueueUnavailableError, job_ids: tuple[str, ...]) -> QueueUnavailableError:
+    """Say which jobs it is about, so that the caller can hand them in again."""
+    if len(job_ids) == 1:
+        which = f"whether job {job_ids[0]} was handed in is not known: submit it again under this job_id"
+    else:
+        which = f"which of the {len(job_ids)} jobs were handed in is not known: submit them again under their job_ids"
+    told = type(error)(f"{error}; {which}")
+    told.job_ids = job_ids
+    return told
+
+
 def answer_of(ended: Ended) -> str:
     """Read what a job has come to. Raises JobFailed, JobCancelled or JobGone."""
     record = ended.record
@@ -271,3 +302,7 @@ def answer_of(ended: Ended) -> str:
     if ended.answer is None:
         raise JobGone(ended.job_id)
     return ended.answer.decode(errors="replace")
+
+
+def _text(answer: bytes | None) -> str | None:
+    return None if answer is None else answer.decode(errors="replace")

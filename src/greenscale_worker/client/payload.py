@@ -1,7 +1,7 @@
 """Looks at a job as the worker will, so that a mistake is told to who made it."""
 
 from greenscale_worker.backends.request import chat_request
-from greenscale_worker.errors import BadInputError, PermanentError
+from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import decode
 
 
@@ -11,6 +11,6 @@ def check(payload: bytes, *, max_bytes: int, chat: bool) -> str:
     if chat:
         try:
             chat_request(job.payload)
-        except PermanentError as error:
+        except BadInputError as error:
             raise BadInputError(error.code, str(error), job_id=job.job_id) from None
     return job.job_id

@@ -11,8 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from greenscale_worker.client.asynchronous import Client
-from greenscale_worker.client.ends import Ended
+from greenscale_worker.client.asynchronous import Client, Completed
 from greenscale_worker.errors import QueueUnavailableError
 from greenscale_worker.queues import JobInfo
 from greenscale_worker.tasks import end
@@ -71,11 +70,11 @@ class SyncClient:
 
         return self._run(all_of_them())
 
-    def as_completed(self, job_ids: Iterable[str]) -> Iterator[Ended]:
+    def as_completed(self, job_ids: Iterable[str]) -> Iterator[Completed]:
         """Give each of these jobs when it has ended; see Client.as_completed."""
         ended = self._client.as_completed(list(job_ids))
 
-        async def following() -> Ended | None:
+        async def following() -> Completed | None:
             return await anext(ended, None)
 
         try:

@@ -211,8 +211,9 @@ class DeadFilter:
 class JobInfo:
     """How a job stands. What is not known, or makes no sense in its state, is None; times are seconds since the epoch.
 
-    `attempts` counts its runs, that under way among them, `crashes` the leases that expired. `claimed_at` is when its
-    last run began, `due_at` when it is to be run again. `code` and `message` say why it failed, or is delayed or held.
+    `attempts` counts its calls, that under way among them; `crashes` the runs that were cut off, which are no attempts.
+    `claimed_at` is when its last run began, `due_at` when it is to be run again. `code` and `message` say why it
+    failed, or is delayed or held. The rest is what the record of an ended job says (docs/wire-contract.md).
     A job that nobody has claimed yet has no `job_id` where its payload cannot be read.
     """
 
@@ -227,6 +228,12 @@ class JobInfo:
     finished_at: float | None = None
     code: str | None = None
     message: str | None = None
+    model: str | None = None
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    metadata: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from greenscale_worker.config import Settings, chat_options, policy, queue_optio
 from greenscale_worker.config.catalogue import name_of
 from greenscale_worker.config.rules import CHAT_PATH
 from greenscale_worker.errors import ConfigError
-from greenscale_worker.up import valkey
+from greenscale_worker.up import backlog, valkey
 from greenscale_worker.up.probes import free_port, http_unready
 from greenscale_worker.up.supervisor import Service
 
@@ -79,5 +79,6 @@ def _worker(settings: Settings, port: int, environment: dict[str, str], env_file
         environment={**environment, **own},
         unready=partial(http_unready, settings.health_host, port, "/readyz"),
         stop_seconds=settings.drain_seconds + HAND_BACK_SECONDS,
+        goes_on=partial(backlog.told, settings),
         farewell=f"running calls have {settings.drain_seconds:g} s; Ctrl-C again hands them back now",
     )

@@ -31,7 +31,8 @@ class Service:
 
     `shown` says in a few words where it is or what it does. `unready` says what it waits for, None once it answers. Its
     output goes to the file `log`, and `why` reads there why it has failed; without `log` its output goes where ours
-    goes. `stop_seconds` may pass after SIGTERM; `farewell` says what happens in that time.
+    goes. `stop_seconds` may pass after SIGTERM; `farewell` says what happens in that time. `goes_on` says, before it is
+    started, what it will go on with; after a death it is given the id of the process that died.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Service:
     unready: Callable[[], Awaitable[str | None]]
     stop_seconds: float
     farewell: str = ""
+    goes_on: Callable[[int | None], Awaitable[str]] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)  # beside our own
     stdin: bytes | None = None
     directory: Path | None = None
@@ -90,6 +92,8 @@ class _Kept:
         self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
+        if told := await self._what_goes_on(None):
+            self._say(told)
         try:
             self._process = process = await _launch(self._service, "wb")
         except OSError as error:
@@ -124,13 +128,18 @@ class _Kept:
             deaths = 1 if loop.time() - began > WELL_SECONDS else deaths + 1
             if await self._stops_within(pause(deaths)):
                 return
-            began = loop.time()
+            began, told = loop.time(), await self._what_goes_on(process.pid)
             try:
                 self._process = process = await _launch(self._service, "ab")
             except OSError as error:
                 self._say(f"{self._service.name} died ({ended}), and cannot be started: {error.strerror}")
             else:
                 self._say(f"{self._service.name} died ({ended}); it was started again, pid {process.pid}")
+                if told:
+                    self._say(told)
+
+    async def _what_goes_on(self, died: int | None) -> str:
+        return "" if self._service.goes_on is None else await self._service.goes_on(died)
 
     async def _stops_within(self, seconds: float) -> bool:
         with suppress(TimeoutError):

@@ -374,7 +374,7 @@ class MemoryQueue:
             if entry.lease is not None:
                 self._tell(entry.lease, outcome)
             self._store.forget(entry)
-            self._bury(entry, entry.bound_to, outcome, entry.runs + (entry.bound_to is not None))
+            self._bury(entry, entry.bound_to, outcome, entry.runs)
 
     def _tell(self, lease: Lease, outcome: Outcome) -> None:
         if self._on_settled is not None:
@@ -420,7 +420,7 @@ class MemoryQueue:
         store.dead[letter.id] = (letter, entry)
         self._trim()
         if job_id is not None and not clash:
-            store.records.failed(job_id, fault, ran=entry.bound_to == job_id)
+            store.records.failed(job_id, fault, ran=entry.bound_to == job_id, attempts=attempts, crashes=entry.crashes)
 
     def _trim(self) -> None:
         """Delete dead letters that are older, or more, than options say."""

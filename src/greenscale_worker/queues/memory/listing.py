@@ -1,12 +1,13 @@
 """Which jobs the queue of one process has, and how they stand."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import decode
 from greenscale_worker.queues import ENDED, STATES, JobInfo, State
 from greenscale_worker.queues.memory.store import Entry, Store
+from greenscale_worker.queues.told import seconds, with_record
 
 PUT_ASIDE: Final = frozenset({"delayed", "held"})
 
@@ -50,23 +51,16 @@ def _job(
     alike = PUT_ASIDE if state in PUT_ASIDE else {state}  # one that is held is delayed first
     known = record if record.get("state") in alike else {}
     running = state == "running"
-    return JobInfo(
-        job_id=job_id,
-        state=state,
-        worker=known.get("worker") if entry is None or running else None,
-        attempts=entry.runs + running if entry else int(known.get("attempts", 0)),
-        crashes=entry.crashes if entry else int(known.get("crashes", 0)),
-        submitted_at=_seconds(record, "submitted_ms") or (entry.arrived if entry else None),
-        claimed_at=_seconds(known, "claimed_ms"),
-        due_at=entry.due if entry and state == "delayed" else None,
-        finished_at=ended,
-        code=known.get("error_code"),
-        message=known.get("error_message"),
-    )
-
-
-def _seconds(record: Mapping[str, str], name: str) -> float | None:
-    return int(record[name]) / 1000 if name in record else None
+    told: dict[str, Any] = {"submitted_at": seconds(record, "submitted_ms")}
+    if entry is not None:
+        told = {
+            "submitted_at": told["submitted_at"] or entry.arrived,
+            "attempts": entry.runs + running,
+            "crashes": entry.crashes,
+            "worker": known.get("worker") if running else None,
+            "due_at": entry.due if state == "delayed" else None,
+        }
+    return with_record(known, job_id=job_id, state=state, finished_at=ended, **told)
 
 
 def _name_of(payload: bytes) -> str | None:

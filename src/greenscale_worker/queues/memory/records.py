@@ -120,11 +120,12 @@ class Records:
         self._results.put(job_id, output.text.encode(errors="replace"), seconds=self._options.result_ttl)
         self._finish(job_id, {"state": "succeeded", **_present(known), **_tokens(output.usage)})
 
-    def failed(self, job_id: str, fault: Failed, *, ran: bool) -> None:
+    def failed(self, job_id: str, fault: Failed, *, ran: bool, attempts: int, crashes: int) -> None:
         """A job became a dead letter. One that never ran takes nothing over from an earlier job of the same id."""
         if not ran and self.get(job_id).get("state") in ENDED:
             self._records.pop(job_id)
-        why = {"state": "failed", "error_code": fault.code, "error_message": fault.message}
+        counts = {"attempts": str(attempts), "crashes": str(crashes)}
+        why = {"state": "failed", **counts, "error_code": fault.code, "error_message": fault.message}
         self._finish(job_id, why | _tokens(fault.usage))
 
     def _finish(self, job_id: str, fields: Record) -> None:

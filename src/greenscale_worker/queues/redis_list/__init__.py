@@ -40,13 +40,30 @@ class ListStore:
         return waiting, None if payload is None else _created_at(payload)
 
     async def waiting(self, client: Any, after: bytes | None, count: int) -> list[tuple[bytes, bytes, bytes | None]]:
-        """Read a part of the list, from the end that is taken from. Jobs taken meanwhile make it pass some."""
-        start = 0 if after is None else int(after) + 1
-        first, last = (-start - count, -start - 1) if self.word == "RIGHT" else (start, start + count - 1)
-        found = await client.lrange(self._name, first, last)
-        if self.word == "RIGHT":
-            found.reverse()
-        return [(b"%d" % place, payload, None) for place, payload in enumerate(found, start)]
+        """Read a part of the list, from the end that is taken from, which moves as jobs are taken.
+
+        So each part begins with the last job of the one before; where that stands elsewhere by now, it is looked for
+        further on, and where it was taken itself, so was all before it.
+        """
+        if after is None:
+            return _placed(await self._part(client, 0, count), 0)
+        text, _, known = after.partition(b" ")
+        place, step = int(text), 0
+        while True:
+            start = max(0, place - step)
+            found = await self._part(client, start, place - start + 1 + count)
+            ahead = reversed(found[: place - start + 1])
+            at = next((place - start - back for back, payload in enumerate(ahead) if payload == known), None)
+            if at is not None or start == 0:
+                begin = 0 if at is None else at + 1
+                return _placed(found[begin : begin + count], start + begin)
+            step = 2 * step + count
+
+    async def _part(self, client: Any, start: int, count: int) -> list[bytes]:
+        """Read so many jobs, the first of which stands so far from the end that is taken from."""
+        if self.word == "LEFT":
+            return list(await client.lrange(self._name, start, start + count - 1))
+        return list(reversed(await client.lrange(self._name, -start - count, -start - 1)))
 
     def first_seen(self, job: bytes) -> float:
         """Read the time of the first claim, in microseconds."""
@@ -64,6 +81,10 @@ async def open_queue(redis: RedisOptions, options: QueueOptions, metrics: Metric
 async def open_client(redis: RedisOptions, options: QueueOptions) -> RedisQueueClient:
     """Open everybody else's side; it connects with its first call. Raises ConfigError."""
     return await opening.open_client(ListStore(options), redis, options)
+
+
+def _placed(payloads: list[bytes], start: int) -> list[tuple[bytes, bytes, bytes | None]]:
+    return [(b"%d %b" % (place, payload), payload, None) for place, payload in enumerate(payloads, start)]
 
 
 def _created_at(payload: bytes) -> float | None:

@@ -4,7 +4,7 @@
 -- KEYS  as in prelude.lua
 -- ARGV  3 lease ms, 4 heartbeat ms, 5 max crashes, 6 owner, 7 whether to reap (0 while more of our leases follow);
 --       then id, token of each lease held
--- Output {reaped, jobs that may be claimed now, {lost id, its token, taken or gone, …}, {id buried, its job id…}}
+-- Output {reaped, jobs that may be claimed now, {lost id, its token, taken or gone, …}, {id buried, its job id, its code…}}
 --        taken: reaped, and perhaps claimed by another; gone: cancelled or settled
 local lease_ms, beat_ms, max_crashes, owner = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 run_when_full()
@@ -49,10 +49,9 @@ local function upgrade()
   call('HSET', CONTROL, 'time', NOW)
 end
 
-local reaped, buried = 0, {}
-local found = 0
+local reaped, found = 0, 0
 if ARGV[7] == '1' then
-  reaped, buried = reap(max_crashes)
+  reaped = reap(max_crashes)
   found = rescue() + store.adopt(lease_ms)
 end
 call('ZADD', WORKERS, NOW, owner)

@@ -46,6 +46,10 @@ local function bind(i, token, start)
   bound[job_id] = id
   push(bindings, job_id, id)
   if m.job_id ~= job_id then
+    if m.job_id ~= '' and call('HGET', BOUND, m.job_id) == id then  -- replayed under another name than its payload has
+      call('HDEL', BOUND, m.job_id)
+      bound[m.job_id] = false
+    end
     m.job_id = job_id
     push(changed, id, packed(m))
   end

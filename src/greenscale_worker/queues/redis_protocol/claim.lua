@@ -4,14 +4,13 @@
 -- KEYS  as in prelude.lua; then claim:<owner> STRING nonce|id,id… of the owner's last claim
 -- ARGV  3 n, 4 lease ms, 5 heartbeat ms, 6 owner, 7 nonce, 8 max crashes, 9 bytes after which to stop,
 --       10 whether a suspect may be taken (1 or 0)
--- Output {sleep, now ms, reaped, {{id, token, tries, crashes, first ms, payload, name, runs}…}, {id buried, its job id…},
+-- Output {sleep, now ms, reaped, {{id, token, tries, crashes, first ms, payload, name, runs}…}, {id buried, its job id, its code…},
 --         from}
 --       name: the job's id where its payload has none, or empty; from: where the store is to be waited at
 --       sleep: ms until there may be more; -1: until told; -2: paused
 local n, lease_ms, beat_ms, owner, nonce = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7]
 local max_crashes, max_bytes, remembered = tonumber(ARGV[8]), tonumber(ARGV[9]), KEYS[ITEMS]
 local may_suspect = ARGV[10] == '1'
-local LARGEST = 8 * 1024 * 1024  -- as in job.py: beyond it, not even the id is looked for
 local REMEMBERED = 86400
 local A_LONG_TIME = 1e9
 local AT_ONCE = 8  -- fresh jobs; so many may be given beyond the bytes
@@ -39,7 +38,7 @@ end
 
 tick(lease_ms, beat_ms)
 expiry = digits(queue_now + lease_ms)
-local reaped, buried = reap(max_crashes)
+local reaped = reap(max_crashes)
 if control.paused then return {-2, NOW, reaped, given, buried, ''} end
 local due = call('ZRANGEBYSCORE', DELAYED, '-inf', digits(queue_now), 'LIMIT', 0, BATCH)
 for _, id in ipairs(due) do
@@ -116,7 +115,8 @@ while room() do
   for _, job in ipairs(found) do
     local id, payload, name = unpack(job, 1, 3)
     if #payload > LARGEST then
-      bury(id, new_meta(), '', 'too_large', #payload .. ' bytes; more than ' .. LARGEST .. ' are not even read')
+      bury_unsettled(id, new_meta_of(payload, name), 'too_large',
+                     #payload .. ' bytes; more than ' .. LARGEST .. ' are not even read')
       bytes = bytes + #payload
     else
       take(id, new_meta(), payload, name)

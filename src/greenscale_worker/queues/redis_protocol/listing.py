@@ -13,6 +13,7 @@ from greenscale_worker.queues.rate import rate_of
 from greenscale_worker.queues.redis_common.errors import mapped
 from greenscale_worker.queues.redis_protocol.keys import RECENT, Keys
 from greenscale_worker.queues.redis_protocol.store import Store
+from greenscale_worker.queues.told import is_number, seconds, with_record
 
 PAGE: Final = 200
 PAGE_OF_PAYLOADS: Final = 20  # each may have a megabyte
@@ -25,7 +26,6 @@ PLACES: Final[tuple[tuple[str, State], ...]] = (
 )
 PUT_ASIDE: Final = frozenset({"delayed", "held"})
 UNCLAIMED: Final = frozenset({"waiting", "cancelling"})
-DIGITS: Final = 16
 
 Record = dict[str, str]
 ReadRecords = Callable[[Sequence[str]], Awaitable[list[Record]]]
@@ -84,7 +84,7 @@ class Listing:
             for name, record in zip(names, await self._read_records([name or "" for name in names]), strict=True):
                 if name is None or name not in seen:
                     state: State = "cancelling" if record.get("state") == "cancelling" else "waiting"
-                    yield JobInfo(job_id=name, state=state, submitted_at=_seconds(record, "submitted_ms"))
+                    yield JobInfo(job_id=name, state=state, submitted_at=seconds(record, "submitted_ms"))
             waiting.update(name for name in names if name is not None)
             if len(page) < PAGE_OF_PAYLOADS:
                 seen |= waiting  # not before: many jobs of one id may wait
@@ -101,7 +101,7 @@ class Listing:
                     seen.add(name)
                     # The record may be of a later run.
                     record = found if found.get("finished_ms") == str(ms) else {}
-                    yield _with_record(record, job_id=name, state=state, finished_at=ms / 1000, code=code or None)
+                    yield with_record(record, job_id=name, state=state, finished_at=ms / 1000, code=code or None)
 
     async def _recent(self) -> tuple[int, list[tuple[int, State, str, str]]]:
         """Read the server's time in ms, and what ended lately, the latest first."""
@@ -121,7 +121,7 @@ def _read_entries(entries: Iterable[bytes]) -> Iterable[tuple[int, State, str, s
     for entry in entries:
         ms, state, name, code = (*entry.decode(errors="replace").split(" ", 3), "", "", "", "")[:4]
         known = next((each for each in STATES if each == state and each in ENDED), None)
-        if known is not None and _is_number(ms) and is_job_id(name):
+        if known is not None and is_number(ms) and is_job_id(name):
             yield int(ms), known, name, code
 
 
@@ -129,7 +129,7 @@ def _open(state: State, row: Sequence[Any], name: str, record: Record) -> JobInf
     _, _, owner, runs, crashes, first_ms, due_ms = row
     running = state == "running"
     alike = PUT_ASIDE if state in PUT_ASIDE else {state}  # one that is held is delayed first
-    job = _with_record(
+    job = with_record(
         record if record.get("state") in alike else {},
         job_id=name or None,
         state=state,
@@ -139,35 +139,6 @@ def _open(state: State, row: Sequence[Any], name: str, record: Record) -> JobInf
         due_at=int(due_ms) / 1000 if int(due_ms) else None,
     )
     return job if job.submitted_at is not None else replace(job, submitted_at=int(first_ms) / 1000)
-
-
-def _with_record(record: Record, **known: Any) -> JobInfo:
-    """Make what is known complete by the record, which knows less for certain."""
-    told = {
-        "worker": record.get("worker"),
-        "attempts": _number(record, "attempts"),
-        "crashes": _number(record, "crashes"),
-        "submitted_at": _seconds(record, "submitted_ms"),
-        "claimed_at": _seconds(record, "claimed_ms"),
-        "code": record.get("error_code"),
-        "message": record.get("error_message"),
-    }
-    return JobInfo(**{**{name: value for name, value in told.items() if value is not None}, **known})
-
-
-def _is_number(text: str) -> bool:
-    """Say whether this is a count, or a time in ms, as ours are."""
-    return len(text) <= DIGITS and text.isascii() and text.isdigit()
-
-
-def _number(record: Record, name: str) -> int | None:
-    text = record.get(name, "")
-    return int(text) if _is_number(text) else None
-
-
-def _seconds(record: Record, name: str) -> float | None:
-    ms = _number(record, name)
-    return None if ms is None else ms / 1000
 
 
 def _name_of(payload: bytes, name: bytes | None) -> str | None:

@@ -5,12 +5,16 @@
 -- Output OK, or GONE where the record is another run's by now
 local id, job_id, record = ARGV[3], ARGV[4], KEYS[ITEMS]
 local letter = call('HGET', DEAD, id)
-local state = call('TYPE', record).ok == 'hash' and call('HGET', record, 'state')
 local header = letter and letters.open(letter)
-if not header or bound_elsewhere(job_id, id) or not (state == 'running' or state == 'delayed' or state == 'held') then return 'GONE' end
+if not header or bound_elsewhere(job_id, id) then return 'GONE' end
+local known = call('TYPE', record).ok == 'hash' and pick(record, {'state', 'submitted_ms', 'finished_ms'}) or {}
+local died = tonumber(header.died_ms)
+-- Whether the job was handed in again since, or has ended otherwise.
+if (whole(known.submitted_ms) or 0) > died or (whole(known.finished_ms) or 0) >= died then return 'GONE' end
 run_when_full()
-write_record(record, ARGV[5], false, 'state', 'failed', 'crashes', header.crashes, 'finished_ms', header.died_ms,
-             'error_code', header.code, 'error_message', header.message)
+write_record(record, ARGV[5], not known.state or known.finished_ms, 'state', 'failed', 'attempts', header.tries,
+             'crashes', header.crashes, 'finished_ms', header.died_ms, 'error_code', header.code,
+             'error_message', header.message)
 ended(job_id, 'failed', header.code, header.died_ms)
 tell_ends()
 return 'OK'

@@ -30,6 +30,7 @@ local META, DEAD, CONTROL, BOUND, WORKERS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], 
 local HELD, BLAME, PAYLOADS, INDEX, RECENT = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
 local BELL, ENDED = string.sub(CONTROL, 1, -8) .. 'bell', string.sub(CONTROL, 1, -8) .. 'ended'
 local SUSPECT_CRASHES, BURIAL_MARGIN, BATCH, MOST_RECENT, LONGEST_CODE = 2, 2, 64, 1000, 64
+local LARGEST = 8 * 1024 * 1024  -- of what workers read; as in job.py
 local MOST = 9e15  -- of what is counted; Lua does so exactly up to 2^53
 local call = redis.call
 local store, letters = {}, {}
@@ -260,15 +261,40 @@ local function postpone(id, m, delay)
   call('ZADD', DELAYED, digits(queue_now + delay), id)
 end
 
--- Puts a job aside for good. `attempts` is how often it was run, as in its record: without it, the run that is not yet
--- counted among those that failed is the last one. The letter calls that tries, as it always has.
+-- Puts a job aside for good. `attempts` is how often it was run, as in its record; without it, as often as its call has failed.
+-- The letter calls that tries, as it always has.
 local function bury(id, m, job_id, code, message, attempts)
   local payload = store.payload(id) or ''
   forget({[id] = m})
-  attempts = attempts or m.runs + (m.job_id == '' and 0 or 1)
-  letters.write(id, {code = code, message = message, job_id = job_id, token = m.token, tries = attempts,
+  letters.write(id, {code = code, message = message, job_id = job_id, token = m.token, tries = attempts or m.runs,
                      crashes = m.crashes, first_claimed_ms = m.first, died_ms = NOW}, payload)
   count('dead')
+end
+
+-- What this script has put aside and no worker will settle: id, job id (may be empty) and code of each, to be told, and to be
+-- written to its record (mourn.lua).
+local buried = {}
+
+local function bury_unsettled(id, m, code, message)
+  bury(id, m, m.job_id, code, message)
+  push(buried, id, m.job_id)
+  buried[#buried + 1] = code
+end
+
+-- A meta for a job of which nothing but its payload is known, to be put aside under the id that people know. In a payload too
+-- large to be read it is looked for where it is the first or the last field: nothing else can stand there.
+local function new_meta_of(payload, name)
+  local m, job_id = new_meta(), nil
+  if #payload <= LARGEST then
+    local fine, job = pcall(cjson.decode, payload)
+    job_id = fine and type(job) == 'table' and job.job_id
+  else
+    job_id = string.match(string.sub(payload, -256), '"job_id"%s*:%s*"([%w._:-]+)"%s*}%s*$')
+      or string.match(string.sub(payload, 1, 256), '^%s*{%s*"job_id"%s*:%s*"([%w._:-]+)"')
+  end
+  if type(job_id) ~= 'string' then job_id = name or '' end
+  if is_job_id(job_id) then m.job_id = job_id end
+  return m
 end
 
 -- A job of which somebody deleted or overwrote a part: without its payload nothing is left to run, without its meta it
@@ -282,7 +308,7 @@ local function find(id)
       id, m = kept, {damaged = true}
     end
     if not m.damaged then return m end
-    bury(id, new_meta(), '', 'unreadable', 'what the queue knew of this job cannot be read')
+    bury_unsettled(id, new_meta_of(store.payload(id)), 'unreadable', 'what the queue knew of this job cannot be read')
     return nil
   end
   forget({[id] = m})
@@ -332,26 +358,24 @@ local function tick(lease_ms, beat_ms)
   call('HSET', CONTROL, CLOCK, NOW)
 end
 
--- Puts jobs whose lease has expired back; says how many, and ids and job ids of those it buried. These kill even the worker
--- that only reads them; all others are buried by a worker.
+-- Puts jobs whose lease has expired back; says how many. Those that it buries kill even the worker that only reads them; all
+-- others are buried by a worker.
 local function reap(max_crashes)
-  if queue_now < number_in_control('amnesty') then return 0, {} end
-  local buried = {}
+  if queue_now < number_in_control('amnesty') then return 0 end
   local expired = call('ZRANGEBYSCORE', LEASE, '-inf', '(' .. digits(queue_now), 'LIMIT', 0, BATCH)
   for _, id in ipairs(expired) do
     local m = find(id)
     if m then
       m.crashes = m.crashes + 1
       if m.crashes >= max_crashes + BURIAL_MARGIN then
-        bury(id, m, m.job_id, 'crashed', 'the lease expired ' .. m.crashes .. ' times')
-        if m.job_id ~= '' then push(buried, id, m.job_id) end
+        bury_unsettled(id, m, 'crashed', 'the lease expired ' .. m.crashes .. ' times')
       else
         requeue(id, m)
       end
     end
   end
   if #expired > 0 then count('reaped', #expired) end
-  return #expired, buried
+  return #expired
 end
 
 -- Writes fields of a record and their values. One that begins tells of one run only; but when the job was handed in stays

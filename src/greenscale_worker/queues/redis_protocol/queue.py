@@ -185,10 +185,14 @@ class RedisQueue:
 
     async def _mourn(self, buried: list[bytes]) -> None:
         """Write the records of jobs that a script has buried. One that is missed says `running` until it expires."""
-        for id_, job_id in zip(buried[::2], buried[1::2], strict=True):
-            log.error("job_buried", job_id=job_id.decode())
-            keys = [*self._keys.base, self._keys.record(job_id.decode())]
-            if self.options.result_ttl:
+        for id_, job_id, code in zip(buried[::3], buried[1::3], buried[2::3], strict=True):
+            facts = {"job_id": job_id.decode() or None, "code": code.decode()}
+            if code == b"too_large":
+                log.warning("job_buried", **facts)
+            else:
+                log.error("job_buried", **facts)
+            if job_id and self.options.result_ttl:
+                keys = [*self._keys.base, self._keys.record(job_id.decode())]
                 with suppress(QueueUnavailableError, ConfigError):
                     await self._link.once(
                         self._scripts["mourn"], keys, [*self._head, id_, job_id, self.options.result_ttl], _unread

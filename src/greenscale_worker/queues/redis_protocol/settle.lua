@@ -4,7 +4,8 @@
 -- KEYS  as in prelude.lua; then for each item its result STRING and its record HASH
 -- ARGV  3 seconds results and final records last (0: none are written);
 --       then for each item: id, token, succeeded or failed, job id (empty: no result, no record), result text or
---       failure code, failure message, ms: when its call began by our clock, number of words, record field, value, …
+--       failure code, failure message, ms: when its call began by our clock, number of words, record field, value, …;
+--       of a failure the first field is attempts
 -- Output for each item OK, STALE (claimed by another since) or GONE (ended already, or unknown); BADTYPE: OK, and a
 --       foreign key was replaced
 local ttl = ARGV[3]
@@ -49,7 +50,8 @@ local function settle(id, token, state, job_id, text, message, start, result, re
     finished[id], metas[id] = m, nil
   else
     local clash = job_id ~= '' and clashes(job_id, id)
-    bury(id, checked(m) or without_counts(m), job_id, clash and 'conflict' or text, message)
+    local attempts = ARGV[start + 8] == 'attempts' and tonumber(ARGV[start + 9]) or nil
+    bury(id, checked(m) or without_counts(m), job_id, clash and 'conflict' or text, message, attempts)
     metas[id] = nil
     if clash then return 'OK' end
   end

@@ -1,0 +1,54 @@
+"""Reads a job's record, whoever wrote it, into what is promised of it."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from greenscale_worker.queues import STATES, JobInfo
+
+DIGITS: Final = 16
+COUNTS: Final = ("attempts", "crashes", "prompt_tokens", "completion_tokens", "total_tokens")
+TIMES: Final = ("submitted", "claimed", "due", "finished")
+
+
+def of_record(job_id: str, record: Mapping[str, str]) -> JobInfo | None:
+    """Read a whole record; None where there is none."""
+    state = next((each for each in STATES if each == record.get("state")), None)
+    return None if state is None else with_record(record, job_id=job_id, state=state)
+
+
+def with_record(record: Mapping[str, str], **known: Any) -> JobInfo:
+    """Make what is known complete by the record, which knows less for certain."""
+    told: dict[str, Any] = {name: record.get(name) for name in ("worker", "model", "finish_reason")}
+    told |= {"code": record.get("error_code"), "message": record.get("error_message")}
+    told |= {name: number(record, name) for name in COUNTS} | {
+        f"{name}_at": seconds(record, f"{name}_ms") for name in TIMES
+    }
+    told["metadata"] = _metadata(record.get("metadata"))
+    return JobInfo(**{**{name: value for name, value in told.items() if value is not None}, **known})
+
+
+def is_number(text: str) -> bool:
+    """Say whether this is a count, or a time in ms, as ours are."""
+    return len(text) <= DIGITS and text.isascii() and text.isdigit()
+
+
+def number(record: Mapping[str, str], name: str) -> int | None:
+    """Read a count; None for what is none."""
+    text = record.get(name, "")
+    return int(text) if is_number(text) else None
+
+
+def seconds(record: Mapping[str, str], name: str) -> float | None:
+    """Read a time in ms as seconds."""
+    ms = number(record, name)
+    return None if ms is None else ms / 1000
+
+
+def _metadata(text: str | None) -> dict[str, str] | None:
+    try:
+        metadata = orjson.loads(text or "")
+    except orjson.JSONDecodeError:
+        return None
+    return metadata if isinstance(metadata, dict) else None
