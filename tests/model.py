@@ -83,7 +83,7 @@ class Walk(Actors):
         """Take so many steps; then everybody dies, and one fresh worker drains all. Raises AssertionError."""
         weights = STEPS | dict.fromkeys(["clock_back"] if self.fails_over else ["save", "restore"], 0)
         with self.redis.pubsub(ignore_subscribe_messages=True) as bell:
-            bell.subscribe(self.keys.bell)
+            bell.psubscribe(self.keys.bell + "*")
             for step in self.rnd.choices(list(weights), list(weights.values()), k=steps):
                 getattr(self, step)(self.rnd.choice(self.processes + self.stalled))
                 self.happened[step] += 1
@@ -242,7 +242,8 @@ class Walk(Actors):
 
     def make_foreign(self, _: Process) -> None:
         """Let somebody else use the name of a record or a result."""
-        job_id = self.rnd.choice([*self.ledger.bound] * 3 + JOB_IDS)
+        bound = [job_id for job_id in self.ledger.bound if job_id in JOB_IDS]  # others are in no picture
+        job_id = self.rnd.choice(bound * 3 + JOB_IDS)
         if self.rnd.random() < 0.3:
             self.redis.delete(self.keys.result(job_id))
             self.redis.hset(self.keys.result(job_id), "a", "b")
@@ -265,9 +266,9 @@ class Walk(Actors):
     def sabotage(self, _: Process) -> None:
         """Put a foreign type under each of the queue's keys: every script refuses before its first write."""
         calls: dict[str, list[Any]] = {
-            "claim": [9, LEASE, BEAT, "w", "nonce", 4, 9999, 1],
+            "claim": [9, LEASE, BEAT, "w", "nonce", 4, 9999, 1, 0],
             "agree": ["1"],
-            "beat": [LEASE, BEAT, 4, "w", 1],
+            "beat": [LEASE, BEAT, 4, "w", 1, 0],
             "bind": [9, 9, "w", "b"],
             "settle": [9],
             "release": [9],
@@ -360,8 +361,12 @@ class Walk(Actors):
 
     def check_bells(self, bell: Any) -> None:
         self.redis.publish(self.keys.bell, "the end")
-        rung = takewhile(lambda message: message != "the end", (each["data"].decode() for each in bell.listen()))
+        rung = takewhile(lambda message: message != "the end", map(self.read_bell, bell.listen()))
         assert list(rung) == self.ledger.bells, "the bell was not rung as it should"
+
+    def read_bell(self, message: Any) -> str:
+        owner = message["channel"].decode().removeprefix(self.keys.bell).removeprefix(":")
+        return f"{message['data'].decode()} {owner}".strip()
 
     def drain_all(self) -> None:
         """Let all die; one worker, started at once, gets everything, and what was leased within 18 s (invariant 8)."""
@@ -380,7 +385,7 @@ class Walk(Actors):
             if answer is None:
                 continue
             suspect = any(job[3] >= SUSPECT_CRASHES for job in answer[3])  # at its end a worker claims at once
-            sleep = 0 if suspect else answer[0]
+            sleep = 0 if suspect else answer[0] if answer[6] else BEAT  # without a seat, its heartbeat looks for jobs
             self.ledger.now += min(sleep, BEAT)
             late = self.ledger.now - died > LEASE + BEAT + 500
             assert not late or all(job.place != "lease" for job in self.ledger.open.values()), (

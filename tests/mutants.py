@@ -5,8 +5,8 @@ from importlib import resources
 from typing import Final
 
 from greenscale_worker.queues import redis_protocol
-from greenscale_worker.queues.redis_protocol.opening import LETTER_SCRIPTS
-from tests.support.actors import SCRIPTS, STORES, sources, with_small_limit
+from greenscale_worker.queues.redis_protocol.opening import SHARED
+from tests.support.actors import STORES, sources, with_small_limit
 from tests.support.entries import Kind
 
 
@@ -23,14 +23,15 @@ class Mutant:
     def scripts(self) -> dict[str, bytes]:
         """Load all scripts with the defect in them; that in a part that scripts share is in every one of these."""
         protocol, package = resources.files(redis_protocol), STORES[self.kind].package
-        shared = {name: protocol.joinpath(f"{name}.lua").read_bytes() for name in ("prelude", "letters")}
+        shared = {name: protocol.joinpath(f"{name}.lua").read_bytes() for name in ("prelude", *SHARED)}
         shared["prelude"] = with_small_limit(shared["prelude"])
         shared["store"] = resources.files(package).joinpath("store.lua").read_bytes()
-        heads = dict.fromkeys(SCRIPTS, ("prelude", "store"))
-        heads |= dict.fromkeys(LETTER_SCRIPTS, ("prelude", "store", "letters"))
+        whole = sources(self.kind)
+        heads = {
+            name: ("prelude", "store", *(part for part, scripts in SHARED.items() if name in scripts)) for name in whole
+        }
         bodies = {
-            name: source.removeprefix(b"".join(shared[part] for part in heads[name]))
-            for name, source in sources(self.kind).items()
+            name: source.removeprefix(b"".join(shared[part] for part in heads[name])) for name, source in whole.items()
         }
         sound = (shared | bodies)[self.file]
         if sound.count(self.right.encode()) != 1:

@@ -28,6 +28,7 @@ ANSWERS = [
     ),
     *("retry: DELAYED", "retry: HELD", "retry: DEAD", "retry: STALE", "retry: GONE"),
     *("blame answered", "held, and claimed", "held, and brought back", "proven", "alone", "upgraded"),
+    *("heir", "unseated", "shared"),
     *(
         "cancel: CANCELLED",
         "cancel: FINISHED",

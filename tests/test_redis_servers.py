@@ -121,7 +121,8 @@ SENT_BESIDE: Final = {"SUBSCRIBE", "INFO", "CONFIG", "CLIENT", "HELLO", "PING", 
 
 def used_by(kind: str) -> set[str]:
     """Every command that a worker, its scripts or a client sends."""
-    scripts = [QUEUES / "redis_protocol" / f"{name}.lua" for name in ("prelude", "agree", *opening.WORKER_SCRIPTS)]
+    names = ("prelude", "seats", "agree", *opening.WORKER_SCRIPTS)
+    scripts = [QUEUES / "redis_protocol" / f"{name}.lua" for name in names]
     text = "".join(path.read_text() for path in [*scripts, QUEUES / f"redis_{kind}" / "store.lua"])
     found = set(re.findall(r"(?:call|run|call_with|pcall)\('([A-Z]+)'", text))
     mine = {"list": {"BLMOVE", "RPOP"}, "stream": {"XREAD"}}[kind]

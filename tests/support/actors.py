@@ -12,7 +12,13 @@ from redis import Redis
 from greenscale_worker.queues.redis_common.scripts import load
 from greenscale_worker.queues.redis_list import ListStore
 from greenscale_worker.queues.redis_protocol.keys import Keys
-from greenscale_worker.queues.redis_protocol.opening import CLIENT_SCRIPTS, LETTER_SCRIPTS, PROTOCOL, WORKER_SCRIPTS
+from greenscale_worker.queues.redis_protocol.opening import (
+    CLIENT_SCRIPTS,
+    LETTER_SCRIPTS,
+    PROTOCOL,
+    SHARED,
+    WORKER_SCRIPTS,
+)
 from greenscale_worker.queues.redis_stream import StreamStore
 from tests.support.crew import Call, Held, Process, id_in
 from tests.support.entries import (
@@ -54,8 +60,7 @@ JUNK: Final = [b"|", b"\n{}\n", b'"\\u0000', b"\xff\xfe\x00\r\n", b"a|b|3|4|5|c\
 
 def sources(kind: Kind) -> dict[str, bytes]:
     """Load the scripts as the worker does; but a payload that is too large to be read may be small."""
-    scripts = load(PROTOCOL, STORES[kind].package, *SCRIPTS)
-    scripts |= load(PROTOCOL, STORES[kind].package, *LETTER_SCRIPTS, shared=("letters",))
+    scripts = load(PROTOCOL, STORES[kind].package, *SCRIPTS, *LETTER_SCRIPTS, shared=SHARED)
     return {name: with_small_limit(script.source) for name, script in scripts.items()}
 
 
@@ -263,18 +268,20 @@ class Actors:
         """Claim; not while another claim of this process is on the wire."""
         if any(call.script == "claim" for call in process.unanswered):
             return None
-        n = n or self.rnd.choice([1, 2, 3, self.crowd])
+        n = n or self.rnd.choice([0, 1, 1, 2, 2, 3, 3, self.crowd, self.crowd])
         nonce = f"{self.rnd.getrandbits(128):032x}"
         may_suspect = not any(held.crashes >= SUSPECT_CRASHES for held in process.held.values())
         args = [n, LEASE, BEAT, process.name, nonce, process.max_crashes]
-        args += [self.setup.max_bytes, int(may_suspect)]
+        has_more = self.rnd.random() < 0.2
+        args += [self.setup.max_bytes, int(may_suspect), int(has_more)]
 
         def expected() -> list[Any]:
             _, _, expires = self.ledger.claims.get(process.name, ("", [], 0))
             if expires < self.ledger.now:  # Redis' own expiry knows nothing of the walk's clock
                 self.redis.delete(self.keys.claim(process.name))
                 self.ledger.claims.pop(process.name, None)
-            return self.ledger.claim(process.name, nonce, n, process.max_crashes, may_suspect=may_suspect)
+            ledger, most = self.ledger, process.max_crashes
+            return ledger.claim(process.name, nonce, n, most, may_suspect=may_suspect, has_more=has_more)
 
         def seen(answer: list[Any]) -> None:
             letters = self.ledger.dead.items()
@@ -407,11 +414,12 @@ class Actors:
 
     def beat_for(self, process: Process, group: list[Held], *, last: bool) -> None:
         held = [(each.id, each.token) for each in group]
-        args: list[Any] = [LEASE, BEAT, process.max_crashes, process.name, int(last)]
+        idle = last and self.rnd.random() < 0.5
+        args: list[Any] = [LEASE, BEAT, process.max_crashes, process.name, int(last), int(idle)]
         args += flat((self.setup.name(id_), token) for id_, token in held)
 
         def expected() -> list[Any]:
-            return self.ledger.beat(process.name, process.max_crashes, held, last=last)
+            return self.ledger.beat(process.name, process.max_crashes, held, last=last, idle=idle)
 
         def lost(answer: list[Any]) -> set[tuple[int, str]]:
             ids, tokens = answer[2][::3], answer[2][1::3]

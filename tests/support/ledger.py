@@ -58,6 +58,7 @@ class Ledger:
     tombstones: set[str] = field(default_factory=set)
     claims: dict[str, tuple[str, list[int], int]] = field(default_factory=dict)
     workers: dict[str, int] = field(default_factory=dict)
+    idle: dict[str, int] = field(default_factory=dict)
     paused: bool = False
     format: str = ""
     clock: int = 0
@@ -86,19 +87,22 @@ class Ledger:
         self.format = self.format or version
         return self.format
 
-    def claim(self, owner: str, nonce: str, n: int, max_crashes: int, *, may_suspect: bool) -> list[Any]:
+    def claim(  # noqa: PLR0913  as claim.lua
+        self, owner: str, nonce: str, n: int, max_crashes: int, *, may_suspect: bool, has_more: bool
+    ) -> list[Any]:
         known, ids, _ = self.claims.get(owner, ("", [], 0))
         if known == nonce:
             still = [id_ for id_ in ids if self._held(id_, f"{nonce}:{ids.index(id_) + 1}")]
             for id_ in still:
                 self.open[id_].until = self.queue_now + LEASE
             self.claims[owner] = (nonce, ids, self.now + 1000 * REMEMBERED_SECONDS)
-            return [0, str(self.now), 0, self._given(still), [], ""]
+            return [0, str(self.now), 0, self._given(still), [], "", 0]
         self._tick()
         self.buried = buried = []
         reaped = self._reap(max_crashes)
-        if self.paused:
-            return [-2, str(self.now), reaped, [], buried, ""]
+        if self.paused or n == 0:
+            self._stand_up(owner)
+            return [-2, str(self.now), reaped, [], buried, "", 0]
         due = self._first("delayed", lambda job: job.until <= self.queue_now)
         for id_ in due:
             self._requeue(self.open[id_])
@@ -110,8 +114,17 @@ class Ledger:
         if reaped or unheld:
             self.bells.append("ready")
         full = len(ids) < n and size >= self.setup.max_bytes
-        sleep = 0 if BATCH in (reaped, len(due)) or full else self._sleep()
-        return [sleep, str(self.now), reaped, self._given(ids), buried, ""]
+        self._unseat_silent()
+        if len(ids) == n or full:
+            self._share(n)
+        seated = False
+        if len(ids) < n or has_more:
+            seated = self._sit_down(owner)
+        else:
+            self._stand_up(owner)
+        at_once = BATCH in (reaped, len(due)) or full
+        sleep = 0 if at_once else self._sleep() if seated else -1
+        return [sleep, str(self.now), reaped, self._given(ids), buried, "", int(seated and not at_once)]
 
     def bind(self, items: Iterable[Binding], worker: str) -> list[str]:
         return [self._bind(item, worker) for item in items]
@@ -150,7 +163,9 @@ class Ledger:
             self.bells.append("ready")
         return [word for answer in answers for word in answer]
 
-    def beat(self, owner: str, max_crashes: int, held: Iterable[tuple[int, str]], *, last: bool) -> list[Any]:
+    def beat(
+        self, owner: str, max_crashes: int, held: Iterable[tuple[int, str]], *, last: bool, idle: bool
+    ) -> list[Any]:
         self._tick()
         lost: list[str] = []
         for id_, token in held:
@@ -173,7 +188,10 @@ class Ledger:
         if self.format != "2" and all(UPGRADED.search(name) for name in self.workers):
             self.format = "2"
             self.rare["upgraded"] += 1
-        return [reaped, 0 if self.paused else claimable, lost, self.buried]
+        self._unseat_silent()
+        seated = idle and not self.paused and self._sit_down(owner)
+        claimable += len(self.waiting) + len(self.strays)
+        return [reaped, 0 if self.paused else claimable, lost, self.buried, int(seated)]
 
     def put(self, jobs: Iterable[tuple[str, bytes]], *, fold: bool) -> list[int]:
         answers = []
@@ -541,6 +559,36 @@ class Ledger:
             [name, job.token, job.tries, job.crashes, str(job.first), job.payload, job.alias, job.runs]
             for name, job in jobs
         ]
+
+    def _seats(self) -> list[str]:
+        """Those with a free lane; the first two have a seat."""
+        return [name for name, _ in sorted(self.idle.items(), key=lambda each: (each[1], each[0]))]
+
+    def _sit_down(self, owner: str) -> bool:
+        self.idle.setdefault(owner, self.now)
+        return owner in self._seats()[:2]
+
+    def _stand_up(self, owner: str) -> None:
+        if owner in self.idle:
+            had_one = owner in self._seats()[:2]
+            del self.idle[owner]
+            if had_one and len(self.idle) > 1:
+                self.rare["heir"] += 1
+                self.bells.append(f"wake {self._seats()[1]}")
+
+    def _unseat_silent(self) -> None:
+        for owner in self._seats()[:2]:
+            if self.workers.get(owner, 0) < self.now - 2 * BEAT:
+                self.rare["unseated"] += 1
+                self._stand_up(owner)
+
+    def _share(self, lanes: int) -> None:
+        ready = sum(job.place == "ready" and not job.suspect for job in self.open.values())
+        waiting = len(self.waiting) + len(self.strays) + ready
+        for owner in self._seats()[: min(-(-waiting // lanes), BATCH)]:
+            self.rare["shared"] += 1
+            del self.idle[owner]
+            self.bells.append(f"wake {owner}")
 
     def _sleep(self) -> int:
         due = [job.until for job in self.open.values() if job.place == "delayed"]

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from redis import Redis
 
-from greenscale_worker.queues.redis_protocol.keys import OF_LETTERS, OURS, RECENT, Keys
+from greenscale_worker.queues.redis_protocol.keys import IDLE, OF_LETTERS, OURS, RECENT, Keys
 from tests.support.entries import (
     FINAL_SECONDS,
     FOREIGN,
@@ -61,7 +61,7 @@ class Camera:
         names = [name(job_id) for name in public.values() for job_id in self._job_ids]
         found = self._read(keys=[*keys.base, *names, *(keys.claim(owner) for owner in owners)], args=[GROUP])
         picture: Picture = {"source": found[0][1]}
-        for part, (kind, value, _) in zip((*OURS, *OF_LETTERS, RECENT, *keys.own), found[1:], strict=False):
+        for part, (kind, value, _) in zip((*OURS, *OF_LETTERS, RECENT, IDLE, *keys.own), found[1:], strict=False):
             if part == RECENT:
                 picture[part] = value
                 continue
@@ -133,6 +133,7 @@ def of(ledger: Ledger) -> Picture:
         "control": {name.encode(): str(value).encode() for name, value in control.items()},
         "bound": {job_id.encode(): name(id_).encode() for job_id, id_ in ledger.bound.items()},
         "workers": {name.encode(): float(at) for name, at in ledger.workers.items()},
+        "idle": {name.encode(): float(at) for name, at in ledger.idle.items()},
         "recent": [entry.encode() for entry in ledger.recent],
         "records": {job_id: _living(record, ledger.lifetimes.get(job_id)) for job_id, record in ledger.records.items()},
         "results": {job_id: _living(text, ledger.setup.ttl) for job_id, text in ledger.results.items()},

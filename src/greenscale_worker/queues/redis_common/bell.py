@@ -1,8 +1,8 @@
-"""Listens to a channel, for as long as it takes."""
+"""Listens to channels, for as long as it takes."""
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
@@ -18,20 +18,20 @@ class Bell:
     """Calls `heard` with each message, and with b"" whenever one may have been missed.
 
     Nothing depends on a message arriving: what it says is found out by other ways, too. `say` is told, once, why the
-    server does not allow to listen.
+    server does not allow to listen; then only the first channel is listened to.
     """
 
     def __init__(
         self,
         client: Any,
-        channel: str,
+        channels: Sequence[str],
         heard: Callable[[bytes], None],
         *,
         patience: float,
         say: Callable[[str], None] | None,
     ) -> None:
         self._client = client
-        self._channel = channel
+        self._channels = channels
         self._heard = heard
         self._patience = patience
         self._say = say
@@ -53,13 +53,14 @@ class Bell:
                 if self._say is not None:
                     self._say(str(error))
                 self._say = None
+                self._channels = self._channels[:1]
             await asyncio.sleep(random.uniform(0, self._patience))  # noqa: S311  jitter, not a secret
             await self._client.aclose()  # of a Cluster: it learns anew which node is whose, with the next command
 
     async def _listen(self) -> None:
         await self._client.initialize()  # of a Cluster: its nodes must be known before one can subscribe
         async with listener(self._client) as pubsub:
-            await pubsub.subscribe(self._channel)
+            await pubsub.subscribe(*self._channels)
             self._heard(b"")
             while True:
                 message = await pubsub.get_message(timeout=SILENCE_SECONDS)

@@ -1,6 +1,7 @@
 """Loads the scripts of a queue and runs them."""
 
 import hashlib
+from collections.abc import Container, Mapping
 from importlib import resources
 from typing import Any
 
@@ -22,13 +23,17 @@ class Script:
             return await client.execute_command("EVAL", self.source, len(keys), *keys, *args)
 
 
-def load(protocol: str, store: str, *names: str, shared: tuple[str, ...] = ()) -> dict[str, Script]:
+def load(protocol: str, store: str, *names: str, shared: Mapping[str, Container[str]]) -> dict[str, Script]:
     """Read each `name`.lua of the package `protocol`.
 
-    In front of it stand `prelude.lua`, the `store.lua` of the package `store`, and then those of `protocol` that are
-    `shared` by these scripts alone.
+    In front of it stand `prelude.lua`, the `store.lua` of the package `store`, and then those parts of `protocol` that
+    only some scripts have: `shared` says which.
     """
     folder = resources.files(protocol)
     head = folder.joinpath("prelude.lua").read_bytes() + resources.files(store).joinpath("store.lua").read_bytes()
-    head += b"".join(folder.joinpath(f"{name}.lua").read_bytes() for name in shared)
-    return {name: Script(head + folder.joinpath(f"{name}.lua").read_bytes()) for name in names}
+
+    def whole(name: str) -> bytes:
+        parts = [part for part, scripts in shared.items() if name in scripts]
+        return head + b"".join(folder.joinpath(f"{part}.lua").read_bytes() for part in (*parts, name))
+
+    return {name: Script(whole(name)) for name in names}

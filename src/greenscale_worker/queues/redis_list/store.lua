@@ -1,9 +1,9 @@
 -- A list keeps what nobody has claimed; the payloads of claimed jobs move to a hash. Ids are given with the first claim.
 --
 -- KEYS  1 list  LIST  payloads as producers pushed them
---       16 open HASH  id -> payload: every claimed and unsettled job (public: KEDA counts it)
+--       17 open HASH  id -> payload: every claimed and unsettled job (public: KEDA counts it)
 -- ARGV  2 end of the list that is oldest: RIGHT or LEFT
-local OPEN, ITEMS = KEYS[16], 17
+local OPEN, ITEMS = KEYS[17], 18
 local POP, PUSH = 'RPOP', 'LPUSH'
 if ARGV[2] == 'LEFT' then POP, PUSH = 'LPOP', 'RPUSH' end
 local last

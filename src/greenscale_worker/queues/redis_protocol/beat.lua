@@ -2,15 +2,17 @@
 -- stands still for two heartbeats means amnesty, and amnesty for ever would mean that nothing is reaped.
 --
 -- KEYS  as in prelude.lua
--- ARGV  3 lease ms, 4 heartbeat ms, 5 max crashes, 6 owner, 7 whether to reap (0 while more of our leases follow);
+-- ARGV  3 lease ms, 4 heartbeat ms, 5 max crashes, 6 owner, 7 whether to reap (0 while more of our leases follow),
+--       8 whether the owner has a free lane and nothing to run on it (1 or 0);
 --       then id, token of each lease held
--- Output {reaped, jobs that may be claimed now, {lost id, its token, taken or gone, …}, {id buried, its job id, its code…}}
+-- Output {reaped, jobs that may be claimed now, {lost id, its token, taken or gone, …}, {id buried, its job id, its code…},
+--         whether the owner has a seat (1 or 0)}
 --        taken: reaped, and perhaps claimed by another; gone: cancelled or settled
 local lease_ms, beat_ms, max_crashes, owner = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 run_when_full()
 tick(lease_ms, beat_ms)
 local lost = {}
-for arg = 8, #ARGV, 2 do
+for arg = 9, #ARGV, 2 do
   local id = ARGV[arg]
   local m = read_meta(id)
   if m and m.token == ARGV[arg + 1] and call('ZSCORE', LEASE, id) then
@@ -63,7 +65,9 @@ local claimable, held = 0, call('ZCARD', HELD)
 -- Somebody deleted the field: claims would never look for them again.
 if held > 0 and not control.held then call('HSET', CONTROL, 'held', '1') end
 if not control.paused then
-  claimable = call('ZCARD', READY) + call('ZCARD', SUSPECT) + call('ZCOUNT', DELAYED, '-inf', digits(queue_now)) + held
+  claimable = store.unclaimed() + call('ZCARD', READY) + call('ZCARD', SUSPECT) + call('ZCOUNT', DELAYED, '-inf', digits(queue_now)) + held
 end
 if not V2 then upgrade() end
-return {reaped, claimable, lost, buried}
+unseat_silent(beat_ms)
+local seated = ARGV[8] == '1' and not control.paused and sit_down(owner)
+return {reaped, claimable, lost, buried, seated and 1 or 0}

@@ -3,14 +3,15 @@
 --
 -- KEYS  as in prelude.lua; then claim:<owner> STRING nonce|id,id… of the owner's last claim
 -- ARGV  3 n, 4 lease ms, 5 heartbeat ms, 6 owner, 7 nonce, 8 max crashes, 9 bytes after which to stop,
---       10 whether a suspect may be taken (1 or 0)
+--       10 whether a suspect may be taken (1 or 0), 11 whether the owner has more free lanes than n (1 or 0)
+-- n is 0 where the owner has no free lane any more: it leaves its seat.
 -- Output {sleep, now ms, reaped, {{id, token, tries, crashes, first ms, payload, name, runs}…}, {id buried, its job id, its code…},
---         from}
+--         from, whether the owner has a seat (1 or 0)}
 --       name: the job's id where its payload has none, or empty; from: where the store is to be waited at
 --       sleep: ms until there may be more; -1: until told; -2: paused
 local n, lease_ms, beat_ms, owner, nonce = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7]
 local max_crashes, max_bytes, remembered = tonumber(ARGV[8]), tonumber(ARGV[9]), KEYS[ITEMS]
-local may_suspect = ARGV[10] == '1'
+local may_suspect, has_more_lanes = ARGV[10] == '1', ARGV[11] == '1'
 local REMEMBERED = 86400
 local A_LONG_TIME = 1e9
 local AT_ONCE = 8  -- fresh jobs; so many may be given beyond the bytes
@@ -33,13 +34,16 @@ if last_claim and string.sub(last_claim, 1, #nonce + 1) == nonce .. '|' then
     end
   end
   call('EXPIRE', remembered, REMEMBERED)
-  return {0, NOW, 0, given, {}, ''}
+  return {0, NOW, 0, given, {}, '', 0}
 end
 
 tick(lease_ms, beat_ms)
 expiry = digits(queue_now + lease_ms)
 local reaped = reap(max_crashes)
-if control.paused then return {-2, NOW, reaped, given, buried, ''} end
+if control.paused or n == 0 then
+  stand_up(owner)
+  return {-2, NOW, reaped, given, buried, '', 0}
+end
 local due = call('ZRANGEBYSCORE', DELAYED, '-inf', digits(queue_now), 'LIMIT', 0, BATCH)
 for _, id in ipairs(due) do
   local m = find(id)
@@ -134,10 +138,14 @@ if #ids > 0 then
 end
 local from = store.taken()  -- last: whatever it may raise, the jobs given are remembered
 if reaped > 0 or unheld then ring('ready') end
-local stopped = #given < n and not room()
+unseat_silent(beat_ms)
+local stopped, seated = #given < n and not room(), false
+if #given == n or stopped then share(n) end
+if #given < n or has_more_lanes then seated = sit_down(owner) else stand_up(owner) end
 if reaped == BATCH or #due == BATCH or stopped then
-  return {0, NOW, reaped, given, buried, from}
+  return {0, NOW, reaped, given, buried, from, 0}
 end
+if not seated then return {-1, NOW, reaped, given, buried, from, 0} end
 
 local function earliest(key)
   local score = call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
@@ -146,5 +154,5 @@ end
 
 local due_next, expires_next = earliest(DELAYED), earliest(LEASE)
 if expires_next then expires_next = math.max(expires_next, number_in_control('amnesty')) end
-local wake = due_next and expires_next and math.min(due_next, expires_next) or due_next or expires_next
-return {wake and math.min(math.max(10, wake + 1 - queue_now), A_LONG_TIME) or -1, NOW, reaped, given, buried, from}
+local next_at = due_next and expires_next and math.min(due_next, expires_next) or due_next or expires_next
+return {next_at and math.min(math.max(10, next_at + 1 - queue_now), A_LONG_TIME) or -1, NOW, reaped, given, buried, from, 1}

@@ -1,7 +1,7 @@
 """Claiming: lanes that wait at the same moment share one CLAIM; while there is nothing, one blocked peek waits for all.
 
 A peek removes nothing, so it may be lost, cancelled or left behind by a dead process; it only tells that there is
-something to claim.
+something to claim. Of all workers with a free lane, the two that have a seat peek; the others are told (`seats.lua`).
 """
 
 import asyncio
@@ -70,6 +70,8 @@ class Claims:
         self._returns: set[asyncio.Task[object]] = set()
         self._from = b""
         self._peek_refused = False
+        self._is_known = False  # by the queue, as one with a free lane
+        self._seated = self._paused = self._resting = False
         self._closing = False
         self._claiming = asyncio.create_task(self._claim_until_closed())
 
@@ -85,11 +87,28 @@ class Claims:
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():
                 self._give(future.result())
+            if not self._lanes():
+                self.ring()  # to leave the seat
             raise
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is a free lane, and nothing was found for it."""
+        return self._resting and not self._paused and self._lanes() > 0
 
     def ring(self) -> None:
         """Claim again, for there may be something."""
         self._news.set()
+
+    def ring_seat(self) -> None:
+        """Do so if this worker has a seat, or if the queue was paused when it last claimed."""
+        if self._seated or self._paused:
+            self.ring()
+
+    def sit_down(self) -> None:
+        """Learn that this worker has a seat: it claims, for something may have come before it knew."""
+        if not self._seated:
+            self.ring()
 
     def forget(self, lease: Lease) -> None:
         """Let go of a lease that has ended, in whatever way."""
@@ -111,9 +130,9 @@ class Claims:
     async def _claim_until_closed(self) -> None:
         try:
             while not self._closing:
-                lanes = sum(not future.done() for future in self._waiting)
-                if lanes:
-                    await self._claim(min(lanes, MOST))
+                lanes = self._lanes()
+                if lanes or self._is_known:
+                    await self._claim(lanes)
                 else:
                     self._wanted.clear()
                     await self._wanted.wait()
@@ -123,22 +142,28 @@ class Claims:
                     future.set_exception(error)
             raise
 
+    def _lanes(self) -> int:
+        return sum(not future.done() for future in self._waiting)
+
     async def _claim(self, lanes: int) -> None:
-        """Claim once, and rest if that brought less than was asked for."""
+        """Claim once, and rest if that brought less than was asked for. No lanes: leave the seat."""
         self._news.clear()
+        asked = min(lanes, MOST)
         options = self._options
         nonce = secrets.token_hex(16)
         may_suspect = not any(lease.crashes >= SUSPECT_CRASHES for lease in self.held.values())
-        args = ["", self._store.word, lanes, int(options.lease * 1000), int(options.heartbeat * 1000)]
-        args += [self._owner, nonce, options.max_crashes, MOST_BYTES, int(may_suspect)]
+        args = ["", self._store.word, asked, int(options.lease * 1000), int(options.heartbeat * 1000)]
+        args += [self._owner, nonce, options.max_crashes, MOST_BYTES, int(may_suspect), int(lanes > asked)]
         claimed = await self._link.insist_last(self._script, self._keys, args, _read)
-        sleep_ms, reaped, leases, buried, self._from = claimed
+        sleep_ms, reaped, leases, buried, self._from, self._seated = claimed
+        self._paused = lanes > 0 and sleep_ms == PAUSED
+        self._is_known = not self._paused and len(leases) < lanes
         self._metrics.reaped(reaped)
         for lease in leases:
             self.held[lease.id] = lease
             self._give(lease)
         await self._mourn(buried)
-        if sleep_ms != 0 and len(leases) < lanes and not self._closing:
+        if sleep_ms != 0 and len(leases) < asked and not self._closing:
             await self._rest(sleep_ms)
 
     def _give(self, lease: Lease) -> None:
@@ -152,11 +177,19 @@ class Claims:
         returning.add_done_callback(self._returns.discard)
 
     async def _rest(self, sleep_ms: int) -> None:
-        if sleep_ms != PAUSED and (self._peek is None or self._peek.done()):
+        if self._seated and (self._peek is None or self._peek.done()):
             self._peek = asyncio.create_task(self._peek_once())
+        self._resting = True
         with suppress(TimeoutError):
-            async with asyncio.timeout(sleep_ms / 1000 if sleep_ms > 0 else PEEK_SECONDS):
+            async with asyncio.timeout(self._patience(sleep_ms)):
                 await self._news.wait()
+        self._resting = False
+
+    def _patience(self, sleep_ms: int) -> float | None:
+        """Seconds until it is asked again; without a seat never: the next heartbeat says what was missed."""
+        if sleep_ms > 0:
+            return sleep_ms / 1000
+        return PEEK_SECONDS if self._seated or self._paused else None
 
     async def _peek_once(self) -> None:
         await asyncio.sleep(PEEK_AFTER)
@@ -172,9 +205,9 @@ class Claims:
         self._news.set()
 
 
-def _read(answer: Any) -> tuple[int, int, list[Lease], list[bytes], bytes]:
-    """Read what CLAIM gave: sleep in ms, jobs reaped, those claimed, those buried, where to wait from."""
-    sleep_ms, now_ms, reaped, jobs, buried, after = answer
+def _read(answer: Any) -> tuple[int, int, list[Lease], list[bytes], bytes, bool]:
+    """Read what CLAIM gave: sleep in ms, jobs reaped, those claimed, those buried, where to wait from, seated."""
+    sleep_ms, now_ms, reaped, jobs, buried, after, seated = answer
     leases = [
         Lease(
             id=id_.decode(),
@@ -189,4 +222,4 @@ def _read(answer: Any) -> tuple[int, int, list[Lease], list[bytes], bytes]:
         )
         for id_, token, tries, crashes, first_ms, payload, name, runs in jobs
     ]
-    return int(sleep_ms), int(reaped), leases, list(buried), after
+    return int(sleep_ms), int(reaped), leases, list(buried), after, bool(seated)

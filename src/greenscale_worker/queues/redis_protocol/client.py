@@ -129,7 +129,7 @@ class RedisQueueClient:
         def read(message: bytes) -> None:
             heard(message.decode(errors="replace").split() or None)
 
-        bell = Bell(self._connect(), self._keys.ended, read, patience=LISTEN_AGAIN_SECONDS, say=None)
+        bell = Bell(self._connect(), (self._keys.ended,), read, patience=LISTEN_AGAIN_SECONDS, say=None)
         try:
             yield
         finally:

@@ -11,11 +11,12 @@ HASH_TAG: Final = re.compile(r"[^{]*\{[^}]+\}")
 OURS: Final = ("ready", "suspect", "delayed", "lease", "meta", "dead", "control", "bound", "workers", "held", "blame")
 OF_LETTERS: Final = ("dead:payload", "dead:index")
 RECENT: Final = "recent"
+IDLE: Final = "idle"
 OF_STORES: Final = ("open",)
 
 
 # What the list between the braces, where there is one, calls its own.
-PARTS: Final = "|".join((*OURS, *OF_LETTERS, RECENT, *OF_STORES, "bell", "ended"))
+PARTS: Final = "|".join((*OURS, *OF_LETTERS, RECENT, IDLE, *OF_STORES, "bell", "ended"))
 TAKEN: Final = re.compile(rf"\{{[^}}]+\}}(:({PARTS}|(claim|why|cancel|(.*:)?result|(.*:)?job):.*))?")
 
 
@@ -53,7 +54,7 @@ class Keys:
     @property
     def base(self) -> list[str]:
         """The first KEYS of every script."""
-        return [self.name, *(self.prefix + part for part in (*OURS, *OF_LETTERS, RECENT, *self.own))]
+        return [self.name, *(self.prefix + part for part in (*OURS, *OF_LETTERS, RECENT, IDLE, *self.own))]
 
     def of(self, part: str) -> str:
         """Name of one of our keys, such as `open` or `dead`."""
@@ -63,6 +64,10 @@ class Keys:
     def bell(self) -> str:
         """The channel on which workers are told that there is something to claim, or that a job is gone."""
         return self.of("bell")
+
+    def bell_of(self, owner: str) -> str:
+        """The channel on which one worker is told to claim."""
+        return f"{self.bell}:{owner}"
 
     @property
     def ended(self) -> str:

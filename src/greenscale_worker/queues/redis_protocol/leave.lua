@@ -4,5 +4,6 @@
 -- ARGV  3 owner
 -- Output OK
 call('DEL', KEYS[ITEMS])
+stand_up(ARGV[3])
 if store.dismiss(ARGV[3]) then call('ZREM', WORKERS, ARGV[3]) end
 return 'OK'

@@ -25,7 +25,8 @@ CLOSE_SECONDS: Final = 2.0
 PROTOCOL: Final = __name__.rpartition(".")[0]
 WORKER_SCRIPTS: Final = ("claim", "bind", "settle", "release", "retry", "beat", "why", "mourn", "leave")
 CLIENT_SCRIPTS: Final = ("put", "look", "cancel", "open")
-LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "tidy")  # behind `letters.lua`
+LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "tidy")
+SHARED: Final = {"seats": ("claim", "beat", "leave"), "letters": LETTER_SCRIPTS}
 
 
 async def open_queue(store: Store, redis: RedisOptions, options: QueueOptions, metrics: Metrics) -> RedisQueue:
@@ -46,8 +47,7 @@ async def open_queue(store: Store, redis: RedisOptions, options: QueueOptions, m
         raise
     queue = RedisQueue(
         clients,
-        load(PROTOCOL, store.package, *WORKER_SCRIPTS)
-        | load(PROTOCOL, store.package, "purge", "tidy", shared=("letters",)),
+        load(PROTOCOL, store.package, *WORKER_SCRIPTS, "purge", "tidy", shared=SHARED),
         store,
         keys,
         options,
@@ -68,14 +68,13 @@ async def open_queue(store: Store, redis: RedisOptions, options: QueueOptions, m
 async def open_client(store: Store, redis: RedisOptions, options: QueueOptions) -> RedisQueueClient:
     """Open everybody else's side; it connects with its first call. Raises ConfigError."""
     keys = Keys(options.name, store.own, cluster=is_cluster(redis), public=options.result_prefix)
-    scripts = load(PROTOCOL, store.package, *CLIENT_SCRIPTS)
-    scripts |= load(PROTOCOL, store.package, *LETTER_SCRIPTS, shared=("letters",))
+    scripts = load(PROTOCOL, store.package, *CLIENT_SCRIPTS, *LETTER_SCRIPTS, shared=SHARED)
     return RedisQueueClient(lambda: open_redis(redis), scripts, store, keys, options)
 
 
 async def _agree_on_format(client: Any, store: Store, keys: Keys) -> None:
     others = [keys.result("-"), keys.record("-"), keys.cancel("-"), keys.claim("-"), keys.why("-")]
-    agree = load(PROTOCOL, store.package, "agree")["agree"]
+    agree = load(PROTOCOL, store.package, "agree", shared={})["agree"]
     found = await agree(client, [*keys.base, *others], ["", store.word, FORMATS[-1]])
     if found not in FORMATS:
         where, known = keys.of("control"), " and ".join(known.decode() for known in FORMATS)

@@ -17,7 +17,8 @@
 --      13 payloads  HASH  id -> payload of a dead letter
 --      14 index     ZSET  of dead letters by time, by code and by job id, as `letters.members` makes them; all scores 0
 --      15 recent    LIST of the jobs that ended last, the latest first: "ms state job-id code" (see `ended`)
---      16 …         what the store has of its own; then those of the script, from KEYS[ITEMS] on
+--      16 idle      ZSET  worker -> when it had a free lane and nothing to run, ms: see seats.lua
+--      17 …         what the store has of its own; then those of the script, from KEYS[ITEMS] on
 -- Times in delayed and lease, and the end of an amnesty, are in the queue's time: the server's clock and the offset by which
 -- it has gone back since, so that it never does. All other times are the server's.
 -- Anybody may have written to these keys: what is read from them is checked before it is counted with, since an error would
@@ -27,7 +28,7 @@
 --       2 the store's own word
 local SOURCE, READY, SUSPECT, DELAYED, LEASE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local META, DEAD, CONTROL, BOUND, WORKERS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
-local HELD, BLAME, PAYLOADS, INDEX, RECENT = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
+local HELD, BLAME, PAYLOADS, INDEX, RECENT, IDLE = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
 local BELL, ENDED = string.sub(CONTROL, 1, -8) .. 'bell', string.sub(CONTROL, 1, -8) .. 'ended'
 local SUSPECT_CRASHES, BURIAL_MARGIN, BATCH, MOST_RECENT, LONGEST_CODE = 2, 2, 64, 1000, 64
 local LARGEST = 8 * 1024 * 1024  -- of what workers read; as in job.py
@@ -47,8 +48,8 @@ local function is_foreign(key, wanted)
 end
 
 local function foreign(source, own)
-  local refused = is_foreign(SOURCE, source) or own and is_foreign(KEYS[16], own)
-  for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE, WORKERS, HELD}) do refused = refused or is_foreign(key, 'zset') end
+  local refused = is_foreign(SOURCE, source) or own and is_foreign(KEYS[17], own)
+  for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE, WORKERS, HELD, IDLE}) do refused = refused or is_foreign(key, 'zset') end
   for _, key in ipairs({META, DEAD, CONTROL, BOUND, BLAME}) do refused = refused or is_foreign(key, 'hash') end
   return refused  -- of the others, see `letters` and `tell_ends`, which do without
 end

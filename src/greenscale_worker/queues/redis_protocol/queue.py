@@ -89,7 +89,8 @@ class RedisQueue:
             metrics=metrics,
         )
         self._untidy = b""
-        self._bell = Bell(clients.bell, keys.bell, self._heard, patience=options.heartbeat / 3, say=_say_deaf)
+        channels = (keys.bell, keys.bell_of(owner))
+        self._bell = Bell(clients.bell, channels, self._heard, patience=options.heartbeat / 3, say=_say_deaf)
 
     @property
     def up(self) -> bool:
@@ -142,14 +143,17 @@ class RedisQueue:
         times = [int(options.lease * 1000), int(options.heartbeat * 1000)]
         head = [*self._head, *times, options.max_crashes, self._owner]
         for start in range(0, len(held) or 1, BEAT_GROUP):
-            args = [*head, int(start + BEAT_GROUP >= len(held))]
+            last = start + BEAT_GROUP >= len(held)
+            args = [*head, int(last), int(last and self._claims.idle)]
             for lease in held[start : start + BEAT_GROUP]:
                 args += [lease.id, lease.token]
             beat = await self._link.once(self._scripts["beat"], self._keys.base, args, _read_beat)
-            reaped, claimable, lost, buried = beat
+            reaped, claimable, lost, buried, seated = beat
             self._metrics.reaped(reaped)
             if reaped or claimable:
                 self._claims.ring()
+            if seated:
+                self._claims.sit_down()
             for id_, token, how in lost:
                 self._lose(id_, how, token=token)
             await self._mourn(buried)
@@ -230,6 +234,8 @@ class RedisQueue:
         what, _, id_ = message.partition(b" ")
         if what == b"gone":
             self._lose(id_.decode(errors="replace"), "gone")  # anybody may have published it
+        elif what == b"ready":
+            self._claims.ring_seat()
         else:
             self._claims.ring()
 
@@ -305,11 +311,12 @@ def _words(number: int, known: Container[bytes]) -> Callable[[Any], list[bytes]]
     return read
 
 
-def _read_beat(answer: Any) -> tuple[int, int, list[tuple[str, str, str]], list[bytes]]:
-    """Read what a heartbeat brought: jobs reaped, those to claim, leases lost (id, token, how), those buried."""
-    reaped, claimable, lost, buried = answer
+def _read_beat(answer: Any) -> tuple[int, int, list[tuple[str, str, str]], list[bytes], bool]:
+    """Read what a heartbeat brought: jobs reaped, those to claim, leases lost, those buried, whether it has a seat."""
+    reaped, claimable, lost, buried, seated = answer
     words = [word.decode() for word in lost]
-    return int(reaped), int(claimable), list(zip(words[::3], words[1::3], words[2::3], strict=True)), list(buried)
+    leases = list(zip(words[::3], words[1::3], words[2::3], strict=True))
+    return int(reaped), int(claimable), leases, list(buried), bool(seated)
 
 
 def _read_verdicts(answer: Any) -> list[tuple[Verdict, bytes]]:
