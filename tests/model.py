@@ -34,6 +34,7 @@ STEPS: Final[dict[str, float]] = {  # what may happen, and how often
     "push": 10,
     "put": 4,
     "cancel": 5,
+    "uncancel": 2,
     "replay": 2,
     "purge": 0.5,
     "tidy": 1.5,
@@ -274,6 +275,7 @@ class Walk(Actors):
             "retry": [9, 9],
             "put": [9, 0, "j-0", "payload"],
             "cancel": ["j-0", 9, 9],
+            "uncancel": [9],
         }
         of_letters: dict[str, list[Any]] = {
             "replay": [9, self.setup.name(next(iter(self.ledger.dead), 1))],

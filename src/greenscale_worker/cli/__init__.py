@@ -155,6 +155,8 @@ def parser() -> "Parser":
 
 
 def _complain(message: str, code: int) -> int:
+    from greenscale_worker.cli.terminal import fitted  # noqa: PLC0415  as above
+
     with suppress(OSError):  # nobody can be told; the exit code says it
-        sys.stderr.write(f"greenscale-worker: {message}\n")
+        sys.stderr.write(fitted(f"greenscale-worker: {message}", sys.stderr) + "\n")
     return code
