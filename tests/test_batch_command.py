@@ -82,7 +82,7 @@ def test_lines_that_fail_make_the_exit_code_1_each_time(here: Path) -> None:
         ("in.jsonl pipe", "pipe is a pipe or a terminal; expected: a file, which a batch can read again"),
         ("in.jsonl/x out.jsonl", "in.jsonl/x: Not a directory"),
         ("in.jsonl in.jsonl", "in.jsonl is there and is not the output of a batch"),
-        ("GREENSCALE_BACKEND=chat in.jsonl out.jsonl", "NEYSA_API_KEY is not set"),
+        ("GREENSCALE_BACKEND=chat in.jsonl out.jsonl", "no endpoint is set"),
         ("GREENSCALE_BACKEND=nobody in.jsonl out.jsonl", "GREENSCALE_BACKEND: backend nobody"),
         ("GREENSCALE_TEMPERATURE=9 in.jsonl out.jsonl", "GREENSCALE_TEMPERATURE: '9' is not accepted"),
         ("GREENSCALE_TEMPERATURE=nan in.jsonl out.jsonl", "GREENSCALE_TEMPERATURE: 'nan' is not accepted"),

@@ -186,7 +186,7 @@ def test_a_file_that_is_named_is_trusted_by_every_command(shell: Shell, tmp_path
     code, _, err = shell("queue")
     assert code == 2
     assert "GREENSCALE_BACKEND in .env would run code: mine:handler" in err
-    assert err.endswith("greenscale-worker --env-file .env\n")
+    assert err.endswith("the option --env-file .env\n")
     code, out, err = shell("--env-file", ".env", "queue")
     assert (code, err) == (0, "")
     assert out.startswith("mine\n")
@@ -260,7 +260,7 @@ def test_a_file_of_jobs_is_handed_in_in_order(shell: Shell) -> None:
 
 BAD_JOBS = {
     "no JSON": (b'{"prompt": "1"}\n{"prompt":', "jobs.jsonl line 2: not JSON"),
-    "no object": (b"[1]", "jobs.jsonl line 1: list"),
+    "no object": (b"[1]", "jobs.jsonl line 1: an array; a JSON object is expected"),
     "no prompt": (b'{"prompt": "1"}\n\n{"model": "m"}', "jobs.jsonl line 3: prompt: is missing"),
     "an id twice": (b'{"job_id":"a","prompt":"1"}\n' * 2, "jobs.jsonl line 2: job_id a"),
     "a bad id": (b'{"job_id":"a b","prompt":"1"}', "jobs.jsonl line 1: job_id is not usable"),
@@ -283,8 +283,8 @@ def test_nothing_is_handed_in_where_a_line_is_wrong(text: bytes, said: str, shel
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([" "], "prompt: prompt:"),
-        (["a\ud800"], "prompt: str is not valid UTF-8"),
+        ([" "], "prompt: a string that is not blank is expected"),
+        (["a\ud800"], "prompt: it is not UTF-8"),
         (["?", "--id", "a b"], "prompt: job_id is not usable"),
         (["?", "--timeout", "1s"], "--timeout is for --wait"),
         (["--jsonl", "x", "--id", "y"], "--id is for a single job"),
@@ -418,7 +418,7 @@ def two_waited_for(redis_url: str, *options: str) -> Iterator[Any]:
         ask.stdin.write(TWO)
         ask.stdin.close()
         said = [ask.stderr.readline() for _ in range(3)]
-        assert said == [b"submitted a\n", b"submitted b\n", b"no worker is alive at the moment; waiting for one\n"]
+        assert said == [b"submitted a\n", b"submitted b\n", b"nothing moves: no worker is alive\n"]
         yield ask
 
 
@@ -476,7 +476,7 @@ async def test_failures_and_answers_that_do_not_come_are_told(fleet: Fleet, redi
     assert (waiting.returncode, out) == (4, b"")
     assert err.decode().splitlines() == [
         "submitted x",
-        "no worker is alive at the moment; waiting for one",
+        "nothing moves: no worker is alive",
         "not finished yet: 1 of 1",
     ]
     worker = fleet.start(GREENSCALE_MAX_PAYLOAD_BYTES="1024")
@@ -492,7 +492,7 @@ async def test_waiting_outlives_redis(fleet: Fleet, start_redis: Callable[..., R
     ask = process("submit", "x", "--wait", environment={"REDIS_URL": server.url})
     assert ask.stderr is not None
     assert ask.stderr.readline().startswith(b"submitted ")
-    assert ask.stderr.readline().startswith(b"no worker is alive")
+    assert ask.stderr.readline().startswith(b"nothing moves: no worker is alive")
     server.kill()
     assert ask.stderr.readline().startswith(b"Redis does not answer: ")
     server.start()
@@ -510,16 +510,31 @@ def test_a_job_that_nobody_knows(shell: Shell) -> None:
     assert shell("result", "x") == (3, "", "x: unknown or waiting\n")
     assert shell.json("result", "x", code=3) == {"job_id": "x", "state": "unknown_or_waiting", "result": None}
     code, out, err = shell("cancel", "x")
-    assert (code, out.startswith("x: no such job is known. Check the id; "), err) == (3, True, "")
+    assert (code, out.startswith("x: no such job is known; the next one with this id will be cancelled"), err) == (3, True, "")
+    assert out.endswith(" `cancel x --undo`\n")
     assert shell.json("cancel", "x", code=3) == {"job_id": "x", "cancellation": "unknown"}
 
 
 def test_a_waiting_job_is_cancelled_when_it_comes_up(shell: Shell) -> None:
     shell("submit", "1", "--id", "x")
-    assert shell("cancel", "x") == (0, "x will be cancelled when a worker claims it\n", "")
+    assert shell("cancel", "x") == (0, "x will be cancelled when a worker claims it; `cancel x --undo` takes that back\n", "")
     assert shell.json("status", "x")["state"] == "cancelling"
     assert shell("result", "x") == (4, "", "x has not finished yet: cancelling\n")
     assert 6 * 86_400 < shell.client.ttl("{jobs}:cancel:x") <= 7 * 86_400, "as long as a live record"
+
+
+def test_a_cancellation_is_taken_back(shell: Shell) -> None:
+    shell("submit", "1", "--id", "x")
+    for job_id in ("x", "slip"):
+        shell("cancel", job_id)
+        said = f"{job_id}: the cancellation is taken back; a job with this id will run\n"
+        assert shell("cancel", job_id, "--undo") == (0, said, "")
+        said = f"{job_id}: there is no cancellation that could be taken back\n"
+        assert shell("cancel", job_id, "--undo") == (3, said, "")
+    assert shell.json("cancel", "slip", "--undo", code=3) == {"job_id": "slip", "undone": False}
+    shell("submit", "2", "--id", "slip")
+    shell.run(ANSWER, ANSWER)
+    assert [shell("result", job_id)[0] for job_id in ("x", "slip")] == [0, 0]
 
 
 @pytest.mark.parametrize("job_id", ["a b", "", "\ud800", "a|b"])
@@ -647,12 +662,16 @@ def test_a_pause_holds_until_it_is_ended(shell: Shell) -> None:
     annotate = "  kubectl annotate scaledobject greenscale-worker-scaler \\\n    --namespace greenscale-system"
     code, out, _ = shell("pause")
     assert code == 0
+    assert out.startswith("The queue 'jobs' is paused: ")
+    assert shell("pause")[1].startswith("The queue 'jobs' was paused already: ")
     assert out.endswith(f"\n{annotate} autoscaling.keda.sh/paused=true --overwrite\n")
     assert max(map(len, out.splitlines())) <= 80
     assert shell.json("queue")["paused"] is True
     assert shell("queue")[1].endswith("\n\npaused: `greenscale-worker resume` ends it\n")
     code, out, _ = shell("resume")
     assert code == 0
+    assert out.startswith("The queue 'jobs' goes on.\n")
+    assert shell("resume")[1].startswith("The queue 'jobs' was not paused.\n")
     assert out.endswith(f"\n{annotate} autoscaling.keda.sh/paused-\n")
     assert shell.json("queue")["paused"] is False
 
@@ -930,7 +949,7 @@ def test_a_reader_that_has_gone_ends_a_command_quietly(redis_url: str) -> None:
 
 
 WRONG_SETTINGS: dict[str, dict[str, str]] = {
-    "NEYSA_API_KEY is not set": {},
+    "no endpoint is set; expected: NEYSA_API_KEY": {},
     "GREENSCALE_CONCURRENCY: '0' is not accepted": {"GREENSCALE_CONCURRENCY": "0"},
     "REDIS_URL and REDIS_HOST contradict": {"NEYSA_API_KEY": "", "REDIS_URL": "redis://h", "REDIS_HOST": "h"},
     "GREENSCALE_BACKEND: backend nonsense: there is no such one": {"GREENSCALE_BACKEND": "nonsense"},

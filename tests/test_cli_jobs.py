@@ -27,7 +27,7 @@ from tests.support.redis_server import RedisServer, free_port
 from tests.support.shell import ANSWER, Shell, process
 from tests.support.worker_process import Fleet
 
-NOBODY = b"no worker is alive at the moment; waiting for one\n"
+NOBODY = b"nothing moves: no worker is alive\n"
 
 
 # --- result --wait ---

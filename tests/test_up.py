@@ -336,7 +336,7 @@ async def test_a_file_of_settings_holds_for_all(home: Home) -> None:
 async def test_half_an_endpoint(home: Home) -> None:
     """It is not taken for none."""
     home.desk.environment["NEYSA_API_URL"] = "http://127.0.0.1:9/v1/chat/completions"
-    assert "NEYSA_API_KEY is not set" in await home.refused()
+    assert "NEYSA_API_URL is set without NEYSA_API_KEY" in await home.refused()
 
 
 async def test_a_folder_that_cannot_be_made(home: Home) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from greenscale_worker.cli import FAILED
+from greenscale_worker.cli import FAILED, interrupt
 from greenscale_worker.cli.opening import open_configured_backend, settings_of_command
 from greenscale_worker.cli.terminal import hint, one_line, say_json
 from greenscale_worker.cli.usage import add_command
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         )
     except OSError as error:
         raise ConfigError(f"{error.filename or args.target}: {error.strerror or error}") from None
-    stopped_by = asyncio.run(drive(batch, backend))
+    stopped_by = interrupt.run(drive(batch, backend))
     hint(_summary(batch.tally))
     if batch.tally.failed:
         hint(_reasons(batch.tally, args.target))
@@ -182,12 +182,14 @@ async def _bar(tally: "Tally") -> AsyncIterator[None]:
         yield
         return
     from greenscale_worker.cli.progress import Bar  # noqa: PLC0415  only those who see it pay for it
+    from greenscale_worker.telemetry import log_above  # noqa: PLC0415  as above
 
     Bar.monitor_interval = 0  # a thread that would wake a sleeping bar; this one is drawn in any case
     with Bar(total=tally.total, unit=" lines", dynamic_ncols=True, smoothing=0) as bar:
         drawing = asyncio.create_task(_draw_for_ever(bar, tally))
         try:
-            with redirect_stdout(_above(bar, sys.stdout)), redirect_stderr(_above(bar, sys.stderr)):
+            above = _above(bar, sys.stderr)
+            with log_above(above), redirect_stdout(_above(bar, sys.stdout)), redirect_stderr(above):
                 yield
         finally:
             drawing.cancel()

@@ -1,7 +1,6 @@
 """`greenscale-worker demo`: fifty prompts and their answers, with nothing to set up."""
 
 import argparse
-import asyncio
 import shutil
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from greenscale_worker.cli import interrupt
 from greenscale_worker.cli.batch import DRAIN_SECONDS, drive, exit_code, log_beside_a_bar
 from greenscale_worker.cli.opening import open_configured_backend, settings_of_command
 from greenscale_worker.cli.terminal import bold, columns, harmless, own_name, say
@@ -56,7 +56,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Run the bundled prompts through `batch`. Raises ConfigError; OSError where what it says cannot be written."""
-    return asyncio.run(_run(_real() if args.real else _simulated()))
+    return interrupt.run(_run(_real() if args.real else _simulated()))
 
 
 @dataclass(frozen=True, slots=True)

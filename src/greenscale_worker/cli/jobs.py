@@ -49,7 +49,7 @@ CODES: Final = {
 3  unknown or waiting""",
     "result": """\
   0  answered
-  1  it failed or was cancelled; or Redis does not answer (--wait waits for it)
+  1  it failed or was cancelled; or Redis does not answer (--wait waits)
   2  a wrong setting or option
   3  unknown or waiting, or the answer is kept no longer
   4  not finished yet
@@ -68,7 +68,7 @@ EXAMPLES: Final = {
 }
 CANCELLATIONS: Final = {
     "cancelled": " is cancelled",
-    "will_be_cancelled": " will be cancelled when a worker claims it; until then `cancel {id} --undo` takes that back",
+    "will_be_cancelled": " will be cancelled when a worker claims it; `cancel {id} --undo` takes that back",
     "finished": " had finished before",
     "unknown": ": no such job is known; the next one with this id will be cancelled, within seven days."
     " If the id is a slip: `cancel {id} --undo`",

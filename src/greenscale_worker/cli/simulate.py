@@ -7,6 +7,7 @@ import signal
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from greenscale_worker.cli import interrupt
 from greenscale_worker.cli.streams import is_of_stdout
 from greenscale_worker.cli.terminal import text_of, within
 from greenscale_worker.cli.usage import add_command
@@ -107,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     except ValidationError as error:
         raise ConfigError(f"simulate: {explain(error)}") from None
     try:
-        asyncio.run(_serve(options, args.host, args.port))
+        interrupt.run(_serve(options, args.host, args.port))
     except OSError as error:
         if is_of_stdout(error):
             raise

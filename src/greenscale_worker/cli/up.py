@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from greenscale_worker.cli import FAILED, WRONG
+from greenscale_worker.cli import FAILED, WRONG, interrupt
 from greenscale_worker.cli.opening import ENV_FILE, settings_of_command
 from greenscale_worker.cli.terminal import bold, columns, fitted, one_line, own_name, say, within
 from greenscale_worker.cli.usage import add_command
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     with folder.reserved(args.data, settings.redis_port):
         probes.check_port("REDIS_PORT", settings.redis_port)
         programs = services.services(settings, server, args.data, ENV_FILE.get(), args.latency)
-        return asyncio.run(_up(programs, settings))
+        return interrupt.run(_up(programs, settings))
 
 
 async def _up(programs: "Sequence[Service]", settings: "Settings") -> int:
