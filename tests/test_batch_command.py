@@ -13,7 +13,8 @@ import orjson
 import pytest
 import structlog
 
-from greenscale_worker.cli import main
+from greenscale_worker.cli import main, parser
+from greenscale_worker.cli.batch import EXAMPLES
 from greenscale_worker.simulator import CHAT_PATH, SimulatorOptions, running
 from tests.support.desk import Desk, Terminal, a_desk, ended, simulated_endpoint
 from tests.support.endpoint import Endpoint, Reply
@@ -104,6 +105,13 @@ def test_what_is_wrong_is_said_in_one_line_with_exit_code_2(
     assert message in err
     assert (here / "in.jsonl").read_text() == '{"prompt": "1"}\n'
     assert not (here / "out.jsonl").exists()
+
+
+def test_the_first_example_works_beside_a_simulated_endpoint() -> None:
+    command, first, *_ = EXAMPLES.splitlines()
+    assert command.split()[:2] == ["greenscale-worker", "simulate"]
+    port = parser().parse_args(["simulate"]).port
+    assert first.split()[:2] == [f"NEYSA_API_URL=http://127.0.0.1:{port}{CHAT_PATH}", "NEYSA_API_KEY="]
 
 
 async def test_a_pipe_may_be_the_input_but_not_the_output(desk: Desk, endpoint: Callable[..., Any]) -> None:

@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final
 
 import pytest
@@ -183,6 +184,18 @@ async def test_a_worker_killed_amid_a_call_is_started_again_and_the_answer_comes
     await eventually(lambda: home.answer("a") == b"a #2")
     assert "up: worker died (killed by SIGKILL); it was started again, pid " in up.err
     assert is_running(up.programs["worker"])
+
+
+async def test_the_simulator_can_be_slowed_so_that_there_is_time_to_kill_the_worker(home: Home) -> None:
+    up = await home.up("--latency", "1.5")
+    began = monotonic()
+    ended = await home.desk.run("submit", "What is 2+2?", "--wait")
+    assert (ended.code, ended.out) == (0, "4\n")
+    assert monotonic() - began >= 1.5
+    up.interrupt()
+    assert await up.exit_code() == 0
+    home.desk.environment |= {"NEYSA_API_KEY": "k"}
+    assert "--latency is for the simulated endpoint; expected: " in await home.refused("--latency", "1.5")
 
 
 async def test_valkey_killed_is_started_again_and_has_lost_nothing(home: Home, endpoint: HeldEndpoint) -> None:

@@ -75,13 +75,13 @@ A key is sent to the URL of its own pair and nowhere else; `NEYSA_…` goes befo
 | set | set | any | any | `NEYSA_API_URL` | `NEYSA_API_KEY` |
 | not set | empty | any | any | `{neysa}` | none |
 | set | empty | any | any | `NEYSA_API_URL` | none |
-| set | not set | any | any | nowhere: `NEYSA_API_KEY` is not set | |
+| set | not set | any | any | nowhere: `NEYSA_API_URL` is set without `NEYSA_API_KEY` | |
 | not set | not set | not set | set | `{openai}/chat/completions` | `OPENAI_API_KEY` |
 | not set | not set | set | set | `OPENAI_BASE_URL` + `/chat/completions` | `OPENAI_API_KEY` |
 | not set | not set | set | empty | `OPENAI_BASE_URL` + `/chat/completions` | none |
 | not set | not set | not set | empty | nowhere: `OPENAI_API_KEY` is empty | |
-| not set | not set | set | not set | nowhere: `OPENAI_API_KEY` is not set | |
-| not set | not set | not set | not set | nowhere; with `up`: a simulated endpoint | |
+| not set | not set | set | not set | nowhere: `OPENAI_BASE_URL` is set without `OPENAI_API_KEY` | |
+| not set | not set | not set | not set | nowhere: no endpoint is set | |
 
 Where jobs go by `OPENAI_…`, `GREENSCALE_MODEL` must be set, but not for a `batch`: of its lines, those that name no
 model fail. An endpoint by `http://` is asked directly, one by `https://` through `HTTPS_PROXY` unless `NO_PROXY` names

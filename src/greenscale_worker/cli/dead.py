@@ -230,18 +230,19 @@ async def _replay(args: argparse.Namespace, client: "QueueClient", _settings: "S
         raise ConfigError("dead replay: expected: ids, or --all, or --code, or --since")
     if args.id:
         return await _replay_ids(args, client)
-    if not await _knows(args.code, client):
-        return UNKNOWN
+    known = await _knows(args.code, client)
     found = client.dead(which, limit=args.limit, oldest_first=True, payloads=False)
     ids = [letter.id async for letter in found]
     if args.dry_run:
         say(f"to be replayed: {len(ids)}")
-        return 0
+        return 0 if known else UNKNOWN
     answers = await client.replay_many(ids)
     for letter_id, answer in zip(ids, answers, strict=True):
         if answer != "replayed":
             hint(f"{letter_id}: {UNTOLD[answer]}")
     say(f"replayed: {answers.count('replayed')}")
+    if not known:
+        return UNKNOWN
     return 0 if answers.count("replayed") == len(ids) else FAILED
 
 
@@ -262,12 +263,11 @@ async def _replay_ids(args: argparse.Namespace, client: "QueueClient") -> int:
 
 
 async def _purge(args: argparse.Namespace, client: "QueueClient", _settings: "Settings") -> int:
-    if not await _knows(args.code, client):
-        return UNKNOWN
+    known = await _knows(args.code, client)
     if args.dry_run:
         from greenscale_worker.queues import DeadFilter  # noqa: PLC0415  as above
 
         say(f"to be purged: {await client.dead_count(DeadFilter(code=args.code, older_than=args.older_than))}")
     else:
         say(f"purged: {await client.purge(older_than=args.older_than, code=args.code)}")
-    return 0
+    return 0 if known else UNKNOWN
