@@ -1,6 +1,6 @@
 import asyncio
-import os
 import logging
+import os
 import random
 import signal
 import subprocess
