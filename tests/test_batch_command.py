@@ -13,7 +13,8 @@ import orjson
 import pytest
 import structlog
 
-from greenscale_worker.cli import main
+from greenscale_worker.cli import main, parser
+from greenscale_worker.cli.batch import EXAMPLES
 from greenscale_worker.simulator import CHAT_PATH, SimulatorOptions, running
 from tests.support.desk import Desk, Terminal, a_desk, ended, simulated_endpoint
 from tests.support.endpoint import Endpoint, Reply
@@ -82,7 +83,7 @@ def test_lines_that_fail_make_the_exit_code_1_each_time(here: Path) -> None:
         ("in.jsonl pipe", "pipe is a pipe or a terminal; expected: a file, which a batch can read again"),
         ("in.jsonl/x out.jsonl", "in.jsonl/x: Not a directory"),
         ("in.jsonl in.jsonl", "in.jsonl is there and is not the output of a batch"),
-        ("GREENSCALE_BACKEND=chat in.jsonl out.jsonl", "NEYSA_API_KEY is not set"),
+        ("GREENSCALE_BACKEND=chat in.jsonl out.jsonl", "no endpoint is set"),
         ("GREENSCALE_BACKEND=nobody in.jsonl out.jsonl", "GREENSCALE_BACKEND: backend nobody"),
         ("GREENSCALE_TEMPERATURE=9 in.jsonl out.jsonl", "GREENSCALE_TEMPERATURE: '9' is not accepted"),
         ("GREENSCALE_TEMPERATURE=nan in.jsonl out.jsonl", "GREENSCALE_TEMPERATURE: 'nan' is not accepted"),
@@ -104,6 +105,13 @@ def test_what_is_wrong_is_said_in_one_line_with_exit_code_2(
     assert message in err
     assert (here / "in.jsonl").read_text() == '{"prompt": "1"}\n'
     assert not (here / "out.jsonl").exists()
+
+
+def test_the_first_example_works_beside_a_simulated_endpoint() -> None:
+    command, first, *_ = EXAMPLES.splitlines()
+    assert command.split()[:2] == ["greenscale-worker", "simulate"]
+    port = parser().parse_args(["simulate"]).port
+    assert first.split()[:2] == [f"NEYSA_API_URL=http://127.0.0.1:{port}{CHAT_PATH}", "NEYSA_API_KEY="]
 
 
 async def test_a_pipe_may_be_the_input_but_not_the_output(desk: Desk, endpoint: Callable[..., Any]) -> None:
