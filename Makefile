@@ -17,7 +17,7 @@ help: ## what can be made
 demo: $(VENV)/.installed ## 50 prompts, answered by a simulated endpoint
 	$(BIN)/greenscale-worker demo
 
-up: $(VENV)/.installed $(VENV)/.up ## Redis, an endpoint and a worker, until Ctrl-C (ARGS="--data DIR")
+up: $(VENV)/.installed $(VENV)/.up ## Redis, an endpoint and a worker (ARGS="--data DIR")
 	@$(BIN)/greenscale-worker up $(ARGS)
 
 test: $(VENV)/.installed $(VENV)/.tools ## the tests, against a real Redis (ARGS="-k gate" picks some)
@@ -26,19 +26,19 @@ test: $(VENV)/.installed $(VENV)/.tools ## the tests, against a real Redis (ARGS
 test-long: $(VENV)/.installed $(VENV)/.tools ## longer searches for faults
 	$(BIN)/python -m pytest -m long $(ARGS)
 
-contract: $(VENV)/.installed $(VENV)/.tools ## the contract of queues, against each Redis and Valkey that a package brings
+contract: $(VENV)/.installed $(VENV)/.tools ## the contract of queues, against each Redis and Valkey
 	$(BIN)/python -m tests.servers $(ARGS)
 
-bench: $(VENV)/.installed $(VENV)/.tools ## measure beside a floor and others, 25 minutes (ARGS=--quick: one minute)
+bench: $(VENV)/.installed $(VENV)/.tools ## measure beside others, 25 minutes (ARGS=--quick: one)
 	$(BIN)/python -m bench $(ARGS)
 
-chaos: $(VENV)/.installed $(VENV)/.tools ## break everything for two minutes, lose nothing (ARGS="--seconds 3600": longer)
+chaos: $(VENV)/.installed $(VENV)/.tools ## break everything, lose nothing (ARGS="--seconds 3600")
 	$(BIN)/python -m chaos $(ARGS)
 
-compatible: $(VENV)/.made ## the queues with redis-py 5 to 8, and beside arq and SAQ; 12 minutes (ARGS="redis-5": one of them)
+compatible: $(VENV)/.made ## the queues with redis-py 5 to 8, arq, SAQ (ARGS=redis-5)
 	.ci/compatible $(ARGS)
 
-check: $(VENV)/.installed $(VENV)/.tools ## lint, types, floors, and whether the generated documents are up to date
+check: $(VENV)/.installed $(VENV)/.tools ## lint, types, floors, generated documents
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -49,7 +49,7 @@ check: $(VENV)/.installed $(VENV)/.tools ## lint, types, floors, and whether the
 docs: $(VENV)/.installed ## write the documents that are generated
 	$(BIN)/greenscale-worker config --markdown >docs/configuration.md
 
-lock: ## pin what pyproject.toml asks for (ARGS=--upgrade: the newest of all)
+lock: ## pin what pyproject.toml asks for (ARGS=--upgrade)
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet --disable-pip-version-check $(UV)
 	$(call compile,requirements.txt,pyproject.toml --extra cli)

@@ -34,6 +34,7 @@ STEPS: Final[dict[str, float]] = {  # what may happen, and how often
     "push": 10,
     "put": 4,
     "cancel": 5,
+    "uncancel": 2,
     "replay": 2,
     "purge": 0.5,
     "tidy": 1.5,
@@ -275,6 +276,7 @@ class Walk(Actors):
             "retry": [9, 9],
             "put": [9, 0, "j-0", "payload"],
             "cancel": ["j-0", 9, 9],
+            "uncancel": [9],
         }
         of_letters: dict[str, list[Any]] = {
             "replay": [9, self.setup.name(next(iter(self.ledger.dead), 1))],
@@ -285,7 +287,7 @@ class Walk(Actors):
             "tidy": ["", 9],
         }
         keys = [*self.keys.base, self.keys.record("j-0"), self.keys.cancel("j-0")]
-        before = self.dump()
+        before = self.content()
         for key in self.keys.base:
             if key == self.keys.of(RECENT):  # what has ended is worth no refusal
                 continue
@@ -302,7 +304,7 @@ class Walk(Actors):
             self.redis.delete(key)
             if key.encode() in before:
                 self.redis.rename("elsewhere", key)
-        assert self.dump() == before, "a script that refused has written"
+        assert self.content() == before, "a script that refused has written"
 
     def save(self, _: Process) -> None:
         """Take the snapshot that a failover falls back to."""
@@ -346,6 +348,13 @@ class Walk(Actors):
         for name in names:
             pipe.dump(name)
         return dict(zip(names, pipe.execute(), strict=True))
+
+    def content(self) -> dict[bytes, Any]:
+        """All that is kept. The order of a hash is none of it: Redis changes that as the hash grows or shrinks."""
+        return {
+            name: self.redis.hgetall(name) if self.redis.type(name) == b"hash" else dump
+            for name, dump in self.dump().items()
+        }
 
     # What is checked
 

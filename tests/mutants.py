@@ -462,6 +462,8 @@ MUTANTS: Final = [
         "call('SET', tombstone, '1', 'EX', live_ttl)\nif not state then return 'UNKNOWN' end",
         "if not state then return 'UNKNOWN' end\ncall('SET', tombstone, '1', 'EX', live_ttl)",
     ),
+    Mutant("a cancellation is not taken back", "uncancel", "call('DEL', tombstone)", "call('EXISTS', tombstone)"),
+    Mutant("what is cancelled no longer says it will be", "uncancel", "if state == 'cancelling' then", "if false then"),
     Mutant("put hides that a job will be cancelled", "put", "cancelled and 'cancelling' or 'waiting'", "'waiting'"),
     Mutant("put: nothing is folded", "put", "if fold and", "if false and"),
     Mutant("put: all is folded", "put", "if fold and", "if"),

@@ -5,15 +5,15 @@ import os
 import re
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-import structlog
 
-from greenscale_worker.cli import main
+from greenscale_worker.cli import main, parser
+from greenscale_worker.cli.batch import EXAMPLES
 from greenscale_worker.simulator import CHAT_PATH, SimulatorOptions, running
 from tests.support.desk import Desk, Terminal, a_desk, ended, simulated_endpoint
 from tests.support.endpoint import Endpoint, Reply
@@ -52,15 +52,14 @@ async def test_it_answers_a_file_and_says_how_it_went(desk: Desk, endpoint: Call
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory, and an environment in which the backend echo is set."""
     monkeypatch.chdir(tmp_path)
     for name in list(os.environ):
         if name.startswith(("GREENSCALE_", "NEYSA_", "OPENAI_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("GREENSCALE_BACKEND", "echo")
-    yield tmp_path
-    structlog.reset_defaults()
+    return tmp_path
 
 
 def test_lines_that_fail_make_the_exit_code_1_each_time(here: Path) -> None:
@@ -82,7 +81,7 @@ def test_lines_that_fail_make_the_exit_code_1_each_time(here: Path) -> None:
         ("in.jsonl pipe", "pipe is a pipe or a terminal; expected: a file, which a batch can read again"),
         ("in.jsonl/x out.jsonl", "in.jsonl/x: Not a directory"),
         ("in.jsonl in.jsonl", "in.jsonl is there and is not the output of a batch"),
-        ("GREENSCALE_BACKEND=chat in.jsonl out.jsonl", "NEYSA_API_KEY is not set"),
+        ("GREENSCALE_BACKEND=chat in.jsonl out.jsonl", "no endpoint is set"),
         ("GREENSCALE_BACKEND=nobody in.jsonl out.jsonl", "GREENSCALE_BACKEND: backend nobody"),
         ("GREENSCALE_TEMPERATURE=9 in.jsonl out.jsonl", "GREENSCALE_TEMPERATURE: '9' is not accepted"),
         ("GREENSCALE_TEMPERATURE=nan in.jsonl out.jsonl", "GREENSCALE_TEMPERATURE: 'nan' is not accepted"),
@@ -104,6 +103,13 @@ def test_what_is_wrong_is_said_in_one_line_with_exit_code_2(
     assert message in err
     assert (here / "in.jsonl").read_text() == '{"prompt": "1"}\n'
     assert not (here / "out.jsonl").exists()
+
+
+def test_the_first_example_works_beside_a_simulated_endpoint() -> None:
+    command, first, *_ = EXAMPLES.splitlines()
+    assert command.split()[:2] == ["greenscale-worker", "simulate"]
+    port = parser().parse_args(["simulate"]).port
+    assert first.split()[:2] == [f"NEYSA_API_URL=http://127.0.0.1:{port}{CHAT_PATH}", "NEYSA_API_KEY="]
 
 
 async def test_a_pipe_may_be_the_input_but_not_the_output(desk: Desk, endpoint: Callable[..., Any]) -> None:

@@ -2,12 +2,15 @@
 
 import argparse
 import asyncio
+import fcntl
 import os
 import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
@@ -22,7 +25,7 @@ import pytest
 import redis
 
 from greenscale_worker.cli import parser
-from greenscale_worker.cli.terminal import age, columns, moment, seconds_of, since_of
+from greenscale_worker.cli.terminal import age, columns, fitted, moment, seconds_of, since_of
 from greenscale_worker.cli.worker import Process
 from greenscale_worker.config import load
 from greenscale_worker.job import Failed, Failure, Released
@@ -76,8 +79,86 @@ def test_help_names_every_command_and_the_exit_codes(shell: Shell) -> None:
 def test_every_command_teaches(command: str, shell: Shell) -> None:
     code, out, err = shell(command, "--help")
     assert (code, err) == (0, "")
-    assert "exit codes:" in out
-    assert command in ("pause", "resume") or f"greenscale-worker {command}" in out.split("examples:")[-1]
+    assert f"greenscale-worker {command}" in out.split("examples:")[-1]
+
+
+def test_every_help_has_its_parts_in_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for each in every_parser(parser()):
+        text = each.format_help()
+        places = [text.find(f"\n{part}:\n") for part in ("options", "examples", "exit codes")]
+        assert -1 < places[0] < places[1] < places[2], each.prog
+        codes = text[places[2] :].splitlines()[2:]
+        assert all(re.match(r" +(\d+  )?\S", line) for line in codes), f"{each.prog}: nothing stands below the codes"
+
+
+# --- lines on a terminal ---
+
+
+LONG_ERRORS: Final = (
+    ["config", "--nonsense"],
+    ["submit", "x", "--deadline", "yesterday"],
+    ["up", "--latency", "-1"],
+    ["dead", "replay"],
+    ["jobs", "--state", "x"],
+    ["simulate", "--rate-429", "1", "--rate-5xx", "1"],
+    ["simulate", "--latency", "1", "--ttft", "1"],
+    ["batch", "nowhere.jsonl", "out.jsonl"],
+    ["batch", "in.jsonl", "out.jsonl"],
+)
+
+
+@pytest.mark.parametrize("arguments", LONG_ERRORS, ids=" ".join)
+def test_no_line_of_an_error_is_broken_within_a_word(
+    arguments: list[str], shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("in.jsonl").write_text("")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
+    code, out, whole = shell(*arguments)
+    assert (code, out) == (2, "")
+    monkeypatch.setenv("COLUMNS", "40")
+    _, _, broken = shell(*arguments)
+    broken, whole = (text[text.rfind("greenscale-worker") :] for text in (broken, whole))  # below the usage
+    assert max(len(line) for line in broken.splitlines() if " " in line.strip()) <= 40
+    assert broken.split() == whole.split(), "every word is whole"
+
+
+def test_an_error_fits_the_terminal_it_is_shown_on() -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 50, 0, 0))
+    with process("batch", "in", "out", stdout=theirs, stderr=theirs, environment={"TERM": "xterm"}) as batch:
+        os.close(theirs)
+        assert batch.wait() == 2
+    text = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert text.count("\r\n") > 3
+    assert max(map(len, text.splitlines())) <= 50
+
+
+def test_a_path_stays_whole() -> None:
+    path = "/a/long/path/" + "x-y" * 30
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "80")
+        assert path in fitted(f"{path}: No such file or directory; expected: a file that can be read", sys.stderr)
+
+
+@pytest.mark.parametrize("arguments", [["simulate", "--port", "0"], ["config"], []], ids=str)
+def test_ctrl_c_while_a_command_starts_says_nothing(arguments: list[str]) -> None:
+    """From the moment on in which our own code begins; sent by the process itself, so that the moment is known."""
+    script = (
+        "import os, signal, sys\n"
+        "from greenscale_worker.cli import main, opening\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name.partition('.')[0] in ('argparse', 'pydantic', 'asyncio'):\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "for name in [name for name in sys.modules if name.partition('.')[0] in ('argparse', 'asyncio')]:\n"
+        "    del sys.modules[name]\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        f"sys.exit(main({arguments}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)  # noqa: S603  our own
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def every_parser(top: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -183,10 +264,12 @@ def test_every_option_is_explained() -> None:
 
 def test_a_file_that_is_named_is_trusted_by_every_command(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("GREENSCALE_BACKEND=mine:handler\nREDIS_LIST_NAME=mine\n")
+    assert shell("queue", "--env-file", ".env")[1].startswith("mine\n"), "it may stand behind the command, too"
+    assert shell("dead", "list", "--env-file", ".env")[::2] == (0, "there are no dead letters\n")
     code, _, err = shell("queue")
     assert code == 2
     assert "GREENSCALE_BACKEND in .env would run code: mine:handler" in err
-    assert err.endswith("greenscale-worker --env-file .env\n")
+    assert err.endswith("the option --env-file .env\n")
     code, out, err = shell("--env-file", ".env", "queue")
     assert (code, err) == (0, "")
     assert out.startswith("mine\n")
@@ -230,6 +313,17 @@ def test_what_the_options_say_is_in_the_job(shell: Shell) -> None:
     ]
 
 
+@pytest.mark.parametrize("deadline", ["yesterday", "2030-01-02", "2030-01-02T03:04:05", ""])
+def test_a_deadline_that_is_no_time_is_told_in_our_words(deadline: str, shell: Shell) -> None:
+    code, out, err = shell("submit", "x", "--deadline", deadline)
+    accepted = "a time with its offset from UTC is expected, such as 2030-01-02T03:04:05Z (RFC 3339)"
+    assert (code, out) == (2, "")
+    assert err.endswith(f"error: argument --deadline: {deadline!r} is no such time; {accepted}\n")
+    Path("jobs.jsonl").write_bytes(orjson.dumps({"prompt": "1", "deadline": deadline}))
+    assert shell("submit", "--jsonl", "jobs.jsonl")[2].endswith(f"jobs.jsonl line 1: deadline: {accepted}\n")
+    assert shell.waiting() == []
+
+
 def test_a_text_file_and_stdin_are_prompts(shell: Shell) -> None:
     Path("question.txt").write_text("two\nlines é\n")
     assert shell("submit", "--file", "question.txt")[0] == 0
@@ -260,7 +354,7 @@ def test_a_file_of_jobs_is_handed_in_in_order(shell: Shell) -> None:
 
 BAD_JOBS = {
     "no JSON": (b'{"prompt": "1"}\n{"prompt":', "jobs.jsonl line 2: not JSON"),
-    "no object": (b"[1]", "jobs.jsonl line 1: list"),
+    "no object": (b"[1]", "jobs.jsonl line 1: an array; a JSON object is expected"),
     "no prompt": (b'{"prompt": "1"}\n\n{"model": "m"}', "jobs.jsonl line 3: prompt: is missing"),
     "an id twice": (b'{"job_id":"a","prompt":"1"}\n' * 2, "jobs.jsonl line 2: job_id a"),
     "a bad id": (b'{"job_id":"a b","prompt":"1"}', "jobs.jsonl line 1: job_id is not usable"),
@@ -283,8 +377,8 @@ def test_nothing_is_handed_in_where_a_line_is_wrong(text: bytes, said: str, shel
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([" "], "prompt: prompt:"),
-        (["a\ud800"], "prompt: str is not valid UTF-8"),
+        ([" "], "prompt: a string that is not blank is expected"),
+        (["a\ud800"], "prompt: it is not UTF-8"),
         (["?", "--id", "a b"], "prompt: job_id is not usable"),
         (["?", "--timeout", "1s"], "--timeout is for --wait"),
         (["--jsonl", "x", "--id", "y"], "--id is for a single job"),
@@ -418,7 +512,7 @@ def two_waited_for(redis_url: str, *options: str) -> Iterator[Any]:
         ask.stdin.write(TWO)
         ask.stdin.close()
         said = [ask.stderr.readline() for _ in range(3)]
-        assert said == [b"submitted a\n", b"submitted b\n", b"no worker is alive at the moment; waiting for one\n"]
+        assert said == [b"submitted a\n", b"submitted b\n", b"nothing moves: no worker is alive\n"]
         yield ask
 
 
@@ -476,7 +570,7 @@ async def test_failures_and_answers_that_do_not_come_are_told(fleet: Fleet, redi
     assert (waiting.returncode, out) == (4, b"")
     assert err.decode().splitlines() == [
         "submitted x",
-        "no worker is alive at the moment; waiting for one",
+        "nothing moves: no worker is alive",
         "not finished yet: 1 of 1",
     ]
     worker = fleet.start(GREENSCALE_MAX_PAYLOAD_BYTES="1024")
@@ -492,7 +586,7 @@ async def test_waiting_outlives_redis(fleet: Fleet, start_redis: Callable[..., R
     ask = process("submit", "x", "--wait", environment={"REDIS_URL": server.url})
     assert ask.stderr is not None
     assert ask.stderr.readline().startswith(b"submitted ")
-    assert ask.stderr.readline().startswith(b"no worker is alive")
+    assert ask.stderr.readline().startswith(b"nothing moves: no worker is alive")
     server.kill()
     assert ask.stderr.readline().startswith(b"Redis does not answer: ")
     server.start()
@@ -510,16 +604,39 @@ def test_a_job_that_nobody_knows(shell: Shell) -> None:
     assert shell("result", "x") == (3, "", "x: unknown or waiting\n")
     assert shell.json("result", "x", code=3) == {"job_id": "x", "state": "unknown_or_waiting", "result": None}
     code, out, err = shell("cancel", "x")
-    assert (code, out.startswith("x: no such job is known. Check the id; "), err) == (3, True, "")
+    assert (code, out.startswith("x: no such job is known; the next one with this id will be cancelled"), err) == (
+        3,
+        True,
+        "",
+    )
+    assert out.endswith(" `cancel x --undo`\n")
     assert shell.json("cancel", "x", code=3) == {"job_id": "x", "cancellation": "unknown"}
 
 
 def test_a_waiting_job_is_cancelled_when_it_comes_up(shell: Shell) -> None:
     shell("submit", "1", "--id", "x")
-    assert shell("cancel", "x") == (0, "x will be cancelled when a worker claims it\n", "")
+    assert shell("cancel", "x") == (
+        0,
+        "x will be cancelled when a worker claims it; `cancel x --undo` takes that back\n",
+        "",
+    )
     assert shell.json("status", "x")["state"] == "cancelling"
     assert shell("result", "x") == (4, "", "x has not finished yet: cancelling\n")
     assert 6 * 86_400 < shell.client.ttl("{jobs}:cancel:x") <= 7 * 86_400, "as long as a live record"
+
+
+def test_a_cancellation_is_taken_back(shell: Shell) -> None:
+    shell("submit", "1", "--id", "x")
+    for job_id in ("x", "slip"):
+        shell("cancel", job_id)
+        said = f"{job_id}: the cancellation is taken back; a job with this id will run\n"
+        assert shell("cancel", job_id, "--undo") == (0, said, "")
+        said = f"{job_id}: there is no cancellation that could be taken back\n"
+        assert shell("cancel", job_id, "--undo") == (3, said, "")
+    assert shell.json("cancel", "slip", "--undo", code=3) == {"job_id": "slip", "undone": False}
+    shell("submit", "2", "--id", "slip")
+    shell.run(ANSWER, ANSWER)
+    assert [shell("result", job_id)[0] for job_id in ("x", "slip")] == [0, 0]
 
 
 @pytest.mark.parametrize("job_id", ["a b", "", "\ud800", "a|b"])
@@ -647,12 +764,16 @@ def test_a_pause_holds_until_it_is_ended(shell: Shell) -> None:
     annotate = "  kubectl annotate scaledobject greenscale-worker-scaler \\\n    --namespace greenscale-system"
     code, out, _ = shell("pause")
     assert code == 0
+    assert out.startswith("The queue 'jobs' is paused: ")
+    assert shell("pause")[1].startswith("The queue 'jobs' was paused already: ")
     assert out.endswith(f"\n{annotate} autoscaling.keda.sh/paused=true --overwrite\n")
     assert max(map(len, out.splitlines())) <= 80
     assert shell.json("queue")["paused"] is True
     assert shell("queue")[1].endswith("\n\npaused: `greenscale-worker resume` ends it\n")
     code, out, _ = shell("resume")
     assert code == 0
+    assert out.startswith("The queue 'jobs' goes on.\n")
+    assert shell("resume")[1].startswith("The queue 'jobs' was not paused.\n")
     assert out.endswith(f"\n{annotate} autoscaling.keda.sh/paused-\n")
     assert shell.json("queue")["paused"] is False
 
@@ -787,7 +908,10 @@ def test_a_list_of_dead_letters_ends_where_it_should(letters: Shell) -> None:
     assert (code, [row.split()[1] for row in out.splitlines()[1:]], err) == (0, ["a"], "")
     assert letters("dead", "list", "--after", "nobody") == (3, "", "nobody: there is no such dead letter\n")
     assert letters("dead", "list", "--code", "timeout")[1].count("\n") == 2
-    assert letters("dead", "list", "--code", "time") == (0, "", "there are no dead letters of this kind\n")
+    code, out, err = letters("dead", "list", "--code", "time")
+    assert (code, out, err.startswith("no dead letter has the code 'time'; there are: ")) == (0, "", True)
+    nothing = (0, "", "there are no dead letters of this kind\n")
+    assert letters("dead", "list", "--code", "timeout", "--since", "0s") == nothing
     assert letters("dead", "list", "--since", "1h")[1].count("\n") == 4
     assert letters("dead", "list", "--since", "2030-01-02T03:04:05Z")[2] == "there are no dead letters of this kind\n"
     assert len(letters("dead", "list", "--json", "--limit", "2")[1].splitlines()) == 2
@@ -833,13 +957,29 @@ def test_dead_letters_are_replayed(letters: Shell) -> None:
     code, out, err = letters("dead", "replay", "a", "b")
     assert (code, out, err) == (1, "replayed: 1\n", "a: there is no such dead letter\n")
     assert letters("dead", "replay", "a") == (3, "replayed: 0\n", "a: there is no such dead letter\n")
-    assert letters("dead", "replay", "--code", "nothing") == (0, "replayed: 0\n", "")
+    assert letters("dead", "replay", "--code", "not_json", "--since", "0s") == (0, "replayed: 0\n", "")
     assert letters("dead", "replay", "--code", "not_json") == (0, "replayed: 1\n", "")
     assert letters.json("queue")["dead"] == 0
 
 
 def test_all_dead_letters_are_replayed(letters: Shell) -> None:
     assert letters("dead", "replay", "--all") == (0, "replayed: 3\n", "")
+
+
+@pytest.mark.parametrize("arguments", ["replay --code x", "replay --code x --dry-run", "purge --code x --older-than 0"])
+def test_a_code_that_no_dead_letter_has_is_told_with_those_there_are(arguments: str, letters: Shell) -> None:
+    code, out, err = letters("dead", *arguments.split())
+    counts = letters.json("dead", "codes")
+    assert (code, out.endswith("ed: 0\n")) == (3, True)
+    assert err.startswith("no dead letter has the code 'x'; there are: ")
+    assert all(f"{name} ({count})" in err for name, count in counts.items())
+    assert letters.json("dead", "codes") == counts
+
+
+def test_where_there_is_no_dead_letter_no_code_is_known(shell: Shell) -> None:
+    said = "no dead letter has the code 'x'; there are: no dead letters at all\n"
+    assert shell("dead", "replay", "--code", "x") == (3, "replayed: 0\n", said)
+    assert shell("dead", "list", "--code", "x") == (0, "", said)
 
 
 def test_dead_letters_are_purged_by_age(letters: Shell) -> None:
@@ -879,10 +1019,13 @@ def test_config_shows_values_and_sources_and_masks_secrets(shell: Shell, tmp_pat
 def test_config_says_why_the_worker_would_not_start(shell: Shell) -> None:
     shell.set(REDIS_HOST="h")
     found = shell.json("config")
-    assert found["endpoint"]["error"].startswith("NEYSA_API_KEY is not set")
+    assert found["endpoint"]["error"].startswith("none is set: `greenscale-worker up` simulates one; ")
     assert found["redis"]["error"].startswith("REDIS_URL and REDIS_HOST contradict")
     code, out, _ = shell("config")
-    assert (code, "NEYSA_API_KEY is not set" in out) == (0, True)
+    assert (code, "`greenscale-worker up` simulates one" in out) == (0, True)
+    shell.set(NEYSA_API_URL="https://h/v1/chat/completions")
+    error = shell.json("config")["endpoint"]["error"]
+    assert error.startswith("NEYSA_API_URL is set without NEYSA_API_KEY; expected: the key of that endpoint, or ")
     shell.set(GREENSCALE_CONCURRENCY="0")
     assert shell("config")[:2] == (2, "")
 
@@ -930,7 +1073,7 @@ def test_a_reader_that_has_gone_ends_a_command_quietly(redis_url: str) -> None:
 
 
 WRONG_SETTINGS: dict[str, dict[str, str]] = {
-    "NEYSA_API_KEY is not set": {},
+    "no endpoint is set; expected: NEYSA_API_KEY": {},
     "GREENSCALE_CONCURRENCY: '0' is not accepted": {"GREENSCALE_CONCURRENCY": "0"},
     "REDIS_URL and REDIS_HOST contradict": {"NEYSA_API_KEY": "", "REDIS_URL": "redis://h", "REDIS_HOST": "h"},
     "GREENSCALE_BACKEND: backend nonsense: there is no such one": {"GREENSCALE_BACKEND": "nonsense"},

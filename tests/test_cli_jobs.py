@@ -28,7 +28,7 @@ from tests.support.redis_server import RedisServer, free_port
 from tests.support.shell import ANSWER, Shell, process
 from tests.support.worker_process import Fleet
 
-NOBODY = b"no worker is alive at the moment; waiting for one\n"
+NOBODY = b"nothing moves: no worker is alive\n"
 
 
 # --- result --wait ---
@@ -77,6 +77,27 @@ def test_waiting_for_a_result_ends_in_time(shell: Shell) -> None:
     shell("submit", "2+2", "--id", "x")
     code, out, err = shell("result", "x", "--wait", "--timeout", "0.1s")
     assert (code, out, err) == (4, "", NOBODY.decode() + "x has not finished yet: waiting\n")
+
+
+def test_a_wait_says_why_nothing_moves_and_says_it_again_where_that_changes(shell: Shell, redis_url: str) -> None:
+    shell("submit", "2+2", "--id", "x")
+    shell("pause")
+    with process("result", "x", "--wait", environment={"REDIS_URL": redis_url}) as ask:
+        assert ask.stderr is not None
+        paused = b"nothing moves: paused: `greenscale-worker resume` ends it; no worker is alive\n"
+        first = ask.stderr.readline()
+        shell("resume")
+        second = ask.stderr.readline()
+        shell.run(ANSWER)
+        out, rest = ask.communicate()
+    assert (first, second, out, rest) == (paused, NOBODY, b"4\n\n", b"")
+
+
+def test_jobs_that_wait_say_that_the_queue_is_paused(shell: Shell) -> None:
+    shell("submit", "2+2", "--id", "x")
+    assert "paused" not in shell("jobs")[1]
+    shell("pause")
+    assert re.search(r"^x +waiting .* paused$", shell("jobs")[1], re.MULTILINE)
 
 
 def test_what_can_never_come_is_not_waited_for(shell: Shell) -> None:

@@ -330,7 +330,7 @@ def test_a_file_that_nobody_named_chooses_no_code_and_no_secret(line: str, words
     dotenv.write_text(f"{line}\n")
     said = refused({}, dotenv)
     assert said.startswith(words.format(dotenv))
-    assert said.endswith(f"greenscale-worker --env-file {dotenv}")
+    assert said.endswith(f"the option --env-file {dotenv}")
     name, value = line.split("=")
     if not name.endswith("_FILE"):
         assert getattr(load({}, dotenv, named=True), setting_of(name).field) == value

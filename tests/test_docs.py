@@ -1,6 +1,7 @@
 """The pages say what the code says, of metrics, events and settings; and every link leads somewhere."""
 
 import re
+import subprocess
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -129,3 +130,16 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 def test_every_page_can_be_reached_from_the_index() -> None:
     linked = set(re.findall(r"\]\(([\w-]+\.md)\)", (DOCS / "README.md").read_text()))
     assert linked == {page.name for page in DOCS.glob("*.md")} - {"README.md"}
+
+
+def test_lines_of_code_on_the_page_of_up_and_what_make_can_do_fit_80_columns() -> None:
+    page = (ROOT / "docs/up.md").read_text()
+    code = [
+        line
+        for block in re.findall(r"^```\w*\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+        for line in block.splitlines()
+    ]
+    made = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()  # noqa: S607  as people type it
+    assert len(code) > 4
+    assert len(made) > 8
+    assert [line for line in code + made if len(line) > 80] == []

@@ -1,5 +1,6 @@
 import asyncio
 import logging
+import os
 import random
 import signal
 import subprocess
@@ -501,7 +502,9 @@ COMMAND = [sys.executable, "-m", "greenscale_worker", "simulate"]
 
 
 async def start(*options: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(*COMMAND, *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # Of what Python knows of: readline, which pytest imports, puts COLUMNS behind its back.
+    return await asyncio.create_subprocess_exec(*COMMAND, *options, **pipes, env=dict(os.environ))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -536,7 +539,10 @@ async def test_the_command_says_in_one_line_what_is_wrong() -> None:
         port = url.rsplit(":", 1)[1]
         for options, reason in (
             (["--port", port], f"cannot listen on 127.0.0.1 port {port}: Address already in use"),
-            (["--rate-429", "1.5"], "rate_429: Input should be less than or equal to 1"),
+            (["--rate-429", "1.5"], "argument --rate-429: '1.5' is not accepted; a number from 0 to 1 is expected"),
+            (["--latency", "nan"], "argument --latency: 'nan' is not accepted; a number from 0 to 86400 is expected"),
+            (["--status-5xx", "404"], "'404' is not accepted; a whole number from 500 to 599 is expected"),
+            (["--api-key", ""], "argument --api-key: it is empty; a text is expected"),
             (["--rate-429", "0.6", "--rate-hang", "0.6"], "the rates add up to 1.2"),
             (["--latency", "1", "--ttft", "1"], "latency is the whole time"),
         ):
@@ -545,5 +551,6 @@ async def test_the_command_says_in_one_line_what_is_wrong() -> None:
                 output, errors = await process.communicate()
             assert process.returncode == 2
             assert output == b""
-            [line] = errors.decode().splitlines()
+            line = errors.decode().splitlines()[-1]  # perhaps below the usage
+            assert line.startswith("greenscale-worker")
             assert reason in line

@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final
 
 import pytest
@@ -188,6 +189,18 @@ async def test_a_worker_killed_amid_a_call_is_started_again_and_the_answer_comes
     assert is_running(up.programs["worker"])
 
 
+async def test_the_simulator_can_be_slowed_so_that_there_is_time_to_kill_the_worker(home: Home) -> None:
+    up = await home.up("--latency", "1.5")
+    began = monotonic()
+    ended = await home.desk.run("submit", "What is 2+2?", "--wait")
+    assert (ended.code, ended.out) == (0, "4\n")
+    assert monotonic() - began >= 1.5
+    up.interrupt()
+    assert await up.exit_code() == 0
+    home.desk.environment |= {"NEYSA_API_KEY": "k"}
+    assert "--latency is for the simulated endpoint; expected: " in await home.refused("--latency", "1.5")
+
+
 async def test_valkey_killed_is_started_again_and_has_lost_nothing(home: Home, endpoint: HeldEndpoint) -> None:
     """The call that runs meanwhile is recorded, and is not made again."""
     home.desk.environment |= {"GREENSCALE_CONCURRENCY": "1", "GREENSCALE_LEASE_SECONDS": "20"}
@@ -343,7 +356,7 @@ async def test_a_file_of_settings_holds_for_all(home: Home) -> None:
 async def test_half_an_endpoint(home: Home) -> None:
     """It is not taken for none."""
     home.desk.environment["NEYSA_API_URL"] = "http://127.0.0.1:9/v1/chat/completions"
-    assert "NEYSA_API_KEY is not set" in await home.refused()
+    assert "NEYSA_API_URL is set without NEYSA_API_KEY" in await home.refused()
 
 
 async def test_a_folder_that_cannot_be_made(home: Home) -> None:

@@ -71,6 +71,32 @@ def test_what_can_be_read_is_kept_beside_what_cannot() -> None:
     assert (caught.value.code, caught.value.job_id) == ("bad_field", "1")
 
 
+@pytest.mark.parametrize(
+    ("written", "fault"),
+    [
+        (b"hello", "byte 0 is not what JSON has there"),
+        (b"nothing", "byte 0 is not what JSON has there"),
+        ('{"é": secret}'.encode(), "byte 7 is not what JSON has there"),
+        (b'{"prompt": "secret', "it breaks off after 18 bytes"),
+        (b'{"prompt": \xff}', "byte 11 is not UTF-8"),
+        (b" \n", "it is empty"),
+        (b'{"n": %s}' % (b"9" * 5000), "it is nested too deeply, or has a number that is none of JSON"),
+    ],
+)
+def test_what_is_no_json_is_told_by_where_it_is_wrong_without_its_words(written: bytes, fault: str) -> None:
+    with pytest.raises(BadInputError) as caught:
+        decode(written, max_bytes=1_000_000)
+    accepted = 'a JSON object is expected, such as {"job_id": "test-001", "prompt": "What is 2+2?"}'
+    assert (caught.value.code, str(caught.value)) == ("not_json", f"not JSON: {fault}; {accepted}")
+
+
+@pytest.mark.parametrize(("written", "kind"), [(b"[1]", "an array"), (b'"x"', "a string"), (b"null", "null")])
+def test_what_is_no_object_is_called_by_its_kind(written: bytes, kind: str) -> None:
+    with pytest.raises(BadInputError, match=f"^{kind}; a JSON object is expected, such as ") as caught:
+        decode(written, max_bytes=1_000)
+    assert caught.value.code == "not_an_object"
+
+
 def test_a_line_of_a_batch_is_a_whole_request() -> None:
     body = {"model": "m", "metadata": {"team": "a"}, "messages": [], "deadline": "?"}
     line = {"job_id": "1", "custom_id": "x", "method": "POST", "url": "/v1/chat/completions", "body": body}

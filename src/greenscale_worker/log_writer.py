@@ -28,6 +28,7 @@ class LogWriter:
 
     def __init__(self, on_flow: Callable[[int], None]) -> None:
         self.dropped = 0
+        self.stream: TextIO | None = None
         self._on_flow = on_flow
         self._told = 0
         self._file: Any = None
@@ -49,6 +50,7 @@ class LogWriter:
     def redirect(self, stream: TextIO | None) -> None:
         """Write to this stream from now on, unbuffered; None: nowhere. It is not told what another stream has lost."""
         self.flush()
+        self.stream = stream
         self._told = self.dropped
         if self._pipe is not None:
             self._pipe.close()

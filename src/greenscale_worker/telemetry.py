@@ -3,10 +3,11 @@
 import asyncio
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, TextIO
 
 import orjson
 import structlog
@@ -88,6 +89,20 @@ def configure_logging(*, json: bool, level: str = "info") -> None:
         logger_factory=_Lines,
     )
     _writer.redirect(sys.stdout if json else sys.stderr)
+
+
+@contextmanager
+def log_above(stream: TextIO) -> Iterator[None]:
+    """Write lines for people to `stream` meanwhile, which stands in for stderr and makes room for them above a bar."""
+    former = _writer.stream
+    if former is not sys.stderr:  # the log is JSON, on stdout
+        yield
+        return
+    _writer.redirect(stream)
+    try:
+        yield
+    finally:
+        _writer.redirect(former)
 
 
 def _as_json(_logger: object, level: str, facts: EventDict) -> bytes:

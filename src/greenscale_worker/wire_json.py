@@ -18,6 +18,15 @@ MANY_DIGITS: Final = b"0" * 19
 ESCAPE: Final = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
+KINDS: Final[dict[type, str]] = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
 REPLACEMENT: Final = rb"\ufffd"
 
 
@@ -43,6 +52,25 @@ def read_leniently(raw: bytes) -> Any:
         return read(raw)
     except ValueError:
         return _read(_with_whole_characters(raw).decode("utf-8-sig", "replace"), strict=False)
+
+
+def fault_of(error: ValueError, raw: bytes) -> str:
+    """Say what is wrong with bytes that `read` has refused, and where, without quoting them."""
+    if not raw.strip():
+        return "it is empty"
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as broken:
+        return f"byte {broken.start} is not UTF-8"
+    if not isinstance(error, json.JSONDecodeError):
+        return "it is nested too deeply, or has a number that is none of JSON"
+    at = len(text[: error.pos].encode())
+    return f"it breaks off after {at} bytes" if at >= len(raw.rstrip()) else f"byte {at} is not what JSON has there"
+
+
+def kind_of(value: Any) -> str:
+    """Name what was read by JSON's word for it."""
+    return KINDS[type(value)]
 
 
 def write(value: Any, *, sort: bool = False) -> bytes:

@@ -144,6 +144,12 @@ class Actors:
         answer = self.send("cancel", keys, args, lambda: self.ledger.cancel(job_id))
         self.happened[f"cancel: {answer.decode()}"] += 1
 
+    def uncancel(self, _: Process) -> None:
+        job_id = self.rnd.choice([*sorted(self.ledger.tombstones), *self.ledger.records, *JOB_IDS])
+        keys = [self.keys.record(job_id), self.keys.cancel(job_id)]
+        answer = self.send("uncancel", keys, [LIVE_SECONDS], lambda: self.ledger.uncancel(job_id))
+        self.happened[f"uncancel: {'taken back' if answer else 'none'}"] += 1
+
     def replay(self, _: Process) -> None:
         """Replay some at once, perhaps more than a script takes; one that is asked for twice is gone by then."""
         ids = self.rnd.sample(letters := self.letters() or [1], min(len(letters), self.rnd.choice([1, 1, 3])))

@@ -225,6 +225,15 @@ class Ledger:
         self._write(job_id, LIVE_SECONDS, {"state": "cancelling"})
         return "LATER"
 
+    def uncancel(self, job_id: str) -> int:
+        if job_id not in self.tombstones:
+            return 0
+        self.tombstones.discard(job_id)
+        record = self.records.get(job_id)
+        if isinstance(record, dict) and record.get("state") == "cancelling":
+            self._write(job_id, LIVE_SECONDS, {"state": "waiting"})
+        return 1
+
     def replay(self, id_: int, new: int) -> str:
         """Replay; the job goes on as `new`, which in a list it was already."""
         if id_ not in self.dead:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import CHAT, is_chat
-from greenscale_worker.wire_json import read, write
+from greenscale_worker.wire_json import fault_of, kind_of, read, write
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -154,9 +154,9 @@ def _object(line: bytes) -> dict[str, Any]:
     try:
         data = read(line)
     except ValueError as error:
-        raise BadInputError("not_json", f"not JSON: {error}") from None
+        raise BadInputError("not_json", f"not JSON: {fault_of(error, line)}; a JSON object is expected") from None
     if not isinstance(data, dict):
-        raise BadInputError("not_an_object", f"a JSON object is expected, not {type(data).__name__}")
+        raise BadInputError("not_an_object", f"{kind_of(data)}; a JSON object is expected")
     return data
 
 
@@ -179,7 +179,7 @@ def _asked(data: dict[str, Any]) -> dict[str, Any]:
     if not is_chat(url):
         raise BadInputError("bad_line", "url: only /v1/chat/completions is accepted")
     if not isinstance(body, dict):
-        raise BadInputError("bad_line", f"body: an object is expected, not {type(body).__name__}")
+        raise BadInputError("bad_line", f"body: {kind_of(body)}; an object is expected")
     body.pop("job_id", None)  # a name, as it stands in files made for `submit`
     return body
 

@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from greenscale_worker.cli import streams
+from greenscale_worker.cli import interrupt, streams
+from greenscale_worker.cli.interrupt import INTERRUPTED
 from greenscale_worker.errors import BadInputError, ConfigError, QueueFullError, QueueUnavailableError
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ FAILED: Final = 1
 WRONG: Final = 2
 UNKNOWN: Final = 3
 UNFINISHED: Final = 4
-INTERRUPTED: Final = 130
 NOBODY_READS: Final = 141
 WHERE_REDIS_IS: Final = (
     "; REDIS_URL, or REDIS_HOST and REDIS_PORT, say where it is, and `greenscale-worker up` brings one"
@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command, the worker without one, and give the exit code."""
     streams.open_missing()
     try:
-        return _main(sys.argv[1:] if argv is None else list(argv))
+        with interrupt.ends_at_once():
+            return _main(sys.argv[1:] if argv is None else list(argv))
     finally:
         streams.discard()
 
@@ -155,6 +156,8 @@ def parser() -> "Parser":
 
 
 def _complain(message: str, code: int) -> int:
+    from greenscale_worker.cli.terminal import fitted  # noqa: PLC0415  as above
+
     with suppress(OSError):  # nobody can be told; the exit code says it
-        sys.stderr.write(f"greenscale-worker: {message}\n")
+        sys.stderr.write(fitted(f"greenscale-worker: {message}", sys.stderr) + "\n")
     return code

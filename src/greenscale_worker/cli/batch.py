@@ -11,9 +11,10 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from greenscale_worker.cli import FAILED
+from greenscale_worker.cli import FAILED, interrupt
 from greenscale_worker.cli.opening import open_configured_backend, settings_of_command
 from greenscale_worker.cli.terminal import hint, one_line, say_json
+from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ Answer a file of prompts, one JSON object a line, and append what comes of each
 line to another file as it finishes. It is the same worker as behind Redis,
 with its settings and its retries."""
 
-EPILOG: Final = """\
+NOTES: Final = """\
 a line of IN is one of these:
   {"prompt": "What is 2+2?"}
   {"messages": [{"role": "user", "content": "What is 2+2?"}]}
@@ -53,27 +54,26 @@ custom_id used twice) only once they have been mended. Where OUT has several
 lines for a custom_id, the last one counts. Half a line at its end is repaired.
 
 Ctrl-C takes no further line and gives running calls 5 s; a second one ends them
-at once. A key that the endpoint refuses from the first call on ends it, too.
-
-exit codes: 0 all lines are answered; 1 some failed; 2 a wrong setting, option
-or file; 130 stopped by Ctrl-C
-
-examples:
+at once. A key that the endpoint refuses from the first call on ends it, too."""
+EXAMPLES: Final = """\
+greenscale-worker simulate                        in another terminal
+NEYSA_API_URL=http://127.0.0.1:8000/v1/chat/completions NEYSA_API_KEY= \\
   greenscale-worker batch prompts.jsonl answers.jsonl
-  GREENSCALE_BACKEND=echo greenscale-worker batch prompts.jsonl answers.jsonl
-  jq -r '.response.body.choices[0].message.content' answers.jsonl
-  jq -c 'select(.error) | [.custom_id, .error]' answers.jsonl"""
+
+NEYSA_API_KEY=… greenscale-worker batch prompts.jsonl answers.jsonl
+jq -r '.response.body.choices[0].message.content' answers.jsonl
+jq -c 'select(.error) | [.custom_id, .error]' answers.jsonl"""
+CODES: Final = """\
+  0  all lines are answered
+  1  some failed
+  2  a wrong setting, option or file
+130  stopped by Ctrl-C"""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Register the command."""
-    parser = subparsers.add_parser(
-        "batch",
-        help="answer a file of prompts, without Redis",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    text = "answer a file of prompts, without Redis"
+    parser = add_command(subparsers, "batch", text, DESCRIPTION, notes=NOTES, examples=EXAMPLES, codes=CODES)
     parser.set_defaults(run=run)
     parser.add_argument("source", type=Path, metavar="IN", help="file of prompts")
     parser.add_argument("target", type=Path, metavar="OUT", help="file to append to; is made where there is none")
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         )
     except OSError as error:
         raise ConfigError(f"{error.filename or args.target}: {error.strerror or error}") from None
-    stopped_by = asyncio.run(drive(batch, backend))
+    stopped_by = interrupt.run(drive(batch, backend))
     hint(_summary(batch.tally))
     if batch.tally.failed:
         hint(_reasons(batch.tally, args.target))
@@ -182,12 +182,14 @@ async def _bar(tally: "Tally") -> AsyncIterator[None]:
         yield
         return
     from greenscale_worker.cli.progress import Bar  # noqa: PLC0415  only those who see it pay for it
+    from greenscale_worker.telemetry import log_above  # noqa: PLC0415  as above
 
     Bar.monitor_interval = 0  # a thread that would wake a sleeping bar; this one is drawn in any case
     with Bar(total=tally.total, unit=" lines", dynamic_ncols=True, smoothing=0) as bar:
         drawing = asyncio.create_task(_draw_for_ever(bar, tally))
         try:
-            with redirect_stdout(_above(bar, sys.stdout)), redirect_stderr(_above(bar, sys.stderr)):
+            above = _above(bar, sys.stderr)
+            with log_above(above), redirect_stdout(_above(bar, sys.stdout)), redirect_stderr(above):
                 yield
         finally:
             drawing.cancel()

@@ -6,7 +6,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
 from greenscale_worker.cli.opening import settings_of_command
-from greenscale_worker.cli.terminal import bold, columns, say, say_json
+from greenscale_worker.cli.terminal import bold, columns, facts, say, say_json
+from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,16 +16,21 @@ if TYPE_CHECKING:
 
 DESCRIPTION: Final = """\
 Show every setting, its value and where it came from; secrets are masked. Below
-them: the endpoint and the Redis that they amount to, or why the worker would
-not start."""
+them: the endpoint and the Redis that they amount to, or why a worker would not
+start."""
 
-EPILOG: Final = """\
-examples:
-  greenscale-worker config
-  greenscale-worker config --json | jq '.settings.GREENSCALE_CONCURRENCY'
-  greenscale-worker config --markdown | diff docs/configuration.md -
+EXAMPLES: Final = """\
+greenscale-worker config
+greenscale-worker config --json | jq '.settings.GREENSCALE_CONCURRENCY'
+greenscale-worker config --markdown | diff docs/configuration.md -"""
+CODES: Final = """\
+0  shown
+2  a wrong setting or option"""
 
-exit codes: 0 shown; 2 a value is not accepted"""
+UP_SIMULATES: Final = (
+    "none is set: `greenscale-worker up` simulates one; any other worker, and `batch`, would not start without"
+    " NEYSA_API_KEY, or OPENAI_API_KEY and GREENSCALE_MODEL"
+)
 
 PAGE: Final = """\
 <!-- Written by `greenscale-worker config --markdown` from src/greenscale_worker/config/settings.py; do not edit. -->
@@ -42,8 +48,8 @@ A `.env` may have come with a folder that somebody else made, so it is trusted w
 - A key, `GREENSCALE_ENDPOINT_HEADERS` or `REDIS_PASSWORD` goes only to the host that the same source names, or to the
   default one: a key from the environment and a URL from `.env` are refused, and so are the two the other way round, and
   a `.env` that names the certificates to trust for a host that gets a key from the environment.
-- `greenscale-worker --env-file FILE` (before the command, if there is one) reads that file instead and trusts it like
-  the environment.
+- `--env-file FILE`, an option of `greenscale-worker` and of each of its commands, reads that file instead and trusts it
+  like the environment.
 
 - A variable that is empty is as good as none, except the two keys: there it means an endpoint without keys. An empty
   variable in the environment also undoes the one in `.env`.
@@ -69,13 +75,13 @@ A key is sent to the URL of its own pair and nowhere else; `NEYSA_…` goes befo
 | set | set | any | any | `NEYSA_API_URL` | `NEYSA_API_KEY` |
 | not set | empty | any | any | `{neysa}` | none |
 | set | empty | any | any | `NEYSA_API_URL` | none |
-| set | not set | any | any | nowhere: `NEYSA_API_KEY` is not set | |
+| set | not set | any | any | nowhere: `NEYSA_API_URL` is set without `NEYSA_API_KEY` | |
 | not set | not set | not set | set | `{openai}/chat/completions` | `OPENAI_API_KEY` |
 | not set | not set | set | set | `OPENAI_BASE_URL` + `/chat/completions` | `OPENAI_API_KEY` |
 | not set | not set | set | empty | `OPENAI_BASE_URL` + `/chat/completions` | none |
 | not set | not set | not set | empty | nowhere: `OPENAI_API_KEY` is empty | |
-| not set | not set | set | not set | nowhere: `OPENAI_API_KEY` is not set | |
-| not set | not set | not set | not set | nowhere: `NEYSA_API_KEY` is not set | |
+| not set | not set | set | not set | nowhere: `OPENAI_BASE_URL` is set without `OPENAI_API_KEY` | |
+| not set | not set | not set | not set | nowhere: no endpoint is set | |
 
 Where jobs go by `OPENAI_…`, `GREENSCALE_MODEL` must be set, but not for a `batch`: of its lines, those that name no
 model fail. An endpoint by `http://` is asked directly, one by `https://` through `HTTPS_PROXY` unless `NO_PROXY` names
@@ -97,13 +103,8 @@ and the same with `rediss` for `redis` where there is TLS; only then the files o
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Register the command."""
-    parser = subparsers.add_parser(
-        "config",
-        help="show every setting, its value and where it came from",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    text = "show every setting, its value and where it came from"
+    parser = add_command(subparsers, "config", text, DESCRIPTION, examples=EXAMPLES, codes=CODES)
     parser.set_defaults(run=run)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="one line of JSON")
@@ -187,7 +188,7 @@ def _as_text(settings: "Settings") -> str:
             lines += ["", bold(headings[number])]
         lines.append(line)
     verdicts = [(f"  {what}", "  ".join(facts.values())) for what, facts in _in_force(settings)]
-    return "\n".join([*lines[1:], "", bold("In force"), columns(verdicts)])
+    return "\n".join([*lines[1:], "", bold("In force"), facts(verdicts)])
 
 
 def _as_json(settings: "Settings") -> dict[str, Any]:
@@ -205,7 +206,7 @@ def _as_json(settings: "Settings") -> dict[str, Any]:
 
 def _in_force(settings: "Settings") -> list[tuple[str, dict[str, str]]]:
     """What the settings amount to, or why they amount to nothing."""
-    from greenscale_worker.config import chat_options, redis_options  # noqa: PLC0415  as above
+    from greenscale_worker.config import chat_options, has_endpoint, redis_options  # noqa: PLC0415  as above
     from greenscale_worker.config.rules import masked  # noqa: PLC0415  as above
 
     found: list[tuple[str, dict[str, str]]] = []
@@ -213,7 +214,9 @@ def _in_force(settings: "Settings") -> list[tuple[str, dict[str, str]]]:
         chat = chat_options(settings)
         found.append(("endpoint", {"url": masked(chat.url), "model": str(chat.model)}))
     except ConfigError as error:
-        if settings.backend == "chat":
+        if settings.backend == "chat" and not has_endpoint(settings):
+            found.append(("endpoint", {"error": UP_SIMULATES}))
+        elif settings.backend == "chat":
             found.append(("endpoint", {"error": str(error)}))
     try:
         found.append(("redis", {"url": masked(redis_options(settings).url)}))

@@ -10,6 +10,7 @@ from greenscale_worker.cli.opening import with_client
 from greenscale_worker.cli.terminal import (
     age,
     columns,
+    facts,
     harmless,
     hint,
     moment,
@@ -19,6 +20,7 @@ from greenscale_worker.cli.terminal import (
     since_of,
     whole_number,
 )
+from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,21 +36,30 @@ Dead letters are jobs that have failed for good: bad input, a refusal, too many
 tries. They keep their payload as it was pushed, and stay until they are
 replayed or purged."""
 
-EPILOG: Final = """\
-examples:
-  greenscale-worker dead list --limit 20
-  greenscale-worker dead codes
-  greenscale-worker dead show test-001
-  greenscale-worker dead replay test-001
-  greenscale-worker dead replay --code http_400 --since 14:30
-  greenscale-worker dead purge --older-than 7d --code not_json --dry-run
-
+SINCE: Final = """\
 --since takes a time, 2030-01-02T03:04:05Z or 03:04:05 of the last 24 hours (UTC
-unless it has an offset), or an age: 30m, 12h, 7d.
+unless it has an offset), or an age: 30m, 12h, 7d."""
+EXAMPLES: Final = {
+    "list": "greenscale-worker dead list --limit 20\ngreenscale-worker dead list --code http_400 --since 14:30",
+    "codes": "greenscale-worker dead codes",
+    "show": "greenscale-worker dead show test-001",
+    "replay": "greenscale-worker dead replay test-001\ngreenscale-worker dead replay --code http_400 --since 14:30",
+    "purge": "greenscale-worker dead purge --older-than 7d --code not_json --dry-run",
+}
+DONE: Final = """\
+0  done
+1  Redis does not answer
+2  a wrong setting or option"""
+NO_SUCH: Final = f"{DONE}\n3  there is no such dead letter"
+CODES: Final = {
+    "list": NO_SUCH,
+    "codes": DONE,
+    "show": NO_SUCH,
+    "replay": NO_SUCH.replace("1  ", "1  some could not be replayed; or "),
+    "purge": NO_SUCH,
+}
 
-exit codes: 0 done; 1 some could not be replayed, or Redis does not answer;
-2 wrong setting or option; 3 there is no such dead letter"""
-
+WITH_SINCE: Final = ("list", "replay")
 NOT_FOUND: Final = "there is no such dead letter"
 SHOWN: Final = 100
 UNTOLD: Final[dict[str, str]] = {
@@ -59,13 +70,9 @@ UNTOLD: Final[dict[str, str]] = {
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Register the command and its five actions."""
-    dead = subparsers.add_parser(
-        "dead",
-        help="list, count, show, replay or purge jobs that have failed for good",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    text = "list, count, show, replay or purge jobs that have failed for good"
+    examples = "\n".join(EXAMPLES.values())
+    dead = add_command(subparsers, "dead", text, DESCRIPTION, notes=SINCE, examples=examples, codes=CODES["replay"])
     actions = dead.add_subparsers(title="actions", metavar="ACTION", required=True)
 
     listing = _action(actions, "list", "list them, the latest first", _list)
@@ -99,7 +106,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _action(actions: Any, name: str, text: str, use: "Use") -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    description, notes = text[0].upper() + text[1:] + ".", SINCE if name in WITH_SINCE else ""
+    parser = add_command(actions, name, text, description, notes=notes, examples=EXAMPLES[name], codes=CODES[name])
     parser.set_defaults(run=lambda args: with_client(partial(use, args)))
     return parser
 
@@ -146,7 +154,7 @@ async def _list(args: argparse.Namespace, client: "QueueClient", _settings: "Set
             for each in letters
         ]
         say(columns(rows, head=("ID", "JOB", "DIED", "CODE", "MESSAGE"), cut=True))
-    else:
+    elif await _knows(args.code, client):
         hint("there are no dead letters" + ("" if which == type(which)() else " of this kind"))
     if more:
         total = "" if args.after else f" of {await client.dead_count(which):,}"
@@ -165,8 +173,7 @@ async def _codes(args: argparse.Namespace, client: "QueueClient", _settings: "Se
     if args.json:
         say_json(counts)
     elif counts:
-        rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        say(columns([(f"{count:>7,}", code) for code, count in rows], head=("LETTERS", "CODE")))
+        say(columns([(f"{count:>7,}", code) for code, count in _by_count(counts)], head=("LETTERS", "CODE")))
     else:
         hint("there are no dead letters")
     return 0
@@ -199,8 +206,21 @@ def _print(letter: "DeadLetter", *, as_json: bool) -> None:
         ("crashes", str(letter.crashes)),
         ("bytes", str(len(letter.payload))),
     ]
-    say(columns(rows))
+    say(facts(rows))
     say("\n" + harmless(letter.payload.decode(errors="backslashreplace")))
+
+
+async def _knows(code: str | None, client: "QueueClient") -> bool:
+    """Say whether any dead letter has this code; where none has, tell which codes there are."""
+    if code is None or code in (counts := await client.dead_codes()):
+        return True
+    there_are = ", ".join(f"{each} ({count:,})" for each, count in _by_count(counts)) or "no dead letters at all"
+    hint(f"no dead letter has the code {code!r}; there are: {there_are}")
+    return False
+
+
+def _by_count(counts: dict[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 async def _replay(args: argparse.Namespace, client: "QueueClient", _settings: "Settings") -> int:
@@ -210,16 +230,19 @@ async def _replay(args: argparse.Namespace, client: "QueueClient", _settings: "S
         raise ConfigError("dead replay: expected: ids, or --all, or --code, or --since")
     if args.id:
         return await _replay_ids(args, client)
+    known = await _knows(args.code, client)
     found = client.dead(which, limit=args.limit, oldest_first=True, payloads=False)
     ids = [letter.id async for letter in found]
     if args.dry_run:
         say(f"to be replayed: {len(ids)}")
-        return 0
+        return 0 if known else UNKNOWN
     answers = await client.replay_many(ids)
     for letter_id, answer in zip(ids, answers, strict=True):
         if answer != "replayed":
             hint(f"{letter_id}: {UNTOLD[answer]}")
     say(f"replayed: {answers.count('replayed')}")
+    if not known:
+        return UNKNOWN
     return 0 if answers.count("replayed") == len(ids) else FAILED
 
 
@@ -240,10 +263,11 @@ async def _replay_ids(args: argparse.Namespace, client: "QueueClient") -> int:
 
 
 async def _purge(args: argparse.Namespace, client: "QueueClient", _settings: "Settings") -> int:
+    known = await _knows(args.code, client)
     if args.dry_run:
         from greenscale_worker.queues import DeadFilter  # noqa: PLC0415  as above
 
         say(f"to be purged: {await client.dead_count(DeadFilter(code=args.code, older_than=args.older_than))}")
     else:
         say(f"purged: {await client.purge(older_than=args.older_than, code=args.code)}")
-    return 0
+    return 0 if known else UNKNOWN

@@ -1,7 +1,6 @@
 """`greenscale-worker demo`: fifty prompts and their answers, with nothing to set up."""
 
 import argparse
-import asyncio
 import shutil
 import sys
 import tempfile
@@ -13,9 +12,11 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from greenscale_worker.cli import interrupt
 from greenscale_worker.cli.batch import DRAIN_SECONDS, drive, exit_code, log_beside_a_bar
 from greenscale_worker.cli.opening import open_configured_backend, settings_of_command
 from greenscale_worker.cli.terminal import bold, columns, harmless, own_name, say
+from greenscale_worker.cli.usage import add_command
 
 if TYPE_CHECKING:
     from greenscale_worker.backends import Backend
@@ -35,31 +36,27 @@ simulated one, in this process, that takes its time and refuses or drops some
 calls, as real ones do: no Redis, no key, no network. --real asks the endpoint
 of your settings instead (greenscale-worker config), and costs what that costs."""
 
-EPILOG: Final = """\
-exit codes: 0 all prompts are answered; 1 some failed; 2 a wrong setting
-(--real); 130 stopped by Ctrl-C
-
-examples:
-  greenscale-worker demo
-  NEYSA_API_KEY=… greenscale-worker demo --real"""
+EXAMPLES: Final = """\
+greenscale-worker demo
+NEYSA_API_KEY=… greenscale-worker demo --real"""
+CODES: Final = """\
+  0  all prompts are answered
+  1  some failed
+  2  a wrong option, or with --real: a wrong setting
+130  stopped by Ctrl-C"""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Register the command."""
-    parser = subparsers.add_parser(
-        "demo",
-        help="see it work: fifty prompts, no Redis, no key",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    text = "see it work: fifty prompts, no Redis, no key"
+    parser = add_command(subparsers, "demo", text, DESCRIPTION, examples=EXAMPLES, codes=CODES)
     parser.set_defaults(run=run)
     parser.add_argument("--real", action="store_true", help="ask the endpoint of your settings")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the bundled prompts through `batch`. Raises ConfigError; OSError where what it says cannot be written."""
-    return asyncio.run(_run(_real() if args.real else _simulated()))
+    return interrupt.run(_run(_real() if args.real else _simulated()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from greenscale_worker.cli import FAILED, UNFINISHED, UNKNOWN
 from greenscale_worker.cli.opening import with_client
-from greenscale_worker.cli.terminal import columns, harmless, hint, moment, one_line, say, say_json, seconds_of
+from greenscale_worker.cli.terminal import facts, fitted, harmless, hint, moment, one_line, say, say_json, seconds_of
+from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,28 +38,44 @@ CANCEL: Final = """\
 End a job that has not finished. If it runs, its call is cut off; if no worker
 has claimed it yet, it is ended when one does. That holds for seven days, also
 for a job that is only handed in later: the next job with this id is cancelled,
-and the one after it runs."""
+and the one after it runs. --undo takes that back, as long as no job has been
+ended by it."""
 
 CODES: Final = {
-    "status": "exit codes: 0 there is a record; 1 Redis does not answer; 2 wrong setting;\n3 unknown or waiting",
-    "result": "exit codes: 0 answered; 1 it failed or was cancelled, or Redis does not answer\n"
-    "(with --wait it is waited for); 2 wrong setting; 3 unknown or waiting, or the\n"
-    "answer is kept no longer; 4 not finished yet; 130 Ctrl-C: the job goes on",
-    "cancel": "exit codes: 0 cancelled, or will be when it is claimed; 1 it had finished\n"
-    "before, or Redis does not answer; 2 wrong setting or id; 3 nobody knows such a\n"
-    "job: a slip, or it was pushed by hand and waits",
+    "status": """\
+0  there is a record
+1  Redis does not answer
+2  a wrong setting or option
+3  unknown or waiting""",
+    "result": """\
+  0  answered
+  1  it failed or was cancelled; or Redis does not answer (--wait waits)
+  2  a wrong setting or option
+  3  unknown or waiting, or the answer is kept no longer
+  4  not finished yet
+130  Ctrl-C: the job goes on""",
+    "cancel": """\
+0  cancelled, or will be when it is claimed; --undo: taken back
+1  it had finished before; or Redis does not answer
+2  a wrong setting, option or id
+3  nobody knows such a job: a slip, or it was pushed by hand and waits;
+   --undo: there is no cancellation that could be taken back""",
 }
 EXAMPLES: Final = {
-    "status": "example:\n  greenscale-worker status test-001",
-    "result": "examples:\n  greenscale-worker result test-001\n"
-    "  greenscale-worker result test-001 --wait --timeout 10m",
-    "cancel": "example:\n  greenscale-worker cancel test-001",
+    "status": "greenscale-worker status test-001",
+    "result": "greenscale-worker result test-001\ngreenscale-worker result test-001 --wait --timeout 10m",
+    "cancel": "greenscale-worker cancel test-001\ngreenscale-worker cancel test-001 --undo",
 }
 CANCELLATIONS: Final = {
     "cancelled": " is cancelled",
-    "will_be_cancelled": " will be cancelled when a worker claims it",
+    "will_be_cancelled": " will be cancelled when a worker claims it; `cancel {id} --undo` takes that back",
     "finished": " had finished before",
-    "unknown": ": no such job is known. Check the id; if the job was pushed by hand and waits, it will be cancelled",
+    "unknown": ": no such job is known; the next one with this id will be cancelled, within seven days."
+    " If the id is a slip: `cancel {id} --undo`",
+}
+UNDONE: Final = {
+    True: ": the cancellation is taken back; a job with this id will run",
+    False: ": there is no cancellation that could be taken back",
 }
 
 
@@ -70,15 +87,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         ("cancel", "end a job that has not finished", CANCEL, _cancel),
     )
     for name, text, description, use in commands:
-        parser = subparsers.add_parser(
-            name,
-            help=text,
-            description=description,
-            epilog=f"{EXAMPLES[name]}\n\n{CODES[name]}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        parser = add_command(subparsers, name, text, description, examples=EXAMPLES[name], codes=CODES[name])
         parser.add_argument("job_id", metavar="ID", help="the job's id")
         parser.add_argument("--json", action="store_true", help="one line of JSON")
+        if name == "cancel":
+            parser.add_argument("--undo", action="store_true", help="take a cancellation back that has ended no job")
         if name == "result":
             parser.add_argument("--wait", action="store_true", help="wait until the job has ended")
             parser.add_argument(
@@ -112,7 +125,7 @@ async def _status(args: argparse.Namespace, client: "QueueClient", _settings: "S
     if args.json:
         say_json(readable(args.job_id, record))
     elif record:
-        say(columns(_rows(record)))
+        say(facts(_rows(record)))
     else:
         say(UNKNOWN_TEXT)
     return 0 if record else UNKNOWN
@@ -187,9 +200,20 @@ def _is_open(record: dict[str, str]) -> bool:
 
 
 async def _cancel(args: argparse.Namespace, client: "QueueClient", _settings: "Settings") -> int:
+    if args.undo:
+        return await _undo(args, client)
     answer = await client.cancel(args.job_id)
     if args.json:
         say_json({"job_id": args.job_id, "cancellation": answer})
     else:
-        say(f"{args.job_id}{CANCELLATIONS[answer]}")
+        say(fitted(args.job_id + CANCELLATIONS[answer].format(id=args.job_id), sys.stdout))
     return {"finished": FAILED, "unknown": UNKNOWN}.get(answer, 0)
+
+
+async def _undo(args: argparse.Namespace, client: "QueueClient") -> int:
+    undone = await client.uncancel(args.job_id)
+    if args.json:
+        say_json({"job_id": args.job_id, "undone": undone})
+    else:
+        say(args.job_id + UNDONE[undone])
+    return 0 if undone else UNKNOWN

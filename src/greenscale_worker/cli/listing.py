@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from greenscale_worker.cli.opening import with_client
 from greenscale_worker.cli.terminal import age, columns, hint, say, say_json, whole_number
+from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ STATES: "Final[tuple[State, ...]]" = (
     "cancelled",
 )
 COUNTED: Final = {"running", "waiting", "delayed", "held"}
+IDLE: Final = {"waiting", "cancelling"}
+PAUSED: Final = "paused"
 HEAD: Final = ("ID", "STATE", "AGE", "ATTEMPTS", "WORKER, OR WHY")
 
 DESCRIPTION: Final = """\
@@ -40,30 +43,25 @@ that ended, the latest first.
   ATTEMPTS  how often it was run, the run under way among them; runs that a
             crash cut off are not, and stand in the last column
   WORKER    who runs it, or ran it last
-  WHY       it failed, is delayed or held"""
+  WHY       it failed, is delayed or held, or that the queue is paused"""
 
-EPILOG: Final = """\
-examples:
-  greenscale-worker jobs
-  greenscale-worker jobs --state running
-  greenscale-worker jobs --state delayed --state held
-  greenscale-worker jobs --state failed --code http_400 --limit 0
-  greenscale-worker jobs --json | jq -r 'select(.attempts > 2).job_id'
-
-`status ID` shows one job, `dead list` all that have failed for good.
-
-exit codes: 0 shown; 1 Redis does not answer; 2 wrong setting or option"""
+NOTES: Final = "`status ID` shows one job, `dead list` all that have failed for good."
+EXAMPLES: Final = """\
+greenscale-worker jobs
+greenscale-worker jobs --state running
+greenscale-worker jobs --state delayed --state held
+greenscale-worker jobs --state failed --code http_400 --limit 0
+greenscale-worker jobs --json | jq -r 'select(.attempts > 2).job_id'"""
+CODES: Final = """\
+0  shown
+1  Redis does not answer
+2  a wrong setting or option"""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Register the command."""
-    parser = subparsers.add_parser(
-        "jobs",
-        help="list jobs, and how each stands",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    text = "list jobs, and how each stands"
+    parser = add_command(subparsers, "jobs", text, DESCRIPTION, notes=NOTES, examples=EXAMPLES, codes=CODES)
     parser.add_argument(
         "--state",
         choices=STATES,
@@ -96,8 +94,8 @@ async def _jobs(args: argparse.Namespace, client: "QueueClient", _settings: "Set
             if place > args.skip:
                 say_json(asdict(job)) if args.json else shown.append(job)
     if shown:
-        now = time()
-        say(columns([_row(job, now) for job in shown], head=HEAD, cut=True))
+        now, paused = time(), (await client.depth()).paused
+        say(columns([_row(job, now, paused=paused) for job in shown], head=HEAD, cut=True))
     elif not args.json:
         hint("there are no such jobs" if args.skip or args.state or args.code or args.worker else "there are no jobs")
     if more:
@@ -138,10 +136,16 @@ async def _total(args: argparse.Namespace, client: "QueueClient") -> str:
     return f" of {sum(depth[state] for state in states):,}"
 
 
-def _row(job: "JobInfo", now: float) -> tuple[str, ...]:
+def _row(job: "JobInfo", now: float, *, paused: bool) -> tuple[str, ...]:
     since = {"running": job.claimed_at}.get(job.state, job.finished_at or job.submitted_at)
     passed = "-" if since is None else age(max(0.0, now - since))
-    return job.job_id or "-", job.state, passed, f"{job.attempts:>8}", _told(job, now)
+    return (
+        job.job_id or "-",
+        job.state,
+        passed,
+        f"{job.attempts:>8}",
+        _told(job, now) or (PAUSED if paused and job.state in IDLE else ""),
+    )
 
 
 def _told(job: "JobInfo", now: float) -> str:

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from greenscale_worker.cli import interrupt
 from greenscale_worker.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -90,4 +91,4 @@ def with_client(use: "Callable[[QueueClient, Settings], Awaitable[int]]") -> int
         async with aclosing(await open_client(settings)) as client:
             return await use(client, settings)
 
-    return asyncio.run(command())
+    return interrupt.run(command())

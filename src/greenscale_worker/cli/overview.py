@@ -1,5 +1,6 @@
 """What `queue` shows: how much there is to do, how fast it is done, who does it, and why nothing moves."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from textwrap import wrap
@@ -11,7 +12,11 @@ from greenscale_worker.queues import Depth, JobFilter, LiveWorker, QueueClient
 
 WIDTH: Final = 80
 MOST_READ: Final = 2000  # of the jobs that run
+SECONDS: Final = re.compile(r"\b\d+ s\b")
 MINUTE: Final = 60
+PAUSED: Final = "paused: `greenscale-worker resume` ends it"
+DELAYED: Final = "delayed"
+NO_WORKER: Final = "no worker is alive"
 SHOWN: Final = 2  # of what workers say, where they do not say the same
 COUNTED: Final = ("waiting", "running", "delayed", "held", "dead")
 
@@ -37,20 +42,29 @@ class Overview:
     @property
     def why(self) -> str | None:
         """Why nothing moves, in a line; None where there is nothing to do, or something moves."""
-        depth, reasons = self.depth, list[str]()
+        return "; ".join(self.reasons().values()) or None
+
+    def reasons(self, *, patience: float = 0.0) -> dict[str, str]:
+        """Why nothing moves, each by a key that stays the same as long as the reason does.
+
+        That nothing succeeds is one only after so many seconds.
+        """
+        depth, reasons = self.depth, dict[str, str]()
         if depth.paused:
-            reasons.append("paused: `greenscale-worker resume` ends it")
+            reasons[PAUSED] = PAUSED
         if self._open and not self.workers:
-            reasons.append("no worker is alive")
+            reasons[NO_WORKER] = NO_WORKER
         whys = {worker.why for worker in self.workers}
         if self._open and whys and None not in whys:
-            reasons.append(f"no worker sends: {' / '.join(sorted(filter(None, whys))[:SHOWN])}")
-        if self._open and depth.failing_seconds is not None:
-            reasons.append(f"no success for {age(depth.failing_seconds)}: {depth.failing_by or 'a call failed'}")
+            told = " / ".join(sorted(filter(None, whys))[:SHOWN])
+            reasons[SECONDS.sub("", told)] = f"no worker sends: {told}"
+        if self._open and depth.failing_seconds is not None and depth.failing_seconds >= patience:
+            by = depth.failing_by or "a call failed"
+            reasons[by] = f"no success for {age(depth.failing_seconds)}: {by}"
         only_delayed = depth.delayed == self._open
         if only_delayed and self.next_due_seconds is not None and not reasons:
-            reasons.append(f"all wait for their time; the next is due in {age(self.next_due_seconds)}")
-        return "; ".join(reasons) or None
+            reasons[DELAYED] = f"all wait for their time; the next is due in {age(self.next_due_seconds)}"
+        return reasons
 
     @property
     def eta_seconds(self) -> float | None:
@@ -111,14 +125,15 @@ class Overview:
         return columns(rows, head=("worker", "heartbeat", "running", "longest"), cut=True)
 
 
-async def look(client: QueueClient) -> Overview:
-    """Read all of it. Raises QueueUnavailableError."""
+async def look(client: QueueClient, *, with_loads: bool = True) -> Overview:
+    """Read all of it, what each worker runs only where that is wanted. Raises QueueUnavailableError."""
     depth, workers, rate = await client.depth(), await client.workers(), await client.rate()
     next_due: float | None = None
     if depth.delayed:
         async for job in client.jobs(JobFilter(state="delayed"), limit=1):
             next_due = None if job.due_at is None else max(0.0, job.due_at - time())
-    return Overview(depth, workers, await _loads(client, depth, workers), rate, next_due)
+    loads = await _loads(client, depth, workers) if with_loads else None
+    return Overview(depth, workers, loads, rate, next_due)
 
 
 async def _loads(client: QueueClient, depth: Depth, workers: Sequence[LiveWorker]) -> dict[str, Load] | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from greenscale_worker.cli.opening import with_client
 from greenscale_worker.cli.terminal import say, say_json, seconds_of
+from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import QueueUnavailableError
 
 if TYPE_CHECKING:
@@ -37,13 +38,15 @@ Below: how many jobs end, of late, and when all are done at that rate; why
 nothing moves, where nothing does; and which workers are alive, how many jobs
 each runs, and for how long the longest of them has run."""
 
-QUEUE_EPILOG: Final = """\
-examples:
-  greenscale-worker queue
-  greenscale-worker queue --watch
-  greenscale-worker queue --json | jq .waiting
-
-exit codes: 0 shown; 1 Redis does not answer; 2 wrong setting; 130 Ctrl-C"""
+QUEUE_EXAMPLES: Final = """\
+greenscale-worker queue
+greenscale-worker queue --watch
+greenscale-worker queue --json | jq .waiting"""
+QUEUE_CODES: Final = """\
+  0  shown
+  1  Redis does not answer (--watch waits for it)
+  2  a wrong setting or option
+130  Ctrl-C"""
 
 PAUSE: Final = """\
 Let no worker claim a job until `greenscale-worker resume`; what runs goes on.
@@ -54,18 +57,16 @@ RESUME: Final = """\
 Let the workers claim jobs again. The command that lets KEDA scale again is
 printed."""
 
-PAUSE_EPILOG: Final = "exit codes: 0 done; 1 Redis does not answer; 2 wrong setting"
+CODES: Final = """\
+0  done, or it was so already
+1  Redis does not answer
+2  a wrong setting or option"""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Register the three commands."""
-    look = subparsers.add_parser(
-        "queue",
-        help="show what there is to do, and who does it",
-        description=QUEUE,
-        epilog=QUEUE_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    text = "show what there is to do, and who does it"
+    look = add_command(subparsers, "queue", text, QUEUE, examples=QUEUE_EXAMPLES, codes=QUEUE_CODES)
     look.add_argument(
         "--watch",
         nargs="?",
@@ -80,13 +81,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         ("pause", "let no worker claim a job until `resume`", PAUSE),
         ("resume", "end a pause", RESUME),
     ):
-        parser = subparsers.add_parser(
-            name,
-            help=text,
-            description=description,
-            epilog=PAUSE_EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        parser = add_command(subparsers, name, text, description, examples=f"greenscale-worker {name}", codes=CODES)
         parser.set_defaults(run=lambda _args, use=_pause if name == "pause" else _resume: with_client(use))
 
 
@@ -128,14 +123,17 @@ def _name(settings: "Settings") -> str:
 
 
 async def _pause(client: "QueueClient", settings: "Settings") -> int:
+    was_paused = (await client.depth()).paused
     await client.pause()
-    say(f"{_name(settings)} is paused: what runs goes on, nothing more is claimed.\nTo pause KEDA's scaler, too:")
-    say(f"{SCALED_OBJECT} {ANNOTATION}=true --overwrite")
+    is_paused = "was paused already" if was_paused else "is paused"
+    say(f"The queue {_name(settings)!r} {is_paused}: what runs goes on, nothing more is claimed.")
+    say(f"To pause KEDA's scaler, too:\n{SCALED_OBJECT} {ANNOTATION}=true --overwrite")
     return 0
 
 
 async def _resume(client: "QueueClient", settings: "Settings") -> int:
-    await client.resume()
-    say(f"{_name(settings)} goes on. To let KEDA scale again:")
-    say(f"{SCALED_OBJECT} {ANNOTATION}-")
+    was_paused = (await client.depth()).paused
+    await client.resume()  # also where it was not: a worker that has missed the end of a pause is woken
+    say(f"The queue {_name(settings)!r} {'goes on' if was_paused else 'was not paused'}.")
+    say(f"To let KEDA scale again:\n{SCALED_OBJECT} {ANNOTATION}-")
     return 0

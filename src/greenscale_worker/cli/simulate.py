@@ -4,11 +4,14 @@ import argparse
 import asyncio
 import os
 import signal
-import sys
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from greenscale_worker.cli import interrupt
 from greenscale_worker.cli.streams import is_of_stdout
+from greenscale_worker.cli.terminal import text_of, within
+from greenscale_worker.cli.usage import add_command
+from greenscale_worker.errors import ConfigError
 
 if TYPE_CHECKING:
     from greenscale_worker.simulator import SimulatorOptions
@@ -22,7 +25,7 @@ of a request depends on the seed, on its job (its field "user", else its
 messages) and on how often that job was seen: the same seed repeats the same
 run, in whatever order requests arrive."""
 
-EPILOG = """\
+NOTES = """\
 while it runs:
   GET /stats     requests in all, by outcome and by job; in flight now and at
                  most; arrivals that did not wait for Retry-After
@@ -30,32 +33,28 @@ while it runs:
                  for -, and {} for none; also "cut": "before" or "amid" and
                  "malformed": "html", "half" or "no_choices"
 
-examples:
-  greenscale-worker simulate --latency 0.2
-  greenscale-worker simulate --ttft 0.3 --per-token 0.02 --rate-429 0.05
-  curl -d '{"rate_5xx": 1, "status_5xx": 503}' http://127.0.0.1:8000/faults
-
 Give the worker the URL that is printed; NEYSA_API_KEY is then the --api-key,
-or empty (NEYSA_API_KEY=) where there is none.
-
-exit codes: 0 stopped by SIGINT or SIGTERM; 2 wrong option, or port in use"""
+or empty (NEYSA_API_KEY=) where there is none."""
+EXAMPLES = """\
+greenscale-worker simulate --latency 0.2
+greenscale-worker simulate --ttft 0.3 --per-token 0.02 --rate-429 0.05
+curl -d '{"rate_5xx": 1, "status_5xx": 503}' http://127.0.0.1:8000/faults"""
+CODES = """\
+0  stopped by SIGINT or SIGTERM
+2  a wrong option, or a port that is in use"""
+LONGEST_SECONDS = 86_400
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Register the command."""
-    parser = subparsers.add_parser(
-        "simulate",
-        help="serve a simulated endpoint, with faults on request",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    text = "serve a simulated endpoint, with faults on request"
+    parser = add_command(subparsers, "simulate", text, DESCRIPTION, notes=NOTES, examples=EXAMPLES, codes=CODES)
     parser.set_defaults(run=run)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument(
         "--port", type=_port, default=8000, help="port to listen on, 0 for a free one (default: %(default)s)"
     )
-    parser.add_argument("--api-key", metavar="KEY", help="refuse requests without this key with 401")
+    parser.add_argument("--api-key", type=text_of, metavar="KEY", help="refuse requests without this key with 401")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which run to play (default: 0)")
 
     time = parser.add_argument_group("time of an answer, in seconds")
@@ -68,7 +67,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     _add(faults, "--retry-after", "S", 1.0, "what a 429 says in Retry-After; 0: nothing")
     _add(faults, "--rate-5xx", "RATE", 0.0, "server errors")
     faults.add_argument(
-        "--status-5xx", type=int, metavar="CODE", help="their status (default: one of 500, 502 and 503)"
+        "--status-5xx", type=within(500, 599, int), metavar="CODE", help="their status (default: 500, 502 or 503)"
     )
     _add(faults, "--rate-hang", "RATE", 0.0, "requests that are never answered")
     _add(faults, "--rate-cut", "RATE", 0.0, "connections closed before or amid the answer")
@@ -78,7 +77,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add(group: "argparse._ArgumentGroup", option: str, metavar: str, default: float, text: str) -> None:
-    group.add_argument(option, type=float, metavar=metavar, default=default, help=f"{text} (default: %(default)g)")
+    most = 1 if metavar == "RATE" else LONGEST_SECONDS
+    group.add_argument(
+        option, type=within(0, most), metavar=metavar, default=default, help=f"{text} (default: %(default)g)"
+    )
 
 
 def _port(text: str) -> int:
@@ -88,7 +90,7 @@ def _port(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGINT or SIGTERM: exit code 0; 2 where an option is wrong or the port is in use."""
+    """Serve until SIGINT or SIGTERM. Raises ConfigError where options contradict each other or the port is in use."""
     from pydantic import ValidationError  # noqa: PLC0415  only this command pays for it
 
     from greenscale_worker.simulator import Faults, SimulatorOptions, explain  # noqa: PLC0415  as above
@@ -104,14 +106,16 @@ def run(args: argparse.Namespace) -> int:
             api_key=args.api_key,
         )
     except ValidationError as error:
-        return _fail(explain(error))
+        raise ConfigError(f"simulate: {explain(error)}") from None
     try:
-        asyncio.run(_serve(options, args.host, args.port))
+        interrupt.run(_serve(options, args.host, args.port))
     except OSError as error:
         if is_of_stdout(error):
             raise
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        return _fail(f"cannot listen on {args.host} port {args.port}: {reason}")
+        raise ConfigError(
+            f"simulate: cannot listen on {args.host} port {args.port}: {reason}; expected: a free one, such as --port 0"
+        ) from None
     return 0
 
 
@@ -124,8 +128,3 @@ async def _serve(options: "SimulatorOptions", host: str, port: int) -> None:
     async with running(options, host=host, port=port) as url:
         print(f"listening: NEYSA_API_URL={url}{CHAT_PATH} or OPENAI_BASE_URL={url}/v1", flush=True)  # noqa: T201  the command's output
         await stopped.wait()
-
-
-def _fail(message: str) -> int:
-    print(f"simulate: {message}", file=sys.stderr)  # noqa: T201  the command's output
-    return 2

@@ -17,6 +17,7 @@ from uuid import uuid4
 from greenscale_worker.cli.jobs import check_kept
 from greenscale_worker.cli.opening import was_interrupted, with_client
 from greenscale_worker.cli.terminal import hint, say, say_json, seconds_of, within
+from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import (
     BadInputError,
     ConfigError,
@@ -45,27 +46,23 @@ and from the options. So the same command may be run again after a failure:
 what waits, runs or has an answer is not handed in twice. To ask the same
 again on purpose: --metadata run=2."""
 
-EPILOG: Final = """\
-examples:
-  greenscale-worker submit "What is 2+2?" --wait
-  greenscale-worker submit --file question.txt --id test-001
-  git diff | greenscale-worker submit --wait --metadata team=search
-  greenscale-worker submit --jsonl jobs.jsonl --wait --json > answers.jsonl
-
-exit codes: 0 handed in, with --wait: all answered; 1 with --wait: some failed,
-or Redis does not answer; 2 wrong setting, option or input; 4 with --timeout:
-some have not finished yet; 130 Ctrl-C: what was handed in goes on"""
+EXAMPLES: Final = """\
+greenscale-worker submit "What is 2+2?" --wait
+greenscale-worker submit --file question.txt --id test-001
+git diff | greenscale-worker submit --wait --metadata team=search
+greenscale-worker submit --jsonl jobs.jsonl --wait --json > answers.jsonl"""
+CODES: Final = """\
+  0  handed in; with --wait: all are answered
+  1  with --wait: some failed; or Redis does not answer
+  2  a wrong setting, option or input
+  4  with --timeout: some have not finished yet
+130  Ctrl-C: what was handed in goes on"""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Register the command."""
-    parser = subparsers.add_parser(
-        "submit",
-        help="hand in jobs, and wait for their answers",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    text = "hand in jobs, and wait for their answers"
+    parser = add_command(subparsers, "submit", text, DESCRIPTION, examples=EXAMPLES, codes=CODES)
     parser.set_defaults(run=run)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("prompt", nargs="?", help="the prompt; - or nothing: all of stdin")
@@ -77,7 +74,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     job.add_argument("--model", help="the model to ask")
     job.add_argument("--temperature", type=within(0, 2), metavar="T", help="from 0 to 2")
     job.add_argument("--max-tokens", type=within(1, MOST_TOKENS, int), metavar="N", help="limit of the answer's tokens")
-    job.add_argument("--deadline", metavar="TIME", help="not to be run after it; RFC 3339, as 2030-01-02T03:04:05Z")
+    job.add_argument(
+        "--deadline", type=_deadline, metavar="TIME", help="not to be run after, such as 2030-01-02T03:04:05Z"
+    )
     job.add_argument(
         "--metadata", type=_pair, action="append", metavar="KEY=VALUE", help="echoed in the record; may be repeated"
     )
@@ -104,6 +103,14 @@ def _pair(text: str) -> tuple[str, str]:
     if not (key and separator):
         raise argparse.ArgumentTypeError(f"{text!r} is not accepted; KEY=VALUE is expected")
     return key, value
+
+
+def _deadline(text: str) -> str:
+    from greenscale_worker.job import DEADLINE_ACCEPTED, is_deadline  # noqa: PLC0415  only this option pays for it
+
+    if not is_deadline(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no such time; {DEADLINE_ACCEPTED}")
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +239,8 @@ def _written(where: str, job: dict[str, Any]) -> bytes:
 
     try:
         return orjson.dumps(job)
-    except orjson.JSONEncodeError as error:
-        raise ConfigError(f"{where}: {error}; expected: UTF-8") from None
+    except orjson.JSONEncodeError:  # half a surrogate pair, as Python reads bytes that are no UTF-8
+        raise ConfigError(f"{where}: it is not UTF-8; expected: UTF-8") from None
 
 
 def _inputs(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -253,6 +260,9 @@ def _inputs(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
 def _lines(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     import orjson  # noqa: PLC0415  as above
 
+    from greenscale_worker.job import OBJECT_ACCEPTED  # noqa: PLC0415  as above
+    from greenscale_worker.wire_json import fault_of, kind_of  # noqa: PLC0415  as above
+
     for number, line in enumerate(_read(name).split("\n"), start=1):
         if not line.strip():
             continue
@@ -260,9 +270,9 @@ def _lines(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             fields = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            raise ConfigError(f"{where}: not JSON: {error}; expected: a JSON object") from None
+            raise ConfigError(f"{where}: not JSON: {fault_of(error, line.encode())}; {OBJECT_ACCEPTED}") from None
         if not isinstance(fields, dict):
-            raise ConfigError(f"{where}: {type(fields).__name__}; expected: a JSON object")
+            raise ConfigError(f"{where}: {kind_of(fields)}; {OBJECT_ACCEPTED}")
         yield where, fields
 
 
@@ -283,4 +293,5 @@ def _check(where: str, raw: bytes, settings: "Settings") -> str:
     try:
         return check(raw, max_bytes=settings.max_payload_bytes, chat=settings.backend == "chat")
     except BadInputError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        told = str(error)
+        raise ConfigError(told if told.startswith(f"{where}: ") else f"{where}: {told}") from None

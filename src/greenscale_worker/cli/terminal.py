@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import re
 import shutil
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from textwrap import fill
 from time import time
 from typing import Any, Final, TextIO
 
@@ -16,6 +18,8 @@ from greenscale_worker.colour import coloured
 
 UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 WIDEST: Final = 36  # of a cell that others stand behind: a UUID
+WIDTH: Final = 80
+NARROWEST: Final = 20
 LEAST_OF_WORD: Final = 12
 LEAST_OF_TEXT: Final = 40
 INDENT: Final = "    "
@@ -31,10 +35,45 @@ def say(text: str, file: TextIO | None = None) -> None:
 
 
 def hint(text: str) -> None:
-    """Write a line for the person at the terminal, not for a script that reads the output."""
+    """Write a line for the person at the terminal, not for a script that reads the output; see `fitted`."""
     sys.stdout.flush()
     with suppress(OSError):  # a person who cannot be told is no reason to stop
-        say(text, sys.stderr)
+        say(fitted(text, sys.stderr), sys.stderr)
+
+
+def fitted(text: str, stream: TextIO) -> str:
+    """Break lines between words, so that a terminal does not break them within; a path or a URL stays whole.
+
+    Elsewhere a line stays a line, for `grep`, unless COLUMNS says how wide it may be.
+    """
+    edge = edge_of(stream)
+    return text if edge is None else "\n".join(_broken(line, edge) for line in text.split("\n"))
+
+
+def edge_of(stream: TextIO) -> int | None:
+    """Say how many columns a stream has; None: there is no edge."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isascii() and columns.isdecimal():
+        return max(NARROWEST, int(columns))
+    if not stream.isatty():
+        return None
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or WIDTH
+    except (OSError, ValueError):
+        return WIDTH
+
+
+def facts(rows: Sequence[tuple[str, str]]) -> str:
+    """Align names and what is said of them; where there is an edge, the latter goes on below itself."""
+    edge, lines = edge_of(sys.stdout), columns(rows).split("\n")
+    margin = " " * (max(len(one_line(name)) for name, _ in rows) + len("  "))
+    return "\n".join(lines if edge is None else [_broken(line, edge, margin) for line in lines])
+
+
+def _broken(line: str, edge: int, margin: str = "  ") -> str:
+    if len(line) <= edge:
+        return line
+    return fill(line, edge, subsequent_indent=margin, break_long_words=False, break_on_hyphens=False)
 
 
 def say_json(value: Any) -> None:
@@ -77,7 +116,7 @@ def columns(rows: Iterable[Sequence[str]], *, head: Sequence[str] = (), cut: boo
     beginning.
     """
     cells = [list(head)] * bool(head) + [[one_line(cell) for cell in row] for row in rows]
-    lines = _fitted(cells, shutil.get_terminal_size().columns) if cut and sys.stdout.isatty() else _aligned(cells)
+    lines = _fitted(cells, edge_of(sys.stdout) or WIDTH) if cut and sys.stdout.isatty() else _aligned(cells)
     if head:
         lines[0] = bold(lines[0])
     return "\n".join(lines)
@@ -154,6 +193,13 @@ def whole_number(text: str) -> int:
     if not (text.isascii() and text.isdecimal()):
         raise argparse.ArgumentTypeError(f"{text!r} is not accepted; a whole number is expected")
     return int(text)
+
+
+def text_of(text: str) -> str:
+    """Read a text that is not empty; for argparse."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; a text is expected")
+    return text
 
 
 def within(least: float, most: float, of: type[float] = float) -> Callable[[str], float]:

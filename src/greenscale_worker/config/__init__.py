@@ -1,7 +1,25 @@
 """Settings: `settings` declares each of them once, `load` reads them, and `options` says what they mean together."""
 
-from greenscale_worker.config.options import chat_options, own_pod, policy, queue_name, queue_options, redis_options
+from greenscale_worker.config.options import (
+    chat_options,
+    has_endpoint,
+    own_pod,
+    policy,
+    queue_name,
+    queue_options,
+    redis_options,
+)
 from greenscale_worker.config.reading import load
 from greenscale_worker.config.settings import Settings
 
-__all__ = ["Settings", "chat_options", "load", "own_pod", "policy", "queue_name", "queue_options", "redis_options"]
+__all__ = [
+    "Settings",
+    "chat_options",
+    "has_endpoint",
+    "load",
+    "own_pod",
+    "policy",
+    "queue_name",
+    "queue_options",
+    "redis_options",
+]

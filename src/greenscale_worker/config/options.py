@@ -60,6 +60,11 @@ def chat_options(settings: Settings, *, model_optional: bool = False) -> ChatOpt
     )
 
 
+def has_endpoint(settings: Settings) -> bool:
+    """Say whether any setting names an endpoint. Where none does, `up` has a simulated one."""
+    return any(getattr(settings, field) is not None for field in (*NEYSA_PAIR, *OPENAI_PAIR))
+
+
 def redis_options(settings: Settings) -> RedisOptions:
     """Where Redis is and how to be let in. Raises ConfigError for settings that contradict each other."""
     url = _redis_url(settings)
@@ -147,13 +152,16 @@ def _endpoint(settings: Settings) -> tuple[str, SecretStr, str | None]:
     if settings.neysa_api_key is not None:
         return settings.neysa_api_url or NEYSA_URL, settings.neysa_api_key, settings.model or NEYSA_MODEL
     base, key = settings.openai_base_url, settings.openai_api_key
-    accepted = "expected: a key, or nothing for an endpoint without keys"
+    accepted = "expected: the key of that endpoint, or {0}= (set, but empty) where it needs none"
     if settings.neysa_api_url is not None:
-        raise ConfigError(f"NEYSA_API_KEY is not set, and no other key is sent to NEYSA_API_URL; {accepted}")
+        raise ConfigError(f"NEYSA_API_URL is set without NEYSA_API_KEY; {accepted.format('NEYSA_API_KEY')}")
     if key is None and base is not None:
-        raise ConfigError(f"OPENAI_API_KEY is not set, and no other key is sent to OPENAI_BASE_URL; {accepted}")
+        raise ConfigError(f"OPENAI_BASE_URL is set without OPENAI_API_KEY; {accepted.format('OPENAI_API_KEY')}")
     if key is None:
-        raise ConfigError(f"NEYSA_API_KEY is not set; {accepted}; or OPENAI_API_KEY and GREENSCALE_MODEL instead")
+        raise ConfigError(
+            "no endpoint is set; expected: NEYSA_API_KEY, with NEYSA_API_URL where it is not the default one; or"
+            " OPENAI_API_KEY and GREENSCALE_MODEL; `greenscale-worker up` simulates an endpoint"
+        )
     if base is None and not key.get_secret_value():
         raise ConfigError("OPENAI_API_KEY is empty; expected: a key, or an OPENAI_BASE_URL that needs none")
     return (base or OPENAI_BASE).rstrip("/") + CHAT_PATH, key, settings.model

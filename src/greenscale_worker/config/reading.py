@@ -75,7 +75,7 @@ def load(environ: Mapping[str, str], dotenv_path: Path | None = None, *, named: 
 def _untrusted(what: str, path: str) -> ConfigError:
     return ConfigError(
         f"{what}, and nobody has named that file; expected: the variable in the environment, or, where you trust"
-        f" the file, greenscale-worker --env-file {path}"
+        f" the file, the option --env-file {path}"
     )
 
 

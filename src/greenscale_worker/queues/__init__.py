@@ -321,6 +321,13 @@ class QueueClient(Protocol):
         """
         ...
 
+    async def uncancel(self, job_id: str) -> bool:
+        """Take a cancellation back that no job has met yet: one that waits will run. False: there is none.
+
+        Raises BadInputError for an id that no job can have.
+        """
+        ...
+
     async def depth(self) -> Depth:
         """Count."""
         ...

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from greenscale_worker.config import Settings, chat_options, policy, queue_options, redis_options
+from greenscale_worker.config import Settings, chat_options, has_endpoint, policy, queue_options, redis_options
 from greenscale_worker.config.catalogue import name_of
 from greenscale_worker.config.rules import CHAT_PATH
 from greenscale_worker.errors import ConfigError
@@ -13,7 +13,6 @@ from greenscale_worker.up import backlog, valkey
 from greenscale_worker.up.probes import free_port, http_unready
 from greenscale_worker.up.supervisor import Service
 
-ENDPOINT: Final = ("neysa_api_key", "neysa_api_url", "openai_api_key", "openai_base_url")
 HERE: Final = ("127.0.0.1", "localhost")
 # `-P`: no module of the working directory may stand in for one of ours.
 OURSELVES: Final = (sys.executable, "-P", "-m", "greenscale_worker")
@@ -21,8 +20,12 @@ SIMULATOR_STOP_SECONDS: Final = 5.0
 HAND_BACK_SECONDS: Final = 10.0  # beyond the drain time of a worker
 
 
-def check(settings: Settings) -> None:
+def check(settings: Settings, latency: float | None = None) -> None:
     """Raise ConfigError for settings that contradict each other, and for those of a Redis that is not ours."""
+    if latency is not None and not is_simulated(settings):
+        raise ConfigError(
+            "--latency is for the simulated endpoint; expected: no endpoint in the settings, or no --latency"
+        )
     foreign = {"redis_url": settings.redis_url is not None, "redis_host": settings.redis_host not in HERE}
     foreign["redis_username"] = settings.redis_username is not None
     for field, is_foreign in foreign.items():
@@ -38,28 +41,34 @@ def check(settings: Settings) -> None:
 
 def is_simulated(settings: Settings) -> bool:
     """Say whether jobs need an endpoint and none is configured."""
-    return settings.backend == "chat" and all(getattr(settings, field) is None for field in ENDPOINT)
+    return settings.backend == "chat" and not has_endpoint(settings)
 
 
-def services(settings: Settings, server: Path, folder: Path, env_file: Path | None) -> list[Service]:
-    """Describe the programs, the first to start first. Ports are chosen here, where settings choose none."""
+def services(
+    settings: Settings, server: Path, folder: Path, env_file: Path | None, latency: float | None
+) -> list[Service]:
+    """Describe the programs, the first to start first. Ports are chosen here, where settings choose none.
+
+    `latency` is how long the simulated endpoint takes for an answer; None: as long as a fast model.
+    """
     password = redis_options(settings).password
     programs = [valkey.service(server, folder, settings.redis_port, password)]
     environment, port = {}, None
     if is_simulated(settings):
         port = free_port(settings.redis_port, settings.health_port)
-        programs.append(_simulator(port, folder / "simulator.log"))
+        programs.append(_simulator(port, folder / "simulator.log", latency))
         environment = {"NEYSA_API_URL": f"http://127.0.0.1:{port}/v1{CHAT_PATH}", "NEYSA_API_KEY": ""}
     health_port = settings.health_port or free_port(settings.redis_port, port)
     programs.append(_worker(settings, health_port, environment, env_file))
     return programs
 
 
-def _simulator(port: int, log: Path) -> Service:
+def _simulator(port: int, log: Path, latency: float | None) -> Service:
+    pace = ("--ttft", "0.2", "--per-token", "0.02") if latency is None else ("--latency", f"{latency:g}")
     return Service(
         name="simulator",
         shown=f"http://127.0.0.1:{port}/v1{CHAT_PATH}",
-        command=[*OURSELVES, "simulate", "--port", str(port), "--ttft", "0.2", "--per-token", "0.02"],
+        command=[*OURSELVES, "simulate", "--port", str(port), *pace],
         log=log,
         unready=partial(http_unready, "127.0.0.1", port, "/health"),
         why=lambda: log.read_text(errors="replace").strip().rpartition("\n")[2],

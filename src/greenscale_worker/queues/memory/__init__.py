@@ -265,6 +265,14 @@ class MemoryQueue:
         store.records.cancelling(job_id)
         return "will_be_cancelled"
 
+    async def uncancel(self, job_id: str) -> bool:
+        """See QueueClient."""
+        check_job_id(job_id)
+        if self._store.tombstones.pop(job_id) is None:
+            return False
+        self._store.records.uncancelled(job_id)
+        return True
+
     async def depth(self) -> Depth:
         """See QueueClient."""
         store = self._store

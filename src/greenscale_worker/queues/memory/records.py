@@ -83,6 +83,11 @@ class Records:
         """A job will be cancelled when it comes up."""
         self._write(job_id, {**self.get(job_id), "state": "cancelling"}, seconds=LIVE_SECONDS)
 
+    def uncancelled(self, job_id: str) -> None:
+        """A job that was to be cancelled waits again."""
+        if self.get(job_id).get("state") == "cancelling":
+            self._write(job_id, {**self.get(job_id), "state": "waiting"})
+
     def running(self, lease: Lease, job: Job, worker: str) -> None:
         """A run begins: a record tells of one run only, but when the job was handed in stays true for all."""
         record = {

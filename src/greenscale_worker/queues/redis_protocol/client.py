@@ -29,6 +29,7 @@ from greenscale_worker.queues.redis_protocol.records import LIVE_SECONDS
 from greenscale_worker.queues.redis_protocol.replies import (
     read_counts,
     read_cursor,
+    read_flag,
     read_flags,
     read_found,
     read_open,
@@ -163,6 +164,12 @@ class RedisQueueClient:
         keys = [*self._keys.base, self._keys.record(job_id), self._keys.cancel(job_id)]
         args = [job_id, LIVE_SECONDS, self._options.result_ttl]
         return await self._run("cancel", keys, args, CANCELLATIONS.__getitem__)
+
+    async def uncancel(self, job_id: str) -> bool:
+        """Take a cancellation back that no job has met yet. False: there is none."""
+        check_job_id(job_id)
+        keys = [*self._keys.base, self._keys.record(job_id), self._keys.cancel(job_id)]
+        return await self._run("uncancel", keys, [LIVE_SECONDS], read_flag)
 
     async def depth(self) -> Depth:
         """Count. How old the oldest job is that does not run is known as far as the store knows when it came."""

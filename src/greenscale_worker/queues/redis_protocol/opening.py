@@ -24,7 +24,7 @@ FORMATS: Final = (b"1", b"2")  # of the keys: those that this version reads; it 
 CLOSE_SECONDS: Final = 2.0
 PROTOCOL: Final = __name__.rpartition(".")[0]
 WORKER_SCRIPTS: Final = ("claim", "bind", "settle", "release", "retry", "beat", "why", "mourn", "leave")
-CLIENT_SCRIPTS: Final = ("put", "look", "cancel", "open")
+CLIENT_SCRIPTS: Final = ("put", "look", "cancel", "uncancel", "open")
 LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "tidy")
 SHARED: Final = {"seats": ("claim", "beat", "leave"), "letters": LETTER_SCRIPTS}
 

@@ -45,7 +45,12 @@ def read_open(answer: Any) -> tuple[bytes, list[Any]]:
 
 def read_flags(answer: Any) -> list[bool]:
     """Read a yes or no for each."""
-    return [bool(int(each)) for each in answer]
+    return [read_flag(each) for each in answer]
+
+
+def read_flag(answer: Any) -> bool:
+    """Read a yes or no."""
+    return bool(int(answer))
 
 
 def read_page(answer: Any) -> tuple[int, bytes, list[DeadLetter]]:

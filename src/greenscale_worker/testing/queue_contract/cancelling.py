@@ -57,6 +57,37 @@ async def test_a_job_that_nobody_has_seen_is_cancelled_when_it_comes_up(rig: Rig
     assert (await run(rig.a)).payload == payload, "a cancellation ends one job, not two"
 
 
+async def test_a_cancellation_is_taken_back_before_the_job_is_handed_in(rig: Rig) -> None:
+    job_id, payload = rig.job("1")
+    assert await rig.client.cancel(job_id) == "unknown"
+    assert await rig.client.uncancel(job_id)
+    assert not await rig.client.uncancel(job_id)
+    await rig.client.put([(job_id, payload)])
+    assert await rig.state(job_id) == "waiting"
+    assert (await run(rig.a)).payload == payload
+
+
+async def test_a_cancellation_is_taken_back_of_a_job_that_waits(rig: Rig) -> None:
+    (job_id,) = await rig.put("1")
+    before = await rig.client.record(job_id)
+    assert await rig.client.cancel(job_id) == "will_be_cancelled"
+    assert await rig.client.uncancel(job_id)
+    assert await rig.client.record(job_id) == before
+    assert name_of(await run(rig.a)) == "1"
+
+
+async def test_a_cancellation_that_was_carried_out_is_not_taken_back(rig: Rig) -> None:
+    (job_id,) = await rig.put("1")
+    lease = await claim(rig.a)
+    await rig.a.bind(lease, decoded(lease))
+    assert not await rig.client.uncancel(job_id), "nobody has asked for it"
+    assert await rig.client.cancel(job_id) == "cancelled"
+    assert not await rig.client.uncancel(job_id)
+    assert await rig.state(job_id) == "cancelled"
+    with pytest.raises(BadInputError):
+        await rig.client.uncancel("a b")
+
+
 async def test_without_records_a_cancellation_holds_all_the_same(open_rig: Callable[..., Awaitable[Rig]]) -> None:
     rig = await open_rig(result_ttl=0)
     (job_id,) = await rig.put("1")
