@@ -9,8 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import structlog
 from redis import Redis
 
+from greenscale_worker.telemetry import log
 from tests.support.redis_server import RedisServer, start_shared
 from tests.support.shell import Shell
 
@@ -43,6 +45,14 @@ def redis_server(request: pytest.FixtureRequest) -> RedisServer:
     if server is None:
         pytest.fail(name, pytrace=False)
     return server
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Iterator[None]:
+    """Let no test see less of the log because another one has run a command."""
+    yield
+    structlog.reset_defaults()
+    vars(log).pop("bind", None)  # the logger that was made with the first line
 
 
 @pytest.fixture

@@ -243,7 +243,8 @@ class Walk(Actors):
 
     def make_foreign(self, _: Process) -> None:
         """Let somebody else use the name of a record or a result."""
-        job_id = self.rnd.choice([*self.ledger.bound] * 3 + JOB_IDS)
+        bound = [job_id for job_id in self.ledger.bound if job_id in JOB_IDS]  # others are in no picture
+        job_id = self.rnd.choice(bound * 3 + JOB_IDS)
         if self.rnd.random() < 0.3:
             self.redis.delete(self.keys.result(job_id))
             self.redis.hset(self.keys.result(job_id), "a", "b")

@@ -6,14 +6,13 @@ import errno
 import os
 import random
 import tracemalloc
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import orjson
 import pytest
-import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -52,11 +51,9 @@ class Files:
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
+def _quiet() -> None:
     """A line of the log for each job would be held by the one who captures it."""
     configure_logging(json=False, level="error")
-    yield
-    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -5,13 +5,12 @@ import os
 import re
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-import structlog
 
 from greenscale_worker.cli import main, parser
 from greenscale_worker.cli.batch import EXAMPLES
@@ -53,15 +52,14 @@ async def test_it_answers_a_file_and_says_how_it_went(desk: Desk, endpoint: Call
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory, and an environment in which the backend echo is set."""
     monkeypatch.chdir(tmp_path)
     for name in list(os.environ):
         if name.startswith(("GREENSCALE_", "NEYSA_", "OPENAI_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("GREENSCALE_BACKEND", "echo")
-    yield tmp_path
-    structlog.reset_defaults()
+    return tmp_path
 
 
 def test_lines_that_fail_make_the_exit_code_1_each_time(here: Path) -> None:

@@ -156,5 +156,5 @@ async def test_a_bad_network(
         settle_truncated=broken("e", Trap(b"succeeded", keep=2)),
         settle_truncated_stream=broken("t", Trap(b"succeeded", keep=2), "stream"),
         settle_unanswered=broken("f", Trap(b"succeeded", cut=False)),
-        bind_truncated=broken("g", Trap(b"first_claimed_ms", keep=2)),
+        bind_truncated=broken("g", Trap(b":cancel:", keep=2)),
     )
