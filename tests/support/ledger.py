@@ -574,7 +574,7 @@ class Ledger:
         return [name for name, _ in sorted(self.idle.items(), key=lambda each: (each[1], each[0]))]
 
     def _sit_down(self, owner: str) -> bool:
-        self.idle.setdefault(owner, self.now)
+        self.idle.setdefault(owner, 1000 * self.now)
         return owner in self._seats()[:2]
 
     def _stand_up(self, owner: str) -> None:

@@ -17,7 +17,7 @@
 --      13 payloads  HASH  id -> payload of a dead letter
 --      14 index     ZSET  of dead letters by time, by code and by job id, as `letters.members` makes them; all scores 0
 --      15 recent    LIST of the jobs that ended last, the latest first: "ms state job-id code" (see `ended`)
---      16 idle      ZSET  worker -> when it had a free lane and nothing to run, ms: see seats.lua
+--      16 idle      ZSET  worker -> since when it has a free lane and nothing to run, microseconds: see seats.lua
 --      17 …         what the store has of its own; then those of the script, from KEYS[ITEMS] on
 -- Times in delayed and lease, and the end of an amnesty, are in the queue's time: the server's clock and the offset by which
 -- it has gone back since, so that it never does. All other times are the server's.

@@ -15,7 +15,7 @@ end
 
 -- Enters a worker that has a free lane and nothing to run on it; whether it has a seat.
 local function sit_down(owner)
-  call('ZADD', IDLE, 'NX', NOW, owner)
+  call('ZADD', IDLE, 'NX', digits(micros), owner)  -- who comes later, if only by a moment, unseats nobody
   return has_seat(owner)
 end
 
