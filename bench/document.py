@@ -5,7 +5,7 @@ from typing import Final
 
 from bench.bars import all_bars
 from bench.results import Results, amount
-from bench.scenarios import CREWS, DEPTHS, SIZES
+from bench.scenarios import CREWS, DEPTHS, FLEETS, SIZES
 from bench.systems import GREENSCALE, PEERS, SYSTEMS
 from bench.tables import Column, bold, by_system, by_variant, cell, table
 
@@ -44,6 +44,7 @@ def render(results: Results, findings: Mapping[str, str]) -> str:
         _start_and_memory(results),
         _growth(results),
         _idle(results),
+        _fleet(results),
         _better(results),
         _settings(results),
         "## What was found\n\n" + findings["found"].strip(),
@@ -212,6 +213,22 @@ def _idle(results: Results) -> str:
 What they cost while nothing happens for 10 seconds, and how soon one of them picks up a job.
 
 {by_system(results, "idle_50", columns)}"""
+
+
+def _fleet(results: Results) -> str:
+    variants = {f"fleet_{count}": f"{count} workers" if count > 1 else "1 worker" for count in FLEETS}
+    columns = (
+        Column("script calls", "scripts", ratio=False),
+        Column("Redis ms", "redis_ms", ratio=False),
+        Column("kB sent for 1 MB", "mb_sent_kb", ratio=False),
+        Column("burst ms", "burst_ms", ratio=False),
+    )
+    return f"""## A fleet of workers with free lanes
+
+What one job costs Redis, less what the fleet costs idle; of a job of 1 MB, what Redis sends for it. Burst: as many jobs
+at once as there are lanes (16 each); how long until all are called.
+
+{by_variant(results, variants, columns)}"""
 
 
 def _better(results: Results) -> str:

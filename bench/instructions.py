@@ -3,7 +3,7 @@
 `python -m bench.instructions [TREE…]` counts them for source trees, such as another worktree of this repository;
 without one, for this one. A job is an entry of 150 bytes in a list, 100 lanes take it, the endpoint answers at once.
 Its cost is the difference between a large and a small number of jobs, so that start and end do not count. How jobs fall
-into groups is left to chance: two counts of one tree differ by about 1 %. Needs valgrind and redis-server.
+into groups is left to chance, so that one count says little: compare some, by turns. Needs valgrind and redis-server.
 """
 
 import re

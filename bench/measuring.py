@@ -43,6 +43,24 @@ def read(stage: Stage, workers: Sequence[Process]) -> Reading:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class RedisReading:
+    """Counters of Redis at one time, by the monotonic clock."""
+
+    at: float
+    scripts: int
+    cpu_seconds: float
+    sent: int
+
+
+def read_redis(stage: Stage) -> RedisReading:
+    """Read them; `sent` is bytes."""
+    info = stage.redis.info("everything")
+    scripts = (info.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in SCRIPTS)
+    cpu_seconds = info["used_cpu_sys"] + info["used_cpu_user"]
+    return RedisReading(time.monotonic(), sum(scripts), cpu_seconds, info["total_net_output_bytes"])
+
+
 def costs(before: Reading, after: Reading) -> Figures:
     """Tell what the jobs between two readings cost."""
     jobs = after.calls - before.calls

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from bench.measuring import Figures, expect, read, settle, share_of_ideal, work_off
-from bench.processes import Process, memory_mib
+from bench.measuring import Figures, expect, read, read_redis, settle, share_of_ideal, work_off
+from bench.processes import Process, Producer, memory_mib
 from bench.stage import Stage, stage, wait
 from bench.systems import System
 
 PROMPT: Final = 150  # bytes, unless a scenario says otherwise
 PUSH_EVERY: Final = 0.05
+FLEET_PUSHES: Final = 20
+FLEET_LATENCY_MS: Final = 300.0
 PATIENCE: Final = 15.0  # seconds that a system may take for its jobs; a slower one is shown with what it did until then
 Waits = dict[str, float | list[float]]
 
@@ -106,6 +108,47 @@ def idle_crowd(system: System, *, workers: int, seconds: float) -> Waits:
         }
 
 
+def fleet(system: System, *, workers: int) -> Figures:
+    """Workers of 16 free lanes each: what one job costs Redis, of 150 bytes and of 1 MB, less what they cost idle.
+
+    `burst_ms` is how long it takes from a push of as many jobs as there are lanes until all are called.
+    """
+    with stage(system, lanes=16, latency_ms=FLEET_LATENCY_MS) as here:
+        crew, producer = _idle(here, workers), here.producer()
+        costs = {name: _cost_of_a_push(here, crew, producer, size) for name, size in (("", PROMPT), ("mb_", 1_000_000))}
+        time.sleep(2 * here.latency)  # until every lane is free
+        jobs = 16 * workers
+        before = len(here.endpoint.calls())
+        pushed = producer.push(7_000_000, jobs)
+        expect(here, before + jobs, PATIENCE + workers)
+        calls = here.endpoint.calls()[before:]
+        figures = {prefix + name: value for prefix, cost in costs.items() for name, value in cost.items()}
+        return figures | {"burst_ms": (max(call.at for call in calls) - pushed) / 1e6}
+
+
+def _cost_of_a_push(here: Stage, crew: Sequence[Process], producer: Producer, size: int) -> Figures:
+    """Push some, one after the other, and as long a time nothing."""
+    first, readings = here.endpoint.count(), [read_redis(here)]
+    for number in range(FLEET_PUSHES):
+        producer.push(first + number, 1, size)
+        time.sleep(PUSH_EVERY)
+    expect(here, first + FLEET_PUSHES, PATIENCE)
+    time.sleep(2 * here.latency)  # the last answer is recorded
+    readings.append(read_redis(here))
+    settle(crew, PATIENCE)
+    readings.append(read_redis(here))
+    lasted = readings[1].at - readings[0].at
+    time.sleep(lasted)
+    readings.append(read_redis(here))
+    idle_share = lasted / (readings[3].at - readings[2].at)
+
+    def cost(name: str) -> float:
+        begin, end, still, later = (getattr(reading, name) for reading in readings)
+        return float((end - begin - (later - still) * idle_share) / FLEET_PUSHES)
+
+    return {"scripts": cost("scripts"), "redis_ms": 1000 * cost("cpu_seconds"), "sent_kb": cost("sent") / 1000}
+
+
 def _idle(here: Stage, workers: int) -> list[Process]:
     """Start workers, and wait until each has done what it does at its start."""
     crew = [here.worker() for _ in range(workers)]
@@ -142,6 +185,7 @@ class Scenario:
 DEPTHS: Final = (1_000, 10_000, 100_000, 1_000_000)
 SIZES: Final = {200: 3000, 10_000: 2000, 100_000: 500, 1_000_000: 100}
 CREWS: Final = (1, 2, 4, 8)
+FLEETS: Final = (1, 8, 100)
 
 SCENARIOS: Final[dict[str, Scenario]] = {
     "throughput": Scenario(run=partial(throughput, jobs=5000, lanes=100), peers=True),
@@ -155,6 +199,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     **{f"scale_{count}": Scenario(run=partial(scale, workers=count, jobs_each=1500)) for count in CREWS},
     **{f"depth_{waiting}": Scenario(run=partial(depth, waiting=waiting, jobs=5000)) for waiting in DEPTHS},
     **{f"size_{size}": Scenario(run=partial(throughput, jobs=n, lanes=100, size=size)) for size, n in SIZES.items()},
+    **{f"fleet_{count}": Scenario(run=partial(fleet, workers=count), repeats=1) for count in FLEETS},
     "idle_50": Scenario(run=partial(idle_crowd, workers=50, seconds=10.0), repeats=1),
 }
 QUICK: Final[dict[str, Scenario]] = {

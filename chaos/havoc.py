@@ -14,9 +14,20 @@ import aiohttp
 import redis
 
 from chaos.facts import Disturbance, Exit
-from chaos.schedule import ALL_ILL, ILLNESSES, KILL, LEASE, MODEL_ILL, Fault
+from chaos.schedule import (
+    ALL_ILL,
+    ILLNESSES,
+    KILL,
+    LEASE,
+    MODEL_ILL,
+    SEAT_KILLED,
+    SEAT_STARVED,
+    SEAT_STOPPED,
+    Fault,
+)
 from chaos.stage import MODELS, Slot, Stage
 from greenscale_worker.errors import QueueUnavailableError
+from greenscale_worker.queues.redis_protocol.keys import IDLE
 from greenscale_worker.simulator import Faults
 from tests.support.eventually import eventually
 from tests.support.tcp_proxy import Trap
@@ -67,7 +78,7 @@ class Havoc:
         slot = self._stage.slots[fault.slot]
         method, personal = self.METHODS[fault.kind]
         trace = Disturbance(fault.kind, slot.name if personal else None, time.monotonic(), float("inf"))
-        if fault.kind != KILL:  # which looks for its victim first
+        if fault.kind not in {KILL, SEAT_KILLED, SEAT_STOPPED, SEAT_STARVED}:  # these look for their victim first
             self.disturbances.append(trace)
         try:
             took_place = await method(self, fault, slot)
@@ -84,13 +95,31 @@ class Havoc:
                 await asyncio.sleep(AGAIN_SECONDS)
             victim = victim or slot
             await asyncio.sleep(fault.lasts)
-            if not victim.worker.alive:
-                return False
-            victim.asked = "SIGKILL"
-            now = time.monotonic()
-            self.disturbances.append(Disturbance(KILL, victim.name, now, now))
-            victim.worker.signal(signal.SIGKILL)
+            return self._kill_now(victim)
+
+    def _kill_now(self, victim: Slot) -> bool:
+        if not victim.worker.alive:
+            return False
+        victim.asked = "SIGKILL"
+        now = time.monotonic()
+        self.disturbances.append(Disturbance(KILL, victim.name, now, now))
+        victim.worker.signal(signal.SIGKILL)
         return True
+
+    async def _hit_seat(self, fault: Fault, _: Slot) -> bool:
+        """Do it to a worker that waits for jobs on behalf of all."""
+        pids = [
+            int(owner.split(b":")[-2]) for owner in await self._stage.client.zrange(self._stage.keys.of(IDLE), 0, 1)
+        ]
+        victim = next((each for each in self._stage.slots if each.worker.pid in pids and each.worker.alive), None)
+        if victim is None:
+            return False
+        if fault.kind == SEAT_KILLED:
+            return self._kill_now(victim)
+        now = time.monotonic()
+        trace = Disturbance(fault.kind, victim.name, now, now + fault.lasts)
+        self.disturbances.append(trace)
+        return await (self._stop if fault.kind == SEAT_STOPPED else self._stall)(fault, victim) is not False
 
     async def _at_work(self, slot: Slot) -> Slot | None:
         slots, busy = self._stage.slots, await self._stage.busy()
@@ -202,6 +231,9 @@ class Havoc:
 
     METHODS: ClassVar[Mapping[str, tuple[Callable[["Havoc", Fault, Slot], Awaitable[Any]], bool]]] = {
         KILL: (_kill, True),
+        SEAT_KILLED: (_hit_seat, True),
+        SEAT_STOPPED: (_hit_seat, True),
+        SEAT_STARVED: (_hit_seat, True),
         "SIGTERM": (_term, True),
         "SIGSTOP": (_stop, True),
         "connections cut": (_cut, True),

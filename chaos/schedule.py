@@ -8,6 +8,9 @@ from typing import Final
 LEASE: Final = 2.0  # seconds: short, so that many faults fit into two minutes
 GAPS: Final = (0.2, 1.4)  # seconds between two faults
 KILL: Final = "kill -9"
+SEAT_KILLED: Final = "kill -9 of who has a seat"
+SEAT_STOPPED: Final = "SIGSTOP of who has a seat"
+SEAT_STARVED: Final = "no network for who has a seat"
 LATE: Final = "heartbeats a lease apart"
 ALL_ILL: Final = "endpoint ill for all"
 MODEL_ILL: Final = "endpoint ill for one model"
@@ -26,6 +29,9 @@ KINDS: Final[Mapping[str, Kind]] = {
     KILL: Kind(weight=4, lasts=(0.0, 1.0)),
     "SIGTERM": Kind(weight=2),
     "SIGSTOP": Kind(lasts=(0.5 * LEASE, 2.5 * LEASE)),
+    SEAT_KILLED: Kind(),
+    SEAT_STOPPED: Kind(lasts=(0.5 * LEASE, 2.5 * LEASE)),
+    SEAT_STARVED: Kind(lasts=(0.5 * LEASE, 2.5 * LEASE)),
     "connections cut": Kind(),
     "connections half-open": Kind(lasts=(0.5 * LEASE, 2.5 * LEASE)),
     "claim truncated": Kind(),
