@@ -137,7 +137,7 @@ def examined(kind: str) -> set[str]:
 
 # What a worker can do without, by what goes on without it; and what only a producer or a person uses.
 SPARED: Final = SENT_BESIDE | {"PUBLISH", "LTRIM"}
-SPARED_OF_KIND: Final = {"list": {"BLMOVE", "LPUSH", "RPUSH", "LLEN"}, "stream": {"XREAD", "XADD", "XLEN", "LPUSH"}}
+SPARED_OF_KIND: Final = {"list": {"BLMOVE", "LPUSH", "RPUSH"}, "stream": {"XREAD", "XADD", "LPUSH"}}
 
 
 @every_kind

@@ -25,7 +25,7 @@ class ListStore:
 
     def __init__(self, options: QueueOptions) -> None:
         self.word = options.take_from.upper()
-        self.commands = ((f"{self.word[0]}POP", "", "1"),)
+        self.commands = (("LLEN", ""), (f"{self.word[0]}POP", "", "1"))
         self._name = options.name
 
     async def peek(self, client: Any, _after: bytes, seconds: int) -> None:

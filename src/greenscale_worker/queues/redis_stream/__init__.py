@@ -28,6 +28,7 @@ class StreamStore:
         ("XGROUP", "CREATE", "", "g", "0"),
         ("XGROUP", "DELCONSUMER", "", "g", "c"),
         ("XINFO", "GROUPS", ""),
+        ("XLEN", ""),
         ("XPENDING", "", "g", "IDLE", "0", "-", "+", "1"),
         ("XRANGE", "", "-", "+"),
         ("XREADGROUP", "GROUP", "g", "c", "COUNT", "1", "STREAMS", "", ">"),
