@@ -138,6 +138,23 @@ async def test_a_burst_wakes_hardly_more_than_it_takes(redis_url: str, kind: str
         assert len(claims) <= 12 + 4  # those that have a seat before, and those after
 
 
+async def test_entries_that_the_group_never_gives_wake_nobody(redis_url: str, claims: Counter[Claims]) -> None:
+    """The operator made the group behind them, or somebody acknowledged and did not delete them."""
+    with Redis.from_url(redis_url) as client:
+        for _ in range(100):
+            client.xadd("jobs", {"job": "of another time"})
+        client.xgroup_create("jobs", "greenscale", "$")
+    async with crew(redis_url, "stream", 12) as here:
+        claims.clear()
+        here.push(LANES)  # fills a worker
+        await eventually(lambda: sum(here.taken()) == LANES)
+        for queue in here.queues:
+            await queue.beat()
+        here.push()
+        await eventually(lambda: sum(here.taken()) == LANES + 1)
+        assert len(claims) <= 5  # those that have a seat before, and those after
+
+
 @every_kind
 async def test_who_cannot_claim_any_more_leaves_its_seat_to_the_next(redis_url: str, kind: str) -> None:
     """As where the gate shuts, or a worker drains."""

@@ -188,7 +188,7 @@ class Ledger:
         seated = idle and not self.paused and self._sit_down(owner)
         if last and not idle:
             self._stand_up(owner)
-        claimable += len(self.waiting) + len(self.strays)
+        claimable += self._unclaimed()
         return [reaped, 0 if self.paused else claimable, lost, self.buried, int(seated)]
 
     def put(self, jobs: Iterable[tuple[str, bytes]], *, fold: bool) -> list[int]:
@@ -542,7 +542,7 @@ class Ledger:
 
     def _alone(self, id_: int) -> bool:
         others = [job for other, job in self.open.items() if other != id_]
-        return not self.waiting and not self.strays and len(others) < 256 and all(job.tries >= KNOWN for job in others)
+        return not self.waiting and len(others) < 256 and all(job.tries >= KNOWN for job in others)
 
     def _is_elsewhere(self, job_id: str, id_: int) -> bool:
         """Say whether another open job has this job id."""
@@ -588,9 +588,12 @@ class Ledger:
             self.rare["unseated"] += 1
             self._stand_up(*silent)
 
+    def _unclaimed(self) -> int:
+        return len(self.waiting) + len(self.strays) if self.waiting else 0
+
     def _share(self, lanes: int) -> None:
         ready = sum(job.place == "ready" and not job.suspect for job in self.open.values())
-        waiting = len(self.waiting) + len(self.strays) + ready
+        waiting = self._unclaimed() + ready
         for owner in self._seats()[: min(-(-waiting // lanes), BATCH)]:
             self.rare["shared"] += 1
             self.bells.append(f"wake {owner}")
