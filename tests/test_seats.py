@@ -308,6 +308,25 @@ async def test_a_pause_ends_for_all(redis_url: str, kind: str) -> None:
         await eventually(lambda: here.taken() == [LANES] * 3)
 
 
+@every_kind
+async def test_what_comes_back_to_a_paused_queue_wakes_nobody(
+    redis_url: str, kind: str, claims: Counter[Claims]
+) -> None:
+    async with (
+        crew(redis_url, kind, 6) as here,
+        aclosing(await open_client(kind, RedisOptions(url=redis_url))) as client,
+    ):
+        await client.pause()
+        here.push()
+        await eventually(lambda: here.idle() == 0)
+        await eventually(lambda: all(queue._claims._paused for queue in here.queues))  # noqa: SLF001  as above
+        claims.clear()
+        here.redis.publish("{jobs}:bell", "ready")  # as where a call has failed
+        here.redis.publish(f"{{jobs}}:bell:{here.queues[0]._owner}", "wake")  # noqa: SLF001  as above
+        await eventually(lambda: len(claims) > 0)
+        assert len(claims) == 1
+
+
 async def test_a_user_without_rights_to_a_channel_of_its_own_hears_the_common_one(
     start_redis: Callable[..., RedisServer], capfd: pytest.CaptureFixture[str]
 ) -> None:
