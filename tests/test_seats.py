@@ -11,9 +11,11 @@ from typing import Any, Final
 import pytest
 from redis import Redis
 
+from greenscale_worker.job import Released
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.opening import open_client, open_queue
-from greenscale_worker.queues.redis_protocol.claims import Claims
+from greenscale_worker.queues.redis_common.link import Link
+from greenscale_worker.queues.redis_protocol.claims import PEEK_SECONDS, Claims
 from greenscale_worker.queues.redis_protocol.queue import RedisQueue
 from greenscale_worker.telemetry import Metrics
 from tests.support.eventually import eventually
@@ -120,6 +122,40 @@ async def test_a_burst_is_run_by_all_that_it_takes_at_once(redis_url: str, kind:
 
 
 @every_kind
+async def test_after_a_burst_two_have_a_seat_and_know_it(redis_url: str, kind: str) -> None:
+    async with crew(redis_url, kind, 6) as here:
+        for number in (7, 8, 12, 13):  # the first fills two workers, the third fills the rest of four
+            here.push(number - sum(here.taken()))
+            await eventually(lambda number=number: sum(here.taken()) == number)
+
+
+@every_kind
+async def test_a_burst_wakes_hardly_more_than_it_takes(redis_url: str, kind: str, claims: Counter[Claims]) -> None:
+    async with crew(redis_url, kind, 30) as here:
+        claims.clear()
+        here.push(12 * LANES)
+        await eventually(lambda: sum(here.taken()) == 12 * LANES)
+        assert len(claims) <= 12 + 4  # those that have a seat before, and those after
+
+
+async def test_entries_that_the_group_never_gives_wake_nobody(redis_url: str, claims: Counter[Claims]) -> None:
+    """The operator made the group behind them, or somebody acknowledged and did not delete them."""
+    with Redis.from_url(redis_url) as client:
+        for _ in range(100):
+            client.xadd("jobs", {"job": "of another time"})
+        client.xgroup_create("jobs", "greenscale", "$")
+    async with crew(redis_url, "stream", 12) as here:
+        claims.clear()
+        here.push(LANES)  # fills a worker
+        await eventually(lambda: sum(here.taken()) == LANES)
+        for queue in here.queues:
+            await queue.beat()
+        here.push()
+        await eventually(lambda: sum(here.taken()) == LANES + 1)
+        assert len(claims) <= 5  # those that have a seat before, and those after
+
+
+@every_kind
 async def test_who_cannot_claim_any_more_leaves_its_seat_to_the_next(redis_url: str, kind: str) -> None:
     """As where the gate shuts, or a worker drains."""
     async with crew(redis_url, kind, 3) as here:
@@ -189,6 +225,76 @@ async def test_seats_that_got_lost_are_given_again_by_heartbeats(
 
 
 @every_kind
+async def test_a_claim_unseats_nobody(redis_url: str, kind: str) -> None:
+    """Whoever it unseated would be followed by an heir, which claims, too: so on through the fleet."""
+    async with crew(redis_url, kind, 6) as here:
+        here.redis.delete("{jobs}:workers")
+        here.push()
+        await eventually(lambda: sum(here.taken()) == 1)
+        assert here.idle() == 6
+
+
+@every_kind
+async def test_a_heartbeat_unseats_any_number_of_dead_workers(redis_url: str, kind: str) -> None:
+    async with crew(redis_url, kind, 2) as here:
+        here.redis.zadd(IDLE, {f"dead worker {number}": number for number in range(100)})
+        await here.queues[0].beat()
+        assert here.has_seat() == [True, True]
+
+
+@every_kind
+async def test_who_died_before_the_clock_went_back_loses_its_seat(redis_url: str, kind: str) -> None:
+    async with crew(redis_url, kind, 2, ghosts=True) as here:
+        here.redis.zadd("{jobs}:workers", dict.fromkeys(GHOSTS, here.redis.time()[0] * 1000 + 3_600_000))
+        await here.queues[0].beat()
+        assert here.has_seat() == [True, True]
+
+
+@every_kind
+async def test_a_worker_that_is_full_keeps_no_seat_that_it_does_not_know_of(redis_url: str, kind: str) -> None:
+    """As after a failover to an older state, or where a claim has overtaken a heartbeat."""
+    async with crew(redis_url, kind, 2) as here:
+        here.push(2 * LANES)
+        await eventually(lambda: here.taken() == [LANES] * 2)
+        here.redis.zadd(IDLE, {queue._owner: 1 for queue in here.queues})  # noqa: SLF001  as above
+        for queue in here.queues:
+            await queue.beat()
+        assert here.idle() == 0
+
+
+@every_kind
+async def test_a_bell_is_heard_while_the_claim_that_brings_the_seat_is_on_the_wire(
+    redis_url: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered, heard = asyncio.Event(), asyncio.Event()
+    insist = Link.insist_last
+
+    async def answer_late(self: Link, *args: Any) -> Any:
+        answer = await insist(self, *args)
+        answered.set()
+        await heard.wait()
+        return answer
+
+    async with crew(redis_url, kind, 0) as here:
+        queues = [await open_queue(kind, RedisOptions(url=redis_url), OPTIONS, Metrics()) for _ in range(2)]
+        holder, waiter = queues
+        async with aclosing(holder), aclosing(waiter):
+            await eventually(lambda: here.redis.pubsub_numsub("{jobs}:bell")[0][1] == 2)
+            here.push()
+            lease = await holder.lease()
+            monkeypatch.setattr(Link, "insist_last", answer_late)
+            waiting = asyncio.create_task(waiter.lease())
+            await answered.wait()
+            with here.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+                pubsub.subscribe("{jobs}:bell")
+                await holder.settle(lease, Released("of a test"))
+                await eventually(lambda: pubsub.get_message() is not None)
+            await asyncio.sleep(0.05)  # the same message is on its way to the worker, on a connection of its own
+            heard.set()
+            await eventually(waiting.done, PEEK_SECONDS / 2)
+
+
+@every_kind
 async def test_a_pause_ends_for_all(redis_url: str, kind: str) -> None:
     async with (
         crew(redis_url, kind, 3) as here,
@@ -200,6 +306,25 @@ async def test_a_pause_ends_for_all(redis_url: str, kind: str) -> None:
         here.push(3 * LANES - 1)
         await client.resume()
         await eventually(lambda: here.taken() == [LANES] * 3)
+
+
+@every_kind
+async def test_what_comes_back_to_a_paused_queue_wakes_nobody(
+    redis_url: str, kind: str, claims: Counter[Claims]
+) -> None:
+    async with (
+        crew(redis_url, kind, 6) as here,
+        aclosing(await open_client(kind, RedisOptions(url=redis_url))) as client,
+    ):
+        await client.pause()
+        here.push()
+        await eventually(lambda: here.idle() == 0)
+        await eventually(lambda: all(queue._claims._paused for queue in here.queues))  # noqa: SLF001  as above
+        claims.clear()
+        here.redis.publish("{jobs}:bell", "ready")  # as where a call has failed
+        here.redis.publish(f"{{jobs}}:bell:{here.queues[0]._owner}", "wake")  # noqa: SLF001  as above
+        await eventually(lambda: len(claims) > 0)
+        assert len(claims) == 1
 
 
 async def test_a_user_without_rights_to_a_channel_of_its_own_hears_the_common_one(
@@ -216,6 +341,26 @@ async def test_a_user_without_rights_to_a_channel_of_its_own_hears_the_common_on
         async with aclosing(queue):
             await eventually(lambda: client.pubsub_numsub("{jobs}:bell") == [(b"{jobs}:bell", 1)])
             await eventually(lambda: "channel" in "".join(capfd.readouterr()))
+
+
+async def test_a_password_that_was_wrong_for_a_while_costs_no_channel(start_redis: Callable[..., RedisServer]) -> None:
+    server = start_redis()
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "u", "reset", "on", f">{PASSWORD}", "~*", "+@all", "&*")
+        redis = RedisOptions(url=server.url, username="u", password=PASSWORD)
+        queue: Any = await open_queue("list", redis, QueueOptions(lease=3), Metrics())
+        async with aclosing(queue):
+            own = f"{{jobs}}:bell:{queue._owner}"  # noqa: SLF001  as above
+
+            def listeners() -> int:
+                return int(client.pubsub_numsub(own)[0][1])
+
+            await eventually(lambda: listeners() == 1)
+            client.execute_command("ACL", "SETUSER", "u", "resetpass", ">another")
+            client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            await eventually(lambda: client.execute_command("ACL", "LOG"))  # somebody was refused
+            client.execute_command("ACL", "SETUSER", "u", "resetpass", f">{PASSWORD}")
+            await eventually(lambda: listeners() == 1)
 
 
 @every_kind

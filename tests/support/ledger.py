@@ -114,14 +114,10 @@ class Ledger:
         if reaped or unheld:
             self.bells.append("ready")
         full = len(ids) < n and size >= self.setup.max_bytes
-        self._unseat_silent()
         if len(ids) == n or full:
-            self._share(n)
-        seated = False
-        if len(ids) < n or has_more:
-            seated = self._sit_down(owner)
-        else:
             self._stand_up(owner)
+            self._share(n)
+        seated = (len(ids) < n or has_more) and self._sit_down(owner)
         at_once = BATCH in (reaped, len(due)) or full
         sleep = 0 if at_once else self._sleep() if seated else -1
         return [sleep, str(self.now), reaped, self._given(ids), buried, "", int(seated and not at_once)]
@@ -190,7 +186,9 @@ class Ledger:
             self.rare["upgraded"] += 1
         self._unseat_silent()
         seated = idle and not self.paused and self._sit_down(owner)
-        claimable += len(self.waiting) + len(self.strays)
+        if last and not idle:
+            self._stand_up(owner)
+        claimable += self._unclaimed()
         return [reaped, 0 if self.paused else claimable, lost, self.buried, int(seated)]
 
     def put(self, jobs: Iterable[tuple[str, bytes]], *, fold: bool) -> list[int]:
@@ -544,7 +542,7 @@ class Ledger:
 
     def _alone(self, id_: int) -> bool:
         others = [job for other, job in self.open.items() if other != id_]
-        return not self.waiting and not self.strays and len(others) < 256 and all(job.tries >= KNOWN for job in others)
+        return not self.waiting and len(others) < 256 and all(job.tries >= KNOWN for job in others)
 
     def _is_elsewhere(self, job_id: str, id_: int) -> bool:
         """Say whether another open job has this job id."""
@@ -577,26 +575,27 @@ class Ledger:
         self.idle.setdefault(owner, 1000 * self.now)
         return owner in self._seats()[:2]
 
-    def _stand_up(self, owner: str) -> None:
-        if owner in self.idle:
-            had_one = owner in self._seats()[:2]
-            del self.idle[owner]
-            if had_one and len(self.idle) > 1:
+    def _stand_up(self, *owners: str) -> None:
+        had_one = self._seats()[:2]
+        self.idle = {name: at for name, at in self.idle.items() if name not in owners}
+        for heir in self._seats()[:2]:
+            if heir not in had_one:
                 self.rare["heir"] += 1
-                self.bells.append(f"wake {self._seats()[1]}")
+                self.bells.append(f"wake {heir}")
 
     def _unseat_silent(self) -> None:
-        for owner in self._seats()[:2]:
-            if self.workers.get(owner, 0) < self.now - 2 * BEAT:
-                self.rare["unseated"] += 1
-                self._stand_up(owner)
+        while silent := [name for name in self._seats()[:2] if abs(self.now - self.workers.get(name, 0)) > 2 * BEAT]:
+            self.rare["unseated"] += 1
+            self._stand_up(*silent)
+
+    def _unclaimed(self) -> int:
+        return len(self.waiting) + len(self.strays) if self.waiting else 0
 
     def _share(self, lanes: int) -> None:
         ready = sum(job.place == "ready" and not job.suspect for job in self.open.values())
-        waiting = len(self.waiting) + len(self.strays) + ready
+        waiting = self._unclaimed() + ready
         for owner in self._seats()[: min(-(-waiting // lanes), BATCH)]:
             self.rare["shared"] += 1
-            del self.idle[owner]
             self.bells.append(f"wake {owner}")
 
     def _sleep(self) -> int:

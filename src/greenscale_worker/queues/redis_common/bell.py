@@ -18,7 +18,7 @@ class Bell:
     """Calls `heard` with each message, and with b"" whenever one may have been missed.
 
     Nothing depends on a message arriving: what it says is found out by other ways, too. `say` is told, once, why the
-    server does not allow to listen; then only the first channel is listened to.
+    server does not allow to listen. Without rights to all channels, only the first is listened to.
     """
 
     def __init__(
@@ -53,7 +53,8 @@ class Bell:
                 if self._say is not None:
                     self._say(str(error))
                 self._say = None
-                self._channels = self._channels[:1]
+                if "channel" in str(error):  # in the server's words; a password, say, may be mended
+                    self._channels = self._channels[:1]
             await asyncio.sleep(random.uniform(0, self._patience))  # noqa: S311  jitter, not a secret
             await self._client.aclose()  # of a Cluster: it learns anew which node is whose, with the next command
 

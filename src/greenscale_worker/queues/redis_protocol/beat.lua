@@ -69,5 +69,10 @@ if not control.paused then
 end
 if not V2 then upgrade() end
 unseat_silent(beat_ms)
-local seated = ARGV[8] == '1' and not control.paused and sit_down(owner)
+local seated = false
+if ARGV[8] == '1' then
+  seated = not control.paused and sit_down(owner)
+elseif ARGV[7] == '1' then
+  stand_up(owner)  -- it may be there by a heartbeat that a claim has overtaken, or by an older snapshot
+end
 return {reaped, claimable, lost, buried, seated and 1 or 0}

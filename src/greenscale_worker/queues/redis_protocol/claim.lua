@@ -138,10 +138,12 @@ if #ids > 0 then
 end
 local from = store.taken()  -- last: whatever it may raise, the jobs given are remembered
 if reaped > 0 or unheld then ring('ready') end
-unseat_silent(beat_ms)
 local stopped, seated = #given < n and not room(), false
-if #given == n or stopped then share(n) end
-if #given < n or has_more_lanes then seated = sit_down(owner) else stand_up(owner) end
+if #given == n or stopped then
+  stand_up(owner)
+  share(n)
+end
+if #given < n or has_more_lanes then seated = sit_down(owner) end
 if reaped == BATCH or #due == BATCH or stopped then
   return {0, NOW, reaped, given, buried, from, 0}
 end

@@ -101,8 +101,8 @@ class Claims:
         self._news.set()
 
     def ring_seat(self) -> None:
-        """Do so if this worker has a seat, or if the queue was paused when it last claimed."""
-        if self._seated or self._paused:
+        """Do so if this worker has a seat, or may be given one by the claim on the wire."""
+        if self._seated or not self._resting:
             self.ring()
 
     def sit_down(self) -> None:

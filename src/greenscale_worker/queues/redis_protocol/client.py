@@ -224,7 +224,7 @@ class RedisQueueClient:
         with mapped():
             await self._client.hdel(self._keys.of("control"), "paused")
         with suppress(ConfigError), mapped():  # where PUBLISH is forbidden, workers see it by themselves
-            await self._client.publish(self._keys.bell, "ready")
+            await self._client.publish(self._keys.bell, "resumed")
 
     async def dead(
         self,

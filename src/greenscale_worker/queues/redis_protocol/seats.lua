@@ -6,8 +6,10 @@ local SEATS = 2
 -- Lets a worker claim, by a channel of its own.
 local function wake(owner) redis.pcall('PUBLISH', BELL .. ':' .. owner, 'wake') end
 
+local function seats() return call('ZRANGE', IDLE, 0, SEATS - 1) end
+
 local function has_seat(owner)
-  for _, seated in ipairs(call('ZRANGE', IDLE, 0, SEATS - 1)) do
+  for _, seated in ipairs(seats()) do
     if seated == owner then return true end
   end
   return false
@@ -19,29 +21,34 @@ local function sit_down(owner)
   return has_seat(owner)
 end
 
--- Takes out a worker that cannot claim. If it had a seat, who has it now must look for what came meanwhile.
-local function stand_up(owner)
-  local had_seat = has_seat(owner)
-  call('ZREM', IDLE, owner)
-  local heir = had_seat and call('ZRANGE', IDLE, SEATS - 1, SEATS - 1)[1]
-  if heir then wake(heir) end
-end
-
--- Unseats who has sent no heartbeat for the time of two.
-local function unseat_silent(beat_ms)
-  for _, owner in ipairs(call('ZRANGE', IDLE, 0, SEATS - 1)) do
-    local seen = call('ZSCORE', WORKERS, owner)
-    if not seen or tonumber(seen) < now - 2 * beat_ms then stand_up(owner) end
+-- Takes out workers that cannot claim. Who has a seat now and had none must look for what came meanwhile.
+local function stand_up(...)
+  local had_seat = {}
+  for _, owner in ipairs(seats()) do had_seat[owner] = true end
+  if call('ZREM', IDLE, ...) == 0 then return end
+  for _, owner in ipairs(seats()) do
+    if not had_seat[owner] then wake(owner) end
   end
 end
 
--- Wakes as many others as it takes to run what waits, each having so many lanes, so that a burst is not passed from seat to
--- seat. Who is woken claims, and sits down again if that brings it too little.
+-- Unseats who has sent no heartbeat for the time of two, or sent it in what is the future since the clock was set back.
+local function unseat_silent(beat_ms)
+  for _ = 1, BATCH do
+    local silent = {}
+    for _, owner in ipairs(seats()) do
+      local seen = call('ZSCORE', WORKERS, owner)
+      if not seen or math.abs(now - tonumber(seen)) > 2 * beat_ms then silent[#silent + 1] = owner end
+    end
+    if #silent == 0 then return end
+    stand_up(unpack(silent))
+  end
+end
+
+-- Wakes as many as it takes to run what waits, each having so many lanes, so that a burst is not passed from seat to seat. They
+-- stay in `idle` until they claim: who fills its lanes next wakes those again that have not come yet, and no others.
 local function share(lanes)
   local idle = lanes > 0 and call('ZCARD', IDLE) or 0
   local waiting = idle > 0 and store.unclaimed() + call('ZCARD', READY) or 0
   if waiting == 0 then return end
-  local woken = call('ZRANGE', IDLE, 0, math.min(math.ceil(waiting / lanes), BATCH) - 1)
-  call('ZREM', IDLE, unpack(woken))
-  for _, owner in ipairs(woken) do wake(owner) end
+  for _, owner in ipairs(call('ZRANGE', IDLE, 0, math.min(math.ceil(waiting / lanes), BATCH) - 1)) do wake(owner) end
 end

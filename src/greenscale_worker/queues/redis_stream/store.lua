@@ -122,7 +122,13 @@ end
 
 function store.push(payload) call('XADD', SOURCE, '*', 'job', payload) end
 
-function store.unclaimed() return math.max(0, call('XLEN', SOURCE) - call('HLEN', META)) end
+-- How many entries nobody has claimed; 0 where the group has come to the last. What it was made behind, or what somebody
+-- acknowledged and did not delete, would otherwise be taken for work for ever.
+function store.unclaimed()
+  local most = call('XLEN', SOURCE) - call('HLEN', META)
+  if most <= 0 or #call('XRANGE', SOURCE, '(' .. store.taken(), '+', 'COUNT', 1) == 0 then return 0 end
+  return most
+end
 
 -- Says whose a job is from now on.
 function store.own(id, owner) give_to(owner or NOBODY, id) end
