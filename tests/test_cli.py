@@ -25,9 +25,10 @@ import pytest
 import redis
 
 from greenscale_worker.cli import parser
-from greenscale_worker.cli.terminal import age, columns, fitted, moment, seconds_of, since_of
+from greenscale_worker.cli.terminal import columns, moment, seconds_of, since_of
 from greenscale_worker.cli.worker import Process
 from greenscale_worker.config import load
+from greenscale_worker.for_people import age, fitted
 from greenscale_worker.job import Failed, Failure, Released
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.redis_list import open_queue

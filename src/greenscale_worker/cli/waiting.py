@@ -13,10 +13,10 @@ import orjson
 from greenscale_worker.cli import FAILED, UNFINISHED
 from greenscale_worker.cli.jobs import WITH_REASON, readable, reason
 from greenscale_worker.cli.opening import was_interrupted
-from greenscale_worker.cli.overview import DELAYED, NO_WORKER, look
 from greenscale_worker.cli.progress import Bar
 from greenscale_worker.cli.terminal import bold, harmless, hint, one_line, say, say_json
 from greenscale_worker.client.ends import Ended, Ends
+from greenscale_worker.client.standing import DELAYED, NO_WORKER, standing
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.job import check_job_id
 from greenscale_worker.queues import QueueClient
@@ -142,10 +142,10 @@ async def _look_for_ever(client: QueueClient, progress: Progress) -> None:
 
 async def _look(client: QueueClient, progress: Progress) -> None:
     with suppress(QueueUnavailableError, ConfigError):  # `progress` is told of the first
-        overview = await look(client, with_loads=False)
-        reasons = overview.reasons(patience=FAILING_SECONDS)
+        now = await standing(client)
+        reasons = now.reasons(patience=FAILING_SECONDS)
         reasons.pop(DELAYED, None)  # each job says so itself
-        if not overview.workers:  # also where there is no job yet
+        if not now.workers:  # also where there is no job yet
             reasons[NO_WORKER] = NO_WORKER
         progress.stuck(reasons)
 
