@@ -258,6 +258,28 @@ async def test_a_wait_that_takes_too_long_says_how_the_job_stands(redis_url: str
             await ours.wait(job_id, 0.2)
 
 
+async def test_a_wait_that_takes_too_long_says_why_nothing_moves(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Client(redis_url) as ours:
+        with pytest.raises(TimeoutError, match=r"no record of it; nothing moves: no worker is alive$"):
+            await ours.wait("a", 0.05)
+    async with opened(redis_url) as (ours, worker):
+        await (await ours.queue()).pause()
+        with pytest.raises(TimeoutError, match=r"it is waiting; nothing moves: paused: .*ends it$"):
+            await ours.ask("x", timeout=0.05, job_id="a")
+        await (await ours.queue()).resume()
+        await worker.beat("the gate is shut")
+        with pytest.raises(TimeoutError, match=r"it is waiting; nothing moves: no worker sends: the gate is shut$"):
+            await ours.wait("a", 0.05)
+        await worker.beat()
+        with pytest.raises(TimeoutError, match=r"it is waiting$"):
+            await ours.wait("a", 0.05)
+        monkeypatch.setattr("greenscale_worker.client.asynchronous.standing", lambda _queue: 1 / 0)
+        with pytest.raises(TimeoutError, match=r"it is waiting$"):
+            await ours.wait("a", 0.05)
+
+
 async def test_an_answer_that_is_kept_no_longer_is_told(redis_url: str, client: Redis) -> None:
     async with opened(redis_url) as (ours, queue):
         ids = await ours.submit_many(["its record goes", "its answer goes"])

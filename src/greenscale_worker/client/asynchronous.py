@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from greenscale_worker.client.ends import Ended, Ends
 from greenscale_worker.client.payload import check
+from greenscale_worker.client.standing import standing
 from greenscale_worker.errors import (
     BadInputError,
     ConfigError,
@@ -176,8 +177,8 @@ class Client:
         """Wait until a job has ended, and give its answer. It need not be there yet.
 
         Raises BadInputError for an id that no job can have, JobFailed, JobCancelled, JobGone where its answer is kept
-        no longer, and TimeoutError, which says how the job stands, after so many seconds. While the server is away, it
-        is waited for.
+        no longer, and after so many seconds TimeoutError, which says how the job stands and why nothing moves. While
+        the server is away, it is waited for.
         """
         return await self._wait(job_id, timeout, known=False)
 
@@ -188,7 +189,8 @@ class Client:
             async with asyncio.timeout(timeout):
                 return answer_of(await ends.wait(job_id, known=known))
         except TimeoutError:
-            raise TimeoutError(f"{job_id} has not ended within {timeout:g} s; {await self._stands(job_id)}") from None
+            stands, why = await asyncio.gather(self._stands(job_id), self._why())
+            raise TimeoutError(f"{job_id} has not ended within {timeout:g} s; {stands}{why}") from None
 
     async def ask(
         self,
@@ -266,6 +268,14 @@ class Client:
             return "there is no record of it"
         why = ": ".join(word for word in (record.code, record.message) if word)
         return f"it is {record.state}" + (f", last {why}" if why else "")
+
+    async def _why(self) -> str:
+        """Say why nothing moves, where that is so and can be told."""
+        with suppress(Exception):  # whatever it is, it must not hide that the time is up
+            async with asyncio.timeout(LAST_LOOK_SECONDS):
+                reasons = (await standing(await self.queue())).reasons_of_waiting()
+            return f"; nothing moves: {'; '.join(reasons.values())}" if reasons else ""
+        return ""
 
     def _payload(self, job: Mapping[str, Any] | str) -> tuple[str, bytes]:
         """Write a job as workers read it. Raises BadInputError."""

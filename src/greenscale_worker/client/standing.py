@@ -14,6 +14,7 @@ SECONDS: Final = re.compile(r"\b\d+ s\b")
 PAUSED: Final = "paused: `greenscale-worker resume` ends it"
 DELAYED: Final = "delayed"
 NO_WORKER: Final = "no worker is alive"
+FAILING_SECONDS: Final = 5.0  # a call that fails now and then is no reason to say anything
 SHOWN: Final = 2  # of what workers say, where they do not say the same
 
 
@@ -49,6 +50,12 @@ class Standing:
         if only_delayed and self.next_due_seconds is not None and not reasons:
             reasons[DELAYED] = f"all wait for their time; the next is due in {age(self.next_due_seconds)}"
         return reasons
+
+    def reasons_of_waiting(self) -> dict[str, str]:
+        """Why the end of a job does not come, which need not be there yet; what its record says is left out."""
+        reasons = self.reasons(patience=FAILING_SECONDS)
+        reasons.pop(DELAYED, None)
+        return reasons if self.workers else {**reasons, NO_WORKER: NO_WORKER}
 
     @property
     def open_jobs(self) -> int:
