@@ -136,6 +136,26 @@ def test_an_error_fits_the_terminal_it_is_shown_on() -> None:
     assert max(map(len, text.splitlines())) <= 50
 
 
+def test_where_the_simulator_listens_fits_the_terminal() -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 80, 0, 0))
+    with process("simulate", "--port", "0", stdout=theirs, environment={"TERM": "xterm"}) as simulator:
+        os.close(theirs)
+        text = b""
+        while not text.endswith(b"/v1\r\n"):
+            text += os.read(ours, 65536)
+        simulator.terminate()
+        assert simulator.wait() == 0
+    os.close(ours)
+    assert re.fullmatch(r"listening: NEYSA_API_URL=\S+ or\r\n  OPENAI_BASE_URL=\S+\r\n", text.decode())
+
+
+def test_that_nothing_is_taken_back_fits_the_terminal(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    _, out, _ = shell("cancel", "x", "--undo")
+    assert out == "x: there is no cancellation that could\n  be taken back\n"
+
+
 def test_a_path_stays_whole() -> None:
     path = "/a/long/path/" + "x-y" * 30
     with pytest.MonkeyPatch.context() as patch:
