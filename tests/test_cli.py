@@ -25,9 +25,10 @@ import pytest
 import redis
 
 from greenscale_worker.cli import parser
-from greenscale_worker.cli.terminal import age, columns, fitted, moment, seconds_of, since_of
+from greenscale_worker.cli.terminal import columns, moment, seconds_of, since_of
 from greenscale_worker.cli.worker import Process
 from greenscale_worker.config import load
+from greenscale_worker.for_people import age, fitted
 from greenscale_worker.job import Failed, Failure, Released
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.redis_list import open_queue
@@ -133,6 +134,26 @@ def test_an_error_fits_the_terminal_it_is_shown_on() -> None:
     os.close(ours)
     assert text.count("\r\n") > 3
     assert max(map(len, text.splitlines())) <= 50
+
+
+def test_where_the_simulator_listens_fits_the_terminal() -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 80, 0, 0))
+    with process("simulate", "--port", "0", stdout=theirs, environment={"TERM": "xterm"}) as simulator:
+        os.close(theirs)
+        text = b""
+        while not text.endswith(b"/v1\r\n"):
+            text += os.read(ours, 65536)
+        simulator.terminate()
+        assert simulator.wait() == 0
+    os.close(ours)
+    assert re.fullmatch(r"listening: NEYSA_API_URL=\S+ or\r\n  OPENAI_BASE_URL=\S+\r\n", text.decode())
+
+
+def test_that_nothing_is_taken_back_fits_the_terminal(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    _, out, _ = shell("cancel", "x", "--undo")
+    assert out == "x: there is no cancellation that could\n  be taken back\n"
 
 
 def test_a_path_stays_whole() -> None:

@@ -376,6 +376,22 @@ async def test_what_waits_for_its_time_is_told(shell: Shell, redis_url: str) -> 
     assert why == "paused: `greenscale-worker resume` ends it; no worker is alive"
 
 
+@pytest.mark.parametrize(("failed", "told"), [(90, None), (-1, "no success for ")])
+async def test_a_failure_of_before_the_call_that_runs_is_no_reason(
+    shell: Shell, redis_url: str, failed: int, told: str | None
+) -> None:
+    """A worker with a wrong key was stopped, another one runs a slow job with a good key."""
+    await asyncio.to_thread(shell, "submit", "x", "--id", "a")
+    async with holding(redis_url, "a"):
+        seconds, _ = shell.client.time()
+        why = {"blamed": 1000 * (seconds - failed), "blamed_by": "http_401: the endpoint refuses the key"}
+        shell.client.hset("{jobs}:control", mapping=why)
+        found = (await asyncio.to_thread(shell.json, "queue"))["why"]
+        assert (found and found[: len(told or "")]) == told
+        code, _, err = await asyncio.to_thread(shell, "result", "a", "--wait", "--timeout", "0.2s")
+        assert (code, "no success" in err) == (4, False), "one of this second is no reason to be told of yet"
+
+
 async def test_what_keeps_every_worker_from_sending_is_told(shell: Shell, redis_url: str, tmp_path: Path) -> None:
     address = f"http://127.0.0.1:{free_port()}"
     await asyncio.to_thread(shell, "submit", "x")

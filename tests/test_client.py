@@ -1,6 +1,7 @@
 """The client of producers and readers: against a real Redis, and workers that are real queues or processes."""
 
 import asyncio
+import inspect
 import os
 import re
 import sys
@@ -258,6 +259,28 @@ async def test_a_wait_that_takes_too_long_says_how_the_job_stands(redis_url: str
             await ours.wait(job_id, 0.2)
 
 
+async def test_a_wait_that_takes_too_long_says_why_nothing_moves(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Client(redis_url) as ours:
+        with pytest.raises(TimeoutError, match=r"no record of it; nothing moves: no worker is alive$"):
+            await ours.wait("a", 0.05)
+    async with opened(redis_url) as (ours, worker):
+        await (await ours.queue()).pause()
+        with pytest.raises(TimeoutError, match=r"it is waiting; nothing moves: paused: .*ends it$"):
+            await ours.ask("x", timeout=0.05, job_id="a")
+        await (await ours.queue()).resume()
+        await worker.beat("the gate is shut")
+        with pytest.raises(TimeoutError, match=r"it is waiting; nothing moves: no worker sends: the gate is shut$"):
+            await ours.wait("a", 0.05)
+        await worker.beat()
+        with pytest.raises(TimeoutError, match=r"it is waiting$"):
+            await ours.wait("a", 0.05)
+        monkeypatch.setattr("greenscale_worker.client.asynchronous.standing", lambda _queue: 1 / 0)
+        with pytest.raises(TimeoutError, match=r"it is waiting$"):
+            await ours.wait("a", 0.05)
+
+
 async def test_an_answer_that_is_kept_no_longer_is_told(redis_url: str, client: Redis) -> None:
     async with opened(redis_url) as (ours, queue):
         ids = await ours.submit_many(["its record goes", "its answer goes"])
@@ -379,6 +402,76 @@ async def test_a_job_that_no_worker_would_run_is_refused_before_anything_is_hand
         assert client.exists("jobs") == 0
 
 
+@pytest.mark.parametrize(
+    ("jobs", "error", "fault"),
+    [
+        (["a", 5], TypeError, r"jobs\[1\]: a job is a prompt \(str\) or a dict of its fields, not int"),
+        ("abc", TypeError, "jobs: a list of prompts or of dicts, one for each job, is expected, not str"),
+        ({"prompt": "x"}, TypeError, "jobs: a list of prompts or of dicts, one for each job, is expected, not dict"),
+        (5, TypeError, "jobs: a list .* is expected, not int"),
+        (["a", {"prompt": ""}], BadInputError, r"jobs\[1\]: prompt: "),
+        (
+            [{"job_id": "one", "prompt": "x"}, "b", {"job_id": "one", "prompt": "y"}],
+            BadInputError,
+            r"jobs\[2\]: job_id one is that of jobs\[0\], another job",
+        ),
+    ],
+)
+async def test_many_jobs_with_a_wrong_one_are_refused_and_it_is_named(
+    redis_url: str, client: Redis, jobs: Any, error: type[Exception], fault: str
+) -> None:
+    async with Client(redis_url) as ours:
+        with pytest.raises(error, match=f"^{fault}"):
+            await ours.submit_many(jobs)
+        assert client.exists("jobs") == 0
+        job = {"job_id": "one", "prompt": "x"}
+        assert await ours.submit_many([job, job]) == ["one", "one"]
+        assert client.llen("jobs") == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"metadata": "abc"}, "^metadata: a dict of strings is expected, not str"),
+        ({"deadline": timedelta(hours=1)}, "^deadline: a time .* or a datetime, not timedelta"),
+    ],
+)
+async def test_a_field_of_another_type_is_named(redis_url: str, fields: dict[str, Any], fault: str) -> None:
+    async with Client(redis_url) as ours:
+        with pytest.raises(BadInputError, match=fault):
+            await ours.submit("x", **fields)
+
+
+async def test_an_argument_that_is_none_is_refused_in_plain_words(redis_url: str, client: Redis) -> None:
+    wrong: Any = "5s"
+    misspelt: Any = "runing"
+    async with Client(redis_url) as ours:
+        with pytest.raises(TypeError, match=r"^timeout: seconds as a number, or None, are expected, not '5s'"):
+            await ours.wait("a", wrong)
+        with pytest.raises(TypeError, match=r"^timeout: "):
+            await ours.ask("x", timeout=wrong)
+        assert client.exists("jobs") == 0
+        with pytest.raises(TypeError, match=r"^job_ids: a list of ids is expected, not str"):
+            await anext(ours.as_completed("dup9"))
+        with pytest.raises(ValueError, match=r"^state: there is no 'runing' \(did you mean 'running'\?\)"):
+            await anext(aiter(ours.jobs(state=misspelt)))
+        for queue in (await ours.queue(), MemoryQueue()):
+            letters: Any = ["id"]
+            with pytest.raises(TypeError, match=r"^a dead letter's id is a string, not list; for several: replay_many"):
+                await queue.replay(letters)
+
+
+def test_the_twins_have_the_same_methods_with_the_same_parameters() -> None:
+    """But for `queue`, which has an event loop's methods, and what ends a client."""
+    theirs, ours = (
+        {name: getattr(kind, name) for name in vars(kind) if not name.startswith("_")} for kind in (Client, SyncClient)
+    )
+    assert theirs.keys() - {"queue", "aclose"} == ours.keys() - {"close"}
+    for name in theirs.keys() & ours.keys():
+        asked = [list(inspect.signature(each[name]).parameters.values()) for each in (theirs, ours)]
+        assert asked[0] == asked[1], name
+
+
 async def test_another_backend_takes_other_jobs(redis_url: str) -> None:
     async with Client(redis_url, check=False) as ours:
         assert (await ours.submit_many([{"job_id": "one", "anything": 1}])) == ["one"]
@@ -390,9 +483,16 @@ async def test_jobs_can_be_seen_counted_and_cancelled(redis_url: str) -> None:
         await run(queue)
         assert [(job.job_id, job.state) async for job in ours.jobs()] == [(ids[0], "running"), (ids[1], "waiting")]
         assert [job.job_id async for job in ours.jobs(state="waiting", limit=1)] == [ids[1]]
+        several = ours.jobs(state=["running", "waiting"])
+        assert [job.job_id async for job in several] == ids
+        assert [job.job_id async for job in ours.jobs(state={"waiting", "failed"})] == [ids[1]]
+        assert [job.job_id async for job in ours.jobs(state=("waiting", "running"), limit=1)] == [ids[0]]
+        assert [job async for job in ours.jobs(state=[])] == []
         depth = await ours.depth()
         assert (depth.running, depth.waiting, len(await ours.workers())) == (1, 1, 1)
         assert await ours.cancel(ids[0]) == "cancelled"
+        assert (await ours.cancel(ids[1]), await ours.uncancel(ids[1])) == ("will_be_cancelled", True)
+        assert await ours.uncancel(ids[1]) is False
         beneath = await ours.queue()
         assert [job.job_id async for job in beneath.jobs(JobFilter(state="cancelled"))] == [ids[0]]
 

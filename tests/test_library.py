@@ -170,6 +170,18 @@ class Hanging:
         assert await asyncio.to_thread(self.hung.acquire, timeout=PATIENCE)
 
 
+async def test_a_dead_letter_is_a_warning_and_an_answer_is_none() -> None:
+    queue = MemoryQueue()
+    with structlog.testing.capture_logs() as lines:
+        async with Worker(queue, shout):
+            await queue.put([("bad", b'{"job_id": "bad", "deadline": 5}')])
+            await put(queue, "good")
+            assert await answer(queue, "good") is not None
+            await reads(queue, "bad", state="failed")
+    told = {line["job_id"]: (line["log_level"], line["outcome"]) for line in lines if line["event"] == "job"}
+    assert told == {"bad": ("warning", "failed"), "good": ("info", "succeeded")}
+
+
 async def test_a_plain_function_that_hangs_costs_its_job_a_try_and_no_lane(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("greenscale_worker.blame.FIRST_BACKOFF", 600.0)
     monkeypatch.setattr("greenscale_worker.blame.random.uniform", lambda _least, most: most)

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -80,7 +81,7 @@ def test_for_people_it_is_a_line_on_stderr(capsys: pytest.CaptureFixture[str]) -
         "ERROR handler stuck: job a, 10 s",
         "ready: 16 lanes",
         "stopped",
-        "ERROR job a failed for good (dead letter): crashed",
+        "ERROR job a is a dead letter: crashed",
         "WARNING job a taken over after a crash (run 2)",
         "WARNING job a taken over after 2 crashes (run 5)",
     ]
@@ -99,11 +100,11 @@ def test_for_people_it_is_a_line_on_stderr(capsys: pytest.CaptureFixture[str]) -
         ),
         (
             {"outcome": "failed", "code": "http_400", "job_id": "a", "attempt": 1, "run_seconds": 0.5},
-            "job a failed for good (dead letter): http_400 Bad Request",
+            "job a is a dead letter: http_400 Bad Request",
         ),
         (
             {"outcome": "failed", "code": "not_json", "job_id": None, "attempt": 0, "run_seconds": 0.0},
-            "job without an id failed for good (dead letter): not_json",
+            "job without an id is a dead letter: not_json",
         ),
         (
             {"outcome": "released", "code": "http_429", "job_id": "a", "attempt": 3, "run_seconds": 1, "delay": 2.5},
@@ -140,9 +141,9 @@ def test_ordinary_lines_fit_80_columns(capsys: pytest.CaptureFixture[str]) -> No
 def test_a_dead_letter_is_told_within_120_columns(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging(json=False)
     facts = {"outcome": "failed", "code": "http_422", "attempt": 5, "run_seconds": 59.9}
-    log.info("job", job_id=32 * "a", **facts)
+    log.warning("job", job_id=32 * "a", **facts)
     line = said_to_people(capsys)
-    assert line.startswith(f"job {32 * 'a'} failed for good (dead letter): http_422 Unprocessable ")
+    assert line.startswith(f"WARNING job {32 * 'a'} is a dead letter: http_422 Unprocessable ")
     assert line.endswith(", attempt 5")
     assert len(line) + len("14:55:08 ") <= 120
 
@@ -172,6 +173,35 @@ def test_only_a_terminal_shows_colour_and_only_where_it_is_wanted(
         seen = os.read(ours, 1000)
     os.close(ours)
     assert seen[9:] == (b"\x1b[31mERROR\x1b[0m" if red else b"ERROR") + b" stopped: why\r\n"
+
+
+@pytest.mark.parametrize("columns", [40, 70, 200])
+def test_a_terminal_gets_whole_words(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    """Also one that was made narrower; what goes on below is indented, and the colour is no width."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        termios.tcsetwinsize(ours, (24, 100))
+        configure_logging(json=False)
+        log.warning("waiting_for_backend", why=f"{30 * 'word '}end")
+        termios.tcsetwinsize(ours, (24, columns))
+        log.warning("waiting_for_backend", why=f"{30 * 'word '}end")
+        flush_log()
+        monkeypatch.undo()
+        configure_logging(json=False)  # lets go of the terminal
+        seen = os.read(ours, 4000).decode().replace("\x1b[33m", "").replace("\x1b[0m", "")
+    os.close(ours)
+    lines = seen.splitlines()
+    second = [number for number, line in enumerate(lines) if "waiting" in line][1]
+    assert max(map(len, lines[:second])) <= 100
+    assert max(map(len, lines[second:])) <= columns
+    assert all(line.startswith("  ") for line in lines[second + 1 :])
+    words = " ".join(" ".join(lines[second:]).split())[len("14:55:08 ") :]
+    said = f"WARNING waiting for backend: {30 * 'word '}end; jobs wait meanwhile, and it goes on by itself"
+    assert words == said
 
 
 @pytest.mark.parametrize(("level", "seen"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])

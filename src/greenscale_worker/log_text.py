@@ -4,13 +4,15 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from http import HTTPStatus
-from typing import Final
+from typing import Final, TextIO
 
 from structlog.typing import EventDict
 
+from greenscale_worker.for_people import WIDTH, broken, edge_of
+
 COLOURS: Final[Mapping[str, str]] = {"warning": "\x1b[33m", "error": "\x1b[31m"}
 PLAIN: Final = "\x1b[0m"
-DEAD: Final = "failed for good (dead letter)"
+DEAD: Final = "is a dead letter"
 # How facts are written whose name would say nothing; others are `name value`.
 FORMS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("check", "code", "error", "hint", "name", "why"), "{}"),
@@ -21,25 +23,36 @@ FORMS: Final[Mapping[str, str]] = {
 
 
 class LogText:
-    """Writes an event as one line, and below it a traceback where there is one; structlog calls that a processor."""
+    """Writes an event as one line, and below it a traceback where there is one; structlog calls that a processor.
 
-    def __init__(self, *, colour: bool) -> None:
+    A line that is too long for `terminal` is broken between words; None: there is no terminal.
+    """
+
+    def __init__(self, *, colour: bool, terminal: TextIO | None) -> None:
         self._colour = colour
+        self._terminal = terminal
+        self._fits = 0  # so many columns do, without a look at the terminal
 
     def __call__(self, _logger: object, level: str, facts: EventDict) -> bytes:
         """Write the time of day, the level of a warning or an error, the event and its facts."""
         event, exception = facts.pop("event"), facts.pop("exception", None)
         said = SENTENCES[event](facts) if event in SENTENCES else _sentence(event, facts)
-        lines = [f"{datetime.now().astimezone():%H:%M:%S} {self._emphasis(level)}{_harmless(said)}"]
+        word = level.upper() if level in COLOURS else ""
+        time = f"{datetime.now().astimezone():%H:%M:%S}"
+        lines = [self._fitted(f"{time} {word} {_harmless(said)}" if word else f"{time} {_harmless(said)}")]
+        if self._colour and word:
+            lines[0] = lines[0].replace(word, f"{COLOURS[level]}{word}{PLAIN}", 1)
         if exception is not None:
             lines += map(_harmless, str(exception).splitlines())
         return "\n".join(lines).encode()
 
-    def _emphasis(self, level: str) -> str:
-        if level not in COLOURS:
-            return ""
-        word = level.upper()
-        return f"{COLOURS[level]}{word}{PLAIN} " if self._colour else f"{word} "
+    def _fitted(self, line: str) -> str:
+        """Break a line at the edge of the terminal, which is looked at only for a line that may not fit."""
+        if self._terminal is None or len(line) <= self._fits:
+            return line
+        edge = edge_of(self._terminal) or WIDTH
+        self._fits = min(edge, WIDTH)
+        return broken(line, edge)
 
 
 def _sentence(event: str, facts: EventDict) -> str:
@@ -86,6 +99,10 @@ def _named(facts: Mapping[str, object]) -> str:
     return f"job {facts['job_id'] or 'without an id'}"
 
 
+def _waiting_for_backend(facts: EventDict) -> str:
+    return f"{_sentence('waiting_for_backend', facts)}; jobs wait meanwhile, and it goes on by itself"
+
+
 def _worker_started(facts: EventDict) -> str:
     words = "worker started: {kind} {queue} at {redis}, {backend}, {concurrency} lanes"
     return words.format_map(defaultdict(str, facts))
@@ -95,6 +112,7 @@ SENTENCES: Final[Mapping[str, Callable[[EventDict], str]]] = {
     "job": _job,
     "job_buried": _job_buried,
     "job_taken_over": _job_taken_over,
+    "waiting_for_backend": _waiting_for_backend,
     "worker_started": _worker_started,
 }
 

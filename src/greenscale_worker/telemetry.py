@@ -84,11 +84,16 @@ def configure_logging(*, json: bool, level: str = "info") -> None:
     vars(log).pop("bind", None)  # what an earlier call has left: the logger is made once, not for every line
     structlog.configure(
         cache_logger_on_first_use=True,
-        processors=[_as_json if json else LogText(colour=coloured(sys.stderr)), _mask],
+        processors=[_as_json if json else _for_people(), _mask],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=_Lines,
     )
     _writer.redirect(sys.stdout if json else sys.stderr)
+
+
+def _for_people() -> LogText:
+    stream = sys.stderr
+    return LogText(colour=coloured(stream), terminal=stream if stream is not None and stream.isatty() else None)
 
 
 @contextmanager

@@ -372,7 +372,8 @@ class Worker:
         self._metrics.finished(word, code)
         if lease.lost is not None and note in _LOSSES.values():
             self._metrics.lost(lease.lost)
-        log.info("job", outcome=word, code=code, **facts)
+        say = log.warning if word == "failed" else log.info
+        say("job", outcome=word, code=code, **facts)
 
     async def _send_heartbeats(self) -> None:
         loop = asyncio.get_running_loop()

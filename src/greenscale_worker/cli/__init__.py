@@ -156,7 +156,7 @@ def parser() -> "Parser":
 
 
 def _complain(message: str, code: int) -> int:
-    from greenscale_worker.cli.terminal import fitted  # noqa: PLC0415  as above
+    from greenscale_worker.for_people import fitted  # noqa: PLC0415  as above
 
     with suppress(OSError):  # nobody can be told; the exit code says it
         sys.stderr.write(fitted(f"greenscale-worker: {message}", sys.stderr) + "\n")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 from greenscale_worker.cli import FAILED, UNKNOWN
 from greenscale_worker.cli.opening import with_client
 from greenscale_worker.cli.terminal import (
-    age,
     columns,
     facts,
     harmless,
@@ -22,6 +21,7 @@ from greenscale_worker.cli.terminal import (
 )
 from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import ConfigError
+from greenscale_worker.for_people import age
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

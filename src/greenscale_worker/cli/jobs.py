@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from greenscale_worker.cli import FAILED, UNFINISHED, UNKNOWN
 from greenscale_worker.cli.opening import with_client
-from greenscale_worker.cli.terminal import facts, fitted, harmless, hint, moment, one_line, say, say_json, seconds_of
+from greenscale_worker.cli.terminal import facts, harmless, hint, moment, one_line, say, say_json, seconds_of
 from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import ConfigError
+from greenscale_worker.for_people import fitted
 
 if TYPE_CHECKING:
     from greenscale_worker.config import Settings
@@ -215,5 +216,5 @@ async def _undo(args: argparse.Namespace, client: "QueueClient") -> int:
     if args.json:
         say_json({"job_id": args.job_id, "undone": undone})
     else:
-        say(args.job_id + UNDONE[undone])
+        say(fitted(args.job_id + UNDONE[undone], sys.stdout))
     return 0 if undone else UNKNOWN

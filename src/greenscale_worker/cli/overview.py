@@ -1,23 +1,16 @@
 """What `queue` shows: how much there is to do, how fast it is done, who does it, and why nothing moves."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from textwrap import wrap
 from time import time
 from typing import Any, Final
 
-from greenscale_worker.cli.terminal import age, bold, columns, one_line
+from greenscale_worker.cli.terminal import bold, columns, one_line
+from greenscale_worker.client.standing import MOST_READ, Standing, standing
+from greenscale_worker.for_people import MINUTE, WIDTH, age
 from greenscale_worker.queues import Depth, JobFilter, LiveWorker, QueueClient
 
-WIDTH: Final = 80
-MOST_READ: Final = 2000  # of the jobs that run
-SECONDS: Final = re.compile(r"\b\d+ s\b")
-MINUTE: Final = 60
-PAUSED: Final = "paused: `greenscale-worker resume` ends it"
-DELAYED: Final = "delayed"
-NO_WORKER: Final = "no worker is alive"
-SHOWN: Final = 2  # of what workers say, where they do not say the same
 COUNTED: Final = ("waiting", "running", "delayed", "held", "dead")
 
 
@@ -30,52 +23,22 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Overview:
+class Overview(Standing):
     """A queue at one moment. `loads` is by worker; None: there is too much running to be read."""
 
-    depth: Depth
-    workers: Sequence[LiveWorker]
     loads: Mapping[str, Load] | None
     rate: float
-    next_due_seconds: float | None
 
     @property
     def why(self) -> str | None:
         """Why nothing moves, in a line; None where there is nothing to do, or something moves."""
         return "; ".join(self.reasons().values()) or None
 
-    def reasons(self, *, patience: float = 0.0) -> dict[str, str]:
-        """Why nothing moves, each by a key that stays the same as long as the reason does.
-
-        That nothing succeeds is one only after so many seconds.
-        """
-        depth, reasons = self.depth, dict[str, str]()
-        if depth.paused:
-            reasons[PAUSED] = PAUSED
-        if self._open and not self.workers:
-            reasons[NO_WORKER] = NO_WORKER
-        whys = {worker.why for worker in self.workers}
-        if self._open and whys and None not in whys:
-            told = " / ".join(sorted(filter(None, whys))[:SHOWN])
-            reasons[SECONDS.sub("", told)] = f"no worker sends: {told}"
-        if self._open and depth.failing_seconds is not None and depth.failing_seconds >= patience:
-            by = depth.failing_by or "a call failed"
-            reasons[by] = f"no success for {age(depth.failing_seconds)}: {by}"
-        only_delayed = depth.delayed == self._open
-        if only_delayed and self.next_due_seconds is not None and not reasons:
-            reasons[DELAYED] = f"all wait for their time; the next is due in {age(self.next_due_seconds)}"
-        return reasons
-
     @property
     def eta_seconds(self) -> float | None:
         """Seconds until all is done at the rate of late; None where nothing waits, or nobody can tell."""
-        waits = self._open > self.depth.running
-        return self._open / self.rate if waits and self.rate and self.why is None else None
-
-    @property
-    def _open(self) -> int:
-        depth = self.depth
-        return depth.waiting + depth.running + depth.delayed + depth.held
+        waits = self.open_jobs > self.depth.running
+        return self.open_jobs / self.rate if waits and self.rate and self.why is None else None
 
     def facts(self) -> dict[str, Any]:
         """Everything, for JSON."""
@@ -125,15 +88,11 @@ class Overview:
         return columns(rows, head=("worker", "heartbeat", "running", "longest"), cut=True)
 
 
-async def look(client: QueueClient, *, with_loads: bool = True) -> Overview:
-    """Read all of it, what each worker runs only where that is wanted. Raises QueueUnavailableError."""
-    depth, workers, rate = await client.depth(), await client.workers(), await client.rate()
-    next_due: float | None = None
-    if depth.delayed:
-        async for job in client.jobs(JobFilter(state="delayed"), limit=1):
-            next_due = None if job.due_at is None else max(0.0, job.due_at - time())
-    loads = await _loads(client, depth, workers) if with_loads else None
-    return Overview(depth, workers, loads, rate, next_due)
+async def look(client: QueueClient) -> Overview:
+    """Read all of it. Raises QueueUnavailableError."""
+    now, rate = await standing(client), await client.rate()
+    loads = await _loads(client, now.depth, now.workers)
+    return Overview(now.depth, now.workers, now.next_due_seconds, now.tries_anew, loads, rate)
 
 
 async def _loads(client: QueueClient, depth: Depth, workers: Sequence[LiveWorker]) -> dict[str, Load] | None:

@@ -4,14 +4,16 @@ import argparse
 import asyncio
 import os
 import signal
+import sys
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from greenscale_worker.cli import interrupt
 from greenscale_worker.cli.streams import is_of_stdout
-from greenscale_worker.cli.terminal import text_of, within
+from greenscale_worker.cli.terminal import say, text_of, within
 from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import ConfigError
+from greenscale_worker.for_people import fitted
 
 if TYPE_CHECKING:
     from greenscale_worker.simulator import SimulatorOptions
@@ -126,5 +128,7 @@ async def _serve(options: "SimulatorOptions", host: str, port: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     async with running(options, host=host, port=port) as url:
-        print(f"listening: NEYSA_API_URL={url}{CHAT_PATH} or OPENAI_BASE_URL={url}/v1", flush=True)  # noqa: T201  the command's output
+        line = f"listening: NEYSA_API_URL={url}{CHAT_PATH} or OPENAI_BASE_URL={url}/v1"
+        say(fitted(line, sys.stdout) if sys.stdout.isatty() else line)
+        sys.stdout.flush()
         await stopped.wait()

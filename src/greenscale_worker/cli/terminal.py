@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import os
 import re
 import shutil
 import sys
@@ -10,16 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from textwrap import fill
 from time import time
 from typing import Any, Final, TextIO
 
 from greenscale_worker.colour import coloured
+from greenscale_worker.for_people import WIDTH, age, broken, edge_of, fitted
 
 UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 WIDEST: Final = 36  # of a cell that others stand behind: a UUID
-WIDTH: Final = 80
-NARROWEST: Final = 20
 LEAST_OF_WORD: Final = 12
 LEAST_OF_TEXT: Final = 40
 INDENT: Final = "    "
@@ -41,39 +38,11 @@ def hint(text: str) -> None:
         say(fitted(text, sys.stderr), sys.stderr)
 
 
-def fitted(text: str, stream: TextIO) -> str:
-    """Break lines between words, so that a terminal does not break them within; a path or a URL stays whole.
-
-    Elsewhere a line stays a line, for `grep`, unless COLUMNS says how wide it may be.
-    """
-    edge = edge_of(stream)
-    return text if edge is None else "\n".join(_broken(line, edge) for line in text.split("\n"))
-
-
-def edge_of(stream: TextIO) -> int | None:
-    """Say how many columns a stream has; None: there is no edge."""
-    columns = os.environ.get("COLUMNS", "")
-    if columns.isascii() and columns.isdecimal():
-        return max(NARROWEST, int(columns))
-    if not stream.isatty():
-        return None
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or WIDTH
-    except (OSError, ValueError):
-        return WIDTH
-
-
 def facts(rows: Sequence[tuple[str, str]]) -> str:
     """Align names and what is said of them; where there is an edge, the latter goes on below itself."""
     edge, lines = edge_of(sys.stdout), columns(rows).split("\n")
     margin = " " * (max(len(one_line(name)) for name, _ in rows) + len("  "))
-    return "\n".join(lines if edge is None else [_broken(line, edge, margin) for line in lines])
-
-
-def _broken(line: str, edge: int, margin: str = "  ") -> str:
-    if len(line) <= edge:
-        return line
-    return fill(line, edge, subsequent_indent=margin, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines if edge is None else [broken(line, edge, margin) for line in lines])
 
 
 def say_json(value: Any) -> None:
@@ -157,17 +126,6 @@ def _ended(line: str, last: str, edge: int) -> list[str]:
 
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def age(seconds: float) -> str:
-    """Write a time span in its two largest units."""
-    if seconds < UNITS["m"]:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{max(0.0, seconds):.1f} s"  # noqa: PLR2004  two digits are enough
-    for large, small in (("d", "h"), ("h", "m"), ("m", "s")):
-        if seconds >= UNITS[large]:
-            whole, rest = divmod(int(seconds), UNITS[large])
-            return f"{whole} {large} {rest // UNITS[small]} {small}"
-    raise AssertionError(seconds)
 
 
 def moment(since_epoch: float) -> str:

@@ -11,7 +11,7 @@ from textwrap import indent
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from greenscale_worker.cli import WRONG
-from greenscale_worker.cli.terminal import fitted
+from greenscale_worker.for_people import fitted
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite

@@ -13,17 +13,16 @@ import orjson
 from greenscale_worker.cli import FAILED, UNFINISHED
 from greenscale_worker.cli.jobs import WITH_REASON, readable, reason
 from greenscale_worker.cli.opening import was_interrupted
-from greenscale_worker.cli.overview import DELAYED, NO_WORKER, look
 from greenscale_worker.cli.progress import Bar
 from greenscale_worker.cli.terminal import bold, harmless, hint, one_line, say, say_json
 from greenscale_worker.client.ends import Ended, Ends
+from greenscale_worker.client.standing import standing
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.job import check_job_id
 from greenscale_worker.queues import QueueClient
 from greenscale_worker.tasks import end
 
 HEADING: Final = 100  # characters
-FAILING_SECONDS: Final = 5.0  # a call that fails now and then is no reason to say anything
 LOOK_SECONDS: Final = 2.0  # between two looks at why nothing moves
 DRAW_SECONDS: Final = 0.1  # after a change: many come together
 
@@ -142,12 +141,7 @@ async def _look_for_ever(client: QueueClient, progress: Progress) -> None:
 
 async def _look(client: QueueClient, progress: Progress) -> None:
     with suppress(QueueUnavailableError, ConfigError):  # `progress` is told of the first
-        overview = await look(client, with_loads=False)
-        reasons = overview.reasons(patience=FAILING_SECONDS)
-        reasons.pop(DELAYED, None)  # each job says so itself
-        if not overview.workers:  # also where there is no job yet
-            reasons[NO_WORKER] = NO_WORKER
-        progress.stuck(reasons)
+        progress.stuck((await standing(client)).reasons_of_waiting())
 
 
 async def wait_for(client: QueueClient, job_id: str, timeout: float | None) -> Ended | None:  # noqa: ASYNC109  None says it

@@ -2,8 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,8 +11,10 @@ from types import TracebackType
 from typing import Any, Final, Self
 from uuid import uuid4
 
+from greenscale_worker.client.arguments import check_many, check_timeout, fields_of, states_of
 from greenscale_worker.client.ends import Ended, Ends
 from greenscale_worker.client.payload import check
+from greenscale_worker.client.standing import standing
 from greenscale_worker.errors import (
     BadInputError,
     ConfigError,
@@ -155,16 +157,28 @@ class Client:
         """
         known = {"prompt": prompt, "messages": messages, "job_id": job_id, "metadata": metadata, "deadline": deadline}
         job = {**{name: value for name, value in known.items() if value is not None}, **parameters}
-        (handed_in,) = await self.submit_many([job])
+        (handed_in,) = await self._put([self._payload(job)])
         return handed_in
 
     async def submit_many(self, jobs: Iterable[Mapping[str, Any] | str]) -> list[str]:
         """Hand in many jobs, each a prompt or the fields of the wire contract, and give their ids in this order.
 
-        They are accepted in groups of 100, each as a whole; all are checked before the first. Raises as `submit`; the
-        error has all ids as `job_ids`, in this order, though some of the groups may have been accepted.
+        They are accepted in groups of 100, each as a whole; all are checked before the first. Raises as `submit`, a
+        BadInputError which names the job, also for one id with two payloads; TypeError for what is no job. The error of
+        a server has all ids as `job_ids`, in this order, though some of the groups may have been accepted.
         """
-        payloads = [self._payload(job) for job in jobs]
+        check_many("jobs", jobs, "a list of prompts or of dicts, one for each job,", single=(str, bytes, Mapping))
+        payloads, places = list[tuple[str, bytes]](), dict[str, int]()
+        for place, job in enumerate(jobs):
+            job_id, payload = self._payload(job, f"jobs[{place}]: ")
+            first = places.setdefault(job_id, place)
+            if first != place and payloads[first][1] != payload:
+                said = f"jobs[{place}]: job_id {job_id} is that of jobs[{first}], another job; expected: each its own"
+                raise BadInputError("bad_job_id", said, job_id=job_id)
+            payloads.append((job_id, payload))
+        return await self._put(payloads)
+
+    async def _put(self, payloads: Sequence[tuple[str, bytes]]) -> list[str]:
         job_ids = tuple(job_id for job_id, _ in payloads)
         try:
             await (await self.queue()).put(payloads, fold=True)
@@ -176,19 +190,21 @@ class Client:
         """Wait until a job has ended, and give its answer. It need not be there yet.
 
         Raises BadInputError for an id that no job can have, JobFailed, JobCancelled, JobGone where its answer is kept
-        no longer, and TimeoutError, which says how the job stands, after so many seconds. While the server is away, it
-        is waited for.
+        no longer, and after so many seconds TimeoutError, which says how the job stands and why nothing moves. While
+        the server is away, it is waited for.
         """
         return await self._wait(job_id, timeout, known=False)
 
     async def _wait(self, job_id: str, timeout: float | None, *, known: bool) -> str:  # noqa: ASYNC109  likewise
         check_job_id(job_id)
+        check_timeout(timeout)
         ends = await self._waiting()
         try:
             async with asyncio.timeout(timeout):
                 return answer_of(await ends.wait(job_id, known=known))
         except TimeoutError:
-            raise TimeoutError(f"{job_id} has not ended within {timeout:g} s; {await self._stands(job_id)}") from None
+            stands, why = await asyncio.gather(self._stands(job_id), self._why())
+            raise TimeoutError(f"{job_id} has not ended within {timeout:g} s; {stands}{why}") from None
 
     async def ask(
         self,
@@ -199,13 +215,15 @@ class Client:
         **fields: Any,
     ) -> str:
         """Hand in a job as `submit` does, and wait for its answer as `wait` does."""
+        check_timeout(timeout)
         return await self._wait(await self.submit(prompt, **fields), timeout, known=True)
 
     async def as_completed(self, job_ids: Iterable[str]) -> AsyncGenerator[Completed, None]:
         """Give each of these jobs when it has ended; `record` is as `jobs` gives it, and says why one failed.
 
-        Raises BadInputError for an id that no job can have.
+        Raises BadInputError for an id that no job can have, TypeError for a single one.
         """
+        check_many("job_ids", job_ids, "a list of ids")
         ids = list(job_ids)
         for job_id in ids:
             check_job_id(job_id)
@@ -226,18 +244,34 @@ class Client:
         """End a job that has not finished; see `QueueClient.cancel`. Raises BadInputError for an id no job can have."""
         return await (await self.queue()).cancel(job_id)
 
+    async def uncancel(self, job_id: str) -> bool:
+        """Take a cancellation back that no job has met yet; see `QueueClient.uncancel`. Raises as `cancel`."""
+        return await (await self.queue()).uncancel(job_id)
+
     async def jobs(
         self,
         *,
-        state: State | None = None,
+        state: State | Collection[State] | None = None,
         code: str | None = None,
         worker: str | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[JobInfo]:
-        """Walk through jobs: those that run, wait, are delayed and held, then the last 1,000 that ended."""
-        which = JobFilter(state=state, code=code, worker=worker)
-        async for job in (await self.queue()).jobs(which, limit=limit):
-            yield job
+        """Walk through jobs: those that run, wait, are delayed and held, then the last 1,000 that ended.
+
+        `state` is one or several. Raises ValueError for one that there is not.
+        """
+        states = states_of(state)
+        if limit == 0 or not states:
+            return
+        several = state is not None and len(states) > 1
+        which = JobFilter(state=next(iter(states)) if len(states) == 1 else None, code=code, worker=worker)
+        given = 0
+        async for job in (await self.queue()).jobs(which, limit=None if several else limit):
+            if job.state in states:
+                yield job
+                given += 1
+            if given == limit:
+                return
 
     async def depth(self) -> Depth:
         """Count the jobs by state."""
@@ -267,13 +301,26 @@ class Client:
         why = ": ".join(word for word in (record.code, record.message) if word)
         return f"it is {record.state}" + (f", last {why}" if why else "")
 
-    def _payload(self, job: Mapping[str, Any] | str) -> tuple[str, bytes]:
-        """Write a job as workers read it. Raises BadInputError."""
-        fields = {"prompt": job} if isinstance(job, str) else dict(job)
+    async def _why(self) -> str:
+        """Say why nothing moves, where that is so and can be told."""
+        with suppress(Exception):  # whatever it is, it must not hide that the time is up
+            async with asyncio.timeout(LAST_LOOK_SECONDS):
+                reasons = (await standing(await self.queue())).reasons_of_waiting()
+            return f"; nothing moves: {'; '.join(reasons.values())}" if reasons else ""
+        return ""
+
+    def _payload(self, job: Mapping[str, Any] | str, where: str = "") -> tuple[str, bytes]:
+        """Write a job as workers read it. Raises BadInputError or TypeError, which say where."""
+        try:
+            return self._written(fields_of(job))
+        except BadInputError as error:
+            raise BadInputError(error.code, f"{where}{error}", job_id=error.job_id) from None
+        except TypeError as error:
+            raise TypeError(f"{where}{error}") from None
+
+    def _written(self, fields: dict[str, Any]) -> tuple[str, bytes]:
         if fields.get("job_id") is None:
             fields["job_id"] = uuid4().hex
-        if isinstance(deadline := fields.get("deadline"), datetime):
-            fields["deadline"] = deadline.isoformat()
         try:
             payload = write(fields)
         except (TypeError, ValueError) as error:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from functools import wraps
@@ -11,9 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
+from greenscale_worker.client.arguments import check_many
 from greenscale_worker.client.asynchronous import Client, Completed
 from greenscale_worker.errors import QueueUnavailableError
-from greenscale_worker.queues import JobInfo
+from greenscale_worker.queues import JobInfo, State
 from greenscale_worker.tasks import end
 
 P = ParamSpec("P")
@@ -59,19 +60,29 @@ class SyncClient:
     result = _twin(Client.result)
     record = _twin(Client.record)
     cancel = _twin(Client.cancel)
+    uncancel = _twin(Client.uncancel)
     depth = _twin(Client.depth)
     workers = _twin(Client.workers)
 
-    def jobs(self, **which: Any) -> list[JobInfo]:
+    def jobs(
+        self,
+        *,
+        state: State | Collection[State] | None = None,
+        code: str | None = None,
+        worker: str | None = None,
+        limit: int | None = None,
+    ) -> list[JobInfo]:
         """List jobs; see Client.jobs."""
+        found = self._client.jobs(state=state, code=code, worker=worker, limit=limit)
 
         async def all_of_them() -> list[JobInfo]:
-            return [job async for job in self._client.jobs(**which)]
+            return [job async for job in found]
 
         return self._run(all_of_them())
 
     def as_completed(self, job_ids: Iterable[str]) -> Iterator[Completed]:
         """Give each of these jobs when it has ended; see Client.as_completed."""
+        check_many("job_ids", job_ids, "a list of ids")
         ended = self._client.as_completed(list(job_ids))
 
         async def following() -> Completed | None:

@@ -34,6 +34,7 @@ from greenscale_worker.queues.memory.listing import listed
 from greenscale_worker.queues.memory.records import LIVE_SECONDS
 from greenscale_worker.queues.memory.store import SUSPECT_CRASHES, Entry, Store
 from greenscale_worker.queues.rate import rate_of
+from greenscale_worker.queues.replaying import check_letter_id
 
 SHORTEST_SLEEP: Final = 0.01
 
@@ -337,6 +338,7 @@ class MemoryQueue:
 
     async def replay(self, letter_id: str) -> bool:
         """See QueueClient."""
+        check_letter_id(letter_id)
         letter, entry = self._store.dead.pop(letter_id, (None, None))
         if letter is None or entry is None:
             return False

@@ -41,6 +41,7 @@ from greenscale_worker.queues.redis_protocol.replies import (
     read_why,
 )
 from greenscale_worker.queues.redis_protocol.store import Store
+from greenscale_worker.queues.replaying import check_letter_id
 
 Answer = TypeVar("Answer")
 
@@ -335,5 +336,6 @@ def _filter(which: DeadFilter | None) -> list[Any]:
 
 
 def _id(name: str) -> bytes:
-    """Write an id; one that no letter can have becomes another that none has."""
+    """Write an id; one that no letter can have becomes another that none has. Raises TypeError for no string."""
+    check_letter_id(name)
     return name.encode(errors="replace")
