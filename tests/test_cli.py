@@ -1219,16 +1219,33 @@ def test_moments() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("45s", 45), ("1.5m", 90), ("12h", 43_200), ("7d", 604_800), ("2w", 1_209_600), ("3", 3)]
+    ("text", "seconds"), [("45s", 45), ("1.5m", 90), ("12h", 43_200), ("7d", 604_800), ("2w", 1_209_600), ("0", 0)]
 )
 def test_time_spans(text: str, seconds: float) -> None:
     assert seconds_of(text) == seconds
 
 
+def test_a_number_without_a_unit_is_no_time_span(shell: Shell) -> None:
+    """Who types `--older-than 7` means days; taken for seconds, it deleted nearly all."""
+    shell("submit", "x", "--id", "x")
+    shell.run(Failed("http_400", ""))
+    for arguments in (
+        ["dead", "purge", "--older-than", "7"],
+        ["dead", "list", "--since", "7"],
+        ["dead", "replay", "--since", "7"],
+        ["submit", "x", "--wait", "--timeout", "7"],
+        ["result", "x", "--wait", "--timeout", "7"],
+    ):
+        code, out, err = shell(*arguments)
+        assert (code, out) == (2, "")
+        assert f"argument {arguments[-2]}: '7': a unit is missing; 45s, 30m, 12h, 7d or 2w are accepted" in err
+    assert shell("dead", "purge", "--older-than", "0") == (0, "purged: 1\n", "")
+
+
 def test_times_since_when() -> None:
     assert since_of("2030-01-02T03:04:05Z") == since_of("2030-01-02 03:04:05") == (1893553445.0, None)
     assert since_of("2030-01-02T04:04:05+01:00") == (1893553445.0, None)
-    assert (since_of("2h"), since_of("90")) == ((None, 7200.0), (None, 90.0))
+    assert (since_of("2h"), since_of("0")) == ((None, 7200.0), (None, 0.0))
     now = datetime.now(UTC)
     for minutes in (-61, -1, 2):
         word = f"{now + timedelta(minutes=minutes):%H:%M}"
