@@ -442,7 +442,7 @@ def test_a_redis_that_is_full_is_called_so_and_what_was_accepted_is_named(
         assert client.llen("jobs") == 1001, "the same command again loses and doubles nothing"
         client.config_set("maxmemory", 1)
         code, out, err = shell("submit", "x", "--id", "x")
-        assert (code, out, err.endswith("; not handed in: x\n")) == (1, "", True)
+        assert (code, out, err.endswith("; nothing was handed in\n")) == (1, "", True)
 
 
 async def test_whoever_is_cut_off_says_what_was_accepted(redis_server: RedisServer, tmp_path: Path) -> None:
@@ -455,7 +455,8 @@ async def test_whoever_is_cut_off_says_what_was_accepted(redis_server: RedisServ
         out, err = await asyncio.to_thread(submit.communicate)
         assert (submit.returncode, out.count(b"\n")) == (1, 500)
         assert b"; handed in: jobs.jsonl line 1 to 500; " in err
-        assert b"; not known, for the answer got lost: jobs.jsonl line 501 to 600; " in err
+        unknown = b"it is not known whether jobs.jsonl line 501 to 600 were handed in; submit the file again"
+        assert b"; " + unknown + b"; " in err
         assert err.endswith(b"; not handed in: jobs.jsonl line 601 to 1000\n")
         submit = process(*arguments, environment=environment, cwd=tmp_path)
         out, err = await asyncio.to_thread(submit.communicate)
@@ -474,7 +475,39 @@ async def test_ctrl_c_while_it_is_handed_in_leaves_the_id(redis_server: RedisSer
             await trap.sprung.wait()
         submit.send_signal(signal.SIGINT)
         out, err = await asyncio.to_thread(submit.communicate)
-    assert (submit.returncode, out, err) == (130, b"", b"handed in, or not: a\n")
+    assert (submit.returncode, out, err) == (130, b"", NOT_KNOWN + b"\n")
+
+
+NOT_KNOWN: Final = b"it is not known whether job a was handed in; submit it again with --id a"
+
+
+async def test_a_lost_answer_is_told_with_what_to_do(redis_server: RedisServer) -> None:
+    async with TcpProxy(redis_server.port) as proxy:
+        proxy.set(Trap(b"EVALSHA"))
+        submit = process("submit", "x", "--id", "a", environment={"REDIS_URL": f"redis://127.0.0.1:{proxy.port}"})
+        out, err = await asyncio.to_thread(submit.communicate)
+    assert (submit.returncode, out) == (1, b"")
+    assert err.startswith(b"greenscale-worker: Redis does not answer: ")
+    assert err.endswith(b"; " + NOT_KNOWN + b"\n")
+    assert b".;" not in err
+
+
+def test_without_a_connection_nothing_was_handed_in(shell: Shell) -> None:
+    shell.set(REDIS_URL=f"redis://127.0.0.1:{free_port()}")
+    Path("jobs.jsonl").write_bytes(lines_of(200))
+    for arguments in (["x"], ["--jsonl", "jobs.jsonl"]):
+        code, out, err = shell("submit", *arguments)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert ": Connection refused; nothing was handed in; REDIS_URL, or REDIS_HOST and REDIS_PORT, say " in err
+        assert "not known" not in err
+
+
+def test_a_host_without_an_address_is_told_in_our_words(shell: Shell) -> None:
+    shell.set(REDIS_URL="redis://nohost.invalid:6379")
+    code, out, err = shell("jobs")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    told = "Redis does not answer: nohost.invalid:6379: the name of this host cannot be resolved; REDIS_URL, "
+    assert err.startswith(f"greenscale-worker: {told}")
 
 
 def test_a_redis_that_is_not_there_is_told_with_what_to_do(shell: Shell) -> None:
