@@ -313,6 +313,30 @@ def test_what_the_options_say_is_in_the_job(shell: Shell) -> None:
     ]
 
 
+def test_a_deadline_that_has_passed_is_refused(shell: Shell) -> None:
+    code, out, err = shell("submit", "x", "--deadline", "2020-01-02T03:04:05Z")
+    told = "error: argument --deadline: '2020-01-02T03:04:05Z' has passed; a time to come is expected\n"
+    assert (code, out, err.endswith(told)) == (2, "", True)
+    Path("jobs.jsonl").write_bytes(orjson.dumps({"prompt": "1", "deadline": "2020-01-02T03:04:05Z"}))
+    code, out, err = shell("submit", "--jsonl", "jobs.jsonl")
+    assert (code, out, "jobs.jsonl line 1: deadline: 2020-01-02T03:04:05+00:00 has passed" in err) == (2, "", True)
+    assert shell.waiting() == []
+
+
+@pytest.mark.parametrize("job_id", ["", "a b"])
+def test_an_id_that_no_job_can_have_names_its_option(job_id: str, shell: Shell) -> None:
+    code, out, err = shell("submit", "x", "--id", job_id)
+    assert (code, out, err.startswith(f"greenscale-worker: --id: {job_id!r} is no job id; ")) == (2, "", True)
+    assert shell.waiting() == []
+
+
+def test_what_is_accepted_is_said(shell: Shell) -> None:
+    code, out, err = shell("dead")
+    assert (code, out, err.startswith("usage: greenscale-worker dead [-h] ")) == (2, "", True)
+    assert err.endswith("dead: error: an action is missing; expected: list, codes, show, replay, purge\n")
+    assert "'-1' is not accepted; a whole number, 0 or more, is expected" in shell("jobs", "--limit", "-1")[2]
+
+
 @pytest.mark.parametrize("deadline", ["yesterday", "2030-01-02", "2030-01-02T03:04:05", ""])
 def test_a_deadline_that_is_no_time_is_told_in_our_words(deadline: str, shell: Shell) -> None:
     code, out, err = shell("submit", "x", "--deadline", deadline)

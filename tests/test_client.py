@@ -368,6 +368,7 @@ async def test_many_jobs_are_handed_in_in_order(redis_url: str, client: Redis) -
         ({"prompt": "x" * 1024 * 1024}, "at most 1048576 are accepted"),
         ({"prompt": "x", "stream": True}, "only false is accepted"),
         ({"prompt": "x", "deadline": "tomorrow"}, "deadline"),
+        ({"prompt": "x", "deadline": "2020-01-02T03:04:05Z"}, "deadline: 2020-01-02T03:04:05.00:00 has passed"),
     ],
 )
 async def test_a_job_that_no_worker_would_run_is_refused_before_anything_is_handed_in(

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 from itertools import groupby
@@ -94,6 +95,13 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--timeout is for --wait; expected: both, or none of them")
     if args.jsonl is not None and args.id is not None:
         raise ConfigError("--id is for a single job; expected with --jsonl: a job_id in each line")
+    if args.id is not None:
+        from greenscale_worker.job import check_job_id  # noqa: PLC0415  only this option pays for it
+
+        try:
+            check_job_id(args.id)
+        except BadInputError as error:
+            raise ConfigError(f"--id: {error}") from None
     return with_client(partial(_submit, args))
 
 
@@ -105,10 +113,12 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _deadline(text: str) -> str:
-    from greenscale_worker.job import DEADLINE_ACCEPTED, is_deadline  # noqa: PLC0415  only this option pays for it
+    from greenscale_worker.job import DEADLINE_ACCEPTED, deadline_of  # noqa: PLC0415  only this option pays for it
 
-    if not is_deadline(text):
+    if (deadline := deadline_of(text)) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no such time; {DEADLINE_ACCEPTED}")
+    if deadline <= datetime.now(UTC):
+        raise argparse.ArgumentTypeError(f"{text!r} has passed; a time to come is expected")
     return text
 
 

@@ -195,7 +195,7 @@ def seconds_of(text: str) -> float:
 def whole_number(text: str) -> int:
     """Read how many, 0 among them; for argparse."""
     if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not accepted; a whole number is expected")
+        raise argparse.ArgumentTypeError(f"{text!r} is not accepted; a whole number, 0 or more, is expected")
     return int(text)
 
 
