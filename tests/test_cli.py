@@ -126,9 +126,10 @@ def test_no_line_of_an_error_is_broken_within_a_word(
 def test_an_error_fits_the_terminal_it_is_shown_on() -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 50, 0, 0))
-    with process("batch", "in", "out", stdout=theirs, stderr=theirs, environment={"TERM": "xterm"}) as batch:
+    environment = {"TERM": "xterm", "REDIS_URL": "redis://127.0.0.1:1"}
+    with process("jobs", stdout=theirs, stderr=theirs, environment=environment) as jobs:
         os.close(theirs)
-        assert batch.wait() == 2
+        assert jobs.wait() == 1
     text = os.read(ours, 65536).decode()
     os.close(ours)
     assert text.count("\r\n") > 3
