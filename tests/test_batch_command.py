@@ -75,6 +75,7 @@ def test_lines_that_fail_make_the_exit_code_1_each_time(here: Path) -> None:
     ("command", "message"),
     [
         ("nowhere.jsonl out.jsonl", "nowhere.jsonl: No such file or directory"),
+        ("GREENSCALE_BACKEND=chat nowhere.jsonl out.jsonl", "nowhere.jsonl: No such file or directory"),
         ("in.jsonl nowhere/out.jsonl", "nowhere/out.jsonl: No such file or directory"),
         ("in.jsonl .", ".: Is a directory"),
         (". out.jsonl", ".: Is a directory"),
@@ -82,6 +83,7 @@ def test_lines_that_fail_make_the_exit_code_1_each_time(here: Path) -> None:
         ("in.jsonl/x out.jsonl", "in.jsonl/x: Not a directory"),
         ("in.jsonl in.jsonl", "in.jsonl is there and is not the output of a batch"),
         ("GREENSCALE_BACKEND=chat in.jsonl out.jsonl", "no endpoint is set"),
+        ("GREENSCALE_BACKEND=chat in.jsonl out.jsonl", "`greenscale-worker simulate` is one, for NEYSA_API_URL=http:"),
         ("GREENSCALE_BACKEND=nobody in.jsonl out.jsonl", "GREENSCALE_BACKEND: backend nobody"),
         ("GREENSCALE_TEMPERATURE=9 in.jsonl out.jsonl", "GREENSCALE_TEMPERATURE: '9' is not accepted"),
         ("GREENSCALE_TEMPERATURE=nan in.jsonl out.jsonl", "GREENSCALE_TEMPERATURE: 'nan' is not accepted"),
@@ -103,6 +105,21 @@ def test_what_is_wrong_is_said_in_one_line_with_exit_code_2(
     assert message in err
     assert (here / "in.jsonl").read_text() == '{"prompt": "1"}\n'
     assert not (here / "out.jsonl").exists()
+
+
+async def test_lines_that_are_wrong_are_named_and_where_they_stand_is_told(
+    desk: Desk, endpoint: Callable[..., Any]
+) -> None:
+    assert (await endpoint())["requests"] == 0
+    desk.source.write_text('{"no": "prompt"}\nno JSON\n')
+    first = await desk.run("batch", "in.jsonl", "out.jsonl")
+    assert first.code == 1
+    assert "1 x bad_request: line 1: " in first.err
+    assert "1 x not_json: line 2: " in first.err
+    again = await desk.run("batch", "in.jsonl", "out.jsonl")
+    assert again.code == 1
+    assert "2 done before, 2 of them wrong" in again.err
+    assert again.err.endswith("\n  jq -c 'select(.error) | [.custom_id, .error]' out.jsonl\n")
 
 
 def test_the_first_example_works_beside_a_simulated_endpoint() -> None:

@@ -127,9 +127,10 @@ def test_no_line_of_an_error_is_broken_within_a_word(
 def test_an_error_fits_the_terminal_it_is_shown_on() -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 50, 0, 0))
-    with process("batch", "in", "out", stdout=theirs, stderr=theirs, environment={"TERM": "xterm"}) as batch:
+    environment = {"TERM": "xterm", "REDIS_URL": "redis://127.0.0.1:1"}
+    with process("jobs", stdout=theirs, stderr=theirs, environment=environment) as jobs:
         os.close(theirs)
-        assert batch.wait() == 2
+        assert jobs.wait() == 1
     text = os.read(ours, 65536).decode()
     os.close(ours)
     assert text.count("\r\n") > 3
@@ -334,6 +335,30 @@ def test_what_the_options_say_is_in_the_job(shell: Shell) -> None:
     ]
 
 
+def test_a_deadline_that_has_passed_is_refused(shell: Shell) -> None:
+    code, out, err = shell("submit", "x", "--deadline", "2020-01-02T03:04:05Z")
+    told = "error: argument --deadline: '2020-01-02T03:04:05Z' has passed; a time to come is expected\n"
+    assert (code, out, err.endswith(told)) == (2, "", True)
+    Path("jobs.jsonl").write_bytes(orjson.dumps({"prompt": "1", "deadline": "2020-01-02T03:04:05Z"}))
+    code, out, err = shell("submit", "--jsonl", "jobs.jsonl")
+    assert (code, out, "jobs.jsonl line 1: deadline: 2020-01-02T03:04:05+00:00 has passed" in err) == (2, "", True)
+    assert shell.waiting() == []
+
+
+@pytest.mark.parametrize("job_id", ["", "a b"])
+def test_an_id_that_no_job_can_have_names_its_option(job_id: str, shell: Shell) -> None:
+    code, out, err = shell("submit", "x", "--id", job_id)
+    assert (code, out, err.startswith(f"greenscale-worker: --id: {job_id!r} is no job id; ")) == (2, "", True)
+    assert shell.waiting() == []
+
+
+def test_what_is_accepted_is_said(shell: Shell) -> None:
+    code, out, err = shell("dead")
+    assert (code, out, err.startswith("usage: greenscale-worker dead [-h] ")) == (2, "", True)
+    assert err.endswith("dead: error: an action is missing; expected: list, codes, show, replay, purge\n")
+    assert "'-1' is not accepted; a whole number, 0 or more, is expected" in shell("jobs", "--limit", "-1")[2]
+
+
 @pytest.mark.parametrize("deadline", ["yesterday", "2030-01-02", "2030-01-02T03:04:05", ""])
 def test_a_deadline_that_is_no_time_is_told_in_our_words(deadline: str, shell: Shell) -> None:
     code, out, err = shell("submit", "x", "--deadline", deadline)
@@ -463,7 +488,7 @@ def test_a_redis_that_is_full_is_called_so_and_what_was_accepted_is_named(
         assert client.llen("jobs") == 1001, "the same command again loses and doubles nothing"
         client.config_set("maxmemory", 1)
         code, out, err = shell("submit", "x", "--id", "x")
-        assert (code, out, err.endswith("; not handed in: x\n")) == (1, "", True)
+        assert (code, out, err.endswith("; nothing was handed in\n")) == (1, "", True)
 
 
 async def test_whoever_is_cut_off_says_what_was_accepted(redis_server: RedisServer, tmp_path: Path) -> None:
@@ -476,7 +501,8 @@ async def test_whoever_is_cut_off_says_what_was_accepted(redis_server: RedisServ
         out, err = await asyncio.to_thread(submit.communicate)
         assert (submit.returncode, out.count(b"\n")) == (1, 500)
         assert b"; handed in: jobs.jsonl line 1 to 500; " in err
-        assert b"; not known, for the answer got lost: jobs.jsonl line 501 to 600; " in err
+        unknown = b"it is not known whether jobs.jsonl line 501 to 600 were handed in; submit the file again"
+        assert b"; " + unknown + b"; " in err
         assert err.endswith(b"; not handed in: jobs.jsonl line 601 to 1000\n")
         submit = process(*arguments, environment=environment, cwd=tmp_path)
         out, err = await asyncio.to_thread(submit.communicate)
@@ -495,7 +521,39 @@ async def test_ctrl_c_while_it_is_handed_in_leaves_the_id(redis_server: RedisSer
             await trap.sprung.wait()
         submit.send_signal(signal.SIGINT)
         out, err = await asyncio.to_thread(submit.communicate)
-    assert (submit.returncode, out, err) == (130, b"", b"handed in, or not: a\n")
+    assert (submit.returncode, out, err) == (130, b"", NOT_KNOWN + b"\n")
+
+
+NOT_KNOWN: Final = b"it is not known whether job a was handed in; submit it again with --id a"
+
+
+async def test_a_lost_answer_is_told_with_what_to_do(redis_server: RedisServer) -> None:
+    async with TcpProxy(redis_server.port) as proxy:
+        proxy.set(Trap(b"EVALSHA"))
+        submit = process("submit", "x", "--id", "a", environment={"REDIS_URL": f"redis://127.0.0.1:{proxy.port}"})
+        out, err = await asyncio.to_thread(submit.communicate)
+    assert (submit.returncode, out) == (1, b"")
+    assert err.startswith(b"greenscale-worker: Redis does not answer: ")
+    assert err.endswith(b"; " + NOT_KNOWN + b"\n")
+    assert b".;" not in err
+
+
+def test_without_a_connection_nothing_was_handed_in(shell: Shell) -> None:
+    shell.set(REDIS_URL=f"redis://127.0.0.1:{free_port()}")
+    Path("jobs.jsonl").write_bytes(lines_of(200))
+    for arguments in (["x"], ["--jsonl", "jobs.jsonl"]):
+        code, out, err = shell("submit", *arguments)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert ": Connection refused; nothing was handed in; REDIS_URL, or REDIS_HOST and REDIS_PORT, say " in err
+        assert "not known" not in err
+
+
+def test_a_host_without_an_address_is_told_in_our_words(shell: Shell) -> None:
+    shell.set(REDIS_URL="redis://nohost.invalid:6379")
+    code, out, err = shell("jobs")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    told = "Redis does not answer: nohost.invalid:6379: the name of this host cannot be resolved; REDIS_URL, "
+    assert err.startswith(f"greenscale-worker: {told}")
 
 
 def test_a_redis_that_is_not_there_is_told_with_what_to_do(shell: Shell) -> None:
@@ -625,12 +683,9 @@ def test_a_job_that_nobody_knows(shell: Shell) -> None:
     assert shell("result", "x") == (3, "", "x: unknown or waiting\n")
     assert shell.json("result", "x", code=3) == {"job_id": "x", "state": "unknown_or_waiting", "result": None}
     code, out, err = shell("cancel", "x")
-    assert (code, out.startswith("x: no such job is known; the next one with this id will be cancelled"), err) == (
-        3,
-        True,
-        "",
-    )
-    assert out.endswith(" `cancel x --undo`\n")
+    told = "x has no record: if it waits in the queue, or comes within seven days, it is cancelled when a worker claims"
+    assert (code, out.startswith(told), err) == (3, True, "")
+    assert out.splitlines()[1:] == ["  greenscale-worker cancel x --undo"]
     assert shell.json("cancel", "x", code=3) == {"job_id": "x", "cancellation": "unknown"}
 
 
@@ -638,7 +693,7 @@ def test_a_waiting_job_is_cancelled_when_it_comes_up(shell: Shell) -> None:
     shell("submit", "1", "--id", "x")
     assert shell("cancel", "x") == (
         0,
-        "x will be cancelled when a worker claims it; `cancel x --undo` takes that back\n",
+        "x will be cancelled when a worker claims it; this takes that back:\n  greenscale-worker cancel x --undo\n",
         "",
     )
     assert shell.json("status", "x")["state"] == "cancelling"
@@ -662,10 +717,24 @@ def test_a_cancellation_is_taken_back(shell: Shell) -> None:
 
 @pytest.mark.parametrize("job_id", ["a b", "", "\ud800", "a|b"])
 def test_what_no_job_can_be_called_is_told(job_id: str, shell: Shell) -> None:
-    code, out, err = shell("cancel", job_id)
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "is no job id; 1 to 128 of letters, digits" in err
-    assert shell("status", job_id)[0] == shell("result", job_id)[0] == 3
+    for command in ("cancel", "status", "result"):
+        code, out, err = shell(command, job_id)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "is no job id; 1 to 128 of letters, digits" in err
+
+
+def test_a_command_to_copy_is_not_broken(shell: Shell) -> None:
+    shell.set(COLUMNS="40")
+    job_id = "c0ffee00-0000-0000-0000-000000000000"
+    assert f"\n  greenscale-worker cancel {job_id} --undo\n" in shell("cancel", job_id)[1]
+
+
+def test_a_job_that_was_pushed_by_hand_is_cancelled_as_was_said(shell: Shell) -> None:
+    shell.client.lpush("jobs", '{"job_id": "x", "prompt": "2+2"}')
+    assert shell("cancel", "x")[1].startswith("x has no record: if it waits in the queue, ")
+    shell.client.lpush("jobs", '{"job_id": "y", "prompt": "2+2"}')
+    shell.run(ANSWER)
+    assert shell.json("status", "x")["state"] == "cancelled"
 
 
 def test_a_job_from_waiting_to_succeeded(shell: Shell) -> None:
@@ -1240,16 +1309,33 @@ def test_moments() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("45s", 45), ("1.5m", 90), ("12h", 43_200), ("7d", 604_800), ("2w", 1_209_600), ("3", 3)]
+    ("text", "seconds"), [("45s", 45), ("1.5m", 90), ("12h", 43_200), ("7d", 604_800), ("2w", 1_209_600), ("0", 0)]
 )
 def test_time_spans(text: str, seconds: float) -> None:
     assert seconds_of(text) == seconds
 
 
+def test_a_number_without_a_unit_is_no_time_span(shell: Shell) -> None:
+    """Who types `--older-than 7` means days; taken for seconds, it deleted nearly all."""
+    shell("submit", "x", "--id", "x")
+    shell.run(Failed("http_400", ""))
+    for arguments in (
+        ["dead", "purge", "--older-than", "7"],
+        ["dead", "list", "--since", "7"],
+        ["dead", "replay", "--since", "7"],
+        ["submit", "x", "--wait", "--timeout", "7"],
+        ["result", "x", "--wait", "--timeout", "7"],
+    ):
+        code, out, err = shell(*arguments)
+        assert (code, out) == (2, "")
+        assert f"argument {arguments[-2]}: '7': a unit is missing; 45s, 30m, 12h, 7d or 2w are accepted" in err
+    assert shell("dead", "purge", "--older-than", "0") == (0, "purged: 1\n", "")
+
+
 def test_times_since_when() -> None:
     assert since_of("2030-01-02T03:04:05Z") == since_of("2030-01-02 03:04:05") == (1893553445.0, None)
     assert since_of("2030-01-02T04:04:05+01:00") == (1893553445.0, None)
-    assert (since_of("2h"), since_of("90")) == ((None, 7200.0), (None, 90.0))
+    assert (since_of("2h"), since_of("0")) == ((None, 7200.0), (None, 0.0))
     now = datetime.now(UTC)
     for minutes in (-61, -1, 2):
         word = f"{now + timedelta(minutes=minutes):%H:%M}"

@@ -29,22 +29,23 @@ from tests.support.shell import ANSWER, Shell, process
 from tests.support.worker_process import Fleet
 
 NOBODY = b"nothing moves: no worker is alive\n"
+NOT_YET = b"x: no job with this id is known yet\n"
 
 
 # --- result --wait ---
 
 
 @contextmanager
-def waiting_for(redis_url: str, job_id: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """Wait for a job in another process, as soon as it does."""
+def waiting_for(redis_url: str, job_id: str, *before: bytes) -> Iterator["subprocess.Popen[bytes]"]:
+    """Wait for a job in another process, as soon as it does, and has said what comes `before` the rest."""
     with process("result", job_id, "--wait", "--timeout", "60s", environment={"REDIS_URL": redis_url}) as ask:
         assert ask.stderr is not None
-        assert ask.stderr.readline() == NOBODY
+        assert [ask.stderr.readline() for _ in (*before, NOBODY)] == [*before, NOBODY]
         yield ask
 
 
 def test_a_job_is_waited_for_that_is_not_there_yet(shell: Shell, redis_url: str) -> None:
-    with waiting_for(redis_url, "x") as ask:
+    with waiting_for(redis_url, "x", NOT_YET) as ask:
         shell("submit", "2+2", "--id", "x")
         shell.run(ANSWER)
         assert ask.communicate() == (b"4\n\n", b"")
@@ -73,7 +74,11 @@ def test_while_a_result_is_waited_for_it_is_said_why(shell: Shell, redis_url: st
 
 
 def test_waiting_for_a_result_ends_in_time(shell: Shell) -> None:
-    assert shell("result", "x", "--wait", "--timeout", "0.1s") == (3, "", NOBODY.decode() + "x: unknown or waiting\n")
+    assert shell("result", "x", "--wait", "--timeout", "0.1s") == (
+        3,
+        "",
+        (NOT_YET + NOBODY).decode() + "x: unknown or waiting\n",
+    )
     shell("submit", "2+2", "--id", "x")
     code, out, err = shell("result", "x", "--wait", "--timeout", "0.1s")
     assert (code, out, err) == (4, "", NOBODY.decode() + "x has not finished yet: waiting\n")
@@ -112,7 +117,7 @@ def test_what_can_never_come_is_not_waited_for(shell: Shell) -> None:
 
 
 def test_ctrl_c_ends_waiting_for_a_result(redis_url: str) -> None:
-    with waiting_for(redis_url, "x") as ask:
+    with waiting_for(redis_url, "x", NOT_YET) as ask:
         ask.send_signal(signal.SIGINT)
         assert ask.communicate() == (b"", b"")
         assert ask.returncode == 130
@@ -120,7 +125,7 @@ def test_ctrl_c_ends_waiting_for_a_result(redis_url: str) -> None:
 
 def test_waiting_for_a_result_outlives_redis(start_redis: Callable[..., RedisServer]) -> None:
     server = start_redis("appendonly yes", "appendfsync always")
-    with waiting_for(server.url, "x") as ask:
+    with waiting_for(server.url, "x", NOT_YET) as ask:
         assert ask.stderr is not None
         server.kill()
         assert ask.stderr.readline().startswith(b"Redis does not answer: ")

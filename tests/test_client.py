@@ -40,7 +40,7 @@ from greenscale_worker.client.ends import Ends
 from greenscale_worker.job import Failed, Failure, Output, Succeeded, Usage
 from greenscale_worker.testing.rig import run
 from tests.support.eventually import PATIENCE, eventually
-from tests.support.redis_server import RedisServer, is_master
+from tests.support.redis_server import RedisServer, free_port, is_master
 from tests.support.scene import play
 from tests.support.tcp_proxy import TcpProxy, Trap
 
@@ -391,6 +391,7 @@ async def test_many_jobs_are_handed_in_in_order(redis_url: str, client: Redis) -
         ({"prompt": "x" * 1024 * 1024}, "at most 1048576 are accepted"),
         ({"prompt": "x", "stream": True}, "only false is accepted"),
         ({"prompt": "x", "deadline": "tomorrow"}, "deadline"),
+        ({"prompt": "x", "deadline": "2020-01-02T03:04:05Z"}, "deadline: 2020-01-02T03:04:05.00:00 has passed"),
     ],
 )
 async def test_a_job_that_no_worker_would_run_is_refused_before_anything_is_handed_in(
@@ -659,6 +660,23 @@ async def test_an_id_is_known_though_the_servers_answer_got_lost(redis_server: R
             assert await ours.submit_many(again) == list(error.job_ids)
             pushed = [orjson.loads(payload)["job_id"] for payload in reversed(client.lrange("jobs", 0, -1))]
             assert pushed == list(error.job_ids)
+
+
+async def test_where_no_connection_is_made_nothing_was_handed_in() -> None:
+    async with Client(f"redis://127.0.0.1:{free_port()}/0") as ours:
+        with pytest.raises(QueueUnavailableError, match=r"Connection refused; nothing was handed in$") as refused:
+            await ours.submit("x", job_id="a")
+    assert (refused.value.undone, refused.value.job_id) == (True, "a")
+
+
+async def test_of_what_was_accepted_before_nobody_says_that_nothing_was(redis_server: RedisServer) -> None:
+    """The second of two groups of 100 finds no server: the first was handed in."""
+    async with TcpProxy(redis_server.port) as proxy, Client(f"redis://127.0.0.1:{proxy.port}/0") as ours:
+        proxy.set(Trap(b"number 150"))
+        with pytest.raises(QueueUnavailableError, match="not known which of 200 jobs were handed in: submit ") as lost:
+            await ours.submit_many([f"number {number}" for number in range(200)])
+    assert not lost.value.undone
+    assert ".;" not in str(lost.value)
 
 
 async def test_no_client_takes_jobs_that_no_worker_reads(redis_url: str) -> None:

@@ -268,6 +268,18 @@ async def test_a_second_ctrl_c_hands_running_calls_back(home: Home, endpoint: He
     await eventually(lambda: home.answer("a") == b"a #2")
 
 
+async def test_a_queue_that_is_still_paused_is_called_so(home: Home) -> None:
+    up = await home.up()
+    await home.desk.run("pause")
+    await home.submit("a")
+    up.interrupt()
+    assert await up.exit_code() == 0
+    up = await home.up()
+    await up.says("up: from before, 1 job waits; the queue 'jobs' is paused; greenscale-worker resume ends that\n")
+    await home.desk.run("resume")
+    await eventually(lambda: home.answer("a") is not None)
+
+
 async def test_ctrl_c_while_the_worker_still_waits_for_its_endpoint(home: Home) -> None:
     home.desk.environment |= {"NEYSA_API_URL": f"http://127.0.0.1:{free_port()}/v1", "NEYSA_API_KEY": ""}
     up = await home.begin()

@@ -22,10 +22,12 @@ class QueueUnavailableError(GreenScaleError):
     """The queue's server cannot be asked right now; nothing is lost, ask again.
 
     Raised by `submit` and its like, `job_ids` are those of the call, in order, and `job_id` is that of a single job:
-    with it, the same call again hands nothing in twice.
+    with it, the same call again hands nothing in twice. `undone`: nothing was done of what was asked, as no connection
+    could be made, or the server has refused; otherwise the answer may have got lost.
     """
 
     job_ids: tuple[str, ...] = ()
+    undone: bool = False
 
     @property
     def job_id(self) -> str | None:
@@ -35,6 +37,8 @@ class QueueUnavailableError(GreenScaleError):
 
 class QueueFullError(QueueUnavailableError):
     """The queue's server has no room left and takes no more jobs until there is some."""
+
+    undone = True
 
 
 class BadInputError(GreenScaleError):

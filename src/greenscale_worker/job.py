@@ -78,13 +78,12 @@ TIME: Final = TypeAdapter(datetime)
 DEADLINE: Final = TypeAdapter(AwareDatetime)
 
 
-def is_deadline(text: str) -> bool:
-    """Say whether a job can have this deadline."""
+def deadline_of(text: str) -> datetime | None:
+    """Read a deadline; None for what no job can have as one."""
     try:
-        DEADLINE.validate_python(text)
+        return DEADLINE.validate_python(text)
     except ValidationError:
-        return False
-    return True
+        return None
 
 
 @dataclass(frozen=True, slots=True)

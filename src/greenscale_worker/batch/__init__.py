@@ -8,14 +8,14 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from typing import Final
 
 from greenscale_worker.backends import Backend
 from greenscale_worker.batch.answers import Answers
-from greenscale_worker.batch.requests import Request, count_lines, read_requests
+from greenscale_worker.batch.requests import IN_VAIN, Request, count_lines, read_requests
 from greenscale_worker.blame import Call
 from greenscale_worker.errors import ConfigError, TransientError
 from greenscale_worker.execution import Policy
@@ -180,7 +180,10 @@ class Batch:
 
     def _settled(self, lease: Lease, outcome: Outcome) -> None:
         if not isinstance(outcome, Released):
-            self._finish(self._open.pop(lease.payload), outcome)
+            request = self._open.pop(lease.payload)
+            if isinstance(outcome, Failed) and outcome.code in IN_VAIN:
+                outcome = replace(outcome, message=f"line {request.job_id}: {outcome.message}")
+            self._finish(request, outcome)
             self._room.release()
 
     def _finish(self, request: Request, outcome: Succeeded | Failed) -> None:

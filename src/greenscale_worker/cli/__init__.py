@@ -1,7 +1,5 @@
 """The command line: finds the command, and turns whatever ends it into a line and an exit code."""
 
-import errno
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -78,7 +76,7 @@ def _main(arguments: list[str]) -> int:
         return _complain(str(error), WRONG)
     except QueueUnavailableError as error:
         what = "Redis is full (maxmemory)" if isinstance(error, QueueFullError) else "Redis does not answer"
-        advice = WHERE_REDIS_IS if str(error).endswith(os.strerror(errno.ECONNREFUSED)) else ""
+        advice = WHERE_REDIS_IS if error.undone and not isinstance(error, QueueFullError) else ""
         return _complain(f"{what}: {error}{advice}", FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -8,12 +8,13 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from shlex import quote
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from greenscale_worker.cli import FAILED, interrupt
 from greenscale_worker.cli.opening import open_configured_backend, settings_of_command
-from greenscale_worker.cli.terminal import hint, one_line, say_json
+from greenscale_worker.cli.terminal import hint, one_line, say, say_json
 from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import ConfigError
 
@@ -87,8 +88,9 @@ def run(args: argparse.Namespace) -> int:
 
     settings = settings_of_command()
     log_beside_a_bar(settings)
-    backend = open_configured_backend(settings, model_optional=True)  # a line may name its own
     try:
+        args.source.stat()
+        backend = open_configured_backend(settings, model_optional=True)  # a line may name its own
         batch = Batch(
             args.source,
             args.target,
@@ -104,6 +106,9 @@ def run(args: argparse.Namespace) -> int:
     hint(_summary(batch.tally))
     if batch.tally.failed:
         hint(_reasons(batch.tally, args.target))
+    if batch.tally.refused:
+        hint("Lines that were wrong before are asked again once they have been mended; this shows them:")
+        say(f"  jq -c 'select(.error) | [.custom_id, .error]' {quote(str(args.target))}", sys.stderr)
     if args.json:
         say_json(_figures(batch.tally))
     return exit_code(batch, stopped_by)

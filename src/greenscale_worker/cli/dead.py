@@ -73,7 +73,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     text = "list, count, show, replay or purge jobs that have failed for good"
     examples = "\n".join(EXAMPLES.values())
     dead = add_command(subparsers, "dead", text, DESCRIPTION, notes=SINCE, examples=examples, codes=CODES["replay"])
-    actions = dead.add_subparsers(title="actions", metavar="ACTION", required=True)
+    actions = dead.add_subparsers(title="actions", metavar="ACTION")
 
     listing = _action(actions, "list", "list them, the latest first", _list)
     _filter_options(listing)

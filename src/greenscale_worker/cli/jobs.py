@@ -13,8 +13,12 @@ from greenscale_worker.errors import ConfigError
 from greenscale_worker.for_people import fitted
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from greenscale_worker.config import Settings
     from greenscale_worker.queues import QueueClient
+
+    Use = Callable[[argparse.Namespace, QueueClient, Settings], Awaitable[int]]
 
 MS: Final = "_ms"
 NUMBERS: Final = ("attempts", "crashes", "prompt_tokens", "completion_tokens", "total_tokens")
@@ -46,12 +50,12 @@ CODES: Final = {
     "status": """\
 0  there is a record
 1  Redis does not answer
-2  a wrong setting or option
+2  a wrong setting, option or id
 3  unknown or waiting""",
     "result": """\
   0  answered
   1  it failed or was cancelled; or Redis does not answer (--wait waits)
-  2  a wrong setting or option
+  2  a wrong setting, option or id
   3  unknown or waiting, or the answer is kept no longer
   4  not finished yet
 130  Ctrl-C: the job goes on""",
@@ -59,7 +63,7 @@ CODES: Final = {
 0  cancelled, or will be when it is claimed; --undo: taken back
 1  it had finished before; or Redis does not answer
 2  a wrong setting, option or id
-3  nobody knows such a job: a slip, or it was pushed by hand and waits;
+3  it has no record: the id is a slip, or it was pushed by hand and waits;
    --undo: there is no cancellation that could be taken back""",
 }
 EXAMPLES: Final = {
@@ -69,11 +73,12 @@ EXAMPLES: Final = {
 }
 CANCELLATIONS: Final = {
     "cancelled": " is cancelled",
-    "will_be_cancelled": " will be cancelled when a worker claims it; `cancel {id} --undo` takes that back",
+    "will_be_cancelled": " will be cancelled when a worker claims it; this takes that back:",
     "finished": " had finished before",
-    "unknown": ": no such job is known; the next one with this id will be cancelled, within seven days."
-    " If the id is a slip: `cancel {id} --undo`",
+    "unknown": " has no record: if it waits in the queue, or comes within seven days, it is cancelled when a worker"
+    " claims it; if the id is a slip, this takes that back:",
 }
+UNDO: Final = "  greenscale-worker cancel {id} --undo"  # in a line of its own, to be copied
 UNDONE: Final = {
     True: ": the cancellation is taken back; a job with this id will run",
     False: ": there is no cancellation that could be taken back",
@@ -98,7 +103,15 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
             parser.add_argument(
                 "--timeout", type=seconds_of, metavar="TIME", help="wait no longer than, such as 90s or 10m"
             )
-        parser.set_defaults(run=lambda args, use=use: with_client(partial(use, args)))
+        parser.set_defaults(run=lambda args, use=use: _run(use, args))
+
+
+def _run(use: "Use", args: argparse.Namespace) -> int:
+    """Run a command on a job. Raises BadInputError for an id that no job can have."""
+    from greenscale_worker.job import check_job_id  # noqa: PLC0415  pydantic is not for `--help`
+
+    check_job_id(args.job_id)
+    return with_client(partial(use, args))
 
 
 def readable(job_id: str, record: dict[str, str]) -> dict[str, Any]:
@@ -207,7 +220,10 @@ async def _cancel(args: argparse.Namespace, client: "QueueClient", _settings: "S
     if args.json:
         say_json({"job_id": args.job_id, "cancellation": answer})
     else:
-        say(fitted(args.job_id + CANCELLATIONS[answer].format(id=args.job_id), sys.stdout))
+        told = args.job_id + CANCELLATIONS[answer]
+        say(fitted(told, sys.stdout))
+        if told.endswith(":"):
+            say(UNDO.format(id=args.job_id))
     return {"finished": FAILED, "unknown": UNKNOWN}.get(answer, 0)
 
 

@@ -86,7 +86,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _interval(text: str) -> float:
-    if (seconds := seconds_of(text)) <= 0:
+    """Read a time span; a number alone is seconds, as the help says."""
+    if (seconds := seconds_of(text if text[-1:].isalpha() else f"{text}s")) <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is too short; more than 0 s is expected")
     return seconds
 

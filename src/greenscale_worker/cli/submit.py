@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 from itertools import groupby
@@ -21,7 +22,6 @@ from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import (
     BadInputError,
     ConfigError,
-    QueueFullError,
     QueueUnavailableError,
 )
 
@@ -95,6 +95,13 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--timeout is for --wait; expected: both, or none of them")
     if args.jsonl is not None and args.id is not None:
         raise ConfigError("--id is for a single job; expected with --jsonl: a job_id in each line")
+    if args.id is not None:
+        from greenscale_worker.job import check_job_id  # noqa: PLC0415  only this option pays for it
+
+        try:
+            check_job_id(args.id)
+        except BadInputError as error:
+            raise ConfigError(f"--id: {error}") from None
     return with_client(partial(_submit, args))
 
 
@@ -106,10 +113,12 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _deadline(text: str) -> str:
-    from greenscale_worker.job import DEADLINE_ACCEPTED, is_deadline  # noqa: PLC0415  only this option pays for it
+    from greenscale_worker.job import DEADLINE_ACCEPTED, deadline_of  # noqa: PLC0415  only this option pays for it
 
-    if not is_deadline(text):
+    if (deadline := deadline_of(text)) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no such time; {DEADLINE_ACCEPTED}")
+    if deadline <= datetime.now(UTC):
+        raise argparse.ArgumentTypeError(f"{text!r} has passed; a time to come is expected")
     return text
 
 
@@ -181,19 +190,38 @@ async def _hand_in_group(
         put = await client.put([(job.job_id, job.payload) for job in group], fold=fold)
     except QueueUnavailableError as error:
         if was_interrupted():
-            hint(f"handed in, or not: {_named(group)}")
+            hint(_not_known(group))
             raise asyncio.CancelledError from error
-        unknown = [] if isinstance(error, QueueFullError) else group
-        rest = jobs[len(handed_in) + len(unknown) :]
-        parts = [f"handed in: {_named(handed_in)}"] if handed_in else []
-        parts += [f"not known, for the answer got lost: {_named(unknown)}"] if unknown else []
-        parts += [f"not handed in: {_named(rest)}"] if rest else []
-        raise type(error)("; ".join([str(error), *parts])) from error
+        told = type(error)("; ".join([str(error), *_how_far(group, jobs, handed_in, undone=error.undone)]))
+        told.undone = error.undone
+        raise told from error
     except asyncio.CancelledError:  # Ctrl-C: the answer of Redis is not waited for
-        hint(f"handed in, or not: {_named(group)}")
+        hint(_not_known(group))
         raise
     handed_in += group
     return put.count(False)
+
+
+def _how_far(
+    group: list[Submission], jobs: list[Submission], handed_in: list[Submission], *, undone: bool
+) -> list[str]:
+    """Say what Redis has accepted of all jobs, when it has failed at a group of them."""
+    if undone and not handed_in:
+        return ["nothing was handed in"]
+    unknown = [] if undone else group
+    rest = jobs[len(handed_in) + len(unknown) :]
+    parts = [f"handed in: {_named(handed_in)}"] if handed_in else []
+    parts += [_not_known(unknown)] if unknown else []
+    return parts + ([f"not handed in: {_named(rest)}"] if rest else [])
+
+
+def _not_known(jobs: list[Submission]) -> str:
+    """Say that the answer got lost, and what to do."""
+    if len(jobs) == 1 and " line " not in jobs[0].where:
+        job_id = jobs[0].job_id
+        return f"it is not known whether job {job_id} was handed in; submit it again with --id {job_id}"
+    were = "was" if len(jobs) == 1 else "were"
+    return f"it is not known whether {_named(jobs)} {were} handed in; submit the file again"
 
 
 def _named(jobs: list[Submission]) -> str:

@@ -16,6 +16,7 @@ from greenscale_worker.colour import coloured
 from greenscale_worker.for_people import WIDTH, age, broken, edge_of, fitted
 
 UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+SPANS_ACCEPTED: Final = "45s, 30m, 12h, 7d or 2w are accepted"
 WIDEST: Final = 36  # of a cell that others stand behind: a UUID
 LEAST_OF_WORD: Final = 12
 LEAST_OF_TEXT: Final = 40
@@ -139,17 +140,20 @@ def moment(since_epoch: float) -> str:
 
 
 def seconds_of(text: str) -> float:
-    """Read a time span such as 45s, 30m, 12h, 7d or 2w; for argparse."""
+    """Read a time span such as 45s, 30m, 12h, 7d or 2w, or 0; for argparse. Who types 7 may mean days."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", text.strip())
     if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time span; 45s, 30m, 12h, 7d or 2w are accepted")
-    return float(found[1]) * UNITS[found[2] or "s"]
+        raise argparse.ArgumentTypeError(f"{text!r} is no time span; {SPANS_ACCEPTED}")
+    number, unit = float(found[1]), found[2]
+    if number and not unit:
+        raise argparse.ArgumentTypeError(f"{text!r}: a unit is missing; {SPANS_ACCEPTED}")
+    return number * UNITS[unit or "s"]
 
 
 def whole_number(text: str) -> int:
     """Read how many, 0 among them; for argparse."""
     if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not accepted; a whole number is expected")
+        raise argparse.ArgumentTypeError(f"{text!r} is not accepted; a whole number, 0 or more, is expected")
     return int(text)
 
 

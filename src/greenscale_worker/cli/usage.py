@@ -30,9 +30,11 @@ class Parser(argparse.ArgumentParser):
         """Parse all arguments. Whatever is left over is an error of the command's, not of the whole program's."""
         found: argparse.Namespace
         found, left_over = self.parse_known_args(arguments)
+        innermost: Parser = found.parser
         if left_over:
-            innermost: Parser = found.parser
             innermost._refuse(left_over)
+        if found.run is None and innermost is not self:
+            innermost.error(f"an action is missing; expected: {', '.join(innermost._commands())}")
         return found
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -62,6 +64,9 @@ class Parser(argparse.ArgumentParser):
         if option is None:
             self.error(f"not expected: {' '.join(arguments)}")
         self.error("; ".join(filter(None, (f"unknown option {option}", meant(option, self._options())))))
+
+    def _commands(self) -> list[str]:
+        return [name for action in self._actions if isinstance(action, Commands) for name in action.choices]
 
     def _options(self) -> list[str]:
         return [option for action in self._actions for option in action.option_strings]

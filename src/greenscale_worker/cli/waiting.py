@@ -151,6 +151,9 @@ async def wait_for(client: QueueClient, job_id: str, timeout: float | None) -> E
     """
     check_job_id(job_id)
     with Progress(1) as progress:
+        with suppress(QueueUnavailableError, ConfigError):  # `watching` tells of them
+            if not await client.record(job_id):
+                progress.say(f"{job_id}: no job with this id is known yet")
         async with watching(client, progress) as ends:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):

@@ -151,7 +151,7 @@ class Client:
         `parameters` go to the endpoint as they are: `model`, `temperature`, `max_tokens`, … (docs/wire-contract.md).
         Where the answer of the server gets lost, nobody knows whether the job was handed in. With the same id the call
         may be made again: a job that waits, runs or has an answer is not handed in twice. The QueueUnavailableError
-        has that id as `job_id`.
+        has that id as `job_id`; where its `undone` is true, nothing was handed in.
 
         Raises BadInputError for a job that no worker would run, QueueFullError where the server takes no more.
         """
@@ -330,12 +330,14 @@ class Client:
 
 def _with_ids(error: QueueUnavailableError, job_ids: tuple[str, ...]) -> QueueUnavailableError:
     """Say which jobs it is about, so that the caller can hand them in again."""
-    if len(job_ids) == 1:
-        which = f"whether job {job_ids[0]} was handed in is not known: submit it again under this job_id"
+    if error.undone:
+        which = "nothing was handed in"
+    elif len(job_ids) == 1:
+        which = f"it is not known whether job {job_ids[0]} was handed in: submit it again under this job_id"
     else:
-        which = f"which of the {len(job_ids)} jobs were handed in is not known: submit them again under their job_ids"
+        which = f"it is not known which of {len(job_ids)} jobs were handed in: submit them again under their job_ids"
     told = type(error)(f"{error}; {which}")
-    told.job_ids = job_ids
+    told.job_ids, told.undone = job_ids, error.undone
     return told
 
 

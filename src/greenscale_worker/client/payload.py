@@ -1,5 +1,7 @@
 """Looks at a job as the worker will, so that a mistake is told to who made it."""
 
+from datetime import UTC, datetime
+
 from greenscale_worker.backends.request import chat_request
 from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import decode
@@ -8,6 +10,9 @@ from greenscale_worker.job import decode
 def check(payload: bytes, *, max_bytes: int, chat: bool) -> str:
     """Give the id of a job that a worker would run. `chat`: it is for an endpoint. Raises BadInputError."""
     job = decode(payload, max_bytes=max_bytes)
+    if job.deadline is not None and job.deadline <= datetime.now(UTC):
+        told = f"deadline: {job.deadline.isoformat()} has passed; a time to come is expected"
+        raise BadInputError("deadline_passed", told, job_id=job.job_id)
     if chat:
         try:
             chat_request(job.payload)

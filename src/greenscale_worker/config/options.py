@@ -160,7 +160,8 @@ def _endpoint(settings: Settings) -> tuple[str, SecretStr, str | None]:
     if key is None:
         raise ConfigError(
             "no endpoint is set; expected: NEYSA_API_KEY, with NEYSA_API_URL where it is not the default one; or"
-            " OPENAI_API_KEY and GREENSCALE_MODEL; `greenscale-worker up` simulates an endpoint"
+            " OPENAI_API_KEY and GREENSCALE_MODEL; to try it, `greenscale-worker simulate` is one, for"
+            " NEYSA_API_URL=http://127.0.0.1:8000/v1/chat/completions NEYSA_API_KEY="
         )
     if base is None and not key.get_secret_value():
         raise ConfigError("OPENAI_API_KEY is empty; expected: a key, or an OPENAI_BASE_URL that needs none")

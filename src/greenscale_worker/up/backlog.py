@@ -15,7 +15,8 @@ SECONDS: Final = 2.0  # how long a start is held up for it
 async def told(settings: Settings, killed: int | None) -> str:
     """Say how many jobs go on, and when: those that the process `killed` was running; None: all that are open.
 
-    Empty where there are none, or Redis does not answer.
+    The latter also where the queue is paused, which a restart does not change. Empty where there are
+    none, or Redis does not answer.
     """
     try:
         async with asyncio.timeout(SECONDS):
@@ -35,7 +36,9 @@ async def _told(settings: Settings, killed: int | None) -> str:
     waiting = depth.waiting + depth.delayed + depth.held
     parts = [f"{_jobs(waiting)} {'waits' if waiting == 1 else 'wait'}"] if waiting else []
     parts += [f"{_jobs(depth.running)} that ran {_again(depth.running, options.lease)}"] if depth.running else []
-    return f"from before, {' and '.join(parts)}" if parts else ""
+    told = [f"from before, {' and '.join(parts)}"] if parts else []
+    told += [f"the queue {options.name!r} is paused; greenscale-worker resume ends that"] if depth.paused else []
+    return "; ".join(told)
 
 
 def _jobs(count: int) -> str:

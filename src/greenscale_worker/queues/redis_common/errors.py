@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -25,7 +26,10 @@ AWAY: Final = (
     exceptions.AskError,
     OSError,
 )
-REPEATED: Final = re.compile(r"^Error (\d+) connecting to (\S+)\. Connect call failed \(.*\)\.?$")
+# How redis-py begins when no connection could be made, so that nothing was sent.
+UNCONNECTED: Final = re.compile(r"Error (?:.* )?connecting to |Timeout connecting to server")
+REPEATED: Final = re.compile(r"^Error (-?\d+) connecting to (\S+)\. (.*?)\.?$")
+NAMELESS: Final = (socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_AGAIN)
 LONGEST: Final = 300  # characters of an answer that are repeated
 KNOWN: Final = (exceptions.RedisError, exceptions.RedisClusterException)
 # Answers that redis-py has no class for, and that pass by themselves.
@@ -70,13 +74,16 @@ def _meaning(error: Exception) -> GreenScaleError:
         if isinstance(cause, KNOWN) and isinstance(found := _meaning(cause), ConfigError):
             return found
     text = " ".join(str(error).split())[:LONGEST] or ("no answer in time" if isinstance(error, TimeoutError) else "")
-    text = REPEATED.sub(_said_once, text) or type(error).__name__
+    undone = UNCONNECTED.match(text) is not None
+    text = REPEATED.sub(_said_once, text).removesuffix(".") or type(error).__name__
     if (what := _misplaced(error, text)) is not None:
         return ConfigError(what)
     if isinstance(error, REFUSED):
         return ConfigError(f"Redis refuses this client: {text}")
     if isinstance(error, AWAY):
-        return QueueUnavailableError(text)
+        away = QueueUnavailableError(text)
+        away.undone = undone
+        return away
     if isinstance(error, exceptions.ResponseError):
         return _answered(text)
     return ConfigError(f"what answers does not answer as Redis does: {type(error).__name__}: {text}")
@@ -84,7 +91,10 @@ def _meaning(error: Exception) -> GreenScaleError:
 
 def _said_once(found: re.Match[str]) -> str:
     """Write `127.0.0.1:6379: Connection refused`: redis-py gives a number instead, and the address twice."""
-    return f"{found[2]}: {os.strerror(int(found[1]))}"
+    number = int(found[1])
+    if number in NAMELESS:
+        return f"{found[2]}: the name of this host cannot be resolved"
+    return f"{found[2]}: {os.strerror(number)}" if found[3].startswith("Connect call failed") else found[0]
 
 
 def _misplaced(error: Exception, text: str) -> str | None:

@@ -5,7 +5,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from greenscale_worker.errors import ConfigError
+from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.job import check_job_id, is_job_id
 from greenscale_worker.queues import (
     Cancellation,
@@ -90,7 +90,11 @@ class RedisQueueClient:
             for job_id, payload in jobs[start : start + PUT_GROUP]:
                 keys += [self._keys.record(job_id), self._keys.cancel(job_id)]
                 args += [job_id, payload]
-            put += await self._run("put", keys, args, read_flags)
+            try:
+                put += await self._run("put", keys, args, read_flags)
+            except QueueUnavailableError as error:
+                error.undone = error.undone and not put
+                raise
         return put
 
     async def record(self, job_id: str) -> dict[str, str]:
