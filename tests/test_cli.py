@@ -25,7 +25,7 @@ import pytest
 import redis
 
 from greenscale_worker.cli import parser
-from greenscale_worker.cli.terminal import columns, moment, seconds_of, since_of
+from greenscale_worker.cli.terminal import columns, moment, patience_of, seconds_of, since_of
 from greenscale_worker.cli.worker import Process
 from greenscale_worker.config import load
 from greenscale_worker.for_people import age, fitted
@@ -1315,6 +1315,11 @@ def test_time_spans(text: str, seconds: float) -> None:
     assert seconds_of(text) == seconds
 
 
+@pytest.mark.parametrize(("text", "seconds"), [("30", 30), ("1.5", 1.5), ("0", 0), ("2m", 120)])
+def test_how_long_to_wait_may_be_seconds_without_a_unit(text: str, seconds: float) -> None:
+    assert patience_of(text) == seconds
+
+
 def test_a_number_without_a_unit_is_no_time_span(shell: Shell) -> None:
     """Who types `--older-than 7` means days; taken for seconds, it deleted nearly all."""
     shell("submit", "x", "--id", "x")
@@ -1323,8 +1328,6 @@ def test_a_number_without_a_unit_is_no_time_span(shell: Shell) -> None:
         ["dead", "purge", "--older-than", "7"],
         ["dead", "list", "--since", "7"],
         ["dead", "replay", "--since", "7"],
-        ["submit", "x", "--wait", "--timeout", "7"],
-        ["result", "x", "--wait", "--timeout", "7"],
     ):
         code, out, err = shell(*arguments)
         assert (code, out) == (2, "")

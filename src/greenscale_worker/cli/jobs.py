@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from greenscale_worker.cli import FAILED, UNFINISHED, UNKNOWN
 from greenscale_worker.cli.opening import with_client
-from greenscale_worker.cli.terminal import facts, harmless, hint, moment, one_line, say, say_json, seconds_of
+from greenscale_worker.cli.terminal import facts, harmless, hint, moment, one_line, patience_of, say, say_json
 from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.for_people import fitted
@@ -101,7 +101,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         if name == "result":
             parser.add_argument("--wait", action="store_true", help="wait until the job has ended")
             parser.add_argument(
-                "--timeout", type=seconds_of, metavar="TIME", help="wait no longer than, such as 90s or 10m"
+                "--timeout", type=patience_of, metavar="TIME", help="wait no longer than, such as 90s or 10m"
             )
         parser.set_defaults(run=lambda args, use=use: _run(use, args))
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from greenscale_worker.cli.opening import with_client
-from greenscale_worker.cli.terminal import say, say_json, seconds_of
+from greenscale_worker.cli.terminal import patience_of, say, say_json
 from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import QueueUnavailableError
 
@@ -87,7 +87,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def _interval(text: str) -> float:
     """Read a time span; a number alone is seconds, as the help says."""
-    if (seconds := seconds_of(text if text[-1:].isalpha() else f"{text}s")) <= 0:
+    if (seconds := patience_of(text)) <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is too short; more than 0 s is expected")
     return seconds
 

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from greenscale_worker.cli.jobs import check_kept
 from greenscale_worker.cli.opening import was_interrupted, with_client
-from greenscale_worker.cli.terminal import hint, say, say_json, seconds_of, within
+from greenscale_worker.cli.terminal import hint, patience_of, say, say_json, within
 from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import (
     BadInputError,
@@ -85,7 +85,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     wait.add_argument(
         "--wait", action="store_true", help="wait for the answers and write them in the order of the input"
     )
-    wait.add_argument("--timeout", type=seconds_of, metavar="TIME", help="wait no longer than, such as 90s or 10m")
+    wait.add_argument("--timeout", type=patience_of, metavar="TIME", help="wait no longer than, such as 90s or 10m")
     parser.add_argument("--json", action="store_true", help="one line of JSON for each job")
 
 

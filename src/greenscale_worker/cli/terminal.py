@@ -150,6 +150,11 @@ def seconds_of(text: str) -> float:
     return number * UNITS[unit or "s"]
 
 
+def patience_of(text: str) -> float:
+    """Read how long to wait: a time span, or seconds without a unit, as other programs take them; for argparse."""
+    return seconds_of(text if text[-1:].isalpha() else f"{text}s")
+
+
 def whole_number(text: str) -> int:
     """Read how many, 0 among them; for argparse."""
     if not (text.isascii() and text.isdecimal()):
