@@ -89,6 +89,7 @@ class PackedClient:
         self.listen = client.listen
         self.rate = client.rate
         self.cancel = client.cancel
+        self.uncancel = client.uncancel
         self.depth = client.depth
         self.workers = client.workers
         self.pause = client.pause
