@@ -457,8 +457,13 @@ MUTANTS: Final = [
     Mutant("beat: any token", "beat", "m.token == ARGV[arg + 1] and "),
     Mutant("a reaped lease comes alive", "beat", " and call('ZSCORE', LEASE, id)"),
     Mutant("it reaps before it prolongs", "beat", "local lost = {}", "local lost = {}\nreap(max_crashes)"),
-    Mutant("it does not reap", "beat", "if ARGV[7] == '1' then", "if false then"),
-    Mutant("it reaps while others of its leases follow", "beat", "if ARGV[7] == '1' then", "if true then"),
+    Mutant("it does not reap", "beat", "if ARGV[7] == '1' then\n  reaped", "if false then\n  reaped"),
+    Mutant(
+        "it reaps while others of its leases follow",
+        "beat",
+        "if ARGV[7] == '1' then\n  reaped",
+        "if true then\n  reaped",
+    ),
     Mutant("what is paused may be claimed", "beat", "if not control.paused then", "if true then"),
     Mutant("dead workers stay on the list", "beat", "if store.dismiss(silent) then call('ZREM', WORKERS, silent) end"),
     # agree, cancel, put, replay

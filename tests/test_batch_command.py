@@ -269,7 +269,7 @@ async def test_lines_that_failed_are_told_by_code_with_one_reason_each(
     summary, *reasons, where = result.err.splitlines()
     assert summary.startswith("2 answered, 4 failed in ")
     assert sorted(line[:29] for line in reasons if not line.startswith("    ")) == [
-        "  1 x bad_request: prompt: a ",
+        "  1 x bad_request: line 3: pr",
         "  1 x not_json: line 4: not J",
         "  2 x not_an_object: line 5: ",
     ]

@@ -425,7 +425,7 @@ def test_nothing_is_handed_in_where_a_line_is_wrong(text: bytes, said: str, shel
     [
         ([" "], "prompt: a string that is not blank is expected"),
         (["a\ud800"], "prompt: it is not UTF-8"),
-        (["?", "--id", "a b"], "prompt: job_id is not usable"),
+        (["?", "--id", "a b"], "--id: 'a b' is no job id"),
         (["?", "--timeout", "1s"], "--timeout is for --wait"),
         (["--jsonl", "x", "--id", "y"], "--id is for a single job"),
         (["--file", "nowhere.txt"], "nowhere.txt: No such file"),

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -75,20 +75,30 @@ class Log(Protocol):
 log: Log = structlog.get_logger()
 
 
-def configure_logging(*, json: bool, level: str = "info") -> None:
+def configure_logging(*, json: bool, level: str = "info", left_out: Collection[str] = ()) -> None:
     """Log from `level` (debug, info, warning, error) upwards: JSON lines to stdout, or lines for people to stderr.
 
+    Events that are `left_out` are told by other means.
     A thread writes them: neither a reader that stalls nor a full disk holds up a job. What cannot be written is
     dropped, and counted.
     """
     vars(log).pop("bind", None)  # what an earlier call has left: the logger is made once, not for every line
     structlog.configure(
         cache_logger_on_first_use=True,
-        processors=[_as_json if json else _for_people(), _mask],
+        processors=[*([_without(left_out)] if left_out else []), _as_json if json else _for_people(), _mask],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=_Lines,
     )
     _writer.redirect(sys.stdout if json else sys.stderr)
+
+
+def _without(events: Collection[str]) -> Callable[[object, str, EventDict], EventDict]:
+    def passed_on(_logger: object, _level: str, facts: EventDict) -> EventDict:
+        if facts["event"] in events:
+            raise structlog.DropEvent
+        return facts
+
+    return passed_on
 
 
 def _for_people() -> LogText:

@@ -115,11 +115,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def log_beside_a_bar(settings: "Settings") -> None:
-    """Log warnings only, unless a level is set: there is a bar that tells the rest."""
+    """Log warnings only, and none of a single line, unless a level is set: a bar and a summary tell the rest."""
     from greenscale_worker.telemetry import configure_logging  # noqa: PLC0415  only those who run jobs log
 
-    level = settings.log_level if "log_level" in settings.origins else "warning"
-    configure_logging(json=settings.log_format == "json", level=level)
+    json = settings.log_format == "json"
+    if "log_level" in settings.origins:
+        configure_logging(json=json, level=settings.log_level)
+    else:
+        configure_logging(json=json, level="warning", left_out=("job",))
 
 
 async def drive(batch: "Batch", backend: "Backend") -> int | None:
