@@ -284,6 +284,12 @@ MUTANTS: Final = [
     Mutant("a burst wakes all", "seats", "math.ceil(waiting / lanes)", "99"),
     Mutant("who is full keeps its seat", "claim", "  stand_up(owner)\n  share(n)", "  share(n)"),
     Mutant("a paused queue keeps seats taken", "claim", "  stand_up(owner)\n  return", " return"),
+    Mutant(
+        "who cannot claim tells nobody what it reaped",
+        "claim",
+        "  if reaped > 0 then ring('ready') end\n  stand",
+        "  stand",
+    ),
     Mutant("a burst stays where it is", "claim", "  share(n)\n"),
     Mutant(
         "without a seat, too, it waits for what falls due", "claim", "if not seated then return", "if false then return"

@@ -501,8 +501,8 @@ async def test_whoever_is_cut_off_says_what_was_accepted(redis_server: RedisServ
         out, err = await asyncio.to_thread(submit.communicate)
         assert (submit.returncode, out.count(b"\n")) == (1, 500)
         assert b"; handed in: jobs.jsonl line 1 to 500; " in err
-        unknown = b"it is not known whether jobs.jsonl line 501 to 600 were handed in; submit the file again"
-        assert b"; " + unknown + b"; " in err
+        unknown = b"it is not known whether jobs.jsonl line 501 to 600 were handed in; submit the file again, which"
+        assert b"; " + unknown + b" hands no job in twice; " in err
         assert err.endswith(b"; not handed in: jobs.jsonl line 601 to 1000\n")
         submit = process(*arguments, environment=environment, cwd=tmp_path)
         out, err = await asyncio.to_thread(submit.communicate)
@@ -521,10 +521,11 @@ async def test_ctrl_c_while_it_is_handed_in_leaves_the_id(redis_server: RedisSer
             await trap.sprung.wait()
         submit.send_signal(signal.SIGINT)
         out, err = await asyncio.to_thread(submit.communicate)
-    assert (submit.returncode, out, err) == (130, b"", NOT_KNOWN + b"\n")
+    assert (submit.returncode, out, err) == (130, b"", NOT_KNOWN)
 
 
-NOT_KNOWN: Final = b"it is not known whether job a was handed in; submit it again with --id a"
+SAYS_SO: Final = b" handed in; `greenscale-worker status %b` says so, before it is submitted again\n"
+NOT_KNOWN: Final = b"it is not known whether job a was" + SAYS_SO % b"a"
 
 
 async def test_a_lost_answer_is_told_with_what_to_do(redis_server: RedisServer) -> None:
@@ -534,8 +535,22 @@ async def test_a_lost_answer_is_told_with_what_to_do(redis_server: RedisServer) 
         out, err = await asyncio.to_thread(submit.communicate)
     assert (submit.returncode, out) == (1, b"")
     assert err.startswith(b"greenscale-worker: Redis does not answer: ")
-    assert err.endswith(b"; " + NOT_KNOWN + b"\n")
+    assert err.endswith(b"; " + NOT_KNOWN)
     assert b".;" not in err
+
+
+async def test_lines_with_ids_of_their_own_are_not_said_to_be_safe_to_submit_again(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """They would run again, where the first ones have ended by then."""
+    (tmp_path / "jobs.jsonl").write_bytes(b'{"job_id": "a", "prompt": "?"}\n{"job_id": "b", "prompt": "?"}\n')
+    async with TcpProxy(redis_server.port) as proxy:
+        proxy.set(Trap(b"EVALSHA"))
+        environment = {"REDIS_URL": f"redis://127.0.0.1:{proxy.port}"}
+        submit = process("submit", "--jsonl", "jobs.jsonl", environment=environment, cwd=tmp_path)
+        out, err = await asyncio.to_thread(submit.communicate)
+    assert (submit.returncode, out) == (1, b"")
+    assert err.endswith(b"; it is not known whether jobs.jsonl line 1 to 2 were" + SAYS_SO % b"ID")
 
 
 def test_without_a_connection_nothing_was_handed_in(shell: Shell) -> None:

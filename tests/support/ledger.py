@@ -101,6 +101,8 @@ class Ledger:
         self.buried = buried = []
         reaped = self._reap(max_crashes)
         if self.paused or n == 0:
+            if reaped:
+                self.bells.append("ready")
             self._stand_up(owner)
             return [-2, str(self.now), reaped, [], buried, "", 0]
         due = self._first("delayed", lambda job: job.until <= self.queue_now)

@@ -216,12 +216,13 @@ def _how_far(
 
 
 def _not_known(jobs: list[Submission]) -> str:
-    """Say that the answer got lost, and what to do."""
-    if len(jobs) == 1 and " line " not in jobs[0].where:
-        job_id = jobs[0].job_id
-        return f"it is not known whether job {job_id} was handed in; submit it again with --id {job_id}"
-    were = "was" if len(jobs) == 1 else "were"
-    return f"it is not known whether {_named(jobs)} {were} handed in; submit the file again"
+    """Say that the answer got lost, and what to do. With an id that was given, a job may run twice."""
+    what = _named(jobs) if " line " in jobs[0].where else f"job {jobs[0].job_id}"
+    unknown = f"it is not known whether {what} {'was' if len(jobs) == 1 else 'were'} handed in"
+    if all(job.derived for job in jobs):
+        return f"{unknown}; submit the file again, which hands no job in twice"
+    given = jobs[0].job_id if len(jobs) == 1 else "ID"
+    return f"{unknown}; `greenscale-worker status {given}` says so, before it is submitted again"
 
 
 def _named(jobs: list[Submission]) -> str:

@@ -41,6 +41,7 @@ tick(lease_ms, beat_ms)
 expiry = digits(queue_now + lease_ms)
 local reaped = reap(max_crashes)
 if control.paused or n == 0 then
+  if reaped > 0 then ring('ready') end
   stand_up(owner)
   return {-2, NOW, reaped, given, buried, '', 0}
 end
