@@ -1,6 +1,7 @@
 """The account: all that Redis took ends, and ends once; and every further execution is explained by a fault."""
 
 import bisect
+import math
 import signal
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -116,18 +117,41 @@ class _Audit:
         self._count["answered"] += bool(written)
 
     def _by_an_illness(self, job_id: str, letter: Letter) -> bool:
-        """Whether it is one of the two that an illness of the whole endpoint may bury."""
-        for call in reversed(self._executions.get(job_id, [])):
-            how = call.fate.removeprefix(ILL)
-            if how == call.fate or CODES[how] != letter.code:
+        """Whether it is one of the two that an illness of the whole endpoint may bury, or met a second illness.
+
+        A job that is refused again, after another was answered, is dead, however many are (docs/blame.md, "What it
+        cannot tell apart").
+        """
+        calls = [call for call in self._executions.get(job_id, []) if CODES.get(_illness(call)) == letter.code]
+        for call in reversed(calls):
+            if not (illness := self._of_all(call)):
                 continue
-            for illness in self.facts.disturbances:
-                is_it = illness.kind == f"{ALL_ILL}: {how}"
-                if is_it and illness.began - SLACK <= call.began <= illness.ended + SLACK:
-                    self._buried[illness.began] += 1
-                    self._count["buried by an illness"] += 1
-                    return self._buried[illness.began] <= MOST_BURIED
+            if any(self._answered_between(before, call) for before in calls if before.began < illness.began):
+                self._count["buried by two illnesses"] += 1
+                return True
+            self._buried[illness.began] += 1
+            self._count["buried by an illness"] += 1
+            return self._buried[illness.began] <= MOST_BURIED
         return False
+
+    def _of_all(self, call: Execution) -> Disturbance | None:
+        """Find the illness of the whole endpoint that the call met."""
+        kind = f"{ALL_ILL}: {_illness(call)}"
+        return next(
+            (
+                illness
+                for illness in self.facts.disturbances
+                if illness.kind == kind and illness.began - SLACK <= call.began <= illness.ended + SLACK
+            ),
+            None,
+        )
+
+    def _answered_between(self, before: Execution, after: Execution) -> bool:
+        """Whether the endpoint answered a call that began after the one and ended before the other."""
+        return any(
+            call.fate == "ok" and call.began > before.began and (call.ended or math.inf) < after.began
+            for call in self.facts.executions
+        )
 
     def _answers(self) -> None:
         """Every result is an answer that the endpoint gave to that job."""
@@ -200,6 +224,11 @@ def _by(executions: Sequence[Execution], what: str) -> dict[str, list[Execution]
     for execution in sorted(executions, key=lambda each: each.began):
         groups[getattr(execution, what)].append(execution)
     return groups
+
+
+def _illness(call: Execution) -> str:
+    """How the endpoint was ill in that call, or nothing."""
+    return call.fate.removeprefix(ILL) if call.fate.startswith(ILL) else ""
 
 
 def _explains(disturbance: Disturbance, before: Execution, after: Execution) -> bool:

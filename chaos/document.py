@@ -41,7 +41,8 @@ NAMES: Final = {
 }
 ENDLESS: Final = "as many as it takes"  # of runs that were kept before tries were counted by evidence
 COUNTED: Final = (
-    *("jobs", "answered", "malformed", "poisoned", "buried by an illness", "cancelled", "conflicts", "duplicates"),
+    *("jobs", "answered", "malformed", "poisoned", "buried by an illness", "buried by two illnesses", "cancelled"),
+    *("conflicts", "duplicates"),
     *("executions", "executed again", "answered twice by the endpoint", "late heartbeats"),
 )
 

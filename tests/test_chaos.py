@@ -24,6 +24,7 @@ POISON = Push("d", b"D", code="http_403", poisoned=True)
 POISONED: dict[str, Any] = {"pushes": [FIRST, SECOND, RUBBISH, POISON], "journal": {b"A": 1, b"B": 1, b"C": 1, b"D": 1}}
 LETTER = Letter("not_json", b"C")
 ILLNESS = Disturbance("endpoint ill for all: 400", None, 9.0, 12.0)
+EARLIER = Disturbance("endpoint ill for all: 400", None, 1.0, 2.0)
 DEATH = Disturbance(KILL, "0.0", 10.5, 10.5)
 
 
@@ -86,6 +87,14 @@ def ill_for(how: str, jobs: int) -> dict[str, Any]:
     }
 
 
+def ill_twice(answered: float) -> dict[str, Any]:
+    """Three jobs that met both of two illnesses and are dead letters; another was answered then."""
+    ill = ill_for("400", 3)
+    first = [Execution(name, "0.0", "ill 400", "", 1.5, 1.6) for name in "efg"]
+    between = Execution("b", "0.0", "ok", "b #1", answered, answered + 1.0)
+    return ill | {"executions": [*first, *ill["executions"][:-1], between], "disturbances": [EARLIER, ILLNESS]}
+
+
 BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
     "accepted and nowhere": ("lost", {"journal": {b"A": 1, b"C": 1}}),
     "no answer": ("lost", ONLY_B),
@@ -122,6 +131,7 @@ BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "buried by an illness of another kind": ("wrong ending", ill_for("500", 1)),
     "three buried by one illness": ("wrong ending", ill_for("400", 3)),
+    "buried by two illnesses, with no answer between": ("wrong ending", ill_twice(10.5)),
     "something is left": ("left over", {"left": {"lease": 1}}),
     "out of order": (
         "out of order",
@@ -160,6 +170,7 @@ HARMLESS: dict[str, dict[str, Any]] = {
     "called again after a fault of the endpoint": {"executions": [replace(CALLED, fate="5xx"), AGAIN]},
     "folded into its twin": {"pushes": [FIRST, FIRST, SECOND, RUBBISH], "journal": {b"A": 2, b"B": 1, b"C": 1}},
     "two buried by an illness": ill_for("400", 2),
+    "buried by two illnesses, with an answer between": ill_twice(5.0),
     "a poisoned job that ended": POISONED | {"letters": [LETTER, Letter("http_403", b"D")]},
     "a poisoned job whose last call met another fault": POISONED | {"letters": [LETTER, Letter("timeout", b"D")]},
     "cancelled as asked": ONLY_B | {"records": CANCELLED, "cancellations": {"a": "will_be_cancelled"}},
