@@ -38,16 +38,18 @@ chaos: $(VENV)/.installed $(VENV)/.tools ## break everything, lose nothing (ARGS
 compatible: $(VENV)/.made ## the queues with redis-py 5 to 8, arq, SAQ (ARGS=redis-5)
 	.ci/compatible $(ARGS)
 
-check: $(VENV)/.installed $(VENV)/.tools ## lint, types, floors, generated documents
+check: $(VENV)/.installed $(VENV)/.tools ## lint, types, layers, generated documents
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/greenscale-worker config --markdown | diff -u docs/configuration.md - || \
 		{ echo 'docs/configuration.md is stale: make docs' >&2; exit 1; }
+	$(BIN)/python -m tests.layers --check CONTRIBUTING.md
 
 docs: $(VENV)/.installed ## write the documents that are generated
 	$(BIN)/greenscale-worker config --markdown >docs/configuration.md
+	$(BIN)/python -m tests.layers --write CONTRIBUTING.md
 
 lock: ## pin what pyproject.toml asks for (ARGS=--upgrade)
 	$(PYTHON) -m venv build/lock

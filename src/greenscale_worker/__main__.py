@@ -1,3 +1,5 @@
+"""The entry of `python -m greenscale_worker`."""
+
 import sys
 
 from greenscale_worker.cli import main

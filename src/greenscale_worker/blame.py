@@ -1,4 +1,4 @@
-"""Whose fault a failed call is, decided by what happens to other jobs and not by a status code (docs/blame.md).
+"""Decides who caused a failed call: the job, or the endpoint, by how other jobs fare (docs/blame.md).
 
 A failure counts for as much of a try as it is a surprise: after fifteen successes a whole one, while nobody succeeds
 nothing. Nothing here waits, sends or looks at a clock: times come in as seconds, so that a simulator can ask the same

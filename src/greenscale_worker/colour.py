@@ -1,4 +1,4 @@
-"""Where colour belongs."""
+"""Decides which output is coloured."""
 
 import os
 from typing import TextIO

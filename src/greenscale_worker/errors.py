@@ -1,4 +1,4 @@
-"""What can go wrong. Every foreign exception is mapped to one of these where it enters."""
+"""What can go wrong: every foreign exception is mapped to one of these where it enters."""
 
 from typing import TYPE_CHECKING, Final, Literal
 

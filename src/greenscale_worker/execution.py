@@ -1,4 +1,4 @@
-"""One job, one call: deadline, time limit, and what comes of it. Knows no queue."""
+"""Runs one job: one call, within its deadline and time limit. Knows no queue."""
 
 import asyncio
 import math

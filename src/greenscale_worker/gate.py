@@ -1,4 +1,4 @@
-"""May this process send to the endpoint now? Asks the evidence (`blame`) for all lanes, and lets them wait."""
+"""Decides for all lanes whether a call may be sent now."""
 
 import asyncio
 import math

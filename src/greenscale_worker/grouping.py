@@ -1,4 +1,4 @@
-"""Many callers, one round trip."""
+"""Combines the calls of many callers into one round trip."""
 
 import asyncio
 from collections import deque

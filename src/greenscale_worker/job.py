@@ -1,4 +1,4 @@
-"""A job, what may come of it, and the wire format in which producers write it."""
+"""Jobs, their outcomes, and the format of producers."""
 
 import math
 import re

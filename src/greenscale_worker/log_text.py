@@ -1,4 +1,4 @@
-"""How the log looks to people: `14:55:08 job test-001 succeeded in 2 ms, 11 tokens`."""
+"""Formats log events for people: `14:55:08 job test-001 succeeded in 2 ms, 11 tokens`."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Ending a task, also where a library swallows a cancellation."""
+"""Ends a task, also where a library swallows a cancellation."""
 
 import asyncio
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""What an operator sees: the name of every event, one line of log for each, and the metrics."""
+"""What an operator sees: log events, one line for each, and metrics."""
 
 import asyncio
 import re

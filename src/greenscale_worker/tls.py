@@ -1,4 +1,4 @@
-"""How a TLS client of ours checks its server, and what it shows of itself."""
+"""TLS of our clients: which certificates they trust, and which they present."""
 
 import ssl
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""N lanes: each takes a job, runs it, records what came of it, and takes the next; until told to stop."""
+"""N lanes that claim jobs, run them and record their outcomes, until told to stop."""
 
 import asyncio
 import math

@@ -1,4 +1,4 @@
-"""What a backend promises, what the one that speaks HTTP needs to know, and how a name becomes a backend.
+"""The interface of a backend, and the registry of names.
 
 Codes of errors are one word for machines. `http_<status>` says that the endpoint answered with that status;
 by it the gate learns that somebody is there.

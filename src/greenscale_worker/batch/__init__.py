@@ -1,7 +1,7 @@
-"""A file of prompts through the worker and the queue of one process: no Redis, and nothing is asked twice.
+"""Runs a file of prompts through a worker and a queue of one process.
 
-The worker and its lanes, retries and gate are the same as behind Redis; only the queue is not, and the output file
-stands where results and records would.
+Lanes, retries and gate are those of the worker behind Redis. The queue is in memory, and the output file takes the
+place of results and records: no prompt that has its answer there is sent again.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What a queue promises: to the worker (`Queue`) and to everybody else (`QueueClient`).
+"""The interfaces of a queue: `Queue` for workers, `QueueClient` for all others.
 
 Adapters inherit nothing from here; they keep these promises, and the contract suite holds them to it.
 """

@@ -1,4 +1,4 @@
-"""Tests that a queue or a backend of one's own has to pass, as ours do (docs/plugins.md). They ask for pytest.
+"""Contract tests that every queue and backend must pass: yours as ours (docs/plugins.md). They need pytest.
 
     from greenscale_worker.testing.queue_contract import *      # beside a fixture `queue_under_test`
     from greenscale_worker.testing.backend_contract import *    # beside two fixtures, `backend` and `payload`
