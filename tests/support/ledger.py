@@ -248,23 +248,24 @@ class Ledger:
 
     def chosen(self, code: str, *, latest: bool) -> list[int]:
         """List dead letters as the index has them: all, or those of a code."""
-        prefix = b"c\0" + code.replace("\0", " ").encode() + b"\0" if code else b"t\0"
-        members = sorted(member for member in self.index if member.startswith(prefix))
+        prefix, members = self._members(code)
         ids = [number_of(member[len(prefix) + 17 :]) for member in members]
         return ids[::-1] if latest else ids
 
     def purge(self, code: str, leave: int | None, most: int) -> tuple[list[bytes], list[int]]:
         """Delete the oldest; gives their payloads, and what the script answers."""
         most = most if leave is None else min(most, len(self.dead) - leave)
+        members = self._members(code)[1][: max(0, most)]
         ids = self.chosen(code, latest=False)[: max(0, most)]
         gone = [self._forget_letter(id_).payload for id_ in ids if id_ in self.dead]
-        prefix = b"c\0" + code.replace("\0", " ").encode() + b"\0" if code else b"t\0"
-        names = {self.setup.name(id_).encode() for id_ in ids}
-        self.index = {
-            each for each in self.index if not each.startswith(prefix) or each[len(prefix) + 17 :] not in names
-        }
+        self.index -= set(members)
         self.counters["purged"] += len(gone)
         return gone, [len(gone), int(most > 0 and len(ids) == most)]
+
+    def _members(self, code: str) -> tuple[bytes, list[bytes]]:
+        """Give what the index has of all letters by time, or of those of a code, and how that begins."""
+        prefix = b"c\0" + code.replace("\0", " ").encode() + b"\0" if code else b"t\0"
+        return prefix, sorted(member for member in self.index if member.startswith(prefix))
 
     def tidy(self) -> None:
         """Bring dead letters and their index in line, unless their numbers agree."""
