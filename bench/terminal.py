@@ -21,7 +21,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from bench.environments import ROOT
+from harness.environments import ROOT
 from tests.support.checkout import check_out, with_everybody
 from tests.support.eventually import PATIENCE
 

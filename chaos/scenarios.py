@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from bench.processes import Process, Producer, start_worker
-from bench.stage import Endpoint, wait
-from bench.systems import Place, System
+from harness.endpoint import Endpoint, wait
+from harness.processes import Process, Producer, start_worker
+from harness.systems import Place, System
 from tests.support.redis_server import RedisServer
 
 LANES: Final = 50
