@@ -1,9 +1,9 @@
-"""Waiting for what is promised, but not for ever; and several scenarios at once, where each of them mostly waits."""
+"""Waiting for what is promised, but not for ever."""
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 PATIENCE: Final = 30.0  # of a test, on a loaded machine
 POLL: Final = 0.01
@@ -24,19 +24,3 @@ async def eventually(condition: Callable[[], object], seconds: float = PATIENCE)
             code = inspect.getsource(condition).strip() if inspect.isfunction(condition) else repr(condition)
             raise TimeoutError(f"not within {seconds:g} s{why}: {code}")
         await asyncio.sleep(POLL)
-
-
-async def together(**scenarios: Coroutine[Any, Any, None]) -> None:
-    """Run scenarios at the same time; one that fails is told by its name, and the others go on."""
-
-    async def named(name: str, scenario: Awaitable[None]) -> Exception | None:
-        try:
-            await scenario
-        except Exception as error:  # noqa: BLE001  raised below, beside the others
-            error.add_note(f"in the scenario {name!r}")
-            return error
-        return None
-
-    done = await asyncio.gather(*(named(name, scenario) for name, scenario in scenarios.items()))
-    if errors := [error for error in done if error is not None]:
-        raise ExceptionGroup("scenarios that failed", errors)
