@@ -24,8 +24,8 @@ from harness.endpoint import Endpoint
 from harness.environments import ROOT, python
 from harness.job import prompt
 from harness.processes import Process
+from harness.redis_server import free_port, until
 from harness.systems import GREENSCALE, Place
-from tests.support.redis_server import free_port, until
 
 Who = Literal["worker", "Redis"]
 

@@ -35,8 +35,8 @@ from typing import Any, Final
 from harness import machine
 from harness.endpoint import wait
 from harness.processes import Process, family
-from tests.support.redis_server import RedisServer, free_port
-from tests.support.worker_process import Fleet
+from harness.redis_server import RedisServer, free_port
+from harness.worker_process import Fleet
 
 MODEL: Final = "tiny"
 JOBS: Final = 2000

@@ -9,8 +9,8 @@ from typing import Any, Final
 from harness.endpoint import Endpoint
 from harness.job import prompt
 from harness.processes import Process, Producer, start_worker
+from harness.redis_server import RedisServer
 from harness.systems import Place, System
-from tests.support.redis_server import RedisServer
 
 PAYLOAD: Final = '{"job_id": "job-%07d", "prompt": "job-%07d%s"}'
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from harness.endpoint import Endpoint, wait
 from harness.processes import Process, Producer, start_worker
+from harness.redis_server import RedisServer
 from harness.systems import Place, System
-from tests.support.redis_server import RedisServer
 
 LANES: Final = 50
 WATCH_SECONDS: Final = 120  # how long jobs may take to come back

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.processes import Process
-from tests.support.redis_server import free_port, until
+from harness.redis_server import free_port, until
 
 POLL_SECONDS: Final = 0.02
 

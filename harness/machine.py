@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from harness.environments import ROOT
-from tests.support.redis_server import binary
+from harness.redis_server import binary
 
 LOOK_SECONDS: Final = 3.0
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from tests.support.redis_server import free_port
+from harness.redis_server import free_port
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,8 @@ import structlog
 from redis import Redis
 
 from greenscale_worker.telemetry import log
+from harness.redis_server import RedisServer, start_shared
 from tests.support.cases import Cases
-from tests.support.redis_server import RedisServer, start_shared
 from tests.support.shell import Shell
 
 SHARED: pytest.StashKey[tuple[RedisServer | None, str]] = pytest.StashKey()

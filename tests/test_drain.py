@@ -13,13 +13,13 @@ import pytest
 from greenscale_worker.blame import LEAST_ANSWERS
 from greenscale_worker.queues import RedisOptions
 from greenscale_worker.queues.opening import open_queue
+from harness.eventually import eventually
+from harness.redis_server import RedisServer, free_port
+from harness.tcp_proxy import TcpProxy, Trap
+from harness.worker_process import WorkerProcess
 from tests.support.cases import Cases, at_once
-from tests.support.eventually import eventually
 from tests.support.jobs import KINDS
-from tests.support.redis_server import RedisServer, free_port
 from tests.support.scene import Scene, play
-from tests.support.tcp_proxy import TcpProxy, Trap
-from tests.support.worker_process import WorkerProcess
 
 LANES: Final = 4
 LONG: Final = 60.0  # a drain that ends only because everything is done, or because of a second signal

@@ -14,10 +14,10 @@ import pytest
 
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.opening import open_client
+from harness.eventually import POLL, eventually
+from harness.redis_server import RedisServer
 from tests.support.cases import Cases, at_once
-from tests.support.eventually import POLL, eventually
 from tests.support.jobs import KINDS
-from tests.support.redis_server import RedisServer
 from tests.support.scene import Scene, play
 
 LEASE: Final = 3

@@ -12,12 +12,12 @@ import pytest
 import redis
 
 from greenscale_worker.queues.redis_protocol.keys import OF_LETTERS, RECENT
+from harness.eventually import eventually
+from harness.redis_server import RedisServer
+from harness.worker_process import Fleet
 from tests.support.cases import Cases, at_once
-from tests.support.eventually import eventually
 from tests.support.jobs import KINDS
-from tests.support.redis_server import RedisServer
 from tests.support.scene import Scene, play
-from tests.support.worker_process import Fleet
 
 LANES: Final = 4
 LEASE: Final = 2

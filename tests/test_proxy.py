@@ -10,12 +10,12 @@ from typing import Final
 import pytest
 
 from greenscale_worker.queues.redis_common.connections import READ_SECONDS
+from harness.eventually import PATIENCE, eventually
+from harness.redis_server import RedisServer
+from harness.tcp_proxy import TcpProxy, Trap
 from tests.support.cases import Cases, at_once
-from tests.support.eventually import PATIENCE, eventually
 from tests.support.jobs import KINDS
-from tests.support.redis_server import RedisServer
 from tests.support.scene import Scene, play
-from tests.support.tcp_proxy import TcpProxy, Trap
 
 LANES: Final = 4
 

@@ -11,12 +11,12 @@ import pytest
 
 from greenscale_worker.queues import RedisOptions
 from greenscale_worker.queues.opening import open_client
+from harness.eventually import eventually
+from harness.redis_server import CERTIFICATE, RedisServer, is_master
+from harness.worker_process import WorkerProcess
 from tests.support.cases import Cases, at_once
-from tests.support.eventually import eventually
 from tests.support.jobs import KINDS
-from tests.support.redis_server import CERTIFICATE, RedisServer, is_master
 from tests.support.scene import Scene, play
-from tests.support.worker_process import WorkerProcess
 
 LANES: Final = 4
 JOBS: Final = 3 * LANES

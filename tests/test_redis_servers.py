@@ -30,11 +30,11 @@ from greenscale_worker.queues.redis_list import ListStore
 from greenscale_worker.queues.redis_protocol import examination, opening
 from greenscale_worker.queues.redis_stream import StreamStore
 from greenscale_worker.telemetry import Metrics
+from harness.eventually import eventually
+from harness.redis_server import CERTIFICATE, RedisServer, free_port
+from harness.worker_process import Fleet
 from tests.support.cases import Cases, at_once
-from tests.support.eventually import eventually
-from tests.support.redis_server import CERTIFICATE, RedisServer, free_port
 from tests.support.strange_server import lying_proxy, strange_server
-from tests.support.worker_process import Fleet
 
 ANSWER: Final = Succeeded(Output("4"))
 QUEUES: Final = Path(queues.__file__).parent

@@ -18,11 +18,11 @@ import pytest
 
 from greenscale_worker.queues import QueueClient, QueueOptions, RedisOptions
 from greenscale_worker.queues.opening import open_client
+from harness.eventually import eventually
+from harness.worker_process import WorkerProcess
 from tests.support.cases import Cases, at_once
-from tests.support.eventually import eventually
 from tests.support.jobs import KINDS
 from tests.support.scene import Scene, play
-from tests.support.worker_process import WorkerProcess
 
 BEFORE: Final = Path(__file__).parent / "data/version_before.tar.xz"
 LEASE: Final = 2

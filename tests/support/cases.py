@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 import pytest
 
-from tests.support.redis_server import RedisServer
+from harness.redis_server import RedisServer
 
 AT_ONCE: Final = 8  # each starts a process or two
 
