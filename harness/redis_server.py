@@ -30,7 +30,7 @@ INSTALL: Final = (
     "no Redis to test with: start Docker, or install redis-server (apt-get install redis-server; brew install redis); "
     "on macOS, and on Linux with glibc, `make test` brings one"
 )
-CERTIFICATE: Final = Path(__file__).with_name("localhost.pem")
+CERTIFICATE: Final = Path(__file__).with_name("localhost.pem")  # self-signed, for tests only, key included
 PATIENCE: Final = 30.0  # seconds that a server may take to start or to end
 PORTS: Final = range(15_000, 22_000)  # as those of a cluster's bus, 10,000 above, below the ports of outgoing calls: a
 # client that looks for a server that is down would sooner or later be given the server's own port, connect to itself,
