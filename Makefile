@@ -58,7 +58,7 @@ lock: ## pin what pyproject.toml asks for (ARGS=--upgrade)
 	$(call compile,requirements-build.txt,--group build -c requirements.txt)
 	$(call compile,requirements-up.txt,pyproject.toml --extra up -c requirements.txt)
 	$(call compile,requirements-dev.txt,--group dev -c requirements.txt -c requirements-build.txt -c requirements-up.txt)
-	$(foreach peer,$(PEERS) report,$(call compile,bench/peers/$(peer).txt,--group bench-$(peer)) && ) true
+	$(foreach peer,$(PEERS) report,$(call compile,harness/peers/$(peer).txt,--group bench-$(peer)) && ) true
 
 # Universal: one file for all Pythons and platforms, with markers. No index is written down.
 compile = build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from bench import machine, report, running
-from bench.environments import FOLDER
+from bench import report, running
 from bench.results import Results
 from bench.scenarios import QUICK, SCENARIOS
 from bench.systems import SYSTEMS
+from harness import machine
+from harness.environments import FOLDER
 
 Value = TypeVar("Value")
 

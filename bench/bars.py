@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.results import Results
-from bench.systems import GREENSCALE
+from harness.systems import GREENSCALE
 
 OURS: Final = GREENSCALE.name
 

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from typing import Final
 
 from bench.bars import all_bars
-from bench.results import Results, amount
+from bench.results import Results
 from bench.scenarios import CREWS, DEPTHS, FLEETS, SIZES
-from bench.systems import GREENSCALE, PEERS, SYSTEMS
-from bench.tables import Column, bold, by_system, by_variant, cell, table
+from bench.systems import SYSTEMS
+from bench.tables import Column, by_system, by_variant, cell
+from harness.figures import amount, bold, table
+from harness.systems import GREENSCALE, PEERS
 
 RATE: Final = Column("jobs/s", "jobs_per_second")
 CPU: Final = Column("CPU s per 1,000 jobs", "cpu_per_1000")

@@ -11,7 +11,7 @@ import os
 import aiohttp
 from redis.asyncio import Redis
 
-from bench.job import LANES, REDIS_PORT, RESULT_TTL, URL, body, text
+from harness.job import LANES, REDIS_PORT, RESULT_TTL, URL, body, text
 
 
 async def lane(redis: Redis, http: aiohttp.ClientSession, name: str) -> None:

@@ -18,13 +18,14 @@ from typing import Final, Literal
 from redis import Redis
 from redis.exceptions import RedisError
 
-from bench import environments
-from bench.environments import ROOT, python
-from bench.job import prompt
-from bench.processes import Process
-from bench.stage import PAYLOAD, Endpoint
-from bench.systems import GREENSCALE, Place
-from tests.support.redis_server import free_port, until
+from bench.stage import PAYLOAD
+from harness import environments
+from harness.endpoint import Endpoint
+from harness.environments import ROOT, python
+from harness.job import prompt
+from harness.processes import Process
+from harness.redis_server import free_port, until
+from harness.systems import GREENSCALE, Place
 
 Who = Literal["worker", "Redis"]
 

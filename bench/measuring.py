@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from bench.processes import Process, cpu_seconds
-from bench.stage import Stage, wait
+from bench.stage import Stage
+from harness.endpoint import wait
+from harness.processes import Process, cpu_seconds
 
 SCRIPTS: Final = ("eval", "evalsha", "fcall")
 STORED_SECONDS: Final = 0.3  # after the last call, for the last results to be stored

@@ -1,39 +1,18 @@
 """The pictures of docs/benchmarks.md, drawn in an environment of their own: `python -m bench.plots FIGURES FOLDER`.
 
-The same figures give the same bytes. Grey text and no background, so that they can be read on light and on dark.
+The same figures give the same bytes.
 """
 
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 
-from bench.results import Results, amount
-
-GREY: Final = "#7d8590"
-OURS: Final = "#2da44e"
-COLOURS: Final = {"greenscale": OURS, "floor": GREY}
-OTHERS: Final = ("#4493f8", "#d29922", "#db61a2", "#a371f7", "#39c5cf", "#f0883e", "#f85149")
-STYLE: Final = {
-    "svg.hashsalt": "greenscale",
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "text.color": GREY,
-    "axes.labelcolor": GREY,
-    "axes.edgecolor": GREY,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "grid.color": GREY,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-}
+from bench.results import Results
+from harness.figures import amount
+from harness.plots import COLOURS, GREY, OTHERS, STYLE
 
 
 def colours(systems: list[str]) -> dict[str, str]:

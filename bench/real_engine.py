@@ -32,11 +32,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from bench import machine
-from bench.processes import Process, family
-from bench.stage import wait
-from tests.support.redis_server import RedisServer, free_port
-from tests.support.worker_process import Fleet
+from harness import machine
+from harness.endpoint import wait
+from harness.processes import Process, family
+from harness.redis_server import RedisServer, free_port
+from harness.worker_process import Fleet
 
 MODEL: Final = "tiny"
 JOBS: Final = 2000

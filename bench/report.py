@@ -5,18 +5,16 @@ import tomllib
 from pathlib import Path
 from typing import Final
 
-from bench import environments
 from bench.document import render, render_summary
-from bench.environments import REPORT, ROOT
 from bench.results import Results
+from harness import environments
+from harness.environments import REPORT, ROOT
+from harness.report import END, PLOTS, README
 
 RESULTS: Final = ROOT / "bench" / "results" / "run.json"
 FINDINGS: Final = ROOT / "bench" / "findings.toml"
 DOCUMENT: Final = ROOT / "docs" / "benchmarks.md"
-README: Final = ROOT / "README.md"
-PLOTS: Final = ROOT / "docs" / "plots"
 BEGIN: Final = "<!-- Written by `python -m bench report`; do not edit. -->\n"
-END: Final = "<!-- End of what is written. -->\n"
 
 
 def texts(path: Path = RESULTS) -> dict[Path, str]:

@@ -3,12 +3,12 @@
 import json
 import re
 import statistics
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
-DIGITS: Final = ((100, 0), (10, 1), (1, 2), (0.1, 3))
+from harness.figures import percentile
+
 Run = dict[str, Any]
 """What a scenario returned for one system, or `{"failed": why}`."""
 
@@ -74,18 +74,3 @@ def figure_of(run: Run, figure: str) -> float | None:
         waits = run.get("waits_ms")
         return percentile(sorted(waits), int(figure[1:])) if waits else None
     return run.get(figure)
-
-
-def percentile(rising: Sequence[float], percent: int) -> float:
-    """The smallest value that so many percent are not above."""
-    return rising[max(0, -(-len(rising) * percent // 100) - 1)]
-
-
-def amount(value: float) -> str:
-    """Render three digits that count, and thousands whole."""
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    if value == 0:
-        return "0"
-    digits = next((digits for limit, digits in DIGITS if abs(value) >= limit), 4)
-    return f"{value:.{digits}f}"

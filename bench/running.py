@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench import environments, machine
 from bench.measuring import Figures
 from bench.results import Results, Run, figure_of
 from bench.scenarios import Scenario, Waits
-from bench.systems import FLOOR, GREENSCALE, System
+from bench.systems import FLOOR
+from harness import environments, machine
+from harness.systems import GREENSCALE, System
 
 PERCENTILES: Final = ("p50", "p95", "p99")
 

@@ -7,9 +7,10 @@ from functools import partial
 from typing import Final
 
 from bench.measuring import Figures, expect, read, read_redis, settle, share_of_ideal, work_off
-from bench.processes import Process, Producer, memory_mib
-from bench.stage import Stage, stage, wait
-from bench.systems import System
+from bench.stage import Stage, stage
+from harness.endpoint import wait
+from harness.processes import Process, Producer, memory_mib
+from harness.systems import System
 
 PROMPT: Final = 150  # bytes, unless a scenario says otherwise
 PUSH_EVERY: Final = 0.05

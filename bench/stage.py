@@ -1,65 +1,18 @@
 """A Redis and an endpoint for one measurement, fresh, so that one measurement leaves nothing to the next."""
 
-import http.client
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench.job import prompt
-from bench.processes import Process, Producer, start_worker
-from bench.systems import Place, System
-from tests.support.redis_server import RedisServer, free_port, until
+from harness.endpoint import Endpoint
+from harness.job import prompt
+from harness.processes import Process, Producer, start_worker
+from harness.redis_server import RedisServer
+from harness.systems import Place, System
 
-POLL_SECONDS: Final = 0.02
 PAYLOAD: Final = '{"job_id": "job-%07d", "prompt": "job-%07d%s"}'
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call that came to the endpoint."""
-
-    at: int
-    """Monotonic time (ns)."""
-    job_id: str
-
-
-class Endpoint:
-    """A stub in a process of its own."""
-
-    def __init__(self, folder: Path, latency_ms: float) -> None:
-        self._port = free_port()
-        command = (sys.executable, "-m", "bench.stub", str(self._port), str(latency_ms))
-        self.process = Process(command, {}, folder / "stub.log")
-        self.url = f"http://127.0.0.1:{self._port}/v1/chat/completions"
-        until(self._answers)
-
-    def count(self) -> int:
-        """How many calls have come."""
-        return int(self._ask("/count"))
-
-    def calls(self) -> list[Call]:
-        """All of them, in order."""
-        lines = (line.split() for line in self._ask("/calls?0").splitlines())
-        return [Call(int(at), *name) for at, *name in lines]
-
-    def _ask(self, path: str) -> str:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
-        try:
-            connection.request("GET", path)
-            return connection.getresponse().read().decode()
-        finally:
-            connection.close()
-
-    def _answers(self) -> bool:
-        try:
-            return self.count() == 0
-        except ConnectionError:
-            return False
 
 
 class Stage:
@@ -103,13 +56,3 @@ def stage(system: System, *, lanes: int, latency_ms: float = 0) -> Iterator[Stag
     """Set it up and take it down."""
     with ExitStack() as stack:
         yield Stage(stack, system, lanes, latency_ms)
-
-
-def wait(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait for something, and say whether it came in time."""
-    ends = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > ends:
-            return False
-        time.sleep(POLL_SECONDS)
-    return True

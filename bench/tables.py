@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.results import Results, amount
+from bench.results import Results
 from bench.systems import SYSTEMS
+from harness.figures import amount, bold, table
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,11 +15,6 @@ class Column:
     title: str
     figure: str
     ratio: bool = True
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Render one."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
 
 
 def by_system(results: Results, scenario: str, columns: Sequence[Column], systems: Iterable[str] = SYSTEMS) -> str:
@@ -53,8 +49,3 @@ def cell(results: Results, scenario: str, system: str, column: Column) -> str:
         return "–"
     ratio = results.ratio(scenario, system, column.figure) if column.ratio and system != "floor" else None
     return amount(median) + (f" ({ratio:.2f} ×)" if ratio is not None else "")
-
-
-def bold(system: str) -> str:
-    """Mark what is ours."""
-    return f"**{system}**" if system == "greenscale" else system

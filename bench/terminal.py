@@ -21,9 +21,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from bench.environments import ROOT
-from tests.support.checkout import check_out, with_everybody
-from tests.support.eventually import PATIENCE
+from harness.checkout import check_out, with_everybody
+from harness.environments import ROOT
+from harness.eventually import PATIENCE
 
 PICTURE: Final = ROOT / "docs" / "terminal.svg"
 TYPED: Final = (

@@ -14,10 +14,10 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Final
 
-from bench import machine
 from chaos import peers, running
 from chaos.outcome import FOLDER, Outcome
 from chaos.schedule import KILL, KINDS, Plan, draw
+from harness import machine
 
 COMMANDS: Final = "peers: three faults, for others too, 25 minutes; report: only render; default: %(default)s"
 LAST: Final = Path("build/chaos/last.json")

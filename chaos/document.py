@@ -4,13 +4,12 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
-from bench.results import percentile
-from bench.systems import GREENSCALE
-from bench.tables import table
 from chaos import others
 from chaos.outcome import Outcome
 from chaos.peers import Comparison
 from chaos.schedule import KILL, LEASE
+from harness.figures import percentile, table
+from harness.systems import GREENSCALE
 
 PROMISES: Final[Mapping[str, tuple[str, str]]] = {
     "lost": (

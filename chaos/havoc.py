@@ -29,8 +29,8 @@ from chaos.stage import MODELS, Slot, Stage
 from greenscale_worker.errors import QueueUnavailableError
 from greenscale_worker.queues.redis_protocol.keys import IDLE
 from greenscale_worker.simulator import Faults
-from tests.support.eventually import eventually
-from tests.support.tcp_proxy import Trap
+from harness.eventually import eventually
+from harness.tcp_proxy import Trap
 
 RATE: Final = 0.15  # of calls, for each way in which the endpoint fails
 SLOW_SECONDS: Final = 1.5 * LEASE  # a good answer: it takes heartbeats to keep its job so long

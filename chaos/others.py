@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
-from bench.systems import GREENSCALE
-from bench.tables import bold, table
 from chaos.peers import Comparison
 from chaos.scenarios import AWAY_SECONDS, JOBS, LANES, QUEUED, WATCH_SECONDS
+from harness.figures import bold, table
+from harness.systems import GREENSCALE
 
 Facts: TypeAlias = Mapping[str, Any]
 

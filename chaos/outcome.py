@@ -7,8 +7,8 @@ from typing import Any, Final, Self
 
 import orjson
 
-from bench.results import percentile
 from chaos.facts import Verdict
+from harness.figures import percentile
 
 FOLDER: Final = Path(__file__).with_name("results")
 SHOWN: Final = 20

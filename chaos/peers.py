@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
-from bench import environments, machine
-from bench.systems import GREENSCALE, PEERS, System
 from chaos.scenarios import SCENARIOS, scene
+from harness import environments, machine
+from harness.systems import GREENSCALE, PEERS, System
 
 KEPT: Final = Path(__file__).with_name("results") / "peers.json"
 AT_A_TIME: Final = 2  # they mostly wait

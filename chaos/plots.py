@@ -11,7 +11,7 @@ from typing import Any, Final
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 
-from bench.plots import COLOURS, GREY, OTHERS, STYLE
+from harness.plots import COLOURS, GREY, OTHERS, STYLE
 
 WATCHED: Final = 120
 

@@ -5,12 +5,12 @@ import tomllib
 from pathlib import Path
 from typing import Final
 
-from bench import environments
-from bench.environments import REPORT, ROOT
-from bench.report import END, PLOTS, README
 from chaos.document import NAMES, render, render_summary
 from chaos.outcome import FOLDER, Outcome
 from chaos.peers import KEPT, Comparison
+from harness import environments
+from harness.environments import REPORT, ROOT
+from harness.report import END, PLOTS, README
 
 FINDINGS: Final = ROOT / "chaos" / "findings.toml"
 DOCUMENT: Final = ROOT / "docs" / "reliability.md"

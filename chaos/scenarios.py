@@ -8,10 +8,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from bench.processes import Process, Producer, start_worker
-from bench.stage import Endpoint, wait
-from bench.systems import Place, System
-from tests.support.redis_server import RedisServer
+from harness.endpoint import Endpoint, wait
+from harness.processes import Process, Producer, start_worker
+from harness.redis_server import RedisServer
+from harness.systems import Place, System
 
 LANES: Final = 50
 WATCH_SECONDS: Final = 120  # how long jobs may take to come back

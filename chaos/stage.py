@@ -22,10 +22,10 @@ from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.opening import open_client
 from greenscale_worker.queues.redis_protocol.keys import Keys
 from greenscale_worker.simulator import Faults
-from tests.support.eventually import eventually
-from tests.support.redis_server import RedisServer, free_port
-from tests.support.tcp_proxy import TcpProxy
-from tests.support.worker_process import Fleet, WorkerProcess
+from harness.eventually import eventually
+from harness.redis_server import RedisServer, free_port
+from harness.tcp_proxy import TcpProxy
+from harness.worker_process import Fleet, WorkerProcess
 
 NAME: Final = "jobs"
 LATENCY: Final = 1.0

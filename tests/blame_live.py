@@ -26,9 +26,9 @@ from greenscale_worker.queues import DeadLetter, Queue, QueueClient, QueueOption
 from greenscale_worker.queues.memory import MemoryQueue
 from greenscale_worker.queues.opening import open_client, open_queue
 from greenscale_worker.worker import Worker
+from harness.redis_server import RedisServer, start_shared
+from harness.worker_process import Fleet
 from tests.support.endpoint import Endpoint, Received, Reply, completion
-from tests.support.redis_server import RedisServer, start_shared
-from tests.support.worker_process import Fleet
 
 ANSWERS: Final = Path(__file__).parent / "data" / "answers"
 LOOK_SECONDS: Final = 0.1

@@ -4,16 +4,18 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 import structlog
 from redis import Redis
 
 from greenscale_worker.telemetry import log
-from tests.support.redis_server import RedisServer, start_shared
+from harness.redis_server import RedisServer, start_shared
+from tests.support.cases import Cases
 from tests.support.shell import Shell
 
 SHARED: pytest.StashKey[tuple[RedisServer | None, str]] = pytest.StashKey()
@@ -84,6 +86,12 @@ def start_redis(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
             return server
 
         yield start
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cases(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cases]:
+    async with Cases(tmp_path_factory.mktemp("cases")) as cases:
+        yield cases
 
 
 @pytest.fixture

@@ -23,12 +23,12 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from greenscale_worker.queues.redis_protocol.keys import OF_LETTERS, RECENT
+from harness.redis_server import RedisServer
 from tests.support.actors import JOB_IDS, Actors, Fails, ignore, sources
 from tests.support.crew import Held, Process
 from tests.support.entries import BEAT, FOREIGN, LEASE, LIVE_SECONDS, REMEMBERED_SECONDS, SUSPECT_CRASHES, Kind
 from tests.support.picture import Camera
 from tests.support.picture import of as picture_of
-from tests.support.redis_server import RedisServer
 
 STEPS: Final[dict[str, float]] = {  # what may happen, and how often
     "push": 10,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 from zipfile import ZipFile
 
-from tests.support.redis_server import CHOSEN
+from harness.redis_server import CHOSEN
 
 ROOT: Final = Path(__file__).parents[1]
 FOLDER: Final = ROOT / "build" / "servers"

@@ -21,8 +21,8 @@ from greenscale_worker.job import Failed, Output, Released, Succeeded
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.redis_stream import open_client, open_queue
 from greenscale_worker.telemetry import Metrics
+from harness.redis_server import RedisServer, free_port, until
 from tests.support.kustomize import TREE
-from tests.support.redis_server import RedisServer, free_port, until
 
 PASSWORD: Final = "s3cret"  # noqa: S105  the test's own
 FILES: Final = {"list": "users.acl", "stream": "users-stream.acl"}

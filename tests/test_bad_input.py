@@ -10,10 +10,10 @@ from typing import Any, Final
 import orjson
 import pytest
 
+from harness.eventually import eventually
+from harness.redis_server import RedisServer
 from tests.bad_input import CASES, CONFLICT, DOCUMENT, Case, document
-from tests.support.eventually import eventually
 from tests.support.jobs import KINDS
-from tests.support.redis_server import RedisServer
 from tests.support.scene import play
 
 LANES: Final = 2  # fewer than there are bad payloads in a row: a lane that stopped would be missed

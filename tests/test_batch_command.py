@@ -15,9 +15,9 @@ import pytest
 from greenscale_worker.cli import main, parser
 from greenscale_worker.cli.batch import EXAMPLES
 from greenscale_worker.simulator import CHAT_PATH, SimulatorOptions, running
+from harness.eventually import PATIENCE
 from tests.support.desk import Desk, Terminal, a_desk, ended, simulated_endpoint
 from tests.support.endpoint import Endpoint, Reply
-from tests.support.eventually import PATIENCE
 
 
 @pytest.fixture

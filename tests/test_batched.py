@@ -13,7 +13,7 @@ from greenscale_worker.execution import Policy
 from greenscale_worker.job import Job
 from greenscale_worker.queues.memory import MemoryQueue
 from greenscale_worker.worker import Worker
-from tests.support.eventually import PATIENCE, eventually
+from harness.eventually import PATIENCE, eventually
 
 REFUSED = PermanentError("refused", "no")
 Handler = Callable[[Job], Any]

@@ -8,15 +8,18 @@ import pytest
 
 from bench import report
 from bench.bars import all_bars
-from bench.environments import PEERS, ROOT
-from bench.results import Results, percentile
-from bench.systems import GREENSCALE, SYSTEMS, Place, System
+from bench.results import Results
+from bench.systems import SYSTEMS
 from bench.tables import Column, cell
+from harness.environments import PEERS, ROOT
+from harness.figures import percentile
+from harness.report import PLOTS, README
+from harness.systems import GREENSCALE, Place, System
 
 everybody = pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS)
 
 
-@pytest.mark.parametrize("path", [report.DOCUMENT, report.README], ids=["document", "readme"])
+@pytest.mark.parametrize("path", [report.DOCUMENT, README], ids=["document", "readme"])
 def test_the_text_is_what_the_kept_figures_render(path: Path) -> None:
     assert report.texts()[path] == path.read_text(), "stale: make bench ARGS=report"
 
@@ -25,12 +28,12 @@ def test_every_picture_of_the_document_is_there() -> None:
     pictures = re.findall(r"\(plots/(.*?)\)", report.DOCUMENT.read_text())
     assert len(pictures) == 3
     for name in pictures:
-        assert (report.PLOTS / name).exists()
+        assert (PLOTS / name).exists()
 
 
 def test_pictures_say_what_the_tables_say() -> None:
     results = Results.load(report.RESULTS)
-    pickup, throughput = ((report.PLOTS / f"{name}.svg").read_text() for name in ("pickup", "throughput"))
+    pickup, throughput = ((PLOTS / f"{name}.svg").read_text() for name in ("pickup", "throughput"))
     for system in SYSTEMS:
         p50 = cell(results, "pickup", system, Column("p50 ms", "p50", ratio=False))
         assert f"<!-- {system} (p50 {p50} ms) -->" in pickup

@@ -10,6 +10,7 @@ from typing import Final
 
 import pytest
 
+from harness.redis_server import RedisServer
 from tests.blame_live import (
     CUT,
     HANG,
@@ -24,7 +25,6 @@ from tests.blame_live import (
     silent,
     some_ill,
 )
-from tests.support.redis_server import RedisServer
 
 SECONDS: Final = 4.0
 START_SECONDS: Final = 3.0  # of the last worker after the first call

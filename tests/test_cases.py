@@ -14,10 +14,10 @@ import pytest
 
 from greenscale_worker.blame import Call, Evidence
 from greenscale_worker.errors import TransientError
+from harness.redis_server import RedisServer
 from tests.blame_live import Asked, Cell, Found, IllEndpoint, Illness, all_ill, killer, play, replay, silent, some_ill
 from tests.support.desk import Desk, a_desk
 from tests.support.endpoint import Reply, completion
-from tests.support.redis_server import RedisServer
 
 HTML: Final = b"<!DOCTYPE html><html><head><title>%b</title></head></html>"
 

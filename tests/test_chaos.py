@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from bench.report import README
 from chaos import journal, report
 from chaos.account import judge
 from chaos.document import PROMISES
@@ -16,6 +15,7 @@ from chaos.outcome import FOLDER, Outcome
 from chaos.peers import EVERYBODY, KEPT, Comparison
 from chaos.scenarios import SCENARIOS
 from chaos.schedule import KILL, KINDS, Plan, draw
+from harness.report import README
 
 FIRST, SECOND, RUBBISH = Push("a", b"A"), Push("b", b"B"), Push("c", b"C", code="not_json")
 CALLED = Execution("a", "0.0", "ok", "a #1", 10.0, 11.0)

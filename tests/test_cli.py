@@ -33,11 +33,11 @@ from greenscale_worker.job import Failed, Failure, Released
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.redis_list import open_queue
 from greenscale_worker.telemetry import Metrics
-from tests.support.eventually import PATIENCE, eventually
-from tests.support.redis_server import RedisServer, free_port
+from harness.eventually import PATIENCE, eventually
+from harness.redis_server import RedisServer, free_port
+from harness.tcp_proxy import TcpProxy, Trap
+from harness.worker_process import Fleet
 from tests.support.shell import ANSWER, Shell, process
-from tests.support.tcp_proxy import TcpProxy, Trap
-from tests.support.worker_process import Fleet
 
 COMMANDS = (
     "submit",

@@ -23,10 +23,10 @@ from greenscale_worker.job import Failed, Failure, Released, decode
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.redis_list import open_queue
 from greenscale_worker.telemetry import Metrics
-from tests.support.eventually import eventually
-from tests.support.redis_server import RedisServer, free_port
+from harness.eventually import eventually
+from harness.redis_server import RedisServer, free_port
+from harness.worker_process import Fleet
 from tests.support.shell import ANSWER, Shell, process
-from tests.support.worker_process import Fleet
 
 NOBODY = b"nothing moves: no worker is alive\n"
 NOT_YET = b"x: no job with this id is known yet\n"

@@ -39,10 +39,10 @@ from greenscale_worker.client import ends
 from greenscale_worker.client.ends import Ends
 from greenscale_worker.job import Failed, Failure, Output, Succeeded, Usage
 from greenscale_worker.testing.rig import run
-from tests.support.eventually import PATIENCE, eventually
-from tests.support.redis_server import RedisServer, free_port, is_master
+from harness.eventually import PATIENCE, eventually
+from harness.redis_server import RedisServer, free_port, is_master
+from harness.tcp_proxy import TcpProxy, Trap
 from tests.support.scene import play
-from tests.support.tcp_proxy import TcpProxy, Trap
 
 KINDS: Final = ("list", "stream")
 every_kind = pytest.mark.parametrize("kind", KINDS)

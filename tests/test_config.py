@@ -26,7 +26,7 @@ from greenscale_worker.execution import Policy
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.redis_common.connections import open_redis
 from greenscale_worker.queues.redis_protocol.keys import Keys
-from tests.support.redis_server import CERTIFICATE
+from harness.redis_server import CERTIFICATE
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "configuration.md"

@@ -13,7 +13,7 @@ from greenscale_worker.job import Failed
 from greenscale_worker.queues import DeadFilter, DeadLetter, Queue, QueueClient, QueueOptions, RedisOptions
 from greenscale_worker.queues.opening import open_client, open_queue
 from greenscale_worker.testing.rig import ANSWER, claim, run, until
-from tests.support.redis_server import RedisServer
+from harness.redis_server import RedisServer
 
 DEAD, PAYLOAD, INDEX = "{jobs}:dead", "{jobs}:dead:payload", "{jobs}:dead:index"
 HEADER: dict[str, Any] = {

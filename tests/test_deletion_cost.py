@@ -14,10 +14,10 @@ from structlog.testing import capture_logs
 from greenscale_worker.config import load, own_pod
 from greenscale_worker.deletion_cost import ANNOTATION, api_server, keep_deletion_cost
 from greenscale_worker.errors import ConfigError
+from harness.eventually import PATIENCE, eventually
+from harness.redis_server import RedisServer, free_port
+from harness.worker_process import INHERITED, ROOT, WorkerProcess
 from tests.support.endpoint import CERTIFICATE, Endpoint, Received, Reply
-from tests.support.eventually import PATIENCE, eventually
-from tests.support.redis_server import RedisServer, free_port
-from tests.support.worker_process import INHERITED, ROOT, WorkerProcess
 
 POD: Final = "greenscale-worker-6d4cf56db6-x2x7k"
 OFTEN: Final = 0.02

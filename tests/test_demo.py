@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from harness.eventually import PATIENCE
 from tests.support.desk import Desk, Terminal, a_desk, simulated_endpoint
-from tests.support.eventually import PATIENCE
 
 
 @pytest.fixture

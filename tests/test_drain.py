@@ -1,9 +1,10 @@
 """SIGTERM, at whatever moment: exit code 0, nothing held, the order kept, nothing counted, nothing sent in vain."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,12 +13,13 @@ import pytest
 from greenscale_worker.blame import LEAST_ANSWERS
 from greenscale_worker.queues import RedisOptions
 from greenscale_worker.queues.opening import open_queue
-from tests.support.eventually import eventually, together
+from harness.eventually import eventually
+from harness.redis_server import RedisServer, free_port
+from harness.tcp_proxy import TcpProxy, Trap
+from harness.worker_process import WorkerProcess
+from tests.support.cases import Cases, at_once
 from tests.support.jobs import KINDS
-from tests.support.redis_server import RedisServer, free_port
 from tests.support.scene import Scene, play
-from tests.support.tcp_proxy import TcpProxy, Trap
-from tests.support.worker_process import WorkerProcess
 
 LANES: Final = 4
 LONG: Final = 60.0  # a drain that ends only because everything is done, or because of a second signal
@@ -27,20 +29,22 @@ SLACK: Final = 8.0  # for a process to end, on a loaded machine
 Play = Callable[..., AbstractAsyncContextManager[Scene]]
 
 
-@pytest.fixture
-def stage(redis_server: RedisServer, redis_url: str, tmp_path: Path) -> Play:
-    """Set scenes on the shared server, each with a list or a stream of its own, or on another."""
-    assert redis_url == f"{redis_server.url}/0"
+def stage_on(common: RedisServer, directory: Path, kind: str = "list") -> Play:
+    """Set scenes on a server, each with a list or a stream of its own, or on another server."""
 
     @asynccontextmanager
-    async def play_here(
-        name: str, server: RedisServer = redis_server, *, kind: str = "list", **environment: Any
-    ) -> AsyncIterator[Scene]:
+    async def play_here(name: str, server: RedisServer = common, **environment: Any) -> AsyncIterator[Scene]:
         settings = {"GREENSCALE_CONCURRENCY": LANES, **environment}
-        async with play(tmp_path, server, name, kind=kind, **settings) as scene:
+        async with play(directory, server, name, kind=kind, **settings) as scene:
             yield scene
 
     return play_here
+
+
+@pytest.fixture
+def stage(redis_server: RedisServer, redis_url: str, tmp_path: Path) -> Play:
+    assert redis_url == f"{redis_server.url}/0"
+    return stage_on(redis_server, tmp_path)
 
 
 async def stopped(worker: WorkerProcess, *, within: float) -> None:
@@ -187,27 +191,35 @@ async def waiting_for_redis(stage: Play) -> None:
         await stopped(worker, within=0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-async def test_sigterm_in_every_state(stage: Play, start_redis: Callable[..., RedisServer], kind: str) -> None:
-    here = partial(stage, kind=kind)
-    await together(
-        idle=idle(here, start_redis()),
-        claiming=claiming(here, start_redis()),
-        running=running(here),
-        drain_of_1=cut_short(here, 1),
-        signalled_twice=signalled_twice(here),
-        gate_shut=gate_shut(here),
-    )
+STATES: Final[Mapping[str, Callable[[Play], Awaitable[None]]]] = {
+    "running": running,
+    "drain_of_1": partial(cut_short, drain=1),
+    "signalled_twice": signalled_twice,
+    "gate_shut": gate_shut,
+}
+ON_SERVERS_OF_THEIR_OWN: Final[Mapping[str, Callable[[Play, RedisServer], Awaitable[None]]]] = {
+    "idle": idle,
+    "claiming": claiming,
+}
+WHATEVER_THE_KIND: Final[Mapping[str, Callable[[Play], Awaitable[None]]]] = {
+    "drain_of_0": partial(cut_short, drain=0),
+    "waiting_to_retry": waiting_to_retry,
+    "waiting_for_the_backend": waiting_for_the_backend,
+    "waiting_for_redis": waiting_for_redis,
+}
 
 
-async def test_sigterm_in_every_other_state(stage: Play) -> None:
-    """To which the kind of queue makes no difference."""
-    await together(
-        drain_of_0=cut_short(stage, 0),
-        waiting_to_retry=waiting_to_retry(stage),
-        waiting_for_the_backend=waiting_for_the_backend(stage),
-        waiting_for_redis=waiting_for_redis(stage),
-    )
+@at_once
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [*product(STATES | ON_SERVERS_OF_THEIR_OWN, KINDS), *product(WHATEVER_THE_KIND, ["list"])],
+)
+async def test_sigterm_in_every_state(cases: Cases, state: str, kind: str) -> None:
+    stage = stage_on(cases.redis(kind), cases.directory / f"{state}-{kind}", kind)
+    if state in ON_SERVERS_OF_THEIR_OWN:
+        await ON_SERVERS_OF_THEIR_OWN[state](stage, cases.start_redis())
+    else:
+        await (STATES | WHATEVER_THE_KIND)[state](stage)
 
 
 async def test_fifty_in_flight_are_finished_and_the_queued_left_alone(stage: Play) -> None:

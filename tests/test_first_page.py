@@ -14,10 +14,10 @@ import orjson
 import pytest
 
 from bench import terminal
-from tests.support.checkout import ROOT, Checkout, check_out
+from harness.checkout import ROOT, Checkout, check_out
+from harness.eventually import eventually
+from harness.redis_server import free_port
 from tests.support.endpoint import PATH, completion
-from tests.support.eventually import eventually
-from tests.support.redis_server import free_port
 
 UP = "Ctrl-C stops all of it"
 

@@ -25,7 +25,7 @@ from greenscale_worker.queues import QueueClient, QueueOptions, RedisOptions
 from greenscale_worker.queues.memory import MemoryQueue
 from greenscale_worker.queues.opening import open_client, open_queue
 from greenscale_worker.worker import Worker
-from tests.support.eventually import eventually
+from harness.eventually import eventually
 from tests.support.jobs import KINDS, Jobs
 
 SEEDS: Final = range(2)

@@ -17,9 +17,9 @@ from docker.models.containers import Container
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.network import Network
 
+from harness.redis_server import IMAGE as REDIS_IMAGE
+from harness.redis_server import docker_answers, until
 from tests.support.kustomize import ROOT, named, render
-from tests.support.redis_server import IMAGE as REDIS_IMAGE
-from tests.support.redis_server import docker_answers, until
 
 DOCKER: Final = shutil.which("docker") or ""
 if not DOCKER or not docker_answers():

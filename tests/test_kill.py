@@ -14,9 +14,10 @@ import pytest
 
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.opening import open_client
-from tests.support.eventually import POLL, eventually, together
+from harness.eventually import POLL, eventually
+from harness.redis_server import RedisServer
+from tests.support.cases import Cases, at_once
 from tests.support.jobs import KINDS
-from tests.support.redis_server import RedisServer
 from tests.support.scene import Scene, play
 
 LEASE: Final = 3
@@ -78,11 +79,14 @@ async def die(death: Death, scene: Scene) -> None:
     scene.endpoint.let_go()
 
 
-async def die_and_recover(name: str, death: Death, tmp_path: Path, server: RedisServer, kind: str) -> None:
+@at_once
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("death", DEATHS)
+async def test_kill_9_at_every_breakpoint(cases: Cases, death: str, kind: str) -> None:
     settings: dict[str, Any] = {"GREENSCALE_CONCURRENCY": LANES, "GREENSCALE_LEASE_SECONDS": LEASE}
-    async with play(tmp_path, server, name, kind=kind, **settings) as scene:
+    async with play(cases.directory / kind, cases.redis(kind), death, kind=kind, **settings) as scene:
         jobs = scene.jobs.push(*range(JOBS))
-        await die(death, scene)
+        await die(DEATHS[death], scene)
         held, done, before = scene.jobs.leased(), scene.jobs.answered(), scene.endpoint.calls
         fresh = scene.start()
         await scene.all_ended()
@@ -95,10 +99,12 @@ async def die_and_recover(name: str, death: Death, tmp_path: Path, server: Redis
         await fresh.stop()
 
 
-async def die_and_cancel(tmp_path: Path, server: RedisServer, kind: str) -> None:
-    """What somebody cancels while its worker lies dead is not run again."""
+@at_once
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_is_cancelled_while_its_worker_lies_dead_is_not_run_again(cases: Cases, kind: str) -> None:
     settings: dict[str, Any] = {"GREENSCALE_CONCURRENCY": 1, "GREENSCALE_LEASE_SECONDS": LEASE}
-    async with play(tmp_path, server, "cancelled", kind=kind, **settings) as scene:
+    server = cases.redis(kind)
+    async with play(cases.directory / kind, server, "cancelled", kind=kind, **settings) as scene:
         jobs = scene.jobs.push(*range(3))
         scene.endpoint.hold()
         doomed = scene.start()
@@ -114,13 +120,6 @@ async def die_and_cancel(tmp_path: Path, server: RedisServer, kind: str) -> None
         scene.jobs.check(cancelled={jobs[0], jobs[2]})
         assert scene.endpoint.arrived == jobs[:2]
         await fresh.stop()
-
-
-@pytest.mark.usefixtures("redis_url")
-@pytest.mark.parametrize("kind", KINDS)
-async def test_kill_9_at_every_breakpoint(redis_server: RedisServer, tmp_path: Path, kind: str) -> None:
-    scenarios = {name: die_and_recover(name, death, tmp_path, redis_server, kind) for name, death in DEATHS.items()}
-    await together(**scenarios, cancelled=die_and_cancel(tmp_path, redis_server, kind))
 
 
 @pytest.mark.usefixtures("redis_url")

@@ -26,7 +26,7 @@ from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.memory import MemoryQueue
 from greenscale_worker.queues.opening import open_client, open_queue
 from greenscale_worker.worker import Worker
-from tests.support.eventually import PATIENCE, eventually
+from harness.eventually import PATIENCE, eventually
 from tests.support.jobs import KINDS
 
 

@@ -19,6 +19,7 @@ from greenscale_worker.deletion_cost import ACCOUNT
 from greenscale_worker.queues import QueueOptions
 from greenscale_worker.queues.redis_protocol.keys import Keys
 from greenscale_worker.telemetry import Metrics
+from harness.redis_server import CERTIFICATE
 from tests.support.kustomize import (
     COMPONENTS,
     OVERLAYS,
@@ -33,7 +34,6 @@ from tests.support.kustomize import (
     render,
     render_anew,
 )
-from tests.support.redis_server import CERTIFICATE
 
 OLDEST_KUBERNETES: Final = "1.29"  # the first that runs sidecars without a feature gate (component vllm)
 RELEASE_SECONDS: Final = 2

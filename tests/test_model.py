@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from harness.redis_server import RedisServer
 from tests.model import STEPS, Walk, search
 from tests.support.actors import sources
 from tests.support.entries import BEAT, LEASE, Kind, Setup
-from tests.support.redis_server import RedisServer
 
 KINDS: list[Kind] = ["list", "stream"]
 

@@ -3,9 +3,9 @@
 import pytest
 from redis.exceptions import ResponseError
 
+from harness.redis_server import RedisServer
 from tests.model import search
 from tests.mutants import MUTANTS, Mutant
-from tests.support.redis_server import RedisServer
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.kind}, {mutant.file}: {mutant.name}")

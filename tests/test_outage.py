@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -12,11 +12,12 @@ import pytest
 import redis
 
 from greenscale_worker.queues.redis_protocol.keys import OF_LETTERS, RECENT
-from tests.support.eventually import eventually, together
+from harness.eventually import eventually
+from harness.redis_server import RedisServer
+from harness.worker_process import Fleet
+from tests.support.cases import Cases, at_once
 from tests.support.jobs import KINDS
-from tests.support.redis_server import RedisServer
 from tests.support.scene import Scene, play
-from tests.support.worker_process import Fleet
 
 LANES: Final = 4
 LEASE: Final = 2
@@ -34,10 +35,12 @@ async def everything_once(scene: Scene, jobs: list[str]) -> None:
     assert scene.endpoint.calls == Counter(jobs)
 
 
-async def restarted(start_redis: StartRedis, tmp_path: Path, kind: str) -> None:
-    """Redis dies with calls in flight, is away for longer than a lease, and comes back with what it had written."""
-    server = start_redis(*PERSISTENT)
-    async with play(tmp_path, server, f"restarted-{kind}", kind=kind, **SHORT) as scene:
+@at_once
+@pytest.mark.parametrize("kind", KINDS)
+async def test_redis_dies_with_calls_in_flight_and_comes_back(cases: Cases, kind: str) -> None:
+    """It is away for longer than a lease, and comes back with what it had written."""
+    server = cases.start_redis(*PERSISTENT)
+    async with play(cases.directory, server, f"restarted-{kind}", kind=kind, **SHORT) as scene:
         jobs = scene.jobs.push(*range(3 * LANES))
         scene.endpoint.hold()
         worker = scene.start()
@@ -54,10 +57,12 @@ async def restarted(start_redis: StartRedis, tmp_path: Path, kind: str) -> None:
         await worker.stop()
 
 
-async def outlasted(start_redis: StartRedis, tmp_path: Path, kind: str) -> None:
+@at_once
+@pytest.mark.parametrize("kind", KINDS)
+async def test_leases_outlast_an_outage_that_is_longer(cases: Cases, kind: str) -> None:
     """With another worker ready to take them over as soon as they expire."""
-    server = start_redis(*PERSISTENT)
-    async with play(tmp_path, server, f"outlasted-{kind}", kind=kind, **SHORT) as scene:
+    server = cases.start_redis(*PERSISTENT)
+    async with play(cases.directory, server, f"outlasted-{kind}", kind=kind, **SHORT) as scene:
         scene.endpoint.hold()
         jobs = scene.jobs.push(*range(LANES))
         holder = scene.start()
@@ -77,15 +82,16 @@ async def outlasted(start_redis: StartRedis, tmp_path: Path, kind: str) -> None:
         assert holder.outcomes() == {"succeeded": LANES}
 
 
-async def absent_and_loading(start_redis: StartRedis, tmp_path: Path) -> None:
+@at_once
+async def test_a_redis_that_is_absent_and_then_loading_is_waited_for(cases: Cases) -> None:
     slow = ("key-load-delay 20000", "loading-process-events-interval-bytes 1024", "rdbcompression no")
-    server = start_redis(*slow)
+    server = cases.start_redis(*slow)
     with server.client() as client:
         for n in range(100):
             client.set(f"load:{n}", "x" * 2048)
         client.save()
     server.kill()
-    async with play(tmp_path, server, "absent", **SHORT) as scene:
+    async with play(cases.directory, server, "absent", **SHORT) as scene:
         worker = scene.start()
         assert "connect" in (await worker.says("queue_unavailable"))["error"].lower()
         await asyncio.to_thread(server.start)
@@ -96,10 +102,11 @@ async def absent_and_loading(start_redis: StartRedis, tmp_path: Path) -> None:
         await worker.stop()
 
 
-async def paused_and_disconnected(start_redis: StartRedis, tmp_path: Path) -> None:
+@at_once
+async def test_a_redis_that_pauses_sleeps_and_disconnects_costs_no_call(cases: Cases) -> None:
     """Each longer than a lease, while jobs run and others wait; another worker is ready to take over."""
-    server = start_redis("enable-debug-command yes")
-    async with play(tmp_path, server, "paused", latency=0.05, **SHORT) as scene:
+    server = cases.start_redis("enable-debug-command yes")
+    async with play(cases.directory, server, "paused", latency=0.05, **SHORT) as scene:
         workers = [scene.start(), scene.start()]
         for worker in workers:
             await worker.says("ready")
@@ -123,17 +130,6 @@ async def paused_and_disconnected(start_redis: StartRedis, tmp_path: Path) -> No
         await everything_once(scene, jobs)
         for worker in workers:
             await worker.stop()
-
-
-async def test_redis_away(start_redis: StartRedis, tmp_path: Path) -> None:
-    await together(
-        restarted=restarted(start_redis, tmp_path, "list"),
-        restarted_stream=restarted(start_redis, tmp_path, "stream"),
-        outlasted=outlasted(start_redis, tmp_path, "list"),
-        outlasted_stream=outlasted(start_redis, tmp_path, "stream"),
-        absent_and_loading=absent_and_loading(start_redis, tmp_path),
-        paused_and_disconnected=paused_and_disconnected(start_redis, tmp_path),
-    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -160,35 +156,35 @@ async def test_a_full_redis_is_drained(start_redis: StartRedis, tmp_path: Path, 
         assert early.outcomes() + late.outcomes() == {"succeeded": 51}
 
 
-async def refused(fleet: Fleet, word: str, **environment: object) -> None:
-    """It does not start: exit code 2, and one line that says why."""
-    worker = fleet.start(**environment)
-    assert await worker.exit_code() == 2
-    (line,) = worker.stderr.splitlines()
-    assert word in line
-    assert "secret" not in line
-    assert not worker.log("ready")
+REFUSED: Final[Mapping[str, tuple[str, dict[str, str]]]] = {
+    "no_password": ("Authentication required", {}),
+    "wrong_password": ("invalid", {"REDIS_PASSWORD": "secret-wrong"}),
+    "unknown_user": ("invalid", {"REDIS_USERNAME": "nobody", "REDIS_PASSWORD": "secret"}),
+    "blind": ("permissions", {"REDIS_USERNAME": "blind", "REDIS_PASSWORD": "secret-too"}),
+    "mute": ("permissions", {"REDIS_USERNAME": "mute", "REDIS_PASSWORD": "secret-too"}),
+}
 
 
-async def test_a_redis_that_refuses_us_stops_the_start(start_redis: StartRedis, tmp_path: Path) -> None:
-    server = start_redis("requirepass secret")
+@at_once
+@pytest.mark.parametrize("who", REFUSED)
+async def test_a_redis_that_refuses_us_stops_the_start(cases: Cases, who: str) -> None:
+    """Exit code 2, and one line that says why."""
+    server = cases.redis("refuses", "requirepass secret")
     with server.client(password="secret") as client:  # noqa: S106  of this test's own server
         for user, rights in {
             "blind": ("~other", "+@all"),
             "mute": ("~*", "&*", "+@all", "-evalsha", "-eval"),
         }.items():
             client.execute_command("ACL", "SETUSER", user, "on", ">secret-too", *rights)
-    settings: dict[str, Any] = {"REDIS_URL": server.url, "GREENSCALE_BACKEND": "echo", **SHORT}
-    with Fleet(tmp_path, **settings) as fleet:
-        await together(
-            no_password=refused(fleet, "Authentication required"),
-            wrong_password=refused(fleet, "invalid", REDIS_PASSWORD="secret-wrong"),  # noqa: S106  as above
-            unknown_user=refused(fleet, "invalid", REDIS_USERNAME="nobody", REDIS_PASSWORD="secret"),  # noqa: S106
-            **{
-                user: refused(fleet, "permissions", REDIS_USERNAME=user, REDIS_PASSWORD="secret-too")  # noqa: S106
-                for user in ("blind", "mute")
-            },
-        )
+    word, credentials = REFUSED[who]
+    settings: dict[str, Any] = {"REDIS_URL": server.url, "GREENSCALE_BACKEND": "echo", **SHORT, **credentials}
+    with Fleet(cases.directory / who, **settings) as fleet:
+        worker = fleet.start()
+        assert await worker.exit_code() == 2
+        (line,) = worker.stderr.splitlines()
+        assert word in line
+        assert "secret" not in line
+        assert not worker.log("ready")
 
 
 async def test_a_password_changed_at_run_time(start_redis: StartRedis, tmp_path: Path) -> None:
@@ -284,25 +280,18 @@ async def test_a_foreign_type_under_a_record_or_a_result_is_replaced(redis_serve
         await worker.stop()
 
 
-@pytest.mark.usefixtures("redis_url")
+@at_once
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", ["finished", "taken"])
 async def test_a_worker_stopped_for_longer_than_its_lease_loses_the_race_and_nothing_else(
-    redis_server: RedisServer, tmp_path: Path
+    cases: Cases, how: str, kind: str
 ) -> None:
-    await together(
-        finished_by_another=_overtaken(redis_server, tmp_path, "finished", "list"),
-        finished_by_another_stream=_overtaken(redis_server, tmp_path, "finished", "stream"),
-        taken_by_another=_overtaken(redis_server, tmp_path, "taken", "list"),
-        taken_by_another_stream=_overtaken(redis_server, tmp_path, "taken", "stream"),
-    )
-
-
-async def _overtaken(server: RedisServer, tmp_path: Path, how: str, kind: str) -> None:
     """Stop a worker amid its calls until another has taken its jobs, and wake it.
 
     `finished`: the other has answered them; the sleeper aborts its calls. `taken`: the other still runs them, while the
     sleeper finds its answers when it wakes; they are refused.
     """
-    async with play(tmp_path, server, f"{how}-{kind}", kind=kind, **SHORT) as scene:
+    async with play(cases.directory, cases.redis(kind), f"{how}-{kind}", kind=kind, **SHORT) as scene:
         first = scene.endpoint.hold()
         jobs = scene.jobs.push(*range(LANES))
         sleeper = scene.start()

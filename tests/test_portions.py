@@ -7,9 +7,9 @@ import pytest
 from redis import Redis
 
 from greenscale_worker.queues.redis_protocol.keys import Keys
+from harness.redis_server import RedisServer
 from tests.support.actors import STORES, sources
 from tests.support.entries import BEAT, LEASE, Kind, Setup
-from tests.support.redis_server import RedisServer
 
 FEW: Final = 1_000
 MANY: Final = 20_000

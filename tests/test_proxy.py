@@ -1,30 +1,39 @@
 """A network between worker and Redis that cuts, stalls, truncates and dawdles: no job is run twice for it, or lost."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
 from greenscale_worker.queues.redis_common.connections import READ_SECONDS
-from tests.support.eventually import PATIENCE, eventually, together
-from tests.support.redis_server import RedisServer
+from harness.eventually import PATIENCE, eventually
+from harness.redis_server import RedisServer
+from harness.tcp_proxy import TcpProxy, Trap
+from tests.support.cases import Cases, at_once
+from tests.support.jobs import KINDS
 from tests.support.scene import Scene, play
-from tests.support.tcp_proxy import TcpProxy, Trap
 
 LANES: Final = 4
 
 
 @asynccontextmanager
 async def through_a_proxy(
-    server: RedisServer, tmp_path: Path, name: str, *, kind: str = "list", latency: float = 0.0, **environment: object
+    directory: Path,
+    server: RedisServer,
+    name: str = "jobs",
+    *,
+    kind: str = "list",
+    latency: float = 0.0,
+    **environment: object,
 ) -> AsyncIterator[tuple[Scene, TcpProxy]]:
     """Set a scene whose workers reach Redis through a proxy."""
     async with TcpProxy(server.port) as proxy:
         settings = {"REDIS_URL": f"redis://127.0.0.1:{proxy.port}", "GREENSCALE_CONCURRENCY": LANES, **environment}
-        async with play(tmp_path, server, name, kind=kind, latency=latency, **settings) as scene:
+        async with play(directory, server, name, kind=kind, latency=latency, **settings) as scene:
             yield scene, proxy
 
 
@@ -35,9 +44,12 @@ async def everything_once(scene: Scene, jobs: list[str]) -> None:
     assert scene.endpoint.calls == Counter(jobs)
 
 
-async def cut(server: RedisServer, tmp_path: Path, kind: str) -> None:
-    """Every connection is reset, again and again, wherever it stands."""
-    async with through_a_proxy(server, tmp_path, f"cut-{kind}", kind=kind, latency=0.01) as (scene, proxy):
+@at_once
+@pytest.mark.parametrize("kind", KINDS)
+async def test_every_connection_is_reset_again_and_again(cases: Cases, kind: str) -> None:
+    """Wherever it stands."""
+    server = cases.redis("all")
+    async with through_a_proxy(cases.directory, server, f"cut-{kind}", kind=kind, latency=0.01) as (scene, proxy):
         jobs = scene.jobs.push(*range(40 * LANES))
         worker = scene.start()
 
@@ -52,9 +64,11 @@ async def cut(server: RedisServer, tmp_path: Path, kind: str) -> None:
         await worker.stop()
 
 
-async def stalled_for_longer_than_the_lease(server: RedisServer, tmp_path: Path) -> None:
+@at_once
+async def test_stalled_for_longer_than_the_lease(cases: Cases) -> None:
     """One worker is cut off, half-open; another takes its jobs. Reached again, it loses its calls and goes on."""
-    async with through_a_proxy(server, tmp_path, "stalled", GREENSCALE_LEASE_SECONDS=2) as (scene, proxy):
+    server = cases.redis("all")
+    async with through_a_proxy(cases.directory, server, "stalled", GREENSCALE_LEASE_SECONDS=2) as (scene, proxy):
         scene.endpoint.hold()
         jobs = scene.jobs.push(*range(LANES))
         partitioned = scene.start()
@@ -77,9 +91,10 @@ async def stalled_for_longer_than_the_lease(server: RedisServer, tmp_path: Path)
         assert partitioned.outcomes()["succeeded"] == 1
 
 
-async def stalled_for_a_moment(server: RedisServer, tmp_path: Path) -> None:
+@at_once
+async def test_stalled_for_a_moment(cases: Cases) -> None:
     """What is finished meanwhile is recorded as soon as Redis is reached again; nothing was done twice."""
-    async with through_a_proxy(server, tmp_path, "moment") as (scene, proxy):
+    async with through_a_proxy(cases.directory, cases.redis("all"), "moment") as (scene, proxy):
         scene.endpoint.hold()
         jobs = scene.jobs.push(*range(3 * LANES))
         worker = scene.start()
@@ -92,9 +107,33 @@ async def stalled_for_a_moment(server: RedisServer, tmp_path: Path) -> None:
         await worker.stop()
 
 
-async def broken_off(server: RedisServer, tmp_path: Path, name: str, trap: Trap, kind: str) -> None:
-    """The answer to a request breaks off; where the connection is not cut, the rest never comes."""
-    async with through_a_proxy(server, tmp_path, name, kind=kind) as (scene, proxy):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """The answer to the first `request` breaks off after `keep` bytes; where it is not `cut`, the rest never comes."""
+
+    request: bytes
+    keep: int = 0
+    cut: bool = True
+    kind: str = "list"
+
+
+BROKEN: Final = {
+    "claim_truncated": Broken(request=b"{jobs}:claim:", keep=500),
+    "claim_unanswered": Broken(request=b"{jobs}:claim:", cut=False),
+    "claim_truncated_stream": Broken(request=b"{jobs}:claim:", keep=500, kind="stream"),
+    "settle_truncated": Broken(request=b"succeeded", keep=2),
+    "settle_truncated_stream": Broken(request=b"succeeded", keep=2, kind="stream"),
+    "settle_unanswered": Broken(request=b"succeeded", cut=False),
+    "bind_truncated": Broken(request=b":cancel:", keep=2),
+}
+
+
+@at_once
+@pytest.mark.parametrize("what", BROKEN)
+async def test_an_answer_that_breaks_off(cases: Cases, what: str) -> None:
+    broken = BROKEN[what]
+    trap = Trap(broken.request, keep=broken.keep, cut=broken.cut)
+    async with through_a_proxy(cases.directory / what, cases.start_redis(), kind=broken.kind) as (scene, proxy):
         worker = scene.start()
         jobs = scene.jobs.push("first")
         await scene.all_ended()  # so that Redis knows the scripts
@@ -107,9 +146,10 @@ async def broken_off(server: RedisServer, tmp_path: Path, name: str, trap: Trap,
         assert worker.outcomes() == {"succeeded": len(jobs)}
 
 
-async def no_answer_at_the_start(server: RedisServer, tmp_path: Path) -> None:
+@at_once
+async def test_no_answer_at_the_start(cases: Cases) -> None:
     """The first connection is half-open; the second is not."""
-    async with through_a_proxy(server, tmp_path, "start") as (scene, proxy):
+    async with through_a_proxy(cases.directory, cases.redis("all"), "start") as (scene, proxy):
         proxy.set(Trap(b"INFO", cut=False))
         worker = scene.start()
         await worker.says("queue_unavailable", READ_SECONDS + PATIENCE)
@@ -117,9 +157,10 @@ async def no_answer_at_the_start(server: RedisServer, tmp_path: Path) -> None:
         await worker.stop()
 
 
-async def slow(server: RedisServer, tmp_path: Path) -> None:
-    """Half a second for each round trip; jobs share round trips, and a drain has the time it needs."""
-    async with through_a_proxy(server, tmp_path, "slow") as (scene, proxy):
+@at_once
+async def test_half_a_second_for_each_round_trip(cases: Cases) -> None:
+    """Jobs share round trips, and a drain has the time it needs."""
+    async with through_a_proxy(cases.directory, cases.redis("all"), "slow") as (scene, proxy):
         proxy.delay = 0.25
         worker = scene.start()
         jobs = scene.jobs.push(*range(2 * LANES))
@@ -134,27 +175,3 @@ async def slow(server: RedisServer, tmp_path: Path) -> None:
         worker.is_clean()
         assert scene.jobs.queued() == rest[LANES:]
         scene.jobs.nothing_left_behind()
-
-
-@pytest.mark.usefixtures("redis_url")
-async def test_a_bad_network(
-    redis_server: RedisServer, start_redis: Callable[..., RedisServer], tmp_path: Path
-) -> None:
-    def broken(name: str, trap: Trap, kind: str = "list") -> Coroutine[Any, Any, None]:
-        return broken_off(start_redis(), tmp_path, name, trap, kind)
-
-    await together(
-        cut=cut(redis_server, tmp_path, "list"),
-        cut_stream=cut(redis_server, tmp_path, "stream"),
-        stalled=stalled_for_longer_than_the_lease(redis_server, tmp_path),
-        stalled_for_a_moment=stalled_for_a_moment(redis_server, tmp_path),
-        no_answer_at_the_start=no_answer_at_the_start(redis_server, tmp_path),
-        slow=slow(redis_server, tmp_path),
-        claim_truncated=broken("c", Trap(b"{c}:claim:", keep=500)),
-        claim_unanswered=broken("d", Trap(b"{d}:claim:", cut=False)),
-        claim_truncated_stream=broken("s", Trap(b"{s}:claim:", keep=500), "stream"),
-        settle_truncated=broken("e", Trap(b"succeeded", keep=2)),
-        settle_truncated_stream=broken("t", Trap(b"succeeded", keep=2), "stream"),
-        settle_unanswered=broken("f", Trap(b"succeeded", cut=False)),
-        bind_truncated=broken("g", Trap(b":cancel:", keep=2)),
-    )

@@ -15,8 +15,8 @@ from greenscale_worker.job import Failure, Output, Released, Succeeded, decode
 from greenscale_worker.queues import Lease, Queue, QueueOptions, RedisOptions
 from greenscale_worker.queues.redis_stream import open_client
 from greenscale_worker.telemetry import Metrics
-from tests.support.eventually import eventually
-from tests.support.redis_server import RedisServer
+from harness.eventually import eventually
+from harness.redis_server import RedisServer
 
 PATIENCE: Final = 8.0
 LEASE: Final = 0.5

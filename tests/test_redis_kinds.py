@@ -11,12 +11,12 @@ import pytest
 
 from greenscale_worker.queues import RedisOptions
 from greenscale_worker.queues.opening import open_client
-from greenscale_worker.queues.redis_common.redis_py import KEEPS_CLUSTERS
-from tests.support.eventually import eventually, together
+from harness.eventually import eventually
+from harness.redis_server import CERTIFICATE, RedisServer, is_master
+from harness.worker_process import WorkerProcess
+from tests.support.cases import Cases, at_once
 from tests.support.jobs import KINDS
-from tests.support.redis_server import CERTIFICATE, RedisServer, is_master
 from tests.support.scene import Scene, play
-from tests.support.worker_process import WorkerProcess
 
 LANES: Final = 4
 JOBS: Final = 3 * LANES
@@ -48,14 +48,16 @@ async def the_bell_is_heard(scene: Scene, url: str, kind: str) -> None:
     scene.endpoint.let_go()
 
 
-async def cluster(start_redis: StartRedis, tmp_path: Path, kind: str) -> None:
+@at_once
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_cluster(cases: Cases, kind: str) -> None:
     """Results and records carry the hash tag of list or stream there."""
-    server = start_redis("cluster-enabled yes")
+    server = cases.start_redis("cluster-enabled yes")
     with server.client() as client:
         client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
         await eventually(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
     url = f"redis+cluster://127.0.0.1:{server.port}"
-    async with play(tmp_path, server, kind=kind, REDIS_URL=url, **UNHURRIED) as scene:
+    async with play(cases.directory / f"cluster-{kind}", server, kind=kind, REDIS_URL=url, **UNHURRIED) as scene:
         scene.jobs.keys = replace(scene.jobs.keys, cluster=True)
         worker = scene.start()
         await the_bell_is_heard(scene, url, kind)
@@ -63,14 +65,17 @@ async def cluster(start_redis: StartRedis, tmp_path: Path, kind: str) -> None:
         assert scene.jobs.client.get("{jobs}:result:jobs-0") == b"jobs-0 #1"
 
 
-async def failover(start_redis: StartRedis, tmp_path: Path, kind: str) -> None:
+@at_once
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_failover(cases: Cases, kind: str) -> None:
     """Jobs that run while the master dies are finished on its replica, which had all writes."""
-    master = start_redis()
-    replica = start_redis(f"replicaof 127.0.0.1 {master.port}", "repl-diskless-sync-delay 0")
+    master = cases.start_redis()
+    replica = cases.start_redis(f"replicaof 127.0.0.1 {master.port}", "repl-diskless-sync-delay 0")
     watch = f"sentinel monitor main 127.0.0.1 {master.port} 1"
-    sentinel = start_redis(watch, "sentinel down-after-milliseconds main 500", sentinel=True)
+    sentinel = cases.start_redis(watch, "sentinel down-after-milliseconds main 500", sentinel=True)
     url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main/0"
-    async with play(tmp_path, master, kind=kind, REDIS_URL=url, GREENSCALE_CONCURRENCY=LANES) as scene:
+    directory = cases.directory / f"failover-{kind}"
+    async with play(directory, master, kind=kind, REDIS_URL=url, GREENSCALE_CONCURRENCY=LANES) as scene:
         with sentinel.client(decode_responses=True) as watcher:
             scene.endpoint.hold()
             worker = scene.start()
@@ -89,13 +94,6 @@ async def failover(start_redis: StartRedis, tmp_path: Path, kind: str) -> None:
             assert scene.endpoint.calls == Counter(jobs)
             await worker.stop()
             scene.jobs.nothing_left_behind()
-
-
-async def test_a_cluster_and_a_failover(start_redis: StartRedis, tmp_path: Path) -> None:
-    scenarios = {f"failover_{kind}": failover(start_redis, tmp_path / f"failover-{kind}", kind) for kind in KINDS}
-    if KEEPS_CLUSTERS:
-        scenarios |= {f"cluster_{kind}": cluster(start_redis, tmp_path / f"cluster-{kind}", kind) for kind in KINDS}
-    await together(**scenarios)
 
 
 async def test_a_cluster_over_tls(start_redis: StartRedis, tmp_path: Path) -> None:

@@ -30,10 +30,11 @@ from greenscale_worker.queues.redis_list import ListStore
 from greenscale_worker.queues.redis_protocol import examination, opening
 from greenscale_worker.queues.redis_stream import StreamStore
 from greenscale_worker.telemetry import Metrics
-from tests.support.eventually import eventually, together
-from tests.support.redis_server import CERTIFICATE, RedisServer, free_port
+from harness.eventually import eventually
+from harness.redis_server import CERTIFICATE, RedisServer, free_port
+from harness.worker_process import Fleet
+from tests.support.cases import Cases, at_once
 from tests.support.strange_server import lying_proxy, strange_server
-from tests.support.worker_process import Fleet
 
 ANSWER: Final = Succeeded(Output("4"))
 QUEUES: Final = Path(queues.__file__).parent
@@ -162,8 +163,19 @@ async def test_a_command_that_is_forbidden_is_done_without_or_named(start_redis:
                 assert command == "DEL" or not client.exists("{jobs}:claim:-")
 
 
-async def _renamed(start_redis: StartRedis, kind: str, *commands: str) -> None:
-    server = start_redis(*(f'rename-command {command} ""' for command in commands))
+def missing(which: str, kind: str) -> list[str]:
+    """The commands of a case: all that a worker can do without, all the others that it looks for, or one by name."""
+    if which == "spared":
+        return sorted((SPARED & used_by(kind)) - {"SELECT"} | {"list": {"BLMOVE"}, "stream": {"XREAD"}}[kind])
+    return sorted(examined(kind) - {"HDEL", "SET"}) if which == "rest" else [which]
+
+
+@at_once
+@every_kind
+@pytest.mark.parametrize("which", ["spared", "rest", "EVAL", "EVALSHA", "HDEL", "SET"])
+async def test_a_command_that_is_missing_is_done_without_or_named(cases: Cases, kind: str, which: str) -> None:
+    commands = missing(which, kind)
+    server = cases.start_redis(*(f'rename-command {command} ""' for command in commands))
     with server.client(protocol=2, **UNNAMED) as client:
         if set(commands) <= SPARED | SPARED_OF_KIND[kind]:
             await works(kind, RedisOptions(url=server.url), client)
@@ -171,14 +183,6 @@ async def _renamed(start_redis: StartRedis, kind: str, *commands: str) -> None:
             line = await refusal(kind, RedisOptions(url=server.url))
             assert [command for command in commands if command not in line] == [], line
             assert "6.2" in line
-
-
-@every_kind
-async def test_a_command_that_is_missing_is_done_without_or_named(start_redis: StartRedis, kind: str) -> None:
-    spared = sorted((SPARED & used_by(kind)) - {"SELECT"} | {"list": {"BLMOVE"}, "stream": {"XREAD"}}[kind])
-    rest = sorted(examined(kind) - {"HDEL", "SET"})
-    cases = {"spared": spared, "rest": rest, **{name: [name] for name in ("EVAL", "EVALSHA", "HDEL", "SET")}}
-    await together(**{name: _renamed(start_redis, kind, *commands) for name, commands in cases.items()})
 
 
 async def test_a_password_that_nobody_asks_for_is_no_harm(redis_server: RedisServer, redis_url: str) -> None:
@@ -418,25 +422,28 @@ async def watched(start_redis: StartRedis, *config: str, password: str | None = 
     return master, f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster/0"
 
 
-async def test_sentinels_with_a_password(start_redis: StartRedis, tmp_path: Path) -> None:
+OTHER: Final[dict[str, Any]] = {"sentinel_password": "other"}
+SENTINELS: Final[dict[str, tuple[list[str], dict[str, Any]]]] = {
+    "as_redis": ([f"requirepass {PASSWORD}"], {}),
+    "own": (["requirepass other"], OTHER),
+    "own_in_a_file": (["requirepass other"], {"sentinel_password": "old", "sentinel_password_file": "other\n"}),
+    "none": ([], {}),
+    "user": (["user s on >other +@all", "user default off"], OTHER | {"sentinel_username": "s"}),
+}
+
+
+@at_once
+@pytest.mark.parametrize("password", SENTINELS)
+async def test_sentinels_with_a_password(cases: Cases, password: str) -> None:
     """That of Redis, as Bitnami sets it up, or one of their own, in a file or not; none where they want none."""
-    file = tmp_path / "sentinel"
-    file.write_text("other\n")
-    own: dict[str, Any] = {"sentinel_password": "other"}
-    cases: dict[str, tuple[list[str], dict[str, Any]]] = {
-        "same": ([f"requirepass {PASSWORD}"], {}),
-        "own": (["requirepass other"], own),
-        "own_in_a_file": (["requirepass other"], {"sentinel_password": "old", "sentinel_password_file": str(file)}),
-        "none": ([], {}),
-        "user": (["user s on >other +@all", "user default off"], own | {"sentinel_username": "s"}),
-    }
-
-    async def one(config: list[str], given: dict[str, Any]) -> None:
-        master, url = await watched(start_redis, *config)
-        with master.client(password=PASSWORD) as client:
-            await works("list", RedisOptions(url=url, password=PASSWORD, **given), client)
-
-    await together(**{name: one(*case) for name, case in cases.items()})
+    config, given = SENTINELS[password]
+    if text := given.get("sentinel_password_file"):
+        file = cases.directory / "sentinel"
+        file.write_text(text)
+        given = given | {"sentinel_password_file": str(file)}
+    master, url = await watched(cases.start_redis, *config)
+    with master.client(password=PASSWORD) as client:
+        await works("list", RedisOptions(url=url, password=PASSWORD, **given), client)
 
 
 async def test_a_password_that_sentinels_refuse_is_told(start_redis: StartRedis) -> None:
@@ -513,42 +520,41 @@ def renew(server: RedisServer, old: str, new: str, file: Path, text: str) -> Non
             client.client_kill_filter(_type=kind, skipme=True)
 
 
-async def test_a_password_in_a_file_may_be_renewed(start_redis: StartRedis, tmp_path: Path) -> None:
-    """Whether it is the password that is in the file, or the URL; alone, behind Sentinel, and in a Cluster."""
-
-    async def one(name: str, url: str, server: RedisServer) -> None:
-        file = tmp_path / name
-        before, after = PASSWORD, "renewed"
-        holds_url = name == "url"
-        form = f"redis://:{{}}@127.0.0.1:{server.port}/0" if holds_url else "{}"
-        file.write_text(form.format(before) + "\n")
-        given = {"url_file" if holds_url else "password_file": str(file)}
-        options = RedisOptions(
-            url=form.format(before) if holds_url else url, password=None if holds_url else before, **given
-        )
-        cluster = "cluster" in url
-        async with opened("list", options, lease=2.0) as queue:
-            waiting = asyncio.create_task(claim(queue))
-            renew(server, before, after, file, form.format(after) + "\n")
-            with server.client(password=after) as client:
-                push(client, "list", "one")
-                assert await run_one(queue, await waiting) == "one"
-                result = "{jobs}:result:one" if cluster else "result:one"
-                assert client.get(result) == b"4"
-                await eventually(lambda: client.pubsub_numsub("{jobs}:bell")[0][1] == 1)
-
-    alone, by_url = start_redis(f"requirepass {PASSWORD}"), start_redis(f"requirepass {PASSWORD}")
-    master, sentinel_url = await watched(start_redis)
-    member = start_redis("cluster-enabled yes", f"requirepass {PASSWORD}")
-    with member.client(password=PASSWORD) as client:
+async def with_password(cases: Cases, where: str) -> tuple[RedisServer, str]:
+    """Start a server that wants one; gives the URL by which a worker finds it."""
+    if where == "sentinel":
+        return await watched(cases.start_redis)
+    if where != "cluster":
+        server = cases.start_redis(f"requirepass {PASSWORD}")
+        return server, server.url
+    server = cases.start_redis("cluster-enabled yes", f"requirepass {PASSWORD}")
+    with server.client(password=PASSWORD) as client:
         client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
         await eventually(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
-    await together(
-        alone=one("alone", alone.url, alone),
-        url=one("url", by_url.url, by_url),
-        sentinel=one("sentinel", sentinel_url, master),
-        cluster=one("cluster", f"redis+cluster://127.0.0.1:{member.port}", member),
+    return server, f"redis+cluster://127.0.0.1:{server.port}"
+
+
+@at_once
+@pytest.mark.parametrize("where", ["alone", "url", "sentinel", "cluster"])
+async def test_a_password_in_a_file_may_be_renewed(cases: Cases, where: str) -> None:
+    """Whether it is the password that is in the file, or the URL; alone, behind Sentinel, and in a Cluster."""
+    server, url = await with_password(cases, where)
+    file, holds_url, after = cases.directory / where, where == "url", "renewed"
+    form = f"redis://:{{}}@127.0.0.1:{server.port}/0" if holds_url else "{}"
+    file.write_text(form.format(PASSWORD) + "\n")
+    given = {"url_file" if holds_url else "password_file": str(file)}
+    options = RedisOptions(
+        url=form.format(PASSWORD) if holds_url else url, password=None if holds_url else PASSWORD, **given
     )
+    async with opened("list", options, lease=2.0) as queue:
+        waiting = asyncio.create_task(claim(queue))
+        renew(server, PASSWORD, after, file, form.format(after) + "\n")
+        with server.client(password=after) as client:
+            push(client, "list", "one")
+            assert await run_one(queue, await waiting) == "one"
+            result = "{jobs}:result:one" if where == "cluster" else "result:one"
+            assert client.get(result) == b"4"
+            await eventually(lambda: client.pubsub_numsub("{jobs}:bell")[0][1] == 1)
 
 
 async def test_a_password_that_is_taken_away_and_renewed_later(

@@ -18,9 +18,9 @@ from greenscale_worker.queues.redis_common.link import Link
 from greenscale_worker.queues.redis_protocol.claims import PEEK_SECONDS, Claims
 from greenscale_worker.queues.redis_protocol.queue import RedisQueue
 from greenscale_worker.telemetry import Metrics
-from tests.support.eventually import eventually
+from harness.eventually import eventually
+from harness.redis_server import RedisServer
 from tests.support.jobs import KINDS
-from tests.support.redis_server import RedisServer
 from tests.support.scene import play
 
 IDLE: Final = "{jobs}:idle"

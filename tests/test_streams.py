@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.support.eventually import PATIENCE
+from harness.eventually import PATIENCE
 
 FULL: Final = Path("/dev/full")
 COMMANDS: Final = (

@@ -20,7 +20,7 @@ from greenscale_worker.queues.memory import MemoryQueue
 from greenscale_worker.queues.opening import open_client, open_queue
 from greenscale_worker.telemetry import Metrics
 from greenscale_worker.worker import Worker
-from tests.support.eventually import PATIENCE, eventually
+from harness.eventually import PATIENCE, eventually
 
 GRACE = 0.05
 LIMIT = 0.05

@@ -18,10 +18,10 @@ import pytest
 from redis import AuthenticationError, Redis
 
 from greenscale_worker.up.supervisor import Service, StartError, Supervisor, pause
+from harness.eventually import eventually
+from harness.redis_server import free_port
 from tests.support.desk import Desk, Ended, a_desk
-from tests.support.eventually import eventually
 from tests.support.held_endpoint import HeldEndpoint
-from tests.support.redis_server import free_port
 
 LINUX: Final = pytest.mark.skipif(sys.platform != "linux", reason="the kernel ties a program to its parent there only")
 LEASE: Final = "1"  # second after which a job of a worker that was killed is run by the next one

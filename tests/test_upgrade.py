@@ -18,11 +18,11 @@ import pytest
 
 from greenscale_worker.queues import QueueClient, QueueOptions, RedisOptions
 from greenscale_worker.queues.opening import open_client
-from tests.support.eventually import eventually, together
+from harness.eventually import eventually
+from harness.worker_process import WorkerProcess
+from tests.support.cases import Cases, at_once
 from tests.support.jobs import KINDS
-from tests.support.redis_server import RedisServer
 from tests.support.scene import Scene, play
-from tests.support.worker_process import WorkerProcess
 
 BEFORE: Final = Path(__file__).parent / "data/version_before.tar.xz"
 LEASE: Final = 2
@@ -31,10 +31,8 @@ PAUSE: Final = 0.02  # between two jobs of the producer
 NEVER: Final = 4e12  # ms since the epoch: a delay that somebody has to end
 
 
-@pytest.fixture(scope="module")
-def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the version before lies, to be put on PYTHONPATH."""
-    directory = tmp_path_factory.mktemp("version-before")
+def version_before(directory: Path) -> Path:
+    """Unpack the version before; gives what is to be put on PYTHONPATH."""
     with tarfile.open(BEFORE) as archive:
         archive.extractall(directory, filter="data")
     return directory / "src"
@@ -159,9 +157,12 @@ class Upgrade:
             assert jobs.size(part) == 0, part
 
 
-async def upgrade(kind: str, directory: Path, server: RedisServer, before: Path) -> None:
+@at_once
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_busy_queue_is_upgraded_worker_by_worker(cases: Cases, kind: str) -> None:
+    server, before = cases.redis(kind), version_before(cases.directory / kind)
     settings: dict[str, Any] = {"GREENSCALE_CONCURRENCY": LANES, "GREENSCALE_LEASE_SECONDS": LEASE}
-    async with play(directory, server, f"{kind}-jobs", kind=kind, latency=0.05, **settings) as scene:
+    async with play(cases.directory, server, f"{kind}-jobs", kind=kind, latency=0.05, **settings) as scene:
         admin = await open_client(kind, RedisOptions(url=server.url), QueueOptions(name=scene.jobs.name))
         async with contextlib.aclosing(admin):
             this = Upgrade(scene, admin, before)
@@ -186,10 +187,3 @@ async def upgrade(kind: str, directory: Path, server: RedisServer, before: Path)
             for worker in new:
                 await worker.stop()
             assert this.format == b"2"
-
-
-@pytest.mark.usefixtures("redis_url")
-async def test_a_busy_queue_is_upgraded_worker_by_worker(
-    redis_server: RedisServer, tmp_path: Path, before: Path
-) -> None:
-    await together(**{kind: upgrade(kind, tmp_path, redis_server, before) for kind in KINDS})

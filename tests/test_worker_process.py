@@ -19,9 +19,9 @@ from greenscale_worker.queues.opening import open_client
 from greenscale_worker.simulator import CHAT_PATH, SimulatorOptions, running
 from greenscale_worker.telemetry import configure_logging
 from greenscale_worker.worker import Worker
-from tests.support.eventually import PATIENCE, POLL
-from tests.support.redis_server import free_port
-from tests.support.worker_process import Fleet, WorkerProcess
+from harness.eventually import PATIENCE, POLL
+from harness.redis_server import free_port
+from harness.worker_process import Fleet, WorkerProcess
 
 HANDLER = """
 async def handler(job):

@@ -18,7 +18,7 @@ import aiohttp
 import orjson
 
 from greenscale_worker.simulator import CHAT_PATH, SimulatorOptions, running
-from tests.support.eventually import PATIENCE, eventually
+from harness.eventually import PATIENCE, eventually
 
 
 @dataclass

@@ -13,7 +13,8 @@ import orjson
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
-CERTIFICATE: Final = Path(__file__).with_name("localhost.pem")  # self-signed, for tests only, key included
+from harness.redis_server import CERTIFICATE
+
 PATH: Final = "/v1/chat/completions"
 
 

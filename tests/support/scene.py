@@ -5,11 +5,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.eventually import eventually
+from harness.eventually import eventually
+from harness.redis_server import RedisServer
+from harness.worker_process import Fleet, WorkerProcess
 from tests.support.held_endpoint import HeldEndpoint
 from tests.support.jobs import KINDS, Jobs
-from tests.support.redis_server import RedisServer
-from tests.support.worker_process import Fleet, WorkerProcess
 
 
 @dataclass(frozen=True, slots=True)

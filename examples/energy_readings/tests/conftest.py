@@ -8,7 +8,7 @@ import pytest
 import redis
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
-from tests.support.redis_server import RedisServer
+from harness.redis_server import RedisServer
 
 from energy_readings.settings import Settings, read
 

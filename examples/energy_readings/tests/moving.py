@@ -4,7 +4,7 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-from tests.support.tcp_proxy import TcpProxy
+from harness.tcp_proxy import TcpProxy
 
 
 class Name(TcpProxy):

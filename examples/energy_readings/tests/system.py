@@ -10,8 +10,8 @@ from typing import Any, Self
 
 import orjson
 import redis
-from tests.support.redis_server import PATIENCE, RedisServer, free_port
-from tests.support.worker_process import INHERITED
+from harness.redis_server import PATIENCE, RedisServer, free_port
+from harness.worker_process import INHERITED
 
 POLL = 0.02
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 from greenscale_worker import Job, TransientError
-from tests.support.redis_server import RedisServer
-from tests.support.tcp_proxy import Trap
+from harness.redis_server import RedisServer
+from harness.tcp_proxy import Trap
 
 from conftest import Client
 from energy_readings import connection

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 from aiohttp import web
-from tests.support.redis_server import CERTIFICATE, RedisServer
+from harness.redis_server import CERTIFICATE, RedisServer
 
 from conftest import Client, environment
 from energy_readings.http import LARGEST_BODY

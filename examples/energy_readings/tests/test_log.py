@@ -11,7 +11,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from tests.support.redis_server import free_port
+from harness.redis_server import free_port
 
 from system import until
 

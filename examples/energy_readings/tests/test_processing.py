@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 from greenscale_worker import Backend, ConfigError, Job, PermanentError, TransientError
-from tests.support.redis_server import RedisServer
+from harness.redis_server import RedisServer
 
 from conftest import environment
 from energy_readings.connection import connect

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 import redis
 from aiohttp import ClientSession
-from tests.support.eventually import eventually
-from tests.support.redis_server import RedisServer, free_port
-from tests.support.worker_process import Fleet
+from harness.eventually import eventually
+from harness.redis_server import RedisServer, free_port
+from harness.worker_process import Fleet
 
 from energy_readings.processing import WORKER
 from system import System, until

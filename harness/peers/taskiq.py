@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from taskiq import Context, TaskiqDepends, TaskiqEvents, TaskiqState
 from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
 
-from bench.job import REDIS_URL, RESULT_TTL, TIMEOUT, Push, produce
-from bench.peers.by_aiohttp import ask, session
+from harness.job import REDIS_URL, RESULT_TTL, TIMEOUT, Push, produce
+from harness.peers.by_aiohttp import ask, session
 
 results = RedisAsyncResultBackend(REDIS_URL, result_ex_time=RESULT_TTL, prefix_str="results")
 broker = RedisStreamBroker(REDIS_URL).with_result_backend(results)

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from bench.environments import ROOT
-from tests.support.redis_server import binary
+from harness.environments import ROOT
+from harness.redis_server import binary
 
 LOOK_SECONDS: Final = 3.0
 
@@ -31,7 +31,7 @@ def describe() -> dict[str, Any]:
 
 def commit() -> str:
     """Name the commit that is checked out, with `+` where the sources differ from it."""
-    changed = _git("status", "--porcelain", "--", "src", "bench", ":!bench/results")
+    changed = _git("status", "--porcelain", "--", "src", "bench", "harness", ":!bench/results")
     return _git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
 
 

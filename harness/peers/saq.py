@@ -6,8 +6,8 @@ from typing import Any
 
 from saq import Queue
 
-from bench.job import LANES, REDIS_URL, RESULT_TTL, TIMEOUT, Push, produce
-from bench.peers.by_aiohttp import ask, session
+from harness.job import LANES, REDIS_URL, RESULT_TTL, TIMEOUT, Push, produce
+from harness.peers.by_aiohttp import ask, session
 
 
 async def answer(ctx: dict[str, Any], *, prompt: str) -> str:

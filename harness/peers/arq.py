@@ -7,8 +7,8 @@ from typing import Any
 from arq import create_pool
 from arq.connections import RedisSettings
 
-from bench.job import CHUNK, LANES, REDIS_PORT, RESULT_TTL, TIMEOUT, Push, produce
-from bench.peers.by_aiohttp import ask, session
+from harness.job import CHUNK, LANES, REDIS_PORT, RESULT_TTL, TIMEOUT, Push, produce
+from harness.peers.by_aiohttp import ask, session
 
 
 async def answer(ctx: dict[str, Any], prompt: str) -> str:

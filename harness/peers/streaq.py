@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 from aiohttp import ClientSession
 from streaq import Worker
 
-from bench.job import LANES, REDIS_URL, RESULT_TTL, TIMEOUT, Push, produce
-from bench.peers.by_aiohttp import ask, session
+from harness.job import LANES, REDIS_URL, RESULT_TTL, TIMEOUT, Push, produce
+from harness.peers.by_aiohttp import ask, session
 
 
 @asynccontextmanager

@@ -1,6 +1,6 @@
 """Runs the worker's command with one breakpoint, at which the process dies as by `kill -9`.
 
-    python -m tests.support.breakpoints "settle sent 2"
+    python -m harness.breakpoints "settle sent 2"
 
 `2`: the second time it gets there. The product has no part in this: its functions are wrapped before its command runs.
 """

@@ -4,7 +4,7 @@ import threading
 
 import requests
 
-from bench.job import TIMEOUT, URL, body, text
+from harness.job import TIMEOUT, URL, body, text
 
 _local = threading.local()
 

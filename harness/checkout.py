@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.support.eventually import PATIENCE
+from harness.eventually import PATIENCE
 
-ROOT: Final = Path(__file__).parents[2]
+ROOT: Final = Path(__file__).parents[1]
 STAMPS: Final = (".made", ".installed", ".up", ".tools")
 FOUND: Final = ("make", "sh", "cp", "git")  # all that a shell there finds on its PATH
 WORKER: Final = "import sys\nfrom greenscale_worker.cli import main\nsys.exit(main())\n"
@@ -59,7 +59,7 @@ class Checkout:
     def _start(self, lines: str, **streams: Any) -> "subprocess.Popen[bytes]":
         """Let a shell run them, in a group of processes of its own, so that nobody is left behind."""
         command = ["/bin/sh", "-c", lines]
-        return subprocess.Popen(command, cwd=self.path, env=self.environment, start_new_session=True, **streams)  # noqa: S603  lines of our own pages
+        return subprocess.Popen(command, cwd=self.path, env=self.environment, start_new_session=True, **streams)
 
 
 def wait_for(said: Path, text: str, process: "subprocess.Popen[bytes]") -> None:

@@ -30,7 +30,7 @@ INSTALL: Final = (
     "no Redis to test with: start Docker, or install redis-server (apt-get install redis-server; brew install redis); "
     "on macOS, and on Linux with glibc, `make test` brings one"
 )
-CERTIFICATE: Final = Path(__file__).with_name("localhost.pem")
+CERTIFICATE: Final = Path(__file__).with_name("localhost.pem")  # self-signed, for tests only, key included
 PATIENCE: Final = 30.0  # seconds that a server may take to start or to end
 PORTS: Final = range(15_000, 22_000)  # as those of a cluster's bus, 10,000 above, below the ports of outgoing calls: a
 # client that looks for a server that is down would sooner or later be given the server's own port, connect to itself,
@@ -97,7 +97,7 @@ class Process:
 
     def start(self) -> None:
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(self._command, stdout=log, stderr=log)  # noqa: S603  our own command
+            self.process = subprocess.Popen(self._command, stdout=log, stderr=log)
 
     def signal(self, number: signal.Signals) -> None:
         if self.process is not None:
@@ -169,7 +169,7 @@ class RedisServer:
     """A server of one's own, to be stopped, frozen and started again. `start` it; `close` ends it for good.
 
     `config` are lines as in redis.conf (`appendonly yes`); they beat the defaults: no persistence, 4 databases. With
-    `tls` it speaks nothing else, with support/localhost.pem as its certificate, its authority and a client's
+    `tls` it speaks nothing else, with harness/localhost.pem as its certificate, its authority and a client's
     certificate. A server of Docker's own network (`docker`) can be no sentinel and no member of a cluster.
     """
 

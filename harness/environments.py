@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench.systems import System
+from harness.systems import System
 
 ROOT: Final = Path(__file__).parents[1]
 FOLDER: Final = ROOT / "build" / "bench"
-PEERS: Final = ROOT / "bench" / "peers"
+PEERS: Final = ROOT / "harness" / "peers"
 OURS: Final = "greenscale"
 REPORT: Final = "report"
 INSTALL_SECONDS: Final = 600

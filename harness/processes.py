@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from bench.environments import ROOT, python
-from bench.systems import Place, System
+from harness.environments import ROOT, python
+from harness.systems import Place, System
 
 INHERITED: Final = ("PATH", "HOME", "TMPDIR", "LANG")
 TICKS: Final = os.sysconf("SC_CLK_TCK")

@@ -7,8 +7,8 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
-from bench.job import REDIS_URL, RESULT_TTL, TIMEOUT, Push, produce
-from bench.peers.by_requests import ask
+from harness.job import REDIS_URL, RESULT_TTL, TIMEOUT, Push, produce
+from harness.peers.by_requests import ask
 
 broker = RedisBroker(url=REDIS_URL)
 broker.add_middleware(Results(backend=RedisBackend(url=REDIS_URL, use_namespace_prefix_keys=True)))

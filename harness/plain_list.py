@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from redis.asyncio import Redis
 
-from bench.job import REDIS_URL, Push, produce
+from harness.job import REDIS_URL, Push, produce
 
 
 async def producer() -> Push:

@@ -2,7 +2,7 @@
 
 from aiohttp import ClientSession, ClientTimeout, TCPConnector
 
-from bench.job import LANES, TIMEOUT, URL, body, text
+from harness.job import LANES, TIMEOUT, URL, body, text
 
 
 def session() -> ClientSession:

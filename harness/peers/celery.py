@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from celery import Celery
 
-from bench.job import LANES, REDIS_URL, RESULT_TTL, TIMEOUT, Push, produce
-from bench.peers.by_requests import ask
+from harness.job import LANES, REDIS_URL, RESULT_TTL, TIMEOUT, Push, produce
+from harness.peers.by_requests import ask
 
 app = Celery("bench", broker=REDIS_URL, backend=REDIS_URL)
 app.conf.update(

@@ -1,6 +1,6 @@
 """The least endpoint there can be: answers every POST with the same completion, after a fixed time.
 
-`python -m bench.stub PORT LATENCY_MS`. It keeps who called, and when: `GET /count` is the number of calls so far,
+`python -m harness.stub PORT LATENCY_MS`. It keeps who called, and when: `GET /count` is the number of calls so far,
 `GET /calls?N` those from the N-th on, a line each: the monotonic time (ns) of arrival and the job's name.
 """
 

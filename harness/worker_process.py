@@ -12,9 +12,9 @@ from typing import Any, Final, Self
 
 import orjson
 
-from tests.support.eventually import PATIENCE, eventually
+from harness.eventually import PATIENCE, eventually
 
-ROOT: Final = Path(__file__).parents[2]
+ROOT: Final = Path(__file__).parents[1]
 COMMAND: Final[Sequence[str]] = (sys.executable, "-m", "greenscale_worker")
 INHERITED: Final = ("PATH", "HOME", "TMPDIR", "LANG", "SYSTEMROOT")
 
@@ -27,7 +27,7 @@ class WorkerProcess:
         self._log = directory / "stdout"
         self._stderr = directory / "stderr"
         with self._log.open("wb") as out, self._stderr.open("wb") as err:
-            self.process = subprocess.Popen(  # noqa: S603  our own command
+            self.process = subprocess.Popen(
                 command, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err
             )
 
@@ -108,14 +108,14 @@ class Fleet:
     def start(self, *, breakpoint_at: str | None = None, **environment: object) -> WorkerProcess:
         """Start one more, with settings beside or instead of the common ones; None unsets one.
 
-        `breakpoint_at` is where it is to die (support/breakpoints.py).
+        `breakpoint_at` is where it is to die (harness/breakpoints.py).
         """
         settings = {"GREENSCALE_LOG_FORMAT": "json", "NEYSA_API_KEY": "", **self._environment, **environment}
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         given = {name: str(value) for name, value in settings.items() if value is not None}
         command: Sequence[str] = COMMAND
         if breakpoint_at is not None:
-            command = (sys.executable, "-m", "tests.support.breakpoints", breakpoint_at)
+            command = (sys.executable, "-m", "harness.breakpoints", breakpoint_at)
             inherited["PYTHONPATH"] = str(ROOT)
         worker = WorkerProcess(self._directory / f"worker-{len(self.workers)}", command, {**inherited, **given})
         self.workers.append(worker)

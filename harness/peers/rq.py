@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from redis import Redis
 from rq import Queue
 
-from bench.job import REDIS_URL, RESULT_TTL, TIMEOUT, Push, produce
-from bench.peers.by_requests import ask
+from harness.job import REDIS_URL, RESULT_TTL, TIMEOUT, Push, produce
+from harness.peers.by_requests import ask
 
 limits = {"timeout": TIMEOUT, "result_ttl": RESULT_TTL}
 
@@ -19,7 +19,9 @@ async def producer() -> Push:
     queue = Queue("jobs", connection=Redis.from_url(REDIS_URL))
 
     async def push(jobs: Sequence[tuple[str, str]]) -> None:
-        prepared = [Queue.prepare_data("bench.peers.rq.answer", (text,), job_id=name, **limits) for name, text in jobs]
+        prepared = [
+            Queue.prepare_data("harness.peers.rq.answer", (text,), job_id=name, **limits) for name, text in jobs
+        ]
         queue.enqueue_many(prepared)
 
     return push

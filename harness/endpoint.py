@@ -1,0 +1,67 @@
+"""An endpoint that answers every call alike and keeps who called, and waiting for what it sees."""
+
+import http.client
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from harness.processes import Process
+from harness.redis_server import free_port, until
+
+POLL_SECONDS: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call that came to the endpoint."""
+
+    at: int
+    """Monotonic time (ns)."""
+    job_id: str
+
+
+class Endpoint:
+    """A stub in a process of its own."""
+
+    def __init__(self, folder: Path, latency_ms: float) -> None:
+        self._port = free_port()
+        command = (sys.executable, "-m", "harness.stub", str(self._port), str(latency_ms))
+        self.process = Process(command, {}, folder / "stub.log")
+        self.url = f"http://127.0.0.1:{self._port}/v1/chat/completions"
+        until(self._answers)
+
+    def count(self) -> int:
+        """How many calls have come."""
+        return int(self._ask("/count"))
+
+    def calls(self) -> list[Call]:
+        """All of them, in order."""
+        lines = (line.split() for line in self._ask("/calls?0").splitlines())
+        return [Call(int(at), *name) for at, *name in lines]
+
+    def _ask(self, path: str) -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().read().decode()
+        finally:
+            connection.close()
+
+    def _answers(self) -> bool:
+        try:
+            return self.count() == 0
+        except ConnectionError:
+            return False
+
+
+def wait(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait for something, and say whether it came in time."""
+    ends = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > ends:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True

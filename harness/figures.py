@@ -1,0 +1,31 @@
+"""Figures as people read them: percentiles, amounts, Markdown tables."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+DIGITS: Final = ((100, 0), (10, 1), (1, 2), (0.1, 3))
+
+
+def percentile(rising: Sequence[float], percent: int) -> float:
+    """The smallest value that so many percent are not above."""
+    return rising[max(0, -(-len(rising) * percent // 100) - 1)]
+
+
+def amount(value: float) -> str:
+    """Render three digits that count, and thousands whole."""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if value == 0:
+        return "0"
+    digits = next((digits for limit, digits in DIGITS if abs(value) >= limit), 4)
+    return f"{value:.{digits}f}"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Render one."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
+
+
+def bold(system: str) -> str:
+    """Mark what is ours."""
+    return f"**{system}**" if system == "greenscale" else system
