@@ -256,6 +256,7 @@ class Actors:
     def read_past(self, n: int) -> None:
         ((_, entries),) = self.redis.xreadgroup(GROUP, STRANGER, {self.keys.name: ">"}, count=n)
         for name, _ in entries:
+            self.ledger.come_to(number_of(name))
             if job := self.ledger.open.get(number_of(name)):  # replayed, and not come to before: he gives it back
                 owner = job.owner if job.place == "lease" else NOBODY
                 self.redis.xclaim(self.keys.name, GROUP, owner, 0, [name], justid=True)

@@ -1,7 +1,8 @@
 """The protocol once more, in plain Python: what each script must answer, and what must lie in Redis afterwards.
 
 Written from docs/queue-protocol.md, one method for each script. Ids are numbers here (`Setup.name`) and times are
-milliseconds. Of a stream it knows the ids of entries that wait, and what somebody has read past the workers (strays).
+milliseconds. Of a stream it knows the ids of entries that wait, what somebody has read past the workers (strays), and
+replayed entries that the group has not come to (unseen).
 """
 
 import re
@@ -44,6 +45,7 @@ class Ledger:
     waiting: deque[bytes] = field(default_factory=deque)
     arrivals: deque[int] = field(default_factory=deque)
     strays: dict[int, bytes] = field(default_factory=dict)
+    unseen: set[int] = field(default_factory=set)
     given_up: set[int] = field(default_factory=set)
     open: dict[int, Open] = field(default_factory=dict)
     dead: dict[int, Letter] = field(default_factory=dict)
@@ -244,6 +246,8 @@ class Ledger:
         self.open[new] = Open(letter.payload, self.now, job_id=job_id, alias=alias, format=self.format)
         if job_id:
             self.bound[job_id] = new
+        if self.setup.kind == "stream":
+            self.unseen.add(new)
         return self.setup.name(new)
 
     def chosen(self, code: str, *, latest: bool) -> list[int]:
@@ -356,7 +360,13 @@ class Ledger:
                     unread += len(payload)
                 else:
                     ids.append(id_)
+        if len(ids) < n and self._bytes(ids) + unread < self.setup.max_bytes:
+            self.unseen.clear()  # the group has come to the last entry
         return unread
+
+    def come_to(self, id_: int) -> None:
+        """Learn that the group has come to this entry of the stream."""
+        self.unseen = {each for each in self.unseen if each > id_}
 
     def _at(self, place: str) -> list[int]:
         return sorted(id_ for id_, job in self.open.items() if job.place == place)
@@ -388,6 +398,7 @@ class Ledger:
         payload = self.waiting.popleft()
         if self.setup.kind == "stream":
             id_ = self.arrivals.popleft()
+            self.come_to(id_)
             self.open[id_] = Open(payload, self.now, alias=self.setup.name(id_))
             return id_, payload
         self.last = max((self.last or 0) + 1, self.now * 1000)
@@ -592,7 +603,7 @@ class Ledger:
             self._stand_up(*silent)
 
     def _unclaimed(self) -> int:
-        return len(self.waiting) + len(self.strays) if self.waiting else 0
+        return len(self.waiting) + len(self.strays) if self.waiting or self.unseen & self.open.keys() else 0
 
     def _share(self, lanes: int) -> None:
         ready = sum(job.place == "ready" and not job.suspect for job in self.open.values())
