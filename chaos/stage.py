@@ -20,7 +20,7 @@ from chaos.facts import Exit
 from chaos.schedule import LEASE
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.opening import open_client
-from greenscale_worker.queues.redis_protocol.keys import Keys
+from greenscale_worker.queues.redis.keys import Keys
 from greenscale_worker.simulator import Faults
 from tests.support.eventually import eventually
 from tests.support.redis_server import RedisServer, free_port

@@ -1,11 +1,10 @@
 """Seeded defects: one small change in one script each. The model has to notice every one of them."""
 
 from dataclasses import dataclass
-from importlib import resources
 from typing import Final
 
-from greenscale_worker.queues import redis_protocol
-from greenscale_worker.queues.redis_protocol.opening import SHARED
+from greenscale_worker.queues.redis.opening import SHARED
+from greenscale_worker.queues.redis.script_loader import read_script
 from tests.support.actors import STORES, sources, with_small_limit
 from tests.support.entries import Kind
 
@@ -22,10 +21,9 @@ class Mutant:
 
     def scripts(self) -> dict[str, bytes]:
         """Load all scripts with the defect in them; that in a part that scripts share is in every one of these."""
-        protocol, package = resources.files(redis_protocol), STORES[self.kind].package
-        shared = {name: protocol.joinpath(f"{name}.lua").read_bytes() for name in ("prelude", *SHARED)}
+        shared = {name: read_script(name) for name in ("prelude", *SHARED)}
         shared["prelude"] = with_small_limit(shared["prelude"])
-        shared["store"] = resources.files(package).joinpath("store.lua").read_bytes()
+        shared["store"] = read_script(STORES[self.kind].script)
         whole = sources(self.kind)
         heads = {
             name: ("prelude", "store", *(part for part, scripts in SHARED.items() if name in scripts)) for name in whole

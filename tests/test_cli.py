@@ -31,7 +31,7 @@ from greenscale_worker.config import load
 from greenscale_worker.for_people import age, fitted
 from greenscale_worker.job import Failed, Failure, Released
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.redis_list import open_queue
+from greenscale_worker.queues.redis.list import open_queue
 from greenscale_worker.telemetry import Metrics
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.redis_server import RedisServer, free_port

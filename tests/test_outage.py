@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 import redis
 
-from greenscale_worker.queues.redis_protocol.keys import OF_LETTERS, RECENT
+from greenscale_worker.queues.redis.keys import OF_LETTERS, RECENT
 from tests.support.eventually import eventually, together
 from tests.support.jobs import KINDS
 from tests.support.redis_server import RedisServer

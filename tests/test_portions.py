@@ -6,7 +6,7 @@ from typing import Any, Final
 import pytest
 from redis import Redis
 
-from greenscale_worker.queues.redis_protocol.keys import Keys
+from greenscale_worker.queues.redis.keys import Keys
 from tests.support.actors import STORES, sources
 from tests.support.entries import BEAT, LEASE, Kind, Setup
 from tests.support.redis_server import RedisServer

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from greenscale_worker.queues.redis_common.connections import READ_SECONDS
+from greenscale_worker.queues.redis.connections import READ_SECONDS
 from tests.support.eventually import PATIENCE, eventually, together
 from tests.support.redis_server import RedisServer
 from tests.support.scene import Scene, play

@@ -11,7 +11,7 @@ import pytest
 
 from greenscale_worker.queues import RedisOptions
 from greenscale_worker.queues.opening import open_client
-from greenscale_worker.queues.redis_common.redis_py import KEEPS_CLUSTERS
+from greenscale_worker.queues.redis.redis_py import KEEPS_CLUSTERS
 from tests.support.eventually import eventually, together
 from tests.support.jobs import KINDS
 from tests.support.redis_server import CERTIFICATE, RedisServer, is_master

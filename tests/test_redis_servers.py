@@ -16,19 +16,18 @@ import orjson
 import pytest
 from redis.exceptions import RedisError
 
-from greenscale_worker import queues
 from greenscale_worker.cli import main
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.job import Failed, Output, Released, Succeeded, decode
 from greenscale_worker.queues import Lease, Queue, QueueOptions, RedisOptions
 from greenscale_worker.queues.opening import open_client
-from greenscale_worker.queues.redis_common import connections
-from greenscale_worker.queues.redis_common.connections import TLS, close, open_redis
-from greenscale_worker.queues.redis_common.errors import mapped
-from greenscale_worker.queues.redis_common.redis_py import KEEPS_CLUSTERS, UNNAMED
-from greenscale_worker.queues.redis_list import ListStore
-from greenscale_worker.queues.redis_protocol import examination, opening
-from greenscale_worker.queues.redis_stream import StreamStore
+from greenscale_worker.queues.redis import connections, examination, opening
+from greenscale_worker.queues.redis.connections import TLS, close, open_redis
+from greenscale_worker.queues.redis.errors import mapped
+from greenscale_worker.queues.redis.list import ListStore
+from greenscale_worker.queues.redis.redis_py import KEEPS_CLUSTERS, UNNAMED
+from greenscale_worker.queues.redis.script_loader import read_script
+from greenscale_worker.queues.redis.stream import StreamStore
 from greenscale_worker.telemetry import Metrics
 from tests.support.eventually import eventually, together
 from tests.support.redis_server import CERTIFICATE, RedisServer, free_port
@@ -36,7 +35,6 @@ from tests.support.strange_server import lying_proxy, strange_server
 from tests.support.worker_process import Fleet
 
 ANSWER: Final = Succeeded(Output("4"))
-QUEUES: Final = Path(queues.__file__).parent
 PATIENCE: Final = 20.0
 PASSWORD: Final = "s3cret"  # noqa: S105  the tests' own
 
@@ -56,7 +54,7 @@ def _collected_here() -> Iterator[None]:
 
 @asynccontextmanager
 async def opened(kind: str, options: RedisOptions, *, lease: float = 15.0) -> AsyncIterator[Queue]:
-    room = importlib.import_module(f"greenscale_worker.queues.redis_{kind}")
+    room = importlib.import_module(f"greenscale_worker.queues.redis.{kind}")
     async with aclosing(await room.open_queue(options, QueueOptions(lease=lease), Metrics())) as queue:
         yield queue
 
@@ -121,9 +119,8 @@ SENT_BESIDE: Final = {"SUBSCRIBE", "INFO", "CONFIG", "CLIENT", "HELLO", "PING", 
 
 def used_by(kind: str) -> set[str]:
     """Every command that a worker, its scripts or a client sends."""
-    names = ("prelude", "seats", "agree", *opening.WORKER_SCRIPTS)
-    scripts = [QUEUES / "redis_protocol" / f"{name}.lua" for name in names]
-    text = "".join(path.read_text() for path in [*scripts, QUEUES / f"redis_{kind}" / "store.lua"])
+    names = ("prelude", f"{kind}_store", "seats", "agree", *opening.WORKER_SCRIPTS)
+    text = "".join(read_script(name).decode() for name in names)
     found = set(re.findall(r"(?:call|run|call_with|pcall)\('([A-Z]+)'", text))
     mine = {"list": {"BLMOVE", "RPOP"}, "stream": {"XREAD"}}[kind]
     return found | mine | SENT_BESIDE | {"EVAL", "EVALSHA"}

@@ -14,9 +14,9 @@ from redis import Redis
 from greenscale_worker.job import Released
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.opening import open_client, open_queue
-from greenscale_worker.queues.redis_common.link import Link
-from greenscale_worker.queues.redis_protocol.claims import PEEK_SECONDS, Claims
-from greenscale_worker.queues.redis_protocol.queue import RedisQueue
+from greenscale_worker.queues.redis.claims import PEEK_SECONDS, Claims
+from greenscale_worker.queues.redis.link import Link
+from greenscale_worker.queues.redis.queue import RedisQueue
 from greenscale_worker.telemetry import Metrics
 from tests.support.eventually import eventually
 from tests.support.jobs import KINDS

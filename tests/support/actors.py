@@ -9,17 +9,16 @@ from typing import Any, Final
 import orjson
 from redis import Redis
 
-from greenscale_worker.queues.redis_common.scripts import load
-from greenscale_worker.queues.redis_list import ListStore
-from greenscale_worker.queues.redis_protocol.keys import Keys
-from greenscale_worker.queues.redis_protocol.opening import (
+from greenscale_worker.queues.redis.keys import Keys
+from greenscale_worker.queues.redis.list import ListStore
+from greenscale_worker.queues.redis.opening import (
     CLIENT_SCRIPTS,
     LETTER_SCRIPTS,
-    PROTOCOL,
     SHARED,
     WORKER_SCRIPTS,
 )
-from greenscale_worker.queues.redis_stream import StreamStore
+from greenscale_worker.queues.redis.script_loader import load
+from greenscale_worker.queues.redis.stream import StreamStore
 from tests.support.crew import Call, Held, Process, id_in
 from tests.support.entries import (
     BACKEND,
@@ -60,7 +59,7 @@ JUNK: Final = [b"|", b"\n{}\n", b'"\\u0000', b"\xff\xfe\x00\r\n", b"a|b|3|4|5|c\
 
 def sources(kind: Kind) -> dict[str, bytes]:
     """Load the scripts as the worker does; but a payload that is too large to be read may be small."""
-    scripts = load(PROTOCOL, STORES[kind].package, *SCRIPTS, *LETTER_SCRIPTS, shared=SHARED)
+    scripts = load(STORES[kind].script, *SCRIPTS, *LETTER_SCRIPTS, shared=SHARED)
     return {name: with_small_limit(script.source) for name, script in scripts.items()}
 
 

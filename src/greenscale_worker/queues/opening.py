@@ -11,8 +11,8 @@ from greenscale_worker.telemetry import Metrics
 
 GROUP: Final = "greenscale.queues"
 BUILT_IN: Final = {  # imported when they are asked for: Redis' client costs 100 ms of a start
-    "list": "greenscale_worker.queues.redis_list",
-    "stream": "greenscale_worker.queues.redis_stream",
+    "list": "greenscale_worker.queues.redis.list",
+    "stream": "greenscale_worker.queues.redis.stream",
 }
 
 

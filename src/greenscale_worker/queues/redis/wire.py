@@ -5,7 +5,7 @@ from typing import Any
 import hiredis
 from redis.exceptions import ResponseError
 
-from greenscale_worker.queues.redis_common.redis_py import connection_of
+from greenscale_worker.queues.redis.redis_py import connection_of
 
 
 class Wire:

@@ -18,15 +18,14 @@ from greenscale_worker.queues import (
     QueueOptions,
     Replay,
 )
-from greenscale_worker.queues.redis_common.bell import Bell
-from greenscale_worker.queues.redis_common.connections import close
-from greenscale_worker.queues.redis_common.errors import mapped
-from greenscale_worker.queues.redis_common.redis_py import answers_of
-from greenscale_worker.queues.redis_common.scripts import Script
-from greenscale_worker.queues.redis_protocol.keys import Keys
-from greenscale_worker.queues.redis_protocol.listing import Listing
-from greenscale_worker.queues.redis_protocol.records import LIVE_SECONDS
-from greenscale_worker.queues.redis_protocol.replies import (
+from greenscale_worker.queues.redis.bell import Bell
+from greenscale_worker.queues.redis.connections import close
+from greenscale_worker.queues.redis.errors import mapped
+from greenscale_worker.queues.redis.keys import Keys
+from greenscale_worker.queues.redis.listing import Listing
+from greenscale_worker.queues.redis.records import LIVE_SECONDS
+from greenscale_worker.queues.redis.redis_py import answers_of
+from greenscale_worker.queues.redis.replies import (
     read_counts,
     read_cursor,
     read_flag,
@@ -40,7 +39,8 @@ from greenscale_worker.queues.redis_protocol.replies import (
     read_result,
     read_why,
 )
-from greenscale_worker.queues.redis_protocol.store import Store
+from greenscale_worker.queues.redis.script_loader import Script
+from greenscale_worker.queues.redis.store import Store
 from greenscale_worker.queues.replaying import check_letter_id
 
 Answer = TypeVar("Answer")

@@ -1,14 +1,14 @@
 """Looks at the start whether a server lets a queue be kept: its commands, and no queue of another kind."""
 
-from importlib import resources
 from typing import Any, Final
 
 import orjson
 
 from greenscale_worker.errors import ConfigError
-from greenscale_worker.queues.redis_common.errors import COMMAND_WORDS, NEEDED, RIGHTS_WORDS
-from greenscale_worker.queues.redis_protocol.keys import OF_STORES, Keys
-from greenscale_worker.queues.redis_protocol.store import Store
+from greenscale_worker.queues.redis.errors import COMMAND_WORDS, NEEDED, RIGHTS_WORDS
+from greenscale_worker.queues.redis.keys import OF_STORES, Keys
+from greenscale_worker.queues.redis.script_loader import read_script
+from greenscale_worker.queues.redis.store import Store
 
 Command = tuple[str, ...]
 
@@ -47,7 +47,7 @@ async def examine(client: Any, store: Store, keys: Keys) -> None:
 
     Raises redis-py's errors, too.
     """
-    script = resources.files(__package__).joinpath("examine.lua").read_bytes()
+    script = read_script("examine")
     others = [keys.of(part) for part in OF_STORES if part not in store.own]
     commands = orjson.dumps([*COMMANDS, *store.commands, ("DEL", "")])
     # By EVAL, which is needed again whenever a server has forgotten its scripts.

@@ -10,9 +10,9 @@ from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import decode, is_job_id
 from greenscale_worker.queues import ENDED, OPEN, STATES, JobFilter, JobInfo, State
 from greenscale_worker.queues.rate import rate_of
-from greenscale_worker.queues.redis_common.errors import mapped
-from greenscale_worker.queues.redis_protocol.keys import RECENT, Keys
-from greenscale_worker.queues.redis_protocol.store import Store
+from greenscale_worker.queues.redis.errors import mapped
+from greenscale_worker.queues.redis.keys import RECENT, Keys
+from greenscale_worker.queues.redis.store import Store
 from greenscale_worker.queues.told import is_number, seconds, with_record
 
 PAGE: Final = 200

@@ -18,8 +18,8 @@ from redis.connection import HiredisRespSerializer
 
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.queues import RedisOptions
-from greenscale_worker.queues.redis_common.credentials import Credentials, of_url
-from greenscale_worker.queues.redis_common.redis_py import KEEPS_CLUSTERS, UNNAMED, UNNOTIFIED
+from greenscale_worker.queues.redis.credentials import Credentials, of_url
+from greenscale_worker.queues.redis.redis_py import KEEPS_CLUSTERS, UNNAMED, UNNOTIFIED
 
 READ_SECONDS: Final = 5.0
 # Well below the former, so that redis-py sees them and asks another node, or Sentinel, before we give up.
@@ -204,7 +204,7 @@ def _sentinel(options: RedisOptions, url: SplitResult, settings: dict[str, Any],
         SentinelManagedConnection,
     )
 
-    from greenscale_worker.queues.redis_common.sentinels import OnDemand, Sentinels  # noqa: PLC0415  likewise
+    from greenscale_worker.queues.redis.sentinels import OnDemand, Sentinels  # noqa: PLC0415  likewise
 
     class Managed(SentinelManagedConnection, Plain):
         pass

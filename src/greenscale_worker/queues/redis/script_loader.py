@@ -3,9 +3,11 @@
 import hashlib
 from collections.abc import Container, Mapping
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
 from redis.exceptions import NoScriptError
+
+SCRIPTS: Final = resources.files(__package__).joinpath("scripts")
 
 
 class Script:
@@ -23,17 +25,21 @@ class Script:
             return await client.execute_command("EVAL", self.source, len(keys), *keys, *args)
 
 
-def load(protocol: str, store: str, *names: str, shared: Mapping[str, Container[str]]) -> dict[str, Script]:
-    """Read each `name`.lua of the package `protocol`.
+def read_script(name: str) -> bytes:
+    """Read `name`.lua as it is."""
+    return SCRIPTS.joinpath(f"{name}.lua").read_bytes()
 
-    In front of it stand `prelude.lua`, the `store.lua` of the package `store`, and then those parts of `protocol` that
-    only some scripts have: `shared` says which.
+
+def load(store: str, *names: str, shared: Mapping[str, Container[str]]) -> dict[str, Script]:
+    """Read each `name`.lua.
+
+    In front of it stand `prelude.lua`, the part `store`, and then those parts that only some scripts have: `shared`
+    says which.
     """
-    folder = resources.files(protocol)
-    head = folder.joinpath("prelude.lua").read_bytes() + resources.files(store).joinpath("store.lua").read_bytes()
+    head = read_script("prelude") + read_script(store)
 
     def whole(name: str) -> bytes:
         parts = [part for part, scripts in shared.items() if name in scripts]
-        return head + b"".join(folder.joinpath(f"{part}.lua").read_bytes() for part in (*parts, name))
+        return head + b"".join(read_script(part) for part in (*parts, name))
 
     return {name: Script(whole(name)) for name in names}

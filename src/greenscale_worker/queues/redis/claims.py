@@ -14,11 +14,11 @@ from typing import Any, Final
 
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.queues import Lease, QueueOptions
-from greenscale_worker.queues.redis_common.errors import mapped
-from greenscale_worker.queues.redis_common.link import Link
-from greenscale_worker.queues.redis_common.scripts import Script
-from greenscale_worker.queues.redis_protocol.keys import Keys
-from greenscale_worker.queues.redis_protocol.store import Store
+from greenscale_worker.queues.redis.errors import mapped
+from greenscale_worker.queues.redis.keys import Keys
+from greenscale_worker.queues.redis.link import Link
+from greenscale_worker.queues.redis.script_loader import Script
+from greenscale_worker.queues.redis.store import Store
 from greenscale_worker.tasks import end
 from greenscale_worker.telemetry import Metrics, log
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
-from greenscale_worker.queues.redis_common.connections import close
-from greenscale_worker.queues.redis_common.errors import mapped
-from greenscale_worker.queues.redis_common.redis_py import listener
+from greenscale_worker.queues.redis.connections import close
+from greenscale_worker.queues.redis.errors import mapped
+from greenscale_worker.queues.redis.redis_py import listener
 from greenscale_worker.tasks import end
 
 SILENCE_SECONDS: Final = 3600.0  # said by name, as redis-py before 8.1 takes the client's time limit for that

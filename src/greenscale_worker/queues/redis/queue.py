@@ -9,14 +9,14 @@ from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.grouping import Grouper
 from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded
 from greenscale_worker.queues import Binding, Lease, QueueOptions, Verdict
-from greenscale_worker.queues.redis_common.bell import Bell
-from greenscale_worker.queues.redis_common.connections import Clients, close
-from greenscale_worker.queues.redis_common.link import Link
-from greenscale_worker.queues.redis_common.scripts import Script
-from greenscale_worker.queues.redis_protocol import records
-from greenscale_worker.queues.redis_protocol.claims import Claims
-from greenscale_worker.queues.redis_protocol.keys import Keys
-from greenscale_worker.queues.redis_protocol.store import Store
+from greenscale_worker.queues.redis import records
+from greenscale_worker.queues.redis.bell import Bell
+from greenscale_worker.queues.redis.claims import Claims
+from greenscale_worker.queues.redis.connections import Clients, close
+from greenscale_worker.queues.redis.keys import Keys
+from greenscale_worker.queues.redis.link import Link
+from greenscale_worker.queues.redis.script_loader import Script
+from greenscale_worker.queues.redis.store import Store
 from greenscale_worker.telemetry import Metrics, log
 
 GROUP: Final = 32

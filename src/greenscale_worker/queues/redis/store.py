@@ -2,15 +2,15 @@
 
 from typing import Any, Protocol
 
-from greenscale_worker.queues.redis_protocol.keys import Keys
+from greenscale_worker.queues.redis.keys import Keys
 
 
 class Store(Protocol):
-    """A list or a stream. Its other half is the `store.lua` in `package`."""
+    """A list or a stream. Its other half is the part `script` of the scripts."""
 
     @property
-    def package(self) -> str:
-        """Name of the package that `store.lua` lies in."""
+    def script(self) -> str:
+        """Name of its part of the scripts, `list_store` or `stream_store`."""
         ...
 
     @property

@@ -8,10 +8,10 @@ from typing import Any, Final, TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random
 
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
-from greenscale_worker.queues.redis_common.connections import READ_SECONDS, close
-from greenscale_worker.queues.redis_common.errors import mapped
-from greenscale_worker.queues.redis_common.scripts import Script
-from greenscale_worker.queues.redis_common.wire import Wire
+from greenscale_worker.queues.redis.connections import READ_SECONDS, close
+from greenscale_worker.queues.redis.errors import mapped
+from greenscale_worker.queues.redis.script_loader import Script
+from greenscale_worker.queues.redis.wire import Wire
 from greenscale_worker.tasks import end
 from greenscale_worker.telemetry import log
 

@@ -7,20 +7,20 @@ from typing import Any, Final
 from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import decode
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.redis_common.redis_py import answers_of
-from greenscale_worker.queues.redis_protocol import opening
-from greenscale_worker.queues.redis_protocol.client import RedisQueueClient
-from greenscale_worker.queues.redis_protocol.keys import Keys
-from greenscale_worker.queues.redis_protocol.queue import RedisQueue
+from greenscale_worker.queues.redis import opening
+from greenscale_worker.queues.redis.client import RedisQueueClient
+from greenscale_worker.queues.redis.keys import Keys
+from greenscale_worker.queues.redis.queue import RedisQueue
+from greenscale_worker.queues.redis.redis_py import answers_of
 from greenscale_worker.telemetry import Metrics
 
 LONGEST_ID: Final = 16  # digits
 
 
 class ListStore:
-    """See `redis_protocol.store.Store`."""
+    """See `store.Store`."""
 
-    package: Final = __name__
+    script: Final = "list_store"
     own: Final = ("open",)
 
     def __init__(self, options: QueueOptions) -> None:

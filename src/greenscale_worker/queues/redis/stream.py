@@ -6,20 +6,20 @@ from typing import Any, Final
 import orjson
 
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.redis_common.redis_py import answers_of
-from greenscale_worker.queues.redis_protocol import opening
-from greenscale_worker.queues.redis_protocol.client import RedisQueueClient
-from greenscale_worker.queues.redis_protocol.keys import Keys
-from greenscale_worker.queues.redis_protocol.queue import RedisQueue
+from greenscale_worker.queues.redis import opening
+from greenscale_worker.queues.redis.client import RedisQueueClient
+from greenscale_worker.queues.redis.keys import Keys
+from greenscale_worker.queues.redis.queue import RedisQueue
+from greenscale_worker.queues.redis.redis_py import answers_of
 from greenscale_worker.telemetry import Metrics
 
 LONGEST_ID: Final = 20  # digits
 
 
 class StreamStore:
-    """See `redis_protocol.store.Store`."""
+    """See `store.Store`."""
 
-    package: Final = __name__
+    script: Final = "stream_store"
     own: Final = ()
     commands: Final = (
         ("XACK", "", "g", "0-1"),
@@ -70,7 +70,7 @@ class StreamStore:
 
 
 def _read(id_: bytes, fields: dict[bytes, bytes]) -> tuple[bytes, bytes]:
-    """Read an entry as store.lua does: its payload, and the job's id where that names none."""
+    """Read an entry as stream_store.lua does: its payload, and the job's id where that names none."""
     if fields.keys() <= {b"job", b"job_id"} and b"job" in fields:
         return fields[b"job"], fields.get(b"job_id", id_)
     texts = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}

@@ -10,8 +10,8 @@ from redis.exceptions import RedisError, ResponseError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random
 
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
-from greenscale_worker.queues.redis_common.connections import READ_SECONDS
-from greenscale_worker.queues.redis_common.errors import LEAST, NEEDED, mapped
+from greenscale_worker.queues.redis.connections import READ_SECONDS
+from greenscale_worker.queues.redis.errors import LEAST, NEEDED, mapped
 from greenscale_worker.telemetry import log
 
 Answer = TypeVar("Answer")

@@ -9,20 +9,19 @@ from typing import Any, Final
 
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.redis_common.connections import close, is_cluster, open_clients, open_redis
-from greenscale_worker.queues.redis_common.scripts import load
-from greenscale_worker.queues.redis_common.server import meet, patiently
-from greenscale_worker.queues.redis_protocol.claims import PEEK_SECONDS
-from greenscale_worker.queues.redis_protocol.client import RedisQueueClient
-from greenscale_worker.queues.redis_protocol.examination import examine
-from greenscale_worker.queues.redis_protocol.keys import Keys
-from greenscale_worker.queues.redis_protocol.queue import RedisQueue
-from greenscale_worker.queues.redis_protocol.store import Store
+from greenscale_worker.queues.redis.claims import PEEK_SECONDS
+from greenscale_worker.queues.redis.client import RedisQueueClient
+from greenscale_worker.queues.redis.connections import close, is_cluster, open_clients, open_redis
+from greenscale_worker.queues.redis.examination import examine
+from greenscale_worker.queues.redis.keys import Keys
+from greenscale_worker.queues.redis.queue import RedisQueue
+from greenscale_worker.queues.redis.script_loader import load
+from greenscale_worker.queues.redis.server import meet, patiently
+from greenscale_worker.queues.redis.store import Store
 from greenscale_worker.telemetry import Metrics
 
 FORMATS: Final = (b"1", b"2")  # of the keys: those that this version reads; it makes a new queue in the last
 CLOSE_SECONDS: Final = 2.0
-PROTOCOL: Final = __name__.rpartition(".")[0]
 WORKER_SCRIPTS: Final = ("claim", "bind", "settle", "release", "retry", "beat", "why", "mourn", "leave")
 CLIENT_SCRIPTS: Final = ("put", "look", "cancel", "uncancel", "open")
 LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "tidy")
@@ -47,7 +46,7 @@ async def open_queue(store: Store, redis: RedisOptions, options: QueueOptions, m
         raise
     queue = RedisQueue(
         clients,
-        load(PROTOCOL, store.package, *WORKER_SCRIPTS, "purge", "tidy", shared=SHARED),
+        load(store.script, *WORKER_SCRIPTS, "purge", "tidy", shared=SHARED),
         store,
         keys,
         options,
@@ -68,13 +67,13 @@ async def open_queue(store: Store, redis: RedisOptions, options: QueueOptions, m
 async def open_client(store: Store, redis: RedisOptions, options: QueueOptions) -> RedisQueueClient:
     """Open everybody else's side; it connects with its first call. Raises ConfigError."""
     keys = Keys(options.name, store.own, cluster=is_cluster(redis), public=options.result_prefix)
-    scripts = load(PROTOCOL, store.package, *CLIENT_SCRIPTS, *LETTER_SCRIPTS, shared=SHARED)
+    scripts = load(store.script, *CLIENT_SCRIPTS, *LETTER_SCRIPTS, shared=SHARED)
     return RedisQueueClient(lambda: open_redis(redis), scripts, store, keys, options)
 
 
 async def _agree_on_format(client: Any, store: Store, keys: Keys) -> None:
     others = [keys.result("-"), keys.record("-"), keys.cancel("-"), keys.claim("-"), keys.why("-")]
-    agree = load(PROTOCOL, store.package, "agree", shared={})["agree"]
+    agree = load(store.script, "agree", shared={})["agree"]
     found = await agree(client, [*keys.base, *others], ["", store.word, FORMATS[-1]])
     if found not in FORMATS:
         where, known = keys.of("control"), " and ".join(known.decode() for known in FORMATS)
