@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from greenscale_worker.queues.redis.opening import SHARED
+from greenscale_worker.queues.redis.factory import SHARED
 from greenscale_worker.queues.redis.script_loader import read_script
 from tests.support.actors import STORES, sources, with_small_limit
 from tests.support.entries import Kind
@@ -115,7 +115,7 @@ MUTANTS: Final = [
     Mutant("format 2 before all know it", "prelude", "V2 = control.format == '2'", "V2 = true"),
     Mutant("format 1 for ever", "prelude", "V2 = control.format == '2'", "V2 = false"),
     Mutant("a worker of the version before wakes and claims", "prelude", ", 'clock', 'format 2')", ")"),
-    Mutant("the upgrade forgets when a script last ran", "beat", "  call('HSET', CONTROL, 'time', NOW)\n"),
+    Mutant("the upgrade forgets when a script last ran", "heartbeat", "  call('HSET', CONTROL, 'time', NOW)\n"),
     Mutant(
         "format 1 forgets the runs",
         "prelude",
@@ -292,9 +292,9 @@ MUTANTS: Final = [
     Mutant(
         "without a seat, too, it waits for what falls due", "claim", "if not seated then return", "if false then return"
     ),
-    Mutant("a heartbeat enters nobody", "beat", "and sit_down(owner)", "and false"),
-    Mutant("a heartbeat takes nobody out", "beat", "  stand_up(owner)  --", "  --"),
-    Mutant("a heartbeat does not look at the list", "beat", "claimable = store.unclaimed() +", "claimable ="),
+    Mutant("a heartbeat enters nobody", "heartbeat", "and sit_down(owner)", "and false"),
+    Mutant("a heartbeat takes nobody out", "heartbeat", "  stand_up(owner)  --", "  --"),
+    Mutant("a heartbeat does not look at the list", "heartbeat", "claimable = store.unclaimed() +", "claimable ="),
     # bind
     Mutant("bind: any token", "bind", "m.token ~= token or "),
     Mutant("bind: without a lease", "bind", " or not expiries[i]"),
@@ -455,24 +455,26 @@ MUTANTS: Final = [
     Mutant("what is held is never claimed", "claim", "if control.held then take_again(", "if false then take_again("),
     Mutant("back, and still held", "claim", "    call('ZREM', HELD, unheld)\n"),
     Mutant("back, and nobody is told", "claim", "reaped > 0 or unheld then", "reaped > 0 then"),
-    Mutant("upgraded before the last one has gone", "beat", "then return end", "then break end"),
-    Mutant("never upgraded", "beat", "if not V2 then upgrade() end"),
-    # beat
-    Mutant("beat: any token", "beat", "m.token == ARGV[arg + 1] and "),
-    Mutant("a reaped lease comes alive", "beat", " and call('ZSCORE', LEASE, id)"),
-    Mutant("it reaps before it prolongs", "beat", "local lost = {}", "local lost = {}\nreap(max_crashes)"),
-    Mutant("it does not reap", "beat", "if ARGV[7] == '1' then\n  reaped", "if false then\n  reaped"),
+    Mutant("upgraded before the last one has gone", "heartbeat", "then return end", "then break end"),
+    Mutant("never upgraded", "heartbeat", "if not V2 then upgrade() end"),
+    # heartbeat
+    Mutant("heartbeat: any token", "heartbeat", "m.token == ARGV[arg + 1] and "),
+    Mutant("a reaped lease comes alive", "heartbeat", " and call('ZSCORE', LEASE, id)"),
+    Mutant("it reaps before it prolongs", "heartbeat", "local lost = {}", "local lost = {}\nreap(max_crashes)"),
+    Mutant("it does not reap", "heartbeat", "if ARGV[7] == '1' then\n  reaped", "if false then\n  reaped"),
     Mutant(
         "it reaps while others of its leases follow",
-        "beat",
+        "heartbeat",
         "if ARGV[7] == '1' then\n  reaped",
         "if true then\n  reaped",
     ),
-    Mutant("what is paused may be claimed", "beat", "if not control.paused then", "if true then"),
-    Mutant("dead workers stay on the list", "beat", "if store.dismiss(silent) then call('ZREM', WORKERS, silent) end"),
-    # agree, cancel, put, replay
-    Mutant("whoever starts changes the format", "agree", "'HSETNX'", "'HSET'"),
-    Mutant("a cancelled job runs on", "cancel", "  forget({[id] = find(id)})\n"),
+    Mutant("what is paused may be claimed", "heartbeat", "if not control.paused then", "if true then"),
+    Mutant(
+        "dead workers stay on the list", "heartbeat", "if store.dismiss(silent) then call('ZREM', WORKERS, silent) end"
+    ),
+    # check_format, cancel, put, replay
+    Mutant("whoever starts changes the format", "check_format", "'HSETNX'", "'HSET'"),
+    Mutant("a cancelled job runs on", "cancel", "  forget({[id] = load_or_forget(id)})\n"),
     Mutant("a worker is not told", "cancel", "  ring('gone ' .. id)\n"),
     Mutant("a finished job leaves a tombstone", "cancel", "if state == 'succeeded' or", "if"),
     Mutant("a tombstone for ever", "cancel", ", 'EX', live_ttl)", ")"),

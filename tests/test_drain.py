@@ -11,7 +11,7 @@ import pytest
 
 from greenscale_worker.blame import LEAST_ANSWERS
 from greenscale_worker.queues import RedisOptions
-from greenscale_worker.queues.opening import open_queue
+from greenscale_worker.queues.registry import open_queue
 from tests.support.eventually import eventually, together
 from tests.support.jobs import KINDS
 from tests.support.redis_server import RedisServer, free_port

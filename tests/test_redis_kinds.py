@@ -10,8 +10,8 @@ from typing import Any, Final
 import pytest
 
 from greenscale_worker.queues import RedisOptions
-from greenscale_worker.queues.opening import open_client
 from greenscale_worker.queues.redis.redis_py import KEEPS_CLUSTERS
+from greenscale_worker.queues.registry import open_client
 from tests.support.eventually import eventually, together
 from tests.support.jobs import KINDS
 from tests.support.redis_server import CERTIFICATE, RedisServer, is_master

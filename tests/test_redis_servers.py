@@ -20,14 +20,14 @@ from greenscale_worker.cli import main
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.job import Failed, Output, Released, Succeeded, decode
 from greenscale_worker.queues import Lease, Queue, QueueOptions, RedisOptions
-from greenscale_worker.queues.opening import open_client
-from greenscale_worker.queues.redis import connections, examination, opening
+from greenscale_worker.queues.redis import connections, examination, factory
 from greenscale_worker.queues.redis.connections import TLS, close, open_redis
 from greenscale_worker.queues.redis.errors import mapped
 from greenscale_worker.queues.redis.list import ListStore
 from greenscale_worker.queues.redis.redis_py import KEEPS_CLUSTERS, UNNAMED
 from greenscale_worker.queues.redis.script_loader import read_script
 from greenscale_worker.queues.redis.stream import StreamStore
+from greenscale_worker.queues.registry import open_client
 from greenscale_worker.telemetry import Metrics
 from tests.support.eventually import eventually, together
 from tests.support.redis_server import CERTIFICATE, RedisServer, free_port
@@ -119,7 +119,7 @@ SENT_BESIDE: Final = {"SUBSCRIBE", "INFO", "CONFIG", "CLIENT", "HELLO", "PING", 
 
 def used_by(kind: str) -> set[str]:
     """Every command that a worker, its scripts or a client sends."""
-    names = ("prelude", f"{kind}_store", "seats", "agree", *opening.WORKER_SCRIPTS)
+    names = ("prelude", f"{kind}_store", "seats", "check_format", *factory.WORKER_SCRIPTS)
     text = "".join(read_script(name).decode() for name in names)
     found = set(re.findall(r"(?:call|run|call_with|pcall)\('([A-Z]+)'", text))
     mine = {"list": {"BLMOVE", "RPOP"}, "stream": {"XREAD"}}[kind]
@@ -679,8 +679,8 @@ ODD_ANSWERS: Final = {
 async def test_no_answer_ends_a_lane(redis_url: str, odd: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever a script is answered, it is asked again until that is what it should be."""
     async with opened("list", RedisOptions(url=redis_url), lease=0.5) as queue:
-        link: Any = queue._link  # type: ignore[attr-defined]  # noqa: SLF001  where answers come in
-        real, wrong = link._wire, dict.fromkeys(("claim", "bind", "settle", "beat"), 2)  # noqa: SLF001
+        link: Any = queue._redis  # type: ignore[attr-defined]  # noqa: SLF001  where answers come in
+        real, wrong = link._cache, dict.fromkeys(("claim", "bind", "settle", "heartbeat"), 2)  # noqa: SLF001
 
         class Mixed:
             """A proxy that gives others' answers now and then."""
@@ -698,7 +698,7 @@ async def test_no_answer_ends_a_lane(redis_url: str, odd: Any, capsys: pytest.Ca
                 await real.drop_idle()
 
         scripts = queue._scripts  # type: ignore[attr-defined]  # noqa: SLF001
-        link._wire = Mixed()  # type: ignore[assignment]  # noqa: SLF001
+        link._cache = Mixed()  # type: ignore[assignment]  # noqa: SLF001
         client = open_redis(RedisOptions(url=redis_url))
         await client.lpush("jobs", orjson.dumps({"job_id": "one"}))
         assert await run_one(queue) == "one"

@@ -15,7 +15,7 @@ from redis.asyncio.connection import AbstractConnection
 
 from greenscale_worker.backends.chat import ChatBackend
 from greenscale_worker.cli import main
-from greenscale_worker.queues.redis.opening import WORKER_SCRIPTS
+from greenscale_worker.queues.redis.factory import WORKER_SCRIPTS
 from greenscale_worker.queues.redis.script_loader import Script, read_script
 
 MOMENTS: Final = ("before", "sent", "answered")

@@ -98,7 +98,7 @@ def _run(arguments: list[str]) -> int:
         args = parser().parse(arguments)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else WRONG
-    from greenscale_worker.cli.opening import ENV_FILE  # noqa: PLC0415  as above
+    from greenscale_worker.cli.context import ENV_FILE  # noqa: PLC0415  as above
 
     ENV_FILE.set(args.env_file)
     if args.run is None:

@@ -13,7 +13,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from greenscale_worker.cli import FAILED, interrupt
-from greenscale_worker.cli.opening import open_configured_backend, settings_of_command
+from greenscale_worker.cli.context import open_configured_backend, settings_of_command
 from greenscale_worker.cli.terminal import hint, one_line, say, say_json
 from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import ConfigError

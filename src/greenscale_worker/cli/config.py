@@ -5,7 +5,7 @@ import sys
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
-from greenscale_worker.cli.opening import settings_of_command
+from greenscale_worker.cli.context import settings_of_command
 from greenscale_worker.cli.terminal import bold, columns, facts, say, say_json
 from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import ConfigError

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from greenscale_worker.cli import interrupt
 from greenscale_worker.cli.batch import DRAIN_SECONDS, drive, exit_code, log_beside_a_bar
-from greenscale_worker.cli.opening import open_configured_backend, settings_of_command
+from greenscale_worker.cli.context import open_configured_backend, settings_of_command
 from greenscale_worker.cli.terminal import bold, columns, harmless, own_name, say
 from greenscale_worker.cli.usage import add_command
 

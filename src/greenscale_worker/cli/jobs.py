@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from greenscale_worker.cli import FAILED, UNFINISHED, UNKNOWN
-from greenscale_worker.cli.opening import with_client
+from greenscale_worker.cli.context import with_client
 from greenscale_worker.cli.terminal import facts, harmless, hint, moment, one_line, patience_of, say, say_json
 from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import ConfigError

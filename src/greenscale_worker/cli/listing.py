@@ -7,7 +7,7 @@ from functools import partial
 from time import time
 from typing import TYPE_CHECKING, Final
 
-from greenscale_worker.cli.opening import with_client
+from greenscale_worker.cli.context import with_client
 from greenscale_worker.cli.terminal import columns, hint, say, say_json, whole_number
 from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import ConfigError

@@ -6,7 +6,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from greenscale_worker.cli.opening import with_client
+from greenscale_worker.cli.context import with_client
 from greenscale_worker.cli.terminal import patience_of, say, say_json
 from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import QueueUnavailableError

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
+from greenscale_worker.cli.context import was_interrupted, with_client
 from greenscale_worker.cli.jobs import check_kept
-from greenscale_worker.cli.opening import was_interrupted, with_client
 from greenscale_worker.cli.terminal import hint, patience_of, say, say_json, within
 from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from greenscale_worker.cli import FAILED, WRONG, interrupt
-from greenscale_worker.cli.opening import ENV_FILE, settings_of_command
+from greenscale_worker.cli.context import ENV_FILE, settings_of_command
 from greenscale_worker.cli.terminal import bold, columns, one_line, own_name, say, within
 from greenscale_worker.cli.usage import add_command
 from greenscale_worker.for_people import fitted

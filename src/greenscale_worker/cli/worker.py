@@ -14,7 +14,7 @@ from typing import Final
 
 from greenscale_worker.backends import Backend
 from greenscale_worker.cli import FAILED, interrupt
-from greenscale_worker.cli.opening import open_client, open_configured_backend, open_queue, settings_in_force
+from greenscale_worker.cli.context import open_client, open_configured_backend, open_queue, settings_in_force
 from greenscale_worker.config import Settings, own_pod, policy, queue_name, queue_options, redis_options
 from greenscale_worker.config.rules import masked
 from greenscale_worker.errors import ConfigError, QueueUnavailableError

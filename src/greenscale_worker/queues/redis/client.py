@@ -18,12 +18,12 @@ from greenscale_worker.queues import (
     QueueOptions,
     Replay,
 )
-from greenscale_worker.queues.redis.bell import Bell
 from greenscale_worker.queues.redis.connections import close
 from greenscale_worker.queues.redis.errors import mapped
 from greenscale_worker.queues.redis.keys import Keys
 from greenscale_worker.queues.redis.listing import Listing
-from greenscale_worker.queues.redis.records import LIVE_SECONDS
+from greenscale_worker.queues.redis.notifier import Notifier
+from greenscale_worker.queues.redis.record_fields import LIVE_SECONDS
 from greenscale_worker.queues.redis.redis_py import answers_of
 from greenscale_worker.queues.redis.replies import (
     read_counts,
@@ -135,11 +135,11 @@ class RedisQueueClient:
         def read(message: bytes) -> None:
             heard(message.decode(errors="replace").split() or None)
 
-        bell = Bell(self._connect(), (self._keys.ended,), read, patience=LISTEN_AGAIN_SECONDS, say=None)
+        notifier = Notifier(self._connect(), (self._keys.ended,), read, patience=LISTEN_AGAIN_SECONDS, say=None)
         try:
             yield
         finally:
-            await bell.aclose()
+            await notifier.aclose()
 
     async def jobs(
         self,

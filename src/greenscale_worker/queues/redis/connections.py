@@ -74,15 +74,15 @@ class Clients:
 
     commands: Any
     peek: Any
-    bell: Any
+    notifier: Any
 
 
 def open_clients(options: RedisOptions, *, peek_seconds: float) -> Clients:
     """Make the clients of a worker; each connects with its first command. Raises ConfigError as `open_redis`."""
     return Clients(
-        commands=open_redis(options, read_timeout=None),  # Link bounds its calls, for a third of what this costs
+        commands=open_redis(options, read_timeout=None),  # RetryingClient bounds it, for a third of what this costs
         peek=open_redis(options, read_timeout=peek_seconds + READ_SECONDS),
-        bell=open_redis(options, read_timeout=None),
+        notifier=open_redis(options, read_timeout=None),
     )
 
 

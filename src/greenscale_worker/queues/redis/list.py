@@ -7,7 +7,7 @@ from typing import Any, Final
 from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import decode
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.redis import opening
+from greenscale_worker.queues.redis import factory
 from greenscale_worker.queues.redis.client import RedisQueueClient
 from greenscale_worker.queues.redis.keys import Keys
 from greenscale_worker.queues.redis.queue import RedisQueue
@@ -75,12 +75,12 @@ async def open_queue(redis: RedisOptions, options: QueueOptions, metrics: Metric
 
     Raises ConfigError where Redis refuses us or where another format of the queue's keys is in use.
     """
-    return await opening.open_queue(ListStore(options), redis, options, metrics)
+    return await factory.open_queue(ListStore(options), redis, options, metrics)
 
 
 async def open_client(redis: RedisOptions, options: QueueOptions) -> RedisQueueClient:
     """Open everybody else's side; it connects with its first call. Raises ConfigError."""
-    return await opening.open_client(ListStore(options), redis, options)
+    return await factory.open_client(ListStore(options), redis, options)
 
 
 def _placed(payloads: list[bytes], start: int) -> list[tuple[bytes, bytes, bytes | None]]:

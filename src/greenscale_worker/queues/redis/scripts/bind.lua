@@ -22,7 +22,7 @@ local expiries = #ids > 0 and call('ZMSCORE', LEASE, unpack(ids))
 local function drop(id, m, what)
   forget({[id] = m})
   metas[id] = nil
-  count(what)
+  increment(what)
 end
 
 local function bind(i, token, start)

@@ -7,8 +7,8 @@
 local job_id, live_ttl, final_ttl, record, tombstone = ARGV[3], ARGV[4], tonumber(ARGV[5]), KEYS[ITEMS], KEYS[ITEMS + 1]
 local id = call('HGET', BOUND, job_id)
 if id and store.has(id) then
-  forget({[id] = find(id)})
-  count('cancelled')
+  forget({[id] = load_or_forget(id)})
+  increment('cancelled')
   if final_ttl > 0 then
     write_record(record, final_ttl, false, 'state', 'cancelled', 'finished_ms', NOW)
     ended(job_id, 'cancelled')

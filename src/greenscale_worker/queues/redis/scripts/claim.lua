@@ -47,7 +47,7 @@ if control.paused or n == 0 then
 end
 local due = call('ZRANGEBYSCORE', DELAYED, '-inf', digits(queue_now), 'LIMIT', 0, BATCH)
 for _, id in ipairs(due) do
-  local m = find(id)
+  local m = load_or_forget(id)
   if m then requeue(id, m) end
 end
 
@@ -61,7 +61,7 @@ if control.held and (not control.blamed or back > 0) then
   if unheld then
     call('ZREM', HELD, unheld)
     if back > 0 then add(CONTROL, 'back', -1) end
-    local m = find(unheld)
+    local m = load_or_forget(unheld)
     if m then requeue(unheld, m, READY) end
   else
     call('HDEL', CONTROL, 'held', 'back')
@@ -101,7 +101,7 @@ local function take_again(next_id)
     local id, from = next_id()
     if not id then break end
     call('ZREM', from, id)
-    local m = find(id)
+    local m = load_or_forget(id)
     if m then
       store.own(id, owner)
       take(id, m, store.payload(id))
@@ -135,7 +135,7 @@ if control.held then take_again(function() return call('ZRANGE', HELD, 0, 0)[1],
 
 if #ids > 0 then
   call('SET', remembered, nonce .. '|' .. table.concat(ids, ','), 'EX', REMEMBERED)
-  count('claimed', #ids)
+  increment('claimed', #ids)
 end
 local from = store.taken()  -- last: whatever it may raise, the jobs given are remembered
 if reaped > 0 or unheld then ring('ready') end

@@ -93,7 +93,7 @@ local function add(key, field, by)
   if type(answer) == 'table' then call('HSET', key, field, by) end
 end
 
-local function count(what, by) add(CONTROL, 'n_' .. what, by or 1) end
+local function increment(what, by) add(CONTROL, 'n_' .. what, by or 1) end
 
 local function is_count(value) return type(value) == 'number' and value % 1 == 0 and value >= 0 and value < MOST end
 
@@ -269,11 +269,11 @@ local function bury(id, m, job_id, code, message, attempts)
   forget({[id] = m})
   letters.write(id, {code = code, message = message, job_id = job_id, token = m.token, tries = attempts or m.runs,
                      crashes = m.crashes, first_claimed_ms = m.first, died_ms = NOW}, payload)
-  count('dead')
+  increment('dead')
 end
 
 -- What this script has put aside and no worker will settle: id, job id (may be empty) and code of each, to be told, and to be
--- written to its record (mourn.lua).
+-- written to its record (record_dead.lua).
 local buried = {}
 
 local function bury_unsettled(id, m, code, message)
@@ -300,7 +300,7 @@ end
 
 -- A job of which somebody deleted or overwrote a part: without its payload nothing is left to run, without its meta it
 -- begins anew, with one that cannot be read, or under what is no id, it is put aside.
-local function find(id)
+local function load_or_forget(id)
   local m = read_meta(id) or new_meta()
   if store.has(id) then
     if not store.is_id(id) then
@@ -365,7 +365,7 @@ local function reap(max_crashes)
   if queue_now < number_in_control('amnesty') then return 0 end
   local expired = call('ZRANGEBYSCORE', LEASE, '-inf', '(' .. digits(queue_now), 'LIMIT', 0, BATCH)
   for _, id in ipairs(expired) do
-    local m = find(id)
+    local m = load_or_forget(id)
     if m then
       m.crashes = m.crashes + 1
       if m.crashes >= max_crashes + BURIAL_MARGIN then
@@ -375,7 +375,7 @@ local function reap(max_crashes)
       end
     end
   end
-  if #expired > 0 then count('reaped', #expired) end
+  if #expired > 0 then increment('reaped', #expired) end
   return #expired
 end
 

@@ -18,5 +18,5 @@ for _, member in ipairs(members) do
     gone = gone + 1
   end
 end
-if gone > 0 then count(ARGV[9], gone) end
+if gone > 0 then increment(ARGV[9], gone) end
 return {gone, #members == most and 1 or 0}

@@ -15,7 +15,7 @@ local function release(id, token, delay, job_id, reason, record)
   if m.token ~= token or not call('ZSCORE', LEASE, id) then return 'STALE' end
   if delay > 0 then postpone(id, m, delay) else requeue(id, m) end
   rings = true
-  count('released')
+  increment('released')
   if job_id == '' or ttl == 0 then return 'OK' end
   local foreign = write_record(record, ttl, false, 'state', 'delayed', 'due_ms', digits(now + delay), 'error_code', reason)
   return foreign and 'BADTYPE' or 'OK'

@@ -84,14 +84,14 @@ local function retry(item, record)
   if verdict == 'DEAD' then
     if job_id ~= '' and bound_elsewhere(job_id, id) then ttl = 0 end
     bury(id, m, job_id, code, message, m.runs)
-    count('failed')
+    increment('failed')
     push(fields, 'state', 'failed')
     push(fields, 'finished_ms', NOW)
     ttl = ttl == 0 and 0 or final_ttl
     if job_id ~= '' and ttl > 0 then ended(job_id, 'failed', code) end
   else
     postpone(id, m, delay)
-    count('released')
+    increment('released')
     push(fields, 'state', verdict == 'HELD' and 'held' or 'delayed')
     push(fields, 'due_ms', digits(now + delay))
   end

@@ -87,7 +87,7 @@ elseif control.accused and began_last > number_in_control('answered') then
 end
 forget(finished)  -- last: if anything before it should raise, they are still there to be settled again
 for state, many in pairs(settled) do
-  if many > 0 then count(state, many) end
+  if many > 0 then increment(state, many) end
 end
 tell_ends()
 return answers

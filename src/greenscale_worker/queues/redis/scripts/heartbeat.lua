@@ -32,7 +32,7 @@ local function rescue()
   local part = call('HSCAN', META, digits(whole(call('HGET', CONTROL, 'displaced')) or 0), 'COUNT', BATCH)
   for i = 1, #part[2], 2 do
     local id = part[2][i]
-    local m = not has_place(id) and find(id)
+    local m = not has_place(id) and load_or_forget(id)
     if m then
       requeue(id, m)
       rescued = rescued + 1

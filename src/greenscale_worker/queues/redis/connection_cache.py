@@ -8,7 +8,7 @@ from redis.exceptions import ResponseError
 from greenscale_worker.queues.redis.redis_py import connection_of
 
 
-class Wire:
+class ConnectionCache:
     """The connections of a client that has one server (alone, or behind Sentinel); as many as are busy at once."""
 
     def __init__(self, client: Any) -> None:

@@ -1,4 +1,4 @@
-"""Listens to channels, for as long as it takes."""
+"""Listens to channels of Redis, and passes messages on."""
 
 import asyncio
 import random
@@ -14,7 +14,7 @@ from greenscale_worker.tasks import end
 SILENCE_SECONDS: Final = 3600.0  # said by name, as redis-py before 8.1 takes the client's time limit for that
 
 
-class Bell:
+class Notifier:
     """Calls `heard` with each message, and with b"" whenever one may have been missed.
 
     Nothing depends on a message arriving: what it says is found out by other ways, too. `say` is told, once, why the

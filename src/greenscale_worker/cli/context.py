@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from greenscale_worker.backends import Backend
     from greenscale_worker.config import Settings
     from greenscale_worker.queues import Queue, QueueClient
-    from greenscale_worker.queues.opening import QueueKind
+    from greenscale_worker.queues.registry import QueueKind
     from greenscale_worker.telemetry import Metrics
 
 
@@ -75,7 +75,7 @@ def was_interrupted() -> bool:
 
 
 def _kind(settings: "Settings") -> "QueueKind":
-    from greenscale_worker.queues.opening import find  # noqa: PLC0415  as above
+    from greenscale_worker.queues.registry import find  # noqa: PLC0415  as above
 
     try:
         return find(settings.queue)

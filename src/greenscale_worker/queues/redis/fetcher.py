@@ -1,4 +1,4 @@
-"""Claiming: lanes that wait at the same moment share one CLAIM; while there is nothing, one blocked peek waits for all.
+"""Fetches jobs for lanes: those that wait at the same moment share one CLAIM, and while there is nothing, one peek.
 
 A peek removes nothing, so it may be lost, cancelled or left behind by a dead process; it only tells that there is
 something to claim. Of all workers with a free lane, the two that have a seat peek; the others are told (`seats.lua`).
@@ -16,7 +16,7 @@ from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.queues import Lease, QueueOptions
 from greenscale_worker.queues.redis.errors import mapped
 from greenscale_worker.queues.redis.keys import Keys
-from greenscale_worker.queues.redis.link import Link
+from greenscale_worker.queues.redis.retrying_client import RetryingClient
 from greenscale_worker.queues.redis.script_loader import Script
 from greenscale_worker.queues.redis.store import Store
 from greenscale_worker.tasks import end
@@ -31,16 +31,16 @@ POLL_SECONDS: Final = 1.0
 PAUSED: Final = -2
 
 
-class Claims:
+class Fetcher:
     """Hands jobs to those who wait for one.
 
     `held` is every lease this process has; `hand_back` releases one, uncounted, that nobody waits for any more;
-    `mourn` is told of jobs that the scripts buried.
+    `record_dead` is told of jobs that the scripts buried.
     """
 
     def __init__(  # noqa: PLR0913  the composition of one room
         self,
-        link: Link,
+        redis: RetryingClient,
         peeker: Any,
         script: Script,
         *,
@@ -49,11 +49,11 @@ class Claims:
         options: QueueOptions,
         owner: str,
         hand_back: Callable[[Lease], Coroutine[Any, Any, object]],
-        mourn: Callable[[list[bytes]], Awaitable[None]],
+        record_dead: Callable[[list[bytes]], Awaitable[None]],
         metrics: Metrics,
     ) -> None:
         self.held: dict[str, Lease] = {}
-        self._link = link
+        self._redis = redis
         self._peeker = peeker
         self._script = script
         self._store = store
@@ -61,7 +61,7 @@ class Claims:
         self._options = options
         self._owner = owner
         self._hand_back = hand_back
-        self._mourn = mourn
+        self._record_dead = record_dead
         self._metrics = metrics
         self._waiting: deque[asyncio.Future[Lease]] = deque()
         self._wanted = asyncio.Event()
@@ -154,7 +154,7 @@ class Claims:
         may_suspect = not any(lease.crashes >= SUSPECT_CRASHES for lease in self.held.values())
         args = ["", self._store.word, asked, int(options.lease * 1000), int(options.heartbeat * 1000)]
         args += [self._owner, nonce, options.max_crashes, MOST_BYTES, int(may_suspect), int(lanes > asked)]
-        claimed = await self._link.insist_last(self._script, self._keys, args, _read)
+        claimed = await self._redis.call_last(self._script, self._keys, args, _read)
         sleep_ms, reaped, leases, buried, self._from, self._seated = claimed
         self._paused = lanes > 0 and sleep_ms == PAUSED
         self._is_known = not self._paused and len(leases) < lanes
@@ -162,7 +162,7 @@ class Claims:
         for lease in leases:
             self.held[lease.id] = lease
             self._give(lease)
-        await self._mourn(buried)
+        await self._record_dead(buried)
         if sleep_ms != 0 and len(leases) < asked and not self._closing:
             await self._rest(sleep_ms)
 

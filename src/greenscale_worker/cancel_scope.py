@@ -1,4 +1,4 @@
-"""Calling one task back from what it waits for, without ending it: when somebody says so, or when its time is up."""
+"""Cancels what one task waits for, without ending the task: when somebody says so, or when its time is up."""
 
 import asyncio
 import math
@@ -6,11 +6,11 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Final
 
-GRACE_SECONDS: Final = 5.0  # for a handler to clean up; then it is called back once more, and after that given up
+GRACE_SECONDS: Final = 5.0  # for a handler to clean up; then it is cancelled once more, and after that given up
 
 
-class Recall:
-    """Calls the task that made it back from what it awaits inside `with`; it goes on after that.
+class CancelScope:
+    """Cancels what the task that made it awaits inside `with`; the task goes on after that.
 
     As asyncio.timeout does, without a clock and for half the price: a cancellation by anybody else still ends the task.
     Raises RuntimeError outside a task.
@@ -19,25 +19,25 @@ class Recall:
     def __init__(self) -> None:
         task = asyncio.current_task()
         if task is None:
-            raise RuntimeError("there is no task to call back")
+            raise RuntimeError("there is no task to cancel")
         self.task = task
         self._inside = False
         self._call: asyncio.Handle | None = None
         self._cancels = 0
 
     @property
-    def called(self) -> bool:
-        """Whether the task, inside, has been called back."""
+    def cancelled(self) -> bool:
+        """Whether the task, inside, has been cancelled."""
         return self._cancels > 0
 
-    def call(self) -> None:
-        """Call back, once; where the task is not inside, do nothing."""
+    def cancel(self) -> None:
+        """Cancel, once; where the task is not inside, do nothing."""
         if self._inside and self._call is None:
             # Never from the task itself: a cancellation that it has not met when it leaves cannot be taken back.
             self._call = self.task.get_loop().call_soon(self._cancel)
 
-    def call_again(self) -> None:
-        """Call back a task that has caught the first call and did not leave."""
+    def cancel_again(self) -> None:
+        """Cancel a task anew that has caught the first CancelledError and did not leave."""
         if self._inside and self._cancels:
             self._cancel()
 
@@ -59,28 +59,28 @@ class Recall:
         return cancels > 0 and left[-1] == 0 and kind is asyncio.CancelledError
 
 
-class Deadlines:
-    """Calls tasks back when their time is up. One timer serves all: nearly always they are done before it rings.
+class Timeouts:
+    """Cancels scopes when their time is up. One timer serves all: nearly always they are done before it rings.
 
-    A task that does not come is called once more after GRACE_SECONDS, and after as many again `on_stuck` is told of it.
+    A task that does not leave is cancelled once more after GRACE_SECONDS; after as many again `on_stuck` is told of it.
     """
 
     def __init__(self, on_stuck: Callable[[asyncio.Task[object]], None] | None = None) -> None:
         self._on_stuck = on_stuck
-        self._ends: dict[Recall, tuple[float, int]] = {}  # when, and how often it has been called already
+        self._ends: dict[CancelScope, tuple[float, int]] = {}  # when, and how often it has been cancelled already
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, recall: Recall, seconds: float) -> None:
-        """Call back in so many seconds; infinite: never."""
+    def add(self, scope: CancelScope, seconds: float) -> None:
+        """Cancel in so many seconds; infinite: never."""
         loop = asyncio.get_running_loop()
         ends = loop.time() + seconds
-        self._ends[recall] = ends, 0
+        self._ends[scope] = ends, 0
         if self._timer is None or ends < self._timer.when():
             self._arm(loop, ends)
 
-    def discard(self, recall: Recall) -> None:
-        """Call it back no more."""
-        self._ends.pop(recall, None)
+    def discard(self, scope: CancelScope) -> None:
+        """Cancel it no more."""
+        self._ends.pop(scope, None)
 
     def _arm(self, loop: asyncio.AbstractEventLoop, ends: float) -> None:
         if self._timer is not None:
@@ -89,19 +89,19 @@ class Deadlines:
 
     def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
-        due = [(ends, calls, recall) for recall, (ends, calls) in self._ends.items() if ends <= now]
-        for _, calls, recall in sorted(due, key=itemgetter(0)):
-            self._call(recall, calls, now)
+        due = [(ends, calls, scope) for scope, (ends, calls) in self._ends.items() if ends <= now]
+        for _, calls, scope in sorted(due, key=itemgetter(0)):
+            self._call(scope, calls, now)
         self._timer = None
         self._arm(loop, min((ends for ends, _ in self._ends.values()), default=math.inf))
 
-    def _call(self, recall: Recall, calls: int, now: float) -> None:
-        self._ends[recall] = now + GRACE_SECONDS, calls + 1
+    def _call(self, scope: CancelScope, calls: int, now: float) -> None:
+        self._ends[scope] = now + GRACE_SECONDS, calls + 1
         if calls == 0:
-            recall.call()
+            scope.cancel()
         elif calls == 1:
-            recall.call_again()
+            scope.cancel_again()
         else:
-            del self._ends[recall]
+            del self._ends[scope]
             if self._on_stuck is not None:
-                self._on_stuck(recall.task)
+                self._on_stuck(scope.task)

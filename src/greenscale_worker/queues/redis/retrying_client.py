@@ -1,4 +1,4 @@
-"""Insisting: what must reach Redis is sent until it is answered."""
+"""A client that sends what must reach Redis until it is answered."""
 
 import asyncio
 import random
@@ -8,10 +8,10 @@ from typing import Any, Final, TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random
 
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
+from greenscale_worker.queues.redis.connection_cache import ConnectionCache
 from greenscale_worker.queues.redis.connections import READ_SECONDS, close
 from greenscale_worker.queues.redis.errors import mapped
 from greenscale_worker.queues.redis.script_loader import Script
-from greenscale_worker.queues.redis.wire import Wire
 from greenscale_worker.tasks import end
 from greenscale_worker.telemetry import log
 
@@ -20,8 +20,8 @@ Read = TypeVar("Read")
 UNREADABLE: Final = (TypeError, ValueError, LookupError, AttributeError)
 
 
-class Link:
-    """A client, and the patience to wait for its server.
+class RetryingClient:
+    """Runs scripts, once or until they are answered.
 
     After an outage, and after this process was stopped for more than two heartbeats, nothing is sent before `greet`
     (the heartbeat) has been answered: a claim that came first could reap our own leases. Attempts are at most a
@@ -30,14 +30,15 @@ class Link:
 
     def __init__(self, client: Any, *, greet: Callable[[], Awaitable[None]], heartbeat: float) -> None:
         self.client = client
-        self._wire = Wire(client) if hasattr(client, "connection_pool") else None  # a Cluster has many servers
+        # A Cluster has many servers.
+        self._cache = ConnectionCache(client) if hasattr(client, "connection_pool") else None
         self._greet = greet
         self._patience = heartbeat / 3
         self._stale_after = 2 * heartbeat
         self._limit = min(READ_SECONDS, 1.5 * heartbeat)  # the worker gives up a heartbeat after two
         self._answered = asyncio.get_running_loop().time()
         self._recovery: asyncio.Task[None] | None = None
-        self._insisting = 0
+        self._calling = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
 
@@ -53,7 +54,7 @@ class Link:
         """
         with mapped():
             async with asyncio.timeout(self._limit):
-                answer = await script(self._wire or self.client, keys, args)
+                answer = await script(self._cache or self.client, keys, args)
         try:
             understood = read(answer)
         except UNREADABLE as error:  # a proxy that mixes up its connections, or a server that is none
@@ -62,7 +63,7 @@ class Link:
         self._answered = asyncio.get_running_loop().time()
         return understood
 
-    async def insist(
+    async def call(
         self,
         script: Script,
         keys: list[str],
@@ -71,26 +72,26 @@ class Link:
         *,
         times: int | None = None,
     ) -> tuple[Read, bool]:
-        """Do the same until it is answered; say also whether it was sent more than once.
+        """Run a script until it is answered; say also whether it was sent more than once.
 
         `times`: raise QueueUnavailableError or ConfigError when it has failed so often although heartbeats were
         answered.
         """
-        self._insisting += 1
+        self._calling += 1
         self._quiet.clear()
         try:
-            return await self._insist(script, keys, args, read, times=times, after=None)
+            return await self._call(script, keys, args, read, times=times, after=None)
         finally:
-            self._insisting -= 1
-            if not self._insisting:
+            self._calling -= 1
+            if not self._calling:
                 self._quiet.set()
 
-    async def insist_last(self, script: Script, keys: list[str], args: list[Any], read: Callable[[Any], Read]) -> Read:
-        """Run a script until it is answered; after an outage, only when everybody else has been.
+    async def call_last(self, script: Script, keys: list[str], args: list[Any], read: Callable[[Any], Read]) -> Read:
+        """Do the same; after an outage, only when everybody else has been.
 
         So a claim cannot take a job, under a new token, whose finished answer waits to be recorded under the old.
         """
-        answer, _ = await self._insist(script, keys, args, read, times=None, after=self._quiet)
+        answer, _ = await self._call(script, keys, args, read, times=None, after=self._quiet)
         return answer
 
     def lost(self, error: Exception) -> None:
@@ -102,11 +103,11 @@ class Link:
     async def aclose(self) -> None:
         """Stop looking for the server, and close every connection."""
         await end(self._recovery)
-        if self._wire is not None:
-            await self._wire.drop_idle()
+        if self._cache is not None:
+            await self._cache.drop_idle()
         await close(self.client)
 
-    async def _insist(  # noqa: PLR0913  a call, and how to insist on it
+    async def _call(  # noqa: PLR0913  a call, and how to insist on it
         self,
         script: Script,
         keys: list[str],
@@ -140,8 +141,8 @@ class Link:
         said = lost
 
         async def greet() -> None:
-            if said and self._wire is not None:
-                await self._wire.drop_idle()
+            if said and self._cache is not None:
+                await self._cache.drop_idle()
             await self._greet()
 
         def say(state: RetryCallState) -> None:

@@ -1,4 +1,4 @@
-"""Opens both sides of a queue in Redis, whatever its store."""
+"""Makes both sides of a queue in Redis, whatever its store."""
 
 import asyncio
 import os
@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.redis.claims import PEEK_SECONDS
 from greenscale_worker.queues.redis.client import RedisQueueClient
 from greenscale_worker.queues.redis.connections import close, is_cluster, open_clients, open_redis
 from greenscale_worker.queues.redis.examination import examine
+from greenscale_worker.queues.redis.fetcher import PEEK_SECONDS
 from greenscale_worker.queues.redis.keys import Keys
 from greenscale_worker.queues.redis.queue import RedisQueue
 from greenscale_worker.queues.redis.script_loader import load
@@ -22,10 +22,10 @@ from greenscale_worker.telemetry import Metrics
 
 FORMATS: Final = (b"1", b"2")  # of the keys: those that this version reads; it makes a new queue in the last
 CLOSE_SECONDS: Final = 2.0
-WORKER_SCRIPTS: Final = ("claim", "bind", "settle", "release", "retry", "beat", "why", "mourn", "leave")
+WORKER_SCRIPTS: Final = ("claim", "bind", "settle", "release", "retry", "heartbeat", "why", "record_dead", "unregister")
 CLIENT_SCRIPTS: Final = ("put", "look", "cancel", "uncancel", "open")
 LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "tidy")
-SHARED: Final = {"seats": ("claim", "beat", "leave"), "letters": LETTER_SCRIPTS}
+SHARED: Final = {"seats": ("claim", "heartbeat", "unregister"), "letters": LETTER_SCRIPTS}
 
 
 async def open_queue(store: Store, redis: RedisOptions, options: QueueOptions, metrics: Metrics) -> RedisQueue:
@@ -40,7 +40,7 @@ async def open_queue(store: Store, redis: RedisOptions, options: QueueOptions, m
     try:
         await patiently(lambda: meet(clients.commands), patience=patience)
         await patiently(lambda: examine(clients.commands, store, keys), patience=patience)
-        await patiently(lambda: _agree_on_format(clients.commands, store, keys), patience=patience)
+        await patiently(lambda: _check_format(clients.commands, store, keys), patience=patience)
     except BaseException:
         await close(clients.commands)
         raise
@@ -71,10 +71,10 @@ async def open_client(store: Store, redis: RedisOptions, options: QueueOptions) 
     return RedisQueueClient(lambda: open_redis(redis), scripts, store, keys, options)
 
 
-async def _agree_on_format(client: Any, store: Store, keys: Keys) -> None:
+async def _check_format(client: Any, store: Store, keys: Keys) -> None:
     others = [keys.result("-"), keys.record("-"), keys.cancel("-"), keys.claim("-"), keys.why("-")]
-    agree = load(store.script, "agree", shared={})["agree"]
-    found = await agree(client, [*keys.base, *others], ["", store.word, FORMATS[-1]])
+    check_format = load(store.script, "check_format", shared={})["check_format"]
+    found = await check_format(client, [*keys.base, *others], ["", store.word, FORMATS[-1]])
     if found not in FORMATS:
         where, known = keys.of("control"), " and ".join(known.decode() for known in FORMATS)
         raise ConfigError(f"{where} in Redis has format {found!r}; this version knows {known}: use a matching one")
