@@ -25,7 +25,7 @@ ENV_FILE: Final[ContextVar[Path | None]] = ContextVar("ENV_FILE", default=None) 
 
 def settings_in_force() -> "Settings":
     """Read the settings of this process. Raises ConfigError."""
-    from greenscale_worker.config import load  # noqa: PLC0415  pydantic is not for `--help`
+    from greenscale_worker.config import load
 
     named = ENV_FILE.get()
     return load(os.environ, named or Path(".env"), named=named is not None)
@@ -33,7 +33,7 @@ def settings_in_force() -> "Settings":
 
 def settings_of_command() -> "Settings":
     """Read them for a command that somebody typed: what looks like a slip of the pen is told on stderr."""
-    from greenscale_worker.cli.terminal import hint, one_line  # noqa: PLC0415  the worker has its log instead
+    from greenscale_worker.cli.terminal import hint, one_line
 
     settings = settings_in_force()
     for notice in settings.notices:
@@ -43,8 +43,8 @@ def settings_of_command() -> "Settings":
 
 def open_configured_backend(settings: "Settings", *, model_optional: bool = False) -> "Backend":
     """Open the backend that is set; an endpoint must be set only for `chat`, and its model. Raises ConfigError."""
-    from greenscale_worker.backends import open_backend  # noqa: PLC0415  as above
-    from greenscale_worker.config import chat_options  # noqa: PLC0415  as above
+    from greenscale_worker.backends import open_backend
+    from greenscale_worker.config import chat_options
 
     if settings.backend == "chat":
         return open_backend("chat", chat_options(settings, model_optional=model_optional))
@@ -56,14 +56,14 @@ def open_configured_backend(settings: "Settings", *, model_optional: bool = Fals
 
 async def open_queue(settings: "Settings", metrics: "Metrics") -> "Queue":
     """Open the worker's side of the queue; waits for a Redis that is absent or loading. Raises ConfigError."""
-    from greenscale_worker.config import queue_options, redis_options  # noqa: PLC0415  as above
+    from greenscale_worker.config import queue_options, redis_options
 
     return await _kind(settings).open_queue(redis_options(settings), queue_options(settings), metrics)
 
 
 async def open_client(settings: "Settings") -> "QueueClient":
     """Open everybody else's side; it connects with its first call. Raises ConfigError."""
-    from greenscale_worker.config import queue_options, redis_options  # noqa: PLC0415  as above
+    from greenscale_worker.config import queue_options, redis_options
 
     return await _kind(settings).open_client(redis_options(settings), queue_options(settings))
 
@@ -75,7 +75,7 @@ def was_interrupted() -> bool:
 
 
 def _kind(settings: "Settings") -> "QueueKind":
-    from greenscale_worker.queues.registry import find  # noqa: PLC0415  as above
+    from greenscale_worker.queues.registry import find
 
     try:
         return find(settings.queue)
