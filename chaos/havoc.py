@@ -27,7 +27,7 @@ from chaos.schedule import (
 )
 from chaos.stage import MODELS, Slot, Stage
 from greenscale_worker.errors import QueueUnavailableError
-from greenscale_worker.queues.redis_protocol.keys import IDLE
+from greenscale_worker.queues.redis.keys import IDLE
 from greenscale_worker.simulator import Faults
 from harness.eventually import eventually
 from harness.tcp_proxy import Trap

@@ -19,8 +19,8 @@ from chaos.endpoint import WORKER
 from chaos.facts import Exit
 from chaos.schedule import LEASE
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.opening import open_client
-from greenscale_worker.queues.redis_protocol.keys import Keys
+from greenscale_worker.queues.redis.keys import Keys
+from greenscale_worker.queues.registry import open_client
 from greenscale_worker.simulator import Faults
 from harness.eventually import eventually
 from harness.redis_server import RedisServer, free_port

@@ -9,15 +9,14 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable
-from importlib import resources
 from typing import Any, Final, NoReturn
 
 from redis.asyncio.connection import AbstractConnection
 
 from greenscale_worker.backends.chat import ChatBackend
 from greenscale_worker.cli import main
-from greenscale_worker.queues.redis_common.scripts import Script
-from greenscale_worker.queues.redis_protocol.opening import PROTOCOL, WORKER_SCRIPTS
+from greenscale_worker.queues.redis.factory import WORKER_SCRIPTS
+from greenscale_worker.queues.redis.script_loader import Script, read_script
 
 MOMENTS: Final = ("before", "sent", "answered")
 
@@ -58,7 +57,7 @@ def _wrap_backend(reach: Callable[..., Awaitable[Any]]) -> None:
 
 def _wrap_script(name: str, reach: Callable[..., Awaitable[Any]]) -> None:
     original = Script.__call__
-    body = resources.files(PROTOCOL).joinpath(f"{name}.lua").read_bytes()
+    body = read_script(name)
 
     async def run(self: Script, client: Any, keys: list[str], args: list[Any]) -> Any:
         async def send() -> None:

@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from greenscale_worker.errors import ConfigError
-from greenscale_worker.queues.redis_common.redis_py import KEEPS_CLUSTERS
+from greenscale_worker.queues.redis.redis_py import KEEPS_CLUSTERS
 from greenscale_worker.up.valkey import find_server
 
 CHOSEN: Final = "REDIS_SERVER"  # path of the server to test with, instead of Docker and what is on PATH

@@ -24,7 +24,7 @@ from greenscale_worker.backends.chat import ChatBackend
 from greenscale_worker.execution import Policy
 from greenscale_worker.queues import DeadLetter, Queue, QueueClient, QueueOptions, RedisOptions
 from greenscale_worker.queues.memory import MemoryQueue
-from greenscale_worker.queues.opening import open_client, open_queue
+from greenscale_worker.queues.registry import open_client, open_queue
 from greenscale_worker.worker import Worker
 from harness.redis_server import RedisServer, start_shared
 from harness.worker_process import Fleet

@@ -22,7 +22,7 @@ from typing import Any, Final
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from greenscale_worker.queues.redis_protocol.keys import OF_LETTERS, RECENT
+from greenscale_worker.queues.redis.keys import OF_LETTERS, RECENT
 from harness.redis_server import RedisServer
 from tests.support.actors import JOB_IDS, Actors, Fails, ignore, sources
 from tests.support.crew import Held, Process
@@ -268,8 +268,8 @@ class Walk(Actors):
         """Put a foreign type under each of the queue's keys: every script refuses before its first write."""
         calls: dict[str, list[Any]] = {
             "claim": [9, LEASE, BEAT, "w", "nonce", 4, 9999, 1, 0],
-            "agree": ["1"],
-            "beat": [LEASE, BEAT, 4, "w", 1, 0],
+            "check_format": ["1"],
+            "heartbeat": [LEASE, BEAT, 4, "w", 1, 0],
             "bind": [9, 9, "w", "b"],
             "settle": [9],
             "release": [9],

@@ -1,11 +1,10 @@
 """Seeded defects: one small change in one script each. The model has to notice every one of them."""
 
 from dataclasses import dataclass
-from importlib import resources
 from typing import Final
 
-from greenscale_worker.queues import redis_protocol
-from greenscale_worker.queues.redis_protocol.opening import SHARED
+from greenscale_worker.queues.redis.factory import SHARED
+from greenscale_worker.queues.redis.script_loader import read_script
 from tests.support.actors import STORES, sources, with_small_limit
 from tests.support.entries import Kind
 
@@ -22,10 +21,9 @@ class Mutant:
 
     def scripts(self) -> dict[str, bytes]:
         """Load all scripts with the defect in them; that in a part that scripts share is in every one of these."""
-        protocol, package = resources.files(redis_protocol), STORES[self.kind].package
-        shared = {name: protocol.joinpath(f"{name}.lua").read_bytes() for name in ("prelude", *SHARED)}
+        shared = {name: read_script(name) for name in ("prelude", *SHARED)}
         shared["prelude"] = with_small_limit(shared["prelude"])
-        shared["store"] = resources.files(package).joinpath("store.lua").read_bytes()
+        shared["store"] = read_script(STORES[self.kind].script)
         whole = sources(self.kind)
         heads = {
             name: ("prelude", "store", *(part for part, scripts in SHARED.items() if name in scripts)) for name in whole
@@ -124,7 +122,7 @@ MUTANTS: Final = [
     Mutant("format 2 is written before all workers know it", "prelude", "V2 = control.format == '2'", "V2 = true"),
     Mutant("format 2 is never written", "prelude", "V2 = control.format == '2'", "V2 = false"),
     Mutant("a worker of the version before wakes and claims", "prelude", ", 'clock', 'format 2')", ")"),
-    Mutant("the upgrade forgets when a script last ran", "beat", "  call('HSET', CONTROL, 'time', NOW)\n"),
+    Mutant("the upgrade forgets when a script last ran", "heartbeat", "  call('HSET', CONTROL, 'time', NOW)\n"),
     Mutant(
         "format 1 forgets the runs",
         "prelude",
@@ -346,9 +344,9 @@ MUTANTS: Final = [
     Mutant(
         "without a seat, too, it waits for what falls due", "claim", "if not seated then return", "if false then return"
     ),
-    Mutant("a heartbeat enters nobody", "beat", "and sit_down(owner)", "and false"),
-    Mutant("a heartbeat takes nobody out", "beat", "  stand_up(owner)  --", "  --"),
-    Mutant("a heartbeat does not look at the list", "beat", "claimable = store.unclaimed() +", "claimable ="),
+    Mutant("a heartbeat enters nobody", "heartbeat", "and sit_down(owner)", "and false"),
+    Mutant("a heartbeat takes nobody out", "heartbeat", "  stand_up(owner)  --", "  --"),
+    Mutant("a heartbeat does not look at the list", "heartbeat", "claimable = store.unclaimed() +", "claimable ="),
     # bind
     Mutant("a job is bound with another's token", "bind", "m.token ~= token or "),
     Mutant("a job is bound without a lease", "bind", " or not expiries[i]"),
@@ -525,27 +523,31 @@ MUTANTS: Final = [
     Mutant("what was held comes back and wakes no worker", "claim", "reaped > 0 or unheld then", "reaped > 0 then"),
     Mutant(
         "the queue is upgraded before the last worker of the version before has gone",
-        "beat",
+        "heartbeat",
         "then return end",
         "then break end",
     ),
-    Mutant("the queue is never upgraded", "beat", "if not V2 then upgrade() end"),
-    # beat
-    Mutant("a heartbeat prolongs another's lease", "beat", "m.token == ARGV[arg + 1] and "),
-    Mutant("a reaped lease comes alive", "beat", " and call('ZSCORE', LEASE, id)"),
-    Mutant("a heartbeat reaps before it prolongs", "beat", "local lost = {}", "local lost = {}\nreap(max_crashes)"),
-    Mutant("a heartbeat does not reap", "beat", "if ARGV[7] == '1' then\n  reaped", "if false then\n  reaped"),
+    Mutant("the queue is never upgraded", "heartbeat", "if not V2 then upgrade() end"),
+    # heartbeat
+    Mutant("a heartbeat prolongs another's lease", "heartbeat", "m.token == ARGV[arg + 1] and "),
+    Mutant("a reaped lease comes alive", "heartbeat", " and call('ZSCORE', LEASE, id)"),
+    Mutant(
+        "a heartbeat reaps before it prolongs", "heartbeat", "local lost = {}", "local lost = {}\nreap(max_crashes)"
+    ),
+    Mutant("a heartbeat does not reap", "heartbeat", "if ARGV[7] == '1' then\n  reaped", "if false then\n  reaped"),
     Mutant(
         "a heartbeat reaps while others of its leases follow",
-        "beat",
+        "heartbeat",
         "if ARGV[7] == '1' then\n  reaped",
         "if true then\n  reaped",
     ),
-    Mutant("what is paused may be claimed", "beat", "if not control.paused then", "if true then"),
-    Mutant("dead workers stay on the list", "beat", "if store.dismiss(silent) then call('ZREM', WORKERS, silent) end"),
-    # agree, cancel, put, replay
-    Mutant("whoever starts changes the format", "agree", "'HSETNX'", "'HSET'"),
-    Mutant("a cancelled job runs on", "cancel", "  forget({[id] = find(id)})\n"),
+    Mutant("what is paused may be claimed", "heartbeat", "if not control.paused then", "if true then"),
+    Mutant(
+        "dead workers stay on the list", "heartbeat", "if store.dismiss(silent) then call('ZREM', WORKERS, silent) end"
+    ),
+    # check_format, cancel, put, replay
+    Mutant("whoever starts changes the format", "check_format", "'HSETNX'", "'HSET'"),
+    Mutant("a cancelled job runs on", "cancel", "  forget({[id] = load_or_forget(id)})\n"),
     Mutant("a worker is not told", "cancel", "  ring('gone ' .. id)\n"),
     Mutant("a finished job leaves a tombstone", "cancel", "if state == 'succeeded' or", "if"),
     Mutant("a tombstone lives for ever", "cancel", ", 'EX', live_ttl)", ")"),

@@ -8,18 +8,17 @@ import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from redis import Redis
 from redis.exceptions import NoPermissionError
 
-from greenscale_worker import queues
 from greenscale_worker.cli import main
 from greenscale_worker.job import Failed, Output, Released, Succeeded
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.redis_stream import open_client, open_queue
+from greenscale_worker.queues.redis.script_loader import SCRIPTS
+from greenscale_worker.queues.redis.stream import open_client, open_queue
 from greenscale_worker.telemetry import Metrics
 from harness.redis_server import RedisServer, free_port, until
 from tests.support.kustomize import TREE
@@ -27,7 +26,6 @@ from tests.support.kustomize import TREE
 PASSWORD: Final = "s3cret"  # noqa: S105  the test's own
 FILES: Final = {"list": "users.acl", "stream": "users-stream.acl"}
 OPTIONAL: Final = {"config", "config|get"}  # would show whether Redis persists, and its secrets too
-QUEUES: Final = Path(queues.__file__).parent
 CONTAINERS: Final = {"XGROUP", "XINFO"}  # their rights are given by the subcommand
 ANSWER: Final = Succeeded(Output("4"))
 COUNT: Final = """
@@ -127,7 +125,8 @@ def test_the_worker_and_its_commands_need_these_rights_and_no_others(
 
 @every_kind
 def test_whatever_a_script_may_send_is_granted(kind: str) -> None:
-    scripts = [*QUEUES.glob("redis_protocol/*.lua"), QUEUES / f"redis_{kind}" / "store.lua"]
+    other = {"list": "stream", "stream": "list"}[kind]
+    scripts = [path for path in SCRIPTS.iterdir() if path.name != f"{other}_store.lua"]
     sent = set()
     for script in scripts:
         calls = re.findall(r"call\('([A-Z]+)'(?:, '([A-Z]+)')?", script.read_text())

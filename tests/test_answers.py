@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from greenscale_worker.backends.error_body import error_in, read_error
-from greenscale_worker.backends.faults import error_of
+from greenscale_worker.backends.status_codes import error_of
 from greenscale_worker.errors import PermanentError, TransientError
 from greenscale_worker.job import Output
 from tests.support.endpoint import Endpoint, Reply

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from greenscale_worker import Client, JobFailed, Queue
 from greenscale_worker.job import decode
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.opening import open_client, open_queue
+from greenscale_worker.queues.registry import open_client, open_queue
 from harness.eventually import PATIENCE
 from tests.support.jobs import KINDS
 

@@ -31,7 +31,7 @@ from greenscale_worker.config import load
 from greenscale_worker.for_people import age, fitted
 from greenscale_worker.job import Failed, Failure, Released
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.redis_list import open_queue
+from greenscale_worker.queues.redis.list import open_queue
 from greenscale_worker.telemetry import Metrics
 from harness.eventually import PATIENCE, eventually
 from harness.redis_server import RedisServer, free_port
@@ -169,7 +169,7 @@ def test_ctrl_c_while_a_command_starts_says_nothing(arguments: list[str]) -> Non
     """From the moment on in which our own code begins; sent by the process itself, so that the moment is known."""
     script = (
         "import os, signal, sys\n"
-        "from greenscale_worker.cli import main, opening\n"
+        "from greenscale_worker.cli import context, main\n"
         "class Finder:\n"
         "    def find_spec(self, name, *_):\n"
         "        if name.partition('.')[0] in ('argparse', 'pydantic', 'asyncio'):\n"

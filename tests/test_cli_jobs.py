@@ -21,7 +21,7 @@ from greenscale_worker.cli import overview
 from greenscale_worker.cli.listing import STATES
 from greenscale_worker.job import Failed, Failure, Released, decode
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.redis_list import open_queue
+from greenscale_worker.queues.redis.list import open_queue
 from greenscale_worker.telemetry import Metrics
 from harness.eventually import eventually
 from harness.redis_server import RedisServer, free_port

@@ -24,8 +24,8 @@ from greenscale_worker.config.settings import NEYSA_MODEL, NEYSA_URL
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.execution import Policy
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.redis_common.connections import open_redis
-from greenscale_worker.queues.redis_protocol.keys import Keys
+from greenscale_worker.queues.redis.connections import open_redis
+from greenscale_worker.queues.redis.keys import Keys
 from harness.redis_server import CERTIFICATE
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ from redis import Redis
 from greenscale_worker.errors import ConfigError, QueueFullError
 from greenscale_worker.job import Failed
 from greenscale_worker.queues import DeadFilter, DeadLetter, Queue, QueueClient, QueueOptions, RedisOptions
-from greenscale_worker.queues.opening import open_client, open_queue
+from greenscale_worker.queues.registry import open_client, open_queue
 from greenscale_worker.testing.rig import ANSWER, claim, run, until
 from harness.redis_server import RedisServer
 

@@ -12,7 +12,7 @@ import pytest
 
 from greenscale_worker.blame import LEAST_ANSWERS
 from greenscale_worker.queues import RedisOptions
-from greenscale_worker.queues.opening import open_queue
+from greenscale_worker.queues.registry import open_queue
 from harness.eventually import eventually
 from harness.redis_server import RedisServer, free_port
 from harness.tcp_proxy import TcpProxy, Trap

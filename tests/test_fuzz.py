@@ -23,7 +23,7 @@ from greenscale_worker.errors import BadInputError, TransientError
 from greenscale_worker.job import JOB_ID, Job, Output, decode
 from greenscale_worker.queues import QueueClient, QueueOptions, RedisOptions
 from greenscale_worker.queues.memory import MemoryQueue
-from greenscale_worker.queues.opening import open_client, open_queue
+from greenscale_worker.queues.registry import open_client, open_queue
 from greenscale_worker.worker import Worker
 from harness.eventually import eventually
 from tests.support.jobs import KINDS, Jobs

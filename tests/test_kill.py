@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.opening import open_client
+from greenscale_worker.queues.registry import open_client
 from harness.eventually import POLL, eventually
 from harness.redis_server import RedisServer
 from tests.support.cases import Cases, at_once
@@ -52,11 +52,11 @@ DEATHS: Final = {
     "release_sent": Death(
         at="release sent 1", holds=True, drains=True, drain=0, leaves=lambda s: s.jobs.size("ready") > 0
     ),
-    "before_leave": Death(
-        at="leave before 1", holds=True, drains=True, drain=0, leaves=lambda s: s.jobs.size("workers") == 1
+    "before_unregister": Death(
+        at="unregister before 1", holds=True, drains=True, drain=0, leaves=lambda s: s.jobs.size("workers") == 1
     ),
-    "leave_sent": Death(
-        at="leave sent 1", holds=True, drains=True, drain=0, leaves=lambda s: s.jobs.size("workers") == 0
+    "unregister_sent": Death(
+        at="unregister sent 1", holds=True, drains=True, drain=0, leaves=lambda s: s.jobs.size("workers") == 0
     ),
 }
 

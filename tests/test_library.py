@@ -24,7 +24,7 @@ from greenscale_worker.gate import Gate
 from greenscale_worker.job import Job, Output
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.memory import MemoryQueue
-from greenscale_worker.queues.opening import open_client, open_queue
+from greenscale_worker.queues.registry import open_client, open_queue
 from greenscale_worker.worker import Worker
 from harness.eventually import PATIENCE, eventually
 from tests.support.jobs import KINDS

@@ -20,7 +20,7 @@ import pytest
 
 from greenscale_worker.log_writer import MOST_BYTES, LogWriter
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.redis_list import open_client
+from greenscale_worker.queues.redis.list import open_client
 from harness.eventually import PATIENCE
 from harness.redis_server import free_port
 from harness.worker_process import COMMAND

@@ -17,7 +17,7 @@ from greenscale_worker.cli.queue import SCALED_OBJECT
 from greenscale_worker.config import chat_options, load, queue_options, redis_options
 from greenscale_worker.deletion_cost import ACCOUNT
 from greenscale_worker.queues import QueueOptions
-from greenscale_worker.queues.redis_protocol.keys import Keys
+from greenscale_worker.queues.redis.keys import Keys
 from greenscale_worker.telemetry import Metrics
 from harness.redis_server import CERTIFICATE
 from tests.support.kustomize import (

@@ -44,7 +44,7 @@ ANSWERS = [
     ),
     *(
         f"{script}: {fate}"
-        for script in ("claim", "bind", "settle", "release", "retry", "beat")
+        for script in ("claim", "bind", "settle", "release", "retry", "heartbeat")
         for fate in ("lost", "sent twice")
     ),
 ]
@@ -88,7 +88,7 @@ def test_jobs_of_which_somebody_deleted_a_part_stop_nobody(redis: Redis) -> None
     came: set[bytes] = set()
     for _ in range(8):
         actors.ledger.now += BEAT
-        run("beat", LEASE, BEAT, 9, "w", 1)
+        run("heartbeat", LEASE, BEAT, 9, "w", 1)
         came |= {job[5] for job in claim()}
     assert came == {b"1", b"3", b"5", b"7"}
     assert redis.zcard(keys.of("lease")) == redis.hlen(keys.of("meta")) == redis.hlen(keys.of("open")) == 4

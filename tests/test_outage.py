@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 import redis
 
-from greenscale_worker.queues.redis_protocol.keys import OF_LETTERS, RECENT
+from greenscale_worker.queues.redis.keys import OF_LETTERS, RECENT
 from harness.eventually import eventually
 from harness.redis_server import RedisServer
 from harness.worker_process import Fleet

@@ -10,12 +10,12 @@ from pathlib import Path
 import orjson
 import pytest
 
-from greenscale_worker.cli.opening import open_client as open_configured_admin
+from greenscale_worker.cli.context import open_client as open_configured_admin
 from greenscale_worker.config import load
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.memory import MemoryQueue
-from greenscale_worker.queues.opening import BUILT_IN, find, open_client, open_queue
+from greenscale_worker.queues.registry import BUILT_IN, find, open_client, open_queue
 
 QUEUES = """
 import os
@@ -118,7 +118,7 @@ def test_a_plug_ins_settings_are_its_own_and_no_slip_of_the_pen() -> None:
 
 def test_a_built_in_queue_is_imported_when_it_is_asked_for() -> None:
     script = (
-        "import sys; from greenscale_worker.queues.opening import BUILT_IN\n"
+        "import sys; from greenscale_worker.queues.registry import BUILT_IN\n"
         "print([name for name in ('redis', *BUILT_IN.values()) if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)  # noqa: S603  our own

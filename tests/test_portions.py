@@ -6,7 +6,7 @@ from typing import Any, Final
 import pytest
 from redis import Redis
 
-from greenscale_worker.queues.redis_protocol.keys import Keys
+from greenscale_worker.queues.redis.keys import Keys
 from harness.redis_server import RedisServer
 from tests.support.actors import STORES, sources
 from tests.support.entries import BEAT, LEASE, Kind, Setup
@@ -38,7 +38,7 @@ class Large:
         redis.flushdb()
         self.redis, self.keys, self.word = redis, Keys("jobs", STORES[kind].own), Setup(kind=kind).word
         self.scripts = {name: redis.register_script(source) for name, source in sources(kind).items()}
-        self.run("agree", NOW, "2")
+        self.run("check_format", NOW, "2")
         of = self.keys.of
         gather = redis.register_script(GATHER)
         gather(
@@ -55,7 +55,7 @@ class Large:
         return self.run("claim", now, LANES, LEASE, BEAT, "w:2-0", nonce, 4, 9999, 1)
 
     def beat(self, now: int) -> Any:
-        return self.run("beat", now, LEASE, BEAT, 4, "w:2-0", 1)
+        return self.run("heartbeat", now, LEASE, BEAT, 4, "w:2-0", 1)
 
     def commands(self, call: Callable[[], Any]) -> int:
         """Count the commands that a call makes Redis run."""

@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from greenscale_worker.queues.redis_common.connections import READ_SECONDS
+from greenscale_worker.queues.redis.connections import READ_SECONDS
 from harness.eventually import PATIENCE, eventually
 from harness.redis_server import RedisServer
 from harness.tcp_proxy import TcpProxy, Trap

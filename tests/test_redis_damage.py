@@ -13,7 +13,7 @@ from redis import Redis
 from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import Failure, Output, Released, Succeeded, decode
 from greenscale_worker.queues import Lease, Queue, QueueOptions, RedisOptions
-from greenscale_worker.queues.redis_stream import open_client
+from greenscale_worker.queues.redis.stream import open_client
 from greenscale_worker.telemetry import Metrics
 from harness.eventually import eventually
 from harness.redis_server import RedisServer
@@ -37,7 +37,7 @@ async def open_queue(kind: str, redis_url: str) -> AsyncIterator[Open]:
     async with AsyncExitStack() as stack:
 
         async def open_one(*, url: str = redis_url, lease: float = LEASE) -> Queue:
-            room = importlib.import_module(f"greenscale_worker.queues.redis_{kind}")
+            room = importlib.import_module(f"greenscale_worker.queues.redis.{kind}")
             queue: Queue = await room.open_queue(RedisOptions(url=url), QueueOptions(lease=lease), Metrics())
             stack.push_async_callback(queue.aclose)
             return queue

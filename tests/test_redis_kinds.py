@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from greenscale_worker.queues import RedisOptions
-from greenscale_worker.queues.opening import open_client
+from greenscale_worker.queues.registry import open_client
 from harness.eventually import eventually
 from harness.redis_server import CERTIFICATE, RedisServer, is_master
 from harness.worker_process import WorkerProcess

@@ -16,19 +16,18 @@ import orjson
 import pytest
 from redis.exceptions import RedisError
 
-from greenscale_worker import queues
 from greenscale_worker.cli import main
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.job import Failed, Output, Released, Succeeded, decode
 from greenscale_worker.queues import Lease, Queue, QueueOptions, RedisOptions
-from greenscale_worker.queues.opening import open_client
-from greenscale_worker.queues.redis_common import connections
-from greenscale_worker.queues.redis_common.connections import TLS, close, open_redis
-from greenscale_worker.queues.redis_common.errors import mapped
-from greenscale_worker.queues.redis_common.redis_py import KEEPS_CLUSTERS, UNNAMED
-from greenscale_worker.queues.redis_list import ListStore
-from greenscale_worker.queues.redis_protocol import examination, opening
-from greenscale_worker.queues.redis_stream import StreamStore
+from greenscale_worker.queues.redis import connections, examination, factory
+from greenscale_worker.queues.redis.connections import TLS, close, open_redis
+from greenscale_worker.queues.redis.errors import mapped
+from greenscale_worker.queues.redis.list import ListStore
+from greenscale_worker.queues.redis.redis_py import KEEPS_CLUSTERS, UNNAMED
+from greenscale_worker.queues.redis.script_loader import read_script
+from greenscale_worker.queues.redis.stream import StreamStore
+from greenscale_worker.queues.registry import open_client
 from greenscale_worker.telemetry import Metrics
 from harness.eventually import eventually
 from harness.redis_server import CERTIFICATE, RedisServer, free_port
@@ -37,7 +36,6 @@ from tests.support.cases import Cases, at_once
 from tests.support.strange_server import lying_proxy, strange_server
 
 ANSWER: Final = Succeeded(Output("4"))
-QUEUES: Final = Path(queues.__file__).parent
 PATIENCE: Final = 20.0
 PASSWORD: Final = "s3cret"  # noqa: S105  the tests' own
 
@@ -57,7 +55,7 @@ def _collected_here() -> Iterator[None]:
 
 @asynccontextmanager
 async def opened(kind: str, options: RedisOptions, *, lease: float = 15.0) -> AsyncIterator[Queue]:
-    room = importlib.import_module(f"greenscale_worker.queues.redis_{kind}")
+    room = importlib.import_module(f"greenscale_worker.queues.redis.{kind}")
     async with aclosing(await room.open_queue(options, QueueOptions(lease=lease), Metrics())) as queue:
         yield queue
 
@@ -122,9 +120,8 @@ SENT_BESIDE: Final = {"SUBSCRIBE", "INFO", "CONFIG", "CLIENT", "HELLO", "PING", 
 
 def used_by(kind: str) -> set[str]:
     """Every command that a worker, its scripts or a client sends."""
-    names = ("prelude", "seats", "agree", *opening.WORKER_SCRIPTS)
-    scripts = [QUEUES / "redis_protocol" / f"{name}.lua" for name in names]
-    text = "".join(path.read_text() for path in [*scripts, QUEUES / f"redis_{kind}" / "store.lua"])
+    names = ("prelude", f"{kind}_store", "seats", "check_format", *factory.WORKER_SCRIPTS)
+    text = "".join(read_script(name).decode() for name in names)
     found = set(re.findall(r"(?:call|run|call_with|pcall)\('([A-Z]+)'", text))
     mine = {"list": {"BLMOVE", "RPOP"}, "stream": {"XREAD"}}[kind]
     return found | mine | SENT_BESIDE | {"EVAL", "EVALSHA"}
@@ -688,8 +685,8 @@ ODD_ANSWERS: Final = {
 async def test_no_answer_ends_a_lane(redis_url: str, odd: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever a script is answered, it is asked again until that is what it should be."""
     async with opened("list", RedisOptions(url=redis_url), lease=0.5) as queue:
-        link: Any = queue._link  # type: ignore[attr-defined]  # noqa: SLF001  where answers come in
-        real, wrong = link._wire, dict.fromkeys(("claim", "bind", "settle", "beat"), 2)  # noqa: SLF001
+        link: Any = queue._redis  # type: ignore[attr-defined]  # noqa: SLF001  where answers come in
+        real, wrong = link._cache, dict.fromkeys(("claim", "bind", "settle", "heartbeat"), 2)  # noqa: SLF001
 
         class Mixed:
             """A proxy that gives others' answers now and then."""
@@ -707,7 +704,7 @@ async def test_no_answer_ends_a_lane(redis_url: str, odd: Any, capsys: pytest.Ca
                 await real.drop_idle()
 
         scripts = queue._scripts  # type: ignore[attr-defined]  # noqa: SLF001
-        link._wire = Mixed()  # type: ignore[assignment]  # noqa: SLF001
+        link._cache = Mixed()  # type: ignore[assignment]  # noqa: SLF001
         client = open_redis(RedisOptions(url=redis_url))
         await client.lpush("jobs", orjson.dumps({"job_id": "one"}))
         assert await run_one(queue) == "one"

@@ -13,10 +13,10 @@ from redis import Redis
 
 from greenscale_worker.job import Released
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.opening import open_client, open_queue
-from greenscale_worker.queues.redis_common.link import Link
-from greenscale_worker.queues.redis_protocol.claims import PEEK_SECONDS, Claims
-from greenscale_worker.queues.redis_protocol.queue import RedisQueue
+from greenscale_worker.queues.redis.fetcher import PEEK_SECONDS, Fetcher
+from greenscale_worker.queues.redis.queue import RedisQueue
+from greenscale_worker.queues.redis.retrying_client import RetryingClient
+from greenscale_worker.queues.registry import open_client, open_queue
 from greenscale_worker.telemetry import Metrics
 from harness.eventually import eventually
 from harness.redis_server import RedisServer
@@ -84,27 +84,27 @@ async def crew(url: str, kind: str, workers: int, *, ghosts: bool = False) -> As
 
 
 @pytest.fixture
-def claims(monkeypatch: pytest.MonkeyPatch) -> Counter[Claims]:
+def claims(monkeypatch: pytest.MonkeyPatch) -> Counter[Fetcher]:
     """How often each worker has claimed."""
-    counted: Counter[Claims] = Counter()
-    claim = Claims._claim  # noqa: SLF001  each of its calls is one script
+    counted: Counter[Fetcher] = Counter()
+    claim = Fetcher._claim  # noqa: SLF001  each of its calls is one script
 
-    async def count(self: Claims, lanes: int) -> None:
+    async def count(self: Fetcher, lanes: int) -> None:
         counted[self] += 1
         await claim(self, lanes)
 
-    monkeypatch.setattr(Claims, "_claim", count)
+    monkeypatch.setattr(Fetcher, "_claim", count)
     return counted
 
 
 @every_kind
 async def test_a_job_wakes_the_two_that_have_a_seat_and_nobody_else(
-    redis_url: str, kind: str, claims: Counter[Claims]
+    redis_url: str, kind: str, claims: Counter[Fetcher]
 ) -> None:
     async with crew(redis_url, kind, 6) as here:
         seated = here.has_seat()
         assert sum(seated) == 2
-        woken = {queue._claims for queue, has_seat in zip(here.queues, seated, strict=True) if has_seat}  # noqa: SLF001
+        woken = {queue._fetcher for queue, has_seat in zip(here.queues, seated, strict=True) if has_seat}  # noqa: SLF001
         claims.clear()
         for number in (1, 2):
             here.push()
@@ -130,7 +130,7 @@ async def test_after_a_burst_two_have_a_seat_and_know_it(redis_url: str, kind: s
 
 
 @every_kind
-async def test_a_burst_wakes_hardly_more_than_it_takes(redis_url: str, kind: str, claims: Counter[Claims]) -> None:
+async def test_a_burst_wakes_hardly_more_than_it_takes(redis_url: str, kind: str, claims: Counter[Fetcher]) -> None:
     async with crew(redis_url, kind, 30) as here:
         claims.clear()
         here.push(12 * LANES)
@@ -138,7 +138,7 @@ async def test_a_burst_wakes_hardly_more_than_it_takes(redis_url: str, kind: str
         assert len(claims) <= 12 + 4  # those that have a seat before, and those after
 
 
-async def test_entries_that_the_group_never_gives_wake_nobody(redis_url: str, claims: Counter[Claims]) -> None:
+async def test_entries_that_the_group_never_gives_wake_nobody(redis_url: str, claims: Counter[Fetcher]) -> None:
     """The operator made the group behind them, or somebody acknowledged and did not delete them."""
     with Redis.from_url(redis_url) as client:
         for _ in range(100):
@@ -189,7 +189,7 @@ async def test_a_worker_that_says_goodbye_leaves_its_seat(redis_url: str, kind: 
 
 @every_kind
 async def test_a_heartbeat_that_finds_a_job_is_followed_by_a_claim_of_its_sender_alone(
-    redis_url: str, kind: str, claims: Counter[Claims]
+    redis_url: str, kind: str, claims: Counter[Fetcher]
 ) -> None:
     """Those that have the seats are dead, and nobody knows it yet."""
     async with crew(redis_url, kind, 3, ghosts=True) as here:
@@ -212,7 +212,7 @@ async def test_who_was_silent_for_two_heartbeats_loses_its_seat(redis_url: str, 
 
 @every_kind
 async def test_seats_that_got_lost_are_given_again_by_heartbeats(
-    redis_url: str, kind: str, claims: Counter[Claims]
+    redis_url: str, kind: str, claims: Counter[Fetcher]
 ) -> None:
     async with crew(redis_url, kind, 3, ghosts=True) as here:
         here.redis.delete(IDLE)
@@ -267,10 +267,10 @@ async def test_a_bell_is_heard_while_the_claim_that_brings_the_seat_is_on_the_wi
     redis_url: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answered, heard = asyncio.Event(), asyncio.Event()
-    insist = Link.insist_last
+    call_last = RetryingClient.call_last
 
-    async def answer_late(self: Link, *args: Any) -> Any:
-        answer = await insist(self, *args)
+    async def answer_late(self: RetryingClient, *args: Any) -> Any:
+        answer = await call_last(self, *args)
         answered.set()
         await heard.wait()
         return answer
@@ -282,7 +282,7 @@ async def test_a_bell_is_heard_while_the_claim_that_brings_the_seat_is_on_the_wi
             await eventually(lambda: here.redis.pubsub_numsub("{jobs}:bell")[0][1] == 2)
             here.push()
             lease = await holder.lease()
-            monkeypatch.setattr(Link, "insist_last", answer_late)
+            monkeypatch.setattr(RetryingClient, "call_last", answer_late)
             waiting = asyncio.create_task(waiter.lease())
             await answered.wait()
             with here.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
@@ -310,7 +310,7 @@ async def test_a_pause_ends_for_all(redis_url: str, kind: str) -> None:
 
 @every_kind
 async def test_what_comes_back_to_a_paused_queue_wakes_nobody(
-    redis_url: str, kind: str, claims: Counter[Claims]
+    redis_url: str, kind: str, claims: Counter[Fetcher]
 ) -> None:
     async with (
         crew(redis_url, kind, 6) as here,
@@ -319,7 +319,7 @@ async def test_what_comes_back_to_a_paused_queue_wakes_nobody(
         await client.pause()
         here.push()
         await eventually(lambda: here.idle() == 0)
-        await eventually(lambda: all(queue._claims._paused for queue in here.queues))  # noqa: SLF001  as above
+        await eventually(lambda: all(queue._fetcher._paused for queue in here.queues))  # noqa: SLF001  as above
         claims.clear()
         here.redis.publish("{jobs}:bell", "ready")  # as where a call has failed
         here.redis.publish(f"{{jobs}}:bell:{here.queues[0]._owner}", "wake")  # noqa: SLF001  as above

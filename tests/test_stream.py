@@ -14,7 +14,7 @@ import pytest
 from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import Failed, Output, Released, Succeeded, decode
 from greenscale_worker.queues import Depth, Lease, Queue, QueueClient, QueueOptions, RedisOptions
-from greenscale_worker.queues.opening import open_client, open_queue
+from greenscale_worker.queues.registry import open_client, open_queue
 from harness.eventually import eventually
 from harness.redis_server import RedisServer
 from tests.support.jobs import GROUP, NOBODY, StreamJobs

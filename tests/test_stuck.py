@@ -9,15 +9,14 @@ import orjson
 import pytest
 import structlog
 
-from greenscale_worker import blame
-from greenscale_worker import recall as recalls
+from greenscale_worker import blame, cancel_scope
 from greenscale_worker import worker as workers
 from greenscale_worker.backends.handlers import HandlerBackend
 from greenscale_worker.execution import Policy
 from greenscale_worker.job import Job
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.memory import MemoryQueue
-from greenscale_worker.queues.opening import open_client, open_queue
+from greenscale_worker.queues.registry import open_client, open_queue
 from greenscale_worker.telemetry import Metrics
 from greenscale_worker.worker import Worker
 from harness.eventually import PATIENCE, eventually
@@ -28,7 +27,7 @@ LIMIT = 0.05
 
 @pytest.fixture(autouse=True)
 def _short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recalls, "GRACE_SECONDS", GRACE)
+    monkeypatch.setattr(cancel_scope, "GRACE_SECONDS", GRACE)
     monkeypatch.setattr(workers, "GRACE_SECONDS", GRACE)
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 import pytest
 
 from greenscale_worker.queues import QueueClient, QueueOptions, RedisOptions
-from greenscale_worker.queues.opening import open_client
+from greenscale_worker.queues.registry import open_client
 from harness.eventually import eventually
 from harness.worker_process import WorkerProcess
 from tests.support.cases import Cases, at_once

@@ -15,7 +15,7 @@ from greenscale_worker.cli.worker import log_exception
 from greenscale_worker.job import decode
 from greenscale_worker.queues import QueueClient, QueueOptions, RedisOptions
 from greenscale_worker.queues.memory import MemoryQueue
-from greenscale_worker.queues.opening import open_client
+from greenscale_worker.queues.registry import open_client
 from greenscale_worker.simulator import CHAT_PATH, SimulatorOptions, running
 from greenscale_worker.telemetry import configure_logging
 from greenscale_worker.worker import Worker

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
         Verdict,
     )
     from greenscale_worker.queues.memory import MemoryQueue
-    from greenscale_worker.queues.opening import QueueKind, open_client, open_queue
+    from greenscale_worker.queues.registry import QueueKind, open_client, open_queue
     from greenscale_worker.telemetry import Metrics
     from greenscale_worker.worker import Worker
 
@@ -66,7 +66,7 @@ _ROOMS: Final = {
     "queues": "Binding Cancellation DeadFilter DeadLetter Depth JobFilter JobInfo Lease LiveWorker Loss Queue "
     "QueueClient QueueOptions RedisOptions Replay State Verdict",
     "queues.memory": "MemoryQueue",
-    "queues.opening": "QueueKind open_client open_queue",
+    "queues.registry": "QueueKind open_client open_queue",
     "telemetry": "Metrics",
     "worker": "Worker",
 }

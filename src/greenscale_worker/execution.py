@@ -11,11 +11,11 @@ from weakref import WeakSet
 
 from greenscale_worker.backends import Backend
 from greenscale_worker.blame import Call
+from greenscale_worker.cancel_scope import CancelScope, Timeouts
 from greenscale_worker.errors import BadInputError, PermanentError, Prior, TransientError
 from greenscale_worker.gate import Gate
 from greenscale_worker.job import Failed, Failure, Job, Outcome, Output, Released, Succeeded, Usage, begin
 from greenscale_worker.queues import Lease
-from greenscale_worker.recall import Deadlines, Recall
 from greenscale_worker.telemetry import Metrics, log
 
 LARGEST_RESULT: Final = 64 * 1024 * 1024  # Redis takes 512 MiB; what it refused would be sent for ever
@@ -71,7 +71,7 @@ class Executor:
         on_stuck: Callable[[asyncio.Task[object]], None] | None = None,
         on_exception: OnException | None = None,
     ) -> None:
-        self.deadlines = Deadlines(self._left_behind)
+        self.timeouts = Timeouts(self._left_behind)
         self._on_stuck = on_stuck
         self._stuck: WeakSet[asyncio.Task[object]] = WeakSet()
         self._any_stuck = False
@@ -153,29 +153,29 @@ class Executor:
 
     async def _call(self, run: Run) -> Answer:
         """Ask the backend; what it raises comes back as a value, whatever it is."""
-        recall, seconds = Recall(), min(self._policy.timeout, run.left())
+        scope, seconds = CancelScope(), min(self._policy.timeout, run.left())
         begin(run.job, attempt=run.lease.runs + 1, ends=monotonic() + seconds)
-        self.deadlines.add(recall, seconds)
+        self.timeouts.add(scope, seconds)
         try:
-            with recall:
-                return await self._ask(run.job, recall)
+            with scope:
+                return await self._ask(run.job, scope)
         finally:
-            self.deadlines.discard(recall)
+            self.timeouts.discard(scope)
         return timed_out()
 
-    async def _ask(self, job: Job, recall: Recall) -> Answer:
+    async def _ask(self, job: Job, scope: CancelScope) -> Answer:
         try:
             output: object = await self._backend.infer(job)
         except (TransientError, PermanentError, BadInputError) as error:
             return error if _is_usable(error) else self._backend_error(job, error)
         except asyncio.CancelledError as error:
-            if recall.task.cancelling():
+            if scope.task.cancelling():
                 raise
             return self._backend_error(job, error)  # the backend cancelled something of its own
         except (KeyboardInterrupt, GeneratorExit):
             raise  # it is our process, or this very task, that ends
         except BaseException as error:  # noqa: BLE001  whatever somebody else's code comes up with, a panic in Rust, too
-            return timed_out() if recall.called else self._backend_error(job, error)
+            return timed_out() if scope.cancelled else self._backend_error(job, error)
         if isinstance(output, Output):
             return output
         return TransientError("backend_error", f"it gave {type(output).__name__}, not Output")

@@ -12,12 +12,12 @@ from typing import Final, Self
 
 from greenscale_worker.backends import Backend
 from greenscale_worker.backends.handlers import Handler, as_backend
+from greenscale_worker.cancel_scope import GRACE_SECONDS, CancelScope
 from greenscale_worker.errors import BadInputError, QueueUnavailableError
 from greenscale_worker.execution import Executor, OnException, Policy, Run, timed_out
 from greenscale_worker.gate import Gate
 from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded, decode
 from greenscale_worker.queues import Lease, Queue, QueueOptions
-from greenscale_worker.recall import GRACE_SECONDS, Recall
 from greenscale_worker.telemetry import Metrics, log
 
 LANES: Final = 16
@@ -90,21 +90,21 @@ class Worker:
         self._stopping = asyncio.Event()
         self._patience: asyncio.Timeout | None = None
         self._handing_back = False
-        self._claiming: set[Recall] = set()
-        self._running: dict[Recall, _Running] = {}
+        self._claiming: set[CancelScope] = set()
+        self._running: dict[CancelScope, _Running] = {}
         self._lanes: set[asyncio.Task[None]] = set()
         self._givings_up: set[asyncio.Task[None]] = set()
         self._busy = 0
         self._metrics.busy(lambda: self._busy)
-        self._background: tuple[Recall, asyncio.Task[bool]] | None = None
+        self._background: tuple[CancelScope, asyncio.Task[bool]] | None = None
 
     async def __aenter__(self) -> Self:
         """Begin to work, in the background."""
-        inside = Recall()
+        inside = CancelScope()
 
         def ended(running: asyncio.Task[bool]) -> None:
             if running.cancelled() or running.exception() is not None:
-                inside.call()
+                inside.cancel()
 
         running = asyncio.create_task(self.run())
         running.add_done_callback(ended)
@@ -199,10 +199,10 @@ class Worker:
             stopping.cancel()
 
     async def _lane(self) -> None:
-        recall = Recall()
+        scope = CancelScope()
         while not self._stopping.is_set():
             try:
-                claimed = await self._claim(recall)
+                claimed = await self._claim(scope)
             except QueueUnavailableError as error:
                 log.warning("queue_unavailable", error=str(error))
                 await asyncio.sleep(random.uniform(0, self._heartbeat))  # noqa: S311  jitter, not a secret
@@ -212,18 +212,18 @@ class Worker:
             lease, probe = claimed
             kept = True
             try:
-                kept = await self._work(lease, recall, probe=probe)
+                kept = await self._work(lease, scope, probe=probe)
             finally:
                 if kept:
                     self._gate.leave(probe=probe)
             if not kept:
                 return
 
-    async def _claim(self, recall: Recall) -> tuple[Lease, bool] | None:
-        """Wait until the endpoint may be sent to, then for a job. None: called back by `_withdraw`."""
-        self._claiming.add(recall)
+    async def _claim(self, scope: CancelScope) -> tuple[Lease, bool] | None:
+        """Wait until the endpoint may be sent to, then for a job. None: cancelled by `_withdraw`."""
+        self._claiming.add(scope)
         try:
-            with recall:
+            with scope:
                 probe = await self._gate.enter()
                 try:
                     return await self._queue.lease(), probe
@@ -231,22 +231,22 @@ class Worker:
                     self._gate.leave(probe=probe)
                     raise
         finally:
-            self._claiming.discard(recall)
+            self._claiming.discard(scope)
         return None
 
     def _withdraw(self) -> None:
         """Take back every request for a job; lanes that still want one ask again when the gate opens."""
-        for recall in self._claiming:
-            recall.call()
+        for scope in self._claiming:
+            scope.cancel()
 
-    async def _work(self, lease: Lease, recall: Recall, *, probe: bool) -> bool:
+    async def _work(self, lease: Lease, scope: CancelScope, *, probe: bool) -> bool:
         """Run a job and record what comes of it. False: the lane was replaced meanwhile."""
         self._busy += 1
         kept = True
         clock = asyncio.get_running_loop().time
         began = clock()
         try:
-            job, outcome, note = await self._outcome(lease, recall, probe=probe)
+            job, outcome, note = await self._outcome(lease, scope, probe=probe)
             if outcome is _GIVEN_UP:
                 kept = False
                 return False
@@ -269,7 +269,7 @@ class Worker:
         return "" if outcome is None or await self._queue.settle(lease, outcome) else "not_ours"
 
     async def _outcome(
-        self, lease: Lease, recall: Recall, *, probe: bool
+        self, lease: Lease, scope: CancelScope, *, probe: bool
     ) -> tuple[Job | None, Outcome | Failure | None, str]:
         """Find out what comes of a job: the outcome to record, or else a word for what was recorded already."""
         began = asyncio.get_running_loop().time()
@@ -284,36 +284,36 @@ class Worker:
         if binding != "run":
             return job, None, binding
         self._metrics.started(asyncio.get_running_loop().time() - began)
-        outcome = await self._execute(_Running(job, lease, probe), recall)
+        outcome = await self._execute(_Running(job, lease, probe), scope)
         return job, outcome, "" if outcome is not None else _LOSSES[lease.lost or "gone"]
 
-    async def _execute(self, running: _Running, recall: Recall) -> Outcome | Failure | None:
+    async def _execute(self, running: _Running, scope: CancelScope) -> Outcome | Failure | None:
         """Run a job. None: its lease was lost meanwhile, and nothing is to be recorded."""
         if self._handing_back:
             return Released("drain")
-        lease, deadlines = running.lease, self._executor.deadlines
-        self._running[recall] = running
+        lease, timeouts = running.lease, self._executor.timeouts
+        self._running[scope] = running
         try:
-            with recall:
-                lease.on_lost = lambda: deadlines.add(recall, 0.0)
+            with scope:
+                lease.on_lost = lambda: timeouts.add(scope, 0.0)
                 if lease.lost is None:
                     outcome = await self._executor.run(running.job, lease, probe=running.probe)
                     return _GIVEN_UP if running.given_up else outcome
         finally:
             if not running.given_up:
                 lease.on_lost = None
-                del self._running[recall]
-            deadlines.discard(recall)
+                del self._running[scope]
+            timeouts.discard(scope)
         if running.given_up:
             return _GIVEN_UP
         return None if lease.lost is not None else Released("drain")
 
     def _give_up(self, task: asyncio.Task[object]) -> None:
         """Go on without a handler that does not let itself be cancelled: settle its job, and start another lane."""
-        recall = next((recall for recall in self._running if recall.task is task), None)
-        if recall is None:
+        scope = next((scope for scope in self._running if scope.task is task), None)
+        if scope is None:
             return
-        running = self._running.pop(recall)
+        running = self._running.pop(scope)
         running.given_up = True
         running.lease.on_lost = None
         log.error("handler_stuck", job_id=running.job.job_id, seconds=2 * GRACE_SECONDS)
@@ -415,10 +415,10 @@ class Worker:
         """
         self._handing_back = True
         lanes = self._lanes | self._givings_up
-        for recall in self._running:
-            recall.call()
+        for scope in self._running:
+            scope.cancel()
         await _wait(lanes, limit - RELEASE_SECONDS / 2)
-        stubborn = {recall.task: running for recall, running in self._running.items()}
+        stubborn = {scope.task: running for scope, running in self._running.items()}
         for running in stubborn.values():
             running.given_up = True  # when it comes back after all, the queue may be closed
         releases = {asyncio.create_task(self._release(running.lease)) for running in stubborn.values()}

@@ -1,4 +1,4 @@
-"""Producers, people and workers, calling the scripts as queue.py, claims.py and admin.py of the queues do."""
+"""Producers, people and workers, calling the scripts as queue.py, fetcher.py and client.py of the queues do."""
 
 import random
 from collections import Counter
@@ -9,17 +9,16 @@ from typing import Any, Final
 import orjson
 from redis import Redis
 
-from greenscale_worker.queues.redis_common.scripts import load
-from greenscale_worker.queues.redis_list import ListStore
-from greenscale_worker.queues.redis_protocol.keys import Keys
-from greenscale_worker.queues.redis_protocol.opening import (
+from greenscale_worker.queues.redis.factory import (
     CLIENT_SCRIPTS,
     LETTER_SCRIPTS,
-    PROTOCOL,
     SHARED,
     WORKER_SCRIPTS,
 )
-from greenscale_worker.queues.redis_stream import StreamStore
+from greenscale_worker.queues.redis.keys import Keys
+from greenscale_worker.queues.redis.list import ListStore
+from greenscale_worker.queues.redis.script_loader import load
+from greenscale_worker.queues.redis.stream import StreamStore
 from tests.support.crew import Call, Held, Process, id_in
 from tests.support.entries import (
     BACKEND,
@@ -45,7 +44,7 @@ from tests.support.entries import (
 from tests.support.ledger import Ledger
 from tests.support.witness import Witness
 
-SCRIPTS: Final = (*WORKER_SCRIPTS, *CLIENT_SCRIPTS, "agree")
+SCRIPTS: Final = (*WORKER_SCRIPTS, *CLIENT_SCRIPTS, "check_format")
 STORES: Final[dict[Kind, type[ListStore | StreamStore]]] = {"list": ListStore, "stream": StreamStore}
 A_LONG_TIME: Final = 3_600_000
 GROUPED: Final = {"bind", "settle", "release", "retry"}
@@ -60,7 +59,7 @@ JUNK: Final = [b"|", b"\n{}\n", b'"\\u0000', b"\xff\xfe\x00\r\n", b"a|b|3|4|5|c\
 
 def sources(kind: Kind) -> dict[str, bytes]:
     """Load the scripts as the worker does; but a payload that is too large to be read may be small."""
-    scripts = load(PROTOCOL, STORES[kind].package, *SCRIPTS, *LETTER_SCRIPTS, shared=SHARED)
+    scripts = load(STORES[kind].script, *SCRIPTS, *LETTER_SCRIPTS, shared=SHARED)
     return {name: with_small_limit(script.source) for name, script in scripts.items()}
 
 
@@ -107,7 +106,7 @@ class Actors:
 
     def new_process(self) -> Process:
         """Start a worker; during a rolling upgrade not all have the same settings, or know the same format."""
-        self.send("agree", [], [version := self.rnd.choice(self.formats)], lambda: self.ledger.agree(version))
+        self.send("check_format", [], [version := self.rnd.choice(self.formats)], lambda: self.ledger.agree(version))
         name = next(self.names) + self.rnd.choice(["", f":1:2-{self.rnd.getrandbits(32):08x}" if self.upgrades else ""])
         return Process(name, max_crashes=self.rnd.choice(MAX_CRASHES))
 
@@ -438,7 +437,7 @@ class Actors:
         def heard(answer: list[Any]) -> None:
             process.let_go(each for each in group if (each.id, each.token) in lost(answer))
 
-        self.call(process, Call("beat", [], args, expected, [], seen, heard))
+        self.call(process, Call("heartbeat", [], args, expected, [], seen, heard))
 
     def resend(self, process: Process) -> None:
         if process.unanswered:

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import orjson
 
-from greenscale_worker.queues.redis_list import ListStore
-from greenscale_worker.queues.redis_protocol.keys import Keys
-from greenscale_worker.queues.redis_stream import StreamStore
+from greenscale_worker.queues.redis.keys import Keys
+from greenscale_worker.queues.redis.list import ListStore
+from greenscale_worker.queues.redis.stream import StreamStore
 
 NO_ID: Final = re.compile("[^A-Za-z0-9-]")
 NOTHING: Final[Mapping[str, str]] = {}

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from redis import Redis
 
-from greenscale_worker.queues.redis_protocol.keys import IDLE, OF_LETTERS, OURS, RECENT, Keys
+from greenscale_worker.queues.redis.keys import IDLE, OF_LETTERS, OURS, RECENT, Keys
 from tests.support.entries import (
     FINAL_SECONDS,
     FOREIGN,

@@ -14,7 +14,7 @@ import redis
 from greenscale_worker.cli import main
 from greenscale_worker.job import Failure, Outcome, Output, Succeeded, Usage, decode
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.redis_list import open_queue
+from greenscale_worker.queues.redis.list import open_queue
 from greenscale_worker.telemetry import Metrics
 
 ANSWER = Succeeded(Output("4\n", model="llama", finish_reason="stop", usage=Usage(3, 1, 4)))

@@ -25,8 +25,8 @@ from yarl import URL
 from greenscale_worker.backends import ChatOptions
 from greenscale_worker.backends.completion import read_completion
 from greenscale_worker.backends.error_body import ErrorBody, read_error
-from greenscale_worker.backends.faults import SHORT, error_of
 from greenscale_worker.backends.request import chat_request
+from greenscale_worker.backends.status_codes import SHORT, error_of
 from greenscale_worker.errors import BadInputError, ConfigError, PermanentError, TransientError
 from greenscale_worker.job import Job, Output
 from greenscale_worker.tls import client_context

@@ -6,8 +6,8 @@ from typing import Any, Final, Protocol
 import orjson
 
 from greenscale_worker.backends.error_body import ErrorBody, error_in, is_html
-from greenscale_worker.backends.faults import DOWN, NO_COMPLETION, Judgement
 from greenscale_worker.backends.request import text_of
+from greenscale_worker.backends.status_codes import DOWN, NO_COMPLETION, Judgement
 from greenscale_worker.errors import PermanentError, TransientError
 from greenscale_worker.job import Output, Usage
 from greenscale_worker.wire_json import read, read_leniently, write

@@ -91,18 +91,18 @@ def _main(arguments: list[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     if not arguments:
-        from greenscale_worker.cli import worker  # noqa: PLC0415  the worker starts without the parser
+        from greenscale_worker.cli import worker
 
         return worker.run()
     try:
         args = parser().parse(arguments)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else WRONG
-    from greenscale_worker.cli.opening import ENV_FILE  # noqa: PLC0415  as above
+    from greenscale_worker.cli.context import ENV_FILE
 
     ENV_FILE.set(args.env_file)
     if args.run is None:
-        from greenscale_worker.cli import worker  # noqa: PLC0415  the commands start without it
+        from greenscale_worker.cli import worker
 
         return worker.run()
     run = args.run
@@ -112,9 +112,9 @@ def _run(arguments: list[str]) -> int:
 
 def parser() -> "Parser":
     """Make the parser of all commands."""
-    import argparse  # noqa: PLC0415  as above
+    import argparse
 
-    from greenscale_worker.cli import (  # noqa: PLC0415  as above
+    from greenscale_worker.cli import (
         batch,
         config,
         dead,
@@ -126,11 +126,11 @@ def parser() -> "Parser":
         submit,
         up,
     )
-    from greenscale_worker.cli.usage import Parser  # noqa: PLC0415  as above
+    from greenscale_worker.cli.usage import Parser
 
     class Version(argparse.Action):
         def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-            from importlib.metadata import version  # noqa: PLC0415  only this option needs it
+            from importlib.metadata import version
 
             sys.stdout.write(f"greenscale-worker {version('greenscale-worker')}\n")
             parser.exit()
@@ -154,7 +154,7 @@ def parser() -> "Parser":
 
 
 def _complain(message: str, code: int) -> int:
-    from greenscale_worker.for_people import fitted  # noqa: PLC0415  as above
+    from greenscale_worker.for_people import fitted
 
     with suppress(OSError):  # nobody can be told; the exit code says it
         sys.stderr.write(fitted(f"greenscale-worker: {message}", sys.stderr) + "\n")

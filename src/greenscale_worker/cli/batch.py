@@ -13,7 +13,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from greenscale_worker.cli import FAILED, interrupt
-from greenscale_worker.cli.opening import open_configured_backend, settings_of_command
+from greenscale_worker.cli.context import open_configured_backend, settings_of_command
 from greenscale_worker.cli.terminal import hint, one_line, say, say_json
 from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import ConfigError
@@ -83,8 +83,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Answer the lines of one file into another. Raises ConfigError."""
-    from greenscale_worker.batch import Batch  # noqa: PLC0415  only this command pays for it
-    from greenscale_worker.config import policy  # noqa: PLC0415  as above
+    from greenscale_worker.batch import Batch
+    from greenscale_worker.config import policy
 
     settings = settings_of_command()
     log_beside_a_bar(settings)
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
 
 def log_beside_a_bar(settings: "Settings") -> None:
     """Log warnings only, and none of a single line, unless a level is set: a bar and a summary tell the rest."""
-    from greenscale_worker.telemetry import configure_logging  # noqa: PLC0415  only those who run jobs log
+    from greenscale_worker.telemetry import configure_logging
 
     json = settings.log_format == "json"
     if "log_level" in settings.origins:
@@ -189,8 +189,8 @@ async def _bar(tally: "Tally") -> AsyncIterator[None]:
     if not sys.stderr.isatty():
         yield
         return
-    from greenscale_worker.cli.progress import Bar  # noqa: PLC0415  only those who see it pay for it
-    from greenscale_worker.telemetry import log_above  # noqa: PLC0415  as above
+    from greenscale_worker.cli.progress import Bar
+    from greenscale_worker.telemetry import log_above
 
     Bar.monitor_interval = 0  # a thread that would wake a sleeping bar; this one is drawn in any case
     with Bar(total=tally.total, unit=" lines", dynamic_ncols=True, smoothing=0) as bar:

@@ -5,7 +5,7 @@ import sys
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
-from greenscale_worker.cli.opening import settings_of_command
+from greenscale_worker.cli.context import settings_of_command
 from greenscale_worker.cli.terminal import bold, columns, facts, say, say_json
 from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import ConfigError
@@ -126,8 +126,8 @@ def run(args: argparse.Namespace) -> int:
 
 def markdown() -> str:
     """Write the page that documents every setting."""
-    from greenscale_worker.config.catalogue import catalogue  # noqa: PLC0415  pydantic is not for `--help`
-    from greenscale_worker.config.settings import NEYSA_URL, OPENAI_BASE, EndpointSettings, RedisSettings  # noqa: PLC0415  as above
+    from greenscale_worker.config.catalogue import catalogue
+    from greenscale_worker.config.settings import NEYSA_URL, OPENAI_BASE, EndpointSettings, RedisSettings
 
     notes = {
         EndpointSettings.__doc__: ENDPOINT.format(neysa=NEYSA_URL, openai=OPENAI_BASE),
@@ -161,7 +161,7 @@ def _plain(value: object) -> str:
 
 def _shown(settings: "Settings", setting: "Setting") -> str | None:
     """A value that may be seen: secrets mask themselves, and passwords in URLs are cut out."""
-    from greenscale_worker.config.rules import masked  # noqa: PLC0415  as above
+    from greenscale_worker.config.rules import masked
 
     value = getattr(settings, setting.field)
     return None if value is None else masked(_plain(value))
@@ -172,7 +172,7 @@ def _is_text(settings: "Settings", setting: "Setting") -> bool:
 
 
 def _as_text(settings: "Settings") -> str:
-    from greenscale_worker.config.catalogue import catalogue  # noqa: PLC0415  as above
+    from greenscale_worker.config.catalogue import catalogue
 
     rows: list[tuple[str, str, str]] = []
     headings: dict[int, str] = {}
@@ -192,7 +192,7 @@ def _as_text(settings: "Settings") -> str:
 
 
 def _as_json(settings: "Settings") -> dict[str, Any]:
-    from greenscale_worker.config.catalogue import catalogue  # noqa: PLC0415  as above
+    from greenscale_worker.config.catalogue import catalogue
 
     values = {
         setting.name: {
@@ -206,8 +206,8 @@ def _as_json(settings: "Settings") -> dict[str, Any]:
 
 def _in_force(settings: "Settings") -> list[tuple[str, dict[str, str]]]:
     """What the settings amount to, or why they amount to nothing."""
-    from greenscale_worker.config import chat_options, has_endpoint, redis_options  # noqa: PLC0415  as above
-    from greenscale_worker.config.rules import masked  # noqa: PLC0415  as above
+    from greenscale_worker.config import chat_options, has_endpoint, redis_options
+    from greenscale_worker.config.rules import masked
 
     found: list[tuple[str, dict[str, str]]] = []
     try:

@@ -6,7 +6,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, Final
 
 from greenscale_worker.cli import FAILED, UNKNOWN
-from greenscale_worker.cli.opening import with_client
+from greenscale_worker.cli.context import with_client
 from greenscale_worker.cli.terminal import (
     columns,
     facts,
@@ -128,7 +128,7 @@ def _count(text: str) -> int:
 
 
 def _which(args: argparse.Namespace) -> "DeadFilter":
-    from greenscale_worker.queues import DeadFilter  # noqa: PLC0415  `--help` does not pay for it
+    from greenscale_worker.queues import DeadFilter
 
     since, younger_than = args.since or (None, None)
     return DeadFilter(code=args.code, since=since, younger_than=younger_than)
@@ -265,7 +265,7 @@ async def _replay_ids(args: argparse.Namespace, client: "QueueClient") -> int:
 async def _purge(args: argparse.Namespace, client: "QueueClient", _settings: "Settings") -> int:
     known = await _knows(args.code, client)
     if args.dry_run:
-        from greenscale_worker.queues import DeadFilter  # noqa: PLC0415  as above
+        from greenscale_worker.queues import DeadFilter
 
         say(f"to be purged: {await client.dead_count(DeadFilter(code=args.code, older_than=args.older_than))}")
     else:

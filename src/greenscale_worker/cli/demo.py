@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from greenscale_worker.cli import interrupt
 from greenscale_worker.cli.batch import DRAIN_SECONDS, drive, exit_code, log_beside_a_bar
-from greenscale_worker.cli.opening import open_configured_backend, settings_of_command
+from greenscale_worker.cli.context import open_configured_backend, settings_of_command
 from greenscale_worker.cli.terminal import bold, columns, harmless, own_name, say
 from greenscale_worker.cli.usage import add_command
 
@@ -71,9 +71,9 @@ class _Stage:
 
 @asynccontextmanager
 async def _simulated() -> AsyncIterator[_Stage]:
-    from greenscale_worker.backends import ChatOptions, open_backend  # noqa: PLC0415  only this command pays for it
-    from greenscale_worker.simulator import CHAT_PATH, Faults, SimulatorOptions, running  # noqa: PLC0415  as above
-    from greenscale_worker.telemetry import configure_logging  # noqa: PLC0415  as above
+    from greenscale_worker.backends import ChatOptions, open_backend
+    from greenscale_worker.simulator import CHAT_PATH, Faults, SimulatorOptions, running
+    from greenscale_worker.telemetry import configure_logging
 
     configure_logging(json=False, level="error")
     faults = Faults(rate_429=0.08, rate_5xx=0.04, rate_cut=0.04, retry_after=0.5)
@@ -85,7 +85,7 @@ async def _simulated() -> AsyncIterator[_Stage]:
 
 @asynccontextmanager
 async def _real() -> AsyncIterator[_Stage]:
-    from greenscale_worker.config import chat_options, policy  # noqa: PLC0415  only --real needs settings
+    from greenscale_worker.config import chat_options, policy
 
     settings = settings_of_command()
     log_beside_a_bar(settings)
@@ -94,7 +94,7 @@ async def _real() -> AsyncIterator[_Stage]:
 
 
 async def _run(open_stage: AbstractAsyncContextManager[_Stage]) -> int:
-    from greenscale_worker.batch import Batch  # noqa: PLC0415  only this command pays for it
+    from greenscale_worker.batch import Batch
 
     unwritable: list[OSError] = []
 
@@ -131,9 +131,9 @@ async def _run(open_stage: AbstractAsyncContextManager[_Stage]) -> int:
 
 
 def _shown(request: "Request", outcome: "Succeeded | Failed") -> str:
-    import orjson  # noqa: PLC0415  only this command pays for it
+    import orjson
 
-    from greenscale_worker.job import Failed  # noqa: PLC0415  as above
+    from greenscale_worker.job import Failed
 
     number = f"{request.job_id:>3}  "
     question = _wrapped(orjson.loads(request.payload)["prompt"], indent=len(number))

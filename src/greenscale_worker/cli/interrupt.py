@@ -34,7 +34,7 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
     """Run what a command does: from now on Ctrl-C is a KeyboardInterrupt, as asyncio.run has it."""
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    import asyncio  # noqa: PLC0415  30 ms, in which nothing here would be listening yet
+    import asyncio  # 30 ms, in which nothing here would be listening yet
 
     return asyncio.run(work)
 

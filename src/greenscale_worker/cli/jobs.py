@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from greenscale_worker.cli import FAILED, UNFINISHED, UNKNOWN
-from greenscale_worker.cli.opening import with_client
+from greenscale_worker.cli.context import with_client
 from greenscale_worker.cli.terminal import facts, harmless, hint, moment, one_line, patience_of, say, say_json
 from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import ConfigError
@@ -108,7 +108,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def _run(use: "Use", args: argparse.Namespace) -> int:
     """Run a command on a job. Raises BadInputError for an id that no job can have."""
-    from greenscale_worker.job import check_job_id  # noqa: PLC0415  pydantic is not for `--help`
+    from greenscale_worker.job import check_job_id
 
     check_job_id(args.job_id)
     return with_client(partial(use, args))
@@ -116,7 +116,7 @@ def _run(use: "Use", args: argparse.Namespace) -> int:
 
 def readable(job_id: str, record: dict[str, str]) -> dict[str, Any]:
     """Turn a record into JSON's types: numbers are numbers, metadata an object."""
-    import orjson  # noqa: PLC0415  only who is asked for JSON pays for it
+    import orjson
 
     values: dict[str, Any] = {"job_id": job_id, "state": "unknown_or_waiting", **record}
     for name, value in record.items():
@@ -177,7 +177,7 @@ async def _ended(
     if args.timeout is not None and not args.wait:
         raise ConfigError("--timeout is for --wait; expected: both, or none of them")
     if args.wait:
-        from greenscale_worker.cli.waiting import wait_for  # noqa: PLC0415  only who waits needs a progress bar
+        from greenscale_worker.cli.waiting import wait_for
 
         check_kept(settings)
         if (ended := await wait_for(client, args.job_id, args.timeout)) is not None:
@@ -208,7 +208,7 @@ async def _result(args: argparse.Namespace, client: "QueueClient", settings: "Se
 
 
 def _is_open(record: dict[str, str]) -> bool:
-    from greenscale_worker.queues import OPEN  # noqa: PLC0415  pydantic is not for `--help`
+    from greenscale_worker.queues import OPEN
 
     return record.get("state") in OPEN
 

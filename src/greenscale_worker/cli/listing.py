@@ -7,7 +7,7 @@ from functools import partial
 from time import time
 from typing import TYPE_CHECKING, Final
 
-from greenscale_worker.cli.opening import with_client
+from greenscale_worker.cli.context import with_client
 from greenscale_worker.cli.terminal import columns, hint, say, say_json, whole_number
 from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import ConfigError
@@ -108,7 +108,7 @@ async def _jobs(args: argparse.Namespace, client: "QueueClient", _settings: "Set
 
 async def _wanted(args: argparse.Namespace, client: "QueueClient") -> "AsyncGenerator[JobInfo, None]":
     """Walk through the jobs that are asked for, each once, though it may change its state meanwhile."""
-    from greenscale_worker.queues import JobFilter  # noqa: PLC0415  `--help` does not pay for it
+    from greenscale_worker.queues import JobFilter
 
     seen: set[str | None] = set()
     states: list[State | None] = [state for state in STATES if state in args.state] if args.state else [None]

@@ -6,7 +6,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from greenscale_worker.cli.opening import with_client
+from greenscale_worker.cli.context import with_client
 from greenscale_worker.cli.terminal import patience_of, say, say_json
 from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import QueueUnavailableError
@@ -111,14 +111,14 @@ async def _queue(args: argparse.Namespace, client: "QueueClient", settings: "Set
 
 
 async def _show(args: argparse.Namespace, client: "QueueClient", settings: "Settings") -> None:
-    from greenscale_worker.cli.overview import look  # noqa: PLC0415  `--help` does not pay for it
+    from greenscale_worker.cli.overview import look
 
     overview, name = await look(client), _name(settings)
     say_json({"queue": name, **overview.facts()}) if args.json else say(overview.view(name))
 
 
 def _name(settings: "Settings") -> str:
-    from greenscale_worker.config import queue_name  # noqa: PLC0415  pydantic is not for `--help`
+    from greenscale_worker.config import queue_name
 
     return queue_name(settings)
 

@@ -93,9 +93,9 @@ def _port(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM. Raises ConfigError where options contradict each other or the port is in use."""
-    from pydantic import ValidationError  # noqa: PLC0415  only this command pays for it
+    from pydantic import ValidationError
 
-    from greenscale_worker.simulator import Faults, SimulatorOptions, explain  # noqa: PLC0415  as above
+    from greenscale_worker.simulator import Faults, SimulatorOptions, explain
 
     given, names = vars(args), (field.name for field in fields(Faults))
     try:
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _serve(options: "SimulatorOptions", host: str, port: int) -> None:
-    from greenscale_worker.simulator import CHAT_PATH, running  # noqa: PLC0415  only this command pays for it
+    from greenscale_worker.simulator import CHAT_PATH, running
 
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

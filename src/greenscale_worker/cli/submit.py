@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
+from greenscale_worker.cli.context import was_interrupted, with_client
 from greenscale_worker.cli.jobs import check_kept
-from greenscale_worker.cli.opening import was_interrupted, with_client
 from greenscale_worker.cli.terminal import hint, patience_of, say, say_json, within
 from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import (
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     if args.jsonl is not None and args.id is not None:
         raise ConfigError("--id is for a single job; expected with --jsonl: a job_id in each line")
     if args.id is not None:
-        from greenscale_worker.job import check_job_id  # noqa: PLC0415  only this option pays for it
+        from greenscale_worker.job import check_job_id
 
         try:
             check_job_id(args.id)
@@ -113,7 +113,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _deadline(text: str) -> str:
-    from greenscale_worker.job import DEADLINE_ACCEPTED, deadline_of  # noqa: PLC0415  only this option pays for it
+    from greenscale_worker.job import DEADLINE_ACCEPTED, deadline_of
 
     if (deadline := deadline_of(text)) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no such time; {DEADLINE_ACCEPTED}")
@@ -145,7 +145,7 @@ async def _submit(args: argparse.Namespace, client: "QueueClient", settings: "Se
         hint(f"{left_out} of {len(jobs)} were known already, and are not handed in twice")
     if not args.wait:
         return 0
-    from greenscale_worker.cli.waiting import Show, wait  # noqa: PLC0415  only who waits needs a progress bar
+    from greenscale_worker.cli.waiting import Show, wait
 
     show = Show(as_json=args.json, many=args.jsonl is not None)
     return await wait(client, {job.job_id: job.payload for job in jobs}, show, timeout=args.timeout)
@@ -264,7 +264,7 @@ def _jobs(args: argparse.Namespace, settings: "Settings") -> Iterator[Submission
 
 
 def _written(where: str, job: dict[str, Any]) -> bytes:
-    import orjson  # noqa: PLC0415  `--help` does not pay for it
+    import orjson
 
     try:
         return orjson.dumps(job)
@@ -287,10 +287,10 @@ def _inputs(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _lines(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    import orjson  # noqa: PLC0415  as above
+    import orjson
 
-    from greenscale_worker.job import OBJECT_ACCEPTED  # noqa: PLC0415  as above
-    from greenscale_worker.wire_json import fault_of, kind_of  # noqa: PLC0415  as above
+    from greenscale_worker.job import OBJECT_ACCEPTED
+    from greenscale_worker.wire_json import fault_of, kind_of
 
     for number, line in enumerate(_read(name).split("\n"), start=1):
         if not line.strip():
@@ -317,7 +317,7 @@ def _read(name: str) -> str:
 
 def _check(where: str, raw: bytes, settings: "Settings") -> str:
     """Refuse now what the worker would refuse later; gives the job's id."""
-    from greenscale_worker.client.payload import check  # noqa: PLC0415  as above
+    from greenscale_worker.client.payload import check
 
     try:
         return check(raw, max_bytes=settings.max_payload_bytes, chat=settings.backend == "chat")

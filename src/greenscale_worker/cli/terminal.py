@@ -48,7 +48,7 @@ def facts(rows: Sequence[tuple[str, str]]) -> str:
 
 def say_json(value: Any) -> None:
     """Write a value as one line of JSON."""
-    import orjson  # noqa: PLC0415  only who is asked for JSON pays for it
+    import orjson
 
     say(orjson.dumps(value, default=str).decode())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from greenscale_worker.cli import FAILED, WRONG, interrupt
-from greenscale_worker.cli.opening import ENV_FILE, settings_of_command
+from greenscale_worker.cli.context import ENV_FILE, settings_of_command
 from greenscale_worker.cli.terminal import bold, columns, one_line, own_name, say, within
 from greenscale_worker.cli.usage import add_command
 from greenscale_worker.for_people import fitted
@@ -69,7 +69,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Run everything until a signal. Raises ConfigError."""
-    from greenscale_worker.up import folder, probes, services, valkey  # noqa: PLC0415  only this command pays for it
+    from greenscale_worker.up import folder, probes, services, valkey
 
     settings = settings_of_command()
     services.check(settings, args.latency)
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _up(programs: "Sequence[Service]", settings: "Settings") -> int:
-    from greenscale_worker.up.supervisor import StartError, Supervisor  # noqa: PLC0415  as above
+    from greenscale_worker.up.supervisor import StartError, Supervisor
 
     supervisor, loop = Supervisor(_tell), asyncio.get_running_loop()
 
@@ -139,9 +139,9 @@ def _banner(running: "Sequence[Sequence[str]]", settings: "Settings") -> str:
 
 
 def _where_prompts_go(settings: "Settings") -> str:
-    from greenscale_worker.config import chat_options  # noqa: PLC0415  as above
-    from greenscale_worker.config.rules import masked  # noqa: PLC0415  as above
-    from greenscale_worker.up.services import is_simulated  # noqa: PLC0415  as above
+    from greenscale_worker.config import chat_options
+    from greenscale_worker.config.rules import masked
+    from greenscale_worker.up.services import is_simulated
 
     if is_simulated(settings):
         return SIMULATED

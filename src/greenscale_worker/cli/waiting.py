@@ -11,8 +11,8 @@ from typing import Any, Final, Self
 import orjson
 
 from greenscale_worker.cli import FAILED, UNFINISHED
+from greenscale_worker.cli.context import was_interrupted
 from greenscale_worker.cli.jobs import WITH_REASON, readable, reason
-from greenscale_worker.cli.opening import was_interrupted
 from greenscale_worker.cli.progress import Bar
 from greenscale_worker.cli.terminal import bold, harmless, hint, one_line, say, say_json
 from greenscale_worker.client.ends import Ended, Ends

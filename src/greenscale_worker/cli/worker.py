@@ -14,7 +14,7 @@ from typing import Final
 
 from greenscale_worker.backends import Backend
 from greenscale_worker.cli import FAILED, interrupt
-from greenscale_worker.cli.opening import open_client, open_configured_backend, open_queue, settings_in_force
+from greenscale_worker.cli.context import open_client, open_configured_backend, open_queue, settings_in_force
 from greenscale_worker.config import Settings, own_pod, policy, queue_name, queue_options, redis_options
 from greenscale_worker.config.rules import masked
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
@@ -149,7 +149,7 @@ class Process:
         )
 
     async def _serve_health(self, stack: AsyncExitStack, port: int) -> None:
-        from greenscale_worker.health import heartbeat_faults, serving  # noqa: PLC0415  only who wants a server
+        from greenscale_worker.health import heartbeat_faults, serving
 
         every = queue_options(self._settings).heartbeat
 
@@ -238,7 +238,7 @@ class Overheard:
 
 def _keep_deletion_cost(stack: AsyncExitStack, pod: str, worker: Worker) -> None:
     """Begin a task on which nothing waits; it is cancelled when the stack is left."""
-    from greenscale_worker.deletion_cost import api_server, keep_deletion_cost  # noqa: PLC0415  only who wants it
+    from greenscale_worker.deletion_cost import api_server, keep_deletion_cost
 
     # Kubernetes tells every container where its API server is; the name is the same in every cluster.
     host = os.environ.get("KUBERNETES_SERVICE_HOST", "kubernetes.default.svc")

@@ -36,7 +36,7 @@ from greenscale_worker.queues import (
     RedisOptions,
     State,
 )
-from greenscale_worker.queues.opening import open_client
+from greenscale_worker.queues.registry import open_client
 from greenscale_worker.queues.told import of_record
 from greenscale_worker.wire_json import write
 

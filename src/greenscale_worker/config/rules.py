@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, GetCoreSchemaHandler, SecretStr
 from pydantic_core import CoreSchema, core_schema
 
 from greenscale_worker.errors import ConfigError
-from greenscale_worker.queues.redis_protocol.keys import Keys
+from greenscale_worker.queues.redis.keys import Keys
 
 CHAT_PATH: Final = "/chat/completions"
 SPACES: Final = re.compile(r"(\s+)")

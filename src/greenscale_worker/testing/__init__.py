@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 from greenscale_worker.queues import RedisOptions
-from greenscale_worker.queues.opening import QueueKind
+from greenscale_worker.queues.registry import QueueKind
 
 NOWHERE: Final = RedisOptions(url="redis://say-where-in-queue-under-test.invalid")
 

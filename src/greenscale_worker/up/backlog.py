@@ -7,7 +7,7 @@ from typing import Final
 from greenscale_worker.config import Settings, queue_options, redis_options
 from greenscale_worker.errors import GreenScaleError
 from greenscale_worker.queues import JobFilter
-from greenscale_worker.queues.opening import open_client
+from greenscale_worker.queues.registry import open_client
 
 SECONDS: Final = 2.0  # how long a start is held up for it
 

@@ -1,0 +1,345 @@
+"""Everybody else's side of a queue in Redis: producers, people and the command line."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from greenscale_worker.errors import ConfigError, QueueUnavailableError
+from greenscale_worker.job import check_job_id, is_job_id
+from greenscale_worker.queues import (
+    Cancellation,
+    DeadFilter,
+    DeadLetter,
+    Depth,
+    JobFilter,
+    JobInfo,
+    LiveWorker,
+    QueueOptions,
+    Replay,
+)
+from greenscale_worker.queues.redis.connections import close
+from greenscale_worker.queues.redis.errors import mapped
+from greenscale_worker.queues.redis.keys import Keys
+from greenscale_worker.queues.redis.listing import Listing
+from greenscale_worker.queues.redis.notifier import Notifier
+from greenscale_worker.queues.redis.record_fields import LIVE_SECONDS
+from greenscale_worker.queues.redis.redis_py import answers_of
+from greenscale_worker.queues.redis.replies import (
+    read_counts,
+    read_cursor,
+    read_flag,
+    read_flags,
+    read_found,
+    read_open,
+    read_page,
+    read_purge,
+    read_records,
+    read_replays,
+    read_result,
+    read_why,
+)
+from greenscale_worker.queues.redis.script_loader import Script
+from greenscale_worker.queues.redis.store import Store
+from greenscale_worker.queues.replaying import check_letter_id
+
+Answer = TypeVar("Answer")
+
+PUT_GROUP: Final = 100
+PORTION: Final = 100  # dead letters that one script deletes, replays or mends
+PAGE: Final = 500  # dead letters that one script shows
+PAGE_BYTES: Final = 4 * 1024 * 1024
+LOOK_UPS: Final = 200  # jobs
+LISTEN_AGAIN_SECONDS: Final = 1.0
+CANCELLATIONS: Final[dict[bytes, Cancellation]] = {
+    b"CANCELLED": "cancelled",
+    b"FINISHED": "finished",
+    b"LATER": "will_be_cancelled",
+    b"UNKNOWN": "unknown",
+}
+
+
+class RedisQueueClient:
+    """Keeps the promises of `queues.QueueClient`."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Any],
+        scripts: dict[str, Script],
+        store: Store,
+        keys: Keys,
+        options: QueueOptions,
+    ) -> None:
+        self._connect = connect
+        self._client = connect()
+        self._scripts = scripts
+        self._store = store
+        self._keys = keys
+        self._options = options
+        self._let_in = False
+        self._listing = Listing(self._client, store, keys, self._records, self._open)
+
+    async def put(self, jobs: Sequence[tuple[str, bytes]], *, fold: bool = False) -> list[bool]:
+        """Append jobs in order, each with a record that says `waiting`; in groups, each of which is put as a whole."""
+        for job_id, _ in jobs:
+            check_job_id(job_id)
+        ttl, put = LIVE_SECONDS if self._options.result_ttl else 0, list[bool]()
+        for start in range(0, len(jobs), PUT_GROUP):
+            keys: list[str] = self._keys.base
+            args: list[Any] = [ttl, int(fold)]
+            for job_id, payload in jobs[start : start + PUT_GROUP]:
+                keys += [self._keys.record(job_id), self._keys.cancel(job_id)]
+                args += [job_id, payload]
+            try:
+                put += await self._run("put", keys, args, read_flags)
+            except QueueUnavailableError as error:
+                error.undone = error.undone and not put
+                raise
+        return put
+
+    async def record(self, job_id: str) -> dict[str, str]:
+        """Read a job's record; empty where there is none."""
+        if not is_job_id(job_id):
+            return {}
+        (record,) = await self._records([job_id])
+        return record
+
+    async def result(self, job_id: str) -> bytes | None:
+        """Read a job's answer; None where there is none (yet)."""
+        if not is_job_id(job_id):
+            return None
+        with mapped():
+            answer = await self._client.get(self._keys.result(job_id))
+            return None if answer is None else bytes(memoryview(answer))
+
+    async def look_up(self, job_ids: Sequence[str]) -> list[tuple[dict[str, str], bytes | None]]:
+        """Read record and answer of many jobs, in two round trips for each portion."""
+        found: list[tuple[dict[str, str], bytes | None]] = []
+        for start in range(0, len(job_ids), LOOK_UPS):
+            some = job_ids[start : start + LOOK_UPS]
+            records = await self._records(some)
+            done = [job_id for job_id, record in zip(some, records, strict=True) if record.get("state") == "succeeded"]
+            with mapped():
+                pipe = self._client.pipeline(transaction=False)
+                for job_id in done:
+                    pipe.get(self._keys.result(job_id))
+                found_answers = await pipe.execute(raise_on_error=False) if done else []
+                answers = dict(zip(done, (read_result(answer) for answer in found_answers), strict=True))
+            found += [(record, answers.get(job_id)) for job_id, record in zip(some, records, strict=True)]
+        return found
+
+    @asynccontextmanager
+    async def listen(self, heard: Callable[[Sequence[str] | None], None]) -> AsyncIterator[None]:
+        """Call `heard` with the ids of jobs that have ended; None: some may have been missed."""
+
+        def read(message: bytes) -> None:
+            heard(message.decode(errors="replace").split() or None)
+
+        notifier = Notifier(self._connect(), (self._keys.ended,), read, patience=LISTEN_AGAIN_SECONDS, say=None)
+        try:
+            yield
+        finally:
+            await notifier.aclose()
+
+    async def jobs(
+        self,
+        which: JobFilter | None = None,
+        *,
+        limit: int | None = None,
+        unpack: Callable[[bytes], bytes] | None = None,
+    ) -> AsyncIterator[JobInfo]:
+        """Walk through jobs: those that run, wait, are delayed and held, then those that ended lately."""
+        which, left = which or JobFilter(), limit
+        async with aclosing(self._listing.jobs(which, unpack or bytes)) as jobs:
+            while left is None or left > 0:
+                job = await anext(jobs, None)
+                if job is None:
+                    return
+                if which(job):
+                    left = None if left is None else left - 1
+                    yield job
+
+    async def rate(self) -> float:
+        """Tell how many jobs end a second, of late."""
+        return await self._listing.rate()
+
+    async def cancel(self, job_id: str) -> Cancellation:
+        """End a job that has not finished, or leave word for when it comes up."""
+        check_job_id(job_id)
+        keys = [*self._keys.base, self._keys.record(job_id), self._keys.cancel(job_id)]
+        args = [job_id, LIVE_SECONDS, self._options.result_ttl]
+        return await self._run("cancel", keys, args, CANCELLATIONS.__getitem__)
+
+    async def uncancel(self, job_id: str) -> bool:
+        """Take a cancellation back that no job has met yet. False: there is none."""
+        check_job_id(job_id)
+        keys = [*self._keys.base, self._keys.record(job_id), self._keys.cancel(job_id)]
+        return await self._run("uncancel", keys, [LIVE_SECONDS], read_flag)
+
+    async def depth(self) -> Depth:
+        """Count. How old the oldest job is that does not run is known as far as the store knows when it came."""
+        keys = self._keys
+        with mapped():
+            unclaimed, came = await self._store.unclaimed(self._client, keys)
+            pipe = self._client.pipeline(transaction=False)
+            pipe.zcard(keys.of("ready")).zcard(keys.of("suspect")).zcard(keys.of("delayed"))
+            pipe.zcard(keys.of("lease")).hlen(keys.of("dead")).zcard(keys.of("held"))
+            pipe.hmget(keys.of("control"), "paused", "blamed", "blamed_by")
+            pipe.zrange(keys.of("ready"), 0, 0).zrange(keys.of("suspect"), 0, 0).zrange(keys.of("held"), 0, 0)
+            ready, suspect, delayed, running, dead, held, control, *oldest = await answers_of(pipe)
+            now = await self._now()
+            paused, failing_ms, failing_by = control
+        since = [self._store.first_seen(ids[0]) for ids in oldest if ids]
+        if came is not None:
+            since.append(came)
+        return Depth(
+            waiting=unclaimed + ready + suspect,
+            running=running,
+            delayed=delayed,
+            dead=dead,
+            oldest_seconds=max(0.0, now - min(since)) if since else None,
+            paused=paused is not None,
+            held=held,
+            failing_seconds=max(0.0, now - int(failing_ms) / 1000) if failing_ms and failing_ms.isdigit() else None,
+            failing_by=failing_by.decode("utf-8", "replace") if failing_by else None,
+        )
+
+    async def workers(self) -> list[LiveWorker]:
+        """List the worker processes whose heartbeat is no older than a lease."""
+        with mapped():
+            now = await self._now()
+            since = (now - self._options.lease) * 1000
+            found = await self._client.zrangebyscore(self._keys.of("workers"), since, "+inf", withscores=True)
+            pipe = self._client.pipeline(transaction=False)
+            for name, _ in found:
+                pipe.get(self._keys.why(name.decode()))
+            whys = await pipe.execute(raise_on_error=False) if found else []
+            return [
+                LiveWorker(name.decode(), max(0.0, now - beat_ms / 1000), read_why(why))
+                for (name, beat_ms), why in zip(found, whys, strict=True)
+            ]
+
+    async def pause(self) -> None:
+        """Let no worker claim until `resume`."""
+        with mapped():
+            await self._client.hset(self._keys.of("control"), "paused", 1)
+
+    async def resume(self) -> None:
+        """End a pause."""
+        with mapped():
+            await self._client.hdel(self._keys.of("control"), "paused")
+        with suppress(ConfigError), mapped():  # where PUBLISH is forbidden, workers see it by themselves
+            await self._client.publish(self._keys.bell, "resumed")
+
+    async def dead(
+        self,
+        which: DeadFilter | None = None,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        oldest_first: bool = False,
+        payloads: bool = True,
+    ) -> AsyncIterator[DeadLetter]:
+        """Walk through dead letters, a page at a time."""
+        order, left, cursor = "oldest" if oldest_first else "latest", limit, b""
+        await self._tidy()
+        while left is None or left > 0:
+            n = PAGE if left is None else min(PAGE, left)
+            args = [*_filter(which), order, cursor, n, PAGE_BYTES, int(payloads), _id(after or "")]
+            _, cursor, letters = await self._run("list", self._keys.base, args, read_page)
+            for letter in letters:
+                yield letter
+            if not cursor:
+                return
+            left = None if left is None else left - len(letters)
+
+    async def dead_letter(self, name: str, *, payload: bool = True) -> DeadLetter | None:
+        """Find a dead letter by its own id, or by its job's."""
+        await self._tidy()
+        return await self._run("find", self._keys.base, [_id(name), int(payload)], read_found)
+
+    async def dead_count(self, which: DeadFilter | None = None) -> int:
+        """Count dead letters."""
+        await self._tidy()
+        args = [*_filter(which), "latest", "", 0, 0, 0, ""]
+        total, _, _ = await self._run("list", self._keys.base, args, read_page)
+        return total
+
+    async def dead_codes(self) -> dict[str, int]:
+        """Count dead letters by code."""
+        await self._tidy()
+        counts: list[tuple[bytes, int]] = []
+        after = b""
+        while found := await self._run("codes", self._keys.base, [after, PORTION], read_counts):
+            counts += found
+            after = found[-1][0]
+        return {code.decode("utf-8", "replace"): count for code, count in counts}
+
+    async def replay(self, letter_id: str) -> bool:
+        """Put a dead letter back to the head of the queue. False: there is none."""
+        return await self.replay_many([letter_id]) == ["replayed"]
+
+    async def replay_many(self, letter_ids: Sequence[str]) -> list[Replay]:
+        """Replay dead letters, in portions of so many, and of so many bytes."""
+        done: list[Replay] = []
+        while len(done) < len(letter_ids):
+            ids = [_id(each) for each in letter_ids[len(done) : len(done) + PORTION]]
+            done += await self._run("replay", self._keys.base, [PAGE_BYTES, *ids], read_replays)
+        return done
+
+    async def purge(self, *, older_than: float, code: str | None = None) -> int:
+        """Delete dead letters that died at least so many seconds ago, in portions; says how many."""
+        await self._tidy()
+        args = [*_filter(DeadFilter(code=code, older_than=older_than)), "", PORTION, "purged"]
+        gone, more = 0, True
+        while more:
+            some, more = await self._run("purge", self._keys.base, args, read_purge)
+            gone += some
+        return gone
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await close(self._client)
+
+    async def _run(self, script: str, keys: list[str], args: list[Any], read: Callable[[Any], Answer]) -> Answer:
+        """Run a script, and read its answer; one that cannot be read is not Redis'."""
+        with mapped():
+            if not self._let_in:  # to a long command, a server that wants a password answers by hanging up
+                await self._client.time()
+                self._let_in = True
+            return read(await self._scripts[script](self._client, keys, ["", self._store.word, *args]))
+
+    async def _records(self, job_ids: Sequence[str]) -> list[dict[str, str]]:
+        """Read records, all at one moment; empty ones for ids that no job can have."""
+        known = [job_id for job_id in job_ids if is_job_id(job_id)]
+        if not known:
+            return [{} for _ in job_ids]
+        keys = [*self._keys.base, *map(self._keys.record, known)]
+        found = await self._run("look", keys, known, partial(read_records, known))
+        return [found.get(job_id, {}) for job_id in job_ids]
+
+    async def _open(self, place: str, behind: bytes) -> tuple[bytes, list[Any]]:
+        return await self._run("open", self._keys.base, [place, behind, PAGE], read_open)
+
+    async def _tidy(self) -> None:
+        """Bring dead letters and their index in line, where somebody has come between them."""
+        cursor = b""
+        while cursor := await self._run("tidy", self._keys.base, [cursor, PORTION], read_cursor):
+            pass
+
+    async def _now(self) -> float:
+        seconds, micros = await self._client.time()
+        return int(seconds) + int(micros) / 1e6
+
+
+def _filter(which: DeadFilter | None) -> list[Any]:
+    """Write a filter as scripts take it."""
+    which = which or DeadFilter()
+    times = (which.since, which.younger_than, which.older_than)
+    return [(which.code or "").encode(errors="replace"), *("" if time is None else int(time * 1000) for time in times)]
+
+
+def _id(name: str) -> bytes:
+    """Write an id; one that no letter can have becomes another that none has. Raises TypeError for no string."""
+    check_letter_id(name)
+    return name.encode(errors="replace")

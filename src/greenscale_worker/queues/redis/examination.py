@@ -1,0 +1,70 @@
+"""Looks at the start whether a server lets a queue be kept: its commands, and no queue of another kind."""
+
+from typing import Any, Final
+
+import orjson
+
+from greenscale_worker.errors import ConfigError
+from greenscale_worker.queues.redis.errors import COMMAND_WORDS, NEEDED, RIGHTS_WORDS
+from greenscale_worker.queues.redis.keys import OF_STORES, Keys
+from greenscale_worker.queues.redis.script_loader import read_script
+from greenscale_worker.queues.redis.store import Store
+
+Command = tuple[str, ...]
+
+# What the scripts of a worker use, beside HDEL and SET, which `examine.lua` begins with, and DEL, which comes last: all
+# others meet a string. "" stands for a key.
+COMMANDS: Final[tuple[Command, ...]] = (
+    ("EXISTS", ""),
+    ("EXPIRE", "", "1"),
+    ("GET", ""),
+    ("HEXISTS", "", "f"),
+    ("HGET", "", "f"),
+    ("HGETALL", ""),
+    ("HINCRBY", "", "f", "1"),
+    ("HLEN", ""),
+    ("HMGET", "", "f"),
+    ("HSCAN", "", "0"),
+    ("HSET", "", "f", "v"),
+    ("HSETNX", "", "f", "v"),
+    ("TIME",),
+    ("TYPE", ""),
+    ("ZADD", "", "1", "m"),
+    ("ZCARD", ""),
+    ("ZCOUNT", "", "0", "1"),
+    ("ZINCRBY", "", "1", "m"),
+    ("ZMSCORE", "", "m"),
+    ("ZRANGE", "", "0", "0"),
+    ("ZRANGEBYSCORE", "", "0", "1"),
+    ("ZREM", "", "m"),
+    ("ZREMRANGEBYSCORE", "", "0", "1"),
+    ("ZSCORE", "", "m"),
+)
+
+
+async def examine(client: Any, store: Store, keys: Keys) -> None:
+    """Raise ConfigError that names the commands which are missing, or the key by which the queue is of another kind.
+
+    Raises redis-py's errors, too.
+    """
+    script = read_script("examine")
+    others = [keys.of(part) for part in OF_STORES if part not in store.own]
+    commands = orjson.dumps([*COMMANDS, *store.commands, ("DEL", "")])
+    # By EVAL, which is needed again whenever a server has forgotten its scripts.
+    names = [keys.claim("-"), *others]
+    errors, foreign = await client.execute_command("EVAL", script, len(names), *names, commands)
+    missing = {
+        name.decode(): text
+        for name, error in zip(errors[::2], errors[1::2], strict=True)
+        if COMMAND_WORDS.search(text := error.decode(errors="replace")) or RIGHTS_WORDS.search(text)
+    }
+    if missing:
+        one = next(iter(missing.values()))
+        raise ConfigError(
+            f"Redis does not let scripts use {', '.join(missing)}; {NEEDED}, where this user may use them: {one}"
+        )
+    if foreign:
+        where = foreign[0].decode()
+        raise ConfigError(
+            f"{keys.name} is a queue of another kind, for {where} is in Redis: check GREENSCALE_QUEUE and its name"
+        )

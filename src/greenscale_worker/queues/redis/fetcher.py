@@ -1,0 +1,225 @@
+"""Fetches jobs for lanes: those that wait at the same moment share one CLAIM, and while there is nothing, one peek.
+
+A peek removes nothing, so it may be lost, cancelled or left behind by a dead process; it only tells that there is
+something to claim. Of all workers with a free lane, the two that have a seat peek; the others are told (`seats.lua`).
+"""
+
+import asyncio
+import random
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Final
+
+from greenscale_worker.errors import ConfigError, QueueUnavailableError
+from greenscale_worker.queues import Lease, QueueOptions
+from greenscale_worker.queues.redis.errors import mapped
+from greenscale_worker.queues.redis.keys import Keys
+from greenscale_worker.queues.redis.retrying_client import RetryingClient
+from greenscale_worker.queues.redis.script_loader import Script
+from greenscale_worker.queues.redis.store import Store
+from greenscale_worker.tasks import end
+from greenscale_worker.telemetry import Metrics, log
+
+MOST: Final = 32  # jobs in one CLAIM; larger groups keep the process waiting for scripts
+MOST_BYTES: Final = 4 * 1024 * 1024
+SUSPECT_CRASHES: Final = 2  # as in prelude.lua
+PEEK_SECONDS: Final = 10
+PEEK_AFTER: Final = 0.003  # so that jobs that trickle in come in groups, too
+POLL_SECONDS: Final = 1.0
+PAUSED: Final = -2
+
+
+class Fetcher:
+    """Hands jobs to those who wait for one.
+
+    `held` is every lease this process has; `hand_back` releases one, uncounted, that nobody waits for any more;
+    `record_dead` is told of jobs that the scripts buried.
+    """
+
+    def __init__(  # noqa: PLR0913  the composition of one room
+        self,
+        redis: RetryingClient,
+        peeker: Any,
+        script: Script,
+        *,
+        store: Store,
+        keys: Keys,
+        options: QueueOptions,
+        owner: str,
+        hand_back: Callable[[Lease], Coroutine[Any, Any, object]],
+        record_dead: Callable[[list[bytes]], Awaitable[None]],
+        metrics: Metrics,
+    ) -> None:
+        self.held: dict[str, Lease] = {}
+        self._redis = redis
+        self._peeker = peeker
+        self._script = script
+        self._store = store
+        self._keys = [*keys.base, keys.claim(owner)]
+        self._options = options
+        self._owner = owner
+        self._hand_back = hand_back
+        self._record_dead = record_dead
+        self._metrics = metrics
+        self._waiting: deque[asyncio.Future[Lease]] = deque()
+        self._wanted = asyncio.Event()
+        self._news = asyncio.Event()
+        self._peek: asyncio.Task[None] | None = None
+        self._returns: set[asyncio.Task[object]] = set()
+        self._from = b""
+        self._peek_refused = False
+        self._is_known = False  # by the queue, as one with a free lane
+        self._seated = self._paused = self._resting = False
+        self._closing = False
+        self._claiming = asyncio.create_task(self._claim_until_closed())
+
+    async def wait(self) -> Lease:
+        """Wait for a job. A caller that is cancelled loses none: it goes to another, or back to the head."""
+        future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        self._wanted.set()
+        if self._claiming.done():
+            self._claiming.result()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self._give(future.result())
+            if not self._lanes():
+                self.ring()  # to leave the seat
+            raise
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is a free lane, and nothing was found for it."""
+        return self._resting and not self._paused and self._lanes() > 0
+
+    def ring(self) -> None:
+        """Claim again, for there may be something."""
+        self._news.set()
+
+    def ring_seat(self) -> None:
+        """Do so if this worker has a seat, or may be given one by the claim on the wire."""
+        if self._seated or not self._resting:
+            self.ring()
+
+    def sit_down(self) -> None:
+        """Learn that this worker has a seat: it claims, for something may have come before it knew."""
+        if not self._seated:
+            self.ring()
+
+    def forget(self, lease: Lease) -> None:
+        """Let go of a lease that has ended, in whatever way."""
+        if self.held.get(lease.id) is lease:  # or else it is ours again, under a new token
+            del self.held[lease.id]
+        if lease.crashes >= SUSPECT_CRASHES:
+            self.ring()
+
+    async def aclose(self) -> None:
+        """Claim no more. A CLAIM on the wire is waited for, and what it brings goes back to the head."""
+        self._closing = True
+        self._wanted.set()
+        self._news.set()
+        await self._claiming
+        if self._returns:
+            await asyncio.wait(self._returns)
+        await end(self._peek)
+
+    async def _claim_until_closed(self) -> None:
+        try:
+            while not self._closing:
+                lanes = self._lanes()
+                if lanes or self._is_known:
+                    await self._claim(lanes)
+                else:
+                    self._wanted.clear()
+                    await self._wanted.wait()
+        except Exception as error:
+            for future in self._waiting:
+                if not future.done():
+                    future.set_exception(error)
+            raise
+
+    def _lanes(self) -> int:
+        return sum(not future.done() for future in self._waiting)
+
+    async def _claim(self, lanes: int) -> None:
+        """Claim once, and rest if that brought less than was asked for. No lanes: leave the seat."""
+        self._news.clear()
+        asked = min(lanes, MOST)
+        options = self._options
+        nonce = secrets.token_hex(16)
+        may_suspect = not any(lease.crashes >= SUSPECT_CRASHES for lease in self.held.values())
+        args = ["", self._store.word, asked, int(options.lease * 1000), int(options.heartbeat * 1000)]
+        args += [self._owner, nonce, options.max_crashes, MOST_BYTES, int(may_suspect), int(lanes > asked)]
+        claimed = await self._redis.call_last(self._script, self._keys, args, _read)
+        sleep_ms, reaped, leases, buried, self._from, self._seated = claimed
+        self._paused = lanes > 0 and sleep_ms == PAUSED
+        self._is_known = not self._paused and len(leases) < lanes
+        self._metrics.reaped(reaped)
+        for lease in leases:
+            self.held[lease.id] = lease
+            self._give(lease)
+        await self._record_dead(buried)
+        if sleep_ms != 0 and len(leases) < asked and not self._closing:
+            await self._rest(sleep_ms)
+
+    def _give(self, lease: Lease) -> None:
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(lease)
+                return
+        returning: asyncio.Task[object] = asyncio.create_task(self._hand_back(lease))
+        self._returns.add(returning)
+        returning.add_done_callback(self._returns.discard)
+
+    async def _rest(self, sleep_ms: int) -> None:
+        if self._seated and (self._peek is None or self._peek.done()):
+            self._peek = asyncio.create_task(self._peek_once())
+        self._resting = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._patience(sleep_ms)):
+                await self._news.wait()
+        self._resting = False
+
+    def _patience(self, sleep_ms: int) -> float | None:
+        """Seconds until it is asked again; without a seat never: the next heartbeat says what was missed."""
+        if sleep_ms > 0:
+            return sleep_ms / 1000
+        return PEEK_SECONDS if self._seated or self._paused else None
+
+    async def _peek_once(self) -> None:
+        await asyncio.sleep(PEEK_AFTER)
+        try:
+            with mapped():
+                await self._store.peek(self._peeker, self._from, PEEK_SECONDS)
+        except (QueueUnavailableError, ConfigError) as error:
+            # Redis is away, or full: it refuses a BLMOVE then, but not our scripts. Ask those now and then.
+            if isinstance(error, ConfigError) and not self._peek_refused:
+                log.warning("queue_unavailable", error=str(error))
+                self._peek_refused = True
+            await asyncio.sleep(random.uniform(POLL_SECONDS / 2, POLL_SECONDS))  # noqa: S311  jitter, not a secret
+        self._news.set()
+
+
+def _read(answer: Any) -> tuple[int, int, list[Lease], list[bytes], bytes, bool]:
+    """Read what CLAIM gave: sleep in ms, jobs reaped, those claimed, those buried, where to wait from, seated."""
+    sleep_ms, now_ms, reaped, jobs, buried, after, seated = answer
+    leases = [
+        Lease(
+            id=id_.decode(),
+            token=token.decode(),
+            payload=payload,
+            tries=tries / 1000,
+            runs=runs,
+            crashes=crashes,
+            claimed_at=int(now_ms) / 1000,
+            first_claimed_at=int(first_ms) / 1000,
+            default_job_id=name.decode("utf-8", "replace") or None,
+        )
+        for id_, token, tries, crashes, first_ms, payload, name, runs in jobs
+    ]
+    return int(sleep_ms), int(reaped), leases, list(buried), after, bool(seated)

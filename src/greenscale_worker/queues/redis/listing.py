@@ -1,0 +1,149 @@
+"""Which jobs there are, and how they stand: from the queue's keys, and from the records."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from redis.exceptions import ResponseError
+
+from greenscale_worker.errors import BadInputError
+from greenscale_worker.job import decode, is_job_id
+from greenscale_worker.queues import ENDED, OPEN, STATES, JobFilter, JobInfo, State
+from greenscale_worker.queues.rate import rate_of
+from greenscale_worker.queues.redis.errors import mapped
+from greenscale_worker.queues.redis.keys import RECENT, Keys
+from greenscale_worker.queues.redis.store import Store
+from greenscale_worker.queues.told import is_number, seconds, with_record
+
+PAGE: Final = 200
+PAGE_OF_PAYLOADS: Final = 20  # each may have a megabyte
+PLACES: Final[tuple[tuple[str, State], ...]] = (
+    ("lease", "running"),
+    ("suspect", "waiting"),
+    ("ready", "waiting"),
+    ("delayed", "delayed"),
+    ("held", "held"),
+)
+PUT_ASIDE: Final = frozenset({"delayed", "held"})
+UNCLAIMED: Final = frozenset({"waiting", "cancelling"})
+
+Record = dict[str, str]
+ReadRecords = Callable[[Sequence[str]], Awaitable[list[Record]]]
+ReadOpen = Callable[[str, bytes], Awaitable[tuple[bytes, list[Any]]]]
+
+
+class Listing:
+    """Walks through the jobs of a queue. `read_open` runs open.lua: which place, and the score to begin behind."""
+
+    def __init__(self, client: Any, store: Store, keys: Keys, read_records: ReadRecords, read_open: ReadOpen) -> None:
+        self._client = client
+        self._store = store
+        self._keys = keys
+        self._read_records = read_records
+        self._read_open = read_open
+
+    async def jobs(self, which: JobFilter, unpack: Callable[[bytes], bytes]) -> AsyncGenerator[JobInfo, None]:
+        """See QueueClient."""
+        seen: set[str] = set()
+        for place, state in PLACES:
+            if which.state in (None, state):
+                async for job in self._at(place, state, seen):
+                    yield job
+        if which.state in {None, *UNCLAIMED} and which.code is None and which.worker is None:
+            async for job in self._unclaimed(seen, unpack):
+                yield job
+        if which.state in {None, *ENDED}:
+            async for job in self._ended(seen):
+                yield job
+
+    async def rate(self) -> float:
+        """See QueueClient."""
+        now_ms, entries = await self._recent()
+        return rate_of([(now_ms - ms) / 1000 for ms, *_ in entries])
+
+    async def _at(self, place: str, state: State, seen: set[str]) -> AsyncIterator[JobInfo]:
+        behind, met = b"", set[bytes]()
+        while True:
+            behind, found = await self._read_open(place, behind)
+            rows = [row for row in found if row[0] not in met]
+            met.update(row[0] for row in rows)
+            names = [row[1].decode(errors="replace") for row in rows]
+            for row, name, record in zip(rows, names, await self._read_records(names), strict=True):
+                seen.add(name)
+                yield _open(state, row, name, record)
+            if not behind:
+                return
+
+    async def _unclaimed(self, seen: set[str], unpack: Callable[[bytes], bytes]) -> AsyncIterator[JobInfo]:
+        after: bytes | None = None
+        waiting: set[str] = set()
+        while True:
+            with mapped():
+                page = await self._store.waiting(self._client, after, PAGE_OF_PAYLOADS)
+            names = [_name_of(unpack(payload), name) for _, payload, name in page]
+            for name, record in zip(names, await self._read_records([name or "" for name in names]), strict=True):
+                if name is None or name not in seen:
+                    state: State = "cancelling" if record.get("state") == "cancelling" else "waiting"
+                    yield JobInfo(job_id=name, state=state, submitted_at=seconds(record, "submitted_ms"))
+            waiting.update(name for name in names if name is not None)
+            if len(page) < PAGE_OF_PAYLOADS:
+                seen |= waiting  # not before: many jobs of one id may wait
+                return
+            after = page[-1][0]
+
+    async def _ended(self, seen: set[str]) -> AsyncIterator[JobInfo]:
+        _, entries = await self._recent()
+        for start in range(0, len(entries), PAGE):
+            page = entries[start : start + PAGE]
+            records = await self._read_records([name for _, _, name, _ in page])
+            for (ms, state, name, code), found in zip(page, records, strict=True):
+                if name not in seen and found.get("state") not in OPEN:
+                    seen.add(name)
+                    # The record may be of a later run.
+                    record = found if found.get("finished_ms") == str(ms) else {}
+                    yield with_record(record, job_id=name, state=state, finished_at=ms / 1000, code=code or None)
+
+    async def _recent(self) -> tuple[int, list[tuple[int, State, str, str]]]:
+        """Read the server's time in ms, and what ended lately, the latest first."""
+        with mapped():
+            seconds, micros = await self._client.time()
+            try:
+                entries = await self._client.lrange(self._keys.of(RECENT), 0, -1)
+            except ResponseError as error:
+                if "WRONGTYPE" not in str(error):
+                    raise
+                entries = []  # somebody else's, and of no importance
+        return 1000 * int(seconds) + int(micros) // 1000, list(_read_entries(entries))
+
+
+def _read_entries(entries: Iterable[bytes]) -> Iterable[tuple[int, State, str, str]]:
+    """Read `ms state job-id code`; what somebody else has written there is passed over."""
+    for entry in entries:
+        ms, state, name, code = (*entry.decode(errors="replace").split(" ", 3), "", "", "", "")[:4]
+        known = next((each for each in STATES if each == state and each in ENDED), None)
+        if known is not None and is_number(ms) and is_job_id(name):
+            yield int(ms), known, name, code
+
+
+def _open(state: State, row: Sequence[Any], name: str, record: Record) -> JobInfo:
+    _, _, owner, runs, crashes, first_ms, due_ms = row
+    running = state == "running"
+    alike = PUT_ASIDE if state in PUT_ASIDE else {state}  # one that is held is delayed first
+    job = with_record(
+        record if record.get("state") in alike else {},
+        job_id=name or None,
+        state=state,
+        attempts=int(runs) + running,
+        crashes=int(crashes),
+        worker=owner.decode(errors="replace") if running else None,
+        due_at=int(due_ms) / 1000 if int(due_ms) else None,
+    )
+    return job if job.submitted_at is not None else replace(job, submitted_at=int(first_ms) / 1000)
+
+
+def _name_of(payload: bytes, name: bytes | None) -> str | None:
+    try:
+        given = None if name is None else name.decode(errors="replace")
+        return decode(payload, max_bytes=len(payload), default_job_id=given).job_id
+    except BadInputError as error:
+        return error.job_id

@@ -1,0 +1,369 @@
+"""The worker's side of a queue in Redis: one grouped script call per step (docs/queue-protocol.md)."""
+
+from collections.abc import Callable, Container
+from contextlib import suppress
+from time import monotonic
+from typing import Any, Final
+
+from greenscale_worker.errors import ConfigError, QueueUnavailableError
+from greenscale_worker.grouping import Grouper
+from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded
+from greenscale_worker.queues import Binding, Lease, QueueOptions, Verdict
+from greenscale_worker.queues.redis import record_fields
+from greenscale_worker.queues.redis.connections import Clients, close
+from greenscale_worker.queues.redis.fetcher import Fetcher
+from greenscale_worker.queues.redis.keys import Keys
+from greenscale_worker.queues.redis.notifier import Notifier
+from greenscale_worker.queues.redis.retrying_client import RetryingClient
+from greenscale_worker.queues.redis.script_loader import Script
+from greenscale_worker.queues.redis.store import Store
+from greenscale_worker.telemetry import Metrics, log
+
+GROUP: Final = 32
+RELEASE_GROUP: Final = 1000  # no payloads: a whole worker's jobs go back in one script
+GROUP_BYTES: Final = 512 * 1024  # what is larger goes alone: a server that refuses it refuses nothing else
+LARGE_TIMES: Final = 5
+BEAT_GROUP: Final = 200
+TRIM_GROUP: Final = 100
+TRIM_PORTIONS: Final = 20  # with one heartbeat
+
+BINDINGS: Final[dict[bytes, Binding]] = {
+    b"RUN": "run",
+    b"BADTYPE": "run",
+    b"DUPLICATE": "duplicate",
+    b"CONFLICT": "conflict",
+    b"CANCELLED": "cancelled",
+    b"STALE": "stale",
+}
+VERDICTS: Final[dict[bytes, Verdict]] = {
+    b"DELAYED": "delayed",
+    b"HELD": "held",
+    b"DEAD": "dead",
+    b"STALE": "stale",
+    b"GONE": "stale",
+}
+
+
+ENDINGS: Final = frozenset({b"OK", b"BADTYPE", b"STALE", b"GONE"})
+
+
+class RedisQueue:
+    """Keeps the promises of `queues.Queue` with a list or a stream, and a few keys beside it."""
+
+    def __init__(  # noqa: PLR0913  the composition of one room
+        self,
+        clients: Clients,
+        scripts: dict[str, Script],
+        store: Store,
+        keys: Keys,
+        options: QueueOptions,
+        *,
+        owner: str,
+        metrics: Metrics,
+    ) -> None:
+        self._scripts = scripts
+        self._head: list[Any] = ["", store.word]
+        self._keys = keys
+        self._base = keys.base
+        self.options = options
+        self._owner = owner
+        self._metrics = metrics
+        self._why: str | None = None
+        self._told_why = False
+        self._clients = clients
+        self._redis = RetryingClient(clients.commands, greet=self.greet, heartbeat=options.heartbeat)
+        self._bind = Grouper(self._send_bind, most=GROUP, most_bytes=GROUP_BYTES, size=_payload_size)
+        self._settle = Grouper(self._send_settle, most=GROUP, most_bytes=GROUP_BYTES, size=_size)
+        self._release = Grouper(self._send_release, most=RELEASE_GROUP, most_bytes=GROUP_BYTES)
+        self._retry = Grouper(self._send_retry, most=GROUP, most_bytes=GROUP_BYTES)
+        self._fetcher = Fetcher(
+            self._redis,
+            clients.peek,
+            scripts["claim"],
+            store=store,
+            keys=keys,
+            options=options,
+            owner=owner,
+            hand_back=lambda lease: self.settle(lease, Released("nobody_waits")),
+            record_dead=self._record_dead,
+            metrics=metrics,
+        )
+        self._untidy = b""
+        channels, patience = (keys.bell, keys.bell_of(owner)), options.heartbeat / 3
+        self._notifier = Notifier(clients.notifier, channels, self._heard, patience=patience, say=_say_deaf)
+
+    @property
+    def up(self) -> bool:
+        """Whether Redis answered when it was last asked."""
+        return self._redis.up
+
+    async def lease(self) -> Lease:
+        """Wait for a job and take it."""
+        return await self._fetcher.wait()
+
+    async def bind(self, lease: Lease, job: Job) -> Binding:
+        """Tie the job's id to this lease and write its record."""
+        binding = await self._bind((lease, job))
+        if binding == "run":
+            lease.job_id = job.job_id
+            lease.attempts = lease.runs + 1
+        elif binding != "conflict":
+            self._fetcher.forget(lease)
+        return binding
+
+    async def settle(self, lease: Lease, outcome: Outcome) -> bool:
+        """Record the outcome and acknowledge the job. False: it was no longer ours."""
+        if isinstance(outcome, Released):
+            done = await self._release((lease, outcome))
+        else:
+            done = await self._settle((lease, outcome))
+        self._fetcher.forget(lease)
+        return done
+
+    async def retry(self, lease: Lease, failure: Failure) -> Verdict:
+        """Put a job back whose call has failed, or bury it."""
+        verdict = await self._retry((lease, failure))
+        self._fetcher.forget(lease)
+        return verdict
+
+    async def beat(self, why: str | None = None) -> None:
+        """Prolong all leases. While Redis is away, whoever looks for it sends the heartbeat first."""
+        self._why = why
+        if not self._redis.up:
+            return
+        try:
+            await self.greet()
+        except (QueueUnavailableError, ConfigError) as error:
+            self._redis.lost(error)
+
+    async def greet(self) -> None:
+        """Send one heartbeat. Raises QueueUnavailableError or ConfigError."""
+        held = list(self._fetcher.held.values())
+        options = self.options
+        times = [int(options.lease * 1000), int(options.heartbeat * 1000)]
+        head = [*self._head, *times, options.max_crashes, self._owner]
+        for start in range(0, len(held) or 1, BEAT_GROUP):
+            last = start + BEAT_GROUP >= len(held)
+            args = [*head, int(last), int(last and self._fetcher.idle)]
+            for lease in held[start : start + BEAT_GROUP]:
+                args += [lease.id, lease.token]
+            beat = await self._redis.once(self._scripts["heartbeat"], self._keys.base, args, _read_beat)
+            reaped, claimable, lost, buried, seated = beat
+            self._metrics.reaped(reaped)
+            if reaped or claimable:
+                self._fetcher.ring()
+            if seated:
+                self._fetcher.sit_down()
+            for id_, token, how in lost:
+                self._lose(id_, how, token=token)
+            await self._record_dead(buried)
+        with suppress(QueueUnavailableError, ConfigError):
+            await self._tell_why(self._why)
+            await self._trim()
+
+    async def _tell_why(self, why: str | None) -> None:
+        """Say why nothing is sent, or once that something is."""
+        if why is None and not self._told_why:
+            return
+        self._told_why = True  # even where the answer gets lost
+        keys = [*self._keys.base, self._keys.why(self._owner)]
+        args = [*self._head, int(self.options.lease * 1000), record_fields.encoded(why or "")]
+        await self._redis.once(self._scripts["why"], keys, args, _unread)
+        self._told_why = why is not None
+
+    async def aclose(self) -> None:
+        """Hand back what nobody took, finish what is being said, and close every connection."""
+        await self._fetcher.aclose()
+        for group in (self._bind, self._settle, self._release, self._retry):
+            await group.aclose()
+        try:
+            # On the connection at hand: while a failover goes on, Sentinel may know no master to make another one to.
+            keys = [*self._keys.base, self._keys.claim(self._owner)]
+            await self._redis.once(self._scripts["unregister"], keys, [*self._head, self._owner], _unread)
+            await self._tell_why(None)
+        except (QueueUnavailableError, ConfigError) as error:
+            log.warning("queue_unavailable", error=str(error))
+        await self._notifier.aclose()
+        await self._redis.aclose()
+        await close(self._clients.peek)
+
+    async def _record_dead(self, buried: list[bytes]) -> None:
+        """Write the records of jobs that a script has buried. One that is missed says `running` until it expires."""
+        for id_, job_id, code in zip(buried[::3], buried[1::3], buried[2::3], strict=True):
+            facts = {"job_id": job_id.decode() or None, "code": code.decode()}
+            if code == b"too_large":
+                log.warning("job_buried", **facts)
+            else:
+                log.error("job_buried", **facts)
+            if job_id and self.options.result_ttl:
+                keys = [*self._keys.base, self._keys.record(job_id.decode())]
+                with suppress(QueueUnavailableError, ConfigError):
+                    await self._redis.once(
+                        self._scripts["record_dead"], keys, [*self._head, id_, job_id, self.options.result_ttl], _unread
+                    )
+
+    async def _trim(self) -> None:
+        """Delete dead letters that are older, or more, than options allow; some portions with each heartbeat."""
+        options, keys = self.options, self._keys.base
+        limits: list[list[Any]] = []
+        if options.dead_max_age:
+            limits.append(["", "", "", int(options.dead_max_age * 1000), ""])
+        if options.dead_max_count:
+            limits.append(["", "", "", "", options.dead_max_count])
+        if limits:
+            tidy = [*self._head, self._untidy, TRIM_GROUP]
+            self._untidy = await self._redis.once(self._scripts["tidy"], keys, tidy, bytes)
+        trimmed = 0
+        for limit in limits:
+            more, portions = 1, 0
+            while more and portions < TRIM_PORTIONS:
+                args = [*self._head, *limit, TRIM_GROUP, "trimmed"]
+                gone, more = await self._redis.once(self._scripts["purge"], keys, args, _read_purge)
+                trimmed, portions = trimmed + gone, portions + 1
+        if trimmed:
+            log.info("dead_letters_trimmed", count=trimmed)
+
+    def _lose(self, id_: str, how: str, *, token: str | None = None) -> None:
+        """Let go of a lease; one that was claimed anew since the heartbeat was sent has another token."""
+        lease = self._fetcher.held.get(id_)
+        if lease is not None and token in {None, lease.token}:
+            self._fetcher.forget(lease)
+            lease.lose("taken" if how == "taken" else "gone")
+
+    def _heard(self, message: bytes) -> None:
+        what, _, id_ = message.partition(b" ")
+        if what == b"gone":
+            self._lose(id_.decode(errors="replace"), "gone")  # anybody may have published it
+        elif what == b"ready":
+            self._fetcher.ring_seat()
+        else:
+            self._fetcher.ring()
+
+    async def _send_bind(self, items: list[tuple[Lease, Job]]) -> list[Binding]:
+        keys, args = [*self._base], [*self._head, record_fields.LIVE_SECONDS, self.options.result_ttl]
+        args += [self._owner, self.options.backend]
+        for lease, job in items:
+            keys += [self._keys.record(job.job_id), self._keys.cancel(job.job_id)]
+            fields = record_fields.of_run(job) if self.options.result_ttl else []
+            args += [lease.id, lease.token, job.job_id, len(fields), *fields]
+        answers, _ = await self._redis.call(self._scripts["bind"], keys, args, _words(len(items), BINDINGS))
+        _warn_of_foreign_keys(answers, [job.job_id for _, job in items])
+        return [BINDINGS[answer] for answer in answers]
+
+    async def _send_settle(self, items: list[tuple[Lease, Succeeded | Failed]]) -> list[bool]:
+        keys, args = [*self._base], [*self._head, self.options.result_ttl]
+        for lease, outcome in items:
+            job_id = lease.job_id or ""
+            keys += [self._keys.result(job_id), self._keys.record(job_id)]
+            if isinstance(outcome, Failed):
+                code, message = record_fields.encoded(outcome.code), record_fields.encoded(outcome.message)
+                fields = record_fields.of_failure(lease, code, message, outcome.usage)
+                args += [lease.id, lease.token, "failed", job_id, code, message, 0, len(fields), *fields]
+            elif self.options.result_ttl:
+                text, fields = record_fields.encoded(outcome.output.text), record_fields.of_success(outcome)
+                args += [lease.id, lease.token, "succeeded", job_id, text, "", _began_ms(lease), len(fields), *fields]
+            else:
+                args += [lease.id, lease.token, "succeeded", job_id, "", "", _began_ms(lease), 0]
+        size = _size(items[0])
+        times = LARGE_TIMES if size > GROUP_BYTES else None
+        try:
+            answers, repeated = await self._redis.call(
+                self._scripts["settle"], keys, args, _words(len(items), ENDINGS), times=times
+            )
+        except (QueueUnavailableError, ConfigError) as error:
+            reason = f"Redis does not take an answer of {size} characters: {error}"
+            return await self._send_settle([(items[0][0], Failed("result_too_large", reason))])
+        return _done(answers, items, repeated=repeated)
+
+    async def _send_release(self, items: list[tuple[Lease, Released]]) -> list[bool]:
+        keys = self._keys.base
+        args = [*self._head, record_fields.LIVE_SECONDS if self.options.result_ttl else 0]
+        for lease, outcome in items:
+            keys.append(self._keys.record(lease.job_id or ""))
+            args += [lease.id, lease.token, int(outcome.delay * 1000)]
+            args += [lease.job_id or "", record_fields.encoded(outcome.reason)]
+        answers, repeated = await self._redis.call(self._scripts["release"], keys, args, _words(len(items), ENDINGS))
+        return _done(answers, items, repeated=repeated)
+
+    async def _send_retry(self, items: list[tuple[Lease, Failure]]) -> list[Verdict]:
+        keys, ttl = self._keys.base, self.options.result_ttl
+        args = [*self._head, record_fields.LIVE_SECONDS if ttl else 0, ttl]
+        for lease, failure in items:
+            keys.append(self._keys.record(lease.job_id or ""))
+            args += [lease.id, lease.token, lease.job_id or "", record_fields.encoded(failure.code)]
+            args += [record_fields.encoded(failure.message), failure.prior, record_fields.encoded(failure.fingerprint)]
+            args += [round(failure.used * 1000), round(failure.max_tries * 1000), int(failure.delay * 1000)]
+            args.append(_began_ms(lease))
+        answers, _ = await self._redis.call(self._scripts["retry"], keys, args, _read_verdicts)
+        _warn_of_foreign_keys([word for _, word in answers], [lease.job_id for lease, _ in items])
+        return [verdict for verdict, _ in answers]
+
+
+def _words(number: int, known: Container[bytes]) -> Callable[[Any], list[bytes]]:
+    """Read so many words, each a known one."""
+
+    def read(answer: Any) -> list[bytes]:
+        words = [word for word in answer if word in known]
+        if not len(answer) == len(words) == number:
+            raise ValueError(f"{len(words)} words that are known, {number} expected")
+        return words
+
+    return read
+
+
+def _read_beat(answer: Any) -> tuple[int, int, list[tuple[str, str, str]], list[bytes], bool]:
+    """Read what a heartbeat brought: jobs reaped, those to claim, leases lost, those buried, whether it has a seat."""
+    reaped, claimable, lost, buried, seated = answer
+    words = [word.decode() for word in lost]
+    leases = list(zip(words[::3], words[1::3], words[2::3], strict=True))
+    return int(reaped), int(claimable), leases, list(buried), bool(seated)
+
+
+def _read_verdicts(answer: Any) -> list[tuple[Verdict, bytes]]:
+    """Read what became of jobs whose call has failed, and BADTYPE where a foreign key was replaced."""
+    replaced = [b"BADTYPE" if int(foreign) else b"OK" for foreign in answer[1::2]]
+    return list(zip([VERDICTS[verdict] for verdict in answer[::2]], replaced, strict=True))
+
+
+def _read_purge(answer: Any) -> tuple[int, int]:
+    gone, more = map(int, answer)
+    return gone, more
+
+
+def _say_deaf(why: str) -> None:
+    log.warning("queue_unavailable", error=why)
+
+
+def _unread(_answer: Any) -> None:
+    """Of an answer that says nothing."""
+
+
+def _done(answers: list[bytes], items: list[tuple[Lease, Any]], *, repeated: bool) -> list[bool]:
+    """Whether each item was ours to end. After a lost reply, "no longer there" is our own doing."""
+    _warn_of_foreign_keys(answers, [lease.job_id for lease, _ in items])
+    return [answer in {b"OK", b"BADTYPE"} or (repeated and answer == b"GONE") for answer in answers]
+
+
+def _warn_of_foreign_keys(answers: list[bytes], job_ids: list[Any]) -> None:
+    for answer, job_id in zip(answers, job_ids, strict=True):
+        if answer == b"BADTYPE":
+            log.warning("foreign_key_replaced", job_id=job_id)
+
+
+def _began_ms(lease: Lease) -> int:
+    """Tell when the call of a job began, by the clock of the queue: what began before a fault proves nothing about it.
+
+    A moment and no age, for it may be sent again after an outage. Rather too early than too late, by the time that the
+    claim's answer was on its way. Without a call: now.
+    """
+    began = monotonic() if lease.began is None else lease.began
+    return int(1000 * (lease.claimed_at + began - lease.received))
+
+
+def _payload_size(item: tuple[Lease, Job]) -> int:
+    return len(item[0].payload)
+
+
+def _size(item: tuple[Lease, Succeeded | Failed]) -> int:
+    outcome = item[1]
+    return len(outcome.output.text) if isinstance(outcome, Succeeded) else 0

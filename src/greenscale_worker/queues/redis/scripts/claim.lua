@@ -1,0 +1,161 @@
+-- Takes up to n jobs: redeliveries first, by age, then fresh ones, then those held. Repeated with the same nonce it gives the same
+-- jobs again, so that a lost reply loses nothing.
+--
+-- KEYS  as in prelude.lua; then claim:<owner> STRING nonce|id,id… of the owner's last claim
+-- ARGV  3 n, 4 lease ms, 5 heartbeat ms, 6 owner, 7 nonce, 8 max crashes, 9 bytes after which to stop,
+--       10 whether a suspect may be taken (1 or 0), 11 whether the owner has more free lanes than n (1 or 0)
+-- n is 0 where the owner has no free lane any more: it leaves its seat.
+-- Output {sleep, now ms, reaped, {{id, token, tries, crashes, first ms, payload, name, runs}…}, {id buried, its job id, its code…},
+--         from, whether the owner has a seat (1 or 0)}
+--       name: the job's id where its payload has none, or empty; from: where the store is to be waited at
+--       sleep: ms until there may be more; -1: until told; -2: paused
+local n, lease_ms, beat_ms, owner, nonce = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7]
+local max_crashes, max_bytes, remembered = tonumber(ARGV[8]), tonumber(ARGV[9]), KEYS[ITEMS]
+local may_suspect, has_more_lanes = ARGV[10] == '1', ARGV[11] == '1'
+local REMEMBERED = 86400
+local A_LONG_TIME = 1e9
+local AT_ONCE = 8  -- fresh jobs; so many may be given beyond the bytes
+local given, ids, bytes = {}, {}, 0
+local metas, leases, expiry = {}, {}, nil
+local passed = 0  -- what was no job any more, or none that can be read
+run_when_full()
+
+local function give(id, m, payload, name)
+  given[#given + 1] = {id, m.token, m.tries, m.crashes, m.first, payload, name or '', m.runs}
+end
+
+local last_claim = call('GET', remembered)
+if last_claim and string.sub(last_claim, 1, #nonce + 1) == nonce .. '|' then
+  for id in string.gmatch(string.sub(last_claim, #nonce + 2), '[^,]+') do
+    local m = read_meta(id)
+    if m and string.sub(m.token, 1, #nonce + 1) == nonce .. ':' and call('ZSCORE', LEASE, id) then
+      call('ZADD', LEASE, digits(queue_now + lease_ms), id)
+      if store.has(id) then give(id, m, store.payload(id)) end
+    end
+  end
+  call('EXPIRE', remembered, REMEMBERED)
+  return {0, NOW, 0, given, {}, '', 0}
+end
+
+tick(lease_ms, beat_ms)
+expiry = digits(queue_now + lease_ms)
+local reaped = reap(max_crashes)
+if control.paused or n == 0 then
+  if reaped > 0 then ring('ready') end
+  stand_up(owner)
+  return {-2, NOW, reaped, given, buried, '', 0}
+end
+local due = call('ZRANGEBYSCORE', DELAYED, '-inf', digits(queue_now), 'LIMIT', 0, BATCH)
+for _, id in ipairs(due) do
+  local m = load_or_forget(id)
+  if m then requeue(id, m) end
+end
+
+-- What was held comes back to the head, one job with each claim: as long as nothing has failed since somebody succeeded, and
+-- otherwise one for each success, or else those that failed now and then would wait for ever behind fresh jobs. A heap that
+-- came back at once and failed again would be in the way of everything behind it.
+local unheld
+local back = number_in_control('back')
+if control.held and (not control.blamed or back > 0) then
+  unheld = call('ZRANGE', HELD, 0, 0)[1]
+  if unheld then
+    call('ZREM', HELD, unheld)
+    if back > 0 then add(CONTROL, 'back', -1) end
+    local m = load_or_forget(unheld)
+    if m then requeue(unheld, m, READY) end
+  else
+    call('HDEL', CONTROL, 'held', 'back')
+  end
+end
+
+local function take(id, m, payload, name)
+  m.token, m.owner = nonce .. ':' .. (#given + 1), owner
+  push(metas, id, packed(m))
+  push(leases, expiry, id)
+  ids[#ids + 1] = id
+  bytes = bytes + #payload
+  give(id, m, payload, name)
+end
+
+local function write_taken()
+  call_with('HSET', META, metas)
+  call_with('ZADD', LEASE, leases)
+  metas, leases = {}, {}
+end
+
+local function room() return #given < n and bytes < max_bytes and passed < BATCH end
+
+local function oldest()
+  local ready = call('ZRANGE', READY, 0, 0)[1]
+  local suspect = may_suspect and call('ZRANGE', SUSPECT, 0, 0)[1]
+  if suspect and not (ready and tonumber(store.place(ready)) < tonumber(store.place(suspect))) then
+    may_suspect = false
+    return suspect, SUSPECT
+  end
+  return ready, READY
+end
+
+-- Takes jobs that were claimed before, as `next_id` names them.
+local function take_again(next_id)
+  while room() do
+    local id, from = next_id()
+    if not id then break end
+    call('ZREM', from, id)
+    local m = load_or_forget(id)
+    if m then
+      store.own(id, owner)
+      take(id, m, store.payload(id))
+    else
+      passed = passed + 1
+    end
+  end
+  write_taken()
+end
+
+take_again(oldest)  -- before the store is asked for more: it looks for what is leased
+
+while room() do
+  local most = math.min(AT_ONCE, n - #given)
+  local found = store.take(owner, most)
+  for _, job in ipairs(found) do
+    local id, payload, name = unpack(job, 1, 3)
+    if #payload > LARGEST then
+      bury_unsettled(id, new_meta_of(payload, name), 'too_large',
+                     #payload .. ' bytes; more than ' .. LARGEST .. ' are not even read')
+      bytes = bytes + #payload
+    else
+      take(id, new_meta(), payload, name)
+    end
+  end
+  write_taken()
+  if #found < most then break end
+end
+
+if control.held then take_again(function() return call('ZRANGE', HELD, 0, 0)[1], HELD end) end
+
+if #ids > 0 then
+  call('SET', remembered, nonce .. '|' .. table.concat(ids, ','), 'EX', REMEMBERED)
+  increment('claimed', #ids)
+end
+local from = store.taken()  -- last: whatever it may raise, the jobs given are remembered
+if reaped > 0 or unheld then ring('ready') end
+local stopped, seated = #given < n and not room(), false
+if #given == n or stopped then
+  stand_up(owner)
+  share(n)
+end
+if #given < n or has_more_lanes then seated = sit_down(owner) end
+if reaped == BATCH or #due == BATCH or stopped then
+  return {0, NOW, reaped, given, buried, from, 0}
+end
+if not seated then return {-1, NOW, reaped, given, buried, from, 0} end
+
+local function earliest(key)
+  local score = call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
+  return score and tonumber(score)
+end
+
+local due_next, expires_next = earliest(DELAYED), earliest(LEASE)
+if expires_next then expires_next = math.max(expires_next, number_in_control('amnesty')) end
+local next_at = due_next and expires_next and math.min(due_next, expires_next) or due_next or expires_next
+return {next_at and math.min(math.max(10, next_at + 1 - queue_now), A_LONG_TIME) or -1, NOW, reaped, given, buried, from, 1}

@@ -1,0 +1,78 @@
+-- Prolongs leases, says which are lost, and reaps those of the dead. Sent every heartbeat, jobs held or not: a clock that
+-- stands still for two heartbeats means amnesty, and amnesty for ever would mean that nothing is reaped.
+--
+-- KEYS  as in prelude.lua
+-- ARGV  3 lease ms, 4 heartbeat ms, 5 max crashes, 6 owner, 7 whether to reap (0 while more of our leases follow),
+--       8 whether the owner has a free lane and nothing to run on it (1 or 0);
+--       then id, token of each lease held
+-- Output {reaped, jobs that may be claimed now, {lost id, its token, taken or gone, …}, {id buried, its job id, its code…},
+--         whether the owner has a seat (1 or 0)}
+--        taken: reaped, and perhaps claimed by another; gone: cancelled or settled
+local lease_ms, beat_ms, max_crashes, owner = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+run_when_full()
+tick(lease_ms, beat_ms)
+local lost = {}
+for arg = 9, #ARGV, 2 do
+  local id = ARGV[arg]
+  local m = read_meta(id)
+  if m and m.token == ARGV[arg + 1] and call('ZSCORE', LEASE, id) then
+    call('ZADD', LEASE, digits(queue_now + lease_ms), id)
+  else
+    lost[#lost + 1] = id
+    lost[#lost + 1] = ARGV[arg + 1]
+    lost[#lost + 1] = m and 'taken' or 'gone'
+  end
+end
+
+-- Puts jobs back whose place somebody deleted; says how many. While there are any, each heartbeat looks through a part.
+local function rescue()
+  local placed, rescued = 0, 0
+  for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE, HELD}) do placed = placed + call('ZCARD', key) end
+  if call('HLEN', META) <= placed then return 0 end
+  local part = call('HSCAN', META, digits(whole(call('HGET', CONTROL, 'displaced')) or 0), 'COUNT', BATCH)
+  for i = 1, #part[2], 2 do
+    local id = part[2][i]
+    local m = not has_place(id) and load_or_forget(id)
+    if m then
+      requeue(id, m)
+      rescued = rescued + 1
+    end
+  end
+  call('HSET', CONTROL, 'displaced', part[1])
+  return rescued
+end
+
+-- Where no worker of the version before has sent a heartbeat for two leases, metas are packed in format 2 from now on.
+local function upgrade()
+  for _, worker in ipairs(call('ZRANGE', WORKERS, 0, -1)) do
+    if not string.find(worker, ':2%-%x+$') then return end
+  end
+  begin_format_2()
+  call('HSET', CONTROL, 'time', NOW)
+end
+
+local reaped, found = 0, 0
+if ARGV[7] == '1' then
+  reaped = reap(max_crashes)
+  found = rescue() + store.adopt(lease_ms)
+end
+call('ZADD', WORKERS, NOW, owner)
+for _, silent in ipairs(call('ZRANGEBYSCORE', WORKERS, '-inf', digits(now - 2 * lease_ms))) do
+  if store.dismiss(silent) then call('ZREM', WORKERS, silent) end
+end
+if reaped + found > 0 then ring('ready') end
+local claimable, held = 0, call('ZCARD', HELD)
+-- Somebody deleted the field: claims would never look for them again.
+if held > 0 and not control.held then call('HSET', CONTROL, 'held', '1') end
+if not control.paused then
+  claimable = store.unclaimed() + call('ZCARD', READY) + call('ZCARD', SUSPECT) + call('ZCOUNT', DELAYED, '-inf', digits(queue_now)) + held
+end
+if not V2 then upgrade() end
+unseat_silent(beat_ms)
+local seated = false
+if ARGV[8] == '1' then
+  seated = not control.paused and sit_down(owner)
+elseif ARGV[7] == '1' then
+  stand_up(owner)  -- it may be there by a heartbeat that a claim has overtaken, or by an older snapshot
+end
+return {reaped, claimable, lost, buried, seated and 1 or 0}

@@ -1,0 +1,450 @@
+-- Shared by every script of the queues in Redis; the loader puts it in front, and after it the `store.lua` of the queue's
+-- kind, which knows where payloads lie (docs/queue-protocol.md).
+--
+-- KEYS  1 source    what producers write to; its kind is the store's
+--       2 ready     ZSET  id -> place     may be claimed now, oldest first: the head of the queue
+--       3 suspect   ZSET  id -> place     the same, for jobs whose lease has expired twice or more
+--       4 delayed   ZSET  id -> due ms    may be claimed later
+--       5 lease     ZSET  id -> expiry ms in flight
+--       6 meta      HASH  id -> see `packed`: every claimed and unsettled job
+--       7 dead      HASH  id -> JSON header; in format 1 also a line feed and the payload (public)
+--       8 control   HASH  time (in format 1: clock), offset, amnesty, paused, format, blamed, blamed_by, held, back, letters,
+--                         n_* counters
+--       9 bound     HASH  job id -> id    which open job an id stands for
+--      10 workers   ZSET  worker -> time of its last heartbeat, ms
+--      11 held      ZSET  id -> place     may be claimed when nothing else waits (docs/blame.md)
+--      12 blame     HASH  fingerprint -> when the last two jobs were buried for it: ms|ms
+--      13 payloads  HASH  id -> payload of a dead letter
+--      14 index     ZSET  of dead letters by time, by code and by job id, as `letters.members` makes them; all scores 0
+--      15 recent    LIST of the jobs that ended last, the latest first: "ms state job-id code" (see `ended`)
+--      16 idle      ZSET  worker -> since when it has a free lane and nothing to run, microseconds: see seats.lua
+--      17 …         what the store has of its own; then those of the script, from KEYS[ITEMS] on
+-- Times in delayed and lease, and the end of an amnesty, are in the queue's time: the server's clock and the offset by which
+-- it has gone back since, so that it never does. All other times are the server's.
+-- Anybody may have written to these keys: what is read from them is checked before it is counted with, since an error would
+-- come again with every call and stop every worker.
+--
+-- ARGV  1 the time in ms, for the model test only; empty: the server's clock
+--       2 the store's own word
+local SOURCE, READY, SUSPECT, DELAYED, LEASE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local META, DEAD, CONTROL, BOUND, WORKERS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local HELD, BLAME, PAYLOADS, INDEX, RECENT, IDLE = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
+local BELL, ENDED = string.sub(CONTROL, 1, -8) .. 'bell', string.sub(CONTROL, 1, -8) .. 'ended'
+local SUSPECT_CRASHES, BURIAL_MARGIN, BATCH, MOST_RECENT, LONGEST_CODE = 2, 2, 64, 1000, 64
+local LARGEST = 8 * 1024 * 1024  -- of what workers read; as in job.py
+local MOST = 9e15  -- of what is counted; Lua does so exactly up to 2^53
+local call = redis.call
+local store, letters = {}, {}
+
+-- Lua has no rollback: a foreign type under one of our keys is refused before the first write. To ask for the length costs
+-- half of what the type does.
+local LENGTHS = {list = 'LLEN', stream = 'XLEN', zset = 'ZCARD', hash = 'HLEN'}
+
+local function is_foreign(key, wanted)
+  if type(redis.pcall(LENGTHS[wanted], key)) == 'number' then return nil end
+  local found = call('TYPE', key).ok
+  if found == wanted or found == 'none' then return nil end  -- a user without rights to the length
+  return redis.error_reply('FOREIGN ' .. key .. ' is a ' .. found .. ', a ' .. wanted .. ' is expected')
+end
+
+local function foreign(source, own)
+  local refused = is_foreign(SOURCE, source) or own and is_foreign(KEYS[17], own)
+  for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE, WORKERS, HELD, IDLE}) do refused = refused or is_foreign(key, 'zset') end
+  for _, key in ipairs({META, DEAD, CONTROL, BOUND, BLAME}) do refused = refused or is_foreign(key, 'hash') end
+  return refused  -- of the others, see `letters` and `tell_ends`, which do without
+end
+
+local time = call('TIME')
+local micros = time[1] * 1000000 + time[2]
+if ARGV[1] ~= '' then micros = tonumber(ARGV[1]) * 1000 end
+local now = math.floor(micros / 1000)
+
+local function digits(number) return string.format('%.0f', number) end
+
+local NOW = digits(now)
+
+-- A full Redis refuses a script's first write if that takes memory, but none after one that does not. Workers only move
+-- jobs and free them, so their scripts begin with this; a producer's must not.
+local function run_when_full() call('HDEL', CONTROL, '') end
+
+-- Tells workers. A user without rights to the channel rings no bell; the next heartbeat says the same.
+local function ring(message) redis.pcall('PUBLISH', BELL, message) end
+
+-- Jobs that end with this script, in its order: for those who look at what ended lately, and those who wait for an end.
+local ends, ended_ids = {}, {}
+
+local function ended(job_id, state, code, at)
+  ends[#ends + 1] = (at or NOW) .. ' ' .. state .. ' ' .. job_id .. ' ' .. (code and string.sub(code, 1, LONGEST_CODE) or '')
+  ended_ids[#ended_ids + 1] = job_id
+end
+
+-- Tells of them, once all is written: whoever hears it finds result and record. Neither a foreign type nor a right that is
+-- missing undoes an end; who waits looks by itself, too.
+local function tell_ends()
+  if #ends == 0 then return end
+  redis.pcall('LPUSH', RECENT, unpack(ends))
+  redis.pcall('LTRIM', RECENT, 0, MOST_RECENT - 1)
+  redis.pcall('PUBLISH', ENDED, table.concat(ended_ids, ' '))
+end
+
+-- Adds to a counter; one that is no number begins anew.
+local function add(key, field, by)
+  local answer = redis.pcall('HINCRBY', key, field, by)
+  if type(answer) == 'table' then call('HSET', key, field, by) end
+end
+
+local function increment(what, by) add(CONTROL, 'n_' .. what, by or 1) end
+
+local function is_count(value) return type(value) == 'number' and value % 1 == 0 and value >= 0 and value < MOST end
+
+-- Text as a number that can be counted with; nil for NaN, 0x10, 1e999 and the like.
+local function whole(text)
+  return text and #text <= 16 and string.find(text, '^%d+$') and tonumber(text) < MOST and tonumber(text) or nil
+end
+
+-- As in job.py.
+local function is_job_id(text) return #text <= 128 and string.find(text, '^[A-Za-z0-9._:-]+$') ~= nil end
+
+local function push(words, first, second)
+  words[#words + 1] = first
+  words[#words + 1] = second
+end
+
+-- One command for many jobs: most of what a command costs is its call. There are never more than Lua can hand over (8,000).
+local function call_with(command, key, words) return #words > 0 and call(command, key, unpack(words)) or 0 end
+
+-- A hash's values by their fields; false where there is none.
+local function pick(key, fields)
+  local values, found = {}, #fields > 0 and call('HMGET', key, unpack(fields))
+  for i = 1, #fields do values[fields[i]] = found[i] end
+  return values
+end
+
+-- Set by `read_control`, once the types of the keys are known: fields of control, whether the format is 2, the field with the
+-- time of the last tick, the queue's time.
+local control, V2, CLOCK, queue_now
+
+-- A field of control as a number; 0 where there is none, or something else.
+local function number_in_control(field) return whole(control[field]) or 0 end
+
+local function read_control()
+  control = pick(CONTROL, {'format', 'clock', 'time', 'offset', 'amnesty', 'paused', 'blamed', 'accused', 'answered', 'healed',
+                           'held', 'back'})
+  V2 = control.format == '2'
+  CLOCK = V2 and 'time' or 'clock'
+  queue_now = now + number_in_control('offset')
+end
+
+-- A worker of the version before that is stopped over the upgrade cannot read what it finds when it wakes. Claim and heartbeat
+-- read the clock first of all: what is no number ends them there, before they write anything.
+local function begin_format_2() call('HSET', CONTROL, 'format', '2', 'clock', 'format 2') end
+
+local function new_meta()
+  return {token = '', owner = '', tries = 0, crashes = 0, first = NOW, job_id = '', runs = 0, failed = 0}
+end
+
+local ARRAY_OF_8 = '\152'  -- the first byte of such an array in MessagePack; behind it, its values
+
+-- tries: thousandths of a try used up. runs: calls that failed. failed: ms of its last failure with prior `job`; 0: none.
+-- Format 1, which the version before reads, is written until the fleet has no worker of that version.
+local function packed(m)
+  if V2 then return ARRAY_OF_8 .. cmsgpack.pack(m.token, m.owner, m.tries, m.crashes, m.first, m.job_id, m.runs, m.failed) end
+  return table.concat({m.token, m.owner, math.floor(m.tries / 1000), m.crashes, m.first, m.job_id}, '|')
+end
+
+local function checked(m)
+  local texts = type(m.token) == 'string' and type(m.owner) == 'string' and type(m.first) == 'string'
+    and type(m.job_id) == 'string'
+  local counts = is_count(m.tries) and is_count(m.crashes) and is_count(m.runs) and is_count(m.failed)
+  if texts and counts and #m.first <= 15 and string.find(m.first, '^%d+$') and (m.job_id == '' or is_job_id(m.job_id)) then
+    return m
+  end
+end
+
+-- Enough for whom only the token and the job's id matter, as for bind and settle: counts are looked at before they are counted
+-- with, and to look at all of them twice more is 2 % of what a job costs here.
+local function owned(m) return type(m.token) == 'string' and type(m.job_id) == 'string' and m end
+
+-- A count of such a meta, for a record.
+local function shown(count) return type(count) == 'number' and count or 0 end
+
+-- Such a meta, where its counts cannot be read: they begin anew, and what it is bound to is not forgotten.
+local function without_counts(m)
+  local whole_meta = new_meta()
+  whole_meta.token, whole_meta.job_id = m.token, m.job_id
+  return whole_meta
+end
+
+-- Gives nil where it cannot be read.
+local function unpacked(text, check)
+  if string.sub(text, 1, 1) == ARRAY_OF_8 then
+    local fine, token, owner, tries, crashes, first, job_id, runs, failed = pcall(cmsgpack.unpack, string.sub(text, 2))
+    return fine and check({token = token, owner = owner, tries = tries, crashes = crashes, first = first, job_id = job_id,
+                           runs = runs, failed = failed}) or nil
+  end
+  local token, owner, tries, crashes, first, job_id =
+    string.match(text, '^([^|]*)|([^|]*)|(%d+)|(%d+)|(%d+)|([^|]*)$')
+  return token and check({token = token, owner = owner, tries = 1000 * tries, crashes = tonumber(crashes), first = first,
+                            job_id = job_id, runs = tonumber(tries), failed = 0})
+end
+
+-- The metas of jobs by id; false where there is none. One that cannot be read belongs to nobody. `check`: see `owned`.
+local function read_metas(ids, check)
+  local metas = pick(META, ids)
+  for id, text in pairs(metas) do
+    if text then
+      metas[id] = unpacked(text, check or checked)
+      if not metas[id] then
+        metas[id] = new_meta()
+        metas[id].damaged = true
+      end
+    end
+  end
+  return metas
+end
+
+local function read_meta(id) return read_metas({id})[id] end
+
+local function write_meta(id, m) call('HSET', META, id, packed(m)) end
+
+local function has_place(id)
+  for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE, HELD}) do
+    if call('ZSCORE', key, id) then return true end
+  end
+  return false
+end
+
+-- Forgets jobs: id -> meta.
+local function forget(jobs)
+  local ids, names, bindings = {}, {}, {}
+  for id, m in pairs(jobs) do
+    ids[#ids + 1] = id
+    if m.job_id ~= '' then names[#names + 1] = m.job_id end
+  end
+  if #ids == 0 then return end
+  store.drop(ids)
+  call('HDEL', META, unpack(ids))
+  local placed = call('ZREM', LEASE, unpack(ids))
+  for _, key in ipairs({READY, DELAYED, SUSPECT, HELD}) do
+    if placed < #ids then placed = placed + call('ZREM', key, unpack(ids)) end
+  end
+  for job_id, id in pairs(pick(BOUND, names)) do
+    if jobs[id] then bindings[#bindings + 1] = job_id end
+  end
+  call_with('HDEL', BOUND, bindings)
+end
+
+-- Where a job waits: at the head of the queue, or behind everything else if its call failed and nobody has succeeded since.
+local function waits_in(m)
+  if m.crashes >= SUSPECT_CRASHES then return SUSPECT end
+  return V2 and m.runs > 0 and control.blamed and HELD or READY
+end
+
+-- Back to the queue: order is by place, and places are in order of first delivery.
+local function requeue(id, m, where)
+  store.own(id)
+  write_meta(id, m)
+  call('ZREM', LEASE, id)
+  call('ZREM', DELAYED, id)
+  where = where or waits_in(m)
+  if where == HELD and not control.held then
+    call('HSET', CONTROL, 'held', '1')
+    control.held = '1'
+  end
+  call('ZADD', where, store.place(id), id)
+end
+
+-- Back to the queue, after a delay.
+local function postpone(id, m, delay)
+  store.own(id)
+  write_meta(id, m)
+  call('ZREM', LEASE, id)
+  call('ZADD', DELAYED, digits(queue_now + delay), id)
+end
+
+-- Puts a job aside for good. `attempts` is how often it was run, as in its record; without it, as often as its call has failed.
+-- The letter calls that tries, as it always has.
+local function bury(id, m, job_id, code, message, attempts)
+  local payload = store.payload(id) or ''
+  forget({[id] = m})
+  letters.write(id, {code = code, message = message, job_id = job_id, token = m.token, tries = attempts or m.runs,
+                     crashes = m.crashes, first_claimed_ms = m.first, died_ms = NOW}, payload)
+  increment('dead')
+end
+
+-- What this script has put aside and no worker will settle: id, job id (may be empty) and code of each, to be told, and to be
+-- written to its record (record_dead.lua).
+local buried = {}
+
+local function bury_unsettled(id, m, code, message)
+  bury(id, m, m.job_id, code, message)
+  push(buried, id, m.job_id)
+  buried[#buried + 1] = code
+end
+
+-- A meta for a job of which nothing but its payload is known, to be put aside under the id that people know. In a payload too
+-- large to be read it is looked for where it is the first or the last field: nothing else can stand there.
+local function new_meta_of(payload, name)
+  local m, job_id = new_meta(), nil
+  if #payload <= LARGEST then
+    local fine, job = pcall(cjson.decode, payload)
+    job_id = fine and type(job) == 'table' and job.job_id
+  else
+    job_id = string.match(string.sub(payload, -256), '"job_id"%s*:%s*"([%w._:-]+)"%s*}%s*$')
+      or string.match(string.sub(payload, 1, 256), '^%s*{%s*"job_id"%s*:%s*"([%w._:-]+)"')
+  end
+  if type(job_id) ~= 'string' then job_id = name or '' end
+  if is_job_id(job_id) then m.job_id = job_id end
+  return m
+end
+
+-- A job of which somebody deleted or overwrote a part: without its payload nothing is left to run, without its meta it
+-- begins anew, with one that cannot be read, or under what is no id, it is put aside.
+local function load_or_forget(id)
+  local m = read_meta(id) or new_meta()
+  if store.has(id) then
+    if not store.is_id(id) then
+      local kept = store.keep(id, store.payload(id), '')
+      forget({[id] = m})
+      id, m = kept, {damaged = true}
+    end
+    if not m.damaged then return m end
+    bury_unsettled(id, new_meta_of(store.payload(id)), 'unreadable', 'what the queue knew of this job cannot be read')
+    return nil
+  end
+  forget({[id] = m})
+  for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE, HELD}) do call('ZREM', key, id) end
+  return nil
+end
+
+-- The open job that another delivery of the same job id is bound to, if any.
+local function bound_elsewhere(job_id, id)
+  local other = call('HGET', BOUND, job_id)
+  if other and other ~= id and store.has(other) then return other end
+  return nil
+end
+
+-- Workers of the version before know no offset: as long as there are some, what lies ahead is moved instead.
+local function move_back(lease_ms, by)
+  for _, id in ipairs(call('ZRANGEBYSCORE', LEASE, digits(now + lease_ms), '+inf')) do
+    call('ZADD', LEASE, digits(now + lease_ms), id)
+  end
+  for _, id in ipairs(call('ZRANGE', DELAYED, 0, -1)) do call('ZINCRBY', DELAYED, digits(-by), id) end
+end
+
+-- Outage amnesty: if no script ran for two heartbeats, nobody could have sent one, and silence proves no death. The same
+-- where the clock went back (failover); and nothing may take longer for that.
+local function tick(lease_ms, beat_ms)
+  local clock = number_in_control(CLOCK)
+  local went_back = now < clock - 1000
+  if went_back then
+    if V2 then
+      call('HSET', CONTROL, 'offset', digits(number_in_control('offset') + clock - now))
+      queue_now = queue_now + clock - now
+    else
+      move_back(lease_ms, clock - now)
+    end
+    call('ZREMRANGEBYSCORE', WORKERS, '(' .. NOW, '+inf')
+  end
+  if clock > 0 and (now - clock > 2 * beat_ms or went_back) then
+    control.amnesty = digits(queue_now + 2 * beat_ms)
+    call('HSET', CONTROL, 'amnesty', control.amnesty)
+  end
+  for _, field in ipairs({'blamed', 'accused', 'answered', 'healed'}) do
+    if number_in_control(field) > now then  -- no success would ever be later
+      control[field] = NOW
+      call('HSET', CONTROL, field, NOW)
+    end
+  end
+  call('HSET', CONTROL, CLOCK, NOW)
+end
+
+-- Puts jobs whose lease has expired back; says how many. Those that it buries kill even the worker that only reads them; all
+-- others are buried by a worker.
+local function reap(max_crashes)
+  if queue_now < number_in_control('amnesty') then return 0 end
+  local expired = call('ZRANGEBYSCORE', LEASE, '-inf', '(' .. digits(queue_now), 'LIMIT', 0, BATCH)
+  for _, id in ipairs(expired) do
+    local m = load_or_forget(id)
+    if m then
+      m.crashes = m.crashes + 1
+      if m.crashes >= max_crashes + BURIAL_MARGIN then
+        bury_unsettled(id, m, 'crashed', 'the lease expired ' .. m.crashes .. ' times')
+      else
+        requeue(id, m)
+      end
+    end
+  end
+  if #expired > 0 then increment('reaped', #expired) end
+  return #expired
+end
+
+-- Writes fields of a record and their values. One that begins tells of one run only; but when the job was handed in stays
+-- true for all of them. Anything but a hash found under its name is replaced, never written onto; says whether it was.
+local function write_record(key, ttl, begins, ...)
+  local foreign, submitted = false, false
+  if begins then
+    local found = call('TYPE', key).ok
+    foreign = found ~= 'none' and found ~= 'hash'
+    submitted = found == 'hash' and call('HGET', key, 'submitted_ms')
+    if found ~= 'none' then call('DEL', key) end
+  end
+  local written = redis.pcall('HSET', key, ...)
+  if type(written) == 'table' then
+    foreign = string.find(written.err, 'WRONGTYPE', 1, true) ~= nil
+    if foreign then call('DEL', key) end
+    call('HSET', key, ...)
+  end
+  if submitted then call('HSET', key, 'submitted_ms', submitted) end
+  call('EXPIRE', key, ttl)
+  return foreign
+end
+
+-- A dead letter's header, and its payload where that follows it, behind a line feed (format 1; JSON escapes those within the
+-- header, so free text cannot hide one). Anybody can write to this hash: what is no letter of ours has no header.
+function letters.open(letter)
+  local feed = string.find(letter, '\n', 1, true)
+  local fine, found = pcall(cjson.decode, feed and string.sub(letter, 1, feed - 1) or letter)
+  if not fine or type(found) ~= 'table' then return nil end
+  local header = {}
+  for _, name in ipairs({'code', 'message', 'job_id', 'token'}) do
+    header[name] = found[name]
+    if type(found[name]) ~= 'string' then return nil end
+  end
+  for name, most in pairs({tries = 1e12, crashes = 1e12, first_claimed_ms = 1e15, died_ms = 1e15}) do
+    local number = tonumber(found[name])
+    if not number or not (number >= 0 and number < most) then return nil end
+    header[name] = most == 1e15 and digits(math.floor(number)) or math.floor(number)
+  end
+  return header, feed and string.sub(letter, feed + 1)
+end
+
+-- What the index has of a letter: to be found by time, by code and time, and by the job's id.
+function letters.members(id, header)
+  local died = string.format('%016.0f', header.died_ms)
+  local members = {'t\0' .. died .. '\0' .. id, 'c\0' .. string.gsub(header.code, '%z', ' ') .. '\0' .. died .. '\0' .. id}
+  if string.match(header.job_id, '^[%w._:-]+$') then members[3] = 'j\0' .. header.job_id .. '\0' .. id end
+  return members
+end
+
+function letters.enter(id, header)
+  local words = {}
+  for _, member in ipairs(letters.members(id, header)) do push(words, '0', member) end
+  redis.pcall('ZADD', INDEX, unpack(words))
+end
+
+-- Writes a letter; without a payload, where that is lost. A foreign type under our further keys does not keep it from that: the
+-- payload follows the header then, and a letter that is not in the index is entered by tidy.lua.
+function letters.write(id, header, payload)
+  local apart = V2 and payload and redis.pcall('HSET', PAYLOADS, id, payload)
+  local behind = payload and type(apart) ~= 'number' and '\n' .. payload or ''
+  call('HSET', DEAD, id, cjson.encode(header) .. behind)
+  letters.enter(id, header)
+end
+
+-- Deletes a letter. Of one without a header, tidy.lua finds what is left in the index.
+function letters.drop(id, header)
+  call('HDEL', DEAD, id)
+  redis.pcall('HDEL', PAYLOADS, id)
+  if header then redis.pcall('ZREM', INDEX, unpack(letters.members(id, header))) end
+end

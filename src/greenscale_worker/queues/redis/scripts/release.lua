@@ -1,0 +1,30 @@
+-- Puts jobs back that were not run to their end, at once (to the head, in their old order) or after a delay. Needs a live
+-- lease and its token, so that one that is sent twice is done once.
+--
+-- KEYS  as in prelude.lua; then for each item its record HASH
+-- ARGV  3 seconds a live record lasts (0: none is written);
+--       then for each item: id, token, delay ms, job id (empty: no record), reason
+-- Output for each item OK, STALE or GONE; BADTYPE: OK, and a foreign key was replaced
+local ttl = tonumber(ARGV[3])
+local rings = false
+run_when_full()
+
+local function release(id, token, delay, job_id, reason, record)
+  local m = read_meta(id)
+  if not m then return 'GONE' end
+  if m.token ~= token or not call('ZSCORE', LEASE, id) then return 'STALE' end
+  if delay > 0 then postpone(id, m, delay) else requeue(id, m) end
+  rings = true
+  increment('released')
+  if job_id == '' or ttl == 0 then return 'OK' end
+  local foreign = write_record(record, ttl, false, 'state', 'delayed', 'due_ms', digits(now + delay), 'error_code', reason)
+  return foreign and 'BADTYPE' or 'OK'
+end
+
+local answers, key = {}, ITEMS
+for arg = 4, #ARGV, 5 do
+  answers[#answers + 1] = release(ARGV[arg], ARGV[arg + 1], tonumber(ARGV[arg + 2]), ARGV[arg + 3], ARGV[arg + 4], KEYS[key])
+  key = key + 1
+end
+if rings then ring('ready') end
+return answers

@@ -1,0 +1,93 @@
+-- Ends jobs: result, record and acknowledgement in one step. The token must be that of the latest claim; the lease
+-- need not be alive, for a finished answer is worth more than a redelivery that nobody has taken yet.
+--
+-- KEYS  as in prelude.lua; then for each item its result STRING and its record HASH
+-- ARGV  3 seconds results and final records last (0: none are written);
+--       then for each item: id, token, succeeded or failed, job id (empty: no result, no record), result text or
+--       failure code, failure message, ms: when its call began by our clock, number of words, record field, value, …;
+--       of a failure the first field is attempts
+-- Output for each item OK, STALE (claimed by another since) or GONE (ended already, or unknown); BADTYPE: OK, and a
+--       foreign key was replaced
+local ttl = ARGV[3]
+run_when_full()
+
+local starts, ids = {}, {}
+local arg = 4
+while arg <= #ARGV do
+  starts[#starts + 1] = arg
+  ids[#starts] = ARGV[arg]
+  arg = arg + 8 + ARGV[arg + 7]
+end
+local metas, finished, settled = read_metas(ids, owned), {}, {succeeded = 0, failed = 0}
+local began_last = 0  -- the call that did so, of those that succeeded: ms
+
+-- Whether another delivery of the job id is in flight; not one that this script is about to end.
+local function clashes(job_id, id)
+  local other = bound_elsewhere(job_id, id)
+  return other and not finished[other]
+end
+
+-- The header of what was buried with this very token: the answer came late, or the same settle was sent twice. An answer
+-- that comes while another delivery of its job id is in flight is too late: result and record are that one's.
+local function late(id, token, succeeded, job_id)
+  local letter = call('HGET', DEAD, id)
+  local header = letter and letters.open(letter)
+  if not header or header.token ~= token then return nil end
+  if succeeded and clashes(job_id, id) then return nil end
+  if succeeded then letters.drop(id, header) end
+  return header
+end
+
+local function settle(id, token, state, job_id, text, message, start, result, record)
+  local m, succeeded = metas[id], state == 'succeeded'
+  local letter = not m and late(id, token, succeeded, job_id)
+  if not m then
+    if not letter then return 'GONE' end
+    if not succeeded then return 'OK' end
+  elseif m.token ~= token then
+    return 'STALE'
+  elseif succeeded then
+    finished[id], metas[id] = m, nil
+  else
+    local clash = job_id ~= '' and clashes(job_id, id)
+    local attempts = ARGV[start + 8] == 'attempts' and tonumber(ARGV[start + 9]) or nil
+    bury(id, checked(m) or without_counts(m), job_id, clash and 'conflict' or text, message, attempts)
+    metas[id] = nil
+    if clash then return 'OK' end
+  end
+  settled[state] = settled[state] + 1
+  if succeeded then began_last = math.max(began_last, tonumber(ARGV[start + 6])) end
+  if job_id == '' or ttl == '0' then return 'OK' end
+  if succeeded then call('SET', result, text, 'EX', ttl) end
+  ended(job_id, state, not succeeded and text)
+  local foreign = write_record(record, ttl, not m or m.job_id ~= job_id, 'state', state, 'finished_ms', NOW,
+                               'attempts', m and shown(m.runs) + 1 or letter.tries,
+                               'crashes', m and shown(m.crashes) or letter.crashes,
+                               unpack(ARGV, start + 8, start + 7 + ARGV[start + 7]))
+  return foreign and 'BADTYPE' or 'OK'
+end
+
+local answers = {}
+for i, start in ipairs(starts) do
+  local id, token, state, job_id, text, message = unpack(ARGV, start, start + 5)
+  local key = ITEMS + 2 * (i - 1)
+  answers[i] = settle(id, token, state, job_id, text, message, start, KEYS[key], KEYS[key + 1])
+end
+if control.held and settled.succeeded > 0 then add(CONTROL, 'back', settled.succeeded) end
+-- A call that began before the first failure proves nothing.
+if control.blamed and began_last >= number_in_control('blamed') then
+  call('HDEL', CONTROL, 'blamed', 'blamed_by')
+  if control.held then ring('ready') end
+end
+if control.accused and began_last >= number_in_control('accused') then
+  call('HDEL', CONTROL, 'accused')
+  call('HSET', CONTROL, 'healed', digits(began_last))
+elseif control.accused and began_last > number_in_control('answered') then
+  call('HSET', CONTROL, 'answered', digits(began_last))
+end
+forget(finished)  -- last: if anything before it should raise, they are still there to be settled again
+for state, many in pairs(settled) do
+  if many > 0 then increment(state, many) end
+end
+tell_ends()
+return answers

@@ -1,1 +1,0 @@
-"""The protocol that the queues in Redis share: leases, heartbeats, dead letters (docs/queue-protocol.md)."""
