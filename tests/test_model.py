@@ -1,12 +1,16 @@
 """The random walk (tests/model.py): nothing is lost, doubled or unfenced, whatever goes wrong."""
 
 import itertools
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from redis import Redis
 
+from greenscale_worker.queues import SUSPECT_CRASHES
+from greenscale_worker.queues.memory.store import BURIAL_MARGIN
+from greenscale_worker.queues.redis.script_loader import read_script
 from harness.redis_server import RedisServer
 from tests.model import STEPS, Walk, search
 from tests.support.actors import sources
@@ -92,6 +96,14 @@ def test_jobs_of_which_somebody_deleted_a_part_stop_nobody(redis: Redis) -> None
         came |= {job[5] for job in claim()}
     assert came == {b"1", b"3", b"5", b"7"}
     assert redis.zcard(keys.of("lease")) == redis.hlen(keys.of("meta")) == redis.hlen(keys.of("open")) == 4
+
+
+def test_what_lua_and_python_count_by_is_the_same() -> None:
+    (line,) = re.findall(r"^local (SUSPECT_CRASHES, .*) = (.*)$", read_script("prelude").decode(), re.MULTILINE)
+    names, values = (side.split(", ") for side in line)
+    in_lua = dict(zip(names, map(int, values), strict=True))
+    assert in_lua["SUSPECT_CRASHES"] == SUSPECT_CRASHES
+    assert in_lua["BURIAL_MARGIN"] == BURIAL_MARGIN
 
 
 @pytest.mark.long

@@ -20,6 +20,9 @@ State = Literal["waiting", "running", "delayed", "held", "cancelling", "succeede
 STATES: Final[tuple[State, ...]] = get_args(State)
 ENDED: Final[frozenset[str]] = frozenset({"succeeded", "failed", "cancelled"})  # states, as are those below
 OPEN: Final[frozenset[str]] = frozenset(STATES) - ENDED
+PUT_ASIDE: Final[frozenset[str]] = frozenset({"delayed", "held"})
+SUSPECT_CRASHES: Final = 2  # from so many on, a worker holds one such job at most; as in prelude.lua
+LIVE_SECONDS: Final = 7 * 86_400  # how long the record of an open job lasts, and a cancellation waits for its job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,8 @@ from greenscale_worker.blame import decide
 from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded, check_job_id
 from greenscale_worker.queues import (
     ENDED,
+    LIVE_SECONDS,
+    SUSPECT_CRASHES,
     Binding,
     Cancellation,
     DeadFilter,
@@ -31,8 +33,7 @@ from greenscale_worker.queues import (
     Verdict,
 )
 from greenscale_worker.queues.memory.listing import listed
-from greenscale_worker.queues.memory.records import LIVE_SECONDS
-from greenscale_worker.queues.memory.store import SUSPECT_CRASHES, Entry, Store
+from greenscale_worker.queues.memory.store import Entry, Store
 from greenscale_worker.queues.rate import rate_of
 from greenscale_worker.queues.replaying import check_letter_id
 

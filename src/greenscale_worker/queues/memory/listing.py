@@ -1,15 +1,13 @@
 """Which jobs the queue of one process has, and how they stand."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 
 from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import decode
-from greenscale_worker.queues import ENDED, STATES, JobInfo, State
+from greenscale_worker.queues import ENDED, PUT_ASIDE, STATES, JobInfo, State
 from greenscale_worker.queues.memory.store import Entry, Store
 from greenscale_worker.queues.told import seconds, with_record
-
-PUT_ASIDE: Final = frozenset({"delayed", "held"})
 
 
 def listed(store: Store, unpack: Callable[[bytes], bytes]) -> Iterator[JobInfo]:

@@ -8,10 +8,9 @@ from typing import Final, Generic, TypeVar
 import orjson
 
 from greenscale_worker.job import Failed, Job, Output, Usage
-from greenscale_worker.queues import ENDED, Lease, QueueOptions
+from greenscale_worker.queues import ENDED, LIVE_SECONDS, Lease, QueueOptions
 from greenscale_worker.queues.replaying import replayed
 
-LIVE_SECONDS: Final = 7 * 86_400.0  # a cancellation waits so long for its job
 MOST_RECENT: Final = 1000
 OVER_AT_THE_END: Final = frozenset({"due_ms", "error_code", "error_message"})
 

@@ -14,10 +14,9 @@ from operator import attrgetter
 from typing import Final
 
 from greenscale_worker.blame import KNOWN, FleetEvidence
-from greenscale_worker.queues import DeadLetter, Lease, QueueOptions
+from greenscale_worker.queues import SUSPECT_CRASHES, DeadLetter, Lease, QueueOptions
 from greenscale_worker.queues.memory.records import Expiring, Records
 
-SUSPECT_CRASHES: Final = 2
 BURIAL_MARGIN: Final = 2
 
 

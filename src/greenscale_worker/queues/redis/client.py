@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.job import check_job_id, is_job_id
 from greenscale_worker.queues import (
+    LIVE_SECONDS,
     Cancellation,
     DeadFilter,
     DeadLetter,
@@ -23,7 +24,6 @@ from greenscale_worker.queues.redis.errors import mapped
 from greenscale_worker.queues.redis.keys import Keys
 from greenscale_worker.queues.redis.listing import Listing
 from greenscale_worker.queues.redis.notifier import Notifier
-from greenscale_worker.queues.redis.record_fields import LIVE_SECONDS
 from greenscale_worker.queues.redis.redis_py import answers_of
 from greenscale_worker.queues.redis.replies import (
     read_counts,

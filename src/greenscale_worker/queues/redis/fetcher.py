@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
-from greenscale_worker.queues import Lease, QueueOptions
+from greenscale_worker.queues import SUSPECT_CRASHES, Lease, QueueOptions
 from greenscale_worker.queues.redis.errors import mapped
 from greenscale_worker.queues.redis.keys import Keys
 from greenscale_worker.queues.redis.retrying_client import RetryingClient
@@ -24,7 +24,6 @@ from greenscale_worker.telemetry import Metrics, log
 
 MOST: Final = 32  # jobs in one CLAIM; larger groups keep the process waiting for scripts
 MOST_BYTES: Final = 4 * 1024 * 1024
-SUSPECT_CRASHES: Final = 2  # as in prelude.lua
 PEEK_SECONDS: Final = 10
 PEEK_AFTER: Final = 0.003  # so that jobs that trickle in come in groups, too
 POLL_SECONDS: Final = 1.0

@@ -8,7 +8,7 @@ from redis.exceptions import ResponseError
 
 from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import decode, is_job_id
-from greenscale_worker.queues import ENDED, OPEN, STATES, JobFilter, JobInfo, State
+from greenscale_worker.queues import ENDED, OPEN, PUT_ASIDE, STATES, JobFilter, JobInfo, State
 from greenscale_worker.queues.rate import rate_of
 from greenscale_worker.queues.redis.errors import mapped
 from greenscale_worker.queues.redis.keys import RECENT, Keys
@@ -24,7 +24,6 @@ PLACES: Final[tuple[tuple[str, State], ...]] = (
     ("delayed", "delayed"),
     ("held", "held"),
 )
-PUT_ASIDE: Final = frozenset({"delayed", "held"})
 UNCLAIMED: Final = frozenset({"waiting", "cancelling"})
 
 Record = dict[str, str]

@@ -8,7 +8,7 @@ from typing import Any, Final
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.grouping import Grouper
 from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded
-from greenscale_worker.queues import Binding, Lease, QueueOptions, Verdict
+from greenscale_worker.queues import LIVE_SECONDS, Binding, Lease, QueueOptions, Verdict
 from greenscale_worker.queues.redis import record_fields
 from greenscale_worker.queues.redis.connections import Clients, close
 from greenscale_worker.queues.redis.fetcher import Fetcher
@@ -240,7 +240,7 @@ class RedisQueue:
             self._fetcher.ring()
 
     async def _send_bind(self, items: list[tuple[Lease, Job]]) -> list[Binding]:
-        keys, args = [*self._base], [*self._head, record_fields.LIVE_SECONDS, self.options.result_ttl]
+        keys, args = [*self._base], [*self._head, LIVE_SECONDS, self.options.result_ttl]
         args += [self._owner, self.options.backend]
         for lease, job in items:
             keys += [self._keys.record(job.job_id), self._keys.cancel(job.job_id)]
@@ -277,7 +277,7 @@ class RedisQueue:
 
     async def _send_release(self, items: list[tuple[Lease, Released]]) -> list[bool]:
         keys = self._keys.base
-        args = [*self._head, record_fields.LIVE_SECONDS if self.options.result_ttl else 0]
+        args = [*self._head, LIVE_SECONDS if self.options.result_ttl else 0]
         for lease, outcome in items:
             keys.append(self._keys.record(lease.job_id or ""))
             args += [lease.id, lease.token, int(outcome.delay * 1000)]
@@ -287,7 +287,7 @@ class RedisQueue:
 
     async def _send_retry(self, items: list[tuple[Lease, Failure]]) -> list[Verdict]:
         keys, ttl = self._keys.base, self.options.result_ttl
-        args = [*self._head, record_fields.LIVE_SECONDS if ttl else 0, ttl]
+        args = [*self._head, LIVE_SECONDS if ttl else 0, ttl]
         for lease, failure in items:
             keys.append(self._keys.record(lease.job_id or ""))
             args += [lease.id, lease.token, lease.job_id or "", record_fields.encoded(failure.code)]

@@ -1,14 +1,11 @@
 """What the worker knows of a job, as fields of its record (docs/wire-contract.md, "The record")."""
 
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
 from greenscale_worker.job import Job, Succeeded, Usage
 from greenscale_worker.queues import Lease
-
-# A job that waits or runs is remembered for longer than it may take; its record is renewed with every run.
-LIVE_SECONDS: Final = 7 * 86_400
 
 
 def of_run(job: Job) -> list[Any]:
