@@ -3,9 +3,8 @@
 import asyncio
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -13,7 +12,6 @@ import redis
 
 from greenscale_worker.queues.redis.keys import OF_LETTERS, RECENT
 from harness.eventually import eventually
-from harness.redis_server import RedisServer
 from harness.worker_process import Fleet
 from tests.support.cases import Cases, at_once
 from tests.support.jobs import KINDS
@@ -23,8 +21,6 @@ LANES: Final = 4
 LEASE: Final = 2
 SHORT: Final[dict[str, Any]] = {"GREENSCALE_CONCURRENCY": LANES, "GREENSCALE_LEASE_SECONDS": LEASE}
 PERSISTENT: Final = ("appendonly yes", "appendfsync always")
-
-StartRedis = Callable[..., RedisServer]
 
 
 async def everything_once(scene: Scene, jobs: list[str]) -> None:
@@ -132,11 +128,12 @@ async def test_a_redis_that_pauses_sleeps_and_disconnects_costs_no_call(cases: C
             await worker.stop()
 
 
+@at_once
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_full_redis_is_drained(start_redis: StartRedis, tmp_path: Path, kind: str) -> None:
+async def test_a_full_redis_is_drained(cases: Cases, kind: str) -> None:
     """Producers are refused, workers go on, also one that starts only now; what they end makes room."""
-    server = start_redis("maxmemory-policy noeviction")
-    async with play(tmp_path, server, kind=kind, **SHORT) as scene:
+    server = cases.start_redis("maxmemory-policy noeviction")
+    async with play(cases.directory, server, f"full-{kind}", kind=kind, **SHORT) as scene:
         scene.endpoint.hold()
         early = scene.start()
         jobs = scene.jobs.push(*range(50))
@@ -187,11 +184,12 @@ async def test_a_redis_that_refuses_us_stops_the_start(cases: Cases, who: str) -
         assert not worker.log("ready")
 
 
-async def test_a_password_changed_at_run_time(start_redis: StartRedis, tmp_path: Path) -> None:
+@at_once
+async def test_a_password_changed_at_run_time(cases: Cases) -> None:
     """A worker that runs waits until it is let in again."""
-    server = start_redis("requirepass secret")
+    server = cases.start_redis("requirepass secret")
     with server.client(password="secret") as client:  # noqa: S106  of this test's own server
-        async with play(tmp_path, server, REDIS_PASSWORD="secret", **SHORT) as scene:  # noqa: S106
+        async with play(cases.directory, server, "changed", REDIS_PASSWORD="secret", **SHORT) as scene:  # noqa: S106
             scene.jobs.client = client
             scene.endpoint.hold()
             jobs = scene.jobs.push(*range(3 * LANES))
@@ -230,11 +228,11 @@ def misused(scene: Scene, key: str) -> Iterator[None]:
         pipe.execute()
 
 
-@pytest.mark.usefixtures("redis_url")
+@at_once
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_foreign_type_under_a_key_is_waited_out(redis_server: RedisServer, tmp_path: Path, kind: str) -> None:
+async def test_a_foreign_type_under_a_key_is_waited_out(cases: Cases, kind: str) -> None:
     """Nothing was written before; repaired, it goes on where it was. Who starts meanwhile is refused."""
-    async with play(tmp_path, redis_server, kind=kind, **SHORT) as scene:
+    async with play(cases.directory, cases.start_redis(), f"key-{kind}", kind=kind, **SHORT) as scene:
         scene.endpoint.hold()
         jobs = scene.jobs.push(*range(3 * LANES))
         worker = scene.start()
@@ -254,9 +252,9 @@ async def test_a_foreign_type_under_a_key_is_waited_out(redis_server: RedisServe
         await worker.stop()
 
 
-@pytest.mark.usefixtures("redis_url")
-async def test_a_foreign_type_under_the_list_is_waited_out(redis_server: RedisServer, tmp_path: Path) -> None:
-    async with play(tmp_path, redis_server, **SHORT) as scene:
+@at_once
+async def test_a_foreign_type_under_the_list_is_waited_out(cases: Cases) -> None:
+    async with play(cases.directory, cases.start_redis(), "list", **SHORT) as scene:
         worker = scene.start()
         await scene.idle()
         scene.jobs.client.set(scene.jobs.name, "foreign")
@@ -267,9 +265,9 @@ async def test_a_foreign_type_under_the_list_is_waited_out(redis_server: RedisSe
         await worker.stop()
 
 
-@pytest.mark.usefixtures("redis_url")
-async def test_a_foreign_type_under_a_record_or_a_result_is_replaced(redis_server: RedisServer, tmp_path: Path) -> None:
-    async with play(tmp_path, redis_server, **SHORT) as scene:
+@at_once
+async def test_a_foreign_type_under_a_record_or_a_result_is_replaced(cases: Cases) -> None:
+    async with play(cases.directory, cases.start_redis(), "record", **SHORT) as scene:
         for n in range(LANES):
             scene.jobs.client.lpush(scene.jobs.keys.record(scene.jobs.id(n)), "foreign")
             scene.jobs.client.lpush(scene.jobs.keys.result(scene.jobs.id(n)), "foreign")
