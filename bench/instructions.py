@@ -1,9 +1,12 @@
 """Instructions that a job costs, of a worker and of Redis, by callgrind: no neighbour on the machine changes them.
 
 `python -m bench.instructions [TREE…]` counts them for source trees, such as another worktree of this repository;
-without one, for this one. A job is an entry of 150 bytes in a list, 100 lanes take it, the endpoint answers at once.
-Its cost is the difference between a large and a small number of jobs, so that start and end do not count. How jobs fall
-into groups is left to chance, so that one count says little: compare some, by turns. Needs valgrind and redis-server.
+without one, for this one. A job is an entry of 150 bytes in a list. Its cost is the difference between a large and a
+small number of jobs, so that start and end do not count. Needs valgrind and redis-server.
+
+The worker has 100 lanes, and the endpoint answers at once. How its jobs fall into groups is left to chance, so that one
+count of it says little: compare some, by turns. Redis is counted with groups of a fixed size (`in_groups.py`): all jobs
+of a group share what a script costs at least.
 """
 
 import re
@@ -30,15 +33,17 @@ from harness.systems import GREENSCALE, Place
 Who = Literal["worker", "Redis"]
 
 LANES: Final = 100
-JOBS: Final[dict[Who, tuple[int, int]]] = {"worker": (500, 3500), "Redis": (500, 6500)}
+IN_GROUPS: Final = ROOT / "bench" / "in_groups.py"
+JOBS: Final = (500, 3500)
+GROUPS: Final = {1: (64, 640), 4: (320, 3200), 32: (640, 6400)}
 BYTES: Final = 150
 COUNTED: Final = re.compile(r"Collected : (\d+)")
 POLL_SECONDS: Final = 0.2
-END_SECONDS: Final = 120
+END_SECONDS: Final = 300
 
 
-def count(tree: Path, who: Who, jobs: int) -> int:
-    """Let a worker of this tree do so many jobs; gives the instructions that it, or its Redis, took from start to end.
+def count(tree: Path, who: Who, jobs: int, group: int = LANES) -> int:
+    """Let this tree do so many jobs; gives the instructions that a worker, or Redis with such groups, took for them.
 
     Raises RuntimeError where they could not be counted.
     """
@@ -54,37 +59,43 @@ def count(tree: Path, who: Who, jobs: int) -> int:
         until(lambda: _answers(client))
         text = prompt("job-0000000", BYTES).removeprefix("job-0000000")
         client.lpush("jobs", *(PAYLOAD % (number, number, text) for number in range(jobs)))
-        endpoint = Endpoint(folder, 0)
-        stack.enter_context(endpoint.process)
-        variables = place.variables() | GREENSCALE.variables(place)
-        variables |= {"NEYSA_API_URL": endpoint.url, "PYTHONPATH": str(tree / "src")}
-        command = (str(python(GREENSCALE.environment)), *GREENSCALE.worker(LANES))
-        worker = Process((*valgrind, *command) if who == "worker" else command, variables, folder / "worker.log")
-        stack.enter_context(worker)
-        while client.exists("{jobs}:open", "jobs") and worker.alive:
+        variables = place.variables() | GREENSCALE.variables(place) | {"PYTHONPATH": str(tree / "src")}
+        command = [str(python(GREENSCALE.environment)), str(IN_GROUPS), str(place.redis_port), str(jobs), str(group)]
+        if who == "worker":
+            endpoint = Endpoint(folder, 0)
+            stack.enter_context(endpoint.process)
+            variables |= {"NEYSA_API_URL": endpoint.url}
+            command = [*valgrind, command[0], *GREENSCALE.worker(LANES)]
+        program = Process(command, variables, folder / "program.log")
+        stack.enter_context(program)
+        while client.exists("{jobs}:open", "jobs") and program.alive:
             time.sleep(POLL_SECONDS)
-        for process in (worker, redis):
+        if client.exists("{jobs}:open", "jobs"):
+            raise RuntimeError(f"not all jobs of {tree} were done: {program.log.read_text(errors='replace')[-500:]}")
+        for process in (program, redis):
             process.signal(signal.SIGTERM)
             process.popen.wait(END_SECONDS)
-        log = (worker if who == "worker" else redis).log.read_text(errors="replace")
+        log = (program if who == "worker" else redis).log.read_text(errors="replace")
         found = COUNTED.search(log)
         if found is None:
             raise RuntimeError(f"{who} of {tree} was not counted: {log[-500:]}")
         return int(found[1])
 
 
-def cost(tree: Path, who: Who) -> float:
+def cost(tree: Path, who: Who, jobs: tuple[int, int], group: int = LANES) -> float:
     """Instructions per job."""
-    few, many = JOBS[who]
-    return (count(tree, who, many) - count(tree, who, few)) / (many - few)
+    few, many = jobs
+    return (count(tree, who, many, group) - count(tree, who, few, group)) / (many - few)
 
 
 def main(*trees: str) -> None:
     """Print a line for each tree."""
     environments.make(GREENSCALE.environment)
     for tree in trees or (str(ROOT),):
-        costs = ", ".join(f"{who} {cost(Path(tree), who):,.0f}" for who in JOBS)
-        print(f"{tree}: instructions per job: {costs}", flush=True)
+        path = Path(tree)
+        redis = (f"{cost(path, 'Redis', jobs, group):,.0f} in groups of {group}" for group, jobs in GROUPS.items())
+        print(f"{tree}: instructions per job: Redis {', '.join(redis)}", flush=True)
+        print(f"{tree}: instructions per job: worker {cost(path, 'worker', JOBS):,.0f}", flush=True)
 
 
 def _answers(client: Redis) -> bool:
