@@ -93,6 +93,17 @@ def test_every_help_has_its_parts_in_one_order(monkeypatch: pytest.MonkeyPatch) 
         assert all(re.match(r" +(\d+  )?\S", line) for line in codes), f"{each.prog}: nothing stands below the codes"
 
 
+@pytest.mark.parametrize("columns", [60, 100])
+def test_help_fits_its_terminal_and_no_word_is_broken(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    whole = {each.prog: each.format_help() for each in every_parser(parser())}
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for each in every_parser(parser()):
+        text = each.format_help()
+        assert max(map(len, text.splitlines())) <= columns, each.prog
+        assert text.split() == whole[each.prog].split(), each.prog
+
+
 # --- lines on a terminal ---
 
 

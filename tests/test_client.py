@@ -460,6 +460,8 @@ async def test_an_argument_that_is_none_is_refused_in_plain_words(redis_url: str
             letters: Any = ["id"]
             with pytest.raises(TypeError, match=r"^a dead letter's id is a string, not list; for several: replay_many"):
                 await queue.replay(letters)
+            with pytest.raises(TypeError, match=r"^letter_ids: a list of dead letters' ids is expected, not str"):
+                await queue.replay_many("id")
 
 
 def test_the_twins_have_the_same_methods_with_the_same_parameters() -> None:

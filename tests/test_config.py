@@ -563,12 +563,39 @@ def test_a_secret_in_the_environment_goes_before_its_file_in_the_dotenv(dotenv: 
 
 def test_a_name_that_is_no_setting_is_a_notice_with_the_nearest_one(dotenv: Path) -> None:
     dotenv.write_text("GREENSCALE_DRAIN=1\n")
-    settings = load({"GREENSCALE_CONCURENCY": "0", "GREENSCALE_ENDPOINT_HEADER_FILE": "x", "REDIS_HOTS": "x"}, dotenv)
+    settings = load({"GREENSCALE_CONCURENCY": "0", "GREENSCALE_ENDPOINT_HEADER_FILE": "x"}, dotenv)
     hints = {notice.name: notice.hint for notice in settings.notices}
     assert hints.keys() == {"GREENSCALE_CONCURENCY", "GREENSCALE_ENDPOINT_HEADER_FILE", "GREENSCALE_DRAIN"}
     assert "GREENSCALE_CONCURRENCY" in hints["GREENSCALE_CONCURENCY"]
     assert "GREENSCALE_ENDPOINT_HEADERS_FILE" in hints["GREENSCALE_ENDPOINT_HEADER_FILE"]
     assert "GREENSCALE_DRAIN_SECONDS" in hints["GREENSCALE_DRAIN"]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    {
+        "REDIS_HOTS": "REDIS_HOST",
+        "REDIS_PROT": "REDIS_PORT",
+        "REDIS_LISTNAME": "REDIS_LIST_NAME",
+        "REDIS_PASWORD": "REDIS_PASSWORD",
+        "NEYSA_API_KYE": "NEYSA_API_KEY",
+        "OPENAI_APIKEY": "OPENAI_API_KEY",
+    }.items(),
+)
+def test_a_slip_in_a_name_that_others_may_have_is_told_too(name: str, meant: str) -> None:
+    (notice,) = load({name: "x"}).notices
+    assert (notice.name, notice.hint) == (name, f"there is no such setting; did you mean {meant}?")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("REDIS_SERVICE_HOST", "REDIS_SERVICE_PORT", "REDIS_SERVICE_SERVICE_PORT_REDIS", "REDIS_PORT_6379_TCP_PORT"),
+        *("REDIS_MAX_CONNECTIONS", "OPENAI_API_BASE", "OPENAI_ORG_ID", "NEYSA_PROJECT"),
+    ],
+)
+def test_names_of_services_and_of_other_programs_are_no_slips(name: str) -> None:
+    assert load({name: "x"}).notices == ()
 
 
 def test_what_kubernetes_injects_for_a_service_is_no_setting() -> None:

@@ -139,7 +139,6 @@ def parser() -> "Parser":
         prog="greenscale-worker",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     top.add_argument("--version", action=Version, nargs=0, help="show the version and exit")

@@ -99,7 +99,7 @@ async def _up(programs: "Sequence[Service]", settings: "Settings") -> int:
             if not supervisor.stopping.is_set()
         ]
         if not supervisor.stopping.is_set():
-            say(_banner(running, settings))
+            say(fitted(_banner(running, settings), sys.stdout))
             sys.stdout.flush()
         await supervisor.stopping.wait()
     except StartError as error:

@@ -8,22 +8,34 @@ from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from textwrap import indent
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from greenscale_worker.cli import WRONG
-from greenscale_worker.for_people import fitted
+from greenscale_worker.for_people import broken, fitted
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
+AS_WRITTEN: Final = 80  # columns for which the texts of a help are broken
+
 Commands = argparse._SubParsersAction  # noqa: SLF001  argparse has no public name for it
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Leaves texts as they are written, and breaks them anew, between words, where fewer columns are there."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        edge = width + 2  # argparse takes two off
+        if edge < AS_WRITTEN:
+            text = "\n".join(broken(line, edge, " " * _margin(line)) for line in _joined(text))
+        return super()._fill_text(text, width, indent)
 
 
 class Parser(argparse.ArgumentParser):
     """Parses as argparse does. A namespace has the innermost `parser`, that of the command."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(**{"formatter_class": HelpFormatter} | options)
         self.set_defaults(parser=self)
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
@@ -89,10 +101,26 @@ def add_command(  # noqa: PLR0913  the parts of a help
         help=text,
         description=description,
         epilog="\n\n".join(filter(None, parts)),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--env-file", type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser
+
+
+def _joined(text: str) -> list[str]:
+    """Make a line of each paragraph; what is indented, and what stands above it, are lines of their own."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        if lines and line[:1].strip() and lines[-1][:1].strip() and not lines[-1].endswith(":"):
+            lines[-1] += f" {line}"
+        else:
+            lines.append(line)
+    return lines
+
+
+def _margin(line: str) -> int:
+    """Say behind how many columns a line goes on: one that is indented, further in."""
+    indented = len(line) - len(line.lstrip())
+    return indented + 4 if indented else 0
 
 
 def _indented(text: str) -> str:

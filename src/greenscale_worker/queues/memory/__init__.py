@@ -35,7 +35,7 @@ from greenscale_worker.queues import (
 from greenscale_worker.queues.memory.listing import listed
 from greenscale_worker.queues.memory.store import Entry, Store
 from greenscale_worker.queues.rate import rate_of
-from greenscale_worker.queues.replaying import check_letter_id
+from greenscale_worker.queues.replaying import check_letter_id, check_letter_ids
 
 SHORTEST_SLEEP: Final = 0.01
 
@@ -348,6 +348,7 @@ class MemoryQueue:
 
     async def replay_many(self, letter_ids: Sequence[str]) -> list[Replay]:
         """See QueueClient."""
+        check_letter_ids(letter_ids)
         return ["replayed" if await self.replay(letter_id) else "unknown" for letter_id in letter_ids]
 
     async def purge(self, *, older_than: float, code: str | None = None) -> int:

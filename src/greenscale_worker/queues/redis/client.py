@@ -41,7 +41,7 @@ from greenscale_worker.queues.redis.replies import (
 )
 from greenscale_worker.queues.redis.script_loader import Script
 from greenscale_worker.queues.redis.store import Store
-from greenscale_worker.queues.replaying import check_letter_id
+from greenscale_worker.queues.replaying import check_letter_id, check_letter_ids
 
 Answer = TypeVar("Answer")
 
@@ -280,7 +280,8 @@ class RedisQueueClient:
         return await self.replay_many([letter_id]) == ["replayed"]
 
     async def replay_many(self, letter_ids: Sequence[str]) -> list[Replay]:
-        """Replay dead letters, in portions of so many, and of so many bytes."""
+        """Replay dead letters, in portions of so many, and of so many bytes. Raises TypeError for one id."""
+        check_letter_ids(letter_ids)
         done: list[Replay] = []
         while len(done) < len(letter_ids):
             ids = [_id(each) for each in letter_ids[len(done) : len(done) + PORTION]]
