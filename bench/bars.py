@@ -12,7 +12,7 @@ OURS: Final = GREENSCALE.name
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """A bar, what came of it, and whether that will do; None where it was not measured."""
+    """A bar, what was measured, and whether that will do; None where it was not measured."""
 
     name: str
     goal: str

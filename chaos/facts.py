@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 class Push:
     """What a producer sent, and whether it was told that it was accepted; if not, it may be so all the same.
 
-    `producer`: whose it is, if it waited for each answer before it went on; else None. `code`: the dead letter it must
+    `producer`: who sent it, if it waited for each answer before it went on; else None. `code`: the dead letter it must
     become, as nothing else can come of it; `poisoned`: the endpoint refuses it for good, and code is how.
     """
 

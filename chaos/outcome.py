@@ -44,7 +44,7 @@ class Outcome:
         counts, waits = self.verdict.counts, sorted(self.verdict.recoveries)
         kinds = [f"{times:7} x {kind}" for kind, times in sorted(self.faults.items())]
         facts = [f"{count:7} {what}" for what, count in sorted({**dict.fromkeys(PROMISES, 0), **counts}.items())]
-        lines = ["faults that took place:", *kinds, "what came of it:", *facts]
+        lines = ["faults that took place:", *kinds, "outcome:", *facts]
         if waits:
             slowest, median = waits[-1], percentile(waits, 50)
             lines.append(f"seconds until a killed worker's calls were made anew: {median:g}, at most {slowest:g}")

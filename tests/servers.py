@@ -69,7 +69,7 @@ def main() -> int:
 
 
 def run(arguments: list[str]) -> Iterator[tuple[str, tuple[str, bool | None]]]:
-    """Give for each server what came of it, and whether all was well: None where it could not be had."""
+    """Give for each server how its tests ended, and whether all was well: None where it could not be had."""
     on_path = shutil.which("redis-server")
     yield "on PATH", test(Path(on_path), arguments) if on_path else ("not to be had: no redis-server", None)
     for name, wheel in WHEELS.items():

@@ -1,4 +1,4 @@
-"""The contract of queues, asked of each of ours. A further queue joins by one name in ROOMS."""
+"""The contract of queues, run against each of ours. A further queue joins by one name in QUEUES."""
 
 from importlib import import_module
 from itertools import count
@@ -11,7 +11,7 @@ from greenscale_worker.queues.memory import MemoryQueue
 from greenscale_worker.testing import QueueUnderTest
 from greenscale_worker.testing.queue_contract import *  # noqa: F403  the tests, and the fixtures they ask for
 
-ROOMS = ["memory", "redis.list", "redis.stream"]
+QUEUES = ["memory", "redis.list", "redis.stream"]
 
 
 class InMemory:
@@ -28,15 +28,15 @@ class InMemory:
         return (await self.open_client(redis, options)).beside(f"worker-{next(self._workers)}")
 
 
-@pytest.fixture(params=ROOMS)
-def room(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=QUEUES)
+def module(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
 
 
 @pytest.fixture
-def queue_under_test(request: pytest.FixtureRequest, room: str) -> QueueUnderTest:
-    if room == "memory":
+def queue_under_test(request: pytest.FixtureRequest, module: str) -> QueueUnderTest:
+    if module == "memory":
         return QueueUnderTest(kind=InMemory(), short_lease=0.15)
-    kind: Any = import_module(f"greenscale_worker.queues.{room}")
+    kind: Any = import_module(f"greenscale_worker.queues.{module}")
     return QueueUnderTest(kind=kind, redis=RedisOptions(url=request.getfixturevalue("redis_url")))

@@ -37,8 +37,8 @@ async def open_queue(kind: str, redis_url: str) -> AsyncIterator[Open]:
     async with AsyncExitStack() as stack:
 
         async def open_one(*, url: str = redis_url, lease: float = LEASE) -> Queue:
-            room = importlib.import_module(f"greenscale_worker.queues.redis.{kind}")
-            queue: Queue = await room.open_queue(RedisOptions(url=url), QueueOptions(lease=lease), Metrics())
+            module = importlib.import_module(f"greenscale_worker.queues.redis.{kind}")
+            queue: Queue = await module.open_queue(RedisOptions(url=url), QueueOptions(lease=lease), Metrics())
             stack.push_async_callback(queue.aclose)
             return queue
 

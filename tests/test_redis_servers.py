@@ -55,8 +55,8 @@ def _collected_here() -> Iterator[None]:
 
 @asynccontextmanager
 async def opened(kind: str, options: RedisOptions, *, lease: float = 15.0) -> AsyncIterator[Queue]:
-    room = importlib.import_module(f"greenscale_worker.queues.redis.{kind}")
-    async with aclosing(await room.open_queue(options, QueueOptions(lease=lease), Metrics())) as queue:
+    module = importlib.import_module(f"greenscale_worker.queues.redis.{kind}")
+    async with aclosing(await module.open_queue(options, QueueOptions(lease=lease), Metrics())) as queue:
         yield queue
 
 

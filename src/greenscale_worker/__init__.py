@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from greenscale_worker.telemetry import Metrics
     from greenscale_worker.worker import Worker
 
-_ROOMS: Final = {
+_MODULES: Final = {
     "backends": "Backend ChatOptions open_backend",
     "backends.batched": "batched",
     "backends.handlers": "HandlerBackend",
@@ -72,7 +72,7 @@ _ROOMS: Final = {
 }
 # Names of the release before, for one release more: what they are called now.
 _FORMER: Final = {"QueueAdmin": "QueueClient", "open_admin": "open_client"}
-_HOMES: Final = {name: room for room, names in _ROOMS.items() for name in names.split()}
+_MODULE_OF: Final = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 __all__ = [  # a list to be read by type checkers, which do not run code
     "Backend",
@@ -134,9 +134,9 @@ __all__ = [  # a list to be read by type checkers, which do not run code
 def __getattr__(name: str) -> Any:
     """Import a public name (PEP 562), and keep it."""
     name = _FORMER.get(name, name)
-    if name not in _HOMES:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     return value
 
 

@@ -61,11 +61,11 @@ class Grouper(Generic[Item, Answer]):
             self._flushing = None
 
     def _next_group(self) -> tuple[list[Item], list[asyncio.Future[Answer]]]:
-        item, room, future = self._queue.popleft()
-        items, futures, room = [item], [future], self._most_bytes - room
+        item, space, future = self._queue.popleft()
+        items, futures, space = [item], [future], self._most_bytes - space
         while self._queue and len(items) < self._most:
-            room -= self._queue[0][1]
-            if room < 0:
+            space -= self._queue[0][1]
+            if space < 0:
                 break
             item, _, future = self._queue.popleft()
             items.append(item)

@@ -66,7 +66,7 @@ def _told(facts: EventDict) -> list[str]:
 
 
 def _job(facts: EventDict) -> str:
-    """Say what came of a job: how long its answer took or it has to wait, why, its tokens, and which attempt it was.
+    """Say how a job ended: how long its answer took or it has to wait, why, its tokens, and which attempt it was.
 
     What only programs read is left out.
     """

@@ -240,7 +240,7 @@ class Worker:
             scope.cancel()
 
     async def _work(self, lease: Lease, scope: CancelScope, *, probe: bool) -> bool:
-        """Run a job and record what comes of it. False: the lane was replaced meanwhile."""
+        """Run a job and record its outcome. False: the lane was replaced meanwhile."""
         self._busy += 1
         kept = True
         clock = asyncio.get_running_loop().time
@@ -261,7 +261,7 @@ class Worker:
         return True
 
     async def _record(self, lease: Lease, outcome: Outcome | Failure | None) -> str:
-        """Tell the queue; gives a word for what came of that, empty where it is as the outcome says."""
+        """Tell the queue; gives a word for how it ended, empty where that is as the outcome says."""
         if isinstance(outcome, Failure):
             return VERDICTS[await self._queue.retry(lease, outcome)]
         if isinstance(outcome, Failed) and lease.began is None:

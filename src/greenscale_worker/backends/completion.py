@@ -90,8 +90,8 @@ def _broken_off(choice: dict[str, Any], finish_reason: str | None) -> ErrorBody:
 def _empty(content: object, finish_reason: str | None, usage: Usage) -> str:
     """An answer without a text may be one; where the limit ended it, it would come out the same way again."""
     if finish_reason in TOO_SHORT:
-        room = "the completion has no content: what was said within the limit of tokens is no text (reasoning, say)"
-        raise PermanentError("no_content", f"{room}; raise max_tokens", usage=usage)
+        reason = "the completion has no content: what was said within the limit of tokens is no text (reasoning, say)"
+        raise PermanentError("no_content", f"{reason}; raise max_tokens", usage=usage)
     if finish_reason is None or finish_reason in CALLS or not isinstance(content, str | list | None):
         ended = (finish_reason or "not given")[:LONGEST_NAME]
         raise TransientError("no_content", f"the completion has no content (finish reason {ended})")

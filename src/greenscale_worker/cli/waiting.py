@@ -35,7 +35,7 @@ class Show:
     many: bool
 
     def __call__(self, ended: Ended, payload: bytes) -> None:
-        """Write what came of one job: an answer to stdout, a failure to stderr; in JSON both to stdout."""
+        """Write how one job ended: an answer to stdout, a failure to stderr; in JSON both to stdout."""
         text = None if ended.answer is None else ended.answer.decode(errors="replace")
         if self.as_json:
             say_json({**readable(ended.job_id, ended.record), "prompt": prompt_of(payload), "result": text})

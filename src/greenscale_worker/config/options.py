@@ -1,4 +1,4 @@
-"""What settings mean together: the option values that the floors below take. Contradictions are found here.
+"""What settings mean together: the option values that the layers below take. Contradictions are found here.
 
 Each function asks only for what it needs, so a command that sends nothing to an endpoint asks for no key.
 """

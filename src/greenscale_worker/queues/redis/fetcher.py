@@ -37,7 +37,7 @@ class Fetcher:
     `record_dead` is told of jobs that the scripts buried.
     """
 
-    def __init__(  # noqa: PLR0913  the composition of one room
+    def __init__(  # noqa: PLR0913  the parts it is made of
         self,
         redis: RetryingClient,
         peeker: Any,

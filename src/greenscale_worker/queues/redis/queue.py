@@ -50,7 +50,7 @@ ENDINGS: Final = frozenset({b"OK", b"BADTYPE", b"STALE", b"GONE"})
 class RedisQueue:
     """Keeps the promises of `queues.Queue` with a list or a stream, and a few keys beside it."""
 
-    def __init__(  # noqa: PLR0913  the composition of one room
+    def __init__(  # noqa: PLR0913  the parts it is made of
         self,
         clients: Clients,
         scripts: dict[str, Script],

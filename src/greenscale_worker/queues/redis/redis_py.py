@@ -1,4 +1,4 @@
-"""What redis-py says differently in its releases 5 to 8. No other room asks which one is installed."""
+"""What redis-py says differently in its releases 5 to 8. No other module asks which one is installed."""
 
 from inspect import Parameter, signature
 from typing import Any, Final

@@ -66,11 +66,11 @@ local function next_for(owner, n)
   return found and found[1][2] or {}
 end
 
--- Where somebody has destroyed the group, its next one comes to the entry again, and then it is given to whose it is.
+-- Where somebody has destroyed the group, its next one comes to the entry again, and then it is given to its owner.
 local function give_to(owner, id, ...) redis.pcall('XCLAIM', SOURCE, GROUP, owner, 0, id, 'JUSTID', ...) end
 
 -- The oldest entries that nobody has claimed, n at most: {id, payload, name} of each. A replayed job is claimed before the
--- group comes to its entry; it goes back to whose it is. Of many, a claim passes some: it is waited for at the last of them,
+-- group comes to its entry; it goes back to its owner. Of many, a claim passes some: it is waited for at the last of them,
 -- and what lies behind that ends the wait at once.
 function store.take(owner, n)
   local taken, passed = {}, 0
