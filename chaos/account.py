@@ -17,6 +17,7 @@ SLACK: Final = 0.5  # seconds between what the endpoint did and when it was told
 REACH: Final = 2 * LEASE + 5.0  # seconds: a lease, its discovery, and what a command may wait for its answer
 ENDPOINT: Final = {"429", "5xx", "hang", "cut", "malformed", POISONED, *(ILL + how for how in ILLNESSES)}
 CODES: Final = {how: f"http_{how}" for how in ILLNESSES} | {"hang": "timeout", CUT: "connection_cut"}
+SEEMS_AT_FAULT: Final = "http_400"  # the one illness that says so of the job
 MOST_BURIED: Final = 2  # by one illness of the whole endpoint
 FAILURES: Final = {*CODES.values(), "http_429", "http_502", "not_a_completion"}
 EVERYBODYS: Final = ("endpoint", "Redis", "CLIENT", "DEBUG", "queue", "dead letters")  # stop work, and undo none
@@ -119,14 +120,15 @@ class _Audit:
     def _by_an_illness(self, job_id: str, letter: Letter) -> bool:
         """Whether it is one of the two that an illness of the whole endpoint may bury, or met a second illness.
 
-        A job that is refused again, after another was answered, is dead, however many are (docs/blame.md, "What it
-        cannot tell apart").
+        A job that seems at fault, by a 400, and again after another was answered, is dead, however many are
+        (docs/blame.md, "What it cannot tell apart"). Other failures only use up tries.
         """
         calls = [call for call in self._executions.get(job_id, []) if CODES.get(_illness(call)) == letter.code]
         for call in reversed(calls):
             if not (illness := self._of_all(call)):
                 continue
-            if any(self._answered_between(before, call) for before in calls if before.began < illness.began):
+            earlier = [before for before in calls if before.began < illness.began and letter.code == SEEMS_AT_FAULT]
+            if any(self._answered_between(before, call) for before in earlier):
                 self._count["buried by two illnesses"] += 1
                 return True
             self._buried[illness.began] += 1

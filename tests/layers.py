@@ -41,7 +41,13 @@ def description(module: str) -> str:
 
 
 def picture() -> str:
-    """Draw it: a line for each module, a rule between layers, and numbers beside what a job passes."""
+    """Draw it: a line for each module, a rule between layers, and numbers beside what a job passes.
+
+    Raises ValueError for a module with a name too long to be drawn.
+    """
+    too_long = [module for row in layers() for module in row if len(module) > NAME_WIDTH]
+    if too_long:
+        raise ValueError(f"{', '.join(too_long)}: the picture has {NAME_WIDTH} columns for a name")
     rule = "─" * (NAME_WIDTH + TEXT_WIDTH + 7)
     blocks = []
     for row in layers():

@@ -24,7 +24,6 @@ POISON = Push("d", b"D", code="http_403", poisoned=True)
 POISONED: dict[str, Any] = {"pushes": [FIRST, SECOND, RUBBISH, POISON], "journal": {b"A": 1, b"B": 1, b"C": 1, b"D": 1}}
 LETTER = Letter("not_json", b"C")
 ILLNESS = Disturbance("endpoint ill for all: 400", None, 9.0, 12.0)
-EARLIER = Disturbance("endpoint ill for all: 400", None, 1.0, 2.0)
 DEATH = Disturbance(KILL, "0.0", 10.5, 10.5)
 
 
@@ -66,13 +65,13 @@ CANCELLED = {"a": {"state": "cancelled"}, "b": {"state": "succeeded"}}
 ONLY_B = {"written": {"b": ["b #1"]}, "results": {"b": "b #1"}}
 
 
-def ill_for(how: str, jobs: int) -> dict[str, Any]:
-    """An illness said with 400, and so many jobs that met `how` and are dead letters."""
+def ill_for(how: str, jobs: int, code: str = "400") -> dict[str, Any]:
+    """An illness said with `code`, and so many jobs that met `how` and are dead letters."""
     names = "efg"[:jobs]
     return {
         "pushes": [FIRST, SECOND, RUBBISH, *(Push(name, name.encode()) for name in names)],
         "journal": {b"A": 1, b"B": 1, b"C": 1} | {name.encode(): 1 for name in names},
-        "letters": [LETTER, *(Letter("http_400", name.encode()) for name in names)],
+        "letters": [LETTER, *(Letter(f"http_{code}", name.encode()) for name in names)],
         "records": {
             "a": {"state": "succeeded"},
             "b": {"state": "succeeded"},
@@ -83,16 +82,18 @@ def ill_for(how: str, jobs: int) -> dict[str, Any]:
             CALLED,
             Execution("b", "0.0", "ok", "b #1", 10.0, 11.0),
         ],
-        "disturbances": [ILLNESS],
+        "disturbances": [replace(ILLNESS, kind=f"endpoint ill for all: {code}")],
     }
 
 
-def ill_twice(answered: float) -> dict[str, Any]:
+def ill_twice(answered: float, code: str = "400") -> dict[str, Any]:
     """Three jobs that met both of two illnesses and are dead letters; another was answered then."""
-    ill = ill_for("400", 3)
-    first = [Execution(name, "0.0", "ill 400", "", 1.5, 1.6) for name in "efg"]
+    ill = ill_for(code, 3, code)
+    first = [Execution(name, "0.0", f"ill {code}", "", 1.5, 1.6) for name in "efg"]
     between = Execution("b", "0.0", "ok", "b #1", answered, answered + 1.0)
-    return ill | {"executions": [*first, *ill["executions"][:-1], between], "disturbances": [EARLIER, ILLNESS]}
+    (later,) = ill["disturbances"]
+    both = [replace(later, began=1.0, ended=2.0), later]
+    return ill | {"executions": [*first, *ill["executions"][:-1], between], "disturbances": both}
 
 
 BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
@@ -132,6 +133,7 @@ BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
     "buried by an illness of another kind": ("wrong ending", ill_for("500", 1)),
     "three buried by one illness": ("wrong ending", ill_for("400", 3)),
     "buried by two illnesses, with no answer between": ("wrong ending", ill_twice(10.5)),
+    "buried by two illnesses that are no fault of a job": ("wrong ending", ill_twice(5.0, "500")),
     "something is left": ("left over", {"left": {"lease": 1}}),
     "out of order": (
         "out of order",

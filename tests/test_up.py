@@ -46,7 +46,7 @@ class Up:
     @property
     def programs(self) -> dict[str, int]:
         """Process ids, as printed; the last one where a program was started again."""
-        found = re.findall(r"^  (\w+) +pid (\d+)  ", self.out, re.MULTILINE)
+        found = re.findall(r"^  (\w+) +pid (\d+)\b", self.out, re.MULTILINE)
         found += re.findall(r"^up: (\w+) died .*, pid (\d+)$", self.err, re.MULTILINE)
         return {name: int(pid) for name, pid in found}
 
@@ -153,11 +153,12 @@ def command_line(pid: int) -> str:
     return path.read_text() if path.exists() else ""
 
 
-async def test_what_it_prints_works_as_printed(home: Home) -> None:
+async def test_what_it_prints_works_as_printed_and_fits_a_narrow_terminal(home: Home) -> None:
+    home.desk.environment["COLUMNS"] = "60"
     up = await home.up()
     assert list(up.programs) == ["Valkey", "simulator", "worker"]
     commands = [line.strip() for line in up.out.splitlines() if "greenscale_worker" in line]
-    assert max(len(line) for line in up.out.splitlines() if line.strip() not in commands) <= 80
+    assert max(len(line) for line in up.out.splitlines() if line.strip() not in commands) <= 60
     (submit,) = (line for line in commands if line.endswith('submit "What is 2+2?" --wait'))
     port, *arguments = shlex.split(submit)
     assert port == f"REDIS_PORT={home.port}"

@@ -42,9 +42,12 @@ CODES: Final = """\
 LONGEST_LATENCY: Final = 3600
 
 SIMULATED: Final = """\
-Prompts go to a simulated endpoint. NEYSA_API_URL and NEYSA_API_KEY, or
-OPENAI_BASE_URL, OPENAI_API_KEY and GREENSCALE_MODEL, name a real one."""
-LAST: Final = "Ctrl-C stops all of it; the next `up` goes on with the jobs that wait."
+Prompts go to a simulated endpoint. To name a real one:
+NEYSA_API_URL and NEYSA_API_KEY, or OPENAI_BASE_URL,
+OPENAI_API_KEY and GREENSCALE_MODEL."""
+LAST: Final = """\
+Ctrl-C stops all of it.
+The next `up` goes on with the jobs that wait."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -99,7 +102,7 @@ async def _up(programs: "Sequence[Service]", settings: "Settings") -> int:
             if not supervisor.stopping.is_set()
         ]
         if not supervisor.stopping.is_set():
-            say(fitted(_banner(running, settings), sys.stdout))
+            say(_banner(running, settings))
             sys.stdout.flush()
         await supervisor.stopping.wait()
     except StartError as error:
@@ -117,14 +120,14 @@ def _tell(line: str, who: str = "up") -> None:
 
 
 def _banner(running: "Sequence[Sequence[str]]", settings: "Settings") -> str:
-    """What runs, and what to type next."""
+    """What runs, and what to type next: commands stay whole, so that they can be copied."""
     command = _own_command(settings)
     return "\n".join(
         [
             bold("GreenScale is up."),
             _where_prompts_go(settings),
             "",
-            *(f"  {line}" for line in columns(running).splitlines()),
+            *(fitted(f"  {line}", sys.stdout) for line in columns(running).splitlines()),
             "",
             "In another terminal:",
             "",

@@ -17,7 +17,7 @@ from greenscale_worker.config.settings import Notice, Settings
 from greenscale_worker.errors import ConfigError
 
 OURS: Final = "GREENSCALE_"
-SHARED: Final = ("REDIS_", "NEYSA_", "OPENAI_")  # other programs have names that begin like this, too
+SHARED_PREFIXES: Final = ("REDIS_", "NEYSA_", "OPENAI_")  # other programs have names that begin like this, too
 MISTYPED: Final = 0.9  # of difflib's ratio: two letters that changed places are told, and other programs' names are not
 FILE: Final = "_FILE"
 LARGEST_FILE: Final = 64 * 1024
@@ -25,7 +25,8 @@ LONGEST_SHOWN: Final = 80
 MOST_NOTICES: Final = 20
 IMPORTED: Final = ("backend", "queue")  # settings whose value may be a module to import
 INJECTED: Final = re.compile(r"(tcp|udp|sctp)://")  # what Kubernetes sets NAME_PORT to for a Service called NAME
-OF_SERVICE: Final = re.compile(r".+_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_.+)?)")  # and more
+# What Kubernetes sets beside NAME_PORT: NAME_SERVICE_HOST, NAME_SERVICE_PORT…, NAME_PORT_6379_TCP…
+OF_SERVICE: Final = re.compile(r".+_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_.+)?)")
 
 Found = tuple[str | None, str, str | None]  # a value, None where it was left empty; the variable; the file it names
 
@@ -180,7 +181,7 @@ def _notices(variables: Mapping[str, str]) -> Iterator[Notice]:
         elif name.startswith(OURS) and name not in known:
             nearest = get_close_matches(name[:LONGEST_SHOWN], known, n=1, cutoff=0)[0]
             yield Notice(_shown(name), f"there is no such setting; the nearest is {nearest}")
-        elif name not in known and name.startswith(SHARED) and not _is_of_service(name, value):
+        elif name not in known and name.startswith(SHARED_PREFIXES) and not _is_of_service(name, value):
             for near in get_close_matches(name[:LONGEST_SHOWN], known, n=1, cutoff=MISTYPED):
                 yield Notice(_shown(name), f"there is no such setting; did you mean {near}?")
 
