@@ -24,7 +24,7 @@ test: $(VENV)/.installed $(VENV)/.tools ## the tests, against a real Redis (ARGS
 	$(BIN)/python -m pytest -m "not long" $(ARGS)
 
 test-long: $(VENV)/.installed $(VENV)/.tools ## longer searches for faults
-	$(BIN)/python -m pytest -m long $(ARGS)
+	$(BIN)/python -m pytest -m long --timeout 0 $(ARGS)
 
 contract: $(VENV)/.installed $(VENV)/.tools ## the contract of queues, against each Redis and Valkey
 	$(BIN)/python -m tests.servers $(ARGS)
