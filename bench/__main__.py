@@ -24,7 +24,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exit that ends what was started
     whole = not (arguments.quick or arguments.only or arguments.systems)
     output = arguments.output or FOLDER / ("run.json" if whole else "some.json")
-    chosen = arguments.systems or ("floor,greenscale" if arguments.quick else None)
+    chosen = arguments.systems or ("bare loop,greenscale" if arguments.quick else None)
     systems = list(_pick(SYSTEMS, chosen).values())
     results = _resumed(output) if arguments.resume and output.exists() else running.begin(systems)
     running.go_through(results, _pick(QUICK if arguments.quick else SCENARIOS, arguments.only), systems, output)
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         "--only", metavar="SCENARIO,…", help=f"some of: {', '.join(SCENARIOS)}; scale is all of scale_…"
     )
     parser.add_argument("--systems", metavar="SYSTEM,…", help=f"some of: {', '.join(SYSTEMS)}")
-    parser.add_argument("--quick", action="store_true", help="three scenarios, floor and GreenScale: a minute")
+    parser.add_argument("--quick", action="store_true", help="three scenarios, bare loop and GreenScale: a minute")
     parser.add_argument("--resume", action="store_true", help="go on where a run was interrupted")
     parser.add_argument("--output", type=Path, help="keep the figures there, and publish nothing")
     return parser

@@ -66,8 +66,8 @@ def render_summary(results: Results) -> str:
     header = ["", *(column.title for _, column in figures)]
     return f"""{table(header, rows)}
 
-Medians and, in brackets, multiples of the floor; {results.began}, {results.commit}. Start, memory and much more, and
-[where a peer is better](docs/benchmarks.md#where-a-peer-is-better), are told there."""
+Medians and, in brackets, multiples of the bare loop; {results.began}, {results.commit}. Start, memory and much more,
+and [where a peer is better](docs/benchmarks.md#where-a-peer-is-better), are told there."""
 
 
 def _of(figure: tuple[str, Column], system: str) -> tuple[str, str, Column]:
@@ -80,11 +80,11 @@ def _head(results: Results) -> str:
 
 # Benchmarks
 
-`make bench` measures GreenScale, a floor and what people use today side by side on one machine, and writes this.
-Everybody does the same job: take a prompt from Redis, post it to the same endpoint, store the answer. **floor** is a
-bare asyncio loop (`bench/floor.py`): LMOVE to a processing list, 100 tasks, aiohttp POST, one pipeline of SET and LREM;
-no leases, retries, logs or metrics. GreenScale runs with everything on. The systems take turns; a figure is the median
-of the repetitions, and the number in brackets the median of its multiples of the floor's figure in the same repetition.
+`make bench` measures GreenScale, a bare loop and what people use today side by side on one machine, and writes this.
+Everybody does the same job: take a prompt from Redis, post it to the same endpoint, store the answer. The **bare loop**
+(`bench/bare_loop.py`) is LMOVE to a processing list, 100 tasks, aiohttp POST, one pipeline of SET and LREM; no leases,
+retries, logs or metrics. GreenScale runs with everything on. The systems take turns; a figure is the median of the
+repetitions, and the number in brackets the median of its multiples of the bare loop's figure in the same repetition.
 Percentiles are taken within each repetition first, in tables and pictures alike.
 
 | | |
@@ -223,6 +223,7 @@ def _fleet(results: Results) -> str:
         Column("script calls", "scripts", ratio=False),
         Column("Redis ms", "redis_ms", ratio=False),
         Column("kB sent for 1 MB", "mb_sent_kb", ratio=False),
+        Column("script calls, retried once", "retried_scripts", ratio=False),
         Column("burst ms", "burst_ms", ratio=False),
     )
     return f"""## A fleet of workers with free lanes

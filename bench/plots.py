@@ -68,7 +68,7 @@ def scale(results: Results) -> Any:
     figure, axis = plt.subplots(figsize=(9, 3.8))
     crews = sorted(int(name.removeprefix("scale_")) for name in results.scenarios if name.startswith("scale_"))
     axis.plot(crews, [500 * crew for crew in crews], color=GREY, linestyle=":", label="ideal")
-    for system in ("floor", "greenscale"):
+    for system in ("bare loop", "greenscale"):
         rates = [results.median(f"scale_{crew}", system, "jobs_per_second") or 0.0 for crew in crews]
         axis.plot(crews, rates, color=COLOURS[system], marker="o", linewidth=2.2, label=system)
     axis.set_xticks(crews)

@@ -48,10 +48,10 @@ class Results:
         return statistics.median(values) if values else None
 
     def ratios(self, scenario: str, system: str, figure: str) -> list[float]:
-        """The figure as a multiple of the floor's in the same repetition, in rising order."""
-        pairs = zip(self._runs(scenario, system), self._runs(scenario, "floor"), strict=False)
-        both = [(figure_of(ours, figure), figure_of(floor, figure)) for ours, floor in pairs]
-        return sorted(ours / floor for ours, floor in both if ours is not None and floor)
+        """The figure as a multiple of the bare loop's in the same repetition, in rising order."""
+        pairs = zip(self._runs(scenario, system), self._runs(scenario, "bare loop"), strict=False)
+        both = [(figure_of(ours, figure), figure_of(bare, figure)) for ours, bare in pairs]
+        return sorted(ours / bare for ours, bare in both if ours is not None and bare)
 
     def ratio(self, scenario: str, system: str, figure: str) -> float | None:
         """The median of `ratios`."""

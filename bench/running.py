@@ -9,7 +9,7 @@ from typing import Final
 from bench.measuring import Figures
 from bench.results import Results, Run, figure_of
 from bench.scenarios import Scenario, Waits
-from bench.systems import FLOOR
+from bench.systems import BARE_LOOP
 from harness import environments, machine
 from harness.systems import GREENSCALE, System
 
@@ -55,7 +55,7 @@ def go_through(results: Results, scenarios: Mapping[str, Scenario], systems: Seq
 
 
 def _takes_part(system: System, scenario: Scenario) -> bool:
-    return scenario.peers or system.name in {FLOOR.name, GREENSCALE.name}
+    return scenario.peers or system.name in {BARE_LOOP.name, GREENSCALE.name}
 
 
 def _once(scenario: Scenario, system: System) -> Figures | Waits | dict[str, str]:
@@ -68,13 +68,13 @@ def _once(scenario: Scenario, system: System) -> Figures | Waits | dict[str, str
 
 
 def _print(results: Results, name: str) -> None:
-    """Medians, each with its ratio to the floor of the same repetition."""
+    """Medians, each with its ratio to the bare loop of the same repetition."""
     for system, runs in results.scenarios[name].items():
         figures = dict.fromkeys(figure for run in runs for figure in run if figure not in {"failed", "waits_ms"})
         figures |= dict.fromkeys(PERCENTILES if any(figure_of(run, "p50") is not None for run in runs) else ())
         cells = []
         for figure in figures:
-            ratio = None if system == FLOOR.name else results.ratio(name, system, figure)
+            ratio = None if system == BARE_LOOP.name else results.ratio(name, system, figure)
             cells.append(
                 f"{figure} {results.median(name, system, figure):.4g}" + (f" ({ratio:.2f} ×)" if ratio else "")
             )

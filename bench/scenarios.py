@@ -10,12 +10,13 @@ from bench.measuring import Figures, expect, read, read_redis, settle, share_of_
 from bench.stage import Stage, stage
 from harness.endpoint import wait
 from harness.processes import Process, Producer, memory_mib
-from harness.systems import System
+from harness.systems import GREENSCALE, System
 
 PROMPT: Final = 150  # bytes, unless a scenario says otherwise
 PUSH_EVERY: Final = 0.05
 FLEET_PUSHES: Final = 20
 FLEET_LATENCY_MS: Final = 300.0
+REFUSED_ONCE: Final = 6_000_000  # numbers of jobs that the stub refuses once
 PATIENCE: Final = 15.0  # seconds that a system may take for its jobs; a slower one is shown with what it did until then
 Waits = dict[str, float | list[float]]
 
@@ -112,11 +113,16 @@ def idle_crowd(system: System, *, workers: int, seconds: float) -> Waits:
 def fleet(system: System, *, workers: int) -> Figures:
     """Workers of 16 free lanes each: what one job costs Redis, of 150 bytes and of 1 MB, less what they cost idle.
 
-    `burst_ms` is how long it takes from a push of as many jobs as there are lanes until all are called.
+    `retried_…` is what a job costs that the endpoint refuses once; `burst_ms` is how long it takes from a push of as
+    many jobs as there are lanes until all are called.
     """
     with stage(system, lanes=16, latency_ms=FLEET_LATENCY_MS) as here:
         crew, producer = _idle(here, workers), here.producer()
-        costs = {name: _cost_of_a_push(here, crew, producer, size) for name, size in (("", PROMPT), ("mb_", 1_000_000))}
+        push = partial(_cost_of_a_push, here, crew, producer)
+        costs = {"": push(PROMPT), "mb_": push(1_000_000)}
+        if system is GREENSCALE:  # a bare loop tries once
+            pair = push(PROMPT, refused=True)
+            costs["retried_"] = {name: cost - costs[""][name] for name, cost in pair.items()}
         time.sleep(2 * here.latency)  # until every lane is free
         jobs = 16 * workers
         before = len(here.endpoint.calls())
@@ -127,13 +133,17 @@ def fleet(system: System, *, workers: int) -> Figures:
         return figures | {"burst_ms": (max(call.at for call in calls) - pushed) / 1e6}
 
 
-def _cost_of_a_push(here: Stage, crew: Sequence[Process], producer: Producer, size: int) -> Figures:
-    """Push some, one after the other, and as long a time nothing."""
+def _cost_of_a_push(
+    here: Stage, crew: Sequence[Process], producer: Producer, size: int, *, refused: bool = False
+) -> Figures:
+    """Push some, one after the other, and as long a time nothing. `refused`: with each, one that is refused once."""
     first, readings = here.endpoint.count(), [read_redis(here)]
-    for number in range(FLEET_PUSHES):
-        producer.push(first + number, 1, size)
+    for number in range(first, first + FLEET_PUSHES):
+        producer.push(number, 1, size)
+        if refused:
+            producer.push(REFUSED_ONCE + number, 1, size)
         time.sleep(PUSH_EVERY)
-    expect(here, first + FLEET_PUSHES, PATIENCE)
+    expect(here, first + (3 if refused else 1) * FLEET_PUSHES, PATIENCE)
     time.sleep(2 * here.latency)  # the last answer is recorded
     readings.append(read_redis(here))
     settle(crew, PATIENCE)
@@ -180,7 +190,7 @@ class Scenario:
     run: Callable[[System], Figures | Waits]
     repeats: int = 3
     peers: bool = False
-    """Whether the peers take part, or the floor and GreenScale alone."""
+    """Whether the peers take part, or the bare loop and GreenScale alone."""
 
 
 DEPTHS: Final = (1_000, 10_000, 100_000, 1_000_000)

@@ -10,7 +10,7 @@ from harness.figures import amount, bold, table
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A figure with its heading. Ratios to the floor stand beside it unless they would say nothing."""
+    """A figure with its heading. Ratios to the bare loop stand beside it unless they would say nothing."""
 
     title: str
     figure: str
@@ -32,8 +32,8 @@ def by_system(results: Results, scenario: str, columns: Sequence[Column], system
 
 
 def by_variant(results: Results, variants: dict[str, str], columns: Sequence[Column]) -> str:
-    """One row for each scenario of a family (its name and what to call it), the floor's figures beside ours."""
-    systems = ("floor", "greenscale")
+    """One row for each scenario of a family (its name and what to call it), the bare loop's figures beside ours."""
+    systems = ("bare loop", "greenscale")
     header = ["", *(f"{column.title}, {system}" for column in columns for system in systems)]
     rows = [
         [title, *(cell(results, name, system, column) for column in columns for system in systems)]
@@ -43,9 +43,9 @@ def by_variant(results: Results, variants: dict[str, str], columns: Sequence[Col
 
 
 def cell(results: Results, scenario: str, system: str, column: Column) -> str:
-    """Render the median, with the median of its ratios to the floor."""
+    """Render the median, with the median of its ratios to the bare loop."""
     median = results.median(scenario, system, column.figure)
     if median is None:
         return "–"
-    ratio = results.ratio(scenario, system, column.figure) if column.ratio and system != "floor" else None
+    ratio = results.ratio(scenario, system, column.figure) if column.ratio and system != "bare loop" else None
     return amount(median) + (f" ({ratio:.2f} ×)" if ratio is not None else "")

@@ -1,4 +1,4 @@
-"""The producer of GreenScale and of the floor: a plain LPUSH."""
+"""The producer of GreenScale and of the bare loop: a plain LPUSH."""
 
 import json
 from collections.abc import Sequence

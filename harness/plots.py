@@ -4,7 +4,7 @@ from typing import Final
 
 GREY: Final = "#7d8590"
 OURS: Final = "#2da44e"
-COLOURS: Final = {"greenscale": OURS, "floor": GREY}
+COLOURS: Final = {"greenscale": OURS, "bare loop": GREY}
 OTHERS: Final = ("#4493f8", "#d29922", "#db61a2", "#a371f7", "#39c5cf", "#f0883e", "#f85149")
 STYLE: Final = {
     "svg.hashsalt": "greenscale",

@@ -1,5 +1,7 @@
 """The least endpoint there can be: answers every POST with the same completion, after a fixed time.
 
+A job whose name begins with `job-6` is refused once, with a 500.
+
 `python -m harness.stub PORT LATENCY_MS`. It keeps who called, and when: `GET /count` is the number of calls so far,
 `GET /calls?N` those from the N-th on, a line each: the monotonic time (ns) of arrival and the job's name.
 """
@@ -16,12 +18,14 @@ BODY = (
 )
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
 ANSWER = HEAD % (b"application/json", len(BODY)) + BODY
+REFUSAL = HEAD.replace(b"200 OK", b"500 Internal Server Error") % (b"application/json", 2) + b"{}"
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class Stub(asyncio.Protocol):
     latency = 0.0
     calls: list[tuple[int, bytes]] = []  # noqa: RUF012  shared on purpose: there is one endpoint
+    refused: set[bytes] = set()  # noqa: RUF012  likewise
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self.transport = transport
@@ -41,16 +45,21 @@ class Stub(asyncio.Protocol):
             del self.buffer[:size]
 
     def called(self, end: int, size: int) -> None:
-        name = self.buffer.find(b"job-", end, size)
-        self.calls.append((time.monotonic_ns(), bytes(self.buffer[name : name + 11])))
+        start = self.buffer.find(b"job-", end, size)
+        name = bytes(self.buffer[start : start + 11])
+        self.calls.append((time.monotonic_ns(), name))
+        answer = ANSWER
+        if name.startswith(b"job-6") and name not in self.refused:
+            self.refused.add(name)
+            answer = REFUSAL
         if self.latency:
-            asyncio.get_running_loop().call_later(self.latency, self.answer)
+            asyncio.get_running_loop().call_later(self.latency, self.answer, answer)
         else:
-            self.answer()
+            self.answer(answer)
 
-    def answer(self) -> None:
+    def answer(self, answer: bytes) -> None:
         if not self.transport.is_closing():
-            self.transport.write(ANSWER)
+            self.transport.write(answer)
 
     def tell(self, path: bytes) -> None:
         start = path.partition(b"?")[2]

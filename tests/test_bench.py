@@ -59,8 +59,8 @@ def test_a_system_is_complete(system: System) -> None:
         assert all(f"{package}==" in locked for package in system.packages)
 
 
-def test_ratios_are_to_the_floor_of_the_same_repetition() -> None:
-    runs = {"floor": [{"x": 1.0}, {"x": 10.0}, {"x": 4.0}], "greenscale": [{"x": 3.0}, {"x": 10.0}, {"x": 8.0}]}
+def test_ratios_are_to_the_bare_loop_of_the_same_repetition() -> None:
+    runs = {"bare loop": [{"x": 1.0}, {"x": 10.0}, {"x": 4.0}], "greenscale": [{"x": 3.0}, {"x": 10.0}, {"x": 8.0}]}
     results = Results(machine={}, commit="", began="", scenarios={"some": runs})
     assert results.ratios("some", "greenscale", "x") == [1.0, 2.0, 3.0]
     assert results.ratio("some", "greenscale", "x") == 2.0
@@ -68,7 +68,7 @@ def test_ratios_are_to_the_floor_of_the_same_repetition() -> None:
 
 
 def test_a_failure_is_told_and_does_not_count() -> None:
-    runs = {"floor": [{"x": 1.0}, {"x": 2.0}], "greenscale": [{"failed": "why"}, {"x": 6.0}]}
+    runs = {"bare loop": [{"x": 1.0}, {"x": 2.0}], "greenscale": [{"failed": "why"}, {"x": 6.0}]}
     results = Results(machine={}, commit="", began="", scenarios={"some": runs, "none": {"rq": [{"failed": "why"}]}})
     assert results.ratios("some", "greenscale", "x") == [3.0]
     assert results.failure("some", "greenscale") is None
@@ -77,8 +77,8 @@ def test_a_failure_is_told_and_does_not_count() -> None:
 
 def test_percentiles_are_values_that_occurred() -> None:
     assert [percentile([1, 2, 3, 4], share) for share in (1, 50, 75, 99)] == [1, 2, 3, 4]
-    runs = {"floor": [{"waits_ms": [1.0, 2.0]}, {"waits_ms": [3.0, 5.0]}]}
-    assert Results(machine={}, commit="", began="", scenarios={"some": runs}).values("some", "floor", "p50") == [
+    runs = {"bare loop": [{"waits_ms": [1.0, 2.0]}, {"waits_ms": [3.0, 5.0]}]}
+    assert Results(machine={}, commit="", began="", scenarios={"some": runs}).values("some", "bare loop", "p50") == [
         1.0,
         3.0,
     ]

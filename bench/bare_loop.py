@@ -1,4 +1,4 @@
-"""The floor: a bare loop with nothing that a worker needs to be trusted.
+"""The bare loop: a worker with nothing that a worker needs to be trusted.
 
 LMOVE (BLMOVE while there is nothing) to a processing list, a POST, one pipeline of SET and LREM. No leases, retries,
 logs or metrics: a killed process loses its jobs.
