@@ -839,7 +839,7 @@ async def test_ready_is_a_connection_to_the_host() -> None:
             assert not await backend.ready()
             why = backend.why_not_ready
             assert why.startswith(f"http://127.0.0.1:{port}")
-            assert "refused" in why or "Connect call failed" in why
+            assert why.endswith(": Connection refused")
             assert "secret" not in why
     async with chat("http://no-such-host.invalid/", connect_timeout=1.0) as backend:
         assert not await backend.ready()

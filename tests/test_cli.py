@@ -491,8 +491,8 @@ def test_a_redis_that_is_full_is_called_so_and_what_was_accepted_is_named(
         assert 0 < accepted < 1000
         assert (code, out.count("\n"), err.count("\n")) == (1, accepted, 1)
         assert err.startswith("greenscale-worker: Redis is full (maxmemory): ")
-        assert f"; handed in: jobs.jsonl line 1 to {accepted}; " in err
-        assert err.endswith(f"; not handed in: jobs.jsonl line {accepted + 1} to 1000\n")
+        assert f"; handed in: jobs.jsonl lines 1 to {accepted}; " in err
+        assert err.endswith(f"; not handed in: jobs.jsonl lines {accepted + 1} to 1000\n")
         client.config_set("maxmemory", 0)
         code, out, err = shell("submit", "--jsonl", "jobs.jsonl")
         assert (code, out.count("\n"), err.split()[:3]) == (0, 1000, [str(accepted), "of", "1000"])
@@ -511,10 +511,10 @@ async def test_whoever_is_cut_off_says_what_was_accepted(redis_server: RedisServ
         submit = process(*arguments, environment=environment, cwd=tmp_path)
         out, err = await asyncio.to_thread(submit.communicate)
         assert (submit.returncode, out.count(b"\n")) == (1, 500)
-        assert b"; handed in: jobs.jsonl line 1 to 500; " in err
-        unknown = b"it is not known whether jobs.jsonl line 501 to 600 were handed in; submit the file again, which"
+        assert b"; handed in: jobs.jsonl lines 1 to 500; " in err
+        unknown = b"it is not known whether jobs.jsonl lines 501 to 600 were handed in; submit the file again, which"
         assert b"; " + unknown + b" hands no job in twice; " in err
-        assert err.endswith(b"; not handed in: jobs.jsonl line 601 to 1000\n")
+        assert err.endswith(b"; not handed in: jobs.jsonl lines 601 to 1000\n")
         submit = process(*arguments, environment=environment, cwd=tmp_path)
         out, err = await asyncio.to_thread(submit.communicate)
         assert (submit.returncode, out.count(b"\n")) == (0, 1000)
@@ -561,7 +561,7 @@ async def test_lines_with_ids_of_their_own_are_not_said_to_be_safe_to_submit_aga
         submit = process("submit", "--jsonl", "jobs.jsonl", environment=environment, cwd=tmp_path)
         out, err = await asyncio.to_thread(submit.communicate)
     assert (submit.returncode, out) == (1, b"")
-    assert err.endswith(b"; it is not known whether jobs.jsonl line 1 to 2 were" + SAYS_SO % b"ID")
+    assert err.endswith(b"; it is not known whether jobs.jsonl lines 1 to 2 were" + SAYS_SO % b"ID")
 
 
 def test_without_a_connection_nothing_was_handed_in(shell: Shell) -> None:
@@ -704,7 +704,7 @@ async def test_waiting_outlives_redis(fleet: Fleet, start_redis: Callable[..., R
 
 
 def test_a_job_that_nobody_knows(shell: Shell) -> None:
-    assert shell("status", "x") == (3, "unknown or waiting\n", "")
+    assert shell("status", "x") == (3, "x: unknown or waiting\n", "")
     assert shell.json("status", "x", code=3) == {"job_id": "x", "state": "unknown_or_waiting"}
     assert shell("result", "x") == (3, "", "x: unknown or waiting\n")
     assert shell.json("result", "x", code=3) == {"job_id": "x", "state": "unknown_or_waiting", "result": None}
@@ -1064,7 +1064,8 @@ def test_nothing_is_done_where_it_is_only_asked_for(letters: Shell) -> None:
 def test_what_is_to_be_replayed_is_said_in_one_way(arguments: list[str], shell: Shell) -> None:
     code, out, err = shell("dead", "replay", *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "ids, or --all, or --code" in err
+    said = "ids and a choice exclude each other" if arguments else "nothing is chosen"
+    assert f"dead replay: {said}; expected: ids, or else --all" in err
 
 
 def test_dead_letters_are_replayed(letters: Shell) -> None:

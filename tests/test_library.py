@@ -118,6 +118,15 @@ async def test_what_a_plain_function_raises_means_what_it_means_elsewhere(
         await reads(queue, "a", **fields)
 
 
+async def test_an_answer_that_json_cannot_say_is_called_so() -> None:
+    queue = MemoryQueue()
+    async with Worker(queue, lambda _: {"a prompt"}, concurrency=1):
+        await put(queue, "a")
+        record = await reads(queue, "a", state="delayed", error_code="backend_error")
+    said = "the handler returned a set that is not JSON; text, an Output or JSON is expected"
+    assert record["error_message"] == said
+
+
 async def test_the_hook_is_given_the_exception_of_a_plain_function_and_the_record_its_place() -> None:
     queue, told = MemoryQueue(), []
     error = ValueError("a prompt")

@@ -376,6 +376,8 @@ async def test_a_folder_that_cannot_be_made(home: Home) -> None:
     home.desk.directory.joinpath("file").write_text("")
     assert "file: File exists; expected with --data: a folder" in await home.refused("--data", "file")
     assert "file/data: Not a directory" in await home.refused("--data", "file/data")
+    ended = await home.desk.run("up", "--data", "")
+    assert (ended.code, "--data: it is empty" in ended.err) == (2, True)
 
 
 async def test_data_that_are_broken(home: Home, endpoint: HeldEndpoint) -> None:
@@ -458,6 +460,12 @@ async def test_a_program_that_will_not_stop_is_killed(tmp_path: Path) -> None:
     assert not await supervisor.stop()
     assert said == ["stopping program", "program does not stop; it is killed"]
     assert not is_running(pid)
+
+
+async def test_a_program_that_is_stopped_before_it_can_hear_the_signal_has_ended_well() -> None:
+    supervisor = Supervisor(lambda _: None)
+    await supervisor.start(service("import time; time.sleep(60)"))
+    assert await supervisor.stop()
 
 
 async def test_a_program_that_ends_before_it_answers() -> None:

@@ -1,6 +1,7 @@
 """Calls an OpenAI-compatible chat/completions endpoint over HTTP."""
 
 import asyncio
+import os
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
@@ -99,7 +100,7 @@ class ChatBackend:
         except TimeoutError:
             why = f"no answer within {self._options.connect_timeout:g} s"
         except (OSError, ClientError) as error:
-            why = str(getattr(error, "os_error", None) or error) or type(error).__name__
+            why = _cause(error) or str(error) or type(error).__name__
         else:
             why = f"HTTP {status}" if status >= SERVER_ERROR else ""
         shown = target.with_user(None).with_query(None)
@@ -201,6 +202,15 @@ async def _read_error(response: ClientResponse) -> bytes:
     return said
 
 
+def _cause(error: OSError | ClientError) -> str:
+    """Say what the system said: `Connection refused`, where asyncio repeats number and address instead."""
+    cause = getattr(error, "os_error", error)
+    if not isinstance(cause, OSError):
+        return ""
+    number = cause.errno or 0
+    return os.strerror(number) if number > 0 and "Connect call failed" in str(cause) else str(cause)
+
+
 def _lost(error: ClientError) -> TransientError:
     """Classify a connection that failed.
 
@@ -209,7 +219,7 @@ def _lost(error: ClientError) -> TransientError:
     connection just then) from a job that takes its server down.
     """
     if isinstance(error, UNREACHABLE):
-        cause = getattr(error, "os_error", None) or type(error).__name__
+        cause = _cause(error) or type(error).__name__
         return TransientError("unreachable", f"cannot connect to the endpoint: {cause}"[:SHORT], prior="endpoint")
     if isinstance(error, ClientResponseError):
         return TransientError("not_http", "the endpoint's answer is not HTTP")

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from greenscale_worker.backends import Backend
 from greenscale_worker.backends.threads import Threads
-from greenscale_worker.errors import ConfigError
+from greenscale_worker.errors import ConfigError, TransientError
 from greenscale_worker.job import Job, Output
 from greenscale_worker.telemetry import log
 from greenscale_worker.wire_json import write
@@ -37,7 +37,7 @@ class HandlerBackend:
         answer = await (self._handler(job) if self._threads is None else self._in_thread(self._threads, job))
         if isinstance(answer, Output):
             return answer
-        return Output(answer if isinstance(answer, str) else write(answer).decode())
+        return Output(answer if isinstance(answer, str) else _written(answer))
 
     async def ready(self) -> bool:
         """Be ready, always: a function has nobody to ask."""
@@ -56,6 +56,14 @@ class HandlerBackend:
                 log.warning("thread_left_behind", job_id=job.job_id, threads=threads.left_behind)
             raise
         return await answer if inspect.isawaitable(answer) else answer
+
+
+def _written(answer: Any) -> str:
+    try:
+        return write(answer).decode()
+    except (TypeError, ValueError):
+        what = f"the handler returned a {type(answer).__name__} that is not JSON; text, an Output or JSON is expected"
+        raise TransientError("backend_error", what) from None
 
 
 def as_backend(given: Any) -> Backend:

@@ -164,7 +164,8 @@ def _summary(tally: "Tally") -> str:
         parts.append(f"{tally.earlier:,} done before{wrong}")
     if tally.total is not None and tally.total > tally.done:
         parts.append(f"{tally.total - tally.done:,} left")
-    return "; ".join([*parts, f"{tally.tokens:,} tokens, {tally.retries:,} calls made again"])
+    again = "made again" if tally.total == tally.done else "to make again"
+    return "; ".join([*parts, f"{tally.tokens:,} tokens, {tally.retries:,} calls {again}"])
 
 
 def _reasons(tally: "Tally", target: Path) -> str:

@@ -50,7 +50,7 @@ DONE: Final = """\
 0  done
 1  Redis does not answer
 2  a wrong setting or option"""
-NO_SUCH: Final = f"{DONE}\n3  there is no such dead letter"
+NO_SUCH: Final = f"{DONE}\n3  there is no such dead letter, or none of this code"
 CODES: Final = {
     "list": NO_SUCH,
     "codes": DONE,
@@ -157,8 +157,9 @@ async def _list(args: argparse.Namespace, client: "QueueClient", _settings: "Set
     elif await _knows(args.code, client):
         hint("there are no dead letters" + ("" if which == type(which)() else " of this kind"))
     if more:
-        total = "" if args.after else f" of {await client.dead_count(which):,}"
-        hint(f"… {len(letters):,}{total} are shown; those behind: --after {letters[-1]['id']}, or --limit 0")
+        shown = f"{len(letters):,}" + ("" if args.after else f" of {await client.dead_count(which):,}")
+        are = "is" if len(letters) == 1 else "are"
+        hint(f"… {shown} {are} shown; those behind: --after {letters[-1]['id']}, or --limit 0")
     return 0
 
 
@@ -227,7 +228,8 @@ async def _replay(args: argparse.Namespace, client: "QueueClient", _settings: "S
     which = _which(args)
     chosen = args.all or which != type(which)()
     if bool(args.id) == chosen:
-        raise ConfigError("dead replay: expected: ids, or --all, or --code, or --since")
+        what = "ids and a choice exclude each other" if chosen else "nothing is chosen"
+        raise ConfigError(f"dead replay: {what}; expected: ids, or else --all, --code or --since")
     if args.id:
         return await _replay_ids(args, client)
     known = await _knows(args.code, client)
@@ -248,7 +250,8 @@ async def _replay(args: argparse.Namespace, client: "QueueClient", _settings: "S
 
 async def _replay_ids(args: argparse.Namespace, client: "QueueClient") -> int:
     done = 0
-    for name in args.id[: args.limit]:
+    names = list(dict.fromkeys(args.id))[: args.limit]
+    for name in names:
         letter = await client.dead_letter(name, payload=False)
         answer = "unknown" if letter is None else "replayed"
         if letter is not None and not args.dry_run:
@@ -258,7 +261,7 @@ async def _replay_ids(args: argparse.Namespace, client: "QueueClient") -> int:
         else:
             hint(f"{name}: {UNTOLD[answer]}")
     say(f"{'to be replayed' if args.dry_run else 'replayed'}: {done}")
-    missing = len(args.id[: args.limit]) - done
+    missing = len(names) - done
     return 0 if not missing else FAILED if done else UNKNOWN
 
 

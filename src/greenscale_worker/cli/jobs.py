@@ -141,7 +141,7 @@ async def _status(args: argparse.Namespace, client: "QueueClient", _settings: "S
     elif record:
         say(facts(_rows(record)))
     else:
-        say(UNKNOWN_TEXT)
+        say(f"{args.job_id}: {UNKNOWN_TEXT}")
     return 0 if record else UNKNOWN
 
 

@@ -227,10 +227,10 @@ def _not_known(jobs: list[Submission]) -> str:
 
 def _named(jobs: list[Submission]) -> str:
     """Name jobs by where they stand in the input; a single one by its id."""
-    first, last = jobs[0].where, jobs[-1].where
+    name, line, first = jobs[0].where.rpartition(" line ")
     if len(jobs) == 1:
-        return f"{jobs[0].job_id}" if " line " not in first else f"{first} ({jobs[0].job_id})"
-    return f"{first} to {last.rpartition(' ')[2]}"
+        return f"{jobs[0].where} ({jobs[0].job_id})" if line else jobs[0].job_id
+    return f"{name} lines {first} to {jobs[-1].where.rpartition(' ')[2]}"
 
 
 def _jobs(args: argparse.Namespace, settings: "Settings") -> Iterator[Submission]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from greenscale_worker.cli import FAILED, WRONG, interrupt
 from greenscale_worker.cli.context import ENV_FILE, settings_of_command
-from greenscale_worker.cli.terminal import bold, columns, one_line, own_name, say, within
+from greenscale_worker.cli.terminal import bold, columns, one_line, own_name, say, text_of, within
 from greenscale_worker.cli.usage import add_command
 from greenscale_worker.for_people import fitted
 
@@ -57,7 +57,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.set_defaults(run=run)
     parser.add_argument(
         "--data",
-        type=Path,
+        type=_folder,
         metavar="DIR",
         default=Path(".greenscale"),
         help="folder for jobs and answers (default: %(default)s)",
@@ -68,6 +68,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="SECONDS",
         help="how long the simulated endpoint takes for an answer (default: as long as a fast model)",
     )
+
+
+def _folder(text: str) -> Path:
+    return Path(text_of(text))
 
 
 def run(args: argparse.Namespace) -> int:

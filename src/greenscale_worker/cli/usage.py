@@ -74,7 +74,7 @@ class Parser(argparse.ArgumentParser):
     def _refuse(self, arguments: Sequence[str]) -> NoReturn:
         option = next(filter(_is_option, arguments), None)
         if option is None:
-            self.error(f"not expected: {' '.join(arguments)}")
+            self.error(f"not expected: {' '.join(arguments)}; put words that belong together in quotes")
         self.error("; ".join(filter(None, (f"unknown option {option}", meant(option, self._options())))))
 
     def _commands(self) -> list[str]:

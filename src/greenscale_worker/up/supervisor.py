@@ -107,7 +107,8 @@ class _Kept:
         if self._keeper is not None:
             await self._keeper
         await self._terminate(hurry)  # what the keeper was just starting
-        return self._process is None or self._process.returncode == 0
+        # Who is told to stop before it can hear that ends by the signal, and is well, too.
+        return self._process is None or self._process.returncode in {0, -signal.SIGTERM}
 
     async def _until_it_answers(self, process: asyncio.subprocess.Process) -> None:
         loop = asyncio.get_running_loop()
