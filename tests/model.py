@@ -13,7 +13,7 @@ import copy
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
@@ -418,7 +418,7 @@ def own_redis() -> Iterator[Redis]:
             server.close()
 
 
-def search(redis: Redis, kind: Kind, scripts: Mapping[str, bytes], seeds: range, steps: int) -> Counter[str]:
+def search(redis: Redis, kind: Kind, scripts: Mapping[str, bytes], seeds: Iterable[int], steps: int) -> Counter[str]:
     """Walk once with each seed; say what has happened. Raises AssertionError that names the seed."""
     happened: Counter[str] = Counter()
     for seed in seeds:

@@ -5,7 +5,7 @@ from typing import Final
 
 from greenscale_worker.queues.redis.factory import SHARED
 from greenscale_worker.queues.redis.script_loader import read_script
-from tests.support.actors import STORES, sources, with_small_limit
+from tests.support.actors import STORES, fitted, sources
 from tests.support.entries import Kind
 
 
@@ -22,7 +22,7 @@ class Mutant:
     def scripts(self) -> dict[str, bytes]:
         """Load all scripts with the defect in them; that in a part that scripts share is in every one of these."""
         shared = {name: read_script(name) for name in ("prelude", *SHARED)}
-        shared["prelude"] = with_small_limit(shared["prelude"])
+        shared["prelude"] = fitted(shared["prelude"])
         shared["store"] = read_script(STORES[self.kind].script)
         whole = sources(self.kind)
         heads = {
@@ -575,7 +575,11 @@ MUTANTS: Final = [
         "return state and state ~= 'failed' and state ~= 'cancelled'",
         "return state",
     ),
-    Mutant("put overwrites the record of a job in flight", "put", " and not bound then", " then"),
+    Mutant(
+        "a job that is handed in twice in one group is pushed twice", "put", "any_known or written[record]", "any_known"
+    ),
+    Mutant("put does not look for records", "put", "call('EXISTS', unpack(KEYS, ITEMS)) > 0", "false"),
+    Mutant("put overwrites the record of a job in flight", "put", " and not is_open then", " then"),
     Mutant(
         "all jobs of a group are put into the first one's record",
         "put",
@@ -699,3 +703,36 @@ MUTANTS: Final = [
         )
     ),
 ]
+
+LATE: Final = {
+    "a job is held where workers of the version before do not look": 4,
+    "the upgrade forgets when a script last ran": 4,
+    "format 1 forgets the runs": 4,
+    "format 1 loses what was tried": 4,
+    "format 1 counts tries in thousandths": 4,
+    "format 1 has payloads apart": 4,
+    "a delay outlives a clock that went back": 4,
+    "a lease outlives a clock that went back": 4,
+    "an answer with another's token is recorded": 4,
+    "a stale job keeps its group from being settled": 4,
+    "a job is released with another's token": 4,
+    "the queue is upgraded before the last worker of the version before has gone": 4,
+    "a heartbeat reaps while others of its leases follow": 4,
+    "a letter without an entry stays so": 5,
+    "a job is retried with another's token": 6,
+    "a held job outlives its end": 7,
+    "all that has expired is reaped in one call": 7,
+    "a worker sleeps beside more jobs that were due": 7,
+    "a worker sleeps beside more leases that have expired": 7,
+    "a late answer overrules the job in flight": 7,
+    "the latest answer is not kept": 7,
+    "what was held comes back among the suspects": 7,
+    "a job is retried without a lease": 8,
+    "what fails while two are buried is no witness of it": 10,
+    "a late answer leaves its dead letter": 14,
+    "held by a fleet that does not know it": 14,
+    "the queue's time forgets that the clock went back before": 17,
+    "a late answer adds to the record of a failure": 17,
+    "what is cancelled no longer says it will be": 28,
+}
+"""Which walk notices a mutant that the first four do not: it is the one to begin with."""

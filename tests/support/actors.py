@@ -58,14 +58,18 @@ JUNK: Final = [b"|", b"\n{}\n", b'"\\u0000', b"\xff\xfe\x00\r\n", b"a|b|3|4|5|c\
 
 
 def sources(kind: Kind) -> dict[str, bytes]:
-    """Load the scripts as the worker does; but a payload that is too large to be read may be small."""
+    """Load the scripts as the worker does, fitted to a walk."""
     scripts = load(STORES[kind].script, *SCRIPTS, *LETTER_SCRIPTS, shared=SHARED)
-    return {name: with_small_limit(script.source) for name, script in scripts.items()}
+    return {name: fitted(script.source) for name, script in scripts.items()}
 
 
-def with_small_limit(source: bytes) -> bytes:
-    """Let a payload be too large to be read that is small."""
-    return source.replace(b"8 * 1024 * 1024", b"%d" % LARGEST)
+def fitted(source: bytes) -> bytes:
+    """Let a small payload be too large to be read, and an entry idle only where the walk says so.
+
+    Redis measures idle time by its own clock, and a walk on a slow machine takes longer than a lease.
+    """
+    source = source.replace(b"8 * 1024 * 1024", b"%d" % LARGEST)
+    return source.replace(b"store.adopt(lease_ms)", b"store.adopt(%d)" % (A_LONG_TIME // 2))
 
 
 @dataclass(frozen=True, slots=True)

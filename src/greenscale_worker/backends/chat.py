@@ -203,12 +203,13 @@ async def _read_error(response: ClientResponse) -> bytes:
 
 
 def _cause(error: OSError | ClientError) -> str:
-    """Say what the system said: `Connection refused`, where asyncio repeats number and address instead."""
+    """Repeat what the system said, such as `Connection refused`; asyncio gives number and address instead."""
     cause = getattr(error, "os_error", error)
     if not isinstance(cause, OSError):
         return ""
-    number = cause.errno or 0
-    return os.strerror(number) if number > 0 and "Connect call failed" in str(cause) else str(cause)
+    if cause.errno and cause.errno > 0 and "Connect call failed" in str(cause):
+        return os.strerror(cause.errno)
+    return cause.strerror or str(cause)
 
 
 def _lost(error: ClientError) -> TransientError:

