@@ -12,7 +12,7 @@ GRACE_SECONDS: Final = 5.0  # for a handler to clean up; then it is cancelled on
 class CancelScope:
     """Cancels what the task that made it awaits inside `with`; the task goes on after that.
 
-    As asyncio.timeout does, without a clock and for half the price: a cancellation by anybody else still ends the task.
+    As asyncio.timeout does, without a clock (docs/adr/0021): a cancellation by anybody else still ends the task.
     Raises RuntimeError outside a task.
     """
 
