@@ -232,17 +232,17 @@ def test_jobs_are_a_line_of_json_each(jobs: Shell) -> None:
     assert (held["code"], held["message"], held["attempts"], held["worker"]) == ("http_400", "no", 1, None)
     assert found["later"]["due_at"] > found["runs"]["claimed_at"] > 0
     code, out, err = jobs("jobs", "--json", "--limit", "2", "--skip", "1")
-    assert (code, out.count("\n"), err) == (0, 2, "… 2 are shown; those behind: --skip 3, or --limit 0\n")
+    assert (code, out.count("\n"), err) == (0, 2, "… 2 shown; for more: --skip 3, or --limit 0\n")
 
 
 def test_a_page_of_jobs_says_what_is_behind_it(shell: Shell) -> None:
     shell.type(b"".join(b'{"job_id":"%d","prompt":"x"}\n' % number for number in range(1050)))
     shell("submit", "--jsonl", "-")
     code, out, err = shell("jobs")
-    assert (code, out.count("\n"), err) == (0, 21, "… 20 are shown; those behind: --skip 20, or --limit 0\n")
+    assert (code, out.count("\n"), err) == (0, 21, "… 20 shown; for more: --skip 20, or --limit 0\n")
     code, out, err = shell("jobs", "--state", "waiting", "--limit", "3", "--skip", "7")
     assert [line.split()[0] for line in out.splitlines()] == ["ID", "7", "8", "9"]
-    assert err == "… 3 of 1,050 are shown; those behind: --skip 10, or --limit 0\n"
+    assert err == "… 3 of 1,050 shown; for more: --skip 10, or --limit 0\n"
     assert shell("jobs", "--limit", "50", "--skip", "1000")[2] == "", "that was all"
     assert len(rows(shell("jobs", "--limit", "0"))) == len(listed(shell("jobs", "--json"))) == 1050
 

@@ -14,6 +14,7 @@ import docker
 import pytest
 import redis
 from docker.models.containers import Container
+from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.network import Network
 
@@ -24,6 +25,8 @@ from tests.support.kustomize import ROOT, named, render
 DOCKER: Final = shutil.which("docker") or ""
 if not DOCKER or not docker_answers():
     pytest.skip("no Docker engine answers, or there is no docker command", allow_module_level=True)
+
+testcontainers_config.ryuk_disabled = True  # whatever is started is ended here, and offline its image is not to be had
 
 BASE: Final = "python:3.13-slim"
 LARGEST_ADDITION: Final = 60_000_000

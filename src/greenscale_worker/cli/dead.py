@@ -158,8 +158,7 @@ async def _list(args: argparse.Namespace, client: "QueueClient", _settings: "Set
         hint("there are no dead letters" + ("" if which == type(which)() else " of this kind"))
     if more:
         shown = f"{len(letters):,}" + ("" if args.after else f" of {await client.dead_count(which):,}")
-        are = "is" if len(letters) == 1 else "are"
-        hint(f"… {shown} {are} shown; those behind: --after {letters[-1]['id']}, or --limit 0")
+        hint(f"… {shown} shown; for more: --after {letters[-1]['id']}, or --limit 0")
     return 0
 
 

@@ -100,9 +100,7 @@ async def _jobs(args: argparse.Namespace, client: "QueueClient", _settings: "Set
     elif not args.json:
         hint("there are no such jobs" if args.skip or args.state or args.code or args.worker else "there are no jobs")
     if more:
-        hint(
-            f"… {limit:,}{await _total(args, client)} are shown; those behind: --skip {args.skip + limit}, or --limit 0"
-        )
+        hint(f"… {limit:,}{await _total(args, client)} shown; for more: --skip {args.skip + limit}, or --limit 0")
     return 0
 
 

@@ -202,16 +202,21 @@ async def _hand_in_group(
         put = await client.put([(job.job_id, job.payload) for job in group], fold=fold)
     except QueueUnavailableError as error:
         if was_interrupted():
-            hint(_not_known(group))
+            _say_interrupted(group)
             raise asyncio.CancelledError from error
         told = type(error)("; ".join([str(error), *_how_far(group, jobs, handed_in, undone=error.undone)]))
         told.undone = error.undone
         raise told from error
     except asyncio.CancelledError:  # Ctrl-C: the answer of Redis is not waited for
-        hint(_not_known(group))
+        _say_interrupted(group)
         raise
     handed_in += group
     return put.count(False)
+
+
+def _say_interrupted(group: list[Submission]) -> None:
+    below = "\n" if sys.stderr.isatty() else ""  # the terminal has written ^C
+    hint(below + _not_known(group))
 
 
 def _how_far(

@@ -118,9 +118,9 @@ def _answered(text: str) -> GreenScaleError:
         what = text.removeprefix("FOREIGN ")
         return ConfigError(f"in Redis {what}: check GREENSCALE_QUEUE and the name of the queue")
     if "WRONGTYPE" in text:
-        return ConfigError(f"another kind of queue has this name: check GREENSCALE_QUEUE and the name: {text}")
-    if FULL_WORDS.search(text) or AWAY_WORDS.search(text):
-        return (QueueFullError if FULL_WORDS.search(text) else QueueUnavailableError)(text)
+        return ConfigError("in Redis a key of this queue is of another type: check GREENSCALE_QUEUE and its name")
+    if (full := FULL_WORDS.search(text)) or AWAY_WORDS.search(text):
+        return QueueFullError(text.partition(". script: ")[0]) if full else QueueUnavailableError(text)
     if COMMAND_WORDS.search(text):
         what = text.partition(", with args")[0]
         return ConfigError(f"Redis refuses this client: {what}; {NEEDED}, with its commands neither renamed nor off")
