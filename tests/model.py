@@ -267,7 +267,7 @@ class Walk(Actors):
     def sabotage(self, _: Process) -> None:
         """Put a foreign type under each of the queue's keys: every script refuses before its first write."""
         calls: dict[str, list[Any]] = {
-            "claim": [9, LEASE, BEAT, "w", "nonce", 4, 9999, 1, 0],
+            "claim": [9, LEASE, BEAT, "w", "nonce", 4, 9999, 1, 0, 9],
             "check_format": ["1"],
             "heartbeat": [LEASE, BEAT, 4, "w", 1, 0],
             "bind": [9, 9, "w", "b"],

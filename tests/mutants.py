@@ -225,7 +225,7 @@ MUTANTS: Final = [
         "the queue's time forgets that the clock went back",
         "prelude",
         "call('HSET', CONTROL, 'offset'",
-        "local _ = ('offset'",
+        "tostring('offset'",
     ),
     Mutant(
         "the queue's time forgets that the clock went back before",
@@ -332,7 +332,7 @@ MUTANTS: Final = [
     Mutant("who comes back is first again", "seats", "'NX', ", "'XX', "),
     Mutant("a burst wakes one", "seats", "math.ceil(waiting / lanes)", "1"),
     Mutant("a burst wakes all", "seats", "math.ceil(waiting / lanes)", "99"),
-    Mutant("who is full keeps its seat", "claim", "  stand_up(owner)\n  share(n)", "  share(n)"),
+    Mutant("who is full keeps its seat", "claim", "  stand_up(owner)\n  share(lanes)", "  share(lanes)"),
     Mutant("a paused queue keeps seats taken", "claim", "  stand_up(owner)\n  return", " return"),
     Mutant(
         "who cannot claim tells nobody what it reaped",
@@ -340,7 +340,8 @@ MUTANTS: Final = [
         "  if reaped > 0 then ring('ready') end\n  stand",
         "  stand",
     ),
-    Mutant("a burst stays where it is", "claim", "  share(n)\n"),
+    Mutant("a burst stays where it is", "claim", "  share(lanes)\n"),
+    Mutant("a worker with one free lane wakes as if all had one", "claim", "  share(lanes)\n", "  share(n)\n"),
     Mutant(
         "without a seat, too, it waits for what falls due", "claim", "if not seated then return", "if false then return"
     ),
@@ -733,6 +734,7 @@ LATE: Final = {
     "held by a fleet that does not know it": 14,
     "the queue's time forgets that the clock went back before": 17,
     "a late answer adds to the record of a failure": 17,
+    "a former name stays bound": 21,
     "what is cancelled no longer says it will be": 28,
 }
 """Which walk notices a mutant that the first four do not: it is the one to begin with."""

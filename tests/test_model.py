@@ -78,7 +78,7 @@ def test_jobs_of_which_somebody_deleted_a_part_stop_nobody(redis: Redis) -> None
         return actors.execute(script, [owner], list(args))
 
     def claim() -> list[list[Any]]:
-        jobs: list[list[Any]] = run("claim", 99, LEASE, BEAT, "w", f"nonce-{next(names)}", 9, 9999, 1)[3]
+        jobs: list[list[Any]] = run("claim", 99, LEASE, BEAT, "w", f"nonce-{next(names)}", 9, 9999, 1, 0, 99)[3]
         return jobs
 
     redis.lpush(keys.name, *(str(number) for number in range(8)))

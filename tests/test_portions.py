@@ -52,7 +52,7 @@ class Large:
         return self.scripts[script](keys=keys, args=[now, self.word, *args])
 
     def claim(self, now: int, nonce: str) -> Any:
-        return self.run("claim", now, LANES, LEASE, BEAT, "w:2-0", nonce, 4, 9999, 1)
+        return self.run("claim", now, LANES, LEASE, BEAT, "w:2-0", nonce, 4, 9999, 1, 0, LANES)
 
     def beat(self, now: int) -> Any:
         return self.run("heartbeat", now, LEASE, BEAT, 4, "w:2-0", 1)

@@ -69,7 +69,7 @@ def fitted(source: bytes) -> bytes:
     Redis measures idle time by its own clock, and a walk on a slow machine takes longer than a lease.
     """
     source = source.replace(b"8 * 1024 * 1024", b"%d" % LARGEST)
-    return source.replace(b"store.adopt(lease_ms)", b"store.adopt(%d)" % (A_LONG_TIME // 2))
+    return source.replace(b"rescue() + store.adopt(lease_ms)", b"rescue() + store.adopt(%d)" % (A_LONG_TIME // 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +283,8 @@ class Actors:
         may_suspect = not any(held.crashes >= SUSPECT_CRASHES for held in process.held.values())
         args = [n, LEASE, BEAT, process.name, nonce, process.max_crashes]
         has_more = self.rnd.random() < 0.2
-        args += [self.setup.max_bytes, int(may_suspect), int(has_more)]
+        lanes = n + len(process.held)
+        args += [self.setup.max_bytes, int(may_suspect), int(has_more), lanes]
 
         def expected() -> list[Any]:
             _, _, expires = self.ledger.claims.get(process.name, ("", [], 0))
@@ -291,7 +292,7 @@ class Actors:
                 self.redis.delete(self.keys.claim(process.name))
                 self.ledger.claims.pop(process.name, None)
             ledger, most = self.ledger, process.max_crashes
-            return ledger.claim(process.name, nonce, n, most, may_suspect=may_suspect, has_more=has_more)
+            return ledger.claim(process.name, nonce, n, most, may_suspect=may_suspect, has_more=has_more, lanes=lanes)
 
         def seen(answer: list[Any]) -> None:
             letters = self.ledger.dead.items()

@@ -90,7 +90,7 @@ class Ledger:
         return self.format
 
     def claim(  # noqa: PLR0913  as claim.lua
-        self, owner: str, nonce: str, n: int, max_crashes: int, *, may_suspect: bool, has_more: bool
+        self, owner: str, nonce: str, n: int, max_crashes: int, *, may_suspect: bool, has_more: bool, lanes: int
     ) -> list[Any]:
         known, ids, _ = self.claims.get(owner, ("", [], 0))
         if known == nonce:
@@ -120,7 +120,7 @@ class Ledger:
         full = len(ids) < n and size >= self.setup.max_bytes
         if len(ids) == n or full:
             self._stand_up(owner)
-            self._share(n)
+            self._share(lanes)
         seated = (len(ids) < n or has_more) and self._sit_down(owner)
         at_once = BATCH in (reaped, len(due)) or full
         sleep = 0 if at_once else self._sleep() if seated else -1

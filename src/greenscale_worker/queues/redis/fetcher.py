@@ -153,6 +153,7 @@ class Fetcher:
         may_suspect = not any(lease.crashes >= SUSPECT_CRASHES for lease in self.held.values())
         args = ["", self._store.word, asked, int(options.lease * 1000), int(options.heartbeat * 1000)]
         args += [self._owner, nonce, options.max_crashes, MOST_BYTES, int(may_suspect), int(lanes > asked)]
+        args.append(lanes + len(self.held))
         claimed = await self._redis.call_last(self._script, self._keys, args, _read)
         sleep_ms, reaped, leases, buried, self._from, self._seated = claimed
         self._paused = lanes > 0 and sleep_ms == PAUSED

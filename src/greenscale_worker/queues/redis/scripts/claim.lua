@@ -3,7 +3,7 @@
 --
 -- KEYS  as in prelude.lua; then claim:<owner> STRING nonce|id,id… of the owner's last claim
 -- ARGV  3 n, 4 lease ms, 5 heartbeat ms, 6 owner, 7 nonce, 8 max crashes, 9 bytes after which to stop,
---       10 whether a suspect may be taken (1 or 0), 11 whether the owner has more free lanes than n (1 or 0)
+--       10 whether a suspect may be taken (1 or 0), 11 whether the owner has more free lanes than n (1 or 0), 12 how many lanes it has
 -- n is 0 where the owner has no free lane any more: it leaves its seat.
 -- Output {sleep, now ms, reaped, {{id, token, tries, crashes, first ms, payload, name, runs}…}, {id buried, its job id, its code…},
 --         from, whether the owner has a seat (1 or 0)}
@@ -11,7 +11,7 @@
 --       sleep: ms until there may be more; -1: until told; -2: paused
 local n, lease_ms, beat_ms, owner, nonce = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7]
 local max_crashes, max_bytes, remembered = tonumber(ARGV[8]), tonumber(ARGV[9]), KEYS[ITEMS]
-local may_suspect, has_more_lanes = ARGV[10] == '1', ARGV[11] == '1'
+local may_suspect, has_more_lanes, lanes = ARGV[10] == '1', ARGV[11] == '1', tonumber(ARGV[12])
 local REMEMBERED = 86400
 local A_LONG_TIME = 1e9
 local AT_ONCE = 8  -- fresh jobs; so many may be given beyond the bytes
@@ -142,7 +142,7 @@ if reaped > 0 or unheld then ring('ready') end
 local stopped, seated = #given < n and not room(), false
 if #given == n or stopped then
   stand_up(owner)
-  share(n)
+  share(lanes)
 end
 if #given < n or has_more_lanes then seated = sit_down(owner) end
 if reaped == BATCH or #due == BATCH or stopped then
