@@ -38,7 +38,7 @@ def states_of(state: State | Iterable[State] | None) -> frozenset[State]:
 
 
 def fields_of(job: Mapping[str, Any] | str) -> dict[str, Any]:
-    """Return the fields of a job, a prompt or a dict. Raises TypeError, or BadInputError for a field of another type."""
+    """Return the fields of a job, a prompt or a dict. Raises TypeError, or BadInputError for a field's wrong type."""
     if isinstance(job, str):
         return {"prompt": job}
     if not isinstance(job, Mapping):
