@@ -17,7 +17,7 @@ from greenscale_worker.job import Failure
 
 CERTAIN_AFTER: Final = 16  # the failure after fifteen successes in a row is a full try
 FORGOTTEN_AFTER: Final = 60.0  # seconds since the last success of peers
-KNOWN: Final = 1.5  # tries used up: the job is known to be bad, and its failures surprise nobody
+KNOWN: Final = 1.5  # tries used up: the job is known to be bad, and its failures are no surprise
 ALIKE: Final = 5  # different jobs that fail alike open the breaker
 ALONE_SECONDS: Final = 120.0  # between two tries of a job that is alone in its queue: five take eight minutes
 BEGAN_SECONDS: Final = 2.0  # delay after a failure that may have begun an outage: other jobs go first
@@ -34,7 +34,7 @@ MOST_FINGERPRINTS: Final = 256  # and kinds of faults
 
 
 def jittered(seconds: float) -> float:
-    """Lengthen a wait by up to a tenth, so that processes told the same time do not come back at once."""
+    """Lengthen a wait by up to a tenth, so that processes told the same time do not come back together."""
     return seconds * (1 + random.random() / 10)  # noqa: S311  spread, not secrecy
 
 
@@ -179,7 +179,7 @@ class Evidence:
         self._cut_at = -math.inf
 
     def succeeded(self, call: Call, now: float) -> None:
-        """Record an answer. It makes the next failure more of a surprise only if it began after its peers' last one."""
+        """Record an answer. It adds to the next failure's surprise only if it began after its peers last failed."""
         peers = self._of(call.peers)
         if call.began >= peers.failed:
             peers.row += 1

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Final
 
-GRACE_SECONDS: Final = 5.0  # for a handler to clean up; then it is cancelled again, and after as long given up
+GRACE_SECONDS: Final = 5.0  # for a handler to clean up; then it is cancelled again, and given up after as long
 
 
 class CancelScope:

@@ -56,7 +56,7 @@ class BadInputError(GreenScaleError):
 class TransientError(GreenScaleError):
     """The call failed, and another attempt may succeed.
 
-    `prior` is a first guess whose fault it is: `job` (this request would fail again), `endpoint` (any request would
+    `prior` is a first guess at whose fault it is: `job` (this request would fail again), `endpoint` (any request would
     fail now), or `unknown`. How other jobs fare decides (`greenscale_worker.blame`).
     `fingerprint` is equal for faults that are alike, such as `http_400 invalid_request_error`; by default it is `code`.
     `retry_after` is the wait in seconds that the endpoint asked for, 600 at most, None where it said nothing usable.
@@ -100,7 +100,7 @@ class PermanentError(GreenScaleError):
         self.usage = usage
 
 
-class JobFailed(GreenScaleError):  # noqa: N818  it says what has happened, as TimeoutError beside it does
+class JobFailed(GreenScaleError):  # noqa: N818  it names what happened to the job, not a fault of the caller
     """The job waited for is a dead letter; `code` is one word for machines, the message says why."""
 
     def __init__(self, job_id: str, code: str, message: str) -> None:
@@ -110,7 +110,7 @@ class JobFailed(GreenScaleError):  # noqa: N818  it says what has happened, as T
         self.message = message
 
 
-class JobCancelled(GreenScaleError):  # noqa: N818  likewise
+class JobCancelled(GreenScaleError):  # noqa: N818  as above
     """The job waited for was cancelled by a client or an operator."""
 
     def __init__(self, job_id: str) -> None:
@@ -118,7 +118,7 @@ class JobCancelled(GreenScaleError):  # noqa: N818  likewise
         self.job_id = job_id
 
 
-class JobGone(GreenScaleError):  # noqa: N818  likewise
+class JobGone(GreenScaleError):  # noqa: N818  as above
     """The job waited for is no longer known: its record or its answer has expired."""
 
     def __init__(self, job_id: str) -> None:

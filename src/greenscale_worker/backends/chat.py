@@ -217,7 +217,7 @@ def _lost(error: ClientError) -> TransientError:
 
     Not made (name, TCP, TLS, proxy): the endpoint's fault. Lost later: unknown. So is a kept-alive connection that the
     server closes before the first byte of the answer: the harmless case (it closed an idle connection just then)
-    cannot be told from a job that takes its server down.
+    cannot be distinguished from a job that takes its server down.
     """
     if isinstance(error, UNREACHABLE):
         cause = _cause(error) or type(error).__name__

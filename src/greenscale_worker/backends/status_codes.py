@@ -87,7 +87,7 @@ BY_STATUS: Final[Mapping[int, Judgement]] = {
     502: DOWN,
     503: BUSY,
     504: DOWN,
-    **dict.fromkeys((521, 522, 523, 525, 526, 530), DOWN),  # Cloudflare found nobody behind it
+    **dict.fromkeys((521, 522, 523, 525, 526, 530), DOWN),  # Cloudflare cannot reach the origin server
     529: BUSY,  # Anthropic
 }
 BY_CLASS: Final[Mapping[int, Judgement]] = {3: MOVED, 4: JOB}  # all others: unknown

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 WIDEST: Final = 80
 MOST_LINES: Final = 8
 CONCURRENCY: Final = 8
-SEED: Final = 95  # some of each fault, and none twice for one prompt: if alone, that would wait two minutes
+SEED: Final = 95  # some of each fault, but no prompt fails twice: the last one, alone, would wait two minutes
 
 DESCRIPTION: Final = """\
 Answer fifty prompts and show questions, answers and figures. The endpoint is a

@@ -96,7 +96,7 @@ async def _up(programs: "Sequence[Service]", settings: "Settings") -> int:
         (supervisor.hurry if supervisor.stopping.is_set() else supervisor.stopping).set()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup
             loop.add_signal_handler(number, stop)
     code = 0
     try:

@@ -144,7 +144,7 @@ async def _look(client: QueueClient, progress: Progress) -> None:
         progress.stuck((await standing(client)).reasons_of_waiting())
 
 
-async def wait_for(client: QueueClient, job_id: str, timeout: float | None) -> Ended | None:  # noqa: ASYNC109  None says it
+async def wait_for(client: QueueClient, job_id: str, timeout: float | None) -> Ended | None:  # noqa: ASYNC109  returns None on timeout
     """Wait until a job has ended. It need not be submitted yet. Return None after `timeout` seconds.
 
     Raises BadInputError for an id that no job can have.
@@ -166,7 +166,7 @@ async def wait(
     jobs: Mapping[str, bytes],
     show: Show,
     *,
-    timeout: float | None,  # noqa: ASYNC109  it bounds the whole, and ends in an exit code
+    timeout: float | None,  # noqa: ASYNC109  bounds all waits, and ends in an exit code
 ) -> int:
     """Write the answers of submitted jobs, id -> payload, in this order.
 

@@ -186,7 +186,7 @@ class Client:
             raise _with_ids(error, job_ids) from error
         return list(job_ids)
 
-    async def wait(self, job_id: str, timeout: float | None = None) -> str:  # noqa: ASYNC109  its error says how the job stands
+    async def wait(self, job_id: str, timeout: float | None = None) -> str:  # noqa: ASYNC109  its TimeoutError says how the job stands
         """Wait until a job has ended, and return its answer. The job need not be submitted yet.
 
         Raises BadInputError for an id that no job can have, JobFailed, JobCancelled, JobGone if its answer has expired,
@@ -195,7 +195,7 @@ class Client:
         """
         return await self._wait(job_id, timeout, known=False)
 
-    async def _wait(self, job_id: str, timeout: float | None, *, known: bool) -> str:  # noqa: ASYNC109  likewise
+    async def _wait(self, job_id: str, timeout: float | None, *, known: bool) -> str:  # noqa: ASYNC109  as above
         check_job_id(job_id)
         check_timeout(timeout)
         ends = await self._waiting()
