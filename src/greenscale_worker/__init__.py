@@ -1,7 +1,7 @@
 """Runs LLM jobs from a queue against an OpenAI-compatible endpoint, and loses none.
 
-The names below are public (docs/plugins.md). Each is imported when it is first asked for, so that a program, and each
-command of our own, pays for what it uses.
+The names below are public (docs/plugins.md). Each is imported on first use, so that a program, and each of our own
+commands, pays only for what it uses.
 """
 
 from importlib import import_module
@@ -70,11 +70,11 @@ _MODULES: Final = {
     "telemetry": "Metrics",
     "worker": "Worker",
 }
-# Names of the release before, for one release more: what they are called now.
+# Former names, kept for one more release, and what they are called now.
 _FORMER: Final = {"QueueAdmin": "QueueClient", "open_admin": "open_client"}
 _MODULE_OF: Final = {name: module for module, names in _MODULES.items() for name in names.split()}
 
-__all__ = [  # a list to be read by type checkers, which do not run code
+__all__ = [  # written out for type checkers, which do not run code
     "Backend",
     "BadInputError",
     "Binding",
@@ -132,7 +132,7 @@ __all__ = [  # a list to be read by type checkers, which do not run code
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name (PEP 562), and keep it."""
+    """Import a public name on first use (PEP 562), and keep it."""
     name = _FORMER.get(name, name)
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

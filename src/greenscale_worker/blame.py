@@ -1,8 +1,8 @@
 """Decides who caused a failed call: the job, or the endpoint, by how other jobs fare (docs/blame.md).
 
-A failure counts for as much of a try as it is a surprise: after fifteen successes a whole one, while nobody succeeds
-nothing. Nothing here waits, sends or looks at a clock: times come in as seconds, so that a simulator can ask the same
-questions (`tests/blame_simulator.py`).
+The more surprising a failure is, the more of a try it uses up: a whole one after fifteen successes, nothing while no
+call succeeds. Nothing here waits, sends or reads a clock: times are passed in as seconds, so that a simulator can run
+this code too (`tests/blame_simulator.py`).
 """
 
 import math
@@ -17,37 +17,37 @@ from greenscale_worker.job import Failure
 
 CERTAIN_AFTER: Final = 16  # the failure after fifteen successes in a row is a full try
 FORGOTTEN_AFTER: Final = 60.0  # seconds since the last success of peers
-KNOWN: Final = 1.5  # tries used up: the job is known to be ill, and its failures are no news
+KNOWN: Final = 1.5  # tries used up: the job is known to be bad, and its failures are no surprise
 ALIKE: Final = 5  # different jobs that fail alike open the breaker
-ALONE_SECONDS: Final = 120.0  # between two tries of a job that has no other beside it: five take eight minutes
-BEGAN_SECONDS: Final = 2.0  # what a failure waits that may have begun an outage, so that others go first
+ALONE_SECONDS: Final = 120.0  # between two tries of a job that is alone in its queue: five take eight minutes
+BEGAN_SECONDS: Final = 2.0  # delay after a failure that may have begun an outage: other jobs go first
 FIRST_BACKOFF: Final = 1.0
 LONGEST_BACKOFF: Final = 60.0
 FIRST_PAUSE: Final = 1.0  # of the breaker
-SHORT_PAUSE: Final = 0.1  # where the job drawn seems to be at fault: the next one may be a good one
+SHORT_PAUSE: Final = 0.1  # where the probing job seems to be at fault: the next one may be good
 LONGEST_PAUSE: Final = 15.0
-LEAST_ANSWERS: Final = 8  # the last ones, of which half are failures where a named time holds every lane
-KEPT_BY_OVERLOAD: Final = 0.7  # of the lanes, once per round trip
+LEAST_ANSWERS: Final = 8  # looked at, at least: a `retry_after` holds all lanes only if half of them failed
+KEPT_BY_OVERLOAD: Final = 0.7  # share of the lanes, cut once per round trip
 MOST_PEERS: Final = 1024  # kinds of jobs remembered
 MOST_MET: Final = 100_000  # and jobs that probed an open breaker
 MOST_FINGERPRINTS: Final = 256  # and kinds of faults
 
 
 def jittered(seconds: float) -> float:
-    """Lengthen a wait by up to a tenth, so that processes told the same time do not come back as one."""
+    """Lengthen a wait by up to a tenth, so that processes told the same time do not come back together."""
     return seconds * (1 + random.random() / 10)  # noqa: S311  spread, not secrecy
 
 
-# What the queue decides, for the fleet. Redis' twin of this is `retry.lua` and the end of `settle.lua`.
+# What the queue decides, for the fleet. In Redis, `retry.lua` and the end of `settle.lua` do the same.
 
 
 @dataclass(slots=True)
 class FleetEvidence:
-    """When a call first failed since the last success, and what it said.
+    """When a call first failed since the last success (`since`), and its error (`by`).
 
     `buried` is when the last two jobs died of each fingerprint: a success answers those before its call began.
-    `accused` is when a job last seemed to be at fault itself, None if that is answered; `answered` is when the latest
-    call began that has succeeded meanwhile, and `healed` when that began which answered it.
+    `accused` is when a job last seemed to be at fault itself, None if a success answered that. `answered` is when the
+    latest call began that succeeded meanwhile, `healed` when the call began whose success answered `accused`.
     """
 
     since: float | None = None
@@ -59,12 +59,12 @@ class FleetEvidence:
     back: int = 0
 
     def brings_back(self) -> bool:
-        """Say whether a held job comes back now; it counts as having come."""
+        """Return whether a held job comes back now, and count it as back."""
         back, self.back = self.back, max(0, self.back - 1)
         return self.since is None or back > 0
 
     def succeeded(self, began: float, *, held: bool = False) -> bool:
-        """Learn of a success whose call began then; True: it came after the failures, and answers them.
+        """Record a success of a call that began then. Return whether it came after the failures, and so answers them.
 
         `held`: there are held jobs, and one more of them may come back.
         """
@@ -81,7 +81,7 @@ class FleetEvidence:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What becomes of a job: `tries` it has used up by now, `failed`: when it last seemed to be at fault itself."""
+    """A decision about a job: `tries` it has used up by now, `failed`: when it last seemed to be at fault itself."""
 
     verdict: Literal["delayed", "held", "dead"]
     delay: float
@@ -100,16 +100,16 @@ def decide(  # noqa: PLR0913  what is known of the job
     began: float,
     alone: Callable[[], bool],
 ) -> Judgement:
-    """Decide about a job whose call, which began then, has failed, and remember it in `evidence`.
+    """Decide about a job whose call, which began then, has failed, and record it in `evidence`.
 
-    `tries`, `runs` (those that failed before) and `failed` are the job's so far. `alone` says whether no job is beside
-    it but those known to be ill.
+    `tries`, `runs` (those that failed before) and `failed` are the job's so far. `alone` returns whether all other jobs
+    of the queue are known to be bad.
     """
     if evidence.since is None:
         evidence.since, evidence.by = now, f"{failure.code}: {failure.message}"
     if failure.prior != "job":
         used, delay = failure.used, failure.delay
-        again = runs > 0  # the first failure of a job alone proves nothing, and somebody may be waiting for it
+        again = runs > 0  # a lone job's first failure proves nothing, and a client may be waiting for it
         if again and used < 1 and (failure.prior == "unknown" or tries >= 1) and alone():
             used, delay = 1.0, max(delay, ALONE_SECONDS)
         tries += used
@@ -127,7 +127,7 @@ def decide(  # noqa: PLR0913  what is known of the job
     if not late:
         evidence.accused = failed = now
     if not proven and older > answered:
-        tries += unsure  # or else a slow job that is ill would be spared for ever beside others that are
+        tries += unsure  # or else a slow bad job would be spared for ever beside other bad ones
         if tries < failure.max_tries:
             return Judgement("held", failure.delay, tries, failed)
     evidence.buried[failure.fingerprint] = newer, now
@@ -138,7 +138,7 @@ def decide(  # noqa: PLR0913  what is known of the job
 
 
 class Call(NamedTuple):  # made for every job: in a quarter of a frozen dataclass' time
-    """A call that has ended. `peers` are jobs with the same URL, path and model; `began` is seconds."""
+    """A call that has ended. `peers` names the jobs with the same URL, path and model; `began` is seconds."""
 
     job_id: str
     peers: str
@@ -150,7 +150,7 @@ class Call(NamedTuple):  # made for every job: in a quarter of a frozen dataclas
 
 @dataclass(slots=True)
 class _Peers:
-    """Successes in a row, when the last one came, and when the row began anew."""
+    """Successes in a row, when the last one came, and when a failure last ended the row."""
 
     row: int = 0
     succeeded: float = -math.inf
@@ -158,7 +158,7 @@ class _Peers:
 
 
 class Evidence:
-    """What one worker has seen of its endpoint: it says how much of a try a failure is, and whether to send now.
+    """What one worker has seen of its endpoint; decides how much of a try a failure is, and whether to send now.
 
     `allowed` is how many of `lanes` may call at the same time, `is_open` whether the breaker is open: then one call at
     a time is made, as a probe.
@@ -179,7 +179,7 @@ class Evidence:
         self._cut_at = -math.inf
 
     def succeeded(self, call: Call, now: float) -> None:
-        """Learn of an answer. One to a call that began before its peers failed makes their next failure no surprise."""
+        """Record an answer. It adds to the next failure's surprise only if it began after its peers last failed."""
         peers = self._of(call.peers)
         if call.began >= peers.failed:
             peers.row += 1
@@ -195,12 +195,12 @@ class Evidence:
             self.allowed = min(self.lanes, more)
 
     def failed(self, call: Call, fault: TransientError, now: float) -> tuple[float, float]:
-        """Learn of a fault; gives how much of a try it uses up, and the seconds until the job may be called again."""
+        """Record a fault. Return how much of a try it uses up, and the seconds until the job may be called again."""
         used = self._surprise(call, now)
         self._failures.append(True)
         if fault.overload and fault.retry_after is None and call.tries < 1:
             self._cut(call, now)
-        # Full jitter (Brooker, "Exponential Backoff And Jitter", 2015). What may be held waits for others anyway.
+        # Full jitter (Brooker, "Exponential Backoff And Jitter", 2015). A job that may be held waits for others anyway.
         longest = LONGEST_PAUSE if fault.prior == "job" else LONGEST_BACKOFF
         delay = random.uniform(0, min(longest, FIRST_BACKOFF * 2 ** min(call.runs, 10)))  # noqa: S311  spread
         if used > 1 / 2:
@@ -211,16 +211,16 @@ class Evidence:
             if 2 * sum(self._failures) >= len(self._failures):
                 self.held_until = max(self.held_until, now + wait)
         self._break(call, fault, now)
-        if self.is_open:  # behind the next probe: that is another job, where there is one
+        if self.is_open:  # after the next probe, which another job makes if there is one
             delay = max(delay, self.wait(now) + self._pause / 2 + FIRST_PAUSE / 2)
         return used, delay
 
     def wait(self, now: float) -> float:
-        """Seconds until a call may be made, as far as time decides it."""
+        """Seconds until a call may be made, however many lanes are busy."""
         return max(0.0, self.held_until - now, self.next_probe - now if self.is_open else 0.0)
 
     def failing_for(self, now: float) -> float:
-        """Seconds since the first of the failures that no success has answered."""
+        """Seconds since the first failure that no success has answered."""
         return now - self._first_failure if self._alike else 0.0
 
     def _surprise(self, call: Call, now: float) -> float:
@@ -239,7 +239,7 @@ class Evidence:
         return peers
 
     def _cut(self, call: Call, now: float) -> None:
-        """Take lanes away; not for calls that were on their way when that was last done."""
+        """Allow fewer lanes, unless the call began before the last cut."""
         if call.began >= self._cut_at:
             self._top = self.allowed = max(1.0, self.allowed * KEPT_BY_OVERLOAD)
             self._cut_at = now
@@ -256,7 +256,7 @@ class Evidence:
             self.is_open, self._pause = True, FIRST_PAUSE / 2
         elif not self.is_open or not call.probe:
             return
-        elif fault.overload:  # one call alone is too many: the cuts were no measure of what it bears
+        elif fault.overload:  # one call alone is too many: the cuts did not measure what it bears
             self._top = float(self.lanes)
         if fault.prior == "job" and call.job_id not in self._met:
             self._pause = SHORT_PAUSE

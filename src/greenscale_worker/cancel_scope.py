@@ -1,4 +1,4 @@
-"""Cancels what one task waits for, without ending the task: when somebody says so, or when its time is up."""
+"""Cancels what one task waits for, without ending the task: on request, or when its time is up."""
 
 import asyncio
 import math
@@ -6,13 +6,13 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Final
 
-GRACE_SECONDS: Final = 5.0  # for a handler to clean up; then it is cancelled once more, and after that given up
+GRACE_SECONDS: Final = 5.0  # for a handler to clean up; then it is cancelled again, and given up after as long
 
 
 class CancelScope:
-    """Cancels what the task that made it awaits inside `with`; the task goes on after that.
+    """Cancels what its task awaits inside `with`; the task goes on after the block.
 
-    As asyncio.timeout does, without a clock (docs/adr/0021): a cancellation by anybody else still ends the task.
+    Works like asyncio.timeout, without a clock (docs/adr/0021): any other cancellation still ends the task.
     Raises RuntimeError outside a task.
     """
 
@@ -27,17 +27,17 @@ class CancelScope:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the task, inside, has been cancelled."""
+        """Whether this scope has cancelled its task, which is still inside."""
         return self._cancels > 0
 
     def cancel(self) -> None:
-        """Cancel, once; where the task is not inside, do nothing."""
+        """Cancel the task once. Does nothing while the task is not inside."""
         if self._inside and self._call is None:
-            # Never from the task itself: a cancellation that it has not met when it leaves cannot be taken back.
+            # Never from the task itself: a cancellation not yet delivered when it leaves cannot be taken back.
             self._call = self.task.get_loop().call_soon(self._cancel)
 
     def cancel_again(self) -> None:
-        """Cancel a task anew that has caught the first CancelledError and did not leave."""
+        """Cancel again a task that has caught the first CancelledError and did not leave."""
         if self._inside and self._cancels:
             self._cancel()
 
@@ -60,18 +60,18 @@ class CancelScope:
 
 
 class Timeouts:
-    """Cancels scopes when their time is up. One timer serves all: nearly always they are done before it rings.
+    """Cancels scopes when their time is up. One timer serves all, as nearly all leave before it fires.
 
-    A task that does not leave is cancelled once more after GRACE_SECONDS; after as many again `on_stuck` is told of it.
+    A task that does not leave is cancelled again after GRACE_SECONDS; after as many more, `on_stuck` is called with it.
     """
 
     def __init__(self, on_stuck: Callable[[asyncio.Task[object]], None] | None = None) -> None:
         self._on_stuck = on_stuck
-        self._ends: dict[CancelScope, tuple[float, int]] = {}  # when, and how often it has been cancelled already
+        self._ends: dict[CancelScope, tuple[float, int]] = {}  # when, and how often it was cancelled already
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, scope: CancelScope, seconds: float) -> None:
-        """Cancel in so many seconds; infinite: never."""
+        """Cancel a scope in so many seconds; infinite: never."""
         loop = asyncio.get_running_loop()
         ends = loop.time() + seconds
         self._ends[scope] = ends, 0
@@ -79,7 +79,7 @@ class Timeouts:
             self._arm(loop, ends)
 
     def discard(self, scope: CancelScope) -> None:
-        """Cancel it no more."""
+        """Do not cancel a scope any more."""
         self._ends.pop(scope, None)
 
     def _arm(self, loop: asyncio.AbstractEventLoop, ends: float) -> None:

@@ -5,6 +5,6 @@ from typing import TextIO
 
 
 def coloured(stream: TextIO | None) -> bool:
-    """Say whether a stream takes colour: it is a terminal, and NO_COLOR (https://no-color.org) is not set."""
+    """Return whether to colour a stream: it is a terminal, and NO_COLOR (https://no-color.org) is not set."""
     seen = stream is not None and stream.isatty()
     return seen and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -1,4 +1,4 @@
-"""Tells the cluster which pod to take first: keeps the deletion cost of the worker's own pod at its jobs in flight."""
+"""Tells the cluster which pod to take first: sets the deletion cost of the worker's pod to its jobs in flight."""
 
 import asyncio
 import ssl
@@ -21,32 +21,32 @@ LATER: Final = {HTTPStatus.UNAUTHORIZED, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.
 
 
 class _RefusedError(Exception):
-    """It cannot work in this pod."""
+    """It cannot work in this pod: no retry."""
 
 
 class _DelayedError(Exception):
-    """It may work later."""
+    """It may work later: retry."""
 
 
 def api_server(host: str, port: str) -> str:
-    """Give the URL of the API server that listens there; `host` may be an IPv6 address."""
+    """Return the URL of the API server; `host` may be an IPv6 address."""
     return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
 
 async def keep_deletion_cost(
     server: str, pod: str, jobs: Callable[[], int], *, account: Path = ACCOUNT, every: float = EVERY_SECONDS
 ) -> None:
-    """Keep the annotation of a pod equal to `jobs()` until cancelled: patched when it changed, at most each `every` s.
+    """Keep the annotation of a pod equal to `jobs()` until cancelled: patch it on changes, once in `every` s at most.
 
     `server` is a URL (`api_server`), `account` the directory with `token`, `ca.crt` and `namespace`. Raises nothing.
-    Ends with one line of log where the server refuses, or where there is no account. Whatever may pass (the server is
-    away, the token has just been replaced) is tried again; only the first time is logged.
+    Ends with one log line if the server refuses, or there is no account. Passing failures (the server is away, the
+    token has just been replaced) are retried; only the first one is logged.
     """
     told: int | None = None
     said = False
     while True:
         if (number := jobs()) != told:
-            told = None  # until an answer comes: a patch without one may have been done
+            told = None  # until an answer comes: a patch without one may have been applied
             try:
                 await _patch(server, pod, number, account)
                 told = number
@@ -61,7 +61,7 @@ async def keep_deletion_cost(
 
 
 async def _patch(server: str, pod: str, number: int, account: Path) -> None:
-    """Patch once, on a connection of its own: token and authority may be others by now. Raises the errors above."""
+    """Patch once, on a new connection: token and authority may have changed. Raises the errors above."""
     namespace, token, tls = _read(account)
     try:
         async with (
@@ -84,7 +84,7 @@ async def _patch(server: str, pod: str, number: int, account: Path) -> None:
 
 
 def _read(account: Path) -> tuple[str, str, ssl.SSLContext]:
-    """Read namespace, token and authority anew. The kubelet replaces all files of a volume at once: none is half."""
+    """Read namespace, token and authority. The kubelet replaces all files of a volume at once: they match."""
     try:
         namespace, token = ((account / name).read_text().strip() for name in ("namespace", "token"))
         tls = client_context(ca_file=account / "ca.crt")

@@ -1,4 +1,4 @@
-"""What can go wrong: every foreign exception is mapped to one of these where it enters."""
+"""What can go wrong: exceptions of libraries are mapped to these where they enter."""
 
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -11,19 +11,19 @@ LONGEST_RETRY_AFTER: Final = 600.0
 
 
 class GreenScaleError(Exception):
-    """The root of every error this package raises on purpose."""
+    """The base class of every error this package raises on purpose."""
 
 
 class ConfigError(GreenScaleError):
-    """A setting, a key or the set-up of a server is wrong; said in one line, exit code 2."""
+    """A setting, a key or the set-up of a server is wrong. The message is one line, the exit code 2."""
 
 
 class QueueUnavailableError(GreenScaleError):
-    """The queue's server cannot be asked right now; nothing is lost, ask again.
+    """The queue's server does not answer right now. Nothing is lost: retry.
 
-    Raised by `submit` and its like, `job_ids` are those of the call, in order, and `job_id` is that of a single job:
-    with it, the same call again hands nothing in twice. `undone`: nothing was done of what was asked, as no connection
-    could be made, or the server has refused; otherwise the answer may have got lost.
+    From `submit`, `submit_many` and `ask`, it has the `job_ids` of the call, in order, and `job_id` for a single job:
+    the same call with that id submits nothing twice. `undone`: nothing was done, as no connection could be made or the
+    server refused; otherwise the reply may have been lost.
     """
 
     job_ids: tuple[str, ...] = ()
@@ -31,18 +31,18 @@ class QueueUnavailableError(GreenScaleError):
 
     @property
     def job_id(self) -> str | None:
-        """The id, where there is exactly one."""
+        """The id if there is exactly one."""
         return self.job_ids[0] if len(self.job_ids) == 1 else None
 
 
 class QueueFullError(QueueUnavailableError):
-    """The queue's server has no room left and takes no more jobs until there is some."""
+    """The queue's server has no room left and refuses jobs until there is some."""
 
     undone = True
 
 
 class BadInputError(GreenScaleError):
-    """A payload that no run can make right: it becomes a dead letter and costs no call.
+    """The payload is wrong, and no retry can help: it becomes a dead letter and costs no call.
 
     `code` is one word for machines, `job_id` the id where the payload has a usable one.
     """
@@ -54,15 +54,15 @@ class BadInputError(GreenScaleError):
 
 
 class TransientError(GreenScaleError):
-    """The call failed in a way that another attempt may mend.
+    """The call failed, and another attempt may succeed.
 
-    `prior` says at first sight whose fault it is: `job` (this request would fail again), `endpoint` (any request would
-    fail now), or `unknown`. Who bears it is decided by what happens to other jobs (`greenscale_worker.blame`).
+    `prior` is a first guess at whose fault it is: `job` (this request would fail again), `endpoint` (any request would
+    fail now), or `unknown`. How other jobs fare decides (`greenscale_worker.blame`).
     `fingerprint` is equal for faults that are alike, such as `http_400 invalid_request_error`; by default it is `code`.
-    `retry_after` is the time in seconds that the endpoint asked for, 600 at most, None where it said nothing usable.
+    `retry_after` is the wait in seconds that the endpoint asked for, 600 at most, None where it said nothing usable.
     `overload`: the endpoint wants fewer calls at a time. `advice` says what an operator has to check; it is logged, so
-    it quotes neither the endpoint nor the job. `counted` is the former spelling of `prior`: True for `unknown`, False
-    for `endpoint`.
+    it must quote neither the endpoint nor the job. `counted` is the former spelling of `prior`: True for `unknown`,
+    False for `endpoint`.
     """
 
     def __init__(  # noqa: PLR0913  what is known of a fault
@@ -89,7 +89,7 @@ class TransientError(GreenScaleError):
 
 
 class PermanentError(GreenScaleError):
-    """The call failed in a way that no further attempt will mend; `code` is one word for machines.
+    """The call failed, and no further attempt can succeed; `code` is one word for machines.
 
     `usage` is what the call cost all the same, where the endpoint said so.
     """
@@ -100,8 +100,8 @@ class PermanentError(GreenScaleError):
         self.usage = usage
 
 
-class JobFailed(GreenScaleError):  # noqa: N818  it says what has happened, as TimeoutError beside it does
-    """A job that somebody waited for is a dead letter; `code` is one word for machines, the message says why."""
+class JobFailed(GreenScaleError):  # noqa: N818  it names what happened to the job, not a fault of the caller
+    """The job waited for is a dead letter; `code` is one word for machines, the message says why."""
 
     def __init__(self, job_id: str, code: str, message: str) -> None:
         super().__init__(f"{job_id}: {code}: {message}")
@@ -110,16 +110,16 @@ class JobFailed(GreenScaleError):  # noqa: N818  it says what has happened, as T
         self.message = message
 
 
-class JobCancelled(GreenScaleError):  # noqa: N818  likewise
-    """A job that somebody waited for was cancelled by somebody who asked for it."""
+class JobCancelled(GreenScaleError):  # noqa: N818  as above
+    """The job waited for was cancelled by a client or an operator."""
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"{job_id} was cancelled")
         self.job_id = job_id
 
 
-class JobGone(GreenScaleError):  # noqa: N818  likewise
-    """Nothing is known any more of a job that somebody waited for: its record or its answer was kept no longer."""
+class JobGone(GreenScaleError):  # noqa: N818  as above
+    """The job waited for is no longer known: its record or its answer has expired."""
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"{job_id}: its record and its answer are kept no longer (GREENSCALE_RESULT_TTL_SECONDS)")

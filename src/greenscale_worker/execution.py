@@ -18,7 +18,7 @@ from greenscale_worker.job import Failed, Failure, Job, Outcome, Output, Release
 from greenscale_worker.queues import Lease
 from greenscale_worker.telemetry import Metrics, log
 
-LARGEST_RESULT: Final = 64 * 1024 * 1024  # Redis takes 512 MiB; what it refused would be sent for ever
+LARGEST_RESULT: Final = 64 * 1024 * 1024  # Redis takes 512 MiB; a result it refused would be sent again for ever
 
 LONGEST_PEERS: Final = 256  # characters
 PRIORS: Final = get_args(Prior)
@@ -31,8 +31,8 @@ OnException: TypeAlias = Callable[[Job, BaseException], None]
 class Policy:
     """How often and how long a job is tried. Times are seconds.
 
-    Failures that use up `max_tries` tries, or `max_crashes` leases that ended without a word, bury it. `timeout` bounds
-    one call, `max_age` the time since its first claim. `max_crashes` None: as many as the queue's options say.
+    A job becomes a dead letter when its failures use up `max_tries` tries, or `max_crashes` of its leases expired.
+    `timeout` bounds one call, `max_age` the time since the first claim. `max_crashes` None: the queue's options say.
     """
 
     max_tries: int = 5
@@ -42,7 +42,7 @@ class Policy:
 
 
 class Run(NamedTuple):
-    """A job, the right to run it, and the moment of its deadline by the monotonic clock: infinite where it has none."""
+    """A job, its lease, and `ends`, its deadline by the monotonic clock: infinite where it has none."""
 
     job: Job
     lease: Lease
@@ -55,10 +55,10 @@ class Run(NamedTuple):
 
 
 class Executor:
-    """Runs one job against the backend, once; a call that failed goes back to the queue, which keeps the tries.
+    """Makes one call to the backend for a job; a failed call goes back to the queue, which counts the tries.
 
-    `on_stuck` is told of a task whose handler has not let itself be cancelled; what that says later is no evidence.
-    `on_exception` is given every exception of a backend that is neither TransientError nor PermanentError.
+    `on_stuck` is called with the task of a handler that ignores cancellation; its later answer is discarded.
+    `on_exception` is called with every exception of a backend that is neither TransientError nor PermanentError.
     """
 
     def __init__(  # noqa: PLR0913  the parts
@@ -83,7 +83,7 @@ class Executor:
         self._on_exception = on_exception
 
     async def run(self, job: Job, lease: Lease, *, probe: bool = False) -> Outcome | Failure:
-        """Bring the job to an outcome. Raises nothing but the cancellation of the task it runs in."""
+        """Run the job and return its outcome. Raises only the cancellation of the task it runs in."""
         policy = self._policy
         if policy.max_crashes is not None and lease.crashes >= policy.max_crashes:
             return Failed("crashed", f"{lease.crashes} leases ended without a word from their worker")
@@ -103,13 +103,13 @@ class Executor:
         lease.began = monotonic()
         answer = await self._call(run)
         if self._any_stuck and asyncio.current_task() in self._stuck:
-            return Released("stuck")  # somebody else has judged it
+            return Released("stuck")  # judged already, as a timeout
         if not isinstance(answer, BadInputError):
             self._metrics.called(monotonic() - lease.began)
         return self.judge(run, answer)
 
     def judge(self, run: Run, answer: Answer) -> Outcome | Failure:
-        """Say what an answer means for the job, after the evidence has been told of it."""
+        """Report an answer to the gate, and return what it means for the job."""
         lease, policy = run.lease, self._policy
         if isinstance(answer, BadInputError):
             lease.began = None  # nothing was sent
@@ -122,7 +122,7 @@ class Executor:
             if len(answer.text) > LARGEST_RESULT:
                 return Failed("result_too_large", f"{len(answer.text)} characters; at most {LARGEST_RESULT} are kept")
             return Succeeded(answer)
-        if isinstance(answer, PermanentError):  # certain, and so evidence of nothing
+        if isinstance(answer, PermanentError):  # certainly the job's fault: no evidence about the endpoint
             return Failed(answer.code, str(answer), answer.usage or Usage())
         used, delay = self._gate.failed(call, answer)
         if answer.prior != "job" and lease.tries + used < policy.max_tries and delay >= run.left():
@@ -139,10 +139,10 @@ class Executor:
         )
 
     def _peers(self, job: Job) -> str:
-        """Name the peers of a job; the names of many are kept, and a job may name a model as long as itself."""
+        """Name the peers of a job, cut short: many names are kept, and a job may name a model of any length."""
         try:
             return str(self._name_peers(job))[:LONGEST_PEERS]
-        except Exception:  # noqa: BLE001  it may be somebody else's code, and all that it costs is evidence
+        except Exception:  # noqa: BLE001  a plug-in may raise anything; only evidence is lost
             return ""
 
     def _left_behind(self, task: asyncio.Task[object]) -> None:
@@ -152,7 +152,7 @@ class Executor:
             self._on_stuck(task)
 
     async def _call(self, run: Run) -> Answer:
-        """Ask the backend; what it raises comes back as a value, whatever it is."""
+        """Call the backend. Return what it answers, or what it raises as a value."""
         scope, seconds = CancelScope(), min(self._policy.timeout, run.left())
         begin(run.job, attempt=run.lease.runs + 1, ends=monotonic() + seconds)
         self.timeouts.add(scope, seconds)
@@ -173,15 +173,15 @@ class Executor:
                 raise
             return self._backend_error(job, error)  # the backend cancelled something of its own
         except (KeyboardInterrupt, GeneratorExit):
-            raise  # it is our process, or this very task, that ends
-        except BaseException as error:  # noqa: BLE001  whatever somebody else's code comes up with, a panic in Rust, too
+            raise  # the process, or this task, is ending
+        except BaseException as error:  # noqa: BLE001  a plug-in may raise anything, such as a panic in Rust
             return timed_out() if scope.cancelled else self._backend_error(job, error)
         if isinstance(output, Output):
             return output
         return TransientError("backend_error", f"it gave {type(output).__name__}, not Output")
 
     def _backend_error(self, job: Job, error: BaseException) -> TransientError:
-        """Say what a backend raised and where, without the values in its message: they may be anything."""
+        """Log and return what a backend raised and where, without its message, which may quote anything."""
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
@@ -198,7 +198,7 @@ class Executor:
 
 
 def _is_usable(error: TransientError | PermanentError | BadInputError) -> bool:
-    """Say whether what somebody else's code raised holds what its class promises."""
+    """Return whether an error raised by a backend has the attributes that its class promises."""
     try:
         if isinstance(error, PermanentError):
             parts_fit = isinstance(error.usage, Usage | None)
@@ -208,12 +208,12 @@ def _is_usable(error: TransientError | PermanentError | BadInputError) -> bool:
             texts_fit = isinstance(error.fingerprint, str) and isinstance(error.advice, str | None)
             parts_fit = texts_fit and error.prior in PRIORS and isinstance(error.retry_after, float | int | None)
         return parts_fit and isinstance(error.code, str) and isinstance(str(error), str)
-    except Exception:  # noqa: BLE001  a class of theirs that does not call ours, or a message that cannot be written
+    except Exception:  # noqa: BLE001  a subclass without super().__init__, or a message that cannot be written
         return False
 
 
 def timed_out() -> TransientError:
-    """Say that the time limit of a call has passed."""
+    """Return the error of a call whose time limit has passed."""
     return TransientError("timeout", "no answer within the time limit")
 
 
@@ -222,5 +222,5 @@ def _too_late(why: str) -> Failed:
 
 
 def same_model(job: Job) -> str:
-    """Name the peers of a job, for a backend that does not: those for the same model."""
+    """Name the peers of a job where the backend does not: those for the same model."""
     return str(job.payload.get("model") or "")

@@ -12,14 +12,14 @@ from greenscale_worker.blame import FIRST_PAUSE, Call, Evidence
 from greenscale_worker.errors import TransientError
 from greenscale_worker.telemetry import Metrics, log
 
-CLOCKS_DIFFER: Final = timedelta(seconds=10)  # ours, and that of Redis by which dead letters are dated
+CLOCKS_DIFFER: Final = timedelta(seconds=10)  # our clock and that of Redis, which dates dead letters
 
 
 class Gate:
-    """Lets as many lanes send as the endpoint bears: none while it asks for time, one at a time while it is ill.
+    """Lets as many lanes send as the endpoint bears: none during a wait it asked for, only a probe while it is down.
 
-    `on_shut` is called when fewer lanes may send than are inside, so that those without a job come out. Lanes wait
-    without polling. One event loop's lanes share a gate; it is not for several threads.
+    `on_shut` is called when more lanes are inside than may send, so that those without a job come out. Lanes wait
+    without polling. The lanes of one event loop share a gate; it is not thread-safe.
     """
 
     on_shut: Callable[[], None] | None = None
@@ -42,14 +42,14 @@ class Gate:
 
     @property
     def why(self) -> str | None:
-        """Why nothing is sent now, in one line; None: something is."""
+        """Why nothing is sent now, in one line; None while calls are sent."""
         if self._evidence.is_open:
             return f"the breaker is open since {self._opened_at}: {self._shut_by}"
         seconds = self._evidence.wait(monotonic())
         return f"the endpoint asked for {seconds:.0f} s more: {self._shut_by}" if seconds > 0 else None
 
     def remaining(self, *, probe: bool = False) -> float:
-        """Seconds until a lane that is inside may send; 0.0: now. With the breaker open, only the probe may."""
+        """Seconds until a lane that is inside may send; 0.0: now. While the breaker is open, only the probe may."""
         evidence = self._evidence
         if not evidence.is_open and not evidence.held_until:
             return 0.0
@@ -59,9 +59,9 @@ class Gate:
         return max(0.0, evidence.held_until - now)
 
     async def enter(self) -> bool:
-        """Wait until this lane may claim a job; True: it is the one probe of an open breaker.
+        """Wait until this lane may claim a job. Return whether it is the one probe of an open breaker.
 
-        May be cancelled at any time. `leave` belongs to every `enter` that returned.
+        May be cancelled at any time. Call `leave` once for every `enter` that returned.
         """
         while (wait := self._wait()) > 0:
             changed = self._changed
@@ -79,7 +79,7 @@ class Gate:
         return probe
 
     def leave(self, *, probe: bool) -> None:
-        """Say that the lane is done with what it entered for, whatever came of it."""
+        """Give up the lane's place, whatever the outcome of its call."""
         self._inside -= 1
         if probe:
             self._probing = False
@@ -87,7 +87,7 @@ class Gate:
             self._wake()
 
     def succeeded(self, call: Call) -> None:
-        """Learn that the endpoint answered."""
+        """Record that the endpoint answered."""
         evidence = self._evidence
         was_open = evidence.is_open
         evidence.succeeded(call, monotonic())
@@ -99,7 +99,7 @@ class Gate:
             self._wake()
 
     def failed(self, call: Call, fault: TransientError) -> tuple[float, float]:
-        """Learn of a fault; gives how much of a try it uses up, and the seconds until the job may be called again."""
+        """Record a fault. Return how much of a try it uses up, and the seconds until the job may be called again."""
         evidence, now = self._evidence, monotonic()
         was_open, held_until = evidence.is_open, evidence.held_until
         used, delay = evidence.failed(call, fault, now)
@@ -116,7 +116,7 @@ class Gate:
         return used, delay
 
     def _wait(self) -> float:
-        """Seconds until a lane may come in; infinite while that is for another lane to change."""
+        """Seconds until a lane may enter; infinite while another lane has to leave or succeed first."""
         evidence = self._evidence
         full = self._probing if evidence.is_open else self._inside >= int(evidence.allowed)
         if not full and not evidence.is_open and not evidence.held_until:
@@ -135,7 +135,7 @@ class Gate:
         say("breaker_opened", code=fault.code, **facts)
 
     def _reopen(self) -> None:
-        """Say that the time is over for which the endpoint had asked; what it costs to look at the clock ends, too."""
+        """End the wait that the endpoint asked for, and log it; from now on no call has to read the clock."""
         if not self._evidence.is_open:
             self._evidence.held_until = 0.0
             if self._shut_by:

@@ -10,9 +10,9 @@ Answer = TypeVar("Answer")
 
 
 class Grouper(Generic[Item, Answer]):
-    """Sends what has gathered while the last group was on its way; never waits for company.
+    """Sends the items that came in while the last group was on its way; never waits for more.
 
-    `send` takes a list and gives as many answers in the same order. A group holds at most `most` items and, after
+    `send` takes a list and returns as many answers in the same order. A group holds at most `most` items and, after
     its first, at most `most_bytes` as `size` counts them. A caller that is cancelled leaves its item in the group.
     """
 
@@ -32,7 +32,7 @@ class Grouper(Generic[Item, Answer]):
         self._flushing: asyncio.Task[None] | None = None
 
     async def __call__(self, item: Item) -> Answer:
-        """Give the item's answer, or raise what `send` raised for its group."""
+        """Return the item's answer, or raise what `send` raised for its group."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._queue.append((item, self._size(item), future))
         if self._flushing is None:
@@ -40,7 +40,7 @@ class Grouper(Generic[Item, Answer]):
         return await future
 
     async def aclose(self) -> None:
-        """Wait until everything handed in has been answered."""
+        """Wait until every item has its answer."""
         if self._flushing is not None:
             await self._flushing
 
@@ -53,7 +53,7 @@ class Grouper(Generic[Item, Answer]):
                     for future, answer in zip(futures, answers, strict=True):
                         if not future.done():
                             future.set_result(answer)
-                except Exception as error:  # noqa: BLE001  it belongs to the callers, each of whom gets it
+                except Exception as error:  # noqa: BLE001  raised in every caller
                     for future in futures:
                         if not future.done():
                             future.set_exception(error)

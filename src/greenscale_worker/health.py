@@ -1,4 +1,4 @@
-"""What a cluster asks, over HTTP: `/livez` (is it to be restarted?), `/readyz` (does it work?), `/metrics`."""
+"""What a cluster asks, over HTTP: `/livez` (503: restart it), `/readyz` (does it work?), `/metrics`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -18,10 +18,10 @@ Faults = Sequence[str]
 
 
 def heartbeat_faults(tried: float | None, *, every: float) -> Faults:
-    """Say whether the heartbeat is stuck: it was last tried, by the loop's clock, more than three beats ago.
+    """Return a fault if the heartbeat is stuck: last tried, by the loop's clock, more than three beats ago.
 
-    Whether it was answered does not matter: nobody is helped by a restart while the queue's server is away.
-    None: there is no heartbeat yet.
+    Whether it was answered does not matter: a restart does not help while the queue's server is away.
+    `tried` None: there is no heartbeat yet.
     """
     silence = 0.0 if tried is None else asyncio.get_running_loop().time() - tried
     if silence <= BEATS_MISSED * every:
@@ -30,7 +30,7 @@ def heartbeat_faults(tried: float | None, *, every: float) -> Faults:
 
 
 @asynccontextmanager
-async def serving(  # noqa: PLR0913  where, and what each path asks
+async def serving(  # noqa: PLR0913  the address, and what each path reports
     host: str,
     port: int,
     *,
@@ -39,11 +39,11 @@ async def serving(  # noqa: PLR0913  where, and what each path asks
     metrics: Callable[[], Awaitable[bytes]],
     notes: Callable[[], Awaitable[Faults]] | None = None,
 ) -> AsyncIterator[int]:
-    """Serve until the block is left; gives the port, which matters where 0 (any) was asked for.
+    """Serve until the block is left. Yields the port, which port 0 leaves to the system.
 
-    `live` and `ready` give what is wrong, a line each: nothing means 200, anything 503 with these lines as its body.
-    `notes` gives what `/readyz` says below, without changing the status: what keeps jobs from moving though this
-    process is well. It has half a second. Raises ConfigError where it cannot listen.
+    `live` and `ready` return what is wrong, a line each: no line means 200, else 503 with these lines as its body.
+    `notes` returns lines that `/readyz` adds without changing the status: what keeps jobs from moving though this
+    process is well. It has half a second. Raises ConfigError if it cannot listen.
     """
 
     async def livez(_request: web.Request) -> web.Response:

@@ -26,24 +26,24 @@ BATCH_LINE: Final = frozenset({"url", "body", "method", "custom_id"})
 
 
 def is_job_id(text: object) -> bool:
-    """Whether a job can have this id."""
+    """Return whether a job can have this id."""
     return isinstance(text, str) and JOB_ID.fullmatch(text) is not None
 
 
 def check_job_id(text: object) -> None:
-    """Raise BadInputError for what no job can have as its id."""
+    """Raise BadInputError unless a job can have this id."""
     if not is_job_id(text):
         raise BadInputError("bad_job_id", f"{text!r} is no job id; {JOB_ID_ACCEPTED}")
 
 
 class Job(BaseModel):
-    """One piece of work, decoded. `payload` is what the producer wrote, less the other fields here.
+    """One decoded job. `payload` is what the producer wrote, less the other fields here.
 
-    `verbatim`: it is the whole request, to which no parameter is added but a model where it names none.
-    Raises ValidationError for what the wire contract does not accept, a `job_id` among it.
+    `verbatim`: the payload is the whole request; only a model is added, where it names none.
+    Raises ValidationError for what the wire contract does not accept, such as a bad `job_id`.
     """
 
-    __slots__ = ("_attempt", "_ends")  # of the run it is in: pydantic's private fields would cost 2 µs a job
+    __slots__ = ("_attempt", "_ends")  # of the current run; pydantic's private fields would cost 2 µs a job
     model_config = ConfigDict(frozen=True)
 
     job_id: Annotated[str, StringConstraints(strict=True, pattern=f"^{JOB_ID.pattern}$")]
@@ -58,7 +58,7 @@ class Job(BaseModel):
     def attempt(self) -> int:
         """Number of this run: 1, and one more for each call that has failed before, as in the job's record.
 
-        Runs that a crash or a drain ended are not counted: at 1, too, a part of the work may have been done.
+        Runs ended by a crash or a drain are not counted: even at 1, part of the work may have been done.
         """
         return int(getattr(self, "_attempt", 1))
 
@@ -69,7 +69,7 @@ class Job(BaseModel):
 
 
 def begin(job: Job, *, attempt: int, ends: float) -> None:
-    """Tell a job, which is frozen for everybody else, what run it is in; `ends` by the monotonic clock."""
+    """Set the current run of a job, which is otherwise frozen; `ends` is by the monotonic clock."""
     object.__setattr__(job, "_attempt", attempt)
     object.__setattr__(job, "_ends", ends)
 
@@ -79,7 +79,7 @@ DEADLINE: Final = TypeAdapter(AwareDatetime)
 
 
 def deadline_of(text: str) -> datetime | None:
-    """Read a deadline; None for what no job can have as one."""
+    """Parse a deadline. Return None if it is not valid."""
     try:
         return DEADLINE.validate_python(text)
     except ValidationError:
@@ -90,7 +90,7 @@ def deadline_of(text: str) -> datetime | None:
 class Usage:
     """Tokens that one answer cost, as the endpoint counted them; None where it did not say.
 
-    Raises ValueError for what is no count.
+    Raises ValueError for anything but an integer from 0 up, or None.
     """
 
     prompt_tokens: int | None = None
@@ -105,10 +105,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A backend's answer: the text a reader gets, and what is known about it.
+    """A backend's answer: the text that the client gets, and what is known about it.
 
     `body` is the endpoint's full answer, JSON as it came, empty where a backend has none. Raises TypeError where
-    a part is of another type.
+    a field has the wrong type.
     """
 
     text: str
@@ -136,7 +136,7 @@ class Succeeded:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The job has failed for good: it becomes a dead letter. `code` is one word for machines, `usage` what it cost."""
+    """The job has failed for good and becomes a dead letter. `code` is one word for machines, `usage` its cost."""
 
     code: str
     message: str
@@ -145,7 +145,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The job was not run to its end: it goes back to the queue, to be run `delay` seconds from now."""
+    """The job was not finished and goes back to the queue, to be run `delay` seconds from now."""
 
     reason: str
     delay: float = 0.0
@@ -153,10 +153,10 @@ class Released:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A call has failed, and the queue decides whether it is made again (docs/blame.md).
+    """A call has failed, and the queue decides whether to retry it (docs/blame.md).
 
-    `used` is how much of a try it uses up, `max_tries` how many tries bury the job, `delay` the least time until its
-    next call: seconds. `prior` and `fingerprint` are those of `TransientError`.
+    `used` is how much of a try it uses up, `max_tries` how many tries make the job a dead letter, `delay` the least
+    seconds until its next call. `prior` and `fingerprint` are those of `TransientError`.
     """
 
     code: str
@@ -172,9 +172,9 @@ Outcome = Succeeded | Failed | Released
 
 
 def decode(raw: bytes, *, max_bytes: int, default_job_id: str | None = None) -> Job:
-    """Read one payload as a producer wrote it (docs/wire-contract.md).
+    """Decode one payload as a producer wrote it (docs/wire-contract.md).
 
-    `default_job_id` is the id of a payload that names none; whoever gave it may have written anything.
+    `default_job_id` is the id of a payload that names none; it is checked like any other.
     Raises BadInputError with code `too_large`, `not_json`, `not_an_object`, `bad_job_id` or `bad_field`.
     """
     if len(raw) > max_bytes:
@@ -209,7 +209,7 @@ def decode(raw: bytes, *, max_bytes: int, default_job_id: str | None = None) -> 
 
 
 def is_chat(url: object) -> bool:
-    """Say whether the `url` of a line of OpenAI's Batch is that of chat completions."""
+    """Return whether the `url` of a line of OpenAI's Batch is that of chat completions."""
     return isinstance(url, str) and url.rstrip("/").endswith(CHAT)
 
 
@@ -218,7 +218,7 @@ def _is_batch_line(data: dict[str, Any]) -> bool:
 
 
 def _mended(envelope: dict[str, Any], payload: dict[str, Any]) -> Job:
-    """Make do with what is there: a field that is only echoed or handed on kills no job."""
+    """Convert or drop bad fields that are only echoed or passed on: they must not fail a job."""
     mended = dict(envelope)
     created_at = mended.pop("created_at", None)
     with suppress(ValidationError):
@@ -234,12 +234,12 @@ def _mended(envelope: dict[str, Any], payload: dict[str, Any]) -> Job:
         mended["traceparent"] = traceparent
     try:
         return Job(**mended, payload=payload)
-    except ValidationError:  # all else is right by now
+    except ValidationError:  # only the deadline can be wrong by now
         raise BadInputError("bad_field", f"deadline: {DEADLINE_ACCEPTED}", job_id=mended["job_id"]) from None
 
 
 def _id_of(raw: bytes) -> str | None:
-    """Look for the id in a payload that is refused: it need not be JSON in every detail."""
+    """Return the id of a refused payload, None if it has none. The payload need not be strict JSON."""
     try:
         data = read_leniently(raw)
     except ValueError:
@@ -252,7 +252,7 @@ def _usable(job_id: object) -> str | None:
 
 
 def _check_shape(data: dict[str, Any], raw: bytes, job_id: str) -> None:
-    """Refuse deep nesting and NUL characters; the walk is only taken where the bytes leave a doubt."""
+    """Refuse deep nesting and NUL characters. Walks the data only where the bytes do not rule them out."""
     if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH and b"\\u0000" not in raw:
         return
     level: list[Any] = [data]

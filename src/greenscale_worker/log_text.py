@@ -13,7 +13,7 @@ from greenscale_worker.for_people import WIDTH, broken, edge_of
 COLOURS: Final[Mapping[str, str]] = {"warning": "\x1b[33m", "error": "\x1b[31m"}
 PLAIN: Final = "\x1b[0m"
 DEAD: Final = "is a dead letter"
-# How facts are written whose name would say nothing; others are `name value`.
+# Formats of facts whose names would say nothing; others are written as `name value`.
 FORMS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("check", "code", "error", "hint", "name", "why"), "{}"),
     "concurrency": "{} lanes",
@@ -23,7 +23,7 @@ FORMS: Final[Mapping[str, str]] = {
 
 
 class LogText:
-    """Writes an event as one line, and below it a traceback where there is one; structlog calls that a processor.
+    """Formats an event as one line, and a traceback below if there is one; structlog calls this a processor.
 
     A line that is too long for `terminal` is broken between words; None: there is no terminal.
     """
@@ -31,10 +31,10 @@ class LogText:
     def __init__(self, *, colour: bool, terminal: TextIO | None) -> None:
         self._colour = colour
         self._terminal = terminal
-        self._fits = 0  # so many columns do, without a look at the terminal
+        self._fits = 0  # lines up to this length fit, so the terminal is not asked
 
     def __call__(self, _logger: object, level: str, facts: EventDict) -> bytes:
-        """Write the time of day, the level of a warning or an error, the event and its facts."""
+        """Return the time of day, the level of a warning or an error, the event and its facts."""
         event, exception = facts.pop("event"), facts.pop("exception", None)
         said = SENTENCES[event](facts) if event in SENTENCES else _sentence(event, facts)
         word = level.upper() if level in COLOURS else ""
@@ -47,7 +47,7 @@ class LogText:
         return "\n".join(lines).encode()
 
     def _fitted(self, line: str) -> str:
-        """Break a line at the edge of the terminal, which is looked at only for a line that may not fit."""
+        """Break a line at the edge of the terminal, which is asked only for a line that may not fit."""
         if self._terminal is None or len(line) <= self._fits:
             return line
         edge = edge_of(self._terminal) or WIDTH
@@ -60,15 +60,15 @@ def _sentence(event: str, facts: EventDict) -> str:
 
 
 def _told(facts: EventDict) -> list[str]:
-    """Write facts, but for those that are empty."""
+    """Format all facts that are not empty."""
     known = {name: value for name, value in facts.items() if value is not None and value != ""}
     return [FORMS.get(name, f"{_words(name)} {{}}").format(value) for name, value in known.items()]
 
 
 def _job(facts: EventDict) -> str:
-    """Say how a job ended: how long its answer took or it has to wait, why, its tokens, and which attempt it was.
+    """Describe how a job ended: how long its answer took or it has to wait, why, its tokens, and which attempt it was.
 
-    What only programs read is left out.
+    Facts for programs only are left out.
     """
     of = defaultdict[str, object](str, facts)
     outcome, time = _words(str(of["outcome"])), ""
@@ -118,7 +118,7 @@ SENTENCES: Final[Mapping[str, Callable[[EventDict], str]]] = {
 
 
 def _reason(code: object) -> str:
-    """Say why; a status of HTTP in the words of HTTP, for those of the endpoint may quote a prompt."""
+    """Return the cause; an HTTP status in HTTP's own words, as those of the endpoint may quote a prompt."""
     if not code:
         return ""
     try:
@@ -139,7 +139,7 @@ def _words(name: str) -> str:
 
 
 def _harmless(text: str) -> str:
-    """Escape what would end the line, or could move a terminal's cursor."""
+    """Escape characters that would end the line, or could move a terminal's cursor."""
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

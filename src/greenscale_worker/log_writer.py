@@ -1,4 +1,4 @@
-"""Writes lines of the log at once, unless that could block: then a thread does, so that no reader stops who logs."""
+"""Writes lines of the log at once, unless that could block: then a thread does, so that logging never blocks."""
 
 import asyncio
 import atexit
@@ -10,20 +10,20 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TextIO
 
-MOST_BYTES: Final = 4 * 1024 * 1024  # of lines that wait; above, they are dropped and counted
-WHOLE_BYTES: Final = 4096  # PIPE_BUF: so much goes into a pipe in one piece, whoever else writes there
+MOST_BYTES: Final = 4 * 1024 * 1024  # of waiting lines; more are dropped and counted
+WHOLE_BYTES: Final = 4096  # PIPE_BUF: a write of this size into a pipe is never mixed with others
 FLUSH_SECONDS: Final = 0.5
 
 
 class LogWriter:
     """Takes lines without ever waiting for their reader, and writes them in order and whole.
 
-    A line is written before `put` returns, so that it is there even if the process is killed next; one that `may_wait`
-    at the end of the event loop's turn. Where that could block (the reader of a pipe or a terminal has stalled), a
-    thread writes the line when it can be written. A line for which there is no memory then, or that cannot be written
-    (the disk is full, the reader has gone), is dropped and counted in `dropped`. `on_flow` is called, from whichever
-    thread, with the number of lines lost, once lines can be written again. A stream that is no file of the system, such
-    as one that a test captures, is written to directly.
+    A line is written before `put` returns, so that it is there even if the process is killed next; a line that
+    `may_wait`, at the end of the event loop's turn. If writing could block (the reader of a pipe or a terminal has
+    stalled), a thread writes the line later. A line that exceeds the memory for that, or cannot be written (the disk is
+    full, the reader has gone), is dropped and counted in `dropped`. `on_flow` is called, from any thread, with the
+    number of lines lost, once lines can be written again. A stream that is no file of the system, such as one that a
+    test captures, is written to directly.
     """
 
     def __init__(self, on_flow: Callable[[int], None]) -> None:
@@ -34,7 +34,7 @@ class LogWriter:
         self._file: Any = None
         self._pipe: io.FileIO | None = None
         self._poll: select.poll | None = None
-        self._torn = False  # the last line could be written in part only
+        self._torn = False  # the last line was written only in part
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
         self._gathered: list[bytes] = []
@@ -48,7 +48,7 @@ class LogWriter:
         self._idle.set()
 
     def redirect(self, stream: TextIO | None) -> None:
-        """Write to this stream from now on, unbuffered; None: nowhere. It is not told what another stream has lost."""
+        """Write to this stream from now on, unbuffered; None: nowhere. Lines lost before are not reported to it."""
         self.flush()
         self.stream = stream
         self._told = self.dropped
@@ -63,9 +63,9 @@ class LogWriter:
             self._poll.register(self._file.fileno(), select.POLLOUT)
 
     def gather_for(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Let lines of this loop's thread that `may_wait` be written together at the end of its turn; None: no longer.
+        """Write lines of this loop's thread that `may_wait` together, at the end of each turn; None: no longer.
 
-        Jobs end in groups, and a call of the system for each of their lines is 3 % of what a job costs.
+        Jobs end in groups, and a system call for each line is 3 % of what a job costs.
         """
         self._write_gathered()
         self._loop, self._loop_thread = loop, threading.get_ident()
@@ -75,7 +75,7 @@ class LogWriter:
         if self._loop is None or threading.get_ident() != self._loop_thread:
             self._put(line)
             return
-        whole = self._poll is None or self._pipe is not None  # of a terminal, nobody knows how much it takes at once
+        whole = self._poll is None or self._pipe is not None  # how much a terminal takes at once is unknown
         if not (may_wait and whole) or self._gathered_bytes + len(line) > WHOLE_BYTES:
             self._write_gathered()
         if not (may_wait and whole):
@@ -105,16 +105,16 @@ class LogWriter:
         self._wake()
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> bool:
-        """Wait until all is written, for so many seconds at most. False: it is not."""
+        """Wait until all is written, for so many seconds at most. Return whether it is."""
         if threading.get_ident() == self._loop_thread:
             self._write_gathered()
         return threading.current_thread() is self._thread or self._idle.wait(seconds)
 
     def _write_at_once(self, lines: Sequence[bytes]) -> bool:
-        """Write lines in one piece, if that cannot block; False: it could."""
+        """Write lines in one piece, if that cannot block. Return False if it could."""
         if self._poll is None:
             return self._write(lines, self._file)
-        if len(lines[0]) > WHOLE_BYTES:  # several are never longer
+        if len(lines[0]) > WHOLE_BYTES:  # only a single line can be that long
             return False
         if self._pipe is not None:
             return self._write(lines, self._pipe)
@@ -133,7 +133,7 @@ class LogWriter:
             self._wanted.clear()
             while lines := self._take():
                 for piece in _pieces(lines):
-                    while not self._write(piece, self._file):  # somebody else has made the same pipe non-blocking
+                    while not self._write(piece, self._file):  # another process made the same pipe non-blocking
                         self._await_room()
 
     def _take(self) -> list[bytes]:
@@ -148,7 +148,7 @@ class LogWriter:
             self._poll.poll()
 
     def _write(self, lines: Sequence[bytes], file: Any) -> bool:
-        """Write lines in one piece, or drop and count them. False: the file is non-blocking and takes nothing now."""
+        """Write lines in one piece, or drop and count them. Return False if a non-blocking file takes nothing now."""
         start = b"\n" * self._torn
         data = start + b"".join(lines)
         written = 0
@@ -179,9 +179,9 @@ def _is_regular(file: io.FileIO) -> bool:
 
 
 def _own_pipe(file: io.FileIO) -> io.FileIO | None:
-    """Open the pipe of a file once more, non-blocking for us alone; None where it is no pipe, or that is not allowed.
+    """Open the pipe of a file once more, non-blocking for us alone. Return None if it is no pipe, or not allowed.
 
-    To make the file itself non-blocking would do the same to every other process that has it.
+    Making the file itself non-blocking would affect every other process that has it open.
     """
     if not stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
         return None
@@ -192,7 +192,7 @@ def _own_pipe(file: io.FileIO) -> io.FileIO | None:
 
 
 def _pieces(lines: list[bytes]) -> list[list[bytes]]:
-    """Divide lines into pieces that a pipe takes whole; a line that is longer is a piece of its own."""
+    """Divide lines into pieces that a pipe takes whole; a longer line is its own piece."""
     pieces: list[list[bytes]] = [[]]
     size = 0
     for line in lines:

@@ -57,19 +57,19 @@ CALL_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 8, 13, 20,
 
 
 class Log(Protocol):
-    """A logger that knows our events only. Facts are numbers and short words, never a prompt, answer or secret."""
+    """A logger of our events only. Facts are numbers and short words, never a prompt, answer or secret."""
 
     def debug(self, event: Event, /, **facts: object) -> None:
-        """Tell what only a search for a fault needs."""
+        """Log what only debugging needs."""
 
     def info(self, event: Event, /, **facts: object) -> None:
-        """Tell what happens when all is well."""
+        """Log what happens when all is well."""
 
     def warning(self, event: Event, /, **facts: object) -> None:
-        """Tell what heals by itself, or may cost something later."""
+        """Log what recovers by itself, or may cause trouble later."""
 
     def error(self, event: Event, /, **facts: object) -> None:
-        """Tell what somebody has to mend."""
+        """Log what an operator has to fix."""
 
 
 log: Log = structlog.get_logger()
@@ -78,11 +78,11 @@ log: Log = structlog.get_logger()
 def configure_logging(*, json: bool, level: str = "info", left_out: Collection[str] = ()) -> None:
     """Log from `level` (debug, info, warning, error) upwards: JSON lines to stdout, or lines for people to stderr.
 
-    Events that are `left_out` are told by other means.
-    A thread writes them: neither a reader that stalls nor a full disk holds up a job. What cannot be written is
-    dropped, and counted.
+    Events in `left_out` are not logged.
+    A thread writes the lines: neither a reader that stalls nor a full disk holds up a job. Lines that cannot be
+    written are dropped, and counted.
     """
-    vars(log).pop("bind", None)  # what an earlier call has left: the logger is made once, not for every line
+    vars(log).pop("bind", None)  # the logger that an earlier call configured, and structlog cached
     structlog.configure(
         cache_logger_on_first_use=True,
         processors=[*([_without(left_out)] if left_out else []), _as_json if json else _for_people(), _mask],
@@ -108,7 +108,7 @@ def _for_people() -> LogText:
 
 @contextmanager
 def log_above(stream: TextIO) -> Iterator[None]:
-    """Write lines for people to `stream` meanwhile, which stands in for stderr and makes room for them above a bar."""
+    """Write lines for people to `stream` meanwhile, which stands in for stderr and puts them above a progress bar."""
     former = _writer.stream
     if former is not sys.stderr:  # the log is JSON, on stdout
         yield
@@ -134,7 +134,7 @@ def _mask(_logger: object, _level: str, line: Any) -> bytes:
 
 
 class _Lines:
-    """Gives each line to the writer: what structlog calls a logger."""
+    """Passes each line to the writer; structlog calls this a logger."""
 
     def msg(self, line: bytes) -> None:
         _writer.put(line + b"\n")
@@ -153,24 +153,24 @@ _writer: Final = LogWriter(_lines_were_dropped)
 
 
 def gather_log(loop: asyncio.AbstractEventLoop | None) -> None:
-    """Write what this thread says by `info` in one turn of its event loop together; None: no longer."""
+    """Write all `info` lines of one turn of this thread's event loop together; None: no longer."""
     _writer.gather_for(loop)
 
 
 def flush_log() -> None:
-    """Wait until the log is written, half a second at most: before the process ends, or others write there."""
+    """Wait until the log is written, half a second at most. For the end of the process, or other output."""
     _writer.flush()
 
 
 class _DroppedLines:
-    """The count of the whole process, in the form that a registry asks for."""
+    """Counts the lines dropped in the whole process, as a collector of prometheus_client."""
 
     def collect(self) -> list[CounterMetricFamily]:
         return [CounterMetricFamily("greenscale_log_lines_dropped", "Lines of log lost", value=_writer.dropped)]
 
 
 class Metrics:
-    """Counts and times, for Prometheus. An instance has a registry of its own; times are seconds."""
+    """Counts and times for Prometheus. Each instance has its own registry; times are seconds."""
 
     def __init__(self) -> None:
         own = self.registry = CollectorRegistry()
@@ -199,38 +199,38 @@ class Metrics:
         )
 
     def finished(self, outcome: str, code: str = "") -> None:
-        """Count a run that ended, by a few known words."""
+        """Count a run that ended. Both labels come from a small, fixed set of words."""
         self._finished(outcome, code).inc()
 
     def started(self, seconds: float) -> None:
-        """Take the time from the claim of a job to its start."""
+        """Observe the time from the claim of a job to its start."""
         self._started.observe(seconds)
 
     def called(self, seconds: float) -> None:
-        """Take the time of one call."""
+        """Observe the time of one call."""
         self._called.observe(seconds)
 
     def tokens(self, usage: Usage) -> None:
-        """Count what an answer cost, as far as the endpoint said."""
+        """Count the tokens of an answer, as far as the endpoint gave them."""
         for kind, tokens in (("prompt", usage.prompt_tokens), ("completion", usage.completion_tokens)):
             if tokens:
                 self._tokens(kind).inc(tokens)
 
     def retried(self, reason: str) -> None:
-        """Count a call that is to be made again."""
+        """Count a call that will be retried."""
         self._retried(reason).inc()
 
     def busy(self, lanes: Callable[[], float]) -> None:
-        """Show how many lanes run a job now; asked at every scrape."""
+        """Set the function that returns how many lanes run a job now; it is called at every scrape."""
         self._busy.set_function(lanes)
 
     def gate(self, *, shut: bool, breaker: bool) -> None:
-        """Show whether the gate is shut, and whether that is the breaker's doing."""
+        """Set whether the gate is shut, and whether the breaker is open."""
         self._shut.set(shut)
         self._breaker.set(breaker)
 
     def depth(self, *, waiting: int, running: int, delayed: int, held: int = 0, dead: int) -> None:
-        """Show how much there is in the queue. Never called: nothing is shown, rather than noughts."""
+        """Set the number of jobs in each state. Until this is called, nothing is shown, rather than zeros."""
         self._depth("waiting").set(waiting)
         self._depth("running").set(running)
         self._depth("delayed").set(delayed)
@@ -238,7 +238,7 @@ class Metrics:
         self._depth("dead").set(dead)
 
     def reaped(self, jobs: int) -> None:
-        """Count leases, of whomever, that this process found expired."""
+        """Count leases of any worker that this process found expired."""
         self._reaped.inc(jobs)
 
     def lost(self, how: str) -> None:
@@ -246,5 +246,5 @@ class Metrics:
         self._lost(how).inc()
 
     def render(self) -> bytes:
-        """Write what Prometheus scrapes, as prometheus_client's CONTENT_TYPE_LATEST."""
+        """Return what Prometheus scrapes, as prometheus_client's CONTENT_TYPE_LATEST."""
         return generate_latest(self.registry)

@@ -7,7 +7,7 @@ from pathlib import Path
 def client_context(
     *, ca_file: str | Path | None = None, cert_file: str | None = None, key_file: str | None = None
 ) -> ssl.SSLContext:
-    """Make the context of a client that checks chain and name.
+    """Return the context of a client that checks chain and name.
 
     `ca_file` (PEM) replaces the system's authorities. `cert_file` is our own certificate for a server that asks for
     one, `key_file` its key where the same file does not hold it; a key with a password is refused. Raises OSError
@@ -15,8 +15,8 @@ def client_context(
     """
     context = ssl.create_default_context(cafile=ca_file)
     if cert_file is not None:
-        context.load_cert_chain(cert_file, key_file, password="")  # or a terminal is asked
-    # Python 3.13 asks authorities for key usage and identifiers (RFC 5280), which those of many clusters and those that
-    # `openssl req -x509` makes lack.
+        context.load_cert_chain(cert_file, key_file, password="")  # without it, OpenSSL would prompt on the terminal
+    # Python 3.13 requires key usage and identifiers of authorities (RFC 5280). Those of many clusters, and those made
+    # by `openssl req -x509`, lack them.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context

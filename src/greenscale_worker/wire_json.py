@@ -11,10 +11,10 @@ from typing import Any, Final, NoReturn
 
 import orjson
 
-# So many digits in a row may be more than 64 bits hold; within strings they cost a second reading, nothing else.
+# So many digits in a row may exceed 64 bits; within strings they only cost a second parse.
 DIGITS: Final = bytes(ord("0") if byte in b"0123456789" else ord(" ") for byte in range(256))
 MANY_DIGITS: Final = b"0" * 19
-# Every escape, so that none is found in the middle of another: a whole pair, half of one (group 1), any other.
+# Matches every escape, so that none is found inside another: a surrogate pair, half of one (group 1), any other.
 ESCAPE: Final = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
@@ -31,7 +31,7 @@ REPLACEMENT: Final = rb"\ufffd"
 
 
 def read(raw: bytes) -> Any:
-    """Read JSON: whole numbers of any size, half a surrogate pair as U+FFFD. Raises ValueError for what is no JSON."""
+    """Parse JSON: whole numbers of any size, half a surrogate pair as U+FFFD. Raises ValueError if it is not JSON."""
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -43,10 +43,10 @@ def read(raw: bytes) -> Any:
 
 
 def read_leniently(raw: bytes) -> Any:
-    """Read what programs take for JSON, too.
+    """Parse JSON with common deviations.
 
-    NaN, Infinity and numbers out of range are null, broken UTF-8 is replaced, control characters stand in strings, a
-    byte order mark goes before. Raises ValueError for anything else.
+    NaN, Infinity and numbers out of range become null, broken UTF-8 is replaced, control characters in strings and a
+    byte order mark are accepted. Raises ValueError for anything else.
     """
     try:
         return read(raw)
@@ -55,7 +55,7 @@ def read_leniently(raw: bytes) -> Any:
 
 
 def fault_of(error: ValueError, raw: bytes) -> str:
-    """Say what is wrong with bytes that `read` has refused, and where, without quoting them."""
+    """Return what is wrong with bytes that `read` has refused, and where, without quoting them."""
     if not raw.strip():
         return "it is empty"
     try:
@@ -69,12 +69,12 @@ def fault_of(error: ValueError, raw: bytes) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """Name what was read by JSON's word for it."""
+    """Return JSON's name for the type of a value."""
     return KINDS[type(value)]
 
 
 def write(value: Any, *, sort: bool = False) -> bytes:
-    """Write compact JSON, whole numbers of any size. Raises TypeError and ValueError for what JSON cannot say."""
+    """Return compact JSON, whole numbers of any size. Raises TypeError or ValueError for what JSON cannot hold."""
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS if sort else None)
     except orjson.JSONEncodeError:

@@ -22,18 +22,18 @@ from greenscale_worker.telemetry import Metrics, log
 
 LANES: Final = 16
 NOT_CLEAN: Final = "not everything could be handed back; other workers take over as leases expire"
-RELEASE_SECONDS: Final = 2.0  # what a drain may take beyond its time, to hand back what it could not finish
+RELEASE_SECONDS: Final = 2.0  # beyond the drain time, to hand back unfinished jobs
 LAST_SECONDS: Final = 0.1
 LONGEST_WHY: Final = 500
 READY_SECONDS: Final = 1.0
-FIRST_WORD_SECONDS: Final = 15.0  # until it is said again what is waited for; the time doubles up to the other
+FIRST_WORD_SECONDS: Final = 15.0  # until the wait is logged again; doubles up to LAST_WORD_SECONDS
 LAST_WORD_SECONDS: Final = 300.0
 VERDICTS: Final = {"delayed": "released", "held": "held", "dead": "failed", "stale": "not_ours"}
 
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    """A job that a lane runs. `given_up`: its handler did not let itself be cancelled, and the lane was replaced."""
+    """A job that a lane runs. `given_up`: its handler ignored cancellation, and the lane was replaced."""
 
     job: Job
     lease: Lease
@@ -44,14 +44,14 @@ class _Running:
 class Worker:
     """Runs jobs of one queue on one backend, or with a function that takes a job: `async def`, or plain in a thread.
 
-    `concurrency` is the number of lanes, so a job is never held before it runs; None: those of the `gate`, else 16.
-    `drain` is how long running jobs may go on after `stop`; the rest is handed back. `heartbeat` and `drain` are
-    seconds. Heartbeat and `policy.max_crashes` are those of the queue's options where they are None. `on_exception` is
-    given every exception of a handler, with its job. `beat_tried` is the loop's time at the last attempt to send a
-    heartbeat, `ready` whether the backend has been found to answer, `draining` whether `stop` was called.
+    `concurrency` is the number of lanes, each of which claims one job and runs it at once; None: the gate's, else 16.
+    `drain` is how many seconds running jobs may go on after `stop`; the rest are handed back. `heartbeat` is the
+    seconds between heartbeats. `heartbeat` and `policy.max_crashes` default to the queue's options. `on_exception` is
+    called with the job and every exception of a handler. `beat_tried` is the loop's time at the last attempt to send a
+    heartbeat, `ready` whether the backend was found ready, `draining` whether `stop` was called.
 
-    `async with` runs it in the background, and drains it on leaving. What ends a lane is raised there, and calls the
-    task inside back at once. Raises TypeError for what is no backend.
+    `async with` runs the worker in the background, and drains it on leaving. An error that ends a lane cancels the task
+    inside at once, and is raised on leaving. Raises TypeError where `backend` is neither a backend nor a function.
     """
 
     def __init__(  # noqa: PLR0913  the parts, and the four numbers that are the worker's own
@@ -99,7 +99,7 @@ class Worker:
         self._background: tuple[CancelScope, asyncio.Task[bool]] | None = None
 
     async def __aenter__(self) -> Self:
-        """Begin to work, in the background."""
+        """Start to work in the background."""
         inside = CancelScope()
 
         def ended(running: asyncio.Task[bool]) -> None:
@@ -115,7 +115,7 @@ class Worker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Drain; a cancellation meanwhile ends the drain time, as a second `stop` does. Raises what ended a lane."""
+        """Drain. A cancellation ends the drain time, as a second `stop` does. Raises the error that ended a lane."""
         if self._background is None:
             raise RuntimeError("the worker was not entered")
         inside, running = self._background
@@ -137,7 +137,7 @@ class Worker:
 
     @property
     def why(self) -> str | None:
-        """Why nothing is sent to the endpoint now, in one line; None: something is."""
+        """Why nothing is sent to the endpoint now, in one line; None while calls are sent."""
         if self.ready:
             return self._gate.why
         waits_for = getattr(self._backend, "why_not_ready", None)
@@ -145,11 +145,11 @@ class Worker:
 
     @property
     def busy(self) -> int:
-        """How many jobs are in flight: claimed, and not settled yet."""
+        """Number of jobs in flight: claimed and not settled yet."""
         return self._busy
 
     def stop(self) -> None:
-        """Claim no more, and let what runs go on for the drain time. Called again: end that time at once."""
+        """Stop claiming, and let running jobs go on for the drain time. A second call ends that time at once."""
         if self._stopping.is_set():
             self._drain_seconds = 0.0
             if self._patience is not None and not self._patience.expired():
@@ -158,12 +158,10 @@ class Worker:
         self._withdraw()
 
     async def run(self) -> bool:
-        """Work until `stop`, then drain and close the queue. False: not everything could be recorded or handed back.
+        """Work until `stop`, then drain and close the queue. Return whether all was recorded or handed back.
 
-        A backend that was given is left open.
-
-        A handler that does not let itself be cancelled is left behind: its job is handed back all the same. Raises
-        what ended a lane: a bug.
+        A backend passed in is left open. A handler that ignores cancellation is left running; its job is handed back
+        all the same. Raises the error that ended a lane, which is a bug.
         """
         heartbeats = asyncio.create_task(self._send_heartbeats())
         try:
@@ -175,7 +173,7 @@ class Worker:
                 await self._drain()
             limit = asyncio.get_running_loop().time() + RELEASE_SECONDS
             clean = await self._hand_back(limit)
-            heartbeats.cancel()  # one that came after our goodbye would put us back on the list of live workers
+            heartbeats.cancel()  # one sent after `aclose` would list this worker as live again
             await asyncio.wait({heartbeats}, timeout=LAST_SECONDS)
             return await self._close(limit) and clean
         finally:
@@ -187,7 +185,7 @@ class Worker:
                 await self._backend.aclose()
 
     async def _watch(self, heartbeats: asyncio.Task[None]) -> None:
-        """Wait for `stop`. Raises what ends a lane, or the heartbeats, before."""
+        """Wait for `stop`. Raises the error that ends a lane, or the heartbeats, before."""
         stopping = asyncio.create_task(self._stopping.wait())
         try:
             while not stopping.done():
@@ -220,7 +218,7 @@ class Worker:
                 return
 
     async def _claim(self, scope: CancelScope) -> tuple[Lease, bool] | None:
-        """Wait until the endpoint may be sent to, then for a job. None: cancelled by `_withdraw`."""
+        """Wait until a call may be sent, then for a job. Return None if cancelled by `_withdraw`."""
         self._claiming.add(scope)
         try:
             with scope:
@@ -235,12 +233,12 @@ class Worker:
         return None
 
     def _withdraw(self) -> None:
-        """Take back every request for a job; lanes that still want one ask again when the gate opens."""
+        """Cancel every pending claim; lanes that still want a job claim again when the gate opens."""
         for scope in self._claiming:
             scope.cancel()
 
     async def _work(self, lease: Lease, scope: CancelScope, *, probe: bool) -> bool:
-        """Run a job and record its outcome. False: the lane was replaced meanwhile."""
+        """Run a job and record its outcome. Return False if the lane was replaced meanwhile."""
         self._busy += 1
         kept = True
         clock = asyncio.get_running_loop().time
@@ -261,17 +259,17 @@ class Worker:
         return True
 
     async def _record(self, lease: Lease, outcome: Outcome | Failure | None) -> str:
-        """Tell the queue; gives a word for how it ended, empty where that is as the outcome says."""
+        """Record an outcome in the queue. Return the word for what was recorded, empty if it is the outcome itself."""
         if isinstance(outcome, Failure):
             return VERDICTS[await self._queue.retry(lease, outcome)]
         if isinstance(outcome, Failed) and lease.began is None:
-            lease.attempts = lease.runs  # it was refused before anything was sent
+            lease.attempts = lease.runs  # refused before anything was sent
         return "" if outcome is None or await self._queue.settle(lease, outcome) else "not_ours"
 
     async def _outcome(
         self, lease: Lease, scope: CancelScope, *, probe: bool
     ) -> tuple[Job | None, Outcome | Failure | None, str]:
-        """Find out what comes of a job: the outcome to record, or else a word for what was recorded already."""
+        """Run a job. Return its outcome to record, or else a word for what is recorded already."""
         began = asyncio.get_running_loop().time()
         try:
             job = decode(lease.payload, max_bytes=self._max_bytes, default_job_id=lease.default_job_id)
@@ -288,7 +286,7 @@ class Worker:
         return job, outcome, "" if outcome is not None else _LOSSES[lease.lost or "gone"]
 
     async def _execute(self, running: _Running, scope: CancelScope) -> Outcome | Failure | None:
-        """Run a job. None: its lease was lost meanwhile, and nothing is to be recorded."""
+        """Run a job. Return None if its lease was lost meanwhile: nothing is to be recorded."""
         if self._handing_back:
             return Released("drain")
         lease, timeouts = running.lease, self._executor.timeouts
@@ -309,7 +307,7 @@ class Worker:
         return None if lease.lost is not None else Released("drain")
 
     def _give_up(self, task: asyncio.Task[object]) -> None:
-        """Go on without a handler that does not let itself be cancelled: settle its job, and start another lane."""
+        """Give up a handler that ignores cancellation: settle its job, and start another lane."""
         scope = next((scope for scope in self._running if scope.task is task), None)
         if scope is None:
             return
@@ -326,7 +324,7 @@ class Worker:
             self._keep(self._settle_stuck(running))
 
     async def _settle_stuck(self, running: _Running) -> None:
-        """Record the time-out of a job whose handler hangs."""
+        """Record a timeout for a job whose handler hangs."""
         lease, began = running.lease, running.lease.began or monotonic()
         outcome = self._executor.judge(Run(running.job, lease, probe=running.probe, ends=math.inf), timed_out())
         try:
@@ -337,7 +335,7 @@ class Worker:
             self._report(lease, running.job, note=note, outcome=outcome, run=monotonic() - began, record=0.0)
 
     def _keep(self, work: Coroutine[object, object, None]) -> None:
-        """Run beside the lanes what nobody waits for before the end."""
+        """Run `work` beside the lanes; only the shutdown waits for it."""
         task = asyncio.create_task(work)
         self._givings_up.add(task)
         task.add_done_callback(self._givings_up.discard)
@@ -345,7 +343,7 @@ class Worker:
     def _report(  # noqa: PLR0913  what one line says
         self, lease: Lease, job: Job | None, *, note: str, outcome: Outcome | Failure | None, run: float, record: float
     ) -> None:
-        """One line and one count for what has come of a job; never its prompt or answer."""
+        """Log and count how a run ended; never log its prompt or answer."""
         facts: dict[str, object] = {
             "job_id": lease.job_id or (job and job.job_id),
             "attempt": lease.attempts,
@@ -385,7 +383,7 @@ class Worker:
             await asyncio.sleep(max(0.0, self.beat_tried + self._heartbeat - loop.time()))
 
     async def _backend_is_ready(self) -> bool:
-        """Wait until the backend says that it would answer; False where the worker is stopped before."""
+        """Wait until the backend is ready. Return False if the worker is stopped before."""
         clock = asyncio.get_running_loop().time
         say_at, pause = clock(), FIRST_WORD_SECONDS
         while not self._stopping.is_set():
@@ -409,9 +407,9 @@ class Worker:
         self._patience = None
 
     async def _hand_back(self, limit: float) -> bool:
-        """Cancel what still runs; its lane releases it. False: some could not be released in time.
+        """Cancel running jobs, which their lanes release. Return False if some could not be released in time.
 
-        A handler that does not let itself be cancelled has half of that time; then its job is released without it.
+        A handler that ignores cancellation has half of that time; then its job is released without it.
         """
         self._handing_back = True
         lanes = self._lanes | self._givings_up
@@ -420,7 +418,7 @@ class Worker:
         await _wait(lanes, limit - RELEASE_SECONDS / 2)
         stubborn = {scope.task: running for scope, running in self._running.items()}
         for running in stubborn.values():
-            running.given_up = True  # when it comes back after all, the queue may be closed
+            running.given_up = True  # when its handler returns after all, the queue may be closed
         releases = {asyncio.create_task(self._release(running.lease)) for running in stubborn.values()}
         unfinished = await _wait((lanes - stubborn.keys()) | releases, limit)
         for task in unfinished:
@@ -447,7 +445,7 @@ _LOSSES: Final = {"taken": "lost", "gone": "cancelled"}
 
 
 async def _wait(tasks: set[asyncio.Task[None]], until: float) -> set[asyncio.Task[None]]:
-    """Wait for tasks, until a time of the loop's clock; give those that have not ended."""
+    """Wait for tasks until a time of the loop's clock. Return those that have not ended."""
     if not tasks:
         return tasks
     _, unfinished = await asyncio.wait(tasks, timeout=max(0.0, until - asyncio.get_running_loop().time()))

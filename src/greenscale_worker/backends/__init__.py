@@ -1,7 +1,6 @@
 """The interface of a backend, and the registry of names.
 
-Codes of errors are one word for machines. `http_<status>` says that the endpoint answered with that status;
-by it the gate learns that somebody is there.
+Error codes are one word for machines; `http_<status>` means that the endpoint answered with that status.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,11 +12,11 @@ from greenscale_worker.job import Job, Output
 
 
 class Backend(Protocol):
-    """Whatever answers a job: an endpoint, a model of one's own, a function.
+    """Answers jobs: an endpoint, a model of your own, a function.
 
-    It may have two things more. `peers(job) -> str` names what would answer this job: what becomes of other jobs of the
-    same name tells something about it; without it, all are peers. `why_not_ready: str` is what `ready` found wrong,
-    in one line that may be logged.
+    Two more attributes are optional. `peers(job) -> str` names what answers this job: how other jobs of the same name
+    fare is evidence about it; by default, jobs for the same model are peers. `why_not_ready: str` is what `ready` found
+    wrong, in one line that may be logged.
     """
 
     async def infer(self, job: Job) -> Output:
@@ -28,7 +27,7 @@ class Backend(Protocol):
         ...
 
     async def ready(self) -> bool:
-        """Say whether a job sent now would find somebody to answer it. Raises nothing."""
+        """Return whether a job sent now would be answered. Raises nothing."""
         ...
 
     async def aclose(self) -> None:
@@ -38,16 +37,16 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatOptions:
-    """Where an OpenAI-compatible endpoint is, how to be let in, and what a job leaves open.
+    """Address and credentials of an OpenAI-compatible endpoint, and defaults for what a job leaves out.
 
     `url` is the full one, `…/chat/completions`. `key` None or empty: an endpoint without keys. `model`, `temperature`
-    and `max_tokens` stand in for what a job does not say; None: not sent, and jobs have to name their model.
+    and `max_tokens` are sent where a job does not set them; None: not sent, and jobs have to name their model.
     `max_tokens` is sent by the name `max_tokens_parameter`: reasoning models take `max_completion_tokens` only. PEM
     files: `ca_file` replaces the system's authorities, `cert_file` is our certificate for an endpoint that asks for
-    one, `key_file` its key where the same file does not hold it. `headers` are sent beside ours and win over them.
-    `proxy` is a URL, with user and password where it wants them. `ready_path` is a path on the endpoint's host whose
+    one, `key_file` its key where the same file does not hold it. `headers` are sent beside ours and override them.
+    `proxy` is a URL, with user and password if it needs them. `ready_path` is a path on the endpoint's host whose
     status below 500 means ready; None: a TCP connection does. `connect_timeout` is seconds, for name, TCP and TLS.
-    `concurrency` bounds the calls at a time beyond what the worker's lanes do; None: they are enough.
+    `concurrency` bounds the calls at a time below the number of lanes; None: only the lanes bound them.
     """
 
     url: str
@@ -76,7 +75,7 @@ def _chat(options: ChatOptions | None) -> Backend:
 
 
 def _echo(_options: ChatOptions | None) -> Backend:
-    from greenscale_worker.backends.echo import EchoBackend  # noqa: PLC0415  as above: only what is asked for
+    from greenscale_worker.backends.echo import EchoBackend  # noqa: PLC0415  as above: only what is used
 
     return EchoBackend()
 
@@ -85,9 +84,9 @@ BUILT_IN: Final[dict[str, Callable[[ChatOptions | None], Backend]]] = {"chat": _
 
 
 def open_backend(name: str, options: ChatOptions | None = None) -> Backend:
-    """Find a backend: `chat`, `echo`, an entry point of group `greenscale.backends`, or `package.module:handler`.
+    """Open a backend: `chat`, `echo`, an entry point of group `greenscale.backends`, or `package.module:handler`.
 
-    Only `chat` takes options, and it needs them. Connects to nothing yet. Raises ConfigError where there is no such
+    Only `chat` takes options, and it needs them. Makes no connection yet. Raises ConfigError if there is no such
     backend, or its options are wrong.
     """
     if name in BUILT_IN:

@@ -14,12 +14,12 @@ GroupHandler = Callable[[Sequence[Job]], Awaitable[Sequence[Any]]]
 
 
 def batched(*, most: int) -> Callable[[GroupHandler], Callable[[Job], Coroutine[Any, Any, Any]]]:
-    """Make a handler of an `async def handler(jobs)` that gives as many answers, in the same order.
+    """Make a handler of an `async def handler(jobs)` that returns as many answers, in the same order.
 
-    It is called with what has come in while its last call ran, `most` jobs at most; it never waits for company, and
-    there is one call at a time. An answer that is an exception is the outcome of that job alone; one that is raised,
-    that of all jobs of the call. A job that is cancelled leaves its neighbours alone; a call is cancelled when all of
-    its jobs were. Decorates functions, not methods. Raises ValueError where `most` is below 1.
+    It is called with the jobs that came in while its last call ran, `most` at most. It never waits for more jobs, and
+    there is one call at a time. An exception returned as an answer is the outcome of that job alone; an exception
+    raised is that of all jobs of the call. Cancelling a job does not affect the others; a call is cancelled when all
+    of its jobs were. Decorates functions, not methods. Raises ValueError if `most` is below 1.
     """
     if most < 1:
         raise ValueError(f"most: at least 1 is expected, not {most}")
@@ -51,7 +51,7 @@ class _Call:
 
 @dataclass(slots=True, eq=False)
 class _Asked:
-    """A job, and the call that it became part of."""
+    """A job, whether its caller is gone, and the call that it is part of."""
 
     job: Job
     gone: bool = False
@@ -79,7 +79,7 @@ class _Calls:
         return answer
 
     async def _send(self, group: list[_Asked]) -> list[Any]:
-        """Call the handler for those who still wait; the others get None, which nobody reads."""
+        """Call the handler for the jobs still waited for; the others get None, which is never read."""
         present = [asked for asked in group if not asked.gone]
         if not present:
             return [None] * len(group)
@@ -98,7 +98,7 @@ class _Calls:
             answers: object = await self._handler(jobs)
         except (Exception, KeyboardInterrupt, GeneratorExit):
             raise
-        except BaseException as error:  # noqa: BLE001  a task that ended so would end the loop, or say nothing
+        except BaseException as error:  # noqa: BLE001  raised in a task, it would end the loop or be lost
             return [error] * len(jobs)
         if isinstance(answers, Sequence) and not isinstance(answers, str | bytes):
             if len(answers) == len(jobs):

@@ -75,7 +75,7 @@ class ChatBackend:
         self.why_not_ready = ""
 
     async def infer(self, job: Job) -> Output:
-        """Ask the endpoint once. What may go wrong is told by `faults` and `signs`, and by `_lost` here."""
+        """Call the endpoint once. Errors are classified by `status_codes` and `signs`, and by `_lost` here."""
         body = self._request(job)
         headers = {**self._headers, "traceparent": job.traceparent} if job.traceparent else self._headers
         try:
@@ -91,7 +91,7 @@ class ChatBackend:
     async def ready(self) -> bool:
         """Connect to the endpoint's host (the proxy's, where there is one), or GET the path that is set.
 
-        Where that fails, `why_not_ready` says what was asked and what became of it, in one line without credentials.
+        If that fails, `why_not_ready` says what was asked and what went wrong, in one line without credentials.
         """
         target = self._ready_url()
         try:
@@ -108,12 +108,12 @@ class ChatBackend:
         return not why
 
     def peers(self, job: Job) -> str:
-        """Name what answers this job, without credentials: other jobs with the same URL and model tell about it."""
+        """Name what answers this job, URL and model, without credentials."""
         model = job.payload.get("model") or self._options.model
         return f"{self._address} {model}"
 
     async def aclose(self) -> None:
-        """Close the session, where there is one."""
+        """Close the session, if there is one."""
         if "_session" in self.__dict__:
             await self._session.close()
 
@@ -125,7 +125,7 @@ class ChatBackend:
         return ClientSession(
             connector=TCPConnector(limit=connections, ssl=self._tls, keepalive_timeout=IDLE_SECONDS),
             timeout=ClientTimeout(connect=self._options.connect_timeout),  # the rest is bounded above
-            # no `headers` here: those of a session go to the proxy too, the key among them
+            # no `headers` here: a session sends them to the proxy too, with the key
             cookie_jar=DummyCookieJar(),
             proxy=self._proxy,
             max_line_size=MOST_HEADER_BYTES,
@@ -150,14 +150,14 @@ class ChatBackend:
     def _error(
         self, job: Job, response: ClientResponse, said: ErrorBody, **otherwise: Any
     ) -> TransientError | PermanentError:
-        """Judge what the endpoint said, for a request of which the configuration may have written a part."""
+        """Classify the endpoint's error; some parameters of the request may come from the configuration."""
         payload, defaults = job.payload, self._defaults_for(job)
         sent = chat_request(payload, defaults)
         ours = [name for name in defaults if payload.get(name) is None and name in sent]
         return error_of(response.status, response.headers, said, defaulted=ours, secrets=self._secrets, **otherwise)
 
     async def _read(self, response: ClientResponse) -> bytes:
-        """Read a body, decompressed, up to the cap; what is left unread closes the connection."""
+        """Read a body, decompressed, up to the cap. A body not read to its end closes the connection."""
         chunks: list[bytes] = []
         size, content, most = 0, response.content, self._options.max_response_bytes
         while not content.at_eof():
@@ -182,7 +182,7 @@ class ChatBackend:
         return 0
 
     async def _get(self, target: URL) -> int:
-        """Ask on a connection of its own: those of the session belong to the lanes."""
+        """Send a GET on a separate connection: those of the session belong to the lanes. Return the status."""
         async with (
             self._open_session(1) as session,
             session.get(target, headers=self._headers, allow_redirects=False) as response,
@@ -191,7 +191,7 @@ class ChatBackend:
 
 
 async def _read_error(response: ClientResponse) -> bytes:
-    """Read what there is of an error's body; the status stands whatever becomes of the body."""
+    """Read what there is of an error's body; the status counts even if the body cannot be read."""
     said = b""
     with suppress(ClientError, TimeoutError):
         async with asyncio.timeout(ERROR_BODY_SECONDS):
@@ -203,7 +203,7 @@ async def _read_error(response: ClientResponse) -> bytes:
 
 
 def _cause(error: OSError | ClientError) -> str:
-    """Repeat what the system said, such as `Connection refused`; asyncio gives number and address instead."""
+    """Return the system's own message, such as `Connection refused`; asyncio gives number and address instead."""
     cause = getattr(error, "os_error", error)
     if not isinstance(cause, OSError):
         return ""
@@ -215,9 +215,9 @@ def _cause(error: OSError | ClientError) -> str:
 def _lost(error: ClientError) -> TransientError:
     """Classify a connection that failed.
 
-    Not made (name, TCP, TLS, proxy): the endpoint's fault. Lost later: unknown. That holds for a kept-alive connection
-    that the server closes before the first byte of the answer too: nobody can tell the harmless case (it closed an idle
-    connection just then) from a job that takes its server down.
+    Not made (name, TCP, TLS, proxy): the endpoint's fault. Lost later: unknown. So is a kept-alive connection that the
+    server closes before the first byte of the answer: the harmless case (it closed an idle connection just then)
+    cannot be distinguished from a job that takes its server down.
     """
     if isinstance(error, UNREACHABLE):
         cause = _cause(error) or type(error).__name__
@@ -229,7 +229,7 @@ def _lost(error: ClientError) -> TransientError:
 
 
 def _http_url(name: str, text: str) -> URL:
-    """Check a URL; the message does not repeat it, it may hold a password."""
+    """Parse a URL. Raises ConfigError, without the URL, which may hold a password."""
     try:
         url = URL(text)
         (url.host or "").encode("idna")

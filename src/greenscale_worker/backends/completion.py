@@ -13,14 +13,14 @@ from greenscale_worker.job import Output, Usage
 from greenscale_worker.wire_json import read, read_leniently, write
 
 LONGEST_NAME: Final = 40
-# An answer that ends so was broken off: OpenRouter; vLLM and SGLang when they stop; DeepSeek.
+# Finish reasons of an answer that was cut off: OpenRouter; vLLM and SGLang when they stop; DeepSeek.
 UNFINISHED: Final = ("error", "abort", "insufficient_system_resource")
 TOO_SHORT: Final = ("length", "max_tokens")
 CALLS: Final = ("tool_calls", "function_call")
 
 
 class Judge(Protocol):
-    """Makes an exception of an error that stands in a success."""
+    """Makes an exception of an error inside a response with a status of success."""
 
     def __call__(
         self, error: ErrorBody, *, code: str = ..., otherwise: Judgement = ...
@@ -30,10 +30,10 @@ class Judge(Protocol):
 
 
 def read_completion(body: bytes, judge: Judge) -> Output:
-    """Take the answer out of a success' body; the answer's own `body` is JSON, even where this one is only nearly so.
+    """Read the answer from the body of a success; `Output.body` is strict JSON, even where this body is not quite.
 
-    Raises what `judge` makes of an error inside (`unfinished` for an answer that broke off); TransientError
-    `not_a_completion` for what is none, `no_content` for one without an end and a text; PermanentError `refusal`,
+    Raises what `judge` makes of an error inside (`unfinished` for an answer that was cut off); TransientError
+    `not_a_completion` for anything else, `no_content` for one without an end and a text; PermanentError `refusal`,
     `content_filter`, or `no_content` where the limit of tokens left no room for a text. No message quotes the answer.
     """
     try:
@@ -65,7 +65,7 @@ def read_completion(body: bytes, judge: Judge) -> Output:
 
 
 def _no_answer(answer: Any, judge: Judge) -> TransientError | PermanentError:
-    """Say what JSON is that has no message: an error, or something else."""
+    """Return the error for JSON without a message: the error inside it, or else that it is no completion."""
     choices = answer.get("choices") if isinstance(answer, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not choices:
@@ -88,7 +88,7 @@ def _broken_off(choice: dict[str, Any], finish_reason: str | None) -> ErrorBody:
 
 
 def _empty(content: object, finish_reason: str | None, usage: Usage) -> str:
-    """An answer without a text may be one; where the limit ended it, it would come out the same way again."""
+    """Return an empty text where that is the answer. If the token limit ended it, a retry would end the same way."""
     if finish_reason in TOO_SHORT:
         reason = "the completion has no content: what was said within the limit of tokens is no text (reasoning, say)"
         raise PermanentError("no_content", f"{reason}; raise max_tokens", usage=usage)

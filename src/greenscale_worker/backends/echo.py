@@ -3,7 +3,7 @@ from greenscale_worker.job import Job, Output
 
 
 class EchoBackend:
-    """Answers with the question, and refuses what `chat` would refuse before it sends."""
+    """Answers with the question, and refuses what `chat` would refuse before sending."""
 
     async def infer(self, job: Job) -> Output:
         """Answer with the text of the last user message."""
@@ -11,8 +11,8 @@ class EchoBackend:
         return Output(question(request["messages"]), model=request.get("model"), finish_reason="stop")
 
     async def ready(self) -> bool:
-        """Be ready, always."""
+        """Return True: it is always ready."""
         return True
 
     async def aclose(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""

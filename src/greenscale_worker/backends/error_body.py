@@ -1,4 +1,4 @@
-"""What an endpoint says went wrong, in whichever of the usual shapes it says so."""
+"""Reads an endpoint's error, in any of the usual shapes."""
 
 import re
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ MOST_KEYS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class ErrorBody:
-    """An error, read. `message` are the endpoint's words in one line: they may quote a prompt.
+    """An endpoint's error. `message` is its words in one line, which may quote a prompt.
 
     `names` are those for machines: code, type, status, reason. `param` is the parameter that is wrong, `status` the
-    HTTP status among the names, `shape` what the body is made of: it says nothing that another prompt would change.
+    HTTP status among the names, `shape` what the body is made of, which does not depend on the prompt.
     """
 
     message: str = ""
@@ -32,7 +32,7 @@ class ErrorBody:
 
 
 def read_error(body: bytes) -> ErrorBody:
-    """Read the body of an answer that is no success; whatever it is."""
+    """Read the body of an answer that is no success. Accepts any bytes."""
     try:
         value = read_leniently(body)
     except ValueError:
@@ -41,12 +41,12 @@ def read_error(body: bytes) -> ErrorBody:
 
 
 def is_html(body: bytes) -> bool:
-    """Say whether a body is a page, of a proxy or a portal, instead of an answer."""
+    """Return whether a body is an HTML page, of a proxy or a portal, instead of an answer."""
     return HTML.match(body) is not None
 
 
 def error_in(value: Any) -> ErrorBody:
-    """Find the error in a value of JSON: `{"error": {…}}`, and what servers send instead of it."""
+    """Find the error in a JSON value: `{"error": {…}}`, or what other servers send instead."""
     outer = _first(value)
     if not isinstance(outer, dict):
         return ErrorBody(_line(outer), shape=type(outer).__name__)
@@ -71,7 +71,7 @@ def _first(value: Any) -> Any:
 
 
 def _inner(outer: dict[str, Any]) -> Any:
-    """The part of an answer that is about the error, None where that is all of it."""
+    """Return the part of an answer that describes the error, None if that is the whole answer."""
     for key in ("error", "errors", "detail", "base_resp"):  # the last: MiniMax
         if inner := outer.get(key):
             if key == "detail" and isinstance(inner, list):
@@ -81,7 +81,7 @@ def _inner(outer: dict[str, Any]) -> Any:
 
 
 def _fields(faults: list[Any]) -> str:
-    """FastAPI's list of wrong fields, without their values."""
+    """Return FastAPI's list of wrong fields as text, without their values."""
     said = []
     for fault in faults:
         if isinstance(fault, dict):

@@ -1,4 +1,4 @@
-"""Functions as backends, and backends that others write: found by entry point or by `package.module:name`."""
+"""Functions as backends, and backends of plug-ins: found by entry point or by `package.module:name`."""
 
 import asyncio
 import inspect
@@ -22,10 +22,10 @@ EXPECTED: Final = "a function that takes a job, or infer, ready and aclose"
 
 
 class HandlerBackend:
-    """A function that takes a job and returns the answer: a string, an Output, or whatever JSON can say.
+    """A function that takes a job and returns the answer: a string, an Output, or any JSON value.
 
-    An `async def` runs in the event loop; a plain one in a thread, of which there are as many as calls at a time. A
-    plain one that is cancelled, by its time limit or otherwise, goes on to its end, and what it returns is dropped.
+    An `async def` runs in the event loop; a plain function in a thread, one for each concurrent call. A plain function
+    that is cancelled, by its time limit or otherwise, goes on to its end, and its result is dropped.
     """
 
     def __init__(self, handler: Handler) -> None:
@@ -33,18 +33,18 @@ class HandlerBackend:
         self._threads = None if _is_async(handler) else Threads()
 
     async def infer(self, job: Job) -> Output:
-        """Ask the handler; what is neither text nor Output is answered as compact JSON."""
+        """Call the handler. A result that is neither text nor Output becomes compact JSON."""
         answer = await (self._handler(job) if self._threads is None else self._in_thread(self._threads, job))
         if isinstance(answer, Output):
             return answer
         return Output(answer if isinstance(answer, str) else _written(answer))
 
     async def ready(self) -> bool:
-        """Be ready, always: a function has nobody to ask."""
+        """Return True: a function is always ready."""
         return True
 
     async def aclose(self) -> None:
-        """End the threads, without waiting for one that is left behind."""
+        """End the threads, without waiting for those left behind."""
         if self._threads is not None:
             self._threads.close()
 
@@ -67,7 +67,7 @@ def _written(answer: Any) -> str:
 
 
 def as_backend(given: Any) -> Backend:
-    """Make a backend of a function; what is one already stays as it is. Raises TypeError for anything else."""
+    """Make a backend of a function; return a backend unchanged. Raises TypeError for anything else."""
     if hasattr(given, "infer") and not inspect.isclass(given):
         backend: Backend = given
         return backend
@@ -77,10 +77,10 @@ def as_backend(given: Any) -> Backend:
 
 
 def load(name: str, *, built_in: Iterable[str]) -> Backend:
-    """Find the backend called `name` and make it; `built_in` are the names to tell of where there is none.
+    """Find the backend called `name` and make it; `built_in` are the names to list if there is none.
 
-    What is found is a function that takes a job, a Backend, or something that gives one of them when called without
-    arguments (a class, a function). Raises ConfigError.
+    The name may stand for a function that takes a job, a Backend, or a class or function that returns one of them when
+    called without arguments. Raises ConfigError.
     """
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     try:
@@ -98,7 +98,7 @@ def load(name: str, *, built_in: Iterable[str]) -> Backend:
 def _import(module: str, attribute: str) -> object:
     here = os.getcwd()  # noqa: PTH109  sys.path holds strings
     if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)  # a console script leaves it out, and there the handler's file mostly lies
+        sys.path.insert(0, here)  # a console script leaves it out, and handlers are mostly there
     found: object = import_module(module)
     for part in attribute.split("."):
         found = getattr(found, part)
@@ -118,11 +118,11 @@ def _backend(found: Any, *, made: bool = False) -> Backend:
 
 
 def _is_async(found: Any) -> bool:
-    return inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(getattr(found, "__call__", None))  # noqa: B004  the method itself is asked, not whether there is one
+    return inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(getattr(found, "__call__", None))  # noqa: B004  asks whether the method is async, not whether it exists
 
 
 def _takes_a_job(found: Any) -> bool:
-    """Say whether this is a handler: `async def`, or else it wants one argument, and cannot do without."""
+    """Return whether this is a handler: an `async def`, or a function with one required argument."""
     return _is_async(found) or (_may_be_called(found, "a job") and not _may_be_called(found))
 
 

@@ -6,16 +6,14 @@ from typing import Any, Final
 from greenscale_worker.errors import BadInputError
 
 NO_DEFAULTS: Final[Mapping[str, Any]] = {}
-LIMITS: Final = frozenset(
-    {"max_tokens", "max_completion_tokens"}
-)  # the older name, and the one that reasoning models take
+LIMITS: Final = frozenset({"max_tokens", "max_completion_tokens"})  # the older name, and that of reasoning models
 
 
 def chat_request(payload: Mapping[str, Any], defaults: Mapping[str, Any] = NO_DEFAULTS) -> dict[str, Any]:
-    """Turn `prompt` or `messages` into a request; whatever else the payload says is passed on as it is.
+    """Turn `prompt` or `messages` into a request; all other fields of the payload are passed on as they are.
 
-    `defaults` fill in what the payload leaves out; a parameter that it sets to null is not sent at all, but for the
-    model. A limit of tokens that the job names, by its older or its newer name, takes the place of the default one.
+    `defaults` fill in what the payload leaves out. A parameter that it sets to null is not sent at all, except the
+    model. A token limit in the job, by its older or its newer name, replaces the default one.
     Raises BadInputError `bad_request`, which names the field.
     """
     request = {**defaults, **payload}
@@ -39,13 +37,13 @@ def chat_request(payload: Mapping[str, Any], defaults: Mapping[str, Any] = NO_DE
 
 
 def question(messages: list[dict[str, Any]]) -> str:
-    """Read the text of the last thing the user said; of the last message where the user said nothing."""
+    """Return the text of the last user message, or of the last message if there is none."""
     said = [message for message in messages if message["role"] == "user"] or messages
     return text_of(said[-1].get("content"))
 
 
 def text_of(content: object) -> str:
-    """Read the text of a message's content, which is a string or a list of parts; empty where it has none."""
+    """Return the text of a message's content, which is a string or a list of parts; empty if it has none."""
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []

@@ -1,4 +1,4 @@
-"""How long an endpoint asks us to stay away."""
+"""How long an endpoint asks clients to wait."""
 
 import re
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Read `retry-after-ms`, else `Retry-After` (RFC 9110, 10.2.3): seconds, at most 600.
 
-    A date is read against the response's own `Date`, so that no clock of ours matters. Negative, zero or
-    unreadable means that the endpoint said nothing: None.
+    A date is compared with the response's own `Date`, so that our clock does not matter. Negative, zero or
+    unreadable: None.
     """
     milliseconds = _number(headers.get("retry-after-ms", ""))
     if milliseconds:

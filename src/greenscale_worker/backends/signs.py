@@ -1,6 +1,6 @@
-"""Known words: by which endpoints say what is wrong, whatever the status they say it with.
+"""Names and words by which endpoints say what is wrong, whatever the status.
 
-The only list of its kind. A row needs somebody who says so; what no row knows is judged by its status (`faults`).
+The only list of its kind. Each row names an endpoint that sends it; all else is judged by status (`status_codes`).
 """
 
 import re
@@ -13,7 +13,7 @@ Meaning = Literal["suspended", "filtered", "flagged", "never", "model", "key", "
 """suspended, key, money, rights: of the account. filtered, flagged, never, model: of the request. down, busy: now."""
 
 NOTHING: Final = r"(?!)"
-LONGEST_READ: Final = 1000  # of a message: what comes later is mostly what somebody else wrote
+LONGEST_READ: Final = 1000  # characters of a message: what comes later is mostly a quotation
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ def _sign(meaning: Meaning, names: str, words: str) -> Sign:
     return Sign(meaning, re.compile(names), re.compile(words))
 
 
-# The first that fits counts. All patterns are of small letters.
+# The first match counts. All patterns are in lower case.
 SIGNS: Final = (
     # OpenAI: account_deactivated. Alibaba: 400 Arrearage, "in good standing". Google: "Consumer … has been suspended".
     _sign(
@@ -112,9 +112,9 @@ SIGNS: Final = (
 
 
 def meaning_of(error: ErrorBody, *, trust_words: bool = True) -> Meaning | None:
-    """Say what an error means by its names or its words; None where no sign is known.
+    """Return what an error means by its names or its words; None if no sign is known.
 
-    Without `trust_words`, words about money say nothing: Google says "check your plan and billing" of limits by
+    Without `trust_words`, words about money are ignored: Google says "check your plan and billing" of limits by
     the minute.
     """
     names = [name.lower() for name in error.names]

@@ -1,6 +1,6 @@
-"""What an answer that is no success says at first sight: of the job, or of the endpoint and the way to it.
+"""Judges an error response at first sight: the fault of the job, or of the endpoint and the way to it.
 
-A prior, no verdict: whose fault it is, is decided by what happens to other jobs.
+This is a prior only: how other jobs fare decides whose fault it is.
 """
 
 import re
@@ -23,7 +23,7 @@ NAME: Final = re.compile(r"[A-Za-z][A-Za-z_.:-]{0,39}")  # no digits: it may be 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Whose fault it seems to be; `certain`: the job's, whatever happens to others. `advice` is what to check."""
+    """Whose fault it seems to be; `certain`: the job's, however others fare. `advice` is what to check."""
 
     prior: Prior | Literal["certain"]
     overload: bool = False
@@ -87,13 +87,13 @@ BY_STATUS: Final[Mapping[int, Judgement]] = {
     502: DOWN,
     503: BUSY,
     504: DOWN,
-    **dict.fromkeys((521, 522, 523, 525, 526, 530), DOWN),  # Cloudflare found nobody behind it
+    **dict.fromkeys((521, 522, 523, 525, 526, 530), DOWN),  # Cloudflare cannot reach the origin server
     529: BUSY,  # Anthropic
 }
 BY_CLASS: Final[Mapping[int, Judgement]] = {3: MOVED, 4: JOB}  # all others: unknown
-# Whatever the words, these say one thing.
+# Statuses whose meaning no words change.
 WORDLESS: Final = (*range(300, 400), 401, 407, 413)
-# What a parameter's name in the error does not outweigh: of these, every job gets the same error.
+# These outweigh a parameter's name in the error: every job gets the same one.
 OF_THE_ACCOUNT: Final = ("suspended", "key", "money", "rights")
 
 UNSUPPORTED: Final = re.compile(r"unsupported|not support|only the default|not permitted|unrecognized|unknown")
@@ -116,12 +116,12 @@ def error_of(  # noqa: PLR0913  all there is to know of an answer
     code: str = NO_COMPLETION,
     otherwise: Judgement = UNKNOWN,
 ) -> TransientError | PermanentError:
-    """Say what an answer with such a status means.
+    """Make the error for an answer with this status.
 
-    Of a success with an error inside, the status is what the error names; where it names none, the fault is called
-    `code` and judged by its words, else as `otherwise`. `defaulted` are the parameters that the configuration added to
-    the job. The message is meant for the job's record: up to 200 characters of the endpoint's own words, less the
-    `secrets`, stand in it after the advice. What may be logged is the advice alone.
+    For a success with an error inside, the status is the one that the error names; if it names none, the error has
+    `code` and is judged by its words, else as `otherwise`. `defaulted` are the parameters that the configuration added
+    to the job. The message is meant for the job's record: after the advice, it has up to 200 characters of the
+    endpoint's own words, less the `secrets`. Only the advice may be logged.
     """
     inside = status // 100 == 2  # noqa: PLR2004  the class of successes
     named = error.status if inside else status
@@ -159,7 +159,7 @@ def _by_status(status: int, error: ErrorBody, defaulted: Collection[str]) -> Jud
 
 
 def _by_meaning(meaning: Meaning, by_status: Judgement, defaulted: Collection[str]) -> Judgement:
-    """What is certain by its status stays so, unless the words are about the account, or the model that is set."""
+    """Judge by the words. A status that is certain stays so, unless they are about the account or the model set."""
     if meaning == "model" and "model" in defaulted:
         return MODEL
     if by_status.prior == "certain" and meaning not in OF_THE_ACCOUNT:
@@ -168,12 +168,12 @@ def _by_meaning(meaning: Meaning, by_status: Judgement, defaulted: Collection[st
 
 
 def _is_path(error: ErrorBody) -> bool:
-    """Whether a 404 is a web server's, which knows no such path, and not that of a server of models."""
+    """Return whether a 404 comes from a web server that knows no such path, not from a model server."""
     return error.shape == "html" or error.message.lower() in ("not found", "404 page not found", "no route matched")
 
 
 def _hint(error: ErrorBody, defaulted: Collection[str]) -> str | None:
-    """Say which setting helps where the endpoint refuses a parameter that only the configuration asked for."""
+    """Return which setting to change if the endpoint refuses a parameter that the configuration added, else None."""
     said = " ".join([*error.names, error.message]).lower()
     if not UNSUPPORTED.search(said):
         return None
@@ -182,9 +182,9 @@ def _hint(error: ErrorBody, defaulted: Collection[str]) -> str | None:
 
 
 def _should_retry(judgement: Judgement, said: str, after: float | None) -> Judgement:
-    """Obey `x-should-retry`: it speaks to an interactive client, whose user cannot wait; a queue can.
+    """Apply `x-should-retry`, which is meant for interactive clients: their users cannot wait, a queue can.
 
-    So `false` ends nothing that waiting mends, and nothing where a time to come back is beside it.
+    So `false` only counts where waiting would not help, and no `Retry-After` is beside it.
     """
     if said == "true" and judgement.prior in ("job", "certain"):
         return UNKNOWN
@@ -208,7 +208,7 @@ def _quoted(message: str, secrets: Sequence[str]) -> str:
 
 
 def _fingerprint(code: str, error: ErrorBody, *, inside: bool) -> str:
-    """What faults that are alike have in common; free text, which may quote a prompt, is left out."""
+    """Return what similar errors have in common, without free text, which may quote a prompt."""
     names = (name for name in error.names if NAME.fullmatch(name))
     parts = (code, "inside" if inside else "", next(names, ""), error.shape)
     return " ".join(part for part in parts if part)

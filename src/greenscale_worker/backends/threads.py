@@ -11,10 +11,10 @@ Calls = SimpleQueue[Callable[[], bool] | None]
 
 
 class Threads:
-    """A thread for each call that runs; one whose call has ended takes the next.
+    """Runs each call in a thread of its own; a thread whose call has ended takes the next.
 
-    Nobody can end a call but its function. A caller that is cancelled leaves the thread behind until the call returns,
-    and others get another one. The threads are daemons: none keeps the process from its end. A ThreadPoolExecutor
+    A running call cannot be stopped. A caller that is cancelled leaves the thread behind until the call returns,
+    and others get another one. The threads are daemons: none keeps the process from ending. A ThreadPoolExecutor
     promises neither.
     """
 
@@ -24,7 +24,7 @@ class Threads:
         self._closed = False
 
     async def call(self, function: Callable[[Any], Any], argument: Any) -> Any:
-        """Give what the function returns, or raise what it raises. May be cancelled at any time."""
+        """Return what the function returns, or raise what it raises. May be cancelled at any time."""
         loop, context = asyncio.get_running_loop(), copy_context()
         calls = self._idle.pop() if self._idle else _start()
         answer: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
@@ -58,7 +58,7 @@ class Threads:
         return value
 
     def close(self) -> None:
-        """End the threads: those that are idle now, the others when their calls have returned."""
+        """End the threads: idle ones now, the others when their calls have returned."""
         self._closed = True
         while self._idle:
             self._idle.pop().put(None)
@@ -78,11 +78,11 @@ def _start() -> Calls:
 
 def _serve(calls: Calls) -> None:
     while (call := calls.get()) is not None and call():
-        del call  # what it holds is not kept until the next one
+        del call  # free what it holds before waiting for the next one
 
 
 def _outcome(function: Callable[[Any], Any], argument: Any) -> tuple[Any, BaseException | None]:
     try:
         return function(argument), None
-    except BaseException as error:  # noqa: BLE001  whatever it is, it is raised where the answer is waited for
+    except BaseException as error:  # noqa: BLE001  raised again in the caller
         return None, error

@@ -1,7 +1,7 @@
 """Runs a file of prompts through a worker and a queue of one process.
 
-Lanes, retries and gate are those of the worker behind Redis. The queue is in memory, and the output file takes the
-place of results and records: no prompt that has its answer there is sent again.
+Lanes, retries and gate are those of the worker with Redis. The queue is in memory, and the output file takes the
+place of results and records: a prompt with an answer in that file is not sent again.
 """
 
 import asyncio
@@ -27,18 +27,18 @@ from greenscale_worker.telemetry import Metrics
 from greenscale_worker.worker import Worker
 
 MAX_BYTES: Final = 1024 * 1024
-MOST_GROWTH: Final = 8  # of a payload against its line: it gets an id, and 9e15 becomes 9000000000000000.0
+MOST_GROWTH: Final = 8  # of a payload over its line: it gets an id, and 9e15 becomes 9000000000000000.0
 LINES_AHEAD: Final = 4  # for each lane: lines read and not finished
-PROOF: Final = 3  # lines that fail alike before any is answered: a wrong key, not a wrong line
-LINES_AT_ONCE: Final = 100  # lines that need no call, before others get their turn
+PROOF: Final = 3  # lines that fail alike before any is answered: the key is wrong, not the lines
+LINES_AT_ONCE: Final = 100  # lines that need no call, before other tasks get a turn
 
 
 @dataclass(slots=True)
 class Tally:
-    """How far a batch has come. `total` is None where it cannot be known.
+    """How far a batch has come. `total` is None if it cannot be known.
 
-    `earlier` are lines of an earlier run, `refused` those of them that ask in vain. Tokens are of this run. `codes`
-    counts what failed, and `messages` has of each code the first.
+    `earlier` counts lines done in an earlier run, `refused` those of them that cannot succeed. Tokens are of this run.
+    `codes` counts failures by code, and `messages` has the first message of each code.
     """
 
     total: int | None = None
@@ -56,17 +56,17 @@ class Tally:
 
     @property
     def done(self) -> int:
-        """Lines of which is known what became."""
+        """Lines that are answered or failed, in this run or an earlier one."""
         return self.earlier + self.answered + self.failed
 
     @property
     def seconds(self) -> float:
-        """How long this run has taken, so far."""
+        """Seconds that this run has taken so far."""
         return (self.ended or monotonic()) - self.began
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
+        """Answers per second."""
         return self.answered / self.seconds if self.seconds else 0.0
 
     @property
@@ -87,14 +87,14 @@ class Tally:
 
 
 class Batch:
-    """Runs the lines of `source` and appends to `target` what comes of them, as they finish.
+    """Runs the lines of `source` and appends their outcomes to `target`, as they finish.
 
-    Lines that `target` has an answer for are left out, and those it refuses for what is in them; others that
-    failed are asked again. `on_finished` is told each line's request and outcome. Raises ConfigError where
-    `target` is not the output of a batch, and OSError where one of the two cannot be opened.
+    Lines that `target` has an answer for, or refuses for their content, are left out; others that failed are sent
+    again. `on_finished` is called with each line's request and outcome. Raises ConfigError if `target` is not the
+    output of a batch, and OSError if one of the two cannot be opened.
     """
 
-    def __init__(  # noqa: PLR0913  the two files, the worker's parts, and who watches
+    def __init__(  # noqa: PLR0913  the two files, the worker's parts, and the callback
         self,
         source: Path,
         target: Path,
@@ -131,7 +131,7 @@ class Batch:
         )
 
     async def run(self) -> Tally:
-        """Run to the end, or until `stop`. `fault` says then what ended it early: a file, or an endpoint's refusal."""
+        """Run to the end, or until `stop`. Then `fault` is the error of a file or the endpoint that ended it early."""
         with self._files:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._worker.run())
@@ -140,7 +140,7 @@ class Batch:
         return self.tally
 
     def stop(self) -> None:
-        """Take no further line; what runs gets the drain time. Called again: end that at once."""
+        """Take no further line; running lines have the drain time. A second call ends that time at once."""
         if self._feeding is not None:
             self._feeding.cancel()
         self._worker.stop()
@@ -172,7 +172,7 @@ class Batch:
             await self._room.acquire()
             self._open[request.payload] = request
             await self._queue.put([(request.job_id, request.payload)])
-            await self._queue.purge(older_than=0)  # what failed is in the output
+            await self._queue.purge(older_than=0)  # failures are in the output
 
     def _skip_blank(self) -> None:
         if self.tally.total is not None:
@@ -187,7 +187,7 @@ class Batch:
             self._room.release()
 
     def _finish(self, request: Request, outcome: Succeeded | Failed) -> None:
-        """Write a line, then count it. After a fault nothing is written: half a line may be the last."""
+        """Write a line, then count it. After a fault nothing is written: the last line may be incomplete."""
         if self.fault is not None:
             return
         try:
@@ -203,7 +203,7 @@ class Batch:
             self._on_finished(request, outcome)
 
     def _to_be_mended(self, fault: TransientError, jobs: int) -> None:
-        """Stop where the very first lines show that none will succeed; later, the worker waits until it is mended."""
+        """Stop if the very first lines show that none will succeed; later, the worker waits until that is fixed."""
         enough = min(PROOF, len(self._open)) if self._is_read else PROOF
         if self.tally.answered == 0 and jobs >= enough:
             self._give_up(ConfigError(str(fault)))
@@ -215,7 +215,7 @@ class Batch:
 
 
 class _WatchedGate(Gate):
-    """A gate that tells of faults which somebody has to mend, such as a wrong key, and how many jobs had the same."""
+    """A gate that reports faults which the user has to fix, such as a wrong key, and how many jobs had the same."""
 
     def __init__(self, lanes: int, metrics: Metrics, on_fault: Callable[[TransientError, int], None]) -> None:
         super().__init__(lanes, metrics=metrics)
@@ -231,7 +231,7 @@ class _WatchedGate(Gate):
 
 
 class _CountedRetries(Metrics):
-    """Metrics that nobody scrapes; of them a batch tells how many calls were made again."""
+    """Metrics that also count retries in the tally of a batch."""
 
     def __init__(self, tally: Tally) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The output of a batch: lines of OpenAI Batch's shape, each written whole, and found again at the next start."""
+"""The output of a batch: lines in the format of OpenAI Batch, each written whole, and read at the next start."""
 
 import time
 from pathlib import Path
@@ -19,9 +19,9 @@ TAIL: Final = 64 * 1024
 
 
 class Answers:
-    """The output file. `answered` are the keys of lines that have their answer, `refused` of those that ask in vain.
+    """The output file. `answered` are the keys of lines that have an answer, `refused` of lines that cannot succeed.
 
-    Raises ConfigError where the file is in use by another batch, or is not the output of one; OSError.
+    Raises ConfigError if the file is in use by another batch, or is not the output of one; OSError.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,7 +39,7 @@ class Answers:
             raise
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
     def succeeded(self, request: Request, output: Output) -> None:
@@ -71,11 +71,11 @@ class Answers:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"{self._path} is being written by another batch") from None
-        except OSError as error:  # some network file systems know no locks
+        except OSError as error:  # some network file systems have no locks
             log.warning("output_not_locked", file=str(self._path), error=error.strerror)
 
     def _mend(self) -> None:
-        """Finish the last line where only its end is missing; take it away where it was half written."""
+        """Finish the last line if only its line feed is missing; remove it if it was half written."""
         size = self._file.seek(0, 2)
         last = self._last_line(size)
         if not last:
@@ -88,7 +88,7 @@ class Answers:
             raise self._foreign()
 
     def _last_line(self, size: int) -> bytes:
-        """What follows the last line feed."""
+        """Return what follows the last line feed."""
         last = b""
         while size and b"\n" not in last:
             start = max(0, size - TAIL)
@@ -105,7 +105,7 @@ class Answers:
                 if line is None:
                     if number == 0:
                         raise self._foreign()
-                    continue  # nobody's answer; what it was for is asked again
+                    continue  # not an answer; its request is sent again
                 key = _key(line["id"])
                 if key is None:
                     continue
@@ -136,7 +136,7 @@ def _key(name: object) -> int | None:
 
 
 def _body(request: Request, output: Output) -> dict[str, Any]:
-    """The endpoint's body, or where the backend has none, one as an endpoint would have written it."""
+    """Return the endpoint's body, or if the backend has none, one in the format of an endpoint."""
     if output.body:
         body: dict[str, Any] = read(output.body)
         return body

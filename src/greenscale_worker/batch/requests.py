@@ -1,4 +1,4 @@
-"""The lines of a batch's input, one at a time: what each asks for, and what it is known by."""
+"""The lines of a batch's input, read one at a time: the request and the key of each."""
 
 import codecs
 import io
@@ -31,7 +31,7 @@ OWN_NAME: Final = OWN + rb"(" + STRING + rb")\s*+"
 NAME_AT_START: Final = re.compile(rb"\s*+\{\s*+(?:(?!" + OWN + rb")" + MEMBER + rb",\s*+)*+" + OWN_NAME, re.DOTALL)
 NAME_AT_END: Final = re.compile(rb"(?<!\\)" + OWN_NAME + rb"(?:,\s*+" + MEMBER + rb")*+\}\s*+$", re.DOTALL)
 
-# Codes of faults that lie in the line itself: as long as it does not change, asking again is in vain.
+# Codes of faults in the line itself: unless it changes, sending it again cannot succeed.
 IN_VAIN: Final = frozenset(
     {"not_json", "not_an_object", "bad_line", "bad_field", "bad_request", "too_large", "duplicate_custom_id"}
 )
@@ -39,7 +39,7 @@ IN_VAIN: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One line. `key` identifies it and what it asks for; `payload` is a job's, or there is a `fault` instead."""
+    """One line. `key` identifies the line and its content; `payload` is a job's, or there is a `fault` instead."""
 
     job_id: str
     custom_id: str
@@ -49,10 +49,10 @@ class Request:
 
 
 def read_requests(file: BinaryIO, *, max_bytes: int) -> Iterator[Request | None]:
-    """Read the lines one by one; None for a blank one. Lines over `max_bytes` are not held in memory.
+    """Yield the lines one by one, None for a blank one. Lines over `max_bytes` are not held in memory.
 
-    A line is known by its custom_id (or job_id), else by its number: blank lines count, too. Of the custom_ids
-    about 70 bytes each are kept, to find duplicates.
+    A line is identified by its custom_id (or job_id), else by its number, which counts blank lines too. About 70 bytes
+    are kept for each custom_id, to find duplicates.
     """
     seen: set[int] = set()
     for number, (line, end) in enumerate(_lines(_as_utf8(file), max_bytes), start=1):
@@ -63,7 +63,7 @@ def read_requests(file: BinaryIO, *, max_bytes: int) -> Iterator[Request | None]
 
 
 def count_lines(path: Path) -> int | None:
-    """Count the lines; None where the file can be read only once."""
+    """Count the lines. Return None if the file can be read only once."""
     if not path.is_file():
         return None
     ends, last = 0, b"\n"
@@ -75,7 +75,7 @@ def count_lines(path: Path) -> int | None:
 
 
 def _as_utf8(file: BinaryIO) -> BinaryIO:
-    """Read a file as UTF-8, whatever encoding its byte order mark names; PowerShell's `>` writes UTF-16."""
+    """Convert a file to UTF-8 from the encoding that its byte order mark names; PowerShell's `>` writes UTF-16."""
     start = file.peek(4) if isinstance(file, io.BufferedReader) else b""
     for mark, encoding in BYTE_ORDER_MARKS:
         if start.startswith(mark):
@@ -84,7 +84,7 @@ def _as_utf8(file: BinaryIO) -> BinaryIO:
 
 
 class _Transcoded(io.RawIOBase):
-    """A file in another encoding, as UTF-8. What cannot be decoded becomes U+FFFD."""
+    """Reads a file in another encoding as UTF-8. What cannot be decoded becomes U+FFFD."""
 
     def __init__(self, file: BinaryIO, encoding: str) -> None:
         self._file = file
@@ -107,7 +107,7 @@ class _Transcoded(io.RawIOBase):
 
 
 def _lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[bytes, bytes]]:
-    """Lines. Those too long are cut off, one byte too much tells, and their last bytes come beside them."""
+    """Yield each line, with its last bytes. A line that is too long is cut, but stays longer than `max_bytes`."""
     first = True
     while line := file.readline(max_bytes + 2):
         rest = end = line
@@ -118,7 +118,7 @@ def _lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _too_large(number: int, line: bytes, end: bytes, max_bytes: int) -> Request:
-    """Refuse a line that is not held in memory, under its own name where that stands near its start or its end."""
+    """Refuse a line that is not held in memory, by its own name if that is near its start or its end."""
     found = NAME_AT_START.match(line) or NAME_AT_END.search(end)
     try:
         custom_id = _custom_id({"custom_id": read(found[1])}) if found else None
@@ -161,7 +161,7 @@ def _object(line: bytes) -> dict[str, Any]:
 
 
 def _custom_id(data: dict[str, Any]) -> str | None:
-    """Take the line's own name out; `job_id` is accepted so that files made for `submit` can be used."""
+    """Remove and return the line's own name; `job_id` is accepted so that files made for `submit` can be used."""
     names = [data.pop(field, None) for field in ("custom_id", "job_id")]
     name = names[0] if names[0] is not None else names[1]
     if name is not None and (not isinstance(name, str) or not name):
@@ -170,7 +170,7 @@ def _custom_id(data: dict[str, Any]) -> str | None:
 
 
 def _asked(data: dict[str, Any]) -> dict[str, Any]:
-    """What to ask: the body of an OpenAI Batch line, else the line itself."""
+    """Return the request: the body of an OpenAI Batch line, else the line itself."""
     if "body" not in data:
         return data
     method, url, body = data.get("method", "POST"), data.get("url", CHAT), data["body"]
@@ -180,12 +180,12 @@ def _asked(data: dict[str, Any]) -> dict[str, Any]:
         raise BadInputError("bad_line", "url: only /v1/chat/completions is accepted")
     if not isinstance(body, dict):
         raise BadInputError("bad_line", f"body: {kind_of(body)}; an object is expected")
-    body.pop("job_id", None)  # a name, as it stands in files made for `submit`
+    body.pop("job_id", None)  # the line's name, in files made for `submit`
     return body
 
 
 def _key(name: str, *rest: bytes) -> int:
-    """Hash to 64 bits: among a million lines, two are taken for one with a probability of 1 in 37 million."""
+    """Hash to 64 bits: among a million lines, two collide with a probability of 1 in 37 million."""
     digest = blake2b(name.encode(), digest_size=8)
     for part in rest:
         digest.update(b"\0" + part)

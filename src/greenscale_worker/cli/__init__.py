@@ -1,4 +1,4 @@
-"""The command line: finds the command, and turns whatever ends it into a line and an exit code."""
+"""The command line: finds the command, and turns any error that ends it into a line and an exit code."""
 
 import sys
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ exit codes:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command, the worker without one, and give the exit code."""
+    """Run a command, or the worker if none is named. Return the exit code."""
     streams.open_missing()
     try:
         with interrupt.ends_at_once():
@@ -155,6 +155,6 @@ def parser() -> "Parser":
 def _complain(message: str, code: int) -> int:
     from greenscale_worker.for_people import fitted
 
-    with suppress(OSError):  # nobody can be told; the exit code says it
+    with suppress(OSError):  # stderr cannot be written; the exit code says it
         sys.stderr.write(fitted(f"greenscale-worker: {message}", sys.stderr) + "\n")
     return code

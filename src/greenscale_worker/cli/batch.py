@@ -82,7 +82,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Answer the lines of one file into another. Raises ConfigError."""
+    """Answer the lines of one file, and write to another. Raises ConfigError."""
     from greenscale_worker.batch import Batch
     from greenscale_worker.config import policy
 
@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def log_beside_a_bar(settings: "Settings") -> None:
-    """Log warnings only, and none of a single line, unless a level is set: a bar and a summary tell the rest."""
+    """Log warnings only, and none about single jobs, unless a level is set: the bar and the summary show the rest."""
     from greenscale_worker.telemetry import configure_logging
 
     json = settings.log_format == "json"
@@ -126,7 +126,7 @@ def log_beside_a_bar(settings: "Settings") -> None:
 
 
 async def drive(batch: "Batch", backend: "Backend") -> int | None:
-    """Run a batch under a bar. SIGINT and SIGTERM stop it: says which of them came first."""
+    """Run a batch with a progress bar. SIGINT and SIGTERM stop it. Return which of them came first, or None."""
     received: list[int] = []
 
     def stop(number: int) -> None:
@@ -147,7 +147,7 @@ async def drive(batch: "Batch", backend: "Backend") -> int | None:
 
 
 def exit_code(batch: "Batch", stopped_by: int | None) -> int:
-    """Say how a batch has ended. Raises ConfigError where a file or the endpoint ended it early."""
+    """Return the exit code of a batch. Raises ConfigError if a file or the endpoint ended it early."""
     if isinstance(batch.fault, OSError):
         raise ConfigError(f"the batch ended early: {batch.fault.strerror or batch.fault}") from None
     if batch.fault is not None:
@@ -169,7 +169,7 @@ def _summary(tally: "Tally") -> str:
 
 
 def _reasons(tally: "Tally", target: Path) -> str:
-    """Say why lines have failed, by code with one message each, and where all of it is."""
+    """Return why lines have failed, one message for each code, and which file has the details."""
     lines = []
     for code, count in tally.codes.most_common(MOST_CODES):
         told = one_line(f"{count:,} x {code}: {tally.messages[code]}")
@@ -186,14 +186,14 @@ def _figures(tally: "Tally") -> dict[str, Any]:
 
 @asynccontextmanager
 async def _bar(tally: "Tally") -> AsyncIterator[None]:
-    """Show how far it is, where stderr is a terminal; what is written meanwhile appears above."""
+    """Show a progress bar if stderr is a terminal; other output appears above it."""
     if not sys.stderr.isatty():
         yield
         return
     from greenscale_worker.cli.progress import Bar
     from greenscale_worker.telemetry import log_above
 
-    Bar.monitor_interval = 0  # a thread that would wake a sleeping bar; this one is drawn in any case
+    Bar.monitor_interval = 0  # switches off tqdm's monitor thread: this bar is redrawn anyway
     with Bar(total=tally.total, unit=" lines", dynamic_ncols=True, smoothing=0) as bar:
         drawing = asyncio.create_task(_draw_for_ever(bar, tally))
         try:
@@ -217,7 +217,7 @@ def _draw(bar: Any, tally: "Tally") -> None:
 
 
 class _AboveTheBar(io.RawIOBase):
-    """Stands in for a stream to the terminal: the bar makes room for what is written."""
+    """Stands in for a stream to the terminal, and writes lines above the bar."""
 
     def __init__(self, bar: Any, stream: TextIO) -> None:
         self._bar = bar

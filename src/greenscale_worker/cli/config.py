@@ -1,4 +1,4 @@
-"""`config`: every setting, its value and where it came from; and the page of the documentation that lists them."""
+"""`config`: every setting, its value and its source; and the page of the documentation that lists them."""
 
 import argparse
 import sys
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def markdown() -> str:
-    """Write the page that documents every setting."""
+    """Return the page that documents every setting."""
     from greenscale_worker.config.catalogue import catalogue
     from greenscale_worker.config.settings import NEYSA_URL, OPENAI_BASE, EndpointSettings, RedisSettings
 
@@ -153,14 +153,14 @@ def _row(setting: "Setting") -> str:
 
 
 def _plain(value: object) -> str:
-    """Write a value as it would be set."""
+    """Return a value as it would be set."""
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
 def _shown(settings: "Settings", setting: "Setting") -> str | None:
-    """A value that may be seen: secrets mask themselves, and passwords in URLs are cut out."""
+    """Return a value as it may be shown: secrets mask themselves, and passwords in URLs are cut out."""
     from greenscale_worker.config.rules import masked
 
     value = getattr(settings, setting.field)
@@ -205,7 +205,7 @@ def _as_json(settings: "Settings") -> dict[str, Any]:
 
 
 def _in_force(settings: "Settings") -> list[tuple[str, dict[str, str]]]:
-    """What the settings amount to, or why they amount to nothing."""
+    """Return the options that the settings result in, or the error that they result in."""
     from greenscale_worker.config import chat_options, has_endpoint, redis_options
     from greenscale_worker.config.rules import masked
 

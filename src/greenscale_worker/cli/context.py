@@ -1,4 +1,4 @@
-"""Opens what commands work on: the settings, and the queue that they name."""
+"""Opens what commands work on: the settings, and the queue, backend or client that they name."""
 
 import asyncio
 import os
@@ -32,7 +32,7 @@ def settings_in_force() -> "Settings":
 
 
 def settings_of_command() -> "Settings":
-    """Read them for a command that somebody typed: what looks like a slip of the pen is told on stderr."""
+    """Read the settings for a command that a user typed; likely typing errors in them are reported on stderr."""
     from greenscale_worker.cli.terminal import hint, one_line
 
     settings = settings_in_force()
@@ -42,7 +42,7 @@ def settings_of_command() -> "Settings":
 
 
 def open_configured_backend(settings: "Settings", *, model_optional: bool = False) -> "Backend":
-    """Open the backend that is set; an endpoint must be set only for `chat`, and its model. Raises ConfigError."""
+    """Open the configured backend; only `chat` needs an endpoint and a model to be set. Raises ConfigError."""
     from greenscale_worker.backends import open_backend
     from greenscale_worker.config import chat_options
 
@@ -55,21 +55,21 @@ def open_configured_backend(settings: "Settings", *, model_optional: bool = Fals
 
 
 async def open_queue(settings: "Settings", metrics: "Metrics") -> "Queue":
-    """Open the worker's side of the queue; waits for a Redis that is absent or loading. Raises ConfigError."""
+    """Open the queue for a worker. Waits for a Redis that is absent or loading. Raises ConfigError."""
     from greenscale_worker.config import queue_options, redis_options
 
     return await _kind(settings).open_queue(redis_options(settings), queue_options(settings), metrics)
 
 
 async def open_client(settings: "Settings") -> "QueueClient":
-    """Open everybody else's side; it connects with its first call. Raises ConfigError."""
+    """Open the queue for a client, which connects with its first call. Raises ConfigError."""
     from greenscale_worker.config import queue_options, redis_options
 
     return await _kind(settings).open_client(redis_options(settings), queue_options(settings))
 
 
 def was_interrupted() -> bool:
-    """Say whether Ctrl-C was swallowed: Python 3.11 may lose a CancelledError while redis-py reads."""
+    """Return whether Ctrl-C was swallowed: Python 3.11 may lose a CancelledError while redis-py reads."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
@@ -84,7 +84,7 @@ def _kind(settings: "Settings") -> "QueueKind":
 
 
 def with_client(use: "Callable[[QueueClient, Settings], Awaitable[int]]") -> int:
-    """Run a command on the queue. Raises ConfigError and QueueUnavailableError."""
+    """Run a command on the queue. Return its exit code. Raises ConfigError and QueueUnavailableError."""
     settings = settings_of_command()
 
     async def command() -> int:

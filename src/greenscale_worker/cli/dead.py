@@ -1,4 +1,4 @@
-"""`dead`: the jobs that have failed for good; look at them, run them again, or delete them."""
+"""`dead`: shows, replays or deletes the jobs that have failed for good."""
 
 import argparse
 from functools import partial
@@ -163,7 +163,7 @@ async def _list(args: argparse.Namespace, client: "QueueClient", _settings: "Set
 
 
 def _summary(letter: "DeadLetter") -> dict[str, Any]:
-    """All but the payload: there may be many, and each may be large."""
+    """Return a letter without its payload: there may be many, and each may be large."""
     names = ("id", "job_id", "code", "message", "attempts", "crashes", "died_at")
     return {name: getattr(letter, name) for name in names}
 
@@ -211,7 +211,7 @@ def _print(letter: "DeadLetter", *, as_json: bool) -> None:
 
 
 async def _knows(code: str | None, client: "QueueClient") -> bool:
-    """Say whether any dead letter has this code; where none has, tell which codes there are."""
+    """Return whether any dead letter has this code; if none has, print which codes there are."""
     if code is None or code in (counts := await client.dead_codes()):
         return True
     there_are = ", ".join(f"{each} ({count:,})" for each, count in _by_count(counts)) or "no dead letters at all"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 WIDEST: Final = 80
 MOST_LINES: Final = 8
 CONCURRENCY: Final = 8
-SEED: Final = 95  # has some of each fault, no prompt twice: the last one, alone, would wait two minutes
+SEED: Final = 95  # some of each fault, but no prompt fails twice: the last one, alone, would wait two minutes
 
 DESCRIPTION: Final = """\
 Answer fifty prompts and show questions, answers and figures. The endpoint is a
@@ -55,13 +55,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the bundled prompts through `batch`. Raises ConfigError; OSError where what it says cannot be written."""
+    """Run the bundled prompts through `batch`. Raises ConfigError; OSError if its output cannot be written."""
     return interrupt.run(_run(_real() if args.real else _simulated()))
 
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """Who answers, and how."""
+    """The backend that answers, its description, and how it is called."""
 
     backend: "Backend"
     words: str

@@ -1,6 +1,6 @@
-"""Ctrl-C while a command starts: it ends at once, with nothing said.
+"""Ctrl-C while a command starts: it ends at once, without a message.
 
-A KeyboardInterrupt amid an import may be swallowed, or crash the extension that is just being loaded.
+A KeyboardInterrupt during an import may be swallowed, or crash the extension that is just being loaded.
 """
 
 import os
@@ -16,12 +16,12 @@ Result = TypeVar("Result")
 
 @contextmanager
 def ends_at_once() -> Iterator[None]:
-    """Let Ctrl-C end the process with 130, until `run` or the end of the block; not where somebody else handles it."""
+    """Let Ctrl-C end the process with 130, until `run` or the end of the block, unless another handler is set."""
     try:
         ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
         if ours:
             signal.signal(signal.SIGINT, _end)
-    except ValueError:  # not the main thread, which alone may say that
+    except ValueError:  # not the main thread, which alone may set handlers
         ours = False
     try:
         yield
@@ -31,10 +31,10 @@ def ends_at_once() -> Iterator[None]:
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run what a command does: from now on Ctrl-C is a KeyboardInterrupt, as asyncio.run has it."""
+    """Run a command's coroutine; from now on Ctrl-C is handled by asyncio.run, as a KeyboardInterrupt."""
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    import asyncio  # 30 ms, in which nothing here would be listening yet
+    import asyncio  # takes 30 ms, in which Ctrl-C must still end the process
 
     return asyncio.run(work)
 

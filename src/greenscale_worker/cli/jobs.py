@@ -1,4 +1,4 @@
-"""`status`, `result` and `cancel`: what has become of one job."""
+"""`status`, `result` and `cancel`: commands on one job."""
 
 import argparse
 import sys
@@ -78,7 +78,7 @@ CANCELLATIONS: Final = {
     "unknown": " has no record: if it waits in the queue, or comes within seven days, it is cancelled when a worker"
     " claims it; if the id is a slip, this takes that back:",
 }
-UNDO: Final = "  greenscale-worker cancel {id} --undo"  # in a line of its own, to be copied
+UNDO: Final = "  greenscale-worker cancel {id} --undo"  # on a line of its own, to be copied
 UNDONE: Final = {
     True: ": the cancellation is taken back; a job with this id will run",
     False: ": there is no cancellation that could be taken back",
@@ -115,7 +115,7 @@ def _run(use: "Use", args: argparse.Namespace) -> int:
 
 
 def readable(job_id: str, record: dict[str, str]) -> dict[str, Any]:
-    """Turn a record into JSON's types: numbers are numbers, metadata an object."""
+    """Convert a record to JSON's types: numbers are numbers, metadata is an object."""
     import orjson
 
     values: dict[str, Any] = {"job_id": job_id, "state": "unknown_or_waiting", **record}
@@ -128,7 +128,7 @@ def readable(job_id: str, record: dict[str, str]) -> dict[str, Any]:
 
 
 def reason(job_id: str, record: dict[str, str]) -> str:
-    """Say in a line how a job stands, and why, where it has no answer."""
+    """Return in one line the state of a job without an answer, and why."""
     if not record:
         return f"{job_id} is gone: Redis keeps no record of it"
     state = record.get("state", UNKNOWN_TEXT)
@@ -148,7 +148,7 @@ async def _status(args: argparse.Namespace, client: "QueueClient", _settings: "S
 
 
 def _rows(record: dict[str, str]) -> list[tuple[str, str]]:
-    """State first, then what was when, then the rest in the order of the wire contract: Redis keeps none."""
+    """Order a record for people: state, times, then the rest as in the wire contract. Redis keeps no order."""
     times = {name: value for name, value in record.items() if name.endswith(MS) and value.isdecimal()}
     rest = {name: value for name, value in record.items() if name not in times and name != "state"}
     return [
@@ -167,7 +167,7 @@ def _when(item: tuple[str, str]) -> int:
 
 
 def check_kept(settings: "Settings") -> None:
-    """Raise ConfigError where no result is kept, so that waiting for one would never end."""
+    """Raise ConfigError if results are not kept, as waiting for one would never end."""
     if settings.result_ttl_seconds == 0:
         raise ConfigError("--wait: GREENSCALE_RESULT_TTL_SECONDS is 0, so no result is kept; expected: more")
 
@@ -175,7 +175,7 @@ def check_kept(settings: "Settings") -> None:
 async def _ended(
     args: argparse.Namespace, client: "QueueClient", settings: "Settings"
 ) -> tuple[dict[str, str], bytes | None]:
-    """Wait for the job where that is wanted, then read its record and its answer."""
+    """Wait for the job if asked to, then read its record and its answer."""
     if args.timeout is not None and not args.wait:
         raise ConfigError("--timeout is for --wait; expected: both, or none of them")
     if args.wait:
@@ -185,7 +185,7 @@ async def _ended(
         if (ended := await wait_for(client, args.job_id, args.timeout)) is not None:
             return ended.record, ended.answer
     answer, record = await client.result(args.job_id), await client.record(args.job_id)
-    # What is there beside an open job is of an earlier one with this id.
+    # An answer beside an open job is that of an earlier job with this id.
     return record, None if _is_open(record) else answer
 
 

@@ -1,4 +1,4 @@
-"""`jobs`: which jobs there are, and how each stands."""
+"""`jobs`: lists jobs and their states."""
 
 import argparse
 from contextlib import aclosing
@@ -105,7 +105,7 @@ async def _jobs(args: argparse.Namespace, client: "QueueClient", _settings: "Set
 
 
 async def _wanted(args: argparse.Namespace, client: "QueueClient") -> "AsyncGenerator[JobInfo, None]":
-    """Walk through the jobs that are asked for, each once, though it may change its state meanwhile."""
+    """Yield the jobs that the options select, each once, though it may change its state meanwhile."""
     from greenscale_worker.queues import JobFilter
 
     seen: set[str | None] = set()
@@ -119,7 +119,7 @@ async def _wanted(args: argparse.Namespace, client: "QueueClient") -> "AsyncGene
 
 
 async def _full_name(part: str, client: "QueueClient") -> str:
-    """Find the live worker that is meant; the name as it was given, where none is: it may have ended."""
+    """Return the full name of a live worker, or `part` itself if none matches: that worker may have ended."""
     names = [worker.name for worker in await client.workers() if part in worker.name]
     if len(names) > 1 and part not in names:
         raise ConfigError(f"--worker: {part!r} is part of {len(names)} names; expected: of one, as `queue` shows them")
@@ -127,7 +127,7 @@ async def _full_name(part: str, client: "QueueClient") -> str:
 
 
 async def _total(args: argparse.Namespace, client: "QueueClient") -> str:
-    """Say of how many, where the queue counts these."""
+    """Return ` of` and the total, or nothing where the queue does not count these."""
     states = set(args.state or ())
     if not states or not states <= COUNTED or args.code or args.worker:
         return ""
@@ -148,7 +148,7 @@ def _row(job: "JobInfo", now: float, *, paused: bool) -> tuple[str, ...]:
 
 
 def _told(job: "JobInfo", now: float) -> str:
-    """Say what there is to say of a job: how often it crashed, why it does not move, or who runs it."""
+    """Return the notes on a job: how often it crashed, why it does not move, or which worker runs it."""
     crashes = f"{job.crashes} {'crash' if job.crashes == 1 else 'crashes'}" if job.crashes else ""
     told = _why_or_who(job, now)
     return "; ".join(filter(None, (crashes, told)))

@@ -1,4 +1,4 @@
-"""What `queue` shows: how much there is to do, how fast it is done, who does it, and why nothing moves."""
+"""What `queue` shows: jobs by state, their rate, the workers, and why nothing moves."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ COUNTED: Final = ("waiting", "running", "delayed", "held", "dead")
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How many jobs a worker runs, and for how many seconds the longest of them has."""
+    """How many jobs a worker runs, and for how many seconds the longest of them has run."""
 
     running: int
     longest_seconds: float
@@ -24,24 +24,24 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Overview(Standing):
-    """A queue at one moment. `loads` is by worker; None: there is too much running to be read."""
+    """A queue at one moment. `loads` is by worker; None: too many jobs run to be read."""
 
     loads: Mapping[str, Load] | None
     rate: float
 
     @property
     def why(self) -> str | None:
-        """Why nothing moves, in a line; None where there is nothing to do, or something moves."""
+        """Why nothing moves, in a line; None if jobs move, or there are none."""
         return "; ".join(self.reasons().values()) or None
 
     @property
     def eta_seconds(self) -> float | None:
-        """Seconds until all is done at the rate of late; None where nothing waits, or nobody can tell."""
+        """Seconds until all is done at the recent rate; None if nothing waits, or the rate is unknown."""
         waits = self.open_jobs > self.depth.running
         return self.open_jobs / self.rate if waits and self.rate and self.why is None else None
 
     def facts(self) -> dict[str, Any]:
-        """Everything, for JSON."""
+        """Return everything, for JSON."""
         told = {"rate_per_second": round(self.rate, 3), "eta_seconds": self.eta_seconds, "why": self.why}
         return {**asdict(self.depth), **told, "workers": [self._facts_of(worker) for worker in self.workers]}
 
@@ -57,7 +57,7 @@ class Overview(Standing):
         return None if self.loads is None else self.loads.get(worker.name, Load(0, 0.0))
 
     def view(self, name: str) -> str:
-        """Everything, for people, on a screen of 80 columns."""
+        """Return everything, for people, on a screen of 80 columns."""
         numbers = [*(f"{getattr(self.depth, word):,}" for word in COUNTED), f"{len(self.workers):,}"]
         width = max(map(len, numbers))
         rows = [(word, number.rjust(width)) for word, number in zip((*COUNTED, "workers"), numbers, strict=True)]
@@ -89,7 +89,7 @@ class Overview(Standing):
 
 
 async def look(client: QueueClient) -> Overview:
-    """Read all of it. Raises QueueUnavailableError."""
+    """Read an Overview of the queue. Raises QueueUnavailableError."""
     now, rate = await standing(client), await client.rate()
     loads = await _loads(client, now.depth, now.workers)
     return Overview(now.depth, now.workers, now.next_due_seconds, now.tries_anew, loads, rate)

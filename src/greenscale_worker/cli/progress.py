@@ -1,11 +1,11 @@
-"""tqdm's bar, or none where tqdm is not installed: it is no part of what a worker needs."""
+"""tqdm's bar, or a silent stand-in if tqdm, which a worker does not need, is not installed."""
 
 from contextlib import nullcontext
 from typing import Any, Self
 
 
 class NoBar:
-    """Stands in for tqdm's, as far as that is used here, and shows nothing."""
+    """Has the methods of tqdm's bar that are used here, and shows nothing."""
 
     disable = True
 
@@ -20,7 +20,7 @@ class NoBar:
 
     @staticmethod
     def external_write_mode() -> nullcontext[None]:
-        """Make no room for a line: nothing is in its way."""
+        """Do nothing: there is no bar to write above."""
         return nullcontext()
 
     def set_postfix(self, *_: Any, **__: Any) -> None:

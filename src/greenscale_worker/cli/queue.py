@@ -1,4 +1,4 @@
-"""`queue`, `pause` and `resume`: how much there is to do, who does it, and whether anybody may."""
+"""`queue`, `pause` and `resume`: shows a queue and its workers, pauses it, and resumes it."""
 
 import argparse
 import asyncio
@@ -86,7 +86,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _interval(text: str) -> float:
-    """Read a time span; a number alone is seconds, as the help says."""
+    """Parse a time span; a number alone is seconds, as the help says."""
     if (seconds := patience_of(text)) <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is too short; more than 0 s is expected")
     return seconds
@@ -134,7 +134,7 @@ async def _pause(client: "QueueClient", settings: "Settings") -> int:
 
 async def _resume(client: "QueueClient", settings: "Settings") -> int:
     was_paused = (await client.depth()).paused
-    await client.resume()  # also where it was not: a worker that has missed the end of a pause is woken
+    await client.resume()  # even if not paused: it wakes a worker that has missed the end of a pause
     say(f"The queue {_name(settings)!r} {'goes on' if was_paused else 'was not paused'}.")
     say(f"To let KEDA scale again:\n{SCALED_OBJECT} {ANNOTATION}-")
     return 0

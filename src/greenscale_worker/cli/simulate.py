@@ -1,4 +1,4 @@
-"""`greenscale-worker simulate`: an endpoint to try things on."""
+"""`greenscale-worker simulate`: runs a simulated endpoint."""
 
 import argparse
 import asyncio
@@ -92,7 +92,7 @@ def _port(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGINT or SIGTERM. Raises ConfigError where options contradict each other or the port is in use."""
+    """Serve until SIGINT or SIGTERM. Raises ConfigError if options contradict each other or the port is in use."""
     from pydantic import ValidationError
 
     from greenscale_worker.simulator import Faults, SimulatorOptions, explain

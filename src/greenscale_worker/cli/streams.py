@@ -1,4 +1,4 @@
-"""The standard streams of a command: none may be missing, and one that cannot be written to fails in one line."""
+"""The standard streams of a command: replaces missing ones, and makes a failed write end in one line."""
 
 import errno
 import os
@@ -11,10 +11,10 @@ UNWRITABLE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.E
 
 
 def open_missing() -> None:
-    """Put something in the place of a stream that was closed before we began (`>&-`).
+    """Open a substitute for each stream that was closed before we began (`>&-`).
 
-    Otherwise the next file that is opened takes its number, and Python has None there. What is written to such a stdout
-    fails as it would have failed on the closed one; stderr swallows it, and stdin is empty.
+    Otherwise the next file that is opened gets its number, and Python has None there. Writing to such a stdout fails,
+    as on a closed one; stderr drops what is written, and stdin is empty.
     """
     for name, flags, mode in MODES:
         if getattr(sys, name) is None:
@@ -22,12 +22,12 @@ def open_missing() -> None:
 
 
 def is_of_stdout(error: OSError) -> bool:
-    """Say whether an error comes from writing to stdout: others name a file, or have another code."""
+    """Return whether an error comes from writing to stdout: others name a file, or have another code."""
     return error.filename is None and error.errno in UNWRITABLE
 
 
 def discard() -> None:
-    """Drop what cannot be written any more: Python would try again at exit, and fail in words of its own."""
+    """Drop unwritten output: Python would try to write it again at exit, and print its own error."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -1,4 +1,4 @@
-"""`submit`: hand in jobs, and wait for their answers where that is wanted."""
+"""`submit`: submits jobs, and waits for their answers if asked to."""
 
 import argparse
 import asyncio
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from greenscale_worker.queues import QueueClient
 
 STDIN: Final = "-"
-GROUP: Final = 100  # as one script takes them
+GROUP: Final = 100  # jobs submitted by one script
 MOST_TOKENS: Final = 1_000_000
 
 DESCRIPTION: Final = """\
@@ -91,7 +91,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read everything, then hand it in. Raises ConfigError for what is wrong with options and input."""
+    """Read all jobs, then submit them. Raises ConfigError for wrong options or input."""
     if args.timeout is not None and not args.wait:
         raise ConfigError("--timeout is for --wait; expected: both, or none of them")
     if args.jsonl is not None and args.id is not None:
@@ -125,7 +125,7 @@ def _deadline(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A job to be handed in. `derived`: its id was made from what it says, so two of one id are one job."""
+    """A job to be submitted. `derived`: its id was made from its content, so two with one id are the same job."""
 
     job_id: str
     payload: bytes
@@ -140,7 +140,7 @@ async def _submit(args: argparse.Namespace, client: "QueueClient", settings: "Se
     handed_in: list[Submission] = []
     try:
         left_out = await _hand_in(jobs, client, handed_in)
-    finally:  # whatever comes between: an id is never lost
+    finally:  # even after an error or Ctrl-C: no id may be lost
         _say_ids(handed_in, args)
     if left_out:
         hint(f"{left_out} of {len(jobs)} were known already, and are not handed in twice")
@@ -153,7 +153,7 @@ async def _submit(args: argparse.Namespace, client: "QueueClient", settings: "Se
 
 
 def _all_jobs(args: argparse.Namespace, settings: "Settings") -> list[Submission]:
-    """Read all of them. None is garbage, and to look for garbage among 100,000 would take a tenth of the time."""
+    """Read all jobs, with the garbage collector off: among 100,000 jobs it would take a tenth of the time."""
     gc.disable()
     try:
         jobs = list(_jobs(args, settings))
@@ -173,7 +173,7 @@ def _say_ids(jobs: list[Submission], args: argparse.Namespace) -> None:
 
 
 async def _hand_in(jobs: list[Submission], client: "QueueClient", handed_in: list[Submission]) -> int:
-    """Hand jobs in, in groups each of which is accepted or refused as a whole; says how many were known before.
+    """Submit jobs in groups, each accepted or refused as a whole. Return how many were known before.
 
     Appends to `handed_in`. Raises QueueUnavailableError that says which jobs were accepted.
     """
@@ -207,7 +207,7 @@ async def _hand_in_group(
         told = type(error)("; ".join([str(error), *_how_far(group, jobs, handed_in, undone=error.undone)]))
         told.undone = error.undone
         raise told from error
-    except asyncio.CancelledError:  # Ctrl-C: the answer of Redis is not waited for
+    except asyncio.CancelledError:  # Ctrl-C: Redis' reply is not waited for
         _say_interrupted(group)
         raise
     handed_in += group
@@ -222,7 +222,7 @@ def _say_interrupted(group: list[Submission]) -> None:
 def _how_far(
     group: list[Submission], jobs: list[Submission], handed_in: list[Submission], *, undone: bool
 ) -> list[str]:
-    """Say what Redis has accepted of all jobs, when it has failed at a group of them."""
+    """Describe how many of all jobs Redis has accepted, after it failed at one group."""
     if undone and not handed_in:
         return ["nothing was handed in"]
     unknown = [] if undone else group
@@ -233,7 +233,7 @@ def _how_far(
 
 
 def _not_known(jobs: list[Submission]) -> str:
-    """Say that the answer got lost, and what to do. With an id that was given, a job may run twice."""
+    """Describe a lost reply, and what to do. A job with an id of the user's may run twice."""
     what = _named(jobs) if " line " in jobs[0].where else f"job {jobs[0].job_id}"
     unknown = f"it is not known whether {what} {'was' if len(jobs) == 1 else 'were'} handed in"
     if all(job.derived for job in jobs):
@@ -243,7 +243,7 @@ def _not_known(jobs: list[Submission]) -> str:
 
 
 def _named(jobs: list[Submission]) -> str:
-    """Name jobs by where they stand in the input; a single one by its id."""
+    """Name jobs by their places in the input; a single one by its id."""
     name, line, first = jobs[0].where.rpartition(" line ")
     if len(jobs) == 1:
         return f"{jobs[0].where} ({jobs[0].job_id})" if line else jobs[0].job_id
@@ -286,12 +286,12 @@ def _written(where: str, job: dict[str, Any]) -> bytes:
 
     try:
         return orjson.dumps(job)
-    except orjson.JSONEncodeError:  # half a surrogate pair, as Python reads bytes that are no UTF-8
+    except orjson.JSONEncodeError:  # a lone surrogate, as Python reads bytes that are no UTF-8
         raise ConfigError(f"{where}: it is not UTF-8; expected: UTF-8") from None
 
 
 def _inputs(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What each job says itself, and where it was found."""
+    """Yield the place of each job in the input, and its own fields."""
     if args.jsonl is not None:
         yield from _lines(args.jsonl)
     elif args.file is not None:
@@ -334,7 +334,7 @@ def _read(name: str) -> str:
 
 
 def _check(where: str, raw: bytes, settings: "Settings") -> str:
-    """Refuse now what the worker would refuse later; gives the job's id."""
+    """Return the job's id. Raises now what the worker would refuse later."""
     from greenscale_worker.client.payload import check
 
     try:

@@ -1,4 +1,4 @@
-"""How things look: aligned columns, ages, times, JSON lines; colour only where somebody sees it."""
+"""Output for people and scripts: aligned columns, ages, times, JSON lines; colour only on a terminal."""
 
 import argparse
 import math
@@ -17,7 +17,7 @@ from greenscale_worker.for_people import WIDTH, age, broken, edge_of, fitted
 
 UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 SPANS_ACCEPTED: Final = "45s, 30m, 12h, 7d or 2w are accepted"
-WIDEST: Final = 36  # of a cell that others stand behind: a UUID
+WIDEST: Final = 36  # of a cell that is followed by others: a UUID
 LEAST_OF_WORD: Final = 12
 LEAST_OF_TEXT: Final = 40
 INDENT: Final = "    "
@@ -26,21 +26,21 @@ ALL_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Write a line, or several. What the stream cannot show is replaced."""
+    """Write a line, or several. Characters that the stream cannot encode are replaced."""
     stream = file or sys.stdout
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
 
 
 def hint(text: str) -> None:
-    """Write a line for the person at the terminal, not for a script that reads the output; see `fitted`."""
+    """Write a line to stderr, for the user and not for a script that reads the output; see `fitted`."""
     sys.stdout.flush()
-    with suppress(OSError):  # a person who cannot be told is no reason to stop
+    with suppress(OSError):  # a hint that cannot be written is no reason to stop
         say(fitted(text, sys.stderr), sys.stderr)
 
 
 def facts(rows: Sequence[tuple[str, str]]) -> str:
-    """Align names and what is said of them; where there is an edge, the latter goes on below itself."""
+    """Align names and texts in two columns; a text too long for the terminal goes on in its own column."""
     edge, lines = edge_of(sys.stdout), columns(rows).split("\n")
     margin = " " * (max(len(one_line(name)) for name, _ in rows) + len("  "))
     return "\n".join(lines if edge is None else [broken(line, edge, margin) for line in lines])
@@ -54,17 +54,17 @@ def say_json(value: Any) -> None:
 
 
 def harmless(text: str) -> str:
-    """Take out what could move a terminal's cursor or change its title: others wrote this text."""
+    """Remove what could move a terminal's cursor or change its title, from a text of unknown origin."""
     return CONTROLS.sub("�", text)
 
 
 def one_line(text: str) -> str:
-    """Make any text fit for a cell of a table."""
+    """Make a text fit for a cell of a table: harmless, and on one line."""
     return ALL_CONTROLS.sub(" ", text).rstrip()
 
 
 def own_name() -> str:
-    """Say how to call this program in another terminal of this folder."""
+    """Return how to call this program in another terminal of this folder."""
     name = "greenscale-worker"
     typed = Path(sys.argv[0])
     if typed.name != name:
@@ -74,15 +74,15 @@ def own_name() -> str:
 
 
 def bold(text: str) -> str:
-    """Emphasise, on a terminal."""
+    """Make a text bold on a terminal."""
     return f"\x1b[1m{text}\x1b[0m" if coloured(sys.stdout) else text
 
 
 def columns(rows: Iterable[Sequence[str]], *, head: Sequence[str] = (), cut: bool = False) -> str:
-    """Align rows, under bold headings where there are some.
+    """Align rows, under bold headings if there are any.
 
-    `cut`: on a terminal no line goes beyond the edge. The first cell, an id, is never cut: one that is too wide has a
-    line of its own. So has the last one where little of it would be left, but for a single word, which loses its
+    `cut`: on a terminal no line goes beyond the edge. The first cell, an id, is never cut: if too wide, it gets a
+    line of its own. So does the last cell if little of it would be left, unless it is a single word, which loses its
     beginning.
     """
     cells = [list(head)] * bool(head) + [[one_line(cell) for cell in row] for row in rows]
@@ -98,7 +98,7 @@ def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _fitted(cells: Iterable[Sequence[str]], edge: int) -> list[str]:
-    """Align rows within so many columns; the first one, a head, in one line."""
+    """Align rows within `edge` columns; the first row, a head, in one line."""
     table = [[row[0], *(_cut(cell, WIDEST) for cell in row[1:-1]), row[-1]] for row in cells]
     first, *others = zip(*table, strict=True)
     widths = [max(len(cell) for cell in first if len(cell) <= WIDEST), *(max(map(len, column)) for column in others)]
@@ -130,7 +130,7 @@ def _cut(text: str, width: int) -> str:
 
 
 def moment(since_epoch: float) -> str:
-    """Write a time as RFC 3339, and how long ago it was by this machine's clock, or how far it is off."""
+    """Return a time as RFC 3339, and how long ago, or how far in the future, it is by this machine's clock."""
     try:
         stamp = datetime.fromtimestamp(since_epoch, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     except (ValueError, OverflowError, OSError):
@@ -140,7 +140,7 @@ def moment(since_epoch: float) -> str:
 
 
 def seconds_of(text: str) -> float:
-    """Read a time span such as 45s, 30m, 12h, 7d or 2w, or 0; for argparse. Who types 7 may mean days."""
+    """Parse a time span such as 45s, 30m, 12h, 7d or 2w, or 0; for argparse. A bare 7 is refused: it may mean days."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", text.strip())
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no time span; {SPANS_ACCEPTED}")
@@ -151,26 +151,26 @@ def seconds_of(text: str) -> float:
 
 
 def patience_of(text: str) -> float:
-    """Read how long to wait: a time span, or seconds without a unit, as other programs take them; for argparse."""
+    """Parse how long to wait: a time span, or seconds without a unit, as other programs take them; for argparse."""
     return seconds_of(text if text[-1:].isalpha() else f"{text}s")
 
 
 def whole_number(text: str) -> int:
-    """Read how many, 0 among them; for argparse."""
+    """Parse a whole number, 0 or more; for argparse."""
     if not (text.isascii() and text.isdecimal()):
         raise argparse.ArgumentTypeError(f"{text!r} is not accepted; a whole number, 0 or more, is expected")
     return int(text)
 
 
 def text_of(text: str) -> str:
-    """Read a text that is not empty; for argparse."""
+    """Parse a text that is not empty; for argparse."""
     if not text:
         raise argparse.ArgumentTypeError("it is empty; a text is expected")
     return text
 
 
 def within(least: float, most: float, of: type[float] = float) -> Callable[[str], float]:
-    """Read numbers from `least` to `most`, `of` int: whole ones; for argparse."""
+    """Make a parser of numbers from `least` to `most`; `of` int: whole ones; for argparse."""
 
     def read(text: str) -> float:
         number = math.nan
@@ -185,9 +185,9 @@ def within(least: float, most: float, of: type[float] = float) -> Callable[[str]
 
 
 def since_of(text: str) -> tuple[float | None, float | None]:
-    """Read since when: a time (RFC 3339, or HH:MM[:SS] in the last 24 hours), or an age such as 2h; for argparse.
+    """Parse since when: a time (RFC 3339, or HH:MM[:SS] in the last 24 hours), or an age such as 2h; for argparse.
 
-    Times without an offset are UTC, as all that we write. Gives seconds since the epoch, or else the age in seconds.
+    Times without an offset are UTC, as in all output. Return seconds since the epoch, or else the age in seconds.
     """
     word = text.strip()
     if re.fullmatch(r"\d+(?:\.\d+)?\s*[smhdw]?", word):

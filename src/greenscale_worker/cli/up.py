@@ -96,7 +96,7 @@ async def _up(programs: "Sequence[Service]", settings: "Settings") -> int:
         (supervisor.hurry if supervisor.stopping.is_set() else supervisor.stopping).set()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup wants it ignored
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup
             loop.add_signal_handler(number, stop)
     code = 0
     try:
@@ -118,13 +118,13 @@ async def _up(programs: "Sequence[Service]", settings: "Settings") -> int:
 
 
 def _tell(line: str, who: str = "up") -> None:
-    """Write a line on stderr. A stream that nobody reads any more is no reason to leave programs behind."""
+    """Write a line on stderr. If it cannot be written, go on: programs must not be left behind."""
     with suppress(OSError):
         say(fitted(f"{who}: {one_line(line)}", sys.stderr), sys.stderr)
 
 
 def _banner(running: "Sequence[Sequence[str]]", settings: "Settings") -> str:
-    """What runs, and what to type next: commands stay whole, so that they can be copied."""
+    """Return what runs, and what to type next; commands are not broken, so that they can be copied."""
     command = _own_command(settings)
     return "\n".join(
         [
@@ -158,7 +158,7 @@ def _where_prompts_go(settings: "Settings") -> str:
 
 
 def _own_command(settings: "Settings") -> str:
-    """How to call this program in another terminal of this folder, for the same Redis."""
+    """Return how to call this program in another terminal of this folder, for the same Redis."""
     command = own_name()
     if settings.origins.get("redis_port") == "environment":
         command = f"REDIS_PORT={settings.redis_port} {command}"

@@ -1,4 +1,4 @@
-"""The parser of the command line: says what is wrong with what was typed, and what may have been meant."""
+"""The parser of the command line: says what is wrong with the input, and what may have been meant."""
 
 import argparse
 import re
@@ -22,7 +22,7 @@ Commands = argparse._SubParsersAction  # noqa: SLF001  argparse has no public na
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Leaves texts as they are written, and breaks them anew, between words, where fewer columns are there."""
+    """Leaves texts as they are written, but breaks them anew, between words, on a narrower terminal."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         edge = width + 2  # argparse takes two off
@@ -32,14 +32,14 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Parses as argparse does. A namespace has the innermost `parser`, that of the command."""
+    """Parses as argparse does. The namespace's `parser` is the innermost one, that of the command."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"formatter_class": HelpFormatter} | options)
         self.set_defaults(parser=self)
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Parse all arguments. Whatever is left over is an error of the command's, not of the whole program's."""
+        """Parse all arguments. Unknown ones are reported by the command's parser, not by the whole program's."""
         found: argparse.Namespace
         found, left_over = self.parse_known_args(arguments)
         innermost: Parser = found.parser
@@ -50,19 +50,19 @@ class Parser(argparse.ArgumentParser):
         return found
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """See argparse. An unknown option that comes first is told at once: what follows it would be misunderstood."""
+        """See argparse. An unknown first option is refused at once: what follows it would be misunderstood."""
         if args and _is_option(args[0]) and not self._knows(args[0]):
             self._refuse(args[:1])
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Say on stderr how the command is used and what is wrong, and end."""
+        """Write usage and error to stderr, and exit."""
         with suppress(OSError):
             sys.stderr.write(self.format_usage() + fitted(f"{self.prog}: error: {message}", sys.stderr) + "\n")
         self.exit(WRONG)
 
     def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
-        """Write the help. argparse would keep quiet about a full disk."""
+        """Write the help. Raises OSError, for example on a full disk, which argparse would ignore."""
         (file or sys.stdout).write(self.format_help())
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -107,7 +107,7 @@ def add_command(  # noqa: PLR0913  the parts of a help
 
 
 def _joined(text: str) -> list[str]:
-    """Make a line of each paragraph; what is indented, and what stands above it, are lines of their own."""
+    """Join the lines of each paragraph; indented lines, and a line that ends with a colon, stay as they are."""
     lines: list[str] = []
     for line in text.splitlines():
         if lines and line[:1].strip() and lines[-1][:1].strip() and not lines[-1].endswith(":"):
@@ -118,7 +118,7 @@ def _joined(text: str) -> list[str]:
 
 
 def _margin(line: str) -> int:
-    """Say behind how many columns a line goes on: one that is indented, further in."""
+    """Return the indent at which a broken line goes on: an indented line, further in."""
     indented = len(line) - len(line.lstrip())
     return indented + 4 if indented else 0
 
@@ -128,11 +128,11 @@ def _indented(text: str) -> str:
 
 
 def meant(word: str, words: Iterable[str]) -> str:
-    """Ask whether another word was meant; empty where none is like it."""
+    """Return `did you mean …?` with a similar word, empty if there is none."""
     close = get_close_matches(word.partition("=")[0], words, n=1)
     return f"did you mean {close[0]}?" if close else ""
 
 
 def _is_option(argument: str) -> bool:
-    """Say whether argparse takes an argument for an option: not a number below 0, nor a text with a blank in it."""
+    """Return whether argparse takes an argument for an option: not a number below 0, nor a text with a blank."""
     return re.fullmatch(r"-[^\d\s.]\S*", argument) is not None and argument != "--"

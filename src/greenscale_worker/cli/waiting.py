@@ -1,4 +1,4 @@
-"""`submit --wait` and `result --wait`: wait until jobs have ended, and say meanwhile why they do not move."""
+"""`submit --wait` and `result --wait`: wait until jobs have ended, and show meanwhile why they do not move."""
 
 import asyncio
 import sys
@@ -24,12 +24,12 @@ from greenscale_worker.tasks import end
 
 HEADING: Final = 100  # characters
 LOOK_SECONDS: Final = 2.0  # between two looks at why nothing moves
-DRAW_SECONDS: Final = 0.1  # after a change: many come together
+DRAW_SECONDS: Final = 0.1  # after a change, as many come together
 
 
 @dataclass(frozen=True, slots=True)
 class Show:
-    """How answers are written: as JSON lines, or for people; `many` says which job each belongs to."""
+    """Writes answers as JSON lines, or for people; `many`: with the job that each belongs to."""
 
     as_json: bool
     many: bool
@@ -48,7 +48,7 @@ class Show:
 
 
 def prompt_of(payload: bytes) -> str | None:
-    """Read what the user said, where the payload is one for `chat`: the prompt, or the last message."""
+    """Return the prompt or the last user message of a payload for `chat`; None for any other payload."""
     job: dict[str, Any] = orjson.loads(payload)
     messages = job.get("messages")
     said = messages[-1].get("content") if isinstance(messages, list) and messages else job.get("prompt")
@@ -56,15 +56,15 @@ def prompt_of(payload: bytes) -> str | None:
 
 
 class Progress:
-    """Shows on stderr how far jobs are: a bar on a terminal, and a line for whatever keeps them from moving.
+    """Shows on stderr how far jobs are: a bar on a terminal, and a line for each cause that keeps them from moving.
 
-    Of one job each reason that is new is told, of many each code once.
+    For a single job each new reason is written, for many jobs each code once.
     """
 
     def __init__(self, total: int) -> None:
         self._many = total > 1
         self._said: set[tuple[str, ...]] = set()
-        self._states: dict[str, str] = {}  # of the jobs that were seen and have not ended
+        self._states: dict[str, str] = {}  # of jobs seen that have not ended
         self._failed = 0
         self._reasons: set[str] = set()  # why nothing moves
         self._drawing: asyncio.TimerHandle | None = None
@@ -79,7 +79,7 @@ class Progress:
         self._bar.close()
 
     def open(self, job_id: str, record: dict[str, str]) -> None:
-        """Learn how a job stands that has not ended; see Ends."""
+        """Update the state of a job that has not ended; see Ends."""
         state, code = record["state"], record.get("error_code", "")
         self._states[job_id] = state
         self._draw_soon()
@@ -89,17 +89,17 @@ class Progress:
             self.say(reason(job_id, record))
 
     def stuck(self, reasons: Mapping[str, str]) -> None:
-        """Learn why nothing moves, each reason by its key; told whenever they are others than before."""
+        """Write why nothing moves, each reason by its key, whenever the keys change."""
         if reasons and reasons.keys() != self._reasons:
             self.say(f"nothing moves: {one_line('; '.join(reasons.values()))}")
         self._reasons = set(reasons)
 
     def away(self, why: str) -> None:
-        """Learn that Redis does not answer; see Ends."""
+        """Write that Redis does not answer; see Ends."""
         self.say(f"Redis does not answer: {why}; waiting for it")
 
     def ended(self, ended: Ended) -> None:
-        """Learn that a job has ended."""
+        """Count a job that has ended."""
         self._states.pop(ended.job_id, None)
         self._failed += ended.answer is None
         self._bar.update()
@@ -121,7 +121,7 @@ class Progress:
 
 @asynccontextmanager
 async def watching(client: QueueClient, progress: Progress) -> AsyncIterator[Ends]:
-    """Tell `progress` how the jobs stand that are waited for, and why nothing moves, where nothing does."""
+    """Report to `progress` the states of the jobs waited for, and why nothing moves if nothing does."""
     await _look(client, progress)
     if was_interrupted():
         raise asyncio.CancelledError
@@ -140,18 +140,18 @@ async def _look_for_ever(client: QueueClient, progress: Progress) -> None:
 
 
 async def _look(client: QueueClient, progress: Progress) -> None:
-    with suppress(QueueUnavailableError, ConfigError):  # `progress` is told of the first
+    with suppress(QueueUnavailableError, ConfigError):  # `progress` reports the first
         progress.stuck((await standing(client)).reasons_of_waiting())
 
 
-async def wait_for(client: QueueClient, job_id: str, timeout: float | None) -> Ended | None:  # noqa: ASYNC109  None says it
-    """Wait until a job has ended, which need not be there yet. None: it has not within `timeout` seconds.
+async def wait_for(client: QueueClient, job_id: str, timeout: float | None) -> Ended | None:  # noqa: ASYNC109  returns None on timeout
+    """Wait until a job has ended. It need not be submitted yet. Return None after `timeout` seconds.
 
     Raises BadInputError for an id that no job can have.
     """
     check_job_id(job_id)
     with Progress(1) as progress:
-        with suppress(QueueUnavailableError, ConfigError):  # `watching` tells of them
+        with suppress(QueueUnavailableError, ConfigError):  # `watching` reports them
             if not await client.record(job_id):
                 progress.say(f"{job_id}: no job with this id is known yet")
         async with watching(client, progress) as ends:
@@ -166,11 +166,11 @@ async def wait(
     jobs: Mapping[str, bytes],
     show: Show,
     *,
-    timeout: float | None,  # noqa: ASYNC109  it bounds the whole, and ends in an exit code
+    timeout: float | None,  # noqa: ASYNC109  bounds all waits, and ends in an exit code
 ) -> int:
-    """Write the answers of jobs that were handed in, id -> payload, in this order.
+    """Write the answers of submitted jobs, id -> payload, in this order.
 
-    The exit code: 0 where all succeeded within `timeout` seconds.
+    Return the exit code: 0 if all succeeded within `timeout` seconds.
     """
     ended: dict[str, Ended] = {}
     in_order, answers = deque(jobs), Counter[bool]()
@@ -191,7 +191,7 @@ async def wait(
                     while in_order and in_order[0] in ended:
                         write([in_order.popleft()])
         except TimeoutError:
-            pass  # said below, behind what has ended
+            pass  # reported below, after the jobs that have ended
         finally:
             write([job_id for job_id in in_order if job_id in ended])
     if unfinished := len(jobs) - answers.total():

@@ -1,4 +1,4 @@
-"""The worker as a process: opens its parts, listens to signals, and says by its exit code what it left behind."""
+"""The worker as a process: opens its parts, handles signals, and exits with a code that says what it left behind."""
 
 import asyncio
 import gc
@@ -35,7 +35,7 @@ STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def run() -> int:
-    """Run the worker until it is told to stop. 0: nothing is left behind; 1: leases that must expire by themselves."""
+    """Run the worker until a signal. Return 0 if nothing is left behind, 1 if leases are left to expire."""
     settings = settings_in_force()
     configure_logging(json=_logs_json(settings), level=settings.log_level)
     for notice in settings.notices:
@@ -43,7 +43,7 @@ def run() -> int:
     try:
         return interrupt.run(_work(settings))
     finally:
-        flush_log()  # what ends it is told on stderr, below the log
+        flush_log()  # the error that ends it goes to stderr, after the log
 
 
 async def _work(settings: Settings) -> int:
@@ -59,7 +59,7 @@ async def _work(settings: Settings) -> int:
         log.error("stopped", hint=NOT_CLEAN)
         code = FAILED
     flush_log()
-    # A thread or a task of somebody's handler that does not end must not keep the process: its job is handed back.
+    # A handler's thread or task that does not end must not keep the process alive: its job was handed back.
     watchdog = threading.Timer(LEAVE_SECONDS, os._exit, (code,))
     watchdog.daemon = True
     watchdog.start()
@@ -67,7 +67,7 @@ async def _work(settings: Settings) -> int:
 
 
 class Process:
-    """One worker and what stands around it in a process."""
+    """One worker, with its queue, backend, health server and signals."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -80,7 +80,7 @@ class Process:
         self._stopping = asyncio.Event()
 
     async def run(self) -> bool:
-        """Open, work, close. False: not everything was handed back. Raises ConfigError."""
+        """Open, work, close. Return whether everything was handed back. Raises ConfigError."""
         settings, loop = self._settings, asyncio.get_running_loop()
         pod = own_pod(settings)
         for number in STOPPING:
@@ -107,13 +107,13 @@ class Process:
             return await self._worker.run()
 
     def stop(self) -> None:
-        """Begin to drain; called again: end the drain time at once. Before the queue is open: stop waiting for it."""
+        """Start to drain; a second call ends the drain time at once. Before the queue is open: stop waiting for it."""
         self._stopping.set()
         if self._worker is not None:
             self._worker.stop()
 
     async def _open_queue(self) -> Queue | None:
-        """Wait for the queue's server, or to be told to stop: None. Raises ConfigError."""
+        """Wait for the queue's server. Return None if stopped before. Raises ConfigError."""
         opening = asyncio.create_task(open_queue(self._settings, self._metrics))
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -130,7 +130,7 @@ class Process:
             backend,
             concurrency=settings.concurrency,
             drain=settings.drain_seconds,
-            heartbeat=queue_options(settings).heartbeat,  # a queue of others may not tell its options
+            heartbeat=queue_options(settings).heartbeat,  # a plug-in's queue may not have `options`
             max_bytes=settings.max_payload_bytes,
             policy=policy(settings),
             metrics=self._metrics,
@@ -165,7 +165,7 @@ class Process:
         )
 
     def _unready(self) -> list[str]:
-        """What keeps this worker from working, a line each."""
+        """Return what keeps this worker from working, a line each."""
         worker, queue = self._worker, self._queue
         faults = {
             "the queue does not answer": queue is None or not queue.up,
@@ -175,7 +175,7 @@ class Process:
         return [fault for fault, holds in faults.items() if holds]
 
     async def _why_nothing_moves(self) -> list[str]:
-        """What keeps jobs from being run, a line each, though this process is well: the endpoint, or a pause."""
+        """Return what else keeps jobs from being run, a line each: the endpoint, or a pause."""
         worker, notes = self._worker, []
         if worker is None:
             waits_for = getattr(self._backend, "why_not_ready", None)
@@ -186,7 +186,7 @@ class Process:
         return [masked(" ".join(note.split())) for note in notes]
 
     async def _is_paused(self) -> bool:
-        """Ask the queue, once in a second at most."""
+        """Return whether the queue is paused; it is asked once a second at most."""
         now = asyncio.get_running_loop().time()
         if self._admin is not None and now - self._paused_asked >= PAUSED_SECONDS:
             self._paused_asked = now
@@ -196,7 +196,7 @@ class Process:
         return self._paused
 
     async def _scrape(self) -> bytes:
-        """Count the queue, where it answers, and write all metrics."""
+        """Return all metrics, with the queue's depth if it answers."""
         if self._admin is not None:
             with suppress(TimeoutError, QueueUnavailableError, ConfigError):
                 async with asyncio.timeout(SCRAPE_SECONDS):
@@ -212,7 +212,7 @@ class Process:
 
 
 class Overheard:
-    """A backend whose jobs and answers are logged, because a setting says so."""
+    """Logs the jobs and answers of a backend; used only if a setting says so."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -237,7 +237,7 @@ class Overheard:
 
 
 def _keep_deletion_cost(stack: AsyncExitStack, pod: str, worker: Worker) -> None:
-    """Begin a task on which nothing waits; it is cancelled when the stack is left."""
+    """Start a task that nothing waits for; it is cancelled when the stack is left."""
     from greenscale_worker.deletion_cost import api_server, keep_deletion_cost
 
     # Kubernetes tells every container where its API server is; the name is the same in every cluster.

@@ -1,4 +1,4 @@
-"""What producers and readers use: hand in jobs, wait for their answers, look at them, cancel them (docs/producers.md).
+"""What producers and readers use: submit jobs, wait for their answers, list and cancel them (docs/producers.md).
 
     async with Client.from_env() as client:
         job_id = await client.submit("What is 2+2?", metadata={"tenant": "a"})

@@ -1,4 +1,4 @@
-"""Refuses what a caller of the client got wrong, in words that say what is accepted."""
+"""Checks the arguments of the client's methods; errors say what is accepted."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -11,19 +11,19 @@ from greenscale_worker.queues import STATES, State
 
 
 def check_many(name: str, value: object, accepted: str, *, single: tuple[type, ...] = (str, bytes)) -> None:
-    """Raise TypeError for one thing where many are meant; a string would be taken for its characters."""
+    """Raise TypeError unless `value` is a collection; a string would be taken for its characters."""
     if isinstance(value, single) or not isinstance(value, Iterable):
         raise TypeError(f"{name}: {accepted} is expected, not {_kind(value)}")
 
 
 def check_timeout(timeout: object) -> None:
-    """Raise TypeError for what is no number of seconds."""
+    """Raise TypeError unless `timeout` is a number of seconds or None."""
     if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float)):
         raise TypeError(f"timeout: seconds as a number, or None, are expected, not {timeout!r}")
 
 
 def states_of(state: State | Iterable[State] | None) -> frozenset[State]:
-    """Read which states are meant, all for None. Raises ValueError for an unknown one, TypeError for no word."""
+    """Return the states given, all for None. Raises ValueError for an unknown state, TypeError for another type."""
     if state is None:
         return frozenset(STATES)
     if not isinstance(state, Iterable):
@@ -38,7 +38,7 @@ def states_of(state: State | Iterable[State] | None) -> frozenset[State]:
 
 
 def fields_of(job: Mapping[str, Any] | str) -> dict[str, Any]:
-    """Read a job as a caller gives it. Raises TypeError for what is none, BadInputError for a field of another type."""
+    """Return the fields of a job, a prompt or a dict. Raises TypeError, or BadInputError for a field's wrong type."""
     if isinstance(job, str):
         return {"prompt": job}
     if not isinstance(job, Mapping):

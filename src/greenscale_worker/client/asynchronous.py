@@ -47,7 +47,7 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """A job that has ended: how it stands, None where its record is kept no longer, and its answer where it has one."""
+    """A job that has ended: its record, None if that has expired, and its answer, None if it has none."""
 
     job_id: str
     record: JobInfo | None
@@ -57,15 +57,15 @@ class Completed:
 class Client:
     """One queue, as its producers and readers see it.
 
-    `url` is where Redis is and `queue` the name of the list; what else there is to say about them goes into `redis`
-    and `options`, which then take their places. `kind` is that of the queue: `list`, `stream` or a plug-in's. `check`
-    looks at each job as the worker will, so that a mistake is told to who made it; `max_bytes` is the largest payload
-    that the workers take, 8 MiB at most. It connects with its first call; `async with` closes it.
+    `url` is the address of Redis and `queue` the name of the list; `redis` and `options` replace them, and hold all
+    other options. `kind` is the kind of queue: `list`, `stream` or a plug-in's. `check`: each job is checked as the
+    worker will do it, so that a mistake is raised at the producer. `max_bytes` is the largest payload that the workers
+    take, 8 MiB at most. The client connects with its first call; `async with` closes it.
 
-    Calls raise QueueUnavailableError where the server does not answer, and ConfigError where it refuses this client.
+    Calls raise QueueUnavailableError if the server does not answer, and ConfigError if it refuses this client.
     """
 
-    def __init__(  # noqa: PLR0913  what there is to say about a queue, with defaults
+    def __init__(  # noqa: PLR0913  the options of a queue, with defaults
         self,
         url: str = "redis://127.0.0.1:6379/0",
         *,
@@ -90,11 +90,11 @@ class Client:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, *, env_file: str | Path = ".env") -> Self:
-        """Take the settings of the worker (docs/configuration.md), from the environment and a file. Raises ConfigError.
+        """Use the settings of the worker (docs/configuration.md), from the environment and a file. Raises ConfigError.
 
-        A file of another name than `.env` must be there.
+        A file with another name than `.env` must exist.
         """
-        from greenscale_worker.config import load, queue_options, redis_options  # noqa: PLC0415  only who asks for it
+        from greenscale_worker.config import load, queue_options, redis_options  # noqa: PLC0415  only needed here
 
         path = Path(env_file)
         settings = load(os.environ if environ is None else environ, path, named=path != Path(".env"))
@@ -115,7 +115,7 @@ class Client:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close every connection. Whoever still waits gets a QueueUnavailableError."""
+        """Close every connection. Calls that still wait raise QueueUnavailableError."""
         (ends, self._ends), (queue, self._queue) = (self._ends, None), (self._queue, None)
         if ends is not None:
             await ends.aclose()
@@ -123,7 +123,7 @@ class Client:
             await queue.aclose()
 
     async def queue(self) -> QueueClient:
-        """Give what lies beneath: dead letters, pauses and all else that a queue can do."""
+        """Return the underlying QueueClient, for dead letters, pauses and all else that a queue can do."""
         loop = asyncio.get_running_loop()
         if self._queue is not None and self._loop is not loop:
             raise ConfigError(
@@ -146,14 +146,14 @@ class Client:
         deadline: datetime | str | None = None,
         **parameters: Any,
     ) -> str:
-        """Hand in a job, and give its id: that given, or a new one.
+        """Submit a job. Return its id: `job_id`, or a new one.
 
         `parameters` go to the endpoint as they are: `model`, `temperature`, `max_tokens`, … (docs/wire-contract.md).
-        Where the answer of the server gets lost, nobody knows whether the job was handed in. With the same id the call
-        may be made again: a job that waits, runs or has an answer is not handed in twice. The QueueUnavailableError
-        has that id as `job_id`; where its `undone` is true, nothing was handed in.
+        If the server's reply is lost, the job may or may not have been submitted. Call again with the same id: a job
+        that waits, runs or has an answer is not submitted twice. The QueueUnavailableError has that id as `job_id`; if
+        its `undone` is true, nothing was submitted.
 
-        Raises BadInputError for a job that no worker would run, QueueFullError where the server takes no more.
+        Raises BadInputError for a job that no worker would run, QueueFullError if the server takes no more.
         """
         known = {"prompt": prompt, "messages": messages, "job_id": job_id, "metadata": metadata, "deadline": deadline}
         job = {**{name: value for name, value in known.items() if value is not None}, **parameters}
@@ -161,11 +161,11 @@ class Client:
         return handed_in
 
     async def submit_many(self, jobs: Iterable[Mapping[str, Any] | str]) -> list[str]:
-        """Hand in many jobs, each a prompt or the fields of the wire contract, and give their ids in this order.
+        """Submit many jobs, each a prompt or the fields of the wire contract. Return their ids in this order.
 
-        They are accepted in groups of 100, each as a whole; all are checked before the first. Raises as `submit`, a
-        BadInputError which names the job, also for one id with two payloads; TypeError for what is no job. The error of
-        a server has all ids as `job_ids`, in this order, though some of the groups may have been accepted.
+        All are checked first, then submitted in groups of 100, each accepted or refused as a whole. Raises as `submit`
+        does; BadInputError names the job, and is also raised for one id with two payloads; TypeError for what is no
+        job. A server's error has all ids as `job_ids`, in this order, though some groups may have been accepted.
         """
         check_many("jobs", jobs, "a list of prompts or of dicts, one for each job,", single=(str, bytes, Mapping))
         payloads, places = list[tuple[str, bytes]](), dict[str, int]()
@@ -186,16 +186,16 @@ class Client:
             raise _with_ids(error, job_ids) from error
         return list(job_ids)
 
-    async def wait(self, job_id: str, timeout: float | None = None) -> str:  # noqa: ASYNC109  its error says how the job stands
-        """Wait until a job has ended, and give its answer. It need not be there yet.
+    async def wait(self, job_id: str, timeout: float | None = None) -> str:  # noqa: ASYNC109  its TimeoutError says how the job stands
+        """Wait until a job has ended, and return its answer. The job need not be submitted yet.
 
-        Raises BadInputError for an id that no job can have, JobFailed, JobCancelled, JobGone where its answer is kept
-        no longer, and after so many seconds TimeoutError, which says how the job stands and why nothing moves. While
-        the server is away, it is waited for.
+        Raises BadInputError for an id that no job can have, JobFailed, JobCancelled, JobGone if its answer has expired,
+        and after `timeout` seconds TimeoutError, which says how the job stands and why nothing moves. While the server
+        is away, it goes on waiting.
         """
         return await self._wait(job_id, timeout, known=False)
 
-    async def _wait(self, job_id: str, timeout: float | None, *, known: bool) -> str:  # noqa: ASYNC109  likewise
+    async def _wait(self, job_id: str, timeout: float | None, *, known: bool) -> str:  # noqa: ASYNC109  as above
         check_job_id(job_id)
         check_timeout(timeout)
         ends = await self._waiting()
@@ -214,14 +214,14 @@ class Client:
         timeout: float | None = None,  # noqa: ASYNC109  as above
         **fields: Any,
     ) -> str:
-        """Hand in a job as `submit` does, and wait for its answer as `wait` does."""
+        """Submit a job as `submit` does, and wait for its answer as `wait` does."""
         check_timeout(timeout)
         return await self._wait(await self.submit(prompt, **fields), timeout, known=True)
 
     async def as_completed(self, job_ids: Iterable[str]) -> AsyncGenerator[Completed, None]:
-        """Give each of these jobs when it has ended; `record` is as `jobs` gives it, and says why one failed.
+        """Yield each of these jobs when it has ended; `record` is as `jobs` yields it, and says why one failed.
 
-        Raises BadInputError for an id that no job can have, TypeError for a single one.
+        Raises BadInputError for an id that no job can have, TypeError for a single id.
         """
         check_many("job_ids", job_ids, "a list of ids")
         ids = list(job_ids)
@@ -232,20 +232,20 @@ class Client:
                 yield Completed(each.job_id, of_record(each.job_id, each.record), _text(each.answer))
 
     async def result(self, job_id: str) -> str | None:
-        """Read a job's answer; None where there is none (yet)."""
+        """Return a job's answer, None if there is none (yet)."""
         ((_, answer),) = await (await self.queue()).look_up([job_id])
         return _text(answer)
 
     async def record(self, job_id: str) -> JobInfo | None:
-        """Tell how a job stands; None where there is no record: it is unknown, or was pushed by hand and waits."""
+        """Return a job's record, None if there is none: the job is unknown, or was pushed by hand and waits."""
         return of_record(job_id, await (await self.queue()).record(job_id))
 
     async def cancel(self, job_id: str) -> Cancellation:
-        """End a job that has not finished; see `QueueClient.cancel`. Raises BadInputError for an id no job can have."""
+        """Cancel a job that has not finished; see `QueueClient.cancel`. Raises BadInputError for an impossible id."""
         return await (await self.queue()).cancel(job_id)
 
     async def uncancel(self, job_id: str) -> bool:
-        """Take a cancellation back that no job has met yet; see `QueueClient.uncancel`. Raises as `cancel`."""
+        """Take back a cancellation that has not met its job yet; see `QueueClient.uncancel`. Raises as `cancel`."""
         return await (await self.queue()).uncancel(job_id)
 
     async def jobs(
@@ -256,9 +256,9 @@ class Client:
         worker: str | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[JobInfo]:
-        """Walk through jobs: those that run, wait, are delayed and held, then the last 1,000 that ended.
+        """Yield jobs: those that run, wait, are delayed and held, then the last 1,000 that ended.
 
-        `state` is one or several. Raises ValueError for one that there is not.
+        `state` is one or several. Raises ValueError for an unknown state.
         """
         states = states_of(state)
         if limit == 0 or not states:
@@ -278,7 +278,7 @@ class Client:
         return await (await self.queue()).depth()
 
     async def workers(self) -> list[LiveWorker]:
-        """List the worker processes alive."""
+        """List the live worker processes."""
         return await (await self.queue()).workers()
 
     async def _waiting(self) -> Ends:
@@ -290,7 +290,7 @@ class Client:
         return self._ends
 
     async def _stands(self, job_id: str) -> str:
-        """Say how a job stands, for who has waited for it in vain."""
+        """Describe how a job stands, for the TimeoutError."""
         try:
             async with asyncio.timeout(LAST_LOOK_SECONDS):
                 record = await self.record(job_id)
@@ -302,15 +302,15 @@ class Client:
         return f"it is {record.state}" + (f", last {why}" if why else "")
 
     async def _why(self) -> str:
-        """Say why nothing moves, where that is so and can be told."""
-        with suppress(Exception):  # whatever it is, it must not hide that the time is up
+        """Describe why nothing moves, empty if jobs move or it cannot be found out."""
+        with suppress(Exception):  # no error here may hide the TimeoutError
             async with asyncio.timeout(LAST_LOOK_SECONDS):
                 reasons = (await standing(await self.queue())).reasons_of_waiting()
             return f"; nothing moves: {'; '.join(reasons.values())}" if reasons else ""
         return ""
 
     def _payload(self, job: Mapping[str, Any] | str, where: str = "") -> tuple[str, bytes]:
-        """Write a job as workers read it. Raises BadInputError or TypeError, which say where."""
+        """Return a job's id and its payload. Raises BadInputError or TypeError, prefixed with `where`."""
         try:
             return self._written(fields_of(job))
         except BadInputError as error:
@@ -329,7 +329,7 @@ class Client:
 
 
 def _with_ids(error: QueueUnavailableError, job_ids: tuple[str, ...]) -> QueueUnavailableError:
-    """Say which jobs it is about, so that the caller can hand them in again."""
+    """Add the ids of the jobs to an error, so that the caller can submit them again."""
     if error.undone:
         which = "nothing was handed in"
     elif len(job_ids) == 1:
@@ -342,7 +342,7 @@ def _with_ids(error: QueueUnavailableError, job_ids: tuple[str, ...]) -> QueueUn
 
 
 def answer_of(ended: Ended) -> str:
-    """Read what a job has come to. Raises JobFailed, JobCancelled or JobGone."""
+    """Return the answer of a job that has ended. Raises JobFailed, JobCancelled or JobGone."""
     record = ended.record
     if record.get("state") == "failed":
         raise JobFailed(ended.job_id, record.get("error_code", ""), record.get("error_message", ""))

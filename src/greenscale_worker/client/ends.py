@@ -1,4 +1,4 @@
-"""Waiting for jobs to end: whoever waits is told, and many who wait share one subscription."""
+"""Waits for jobs to end; all waits of a client share one subscription."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
@@ -11,19 +11,19 @@ from greenscale_worker.queues import OPEN, QueueClient
 from greenscale_worker.tasks import end
 
 PORTION: Final = 200  # jobs that are looked up together
-DEAF_SECONDS: Final = 0.5  # between two looks while nothing is told
-SAFE_SECONDS: Final = 1.0  # and while ends are told: a message may get lost, and why a job waits is not told
+DEAF_SECONDS: Final = 0.5  # between two looks while there is no subscription
+SAFE_SECONDS: Final = 1.0  # and while there is: a message may get lost, and none says why a job waits
 SECONDS_FOR_EACH: Final = 0.01  # so that looks at many jobs do not make the server busy
 LONGEST_SECONDS: Final = 30.0
 AWAY_SECONDS: Final = 0.5
-LINGER_SECONDS: Final = 2.0  # nobody waits: the subscription ends
+LINGER_SECONDS: Final = 2.0  # without a wait, until the subscription ends
 
 Record = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A job that is over: its record, which is empty where it is kept no longer, and its answer where it has one."""
+    """A job that has ended: its record, empty if it has expired, and its answer, None if it has none."""
 
     job_id: str
     record: Record
@@ -32,7 +32,7 @@ class Ended:
 
 @dataclass(slots=True, eq=False)
 class _Wait:
-    """Somebody who waits. `known`: there was a record of the job, so that none means that it is kept no longer."""
+    """One call that waits. `known`: the job had a record, so that a missing record means that it has expired."""
 
     job_id: str
     tell: Callable[[Ended | GreenScaleError], None]
@@ -40,10 +40,10 @@ class _Wait:
 
 
 class Ends:
-    """Tells of jobs when they end: as soon as the queue tells of it, and by a look now and then where that is lost.
+    """Waits for jobs to end: by the queue's messages, and by a look now and then in case a message is lost.
 
-    `on_open` is given id and record of a job that was looked at and has not ended, `on_away` why the server does not
-    answer, once for each time that it is away.
+    `on_open` is called with id and record of a job that was looked at and has not ended, `on_away` with the reason why
+    the server does not answer, once for each time that it is away.
     """
 
     def __init__(
@@ -63,9 +63,9 @@ class Ends:
         self._task: asyncio.Task[None] | None = None
 
     async def wait(self, job_id: str, *, known: bool = False) -> Ended:
-        """Wait until a job has ended. `known`: it was handed in, so there is a record of it.
+        """Wait until a job has ended. `known`: it was submitted, so it has a record.
 
-        Raises ConfigError where the server refuses us; while it does not answer, it is waited for.
+        Raises ConfigError if the server refuses us; while it does not answer, it is waited for.
         """
         future: asyncio.Future[Ended | GreenScaleError] = asyncio.get_running_loop().create_future()
 
@@ -80,7 +80,7 @@ class Ends:
             self._drop(wait)
 
     async def as_completed(self, job_ids: Iterable[str], *, known: bool = False) -> AsyncGenerator[Ended, None]:
-        """Give each of these jobs when it has ended. Raises as `wait`."""
+        """Yield each of these jobs when it has ended. Raises as `wait` does."""
         ended: asyncio.Queue[Ended | GreenScaleError] = asyncio.Queue()
         waits = [self._add(job_id, ended.put_nowait, known=known) for job_id in dict.fromkeys(job_ids)]
         try:
@@ -91,7 +91,7 @@ class Ends:
                 self._drop(wait)
 
     async def aclose(self) -> None:
-        """Stop listening. Whoever still waits gets a QueueUnavailableError."""
+        """Stop listening. Calls that still wait raise QueueUnavailableError."""
         task, self._task = self._task, None
         await end(task)
         self._tell_all(list(self._waits), QueueUnavailableError("the client was closed"))
@@ -114,15 +114,15 @@ class Ends:
 
     async def _run(self) -> None:
         try:
-            while self._waits:  # somebody may begin to wait while a subscription ends
+            while self._waits:  # a new wait may begin while a subscription ends
                 self._listening = False
                 async with self._queue.listen(self._heard):
                     await self._serve()
-        except Exception as error:  # noqa: BLE001  a queue of somebody else's; nobody may wait for ever because of it
+        except Exception as error:  # noqa: BLE001  a plug-in may raise anything; no call may wait for ever because of it
             self._tell_all(list(self._waits), GreenScaleError(f"the queue cannot be watched: {error!r}"))
 
     async def _serve(self) -> None:
-        """Look at jobs whenever there is news of them, and now and then; until nobody has waited for a while."""
+        """Look at jobs on every message, and now and then. End when nothing has been waited for in LINGER_SECONDS."""
         while True:
             self._news.clear()
             await self._look()
@@ -150,11 +150,11 @@ class Ends:
         return least + min(LONGEST_SECONDS, SECONDS_FOR_EACH * len(self._waits))
 
     async def _look(self) -> None:
-        """Look at the jobs of which something may be new, until the server has answered for all of them."""
+        """Look at the jobs that may have changed, until the server has answered for all of them."""
         away = False
         while self._to_look_at:
             some = list(islice(self._to_look_at, PORTION))
-            for job_id in some:  # before it is asked: what ends meanwhile is looked at again
+            for job_id in some:  # before the query, so that a job that ends meanwhile is looked at again
                 del self._to_look_at[job_id]
             try:
                 found = await self._queue.look_up(some)

@@ -1,4 +1,4 @@
-"""Looks at a job as the worker will, so that a mistake is told to who made it."""
+"""Checks a job as the worker will, so that a mistake is raised at the producer."""
 
 from datetime import UTC, datetime
 
@@ -8,7 +8,7 @@ from greenscale_worker.job import decode
 
 
 def check(payload: bytes, *, max_bytes: int, chat: bool) -> str:
-    """Give the id of a job that a worker would run. `chat`: it is for an endpoint. Raises BadInputError."""
+    """Return the job's id. `chat`: it is for an endpoint. Raises BadInputError for a job that no worker would run."""
     job = decode(payload, max_bytes=max_bytes)
     if job.deadline is not None and job.deadline <= datetime.now(UTC):
         told = f"deadline: {job.deadline.isoformat()} has passed; a time to come is expected"

@@ -14,13 +14,13 @@ SECONDS: Final = re.compile(r"\b\d+ s\b")
 PAUSED: Final = "paused: `greenscale-worker resume` ends it"
 DELAYED: Final = "delayed"
 NO_WORKER: Final = "no worker is alive"
-FAILING_SECONDS: Final = 5.0  # a call that fails now and then is no reason to say anything
-SHOWN: Final = 2  # of what workers say, where they do not say the same
+FAILING_SECONDS: Final = 5.0  # a call that fails now and then is not worth a word
+SHOWN: Final = 2  # different reasons of workers, at most
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A queue at one moment. `tries_anew`: a call runs that began after the failure of which `depth` tells."""
+    """A queue at one moment. `tries_anew`: a running call began after the failure that `depth` reports."""
 
     depth: Depth
     workers: Sequence[LiveWorker]
@@ -28,10 +28,10 @@ class Standing:
     tries_anew: bool
 
     def reasons(self, *, patience: float = 0.0) -> dict[str, str]:
-        """Why nothing moves, each by a key that stays the same as long as the reason does.
+        """Return why nothing moves, each reason by a key that stays the same as long as the reason does.
 
-        That nothing succeeds is one only after so many seconds, and not while a call runs that may yet succeed: the
-        failure may be of workers and of a key that are no longer there.
+        That nothing succeeds is a reason only after `patience` seconds, and not while a later call runs that may
+        succeed: the workers, or the key, that failed may have been replaced.
         """
         depth, reasons = self.depth, dict[str, str]()
         if depth.paused:
@@ -52,14 +52,14 @@ class Standing:
         return reasons
 
     def reasons_of_waiting(self) -> dict[str, str]:
-        """Why the end of a job does not come, which need not be there yet; what its record says is left out."""
+        """Return why a job does not end, without what its record says. The job need not be submitted yet."""
         reasons = self.reasons(patience=FAILING_SECONDS)
         reasons.pop(DELAYED, None)
         return reasons if self.workers else {**reasons, NO_WORKER: NO_WORKER}
 
     @property
     def open_jobs(self) -> int:
-        """How many jobs have not ended."""
+        """Number of jobs that have not ended."""
         depth = self.depth
         return depth.waiting + depth.running + depth.delayed + depth.held
 
@@ -75,7 +75,7 @@ async def standing(client: QueueClient) -> Standing:
 
 
 async def _tries_anew(client: QueueClient, depth: Depth) -> bool:
-    """Whether a call runs that began after the first failure; where nobody knows when it began, it did."""
+    """Return whether a call runs that began after the first failure; one of unknown start counts as such."""
     if depth.failing_seconds is None or not depth.running:
         return False
     failed_at, running = time() - depth.failing_seconds, JobFilter(state="running")

@@ -24,7 +24,7 @@ T = TypeVar("T")
 def _twin(
     method: Callable[Concatenate[Client, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate["SyncClient", P], T]:
-    """Make a method that waits for what one of Client promises."""
+    """Make a blocking method of one of Client's."""
 
     @wraps(method)
     def call(self: "SyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -34,9 +34,9 @@ def _twin(
 
 
 class SyncClient:
-    """What Client promises, by calls that block; from any thread, also where an event loop runs, as in a notebook.
+    """Client with blocking calls, for any thread, also beside a running event loop, as in a notebook.
 
-    Takes what Client takes, or a Client that no event loop has used yet. A thread of its own works until `close`.
+    Takes what Client takes, or a Client that no event loop has used yet. Its own thread runs until `close`.
     """
 
     def __init__(self, *args: Any, client: Client | None = None, **kwargs: Any) -> None:
@@ -81,7 +81,7 @@ class SyncClient:
         return self._run(all_of_them())
 
     def as_completed(self, job_ids: Iterable[str]) -> Iterator[Completed]:
-        """Give each of these jobs when it has ended; see Client.as_completed."""
+        """Yield each of these jobs when it has ended; see Client.as_completed."""
         check_many("job_ids", job_ids, "a list of ids")
         ended = self._client.as_completed(list(job_ids))
 
@@ -91,12 +91,12 @@ class SyncClient:
         try:
             while (each := self._run(following())) is not None:
                 yield each
-        finally:  # whoever breaks off waits no longer
+        finally:  # a caller that breaks out of the loop waits no longer
             with suppress(QueueUnavailableError):
                 self._run(ended.aclose())
 
     def close(self) -> None:
-        """Close every connection, and end the thread. Calls of other threads end with a QueueUnavailableError."""
+        """Close every connection, and end the thread. Calls of other threads raise QueueUnavailableError."""
         with self._lock:
             was_closed, self._closed = self._closed, True
         if was_closed or os.getpid() != self._process:
@@ -133,7 +133,7 @@ class SyncClient:
         except CancelledError:
             raise QueueUnavailableError("the client was closed") from None
         except BaseException:
-            if future.cancel():  # Ctrl-C: nobody waits for it any more
+            if future.cancel():  # Ctrl-C: its caller no longer waits
                 with suppress(CancelledError):
                     future.result()
             raise

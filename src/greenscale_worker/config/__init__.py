@@ -1,4 +1,4 @@
-"""Settings: `settings` declares each of them once, `load` reads them, and `options` says what they mean together."""
+"""Settings: `settings` declares each of them once, `load` reads them, `options` makes options of the parts."""
 
 from greenscale_worker.config.options import (
     chat_options,

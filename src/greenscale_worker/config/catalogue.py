@@ -1,4 +1,4 @@
-"""What the declarations in `settings` say of each setting, for those who read, check, show and document them."""
+"""Lists the settings as declared in `settings`, to read, check, show and document them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from greenscale_worker.config.settings import SECTIONS
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting. `names` are those in the environment, the first is what people call it."""
+    """One setting. `names` are its environment variables, the first of which is its name for people."""
 
     field: str
     names: tuple[str, ...]
@@ -24,7 +24,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Its name for people."""
         return self.names[0]
 
     @property
@@ -34,7 +34,7 @@ class Setting:
 
     @property
     def may_be_empty(self) -> bool:
-        """Whether an empty value says something; otherwise it is as good as none."""
+        """Whether an empty value has a meaning; otherwise it counts as not set."""
         return OR_NOTHING in self.info.metadata or any(rule.holds("") for rule in self._of(Rule))
 
     @property
@@ -59,7 +59,7 @@ class Setting:
 
     @property
     def _kinds(self) -> tuple[Any, ...]:
-        """The type, or the types that are accepted instead of each other."""
+        """The types that are accepted."""
         return () if self._choices else get_args(self.info.annotation) or (self.info.annotation,)
 
     def _of(self, kind: type) -> Iterator[Any]:
@@ -68,7 +68,7 @@ class Setting:
 
 @cache
 def catalogue() -> tuple[Setting, ...]:
-    """All settings, in the order in which they are declared."""
+    """Return all settings, in the order in which they are declared."""
     return tuple(
         Setting(field, _names(info), (section.__doc__ or "").rstrip("."), info)
         for section in SECTIONS
@@ -77,7 +77,7 @@ def catalogue() -> tuple[Setting, ...]:
 
 
 def name_of(field: str) -> str:
-    """What people call the setting of a field."""
+    """Return the name, for people, of the setting of a field."""
     return next(setting.name for setting in catalogue() if setting.field == field)
 
 

@@ -1,6 +1,6 @@
-"""What settings mean together: the option values that the layers below take. Contradictions are found here.
+"""Turns settings into the options of the layers below, and finds contradictions between settings.
 
-Each function asks only for what it needs, so a command that sends nothing to an endpoint asks for no key.
+Each function reads only what it needs, so a command that sends nothing to an endpoint needs no key.
 """
 
 from collections.abc import Iterable
@@ -26,10 +26,10 @@ OPENAI_PAIR: Final = ("openai_api_key", "openai_base_url")
 
 
 def chat_options(settings: Settings, *, model_optional: bool = False) -> ChatOptions:
-    """Where the endpoint is and how to be let in. Raises ConfigError where key, URL and model make no set.
+    """Return the endpoint's address, credentials and defaults. Raises ConfigError if key, URL and model do not match.
 
-    `model_optional`: there need be no model, since whoever asks may name one; a job that does not then fails alone.
-    That is for jobs whose answers are looked at: a worker without a model would bury a whole queue.
+    `model_optional`: no model need be set, as each job may name one; a job that does not then fails alone. That is for
+    jobs with a user who sees the answers: a worker without a model would make dead letters of a whole queue.
     """
     url, key, model = _endpoint(settings)
     if model is None and not model_optional:
@@ -61,12 +61,12 @@ def chat_options(settings: Settings, *, model_optional: bool = False) -> ChatOpt
 
 
 def has_endpoint(settings: Settings) -> bool:
-    """Say whether any setting names an endpoint. Where none does, `up` has a simulated one."""
+    """Return whether any setting names an endpoint. If none does, `up` runs a simulated one."""
     return any(getattr(settings, field) is not None for field in (*NEYSA_PAIR, *OPENAI_PAIR))
 
 
 def redis_options(settings: Settings) -> RedisOptions:
-    """Where Redis is and how to be let in. Raises ConfigError for settings that contradict each other."""
+    """Return the address and credentials of Redis. Raises ConfigError for settings that contradict each other."""
     url = _redis_url(settings)
     files = {name: getattr(settings, f"redis_{name}") for name in ("ca_file", "cert_file", "key_file")}
     for name, file in files.items():
@@ -102,7 +102,7 @@ def redis_options(settings: Settings) -> RedisOptions:
 
 
 def queue_options(settings: Settings) -> QueueOptions:
-    """What a queue needs to know. Raises ConfigError where it has two names."""
+    """Return the options of the queue. Raises ConfigError if it has two names."""
     return QueueOptions(
         name=queue_name(settings),
         take_from=settings.take_from,
@@ -118,7 +118,7 @@ def queue_options(settings: Settings) -> QueueOptions:
 
 
 def queue_name(settings: Settings) -> str:
-    """Name of the list, or of the stream. Raises ConfigError where there are two."""
+    """Return the name of the list, or of the stream. Raises ConfigError if both are set and differ."""
     if settings.stream_name is None:
         return settings.list_name
     if "list_name" in settings.model_fields_set and settings.list_name != settings.stream_name:
@@ -127,17 +127,17 @@ def queue_name(settings: Settings) -> str:
 
 
 def own_pod(settings: Settings) -> str | None:
-    """Name of the pod whose deletion cost is to be kept; None: of no pod. Raises ConfigError where it has no name."""
+    """Return the name of the pod whose deletion cost is kept up to date, None if none. Raises ConfigError."""
     if not settings.pod_deletion_cost:
         return None
-    if settings.pod_name is None:  # the host name is not always that of the pod: long names are cut
+    if settings.pod_name is None:  # the host name may differ from the pod's: long names are cut
         raise ConfigError("GREENSCALE_POD_NAME is not set; expected with GREENSCALE_POD_DELETION_COST: the pod's name")
     return settings.pod_name
 
 
 def policy(settings: Settings) -> "Policy":
-    """How often and how long a job is tried."""
-    from greenscale_worker.execution import Policy  # noqa: PLC0415  who runs no job does not pay for its imports
+    """Return how often and how long a job is tried."""
+    from greenscale_worker.execution import Policy  # noqa: PLC0415  its imports are slow, and only needed to run jobs
 
     return Policy(
         max_tries=settings.max_tries,
@@ -148,7 +148,7 @@ def policy(settings: Settings) -> "Policy":
 
 
 def _endpoint(settings: Settings) -> tuple[str, SecretStr, str | None]:
-    """URL, key and model. A key goes to the URL of its own pair or to that pair's default, nowhere else."""
+    """Return URL, key and model. A key goes to the URL of its own pair or to that pair's default, nowhere else."""
     if settings.neysa_api_key is not None:
         return settings.neysa_api_url or NEYSA_URL, settings.neysa_api_key, settings.model or NEYSA_MODEL
     base, key = settings.openai_base_url, settings.openai_api_key
@@ -169,10 +169,10 @@ def _endpoint(settings: Settings) -> tuple[str, SecretStr, str | None]:
 
 
 def _from_one_source(settings: Settings, secrets: Iterable[str], address: Iterable[str], authority: str) -> None:
-    """Refuse to send a secret where another source than its own says, unless that is the default place.
+    """Refuse to send a secret to an address from another source, unless it is the default address.
 
-    The sources are what somebody has chosen (the environment, a file that was named), and a `.env` that merely lies
-    there. Nor may the latter say which authority vouches for the host that gets a chosen secret. Raises ConfigError.
+    There are two sources: what the user chose (the environment, a file named by the user), and a `.env` that merely
+    lies there. The latter may not set the authority that verifies the host of a chosen secret. Raises ConfigError.
     """
     for secret in secrets:
         value = getattr(settings, secret)
@@ -190,11 +190,11 @@ def _from_one_source(settings: Settings, secrets: Iterable[str], address: Iterab
 
 
 def _proxy(settings: Settings, url: str) -> str | None:
-    """The proxy for a URL, by the rules of urllib."""
+    """Return the proxy for a URL, by the rules of urllib."""
     target = urlsplit(url)
     if settings.https_proxy is None or target.scheme != "https":
         return None
-    from urllib import request  # noqa: PLC0415  20 ms, for those who have a proxy
+    from urllib import request  # noqa: PLC0415  20 ms, only needed with a proxy
 
     host, without = target.netloc.rpartition("@")[2], {"no": settings.no_proxy or ""}
     if request.proxy_bypass_environment(host, without):  # type: ignore[attr-defined]  # typeshed leaves it out

@@ -1,4 +1,4 @@
-"""Reads the settings: from the environment, else from `.env`, else there is a default; secrets also from files."""
+"""Reads the settings: from the environment, else from `.env`, else the default; secrets also from files."""
 
 import re
 import stat
@@ -17,8 +17,8 @@ from greenscale_worker.config.settings import Notice, Settings
 from greenscale_worker.errors import ConfigError
 
 OURS: Final = "GREENSCALE_"
-SHARED_PREFIXES: Final = ("REDIS_", "NEYSA_", "OPENAI_")  # other programs have names that begin like this, too
-MISTYPED: Final = 0.9  # of difflib's ratio: two letters that changed places are told, and other programs' names are not
+SHARED_PREFIXES: Final = ("REDIS_", "NEYSA_", "OPENAI_")  # other programs use these prefixes, too
+MISTYPED: Final = 0.9  # of difflib's ratio: finds two swapped letters, but not the names of other programs
 FILE: Final = "_FILE"
 LARGEST_FILE: Final = 64 * 1024
 LONGEST_SHOWN: Final = 80
@@ -28,14 +28,14 @@ INJECTED: Final = re.compile(r"(tcp|udp|sctp)://")  # what Kubernetes sets NAME_
 # What Kubernetes sets beside NAME_PORT: NAME_SERVICE_HOST, NAME_SERVICE_PORT…, NAME_PORT_6379_TCP…
 OF_SERVICE: Final = re.compile(r".+_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_.+)?)")
 
-Found = tuple[str | None, str, str | None]  # a value, None where it was left empty; the variable; the file it names
+Found = tuple[str | None, str, str | None]  # a value, None if left empty; the variable; the file it names
 
 
 def load(environ: Mapping[str, str], dotenv_path: Path | None = None, *, named: bool = False) -> Settings:
-    """Read and check all settings. The environment goes before the file at `dotenv_path`, where there is one.
+    """Read and check all settings. The environment takes precedence over the file at `dotenv_path`, if there is one.
 
-    `named`: somebody has named that file, so it must be there, and is trusted like the environment. One that merely
-    lies in the working directory may have come with somebody else's folder: it may not choose code to run, nor a file
+    `named`: the user named that file, so it must exist, and is trusted like the environment. A file that merely lies
+    in the working directory may have come with a folder of unknown origin: it may not choose code to run, nor a file
     to read a secret from, and its fields are in `Settings.unnamed`.
 
     Raises ConfigError with one line that names the variable, what is wrong and what is accepted.
@@ -84,7 +84,7 @@ def _untrusted(what: str, path: str) -> ConfigError:
 
 
 def _read_dotenv(path: Path, *, named: bool) -> str | None:
-    """Read the file; None where there is none and nobody has named it."""
+    """Read the file. Return None if there is none and the user has not named it."""
     try:
         if not named and not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
             raise ConfigError(f"{path} is no regular file; expected: a file of NAME=value lines, or --env-file {path}")
@@ -101,14 +101,14 @@ def _read_dotenv(path: Path, *, named: bool) -> str | None:
 
 def _variables(text: str, path: Path, notices: list[Notice]) -> dict[str, str]:
     try:
-        from dotenv.parser import parse_stream  # noqa: PLC0415  only who has such a file pays for it
+        from dotenv.parser import parse_stream  # noqa: PLC0415  only needed with such a file
     except ImportError:
         raise ConfigError(
             f"{path} is there, but python-dotenv, which reads it, is not installed; expected:"
             " pip install python-dotenv, or the variables in the environment and no such file"
         ) from None
 
-    # Without interpolation: a `$` in a password is a `$`, and only `environ` stands for the environment.
+    # Without interpolation: a `$` in a password is a `$`, and os.environ is not read.
     found: dict[str, str] = {}
     for binding in parse_stream(StringIO(text)):
         is_bare = binding.key is not None and binding.value is None
@@ -120,7 +120,7 @@ def _variables(text: str, path: Path, notices: list[Notice]) -> dict[str, str]:
 
 
 def _find(setting: Setting, variables: Mapping[str, str]) -> Found | None:
-    """Look for one setting in one source; of two spellings the second goes before the first, as in urllib."""
+    """Look for one setting in one source; the second of two spellings takes precedence, as in urllib."""
     value, name = None, setting.name
     for name in reversed(setting.names):
         if name in variables and not _is_injected(name, variables[name]):
@@ -135,7 +135,7 @@ def _find(setting: Setting, variables: Mapping[str, str]) -> Found | None:
         given = bool(value) or setting.may_be_empty
     if value is None:
         return None
-    # A Secret made with `echo` ends with a line feed; that is no part of it, in a file or not.
+    # A Secret made with `echo` ends with a line feed, which is no part of it, in a file or not.
     return (value.rstrip("\r\n") if setting.secret else value.strip()) if given else None, name, file
 
 
@@ -153,7 +153,7 @@ def _read_secret(name: str, path: Path) -> str:
 
 
 def _shown(text: str | Path) -> str:
-    """Write a text that others chose so that it is one line, and not a long one."""
+    """Return a text of unknown origin as one line, cut to LONGEST_SHOWN."""
     text = str(text)
     text = text if text.isprintable() else repr(text)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
@@ -188,7 +188,7 @@ def _notices(variables: Mapping[str, str]) -> Iterator[Notice]:
 
 
 def _explain(error: ValidationError, values: Mapping[str, str], origins: Mapping[str, str]) -> ConfigError:
-    """Put the first fault into one line, without the value of a secret."""
+    """Make an error of the first fault, in one line, without the value of a secret."""
     wrong = error.errors(include_url=False, include_context=False)[0]["loc"][0]
     setting = next(setting for setting in catalogue() if setting.name == wrong)
     value = "the value" if setting.secret else repr(masked(values[setting.name]))

@@ -1,4 +1,4 @@
-"""What the text of a setting must be, beyond its type: in words, and as a test."""
+"""Rules for the text of a setting, beyond its type: each in words, and as a test."""
 
 import re
 from collections.abc import Callable
@@ -28,7 +28,7 @@ REDIS_PATHS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Stands in an annotation; pydantic asks it. `accepts` are the words, `holds` the test."""
+    """A rule in a field's annotation, checked by pydantic. `accepts` says it in words, `holds` tests it."""
 
     accepts: str
     holds: Callable[[str], bool]
@@ -43,7 +43,7 @@ class Rule:
 
 
 class SecretUrl(SecretStr):
-    """A URL that may hold a password; shown without user and password, or not at all where it is no URL."""
+    """A URL that may hold a password; shown without user and password, or hidden entirely if it is no URL."""
 
     def _display(self) -> str:
         url = self.get_secret_value()
@@ -51,7 +51,7 @@ class SecretUrl(SecretStr):
 
 
 def masked(text: str) -> str:
-    """Hide user and password of URLs: all up to the last @, as a password that is not quoted may hold anything."""
+    """Hide user and password of URLs: all up to the last @, as an unquoted password may hold anything."""
     return "".join(map(_masked_word, SPACES.split(text)))
 
 
@@ -62,7 +62,7 @@ def _masked_word(word: str) -> str:
 
 
 def is_http_url(text: str) -> bool:
-    """Say whether a text is a URL with a host that HTTP can be spoken to."""
+    """Return whether a text is an http or https URL with a host."""
     try:
         url = urlsplit(text)
         sound = url.port != 0 and not url.fragment and text.isprintable() and " " not in text
@@ -126,7 +126,7 @@ def _matches(pattern: str) -> Callable[[str], bool]:
     return lambda text: re.fullmatch(pattern, text) is not None
 
 
-# For numbers of which an empty value says that there is none.
+# For numbers that an empty value switches off.
 OR_NOTHING: Final = BeforeValidator(lambda value: None if value == "" else value)
 
 HTTP_URL: Final = Rule("a full URL, https://host/path or http://host/path", is_http_url)
@@ -150,6 +150,6 @@ LIST_NAME: Final = Rule(
 RESULT_PREFIX: Final = Rule("at most 64 of letters, digits and . _ : -", _matches(r"[A-Za-z0-9._:-]{0,64}"))
 GROUP_NAME: Final = Rule("1 to 128 of letters, digits and . _ : -", _matches(r"[A-Za-z0-9._:-]{1,128}"))
 PEM_FILE: Final = Rule("the name of a PEM file that can be read", _is_pem_file)
-# Whatever it is, it is accepted until it is used: it may be meant for other programs.
+# Any value is accepted until it is used: it may be meant for other programs.
 PROXY: Final = Rule("http://host:port", bool)
 HTTP_PATH: Final = Rule("a path that begins with a single /", _matches(r"/([^/\s]\S*)?"))

@@ -27,7 +27,7 @@ PIECES: Final = 20
 
 
 class Simulator:
-    """The handlers of one server, and what they have counted."""
+    """The handlers of one server, and their counts."""
 
     def __init__(self, options: SimulatorOptions) -> None:
         self.options = options
@@ -65,10 +65,10 @@ class Simulator:
         return _json({"status": "ok"})
 
     async def stats(self, _: web.Request) -> web.Response:
-        """GET /stats: what has been counted since the start.
+        """GET /stats: the counts since the start.
 
         `outcomes` counts each request by its fate as soon as that is known. `abandoned` are requests whose
-        client went away before the end. `too_early` are arrivals before a Retry-After given to anybody had
+        client went away before the end. `too_early` are arrivals before a Retry-After given to any client had
         elapsed (those already on their way count too), `too_early_same_job` only those of the job it was
         given to.
         """
@@ -77,7 +77,7 @@ class Simulator:
         return _json({"requests": self.outcomes.total(), "outcomes": dict(self.outcomes), **counts})
 
     async def change_faults(self, request: web.Request) -> web.Response:
-        """POST /faults: from now on these faults, and none that is not named (`{}`: all is well)."""
+        """POST /faults: from now on exactly these faults (`{}`: none)."""
         try:
             self.faults = TypeAdapter(Faults).validate_json(await request.read())
         except ValidationError as error:
@@ -111,7 +111,7 @@ class Simulator:
     async def _write(
         self, request: web.Request, question: Question, answer: Reply, fate: Fate, slow_seconds: float
     ) -> web.StreamResponse:
-        """Write a body piece by piece: a stream, a slow one, or one that is cut off at its half."""
+        """Write a body piece by piece: a stream, a slow body, or one that is cut off halfway."""
         response = web.StreamResponse(headers=EVENTS if question.stream else JSON)
         if question.stream:
             pieces, pause = answer.events(usage=question.stream_usage), self.options.per_token
@@ -141,7 +141,7 @@ class Simulator:
         return key is not None and request.headers.get("Authorization") != f"Bearer {key}"
 
     def _count(self, job: str) -> int:
-        """Count a request of this job; says how many it has sent."""
+        """Count a request of this job. Return how many it has sent."""
         if self.held_until:
             now = asyncio.get_running_loop().time()
             self.too_early += now < self.held_until
@@ -165,7 +165,7 @@ class Simulator:
         return known or f"This is a simulated answer to question {question.fingerprint}."
 
     def _delay(self, question: Question, answer: Reply) -> float:
-        """Seconds until the first byte: a stream spends its time per token later on."""
+        """Return the seconds until the first byte: a stream spends its time per token later on."""
         options = self.options
         tokens = 0 if question.stream else len(answer.tokens)
         return options.latency or options.ttft + options.per_token * tokens
@@ -204,7 +204,7 @@ def _close(request: web.Request) -> None:
 
 
 def build_app(options: SimulatorOptions) -> web.Application:
-    """Build the server's application; what it counts starts at zero."""
+    """Build the server's application, with all counts at zero."""
     simulator = Simulator(options)
     app = web.Application(client_max_size=LARGEST_REQUEST)
     app.router.add_post(CHAT_PATH, simulator.chat)
@@ -217,9 +217,9 @@ def build_app(options: SimulatorOptions) -> web.Application:
 
 @asynccontextmanager
 async def running(options: SimulatorOptions, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
-    """Serve until the block ends; gives the root URL (`http://127.0.0.1:40123`). Port 0 takes a free one.
+    """Serve until the block ends. Yields the root URL (`http://127.0.0.1:40123`). Port 0 takes a free one.
 
-    Raises OSError where the address cannot be listened on.
+    Raises OSError if it cannot listen on the address.
     """
     # handler_cancellation: a request counts as in flight only while its client waits for the answer
     runner = web.AppRunner(build_app(options), access_log=None, handler_cancellation=True, shutdown_timeout=0.1)

@@ -1,4 +1,4 @@
-"""The protocol: what a request asks for, and how a good answer is written."""
+"""The protocol of chat completions: reads requests, and writes good answers."""
 
 import re
 import time
@@ -17,7 +17,7 @@ CALCULATION: Final = re.compile(
 
 
 def fingerprint(messages: list[Any]) -> str:
-    """Hash a request's messages: 16 hexadecimal digits, the name of a job that brings no `user`."""
+    """Hash a request's messages: 16 hexadecimal digits, the name of a job without a `user`."""
     return blake2b(orjson.dumps(messages), digest_size=8).hexdigest()
 
 
@@ -36,7 +36,7 @@ class Question:
 
 
 def read(body: bytes) -> Question:
-    """Read the body of a request. Raises ValueError that says what is wrong with it."""
+    """Parse the body of a request. Raises ValueError that says what is wrong with it."""
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -73,7 +73,7 @@ def _text_of(message: dict[str, Any]) -> str:
 
 
 def calculate(text: str) -> str | None:
-    """Answer a question such as "What is 2+2?"; None where it is not one of two whole numbers."""
+    """Answer a question such as "What is 2+2?". Return None if it is not one of two whole numbers."""
     match = CALCULATION.fullmatch(text)
     if match is None:
         return None
@@ -91,7 +91,7 @@ def calculate(text: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A good answer, to be written whole or as a stream."""
+    """A good answer, written whole or as a stream."""
 
     head: dict[str, Any]
     tokens: list[str]
@@ -119,7 +119,7 @@ class Reply:
 
 
 def reply(question: Question, text: str, seen: int) -> Reply:
-    """Answer the `seen`-th asking of a question with `text`, cut off at the question's `max_tokens`."""
+    """Answer the `seen`-th request of a question with `text`, cut off at the question's `max_tokens`."""
     whole = TOKEN.findall(text)
     tokens = whole[: question.max_tokens]
     return Reply(

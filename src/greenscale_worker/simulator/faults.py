@@ -1,4 +1,4 @@
-"""What goes wrong, how often, and for whom."""
+"""The faults of the simulator: which, how often, and for which requests."""
 
 from hashlib import blake2b
 from typing import Annotated, Final, Literal
@@ -21,7 +21,7 @@ VARIANTS: Final[dict[Fate, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Faults:
-    """What goes wrong, and how often: rates are shares of the requests, together at most 1.
+    """The faults and their rates: shares of the requests, together at most 1.
 
     - 429: at once, with Retry-After of `retry_after` seconds (0: without that header)
     - 5xx: with `status_5xx`; None draws 500, 502 or 503
@@ -30,7 +30,7 @@ class Faults:
     - malformed: a 200 with an `html` page, `half` the body or `no_choices`; None draws
     - slow: a good answer whose body takes `slow_seconds`
 
-    Raises pydantic's ValidationError (a ValueError) where a value is out of bounds.
+    Raises pydantic's ValidationError (a ValueError) if a value is out of bounds.
     """
 
     rate_429: Rate = 0.0
@@ -55,9 +55,9 @@ class Faults:
         return float(getattr(self, f"rate_{fault}"))
 
     def draw(self, seed: int, job: str, seen: int) -> tuple[Fate, str]:
-        """Decide the fate of a job's `seen`-th request, and its variant where there are several.
+        """Draw the fate of a job's `seen`-th request, and its variant if there are several.
 
-        It depends on the arguments alone, never on what else is running or came before.
+        The result depends on the arguments alone, not on other or earlier requests.
         """
         digest = blake2b(f"{seed} {seen} {job}".encode(), digest_size=12).digest()
         point, dice = int.from_bytes(digest[:6]) / 2**48, int.from_bytes(digest[6:])
@@ -81,7 +81,7 @@ class SimulatorOptions:
     An answer takes `latency`, or instead of it `ttft` (time to first token) plus `per_token` for each token.
     With `api_key` every request below /v1 must carry it as a bearer token.
 
-    Raises pydantic's ValidationError (a ValueError) where a value is out of bounds.
+    Raises pydantic's ValidationError (a ValueError) if a value is out of bounds.
     """
 
     faults: Faults = Faults()
@@ -97,7 +97,7 @@ class SimulatorOptions:
 
 
 def explain(error: ValidationError) -> str:
-    """Say in one line which fields are wrong and why."""
+    """Return in one line which fields are wrong and why."""
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     lines = (": ".join([*(str(part) for part in fault["loc"]), fault["msg"]]) for fault in faults)
     return "; ".join(line.removeprefix("Value error, ") for line in lines)

@@ -22,10 +22,10 @@ for _name in ("rig", "queue_contract", "backend_contract"):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueUnderTest:
-    """A queue to be held to the contract.
+    """A queue to run the contract tests on.
 
-    `kind` is what its entry point names, `redis` where Redis is; a queue that is not in Redis ignores it.
-    `short_lease` is seconds of a lease that expires while one waits: long enough for five heartbeats on a busy machine.
+    `kind` is what its entry point names, `redis` the address of Redis, which other queues ignore.
+    `short_lease` is the seconds of a lease that a test lets expire: long enough for five heartbeats on a busy machine.
     """
 
     kind: QueueKind

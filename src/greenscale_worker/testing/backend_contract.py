@@ -1,7 +1,7 @@
 """What every backend promises (backends/__init__.py).
 
-A module of tests imports everything from here and has two fixtures: `backend` gives one that is open and would be
-answered, `payload` what a job says that it can answer.
+A module of tests imports everything from here and has two fixtures: `backend` returns one that is open and ready,
+`payload` the payload of a job that it can answer.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ MANY = 20
 
 
 async def ask(backend: Backend, payload: dict[str, Any], job_id: str = "1") -> Output:
-    """Ask once, and not for ever."""
+    """Call the backend once, within a time limit."""
     async with asyncio.timeout(PATIENCE):
         return await backend.infer(Job(job_id=job_id, payload=payload))
 

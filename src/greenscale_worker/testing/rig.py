@@ -1,4 +1,4 @@
-"""What the contract of a queue is asked with: a store of jobs, two workers on it, and whoever administers it."""
+"""The rig of the queue's contract tests: a store of jobs, two workers on it, and a client."""
 
 import asyncio
 import uuid
@@ -15,14 +15,14 @@ from greenscale_worker.queues import DeadLetter, Lease, Queue, QueueClient, Queu
 from greenscale_worker.telemetry import Metrics
 from greenscale_worker.testing import QueueUnderTest
 
-PATIENCE = 8.0  # how long what is promised may take on a loaded machine; shorter than any wait without a reason
-A_WHILE = 0.06  # how long something forbidden is given to happen
+PATIENCE = 8.0  # seconds that a promise may take on a loaded machine; shorter than any needless wait
+A_WHILE = 0.06  # seconds in which nothing forbidden may happen
 ANSWER = Succeeded(Output("4", model="llama", finish_reason="stop", usage=Usage(3, 1, 4)))
 
 
 @dataclass
 class Rig:
-    """One store of jobs, workers on it, and somebody who administers it."""
+    """One store of jobs, workers on it, and a client."""
 
     client: QueueClient
     opener: Callable[[], Awaitable[Queue]]
@@ -32,12 +32,12 @@ class Rig:
     suffix: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
     def job(self, name: str, **fields: Any) -> tuple[str, bytes]:
-        """Make up a job. Ids are shared by all queues of one server, so each test has its own."""
+        """Make a job. All queues of one server share ids, so each test has its own."""
         job_id = f"{name}-{self.suffix}"
         return job_id, orjson.dumps({"job_id": job_id, "prompt": name, **fields})
 
     async def put(self, *names: str) -> list[str]:
-        """Put jobs of these names, and give their ids."""
+        """Put jobs of these names. Return their ids."""
         jobs = [self.job(name) for name in names]
         await self.client.put(jobs)
         return [job_id for job_id, _ in jobs]
@@ -50,7 +50,7 @@ class Rig:
         return job_id
 
     async def state(self, job_id: str) -> str | None:
-        """Read what the job's record says of it."""
+        """Read the job's state in its record."""
         return (await self.client.record(job_id)).get("state")
 
     async def letters(self) -> list[DeadLetter]:
@@ -59,7 +59,7 @@ class Rig:
 
     @asynccontextmanager
     async def beating(self, *queues: Queue) -> AsyncIterator[None]:
-        """Let workers live: a queue finds out who is dead only while somebody is not."""
+        """Send heartbeats for these workers: only a live worker finds out which others are dead."""
 
         async def beat_for_ever() -> None:
             while True:
@@ -76,7 +76,7 @@ class Rig:
             await asyncio.wait({task})
 
     async def crash(self, times: int, *, jobs: int) -> None:
-        """Let so many workers die over the first jobs."""
+        """Let so many workers die while they run the first jobs."""
         async with self.beating(self.b):
             for _ in range(times):
                 victim = await self.opener()
@@ -90,7 +90,7 @@ class Rig:
 
 @pytest.fixture
 async def open_rig(queue_under_test: QueueUnderTest) -> AsyncIterator[Callable[..., Any]]:
-    """Open queues that are empty, each under a name of its own."""
+    """Open empty queues, each under its own name."""
     kind, redis = queue_under_test.kind, queue_under_test.redis
     async with AsyncExitStack() as stack:
 
@@ -114,13 +114,13 @@ async def open_rig(queue_under_test: QueueUnderTest) -> AsyncIterator[Callable[.
 
 @pytest.fixture
 async def rig(open_rig: Callable[..., Awaitable[Rig]]) -> Rig:
-    """Leases so long that none expires."""
+    """Return a rig with leases so long that none expires."""
     return await open_rig()
 
 
 @pytest.fixture
 async def short(open_rig: Callable[..., Awaitable[Rig]]) -> Rig:
-    """Leases that expire while one waits."""
+    """Return a rig with leases that expire during a test."""
     return await open_rig(short=True)
 
 
@@ -144,7 +144,7 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 @asynccontextmanager
 async def lanes(queue: Queue, number: int = 1) -> AsyncIterator[list[asyncio.Task[Lease]]]:
-    """Lanes that wait for a job."""
+    """Start lanes that wait for a job."""
     tasks = [asyncio.create_task(queue.lease()) for _ in range(number)]
     try:
         yield tasks

@@ -1,4 +1,4 @@
-"""What `up` says of jobs that go on: those of a worker that was killed, and those that an earlier `up` has left."""
+"""What `up` says of jobs that will go on: those of a worker that was killed, and those left by an earlier `up`."""
 
 import asyncio
 from contextlib import aclosing
@@ -9,14 +9,14 @@ from greenscale_worker.errors import GreenScaleError
 from greenscale_worker.queues import JobFilter
 from greenscale_worker.queues.registry import open_client
 
-SECONDS: Final = 2.0  # how long a start is held up for it
+SECONDS: Final = 2.0  # a start is delayed by this at most
 
 
 async def told(settings: Settings, killed: int | None) -> str:
-    """Say how many jobs go on, and when: those that the process `killed` was running; None: all that are open.
+    """Return how many jobs go on, and when: those that the process `killed` was running; None: all open jobs.
 
-    The latter also where the queue is paused, which a restart does not change. Empty where there are
-    none, or Redis does not answer.
+    With None, also whether the queue is paused, which a restart does not change. Empty if there is nothing to say, or
+    Redis does not answer.
     """
     try:
         async with asyncio.timeout(SECONDS):
@@ -46,5 +46,5 @@ def _jobs(count: int) -> str:
 
 
 def _again(count: int, lease: float) -> str:
-    """Say when they are run again: nobody prolongs their leases any more."""
+    """Return when they run again: no heartbeat extends their leases any more."""
     return f"{'runs' if count == 1 else 'run'} again when the lease ends, in {lease:g} s at most"

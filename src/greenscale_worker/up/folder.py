@@ -1,4 +1,4 @@
-"""The folder that holds the data of `up`: made where there is none, and used by one `up` at a time."""
+"""The folder that holds the data of `up`: created if missing, and used by one `up` at a time."""
 
 import fcntl
 import os
@@ -9,14 +9,14 @@ from typing import IO, Final
 
 from greenscale_worker.errors import ConfigError
 
-PRIVATE: Final = 0o700  # prompts and answers lie there
+PRIVATE: Final = 0o700  # it holds prompts and answers
 
 
 @contextmanager
 def reserved(folder: Path, port: int) -> Iterator[None]:
-    """Keep the folder for this process, until the block is left or the process dies, however it does.
+    """Reserve the folder for this process, until the block is left or the process dies in any way.
 
-    Raises ConfigError where another `up` has it, with what that one has said of itself, or where it cannot be written.
+    Raises ConfigError if another `up` has it, with that one's own note, or if it cannot be written.
     """
     try:
         _make(folder)
@@ -32,7 +32,7 @@ def reserved(folder: Path, port: int) -> Iterator[None]:
 
 
 def _make(folder: Path) -> None:
-    """Make it, where it is not there, and keep it out of the repository that it may lie in."""
+    """Create the folder if it is missing, and make git ignore it."""
     if not folder.is_dir():
         folder.mkdir(PRIVATE, parents=True)
         (folder / ".gitignore").write_text("*\n")

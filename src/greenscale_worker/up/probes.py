@@ -9,27 +9,27 @@ from typing import Final
 from greenscale_worker.errors import ConfigError
 
 ASK_SECONDS: Final = 2.0
-# Below those of outgoing connections: a client that looks for a server that is down would sooner or later be given the
-# server's own port, connect to itself, and keep the server from coming back.
+# Below the ports of outgoing connections: a client that retries a server that is down would sooner or later be given
+# the server's own port, connect to itself, and keep the server from coming back.
 PORTS: Final = range(15_000, 32_000)
 SERVING: Final = (b"+PONG", b"-NOAUTH")
 
 
 async def redis_unready(port: int) -> str | None:
-    """Say why the Redis on that port cannot be used yet; None: it can."""
+    """Return why the Redis on that port cannot be used yet, None if it can."""
     answer = await _ask("127.0.0.1", port, b"PING\r\nQUIT\r\n")
     return None if answer.startswith(SERVING) else _first_line(answer)
 
 
 async def http_unready(host: str, port: int, path: str) -> str | None:
-    """Say why the server there does not answer 200 yet, in the words of its answer; None: it does."""
+    """Return why the server there does not answer 200 yet, in the words of its answer; None if it does."""
     head, _, body = (await _ask(host, port, b"GET %b HTTP/1.0\r\n\r\n" % path.encode())).partition(b"\r\n\r\n")
     words = head.split(maxsplit=2)
     return None if words[1:2] == [b"200"] else _first_line(body or head)
 
 
 def check_port(setting: str, port: int) -> None:
-    """Raise ConfigError where nobody may listen on that port of 127.0.0.1, or somebody does already."""
+    """Raise ConfigError if that port of 127.0.0.1 is not allowed or already in use."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -43,7 +43,7 @@ def check_port(setting: str, port: int) -> None:
 
 
 def free_port(*promised: int | None) -> int:
-    """A port of 127.0.0.1 on which nobody listens, and none of those that others will listen on soon."""
+    """Return a free port of 127.0.0.1, other than the `promised` ones, which will be in use soon."""
     while True:
         port = random.SystemRandom().choice(PORTS)
         if port in promised:
@@ -57,7 +57,7 @@ def free_port(*promised: int | None) -> int:
 
 
 async def _ask(host: str, port: int, question: bytes) -> bytes:
-    """Give all that is answered until the other side closes; nothing where nobody answers."""
+    """Return all that is answered until the other side closes; empty if nothing answers."""
     try:
         async with asyncio.timeout(ASK_SECONDS):
             reader, writer = await asyncio.open_connection(host, port)

@@ -1,4 +1,4 @@
-"""Which programs `up` runs, in the order of their start: Redis, an endpoint where none is configured, a worker."""
+"""The programs that `up` runs, in the order of their start: Redis, an endpoint if none is configured, a worker."""
 
 import sys
 from functools import partial
@@ -14,14 +14,14 @@ from greenscale_worker.up.probes import free_port, http_unready
 from greenscale_worker.up.supervisor import Service
 
 HERE: Final = ("127.0.0.1", "localhost")
-# `-P`: no module of the working directory may stand in for one of ours.
+# `-P`: no module of the working directory may shadow one of ours.
 OURSELVES: Final = (sys.executable, "-P", "-m", "greenscale_worker")
 SIMULATOR_STOP_SECONDS: Final = 5.0
 HAND_BACK_SECONDS: Final = 10.0  # beyond the drain time of a worker
 
 
 def check(settings: Settings, latency: float | None = None) -> None:
-    """Raise ConfigError for settings that contradict each other, and for those of a Redis that is not ours."""
+    """Raise ConfigError for settings that contradict each other, or that name a Redis other than that of `up`."""
     if latency is not None and not is_simulated(settings):
         raise ConfigError(
             "--latency is for the simulated endpoint; expected: no endpoint in the settings, or no --latency"
@@ -40,16 +40,16 @@ def check(settings: Settings, latency: float | None = None) -> None:
 
 
 def is_simulated(settings: Settings) -> bool:
-    """Say whether jobs need an endpoint and none is configured."""
+    """Return whether jobs need an endpoint and none is configured."""
     return settings.backend == "chat" and not has_endpoint(settings)
 
 
 def services(
     settings: Settings, server: Path, folder: Path, env_file: Path | None, latency: float | None
 ) -> list[Service]:
-    """Describe the programs, the first to start first. Ports are chosen here, where settings choose none.
+    """Return the programs, in the order of their start. Ports that no setting names are chosen here.
 
-    `latency` is how long the simulated endpoint takes for an answer; None: as long as a fast model.
+    `latency` is how many seconds the simulated endpoint takes for an answer; None: as long as a fast model.
     """
     password = redis_options(settings).password
     programs = [valkey.service(server, folder, settings.redis_port, password)]
@@ -77,7 +77,7 @@ def _simulator(port: int, log: Path, latency: float | None) -> Service:
 
 
 def _worker(settings: Settings, port: int, environment: dict[str, str], env_file: Path | None) -> Service:
-    """Describe a worker that tells its health on that port, and logs for people where no setting says otherwise."""
+    """Return a worker that serves its health on that port, and logs for people unless a setting says otherwise."""
     own = {"GREENSCALE_HEALTH_PORT": str(port)}
     if settings.log_format == "auto":
         own["GREENSCALE_LOG_FORMAT"] = "console"

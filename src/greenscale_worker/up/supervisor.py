@@ -1,4 +1,4 @@
-"""Keeps programs running: starts them in order, starts again what dies, and stops them in reverse."""
+"""Keeps programs running: starts them in order, restarts those that die, and stops them in reverse."""
 
 import asyncio
 import math
@@ -15,11 +15,11 @@ from greenscale_worker.errors import GreenScaleError
 from greenscale_worker.up import tether
 
 POLL_SECONDS: Final = 0.05
-START_SECONDS: Final = 20.0  # after that it is said what a program waits for, and the next one is started
+START_SECONDS: Final = 20.0  # then what the program waits for is reported, and the next one is started
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
 MOST_DOUBLINGS: Final = 6
-WELL_SECONDS: Final = 60.0  # a program that ran for so long is well: its next death is its first again
+WELL_SECONDS: Final = 60.0  # after so long a run, the next death counts as the first again
 HURRY_SECONDS: Final = 5.0
 
 Say = Callable[[str], None]
@@ -27,12 +27,12 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A program, and how it is dealt with.
+    """A program, and how it is started, probed and stopped.
 
-    `shown` says in a few words where it is or what it does. `unready` says what it waits for, None once it answers. Its
-    output goes to the file `log`, and `why` reads there why it has failed; without `log` its output goes where ours
-    goes. `stop_seconds` may pass after SIGTERM; `farewell` says what happens in that time. `goes_on` says, before it is
-    started, what it will go on with; after a death it is given the id of the process that died.
+    `shown` says in a few words where it is or what it does. `unready` returns what it waits for, None once it answers.
+    Its output goes to the file `log`, where `why` reads why it has failed; without `log` its output goes where ours
+    goes. It is killed `stop_seconds` after SIGTERM; `farewell` says what happens in that time. `goes_on` returns,
+    before a start, what it will go on with; after a death it is called with the id of the process that died.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Service:
     stop_seconds: float
     farewell: str = ""
     goes_on: Callable[[int | None], Awaitable[str]] | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)  # beside our own
+    environment: Mapping[str, str] = field(default_factory=dict)  # added to our own
     stdin: bytes | None = None
     directory: Path | None = None
     log: Path | None = None
@@ -58,7 +58,7 @@ class StartError(GreenScaleError):
 
 
 class Supervisor:
-    """Keeps services until it is told to stop. Set `stopping`, then call `stop`; `hurry` shortens that."""
+    """Keeps services running. To stop them, set `stopping`, then call `stop`; setting `hurry` shortens that."""
 
     def __init__(self, say: Say) -> None:
         self.stopping = asyncio.Event()
@@ -67,22 +67,22 @@ class Supervisor:
         self._kept: list[_Kept] = []
 
     async def start(self, service: Service) -> int:
-        """Start it, wait until it answers or `stopping` is set, and keep it running from then on. Gives its process id.
+        """Start it, wait until it answers or `stopping` is set, and keep it running. Return its process id.
 
-        Raises StartError where it ends instead.
+        Raises StartError if it ends instead.
         """
         kept = _Kept(service, self.stopping, self._say)
         self._kept.append(kept)
         return await kept.start()
 
     async def stop(self) -> bool:
-        """Stop all, the last one first; each has its `stop_seconds`, then it is killed. False: one did not end well."""
+        """Stop all, the last one first; each is killed after its `stop_seconds`. Return whether all ended well."""
         self.stopping.set()
         return all([await kept.stop(self.hurry) for kept in reversed(self._kept)])
 
 
 class _Kept:
-    """One service: its process, and the task that starts another one when that has died."""
+    """One service: its process, and the task that restarts it."""
 
     def __init__(self, service: Service, stopping: asyncio.Event, say: Say) -> None:
         self._service = service
@@ -106,8 +106,8 @@ class _Kept:
         await self._terminate(hurry)
         if self._keeper is not None:
             await self._keeper
-        await self._terminate(hurry)  # what the keeper was just starting
-        # Who is told to stop before it can hear that ends by the signal, and is well, too.
+        await self._terminate(hurry)  # the process that the keeper may just have started
+        # A process stopped before it can handle SIGTERM is ended by it, which is fine, too.
         return self._process is None or self._process.returncode in {0, -signal.SIGTERM}
 
     async def _until_it_answers(self, process: asyncio.subprocess.Process) -> None:
@@ -169,18 +169,18 @@ class _Kept:
         if code < 0:
             return f"killed by {_name(-code)}"
         why = ""
-        with suppress(OSError):  # somebody has taken the log away
+        with suppress(OSError):  # the log was removed
             why = self._service.why()
         return f"exit code {code}: {why}" if why else f"exit code {code}"
 
 
 def pause(deaths: int) -> float:
-    """Seconds before a program is started again that has died so often in a row: from 0.5, twice as long each time."""
+    """Return the seconds before a restart after so many deaths in a row: from 0.5, twice as long each time."""
     return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(deaths - 1, MOST_DOUBLINGS))
 
 
 async def _launch(service: Service, mode: str) -> asyncio.subprocess.Process:
-    """Start the program in a session of its own: Ctrl-C in our terminal is for us alone to hear."""
+    """Start the program in a session of its own: Ctrl-C in the terminal must reach only this process."""
     command = list(service.command)
     if sys.platform == "linux":
         command = [sys.executable, "-I", "-S", str(tether.__file__), str(os.getpid()), *command]

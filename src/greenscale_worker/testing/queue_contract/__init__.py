@@ -1,6 +1,6 @@
 """What every queue promises (queues/__init__.py, docs/queue-protocol.md). No queue may leave a promise out.
 
-A module of tests imports everything from here and has a fixture `queue_under_test`, which gives a QueueUnderTest.
+A module of tests imports everything from here and has a fixture `queue_under_test`, which returns a QueueUnderTest.
 """
 
 from greenscale_worker.testing.queue_contract.binding import *

@@ -1,4 +1,4 @@
-"""What a job's id is tied to, and what its record says before it runs."""
+"""How a job's id is bound to its payload, and what its record says before it runs."""
 
 import time
 from collections.abc import Awaitable, Callable

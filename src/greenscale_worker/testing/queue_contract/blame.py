@@ -63,7 +63,7 @@ async def test_a_success_brings_held_jobs_back_to_the_head_and_the_next_failure_
     leases = [await run(rig.b) for _ in range(3)]
     assert [name_of(lease) for lease in leases] == ["3", "4", "6"]
     for lease in leases:
-        lease.began = monotonic() + 0.1  # not in the very millisecond of the success
+        lease.began = monotonic() + 0.1  # not in the same millisecond as the success
     assert await rig.b.retry(leases[2], failure("job")) == "dead"
     assert await rig.b.retry(leases[0], failure("job")) == "dead"
     assert await rig.b.retry(leases[1], failure("job")) == "dead"
@@ -128,7 +128,7 @@ async def test_an_answer_to_a_call_that_began_before_proves_nothing(rig: Rig) ->
 
 async def test_the_only_job_spreads_its_tries(rig: Rig) -> None:
     (job_id,) = await rig.put("1")
-    for _ in range(2):  # the first failure of a job alone makes nobody wait
+    for _ in range(2):  # the first failure of a lone job adds no long wait
         assert await rig.a.retry(await run(rig.a), failure(used=0.0)) == "delayed"
     record = await rig.client.record(job_id)
     assert 119_000 < int(record["due_ms"]) - int(record["claimed_ms"]) < 130_000

@@ -147,7 +147,7 @@ async def test_dead_letters_that_are_too_old_go(open_rig: Callable[..., Awaitabl
 
 
 async def bury(rig: Rig, *codes: str) -> list[DeadLetter]:
-    """Let jobs die of these, one after the other; gives the letters in this order."""
+    """Let jobs die of these codes, one after the other. Return the letters in this order."""
     await rig.put(*(str(number) for number in range(len(codes))))
     letters = []
     for code in codes:

@@ -1,4 +1,4 @@
-"""Who is alive, whose leases go on, and what becomes of the jobs of the dead."""
+"""Which workers are alive, whose leases go on, and what happens to the jobs of dead workers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

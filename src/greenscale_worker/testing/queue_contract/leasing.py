@@ -1,4 +1,4 @@
-"""Who gets which job, and when."""
+"""Which worker gets which job, and when."""
 
 import asyncio
 import random

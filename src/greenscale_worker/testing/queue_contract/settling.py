@@ -1,4 +1,4 @@
-"""How outcomes are recorded: once, in one step, and by nobody else."""
+"""How outcomes are recorded: once, in one step, and only by the lease's owner."""
 
 import time
 from collections.abc import Awaitable, Callable

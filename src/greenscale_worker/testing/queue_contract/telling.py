@@ -1,4 +1,4 @@
-"""Ends are told, and jobs can be seen, wherever they are."""
+"""Ends of jobs are published, and jobs are visible, in every state."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -9,7 +9,7 @@ from greenscale_worker.testing.rig import ANSWER, PATIENCE, Rig, claim, decoded,
 
 
 class Heard:
-    """What a listener has heard so far."""
+    """A listener, and what it has received so far."""
 
     def __init__(self) -> None:
         self.listening = asyncio.Event()
