@@ -1,4 +1,4 @@
-"""Every setting, once: its name in the environment, its type and bounds, its default, and what it is for."""
+"""Every setting, declared once: its name in the environment, type, bounds, default and purpose."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,76 +39,80 @@ class EndpointSettings(Section):
     """Endpoint, for the backend chat."""
 
     neysa_api_url: Annotated[str | None, HTTP_URL] = Field(
-        None, alias="NEYSA_API_URL", description=f"Full URL of the endpoint. With `NEYSA_API_KEY` alone: `{NEYSA_URL}`."
+        None,
+        alias="NEYSA_API_URL",
+        description=f"Full URL of the endpoint. If only `NEYSA_API_KEY` is set: `{NEYSA_URL}`.",
     )
     neysa_api_key: Annotated[SecretStr | None, API_KEY] = Field(
-        None, alias="NEYSA_API_KEY", description="Its key; empty for an endpoint without keys."
+        None, alias="NEYSA_API_KEY", description="Key for that endpoint. Set it empty for an endpoint that needs none."
     )
     openai_base_url: Annotated[str | None, BASE_URL] = Field(
-        None, alias="OPENAI_BASE_URL", description=f"Instead: an endpoint by its base. Without it: `{OPENAI_BASE}`."
+        None,
+        alias="OPENAI_BASE_URL",
+        description=f"Base URL, instead of `NEYSA_API_URL`. If only `OPENAI_API_KEY` is set: `{OPENAI_BASE}`.",
     )
     openai_api_key: Annotated[SecretStr | None, API_KEY] = Field(
-        None, alias="OPENAI_API_KEY", description="Its key; empty for an endpoint without keys."
+        None, alias="OPENAI_API_KEY", description="Key for that endpoint. Set it empty for an endpoint that needs none."
     )
     model: str | None = Field(
         None,
         alias="GREENSCALE_MODEL",
-        description=f"Model for jobs that name none. With `NEYSA_API_KEY`: `{NEYSA_MODEL}`; otherwise it must be set.",
+        description=f"Model for jobs that name none. With `NEYSA_API_KEY`: `{NEYSA_MODEL}`; otherwise required.",
     )
     temperature: Annotated[float | None, OR_NOTHING] = Field(
         0.7,
         alias="GREENSCALE_TEMPERATURE",
         ge=0,
         le=2,
-        description="Temperature for jobs that name none; empty: none is sent.",
+        description="Temperature for jobs that name none. Empty: not sent.",
     )
     max_tokens: Annotated[int | None, OR_NOTHING] = Field(
         1024,
         alias="GREENSCALE_MAX_TOKENS",
         ge=1,
         le=1_000_000,
-        description="Limit of an answer's tokens for jobs that name none; empty: none is sent.",
+        description="Limit on the tokens of an answer, for jobs that name none. Empty: not sent.",
     )
     max_tokens_parameter: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens",
         alias="GREENSCALE_MAX_TOKENS_PARAMETER",
-        description="Name by which that limit is sent: OpenAI's reasoning models take only the second.",
+        description="Parameter that carries this limit. OpenAI's reasoning models accept only `max_completion_tokens`.",
     )
     endpoint_headers: Annotated[SecretStr | None, HEADERS] = Field(
         None,
         alias="GREENSCALE_ENDPOINT_HEADERS",
-        description="Headers to send beside ours; where both have one of the same name, these win.",
+        description="Additional request headers. They replace the worker's own headers of the same name.",
     )
     endpoint_ca_file: Annotated[str | None, PEM_FILE] = Field(
         None,
         alias="GREENSCALE_ENDPOINT_CA_FILE",
-        description="Certificates (PEM) to trust instead of the system's.",
+        description="CA certificates (PEM) to trust instead of the system's.",
     )
     endpoint_cert_file: Annotated[str | None, PEM_FILE] = Field(
         None,
         alias="GREENSCALE_ENDPOINT_CERT_FILE",
-        description="Our own certificate (PEM), where the endpoint asks for one.",
+        description="Client certificate (PEM), if the endpoint requires one.",
     )
     endpoint_key_file: Annotated[str | None, PEM_FILE] = Field(
         None,
         alias="GREENSCALE_ENDPOINT_KEY_FILE",
-        description="Its key (PEM, without a password), where it is not in the same file.",
+        description="Private key (PEM, not encrypted) of the client certificate, if it is in another file.",
     )
     ready_path: Annotated[str | None, HTTP_PATH] = Field(
         None,
         alias="GREENSCALE_READY_PATH",
-        description="Path on the endpoint's host to ask before the first job is claimed: a status below 500 will do. "
-        "Without it: a TCP connection will do.",
+        description="Path on the endpoint's host to GET before the first job is claimed, until its status is below "
+        "500. Without it: until a TCP connection succeeds.",
     )
     https_proxy: Annotated[SecretUrl | None, PROXY] = Field(
         None,
         validation_alias=AliasChoices("HTTPS_PROXY", "https_proxy"),
-        description="Proxy for an endpoint whose URL begins with https.",
+        description="Proxy for an endpoint whose URL begins with `https`.",
     )
     no_proxy: str | None = Field(
         None,
         validation_alias=AliasChoices("NO_PROXY", "no_proxy"),
-        description="Hosts to reach without the proxy: names or ends of names, with commas between; `*`: all.",
+        description="Hosts to reach without the proxy: names or suffixes, separated by commas; `*`: all.",
     )
 
 
@@ -118,34 +122,36 @@ class RedisSettings(Section):
     redis_url: Annotated[SecretUrl | None, REDIS_URL] = Field(
         None,
         alias="REDIS_URL",
-        description="Where Redis is, in one; instead of `REDIS_HOST`, `REDIS_PORT`, `REDIS_DB`.",
+        description="URL of Redis, instead of `REDIS_HOST`, `REDIS_PORT` and `REDIS_DB`.",
     )
     redis_host: Annotated[str, HOSTNAME] = Field("127.0.0.1", alias="REDIS_HOST", description="Host of Redis.")
     redis_port: int = Field(6379, alias="REDIS_PORT", ge=1, le=65535, description="Port of Redis.")
     redis_db: int = Field(0, alias="REDIS_DB", ge=0, le=1_000_000, description="Number of the database.")
-    redis_username: str | None = Field(None, alias="REDIS_USERNAME", description="User name, where Redis has ACLs.")
+    redis_username: str | None = Field(None, alias="REDIS_USERNAME", description="User name, if Redis uses ACLs.")
     redis_password: SecretStr | None = Field(
         None,
         alias="REDIS_PASSWORD",
-        description="Password; also beside a `REDIS_URL` that holds none. A file is read again "
-        "for each connection: a password that is renewed needs no restart.",
+        description="Password; also for a `REDIS_URL` without one. A `_FILE` is read again for each connection, "
+        "so a new password needs no restart.",
     )
     redis_sentinel_username: str | None = Field(
-        None, alias="REDIS_SENTINEL_USERNAME", description="User name for the Sentinels, where they have ACLs."
+        None, alias="REDIS_SENTINEL_USERNAME", description="User name for the Sentinels, if they use ACLs."
     )
     redis_sentinel_password: SecretStr | None = Field(
         None,
         alias="REDIS_SENTINEL_PASSWORD",
-        description="Password for the Sentinels. Without it those that want one are given that of Redis.",
+        description="Password for the Sentinels. Without it, Sentinels that ask for one get the password of Redis.",
     )
     redis_ca_file: Annotated[str | None, PEM_FILE] = Field(
-        None, alias="GREENSCALE_REDIS_CA_FILE", description="Certificates (PEM) to trust instead of the system's."
+        None, alias="GREENSCALE_REDIS_CA_FILE", description="CA certificates (PEM) to trust instead of the system's."
     )
     redis_cert_file: Annotated[str | None, PEM_FILE] = Field(
-        None, alias="GREENSCALE_REDIS_CERT_FILE", description="Our own certificate (PEM), where Redis asks for one."
+        None, alias="GREENSCALE_REDIS_CERT_FILE", description="Client certificate (PEM), if Redis requires one."
     )
     redis_key_file: Annotated[str | None, PEM_FILE] = Field(
-        None, alias="GREENSCALE_REDIS_KEY_FILE", description="Its key (PEM), where it is not in the same file."
+        None,
+        alias="GREENSCALE_REDIS_KEY_FILE",
+        description="Private key (PEM) of the client certificate, if it is in another file.",
     )
 
 
@@ -155,20 +161,20 @@ class QueueSettings(Section):
     queue: str = Field(
         "list",
         alias="GREENSCALE_QUEUE",
-        description="Kind of queue: `list`, `stream`, or the name of an entry point in group `greenscale.queues`.",
+        description="Kind of queue: `list`, `stream`, or an entry point of the group `greenscale.queues`.",
     )
     list_name: Annotated[str, LIST_NAME] = Field(
-        "jobs", alias="REDIS_LIST_NAME", description="Redis list that producers push to, or stream that they add to."
+        "jobs", alias="REDIS_LIST_NAME", description="Name of the Redis list or stream that producers write to."
     )
     stream_name: Annotated[str | None, LIST_NAME] = Field(
         None,
         alias="REDIS_STREAM_NAME",
-        description="The same by another name: for a stream, instead of `REDIS_LIST_NAME`.",
+        description="Name of the stream; may be set instead of `REDIS_LIST_NAME`.",
     )
     take_from: Literal["right", "left"] = Field(
         "right",
         alias="GREENSCALE_TAKE_FROM",
-        description="End of the list that is oldest: `right` where producers `LPUSH`, `left` where they `RPUSH`.",
+        description="End of the list that holds the oldest job: `right` if producers `LPUSH`, `left` if they `RPUSH`.",
     )
     stream_group: Annotated[str, GROUP_NAME] = Field(
         "greenscale", alias="GREENSCALE_STREAM_GROUP", description="Consumer group of the stream."
@@ -178,35 +184,35 @@ class QueueSettings(Section):
         alias="GREENSCALE_LEASE_SECONDS",
         ge=1,
         le=3600,
-        description="When a worker has been silent for so long, others take over its jobs. Heartbeats are sent five "
-        "times as often. The same for all workers of a queue.",
+        description="If a worker sends no heartbeat for this long, others take over its jobs. A heartbeat is sent "
+        "every fifth of it. Must be the same for all workers of a queue.",
     )
     result_ttl_seconds: int = Field(
         3600,
         alias="GREENSCALE_RESULT_TTL_SECONDS",
         ge=0,
         le=31_536_000,
-        description="How long results and final records can be read; 0: none are written.",
+        description="How long results and the records of ended jobs are kept. 0: none are written.",
     )
     result_prefix: Annotated[str, RESULT_PREFIX] = Field(
         "",
         alias="GREENSCALE_RESULT_PREFIX",
-        description="What stands in front of `result:<id>` and `job:<id>`, such as `search:`. Needed where two queues "
-        "in one database may have jobs of the same id. The same for all workers and commands of a queue.",
+        description="Prefix of the keys `result:<id>` and `job:<id>`, such as `search:`. Needed if two queues in one "
+        "database may use the same job ids. Must be the same for all workers and commands of a queue.",
     )
     dead_max_age_seconds: float | None = Field(
         None,
         alias="GREENSCALE_DEAD_MAX_AGE_SECONDS",
         ge=1,
         le=31_536_000,
-        description="Dead letters that are older are deleted. Without it: they stay until they are replayed or purged.",
+        description="Age at which dead letters are deleted. Without it: they stay until they are replayed or purged.",
     )
     dead_max_count: int | None = Field(
         None,
         alias="GREENSCALE_DEAD_MAX_COUNT",
         ge=1,
         le=1_000_000_000,
-        description="Of more dead letters than these the oldest are deleted. Without it: none.",
+        description="Number of dead letters to keep; the oldest beyond it are deleted. Without it: no limit.",
     )
 
 
@@ -221,17 +227,21 @@ class JobSettings(Section):
         alias="GREENSCALE_MAX_TRIES",
         ge=1,
         le=1000,
-        description="Tries of a job: each failed call uses up one or less (docs/blame.md).",
+        description="Tries of a job. A failed call uses up one try or a part of it (docs/blame.md).",
     )
     max_crashes: int = Field(
-        4, alias="GREENSCALE_MAX_CRASHES", ge=1, le=1000, description="Workers it may take with it."
+        4,
+        alias="GREENSCALE_MAX_CRASHES",
+        ge=1,
+        le=1000,
+        description="Crashed runs after which a job becomes a dead letter.",
     )
     max_age_seconds: float = Field(
         86_400.0,
         alias="GREENSCALE_MAX_AGE_SECONDS",
         ge=1,
         le=31_536_000,
-        description="How long after its first claim a job is still tried, whoever is to blame.",
+        description="How long after its first claim a job is still tried, whatever the cause of its failures.",
     )
     max_payload_bytes: int = Field(
         1024 * 1024,
@@ -248,8 +258,8 @@ class WorkerSettings(Section):
     backend: str = Field(
         "chat",
         alias="GREENSCALE_BACKEND",
-        description="Who answers: `chat` (the endpoint), `echo`, the name of an entry point in group "
-        "`greenscale.backends`, or `package.module:handler`.",
+        description="Runs the jobs: `chat` (the endpoint), `echo`, an entry point of the group `greenscale.backends`, "
+        "or `package.module:handler`.",
     )
     concurrency: int = Field(
         16, alias="GREENSCALE_CONCURRENCY", ge=1, le=1000, description="Jobs that one worker runs at the same time."
@@ -258,7 +268,7 @@ class WorkerSettings(Section):
         25.0,
         alias="GREENSCALE_DRAIN_SECONDS",
         ge=0,
-        description="How long running jobs may go on after SIGTERM; the rest is handed back within two more seconds.",
+        description="How long running jobs may go on after SIGTERM. The rest is handed back within two more seconds.",
     )
     health_port: int | None = Field(
         None,
@@ -268,36 +278,36 @@ class WorkerSettings(Section):
         description="Port for `/livez`, `/readyz` and `/metrics`. Without it: no server.",
     )
     health_host: Annotated[str, HOSTNAME] = Field(
-        "127.0.0.1", alias="GREENSCALE_HEALTH_HOST", description="Address it listens on; in a pod: `0.0.0.0`."
+        "127.0.0.1", alias="GREENSCALE_HEALTH_HOST", description="Address to serve them on; in a pod: `0.0.0.0`."
     )
     pod_deletion_cost: bool = Field(
         default=False,
         alias="GREENSCALE_POD_DELETION_COST",
         description="Whether the worker keeps the annotation `controller.kubernetes.io/pod-deletion-cost` of its pod "
-        "equal to its jobs in flight, so that idle pods go first.",
+        "equal to its jobs in flight, so that scale-in takes idle pods first.",
     )
     pod_name: Annotated[str | None, POD_NAME] = Field(
-        None, alias="GREENSCALE_POD_NAME", description="Name of that pod: `metadata.name`, by the downward API."
+        None, alias="GREENSCALE_POD_NAME", description="Name of that pod: `metadata.name`, from the downward API."
     )
     log_format: Literal["auto", "json", "console"] = Field(
         "auto",
         alias="GREENSCALE_LOG_FORMAT",
-        description="`json`: a line of JSON to stdout; `console`: lines for people to stderr; `auto`: by whether "
-        "stderr is a terminal.",
+        description="`json`: lines of JSON to stdout. `console`: lines for people to stderr. `auto`: `console` if "
+        "stderr is a terminal, else `json`.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", alias="GREENSCALE_LOG_LEVEL", description="The least of what is logged."
+        "info", alias="GREENSCALE_LOG_LEVEL", description="Lowest level that is logged."
     )
     log_exceptions: Literal["auto", "true", "false"] = Field(
         "auto",
         alias="GREENSCALE_LOG_EXCEPTIONS",
-        description="Whether the traceback of what a handler raised is logged. The message of an exception may quote "
-        "its job, so `auto` does it only where stderr is a terminal.",
+        description="Whether tracebacks of exceptions from handlers are logged. Their messages may quote a job, so "
+        "`auto` logs them only if stderr is a terminal.",
     )
     log_content: bool = Field(
         default=False,
         alias="GREENSCALE_LOG_CONTENT",
-        description="Whether prompts and answers are logged. Anybody who reads the log can read them then.",
+        description="Whether prompts and answers are logged. Everyone who can read the log can then read them.",
     )
 
 
@@ -312,17 +322,17 @@ SECTIONS: Final[tuple[type[Section], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A variable that was not taken for a setting, and why. No reason to stop."""
+    """A warning about a variable that is not taken for a setting, and why. It does not stop the start."""
 
     name: str
     hint: str
 
 
 class Settings(WorkerSettings, JobSettings, QueueSettings, RedisSettings, EndpointSettings):
-    """All settings, each checked by itself. What they mean together is told by `options`.
+    """All settings, each checked by itself; `options` checks them together.
 
-    `origins` says where a value came from that is not the default, and `files` which file holds a secret, by field;
-    `unnamed` are the fields that came from a `.env` that nobody has named; `notices` is what to warn of.
+    By field, `origins` has the source of each value that is not the default, and `files` the file that holds a secret.
+    `unnamed` are the fields from a `.env` that no `--env-file` named. `notices` are warnings.
     """
 
     origins: Mapping[str, str] = {}
