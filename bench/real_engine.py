@@ -68,7 +68,7 @@ class Engine:
         self.url = f"http://127.0.0.1:{self._port}"
 
     def up(self, *options: str) -> None:
-        """Start it with these options unless it runs with them, and wait until it is ready."""
+        """Run it with these options, and wait until it is ready."""
         if self._alive() and self._started_with == options:
             return
         self.end()

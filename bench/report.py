@@ -28,7 +28,7 @@ def texts(path: Path = RESULTS) -> dict[Path, str]:
 
 
 def write() -> int:
-    """Write the texts and draw the pictures."""
+    """Write texts and pictures."""
     for path, text in texts().items():
         path.write_text(text)
     environments.make(REPORT)

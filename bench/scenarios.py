@@ -78,7 +78,7 @@ def leak(system: System, *, jobs: int) -> Figures:
 
 
 def scale(system: System, *, workers: int, jobs_each: int) -> Figures:
-    """Measure workers that share one Redis, with 100 lanes each and an endpoint of 200 ms."""
+    """Measure workers that share a Redis: 100 lanes each, an endpoint of 200 ms."""
     with stage(system, lanes=100, latency_ms=200) as here:
         crew = [here.worker() for _ in range(workers)]
         settle(crew)
@@ -185,7 +185,7 @@ def _push_and_wait(here: Stage, crew: Sequence[Process], pushes: int) -> list[fl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """A scenario with its parameters, the number of repetitions, and who takes part."""
+    """A scenario, its repetitions, and who takes part."""
 
     run: Callable[[System], Figures | Waits]
     repeats: int = 3

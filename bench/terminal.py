@@ -134,7 +134,7 @@ def restyled(style: str, sequence: str) -> str:
 
 
 def draw(screens: Sequence[list[list[Cell]]]) -> str:
-    """Return an SVG of the screens, one window under the other."""
+    """Return an SVG, one window under the other."""
     width, top, windows = round(COLUMNS * CHARACTER + 2 * MARGIN), 0, ""
     for lines in screens:
         height = len(lines) * LINE + 2 * MARGIN
@@ -156,7 +156,7 @@ text {{ font: {SIZE}px {FONT}; fill: {INK}; white-space: pre }}
 
 
 def spans(cells: list[Cell]) -> Iterator[str]:
-    """Yield SVG text, one span for adjacent characters of one style."""
+    """Yield a span for characters of one style."""
     for style, same in groupby(cells, key=lambda cell: cell[1]):
         text = escape("".join(character for character, _ in same), quote=False)
         yield f'<tspan style="{style}">{text}</tspan>' if style else text

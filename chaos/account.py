@@ -24,7 +24,7 @@ EVERYBODYS: Final = ("endpoint", "Redis", "CLIENT", "DEBUG", "queue", "dead lett
 
 
 def judge(facts: Facts) -> Verdict:
-    """Check all promises against the facts of a run."""
+    """Check all promises of a run."""
     audit = _Audit(facts)
     audit.acceptances()
     audit.endings()
@@ -52,7 +52,7 @@ class _Audit:
         self.verdict.breaches.append(f"{promise}: {what}")
 
     def acceptances(self) -> None:
-        """Check that every payload reported as accepted is in the journal."""
+        """Check that the journal has every payload accepted."""
         journal = self.facts.journal
         for payload, told in Counter(push.payload for push in self.facts.pushes if push.told).items():
             if (found := journal.get(payload, 0)) < told:
@@ -221,7 +221,7 @@ def recoveries(facts: Facts) -> list[float]:
 
 
 def _by(executions: Sequence[Execution], what: str) -> dict[str, list[Execution]]:
-    """Group executions by an attribute, each group in order of time."""
+    """Group executions, each group in order of time."""
     groups = defaultdict(list)
     for execution in sorted(executions, key=lambda each: each.began):
         groups[getattr(execution, what)].append(execution)

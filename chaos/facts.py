@@ -23,7 +23,7 @@ class Push:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """A call as the endpoint saw it. `fate`: `ok`, the fault it got, or `abandoned`: the caller left before the answer.
+    """A call as the endpoint saw it. `fate`: `ok`, the fault it got, or `abandoned`: the caller left.
 
     `ill <illness>`: the endpoint was ill for all, or for its model. `poisoned`: it always fails for this job.
     """

@@ -29,7 +29,7 @@ def texts() -> dict[Path, str]:
 
 
 def write() -> int:
-    """Write the texts and draw the picture."""
+    """Write texts and picture."""
     for path, text in texts().items():
         path.write_text(text)
     environments.make(REPORT)

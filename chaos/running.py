@@ -102,7 +102,7 @@ async def _speak(stage: Stage, producers: Producers, havoc: Havoc) -> None:
 
 
 async def _facts(stage: Stage, producers: Producers, havoc: Havoc) -> Facts:
-    """Collect the facts from Redis, the endpoint, the producers and the stage."""
+    """Collect the facts."""
     client, keys = stage.client, stage.keys
     ids = sorted({push.job_id for push in producers.pushes})
     results, records = {}, {}

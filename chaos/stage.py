@@ -126,7 +126,7 @@ class Stage:
             response.raise_for_status()
 
     async def fall_ill(self, **illness: str) -> None:
-        """Make the endpoint fail for all, or for one model, until the next call of this."""
+        """Make the endpoint fail for all, or for one model, until called again."""
         async with self._http.post("/illness", data=orjson.dumps(illness)) as response:
             response.raise_for_status()
 

@@ -7,12 +7,12 @@ DIGITS: Final = ((100, 0), (10, 1), (1, 2), (0.1, 3))
 
 
 def percentile(rising: Sequence[float], percent: int) -> float:
-    """Return the smallest value that is at least as large as `percent` percent of `rising`."""
+    """Return the smallest value not below `percent` percent of them."""
     return rising[max(0, -(-len(rising) * percent // 100) - 1)]
 
 
 def amount(value: float) -> str:
-    """Format with three significant digits; from 1,000 on, as a whole number."""
+    """Format with three significant digits; thousands whole."""
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     if value == 0:
@@ -27,5 +27,5 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def bold(system: str) -> str:
-    """Set the name of our system in bold."""
+    """Set our name in bold."""
     return f"**{system}**" if system == "greenscale" else system

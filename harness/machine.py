@@ -1,4 +1,4 @@
-"""Describes the machine, commit and time of a run."""
+"""Machine, commit and time of a run."""
 
 import os
 import platform
@@ -58,6 +58,6 @@ def _busy_percent(seconds: float) -> float:
 
 
 def _ticks() -> tuple[int, int]:
-    """Return busy ticks and all ticks, of all cores."""
+    """Return busy and all ticks, of all cores."""
     fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     return sum(fields) - fields[3] - fields[4], sum(fields)

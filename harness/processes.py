@@ -1,4 +1,4 @@
-"""Starts the processes measured, pushes jobs to them, and reads their CPU time and memory."""
+"""Starts the processes measured, pushes jobs, reads CPU time and memory."""
 
 import os
 import signal

@@ -289,7 +289,7 @@ def free_port() -> int:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait until the condition holds. Raises TimeoutError after PATIENCE."""
+    """Wait for a condition, or raise TimeoutError."""
     ends = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > ends:

@@ -12,14 +12,14 @@ from harness.redis_server import free_port
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """The Redis and endpoint of a worker, and how many jobs it runs at a time."""
+    """The Redis and endpoint of a worker, and its number of lanes."""
 
     redis_port: int
     url: str
     lanes: int
 
     def variables(self) -> dict[str, str]:
-        """Return the variables that `harness/job.py` reads."""
+        """Variables that `harness/job.py` reads."""
         return {
             "BENCH_REDIS_PORT": str(self.redis_port),
             "BENCH_URL": self.url,
@@ -35,7 +35,7 @@ class System:
     environment: str
     """Its folder in build/bench; systems may share one."""
     packages: Sequence[str]
-    """The packages whose versions are reported."""
+    """Their versions are reported."""
     worker: Callable[[int], Sequence[str]]
     """Returns the arguments of the environment's python that start a worker with so many lanes."""
     producer: str
@@ -49,7 +49,7 @@ class System:
 
 
 def keys(pattern: str) -> Callable[[Any], int]:
-    """Return a counter of results that are one key each."""
+    """Count results that are one key each."""
     return lambda redis: sum(1 for _ in redis.scan_iter(pattern, count=2000))
 
 
@@ -60,7 +60,7 @@ def saq_results(redis: Any) -> int:
 
 
 def greenscale_variables(place: Place) -> dict[str, str]:
-    """Return settings with everything on: metrics, JSON log, leases, heartbeats."""
+    """Turn all on: metrics, JSON log, leases, heartbeats."""
     return {
         "GREENSCALE_CONCURRENCY": str(place.lanes),
         "GREENSCALE_HEALTH_PORT": str(free_port()),

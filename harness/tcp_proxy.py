@@ -28,7 +28,7 @@ class Trap:
 
 @dataclass(eq=False)
 class _Connection:
-    """The two streams of a forwarded connection."""
+    """A forwarded connection."""
 
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter

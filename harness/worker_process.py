@@ -47,12 +47,12 @@ class WorkerProcess:
         self.signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill it, as `kill -9` does, and wait for its end."""
+        """`kill -9` it, and wait for its end."""
         self.signal(signal.SIGKILL)
         self.process.wait(PATIENCE)
 
     async def exit_code(self, seconds: float = PATIENCE) -> int:
-        """Wait for its end and return the exit code."""
+        """Wait for its end."""
         await eventually(lambda: not self.alive, seconds)
         return self.process.returncode
 
@@ -83,7 +83,7 @@ class WorkerProcess:
         return Counter(line["outcome"] for line in self.log("job"))
 
     async def says(self, event: str, seconds: float = PATIENCE, **facts: Any) -> dict[str, Any]:
-        """Wait for a log line with this event and these facts, and return it."""
+        """Wait for a log line and return it."""
         found: list[dict[str, Any]] = []
 
         def said() -> bool:

@@ -1,6 +1,6 @@
 """The interfaces of a queue: `Queue` for workers, `QueueClient` for producers, operators and commands.
 
-Adapters need not inherit from them. The contract suite checks that an adapter keeps these promises.
+Adapters need not inherit them. The contract suite checks that they keep these promises.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -149,9 +149,9 @@ class Queue(Protocol):
         ...
 
     async def beat(self, why: str | None = None) -> None:
-        """Send a heartbeat: prolong all leases in one call, and `lose` those that this worker no longer owns.
+        """Send a heartbeat: prolong all leases in one call, and `lose` those that we no longer own.
 
-        `why` is one line on why this worker makes no calls now, valid until the next heartbeat; None: it makes calls.
+        `why` is one line on why this worker makes no calls until the next heartbeat; None: it makes calls.
         """
         ...
 
@@ -162,10 +162,9 @@ class Queue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """Number of jobs in each state. `held` jobs wait until another job succeeds (docs/blame.md).
+    """Jobs by state. `held` ones wait until another succeeds (docs/blame.md). `oldest_seconds` is None if unknown.
 
-    `oldest_seconds` is the age of the oldest job that does not run; None: unknown. `failing_seconds` ago a call failed
-    as `failing_by` says, and none begun since has succeeded; None: calls succeed.
+    `failing_seconds` ago a call failed as `failing_by` says, and none begun since has succeeded; None: no failure.
     """
 
     waiting: int

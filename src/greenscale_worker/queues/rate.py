@@ -1,4 +1,4 @@
-"""Computes the rate at which jobs end from the times of the latest ends."""
+"""The rate at which jobs end, from the latest ends."""
 
 from collections.abc import Sequence
 from typing import Final

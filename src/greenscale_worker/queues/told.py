@@ -13,7 +13,7 @@ TIMES: Final = ("submitted", "claimed", "due", "finished")
 
 
 def of_record(job_id: str, record: Mapping[str, str]) -> JobInfo | None:
-    """Return the job that a record describes; None if it describes none."""
+    """Read a whole record; None if there is none."""
     state = next((each for each in STATES if each == record.get("state")), None)
     return None if state is None else with_record(record, job_id=job_id, state=state)
 
@@ -35,7 +35,7 @@ def is_number(text: str) -> bool:
 
 
 def number(record: Mapping[str, str], name: str) -> int | None:
-    """Return a count; None if it is missing or not a number."""
+    """Return a count; None if it is invalid."""
     text = record.get(name, "")
     return int(text) if is_number(text) else None
 

@@ -359,7 +359,7 @@ class MemoryQueue:
         return len(old)
 
     def _chosen(self, which: DeadFilter | None) -> list[DeadLetter]:
-        """Return the dead letters selected, oldest first."""
+        """Return matching letters, oldest first."""
         which, now = which or DeadFilter(), self._store.clock()
         since = max(which.since or 0.0, 0.0 if which.younger_than is None else now - which.younger_than)
         until = math.inf if which.older_than is None else now - which.older_than

@@ -67,7 +67,7 @@ class Records:
         return dict(self._records.get(job_id) or {})
 
     def result(self, job_id: str) -> bytes | None:
-        """Return an answer; None if there is none."""
+        """Return an answer, or None."""
         return self._results.get(job_id)
 
     def waiting(self, job_id: str, *, cancelled: bool = False) -> None:
@@ -147,7 +147,7 @@ class Records:
 
 
 def ms(seconds: float) -> str:
-    """Return a time, in seconds, as records write it: in ms."""
+    """Format seconds as ms, as in records."""
     return str(int(seconds * 1000))
 
 

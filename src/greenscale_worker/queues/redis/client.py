@@ -303,7 +303,7 @@ class RedisQueueClient:
         await close(self._client)
 
     async def _run(self, script: str, keys: list[str], args: list[Any], read: Callable[[Any], Answer]) -> Answer:
-        """Run a script and read its answer. Raises ConfigError for an answer that no Redis would give."""
+        """Run a script and read its answer; if that fails, the server is not Redis."""
         with mapped():
             if not self._let_in:  # a server that requires a password answers a long command by hanging up
                 await self._client.time()

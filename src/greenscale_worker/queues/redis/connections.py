@@ -164,7 +164,7 @@ def _tls(options: RedisOptions) -> dict[str, Any]:
 
 
 def _credentials(options: RedisOptions, url: SplitResult) -> Credentials:
-    """Return the credentials of the options, else those of the URL."""
+    """Return those of the options, else of the URL."""
     username, password = of_url(url.geturl())
     if options.password_file is not None:
         return Credentials(options.username or username, options.password, file=options.password_file)

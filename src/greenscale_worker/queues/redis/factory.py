@@ -1,4 +1,4 @@
-"""Opens the worker side and the client side of a queue in Redis, for either store."""
+"""Opens both sides of a queue in Redis, for either store."""
 
 import asyncio
 import os

@@ -66,7 +66,7 @@ class ListStore:
         return list(reversed(await client.lrange(self._name, -start - count, -start - 1)))
 
     def first_seen(self, job: bytes) -> float:
-        """Return the time of the first claim, which the id gives in microseconds."""
+        """Return the first claim's time; the id is in µs."""
         return int(job) / 1e6 if job.isdigit() and len(job) <= LONGEST_ID else inf
 
 

@@ -300,7 +300,7 @@ class RedisQueue:
 
 
 def _words(number: int, known: Container[bytes]) -> Callable[[Any], list[bytes]]:
-    """Return a reader that checks for exactly `number` known words."""
+    """Return a reader of `number` known words."""
 
     def read(answer: Any) -> list[bytes]:
         words = [word for word in answer if word in known]

@@ -71,7 +71,7 @@ def read_counts(answer: Any) -> list[tuple[bytes, int]]:
 
 
 def read_replays(answer: Any) -> list[Replay]:
-    """Read the outcome of each replay. Raises ValueError if there is none, or the caller would loop for ever."""
+    """Read the outcome of each replay: at least one, or the caller would loop for ever."""
     replays: list[Replay] = [NOT_REPLAYED.get(each, "replayed") for each in answer]
     if not replays:
         raise ValueError("no answer to a replay")

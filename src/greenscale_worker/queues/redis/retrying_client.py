@@ -86,7 +86,7 @@ class RetryingClient:
                 self._quiet.set()
 
     async def call_last(self, script: Script, keys: list[str], args: list[Any], read: Callable[[Any], Read]) -> Read:
-        """Run a script until it is answered; after an outage, only once all other calls have been answered.
+        """Do as `call`, but after an outage wait until all other calls are answered.
 
         So a claim cannot take a job under a new token while its answer waits to be recorded under the old one.
         """

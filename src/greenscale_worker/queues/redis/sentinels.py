@@ -42,7 +42,7 @@ class Sentinels(Sentinel):
         self._credentials = credentials
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
-        """Ask one after the other; the Sentinel that knew it is asked first next time."""
+        """Ask one after the other, beginning with the last that knew it."""
         faults: list[str] = []
         refused = strange = False
         for number, sentinel in enumerate(self.sentinels):

@@ -1,4 +1,4 @@
-"""The part of a Redis queue that differs between list and stream: where payloads lie, and how to wait for them."""
+"""The difference between list and stream: where payloads lie, and how to wait for them."""
 
 from typing import Any, Protocol
 

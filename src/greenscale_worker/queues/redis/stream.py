@@ -65,7 +65,7 @@ class StreamStore:
         return [(id_, *_read(id_, fields)) for id_, fields in found]
 
     def first_seen(self, job: bytes) -> float:
-        """Return when the entry was added, which the id gives in milliseconds."""
+        """Return when the entry was added; the id is in ms."""
         return int(ms) / 1000 if (ms := job.partition(b"-")[0]).isdigit() and len(ms) <= LONGEST_ID else inf
 
 
