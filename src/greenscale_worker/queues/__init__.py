@@ -21,7 +21,7 @@ STATES: Final[tuple[State, ...]] = get_args(State)
 ENDED: Final[frozenset[str]] = frozenset({"succeeded", "failed", "cancelled"})  # states, as are those below
 OPEN: Final[frozenset[str]] = frozenset(STATES) - ENDED
 PUT_ASIDE: Final[frozenset[str]] = frozenset({"delayed", "held"})
-SUSPECT_CRASHES: Final = 2  # a worker holds at most one job with this many crashes; as in prelude.lua
+SUSPECT_CRASHES: Final = 2  # a worker holds at most one job with so many or more; as in prelude.lua
 LIVE_SECONDS: Final = 7 * 86_400  # lifetime of an open job's record, and of a cancellation that waits for its job
 
 
@@ -32,7 +32,7 @@ class RedisOptions:
     `url` is `redis://host:port/db`, `rediss://…` (TLS), `redis+sentinel://host:port,host:port/master/db` or
     `redis+cluster://host:port` (`rediss+sentinel`, `rediss+cluster` with TLS). `ca_file`, `cert_file` and `key_file`
     are PEM files. `password_file`, `sentinel_password_file` and `url_file` are read again for each connection; they
-    hold a password, or the URL with one. Sentinels that require a password get Redis' own, unless theirs is set.
+    hold a password, or the URL with one. Sentinels get the password of Redis unless they have their own.
     """
 
     url: str = "redis://127.0.0.1:6379/0"

@@ -125,7 +125,7 @@ class Records:
         self._finish(job_id, {"state": "succeeded", **_present(known), **_tokens(output.usage)})
 
     def failed(self, job_id: str, fault: Failed, *, ran: bool, attempts: int, crashes: int) -> None:
-        """Record that a job became a dead letter. If it never ran, an earlier job's record of its id is replaced."""
+        """Record that a job became a dead letter. If it never ran, an ended job's record of its id is replaced."""
         if not ran and self.get(job_id).get("state") in ENDED:
             self._records.pop(job_id)
         counts = {"attempts": str(attempts), "crashes": str(crashes)}

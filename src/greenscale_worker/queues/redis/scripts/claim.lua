@@ -51,9 +51,9 @@ for _, id in ipairs(due) do
   if m then requeue(id, m) end
 end
 
--- Held jobs come back to the head, one with each claim: without limit if no call has failed since one succeeded, otherwise one
--- for each success, as jobs would wait for ever behind fresh ones where calls fail now and then. If all came back at once and
--- failed again, they would block everything behind them.
+-- Held jobs come back to the head, at most one with a claim: with every claim if no call has failed since one succeeded, otherwise
+-- one for each success, or they would wait for ever behind fresh jobs where calls fail now and then. If all came back at once
+-- and failed again, they would block everything behind them.
 local unheld
 local back = number_in_control('back')
 if control.held and (not control.blamed or back > 0) then
