@@ -32,7 +32,7 @@ class RedisOptions:
     `url` is `redis://host:port/db`, `rediss://…` (TLS), `redis+sentinel://host:port,host:port/master/db` or
     `redis+cluster://host:port` (`rediss+sentinel`, `rediss+cluster` with TLS). `ca_file`, `cert_file` and `key_file`
     are PEM files. `password_file`, `sentinel_password_file` and `url_file` are read again for each connection; they
-    hold a password, or the URL with one. Sentinels get the password of Redis unless they have their own.
+    hold a password, or the URL with one. Sentinels that require one get that of Redis unless they have their own.
     """
 
     url: str = "redis://127.0.0.1:6379/0"
