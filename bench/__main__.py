@@ -1,4 +1,4 @@
-"""`python -m bench`: measure, keep the figures, render docs/benchmarks.md from them. `--help` says the rest."""
+"""`python -m bench`: measures, saves the figures, renders docs/benchmarks.md from them. See `--help`."""
 
 import argparse
 import signal
@@ -21,7 +21,7 @@ def main() -> int:
     arguments = _parser().parse_args()
     if arguments.command == "report":
         return report.write()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exit that ends what was started
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exit that ends all started processes
     whole = not (arguments.quick or arguments.only or arguments.systems)
     output = arguments.output or FOLDER / ("run.json" if whole else "some.json")
     chosen = arguments.systems or ("bare loop,greenscale" if arguments.quick else None)
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _pick(table: Mapping[str, Value], names: str | None) -> dict[str, Value]:
-    """Some entries of a table, by their names or by what these begin with."""
+    """Return entries of a table by name or by the part of the name before an underscore."""
     if names is None:
         return dict(table)
     wanted = names.split(",")

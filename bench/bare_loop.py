@@ -1,6 +1,6 @@
-"""The bare loop: a worker with nothing that a worker needs to be trusted.
+"""The bare loop: a minimal worker without reliability.
 
-LMOVE (BLMOVE while there is nothing) to a processing list, a POST, one pipeline of SET and LREM. No leases, retries,
+LMOVE (BLMOVE while the queue is empty) to a processing list, a POST, one pipeline of SET and LREM. No leases, retries,
 logs or metrics: a killed process loses its jobs.
 """
 

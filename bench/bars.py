@@ -1,4 +1,4 @@
-"""The bars that were set before anything was measured, and whether they are reached."""
+"""The bars set before anything was measured, and whether they are reached."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ BURST_MS: Final = 250
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """A bar, what was measured, and whether that will do; None where it was not measured."""
+    """A bar, what was measured, and whether it is reached; None if not measured."""
 
     name: str
     goal: str
@@ -23,7 +23,7 @@ class Bar:
 
 
 def all_bars(results: Results) -> Sequence[Bar]:
-    """Every bar, in the order of the document."""
+    """Return every bar, in the order of the document."""
     return [
         _ratio(results, "Throughput at 0 ms", ("throughput", "jobs_per_second"), at_least=2.5),
         _ratio(results, "CPU per job at 0 ms", ("throughput", "cpu_per_1000"), at_most=0.4),
@@ -66,7 +66,7 @@ def _ours(results: Results, name: str, figure: tuple[str, str], *, at_most: floa
 
 
 def _between(results: Results, name: str, figure: tuple[str, str, str], *, at_most: float) -> Bar:
-    """Compare our figure in one scenario with that in another."""
+    """Compare our figure in two scenarios."""
     of, to, kind = figure
     values = [results.median(scenario, OURS, kind) for scenario in (of, to)]
     goal = f"≤ {at_most:.1f} × with one worker"

@@ -1,6 +1,6 @@
-"""What `batched` costs, and a thread: microseconds per job of handlers that do nothing, `async def`, plain and batched.
+"""Measures the cost of `batched` and of a thread: microseconds per job of no-op handlers, `async def`, plain, batched.
 
-python bench/batched.py [rounds]. One process, the queue of memory, 100 lanes, groups of at most 100, logs switched off.
+python bench/batched.py [rounds]. One process, the memory queue, 100 lanes, groups of at most 100, logs switched off.
 """
 
 import asyncio

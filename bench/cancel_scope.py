@@ -1,4 +1,4 @@
-"""What a time limit costs a call: asyncio's own, and ours (docs/adr/0021). `python -m bench.cancel_scope`."""
+"""Measures the cost of a call's timeout: asyncio's and ours (docs/adr/0021). `python -m bench.cancel_scope`."""
 
 import asyncio
 from time import perf_counter
@@ -7,12 +7,12 @@ from typing import Final
 from greenscale_worker.cancel_scope import CancelScope, Timeouts
 
 CALLS: Final = 200_000
-LIMIT: Final = 300.0  # seconds, of which nothing takes any
+LIMIT: Final = 300.0  # seconds; never reached
 TURNS: Final = 5
 
 
 async def nothing() -> None:
-    """Be a call."""
+    """Stand for a call."""
 
 
 async def asyncio_timeout() -> None:

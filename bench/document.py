@@ -1,4 +1,4 @@
-"""docs/benchmarks.md and the README's table, from the figures that are kept."""
+"""Renders docs/benchmarks.md and the README's table from saved figures."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -36,7 +36,7 @@ LARGER_IS_BETTER: Final = {
 
 
 def render(results: Results, findings: Mapping[str, str]) -> str:
-    """Render the whole document. `findings` are what a person found out, by the names of bars and of sections."""
+    """Render the whole document. `findings` are remarks, by the names of bars and of sections."""
     sections = (
         _head(results),
         _bars(results, findings),
@@ -57,7 +57,7 @@ def render(results: Results, findings: Mapping[str, str]) -> str:
 
 def render_summary(results: Results) -> str:
     """Render the README's table."""
-    figures = (  # three: with the name of the system a table that fits a phone
+    figures = (  # three: with the system's name, the table fits a phone
         ("throughput", RATE),
         ("throughput", CPU),
         ("pickup", Column("pick-up p50 ms", "p50")),

@@ -1,6 +1,6 @@
-"""Takes jobs from a list and records their answers, always so many at a time, without calling anything.
+"""Takes jobs from a list and records answers, in groups of a fixed size, without calling an endpoint.
 
-`python bench/in_groups.py PORT JOBS GROUP`: with it `bench.instructions` counts Redis, so that chance has no part.
+`python bench/in_groups.py PORT JOBS GROUP`: `bench.instructions` uses it to count Redis without random variation.
 It uses only what other versions of the package have, too.
 """
 
@@ -12,7 +12,7 @@ from greenscale_worker import Output, QueueOptions, RedisOptions, Succeeded, Usa
 
 
 async def main(port: int, jobs: int, group: int) -> None:
-    """Do it; the group divides the jobs."""
+    """Run all jobs; `jobs` is a multiple of `group`."""
     queue = await open_queue("list", RedisOptions(url=f"redis://127.0.0.1:{port}/0"), QueueOptions(name="jobs"))
     outcome = Succeeded(Output("4", model="m", finish_reason="stop", usage=Usage(9, 1, 10)))
     for _ in range(jobs // group):

@@ -1,12 +1,12 @@
-"""Instructions that a job costs, of a worker and of Redis, by callgrind: no neighbour on the machine changes them.
+"""Counts instructions per job, of a worker and of Redis, by callgrind: other load on the machine does not change them.
 
-`python -m bench.instructions [TREE…]` counts them for source trees, such as another worktree of this repository;
-without one, for this one. A job is an entry of 150 bytes in a list. Its cost is the difference between a large and a
-small number of jobs, so that start and end do not count. Needs valgrind and redis-server.
+`python -m bench.instructions [TREE…]` counts for source trees, such as another worktree of this repository; by
+default for this one. A job is an entry of 150 bytes in a list. Its cost is the difference between a large and a small
+number of jobs, so that start and end do not count. Needs valgrind and redis-server.
 
-The worker has 100 lanes, and the endpoint answers at once. How its jobs fall into groups is left to chance, so that one
-count of it says little: compare some, by turns. Redis is counted with groups of a fixed size (`in_groups.py`): all jobs
-of a group share what a script costs at least.
+The worker has 100 lanes, and the endpoint answers at once. The size of its groups varies at random, so one count says
+little: compare several, alternately. Redis is counted with groups of a fixed size (`in_groups.py`), as all jobs of a
+group share the fixed cost of a script.
 """
 
 import re
@@ -43,9 +43,9 @@ END_SECONDS: Final = 300
 
 
 def count(tree: Path, who: Who, jobs: int, group: int = LANES) -> int:
-    """Let this tree do so many jobs; gives the instructions that a worker, or Redis with such groups, took for them.
+    """Run so many jobs with this tree and return the instructions that a worker took, or Redis with such groups.
 
-    Raises RuntimeError where they could not be counted.
+    Raises RuntimeError if they cannot be counted.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
@@ -83,7 +83,7 @@ def count(tree: Path, who: Who, jobs: int, group: int = LANES) -> int:
 
 
 def cost(tree: Path, who: Who, jobs: tuple[int, int], group: int = LANES) -> float:
-    """Instructions per job."""
+    """Return instructions per job."""
     few, many = jobs
     return (count(tree, who, many, group) - count(tree, who, few, group)) / (many - few)
 

@@ -1,4 +1,4 @@
-"""What a measurement reads, and the waiting around it. Nothing here knows a scenario."""
+"""Reads counters and waits for measurements, independent of scenarios."""
 
 import time
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class Reading:
 
 
 def read(stage: Stage, workers: Sequence[Process]) -> Reading:
-    """Read them. Commands that scripts call count as commands too: they are work of Redis."""
+    """Read all counters. Commands called by scripts count as commands, too: they are work of Redis."""
     calls = stage.endpoint.count()
     cpu = cpu_seconds(workers)
     redis_cpu = stage.redis.info("cpu")
@@ -55,7 +55,7 @@ class RedisReading:
 
 
 def read_redis(stage: Stage) -> RedisReading:
-    """Read them; `sent` is bytes."""
+    """Read Redis' counters; `sent` is bytes."""
     info = stage.redis.info("everything")
     scripts = (info.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in SCRIPTS)
     cpu_seconds = info["used_cpu_sys"] + info["used_cpu_user"]
@@ -63,7 +63,7 @@ def read_redis(stage: Stage) -> RedisReading:
 
 
 def costs(before: Reading, after: Reading) -> Figures:
-    """Tell what the jobs between two readings cost."""
+    """Return the cost of the jobs between two readings."""
     jobs = after.calls - before.calls
     return {
         "calls": after.calls,
@@ -75,9 +75,9 @@ def costs(before: Reading, after: Reading) -> Figures:
 
 
 def work_off(stage: Stage, workers: Sequence[Process], *, jobs: int, seconds: float) -> Figures:
-    """Let them work, and tell rate and costs between a tenth of the jobs and all of them, or those of the time given.
+    """Wait for the jobs, for `seconds` at most; return rate and costs from a tenth of the jobs on.
 
-    A start is thus not counted. Raises RuntimeError where nothing was done.
+    So a start is not counted. Raises RuntimeError if nothing was done.
     """
     wait(lambda: stage.endpoint.count() >= jobs // 10, seconds)
     before = read(stage, workers)
@@ -94,11 +94,11 @@ def work_off(stage: Stage, workers: Sequence[Process], *, jobs: int, seconds: fl
 
 
 def share_of_ideal(stage: Stage, workers: Sequence[Process], *, jobs: int, lanes: int, seconds: float) -> Figures:
-    """Tell the rate of calls as a share of lanes / latency, without the first call and the last of every lane.
+    """Return the rate of calls as a share of lanes / latency, without the first and last call of every lane.
 
-    Calls come in waves: the time is that from the head of the second wave to the head of the last one.
+    Calls come in waves: time is measured from the head of the second wave to the head of the last one.
 
-    Raises RuntimeError where too little was done.
+    Raises RuntimeError if too few calls were made.
     """
     wait(lambda: stage.endpoint.count() >= lanes, seconds)
     before = read(stage, workers)
@@ -115,14 +115,14 @@ def share_of_ideal(stage: Stage, workers: Sequence[Process], *, jobs: int, lanes
 def expect(stage: Stage, calls: int, seconds: float) -> None:
     """Wait for that many calls.
 
-    Raises RuntimeError where they do not come in time.
+    Raises RuntimeError if they do not come in time.
     """
     if not wait(lambda: stage.endpoint.count() >= calls, seconds):
         raise RuntimeError(f"{stage.endpoint.count()} of {calls} calls in {seconds:g} s")
 
 
 def settle(workers: Sequence[Process], seconds: float = 20) -> None:
-    """Wait until they are idle, but not for longer than that."""
+    """Wait until the workers are idle, for `seconds` at most."""
     ends = time.monotonic() + seconds
     quiet = QUIET_SECONDS * (QUIET_SHARE + QUIET_SHARE_EACH * len(workers))
     used = quiet

@@ -1,4 +1,4 @@
-"""The pictures of docs/benchmarks.md, drawn in an environment of their own: `python -m bench.plots FIGURES FOLDER`.
+"""Draws the pictures of docs/benchmarks.md, in an environment of its own: `python -m bench.plots FIGURES FOLDER`.
 
 The same figures give the same bytes.
 """
@@ -16,13 +16,13 @@ from harness.plots import COLOURS, GREY, OTHERS, STYLE
 
 
 def colours(systems: list[str]) -> dict[str, str]:
-    """Give each system a colour, always the same."""
+    """Return a fixed colour for each system."""
     others = (system for system in systems if system not in COLOURS)
     return COLOURS | dict(zip(others, OTHERS, strict=False))
 
 
 def throughput(results: Results) -> Any:
-    """Draw jobs per second, and what a job costs."""
+    """Draw jobs per second, and CPU per job."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
     systems = list(results.scenarios.get("throughput", {}))
     panels = (("jobs_per_second", "jobs per second (more is better)"), ("cpu_per_1000", "CPU s per 1,000 jobs (less)"))
@@ -41,7 +41,7 @@ def throughput(results: Results) -> Any:
 
 
 def pickup(results: Results) -> Any:
-    """Draw for each system the share of jobs that were picked up within a time: percentiles as the tables have them."""
+    """Draw for each system the share of jobs picked up within a time, by the percentiles of the tables."""
     figure, axis = plt.subplots(figsize=(9, 4))
     systems = list(results.scenarios.get("pickup", {}))
     palette = colours(systems)

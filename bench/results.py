@@ -1,4 +1,4 @@
-"""The figures of a run, as they are kept: a JSON file, from which the document is rendered."""
+"""The figures of a run, saved as a JSON file from which the document is rendered."""
 
 import json
 import re
@@ -15,7 +15,7 @@ Run = dict[str, Any]
 
 @dataclass(slots=True)
 class Results:
-    """One run of the benchmark: where, when, what, and each scenario's runs by system, in the order of repetition."""
+    """One run of the benchmark: its machine, time and commit, and each scenario's repetitions by system."""
 
     machine: dict[str, Any]
     commit: str
@@ -30,7 +30,7 @@ class Results:
         return cls(**json.loads(path.read_text()))
 
     def save(self, path: Path) -> None:
-        """Write it whole or not at all."""
+        """Write the file atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(".new")
         text = json.dumps(asdict(self), indent=1)
@@ -39,27 +39,27 @@ class Results:
         new.replace(path)
 
     def values(self, scenario: str, system: str, figure: str) -> list[float]:
-        """A figure of every repetition that has it."""
+        """Return a figure of every repetition that has it."""
         return [value for run in self._runs(scenario, system) if (value := figure_of(run, figure)) is not None]
 
     def median(self, scenario: str, system: str, figure: str) -> float | None:
-        """The median of the repetitions; None where nothing was measured."""
+        """Return the median of the repetitions; None if nothing was measured."""
         values = self.values(scenario, system, figure)
         return statistics.median(values) if values else None
 
     def ratios(self, scenario: str, system: str, figure: str) -> list[float]:
-        """The figure as a multiple of the bare loop's in the same repetition, in rising order."""
+        """Return the figure as a multiple of the bare loop's in the same repetition, in rising order."""
         pairs = zip(self._runs(scenario, system), self._runs(scenario, "bare loop"), strict=False)
         both = [(figure_of(ours, figure), figure_of(bare, figure)) for ours, bare in pairs]
         return sorted(ours / bare for ours, bare in both if ours is not None and bare)
 
     def ratio(self, scenario: str, system: str, figure: str) -> float | None:
-        """The median of `ratios`."""
+        """Return the median of `ratios`."""
         ratios = self.ratios(scenario, system, figure)
         return statistics.median(ratios) if ratios else None
 
     def failure(self, scenario: str, system: str) -> str | None:
-        """Why a system has no figures in a scenario; None where it has some, or took no part."""
+        """Return why a system has no figures in a scenario; None if it has some, or took no part."""
         runs = self._runs(scenario, system)
         words = [run["failed"] for run in runs if "failed" in run]
         return words[0] if words and len(words) == len(runs) else None
@@ -69,7 +69,7 @@ class Results:
 
 
 def figure_of(run: Run, figure: str) -> float | None:
-    """Read a figure of one repetition; `p50`, `p95`, `p99` are of its waits."""
+    """Return a figure of one repetition; `p50`, `p95` and `p99` are percentiles of its waits."""
     if figure.startswith("p") and figure[1:].isdigit():
         waits = run.get("waits_ms")
         return percentile(sorted(waits), int(figure[1:])) if waits else None

@@ -1,4 +1,4 @@
-"""Run scenarios, the systems by turns, and keep what they return."""
+"""Runs scenarios, alternating between systems, and saves their results."""
 
 import sys
 import time
@@ -17,12 +17,12 @@ PERCENTILES: Final = ("p50", "p95", "p99")
 
 
 def say(text: str) -> None:
-    """Tell who waits."""
+    """Print progress."""
     print(text, file=sys.stderr, flush=True)
 
 
 def begin(systems: Sequence[System]) -> Results:
-    """Look at the machine and install everybody; who cannot be installed takes no part, and the results say so."""
+    """Describe the machine and install all systems; the results name those that cannot be installed."""
     results = Results(machine=machine.describe(), commit=machine.commit(), began=machine.now())
     for system in systems:
         try:
@@ -36,7 +36,7 @@ def begin(systems: Sequence[System]) -> Results:
 
 
 def go_through(results: Results, scenarios: Mapping[str, Scenario], systems: Sequence[System], output: Path) -> None:
-    """Run every scenario that the results do not hold yet; they are saved after each, so that a run can be resumed."""
+    """Run every scenario that has no results yet; results are saved after each, so that a run can be resumed."""
     for number, (name, scenario) in enumerate(scenarios.items(), 1):
         if name in results.scenarios:
             continue
@@ -61,14 +61,14 @@ def _takes_part(system: System, scenario: Scenario) -> bool:
 def _once(scenario: Scenario, system: System) -> Figures | Waits | dict[str, str]:
     try:
         figures = scenario.run(system)
-    except Exception as error:  # noqa: BLE001  whatever it is, that is its result, and the run goes on
+    except Exception as error:  # noqa: BLE001  any error is this system's result, and the run goes on
         say(f"  {system.name} failed: {error}")
         return {"failed": str(error) or repr(error)}
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}
 
 
 def _print(results: Results, name: str) -> None:
-    """Medians, each with its ratio to the bare loop of the same repetition."""
+    """Print medians, each with its ratio to the bare loop of the same repetition."""
     for system, runs in results.scenarios[name].items():
         figures = dict.fromkeys(figure for run in runs for figure in run if figure not in {"failed", "waits_ms"})
         figures |= dict.fromkeys(PERCENTILES if any(figure_of(run, "p50") is not None for run in runs) else ())

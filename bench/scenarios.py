@@ -1,4 +1,4 @@
-"""What is measured. A scenario runs one system once, on a stage of its own, and returns its figures by name."""
+"""The scenarios. Each runs one system once, on a stage of its own, and returns its figures by name."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -17,19 +17,19 @@ PUSH_EVERY: Final = 0.05
 FLEET_PUSHES: Final = 20
 FLEET_LATENCY_MS: Final = 300.0
 REFUSED_ONCE: Final = 6_000_000  # numbers of jobs that the stub refuses once
-PATIENCE: Final = 15.0  # seconds that a system may take for its jobs; a slower one is shown with what it did until then
+PATIENCE: Final = 15.0  # seconds that a system may take for its jobs; a slower one is rated by what it did until then
 Waits = dict[str, float | list[float]]
 
 
 def throughput(system: System, *, jobs: int, lanes: int, size: int = PROMPT) -> Figures:
-    """Jobs that are there when the worker starts, and an endpoint that answers at once."""
+    """Measure jobs that wait when the worker starts; the endpoint answers at once."""
     with stage(system, lanes=lanes) as here:
         here.producer().push(1, jobs, size)
         return work_off(here, [here.worker()], jobs=jobs, seconds=PATIENCE)
 
 
 def io_bound(system: System, *, jobs: int, lanes: int, latency_ms: float) -> Figures:
-    """An endpoint that takes its time: what the worker adds to it shows as calls that were not under way."""
+    """Measure against a slow endpoint: overhead of the worker shows as fewer calls in flight."""
     with stage(system, lanes=lanes, latency_ms=latency_ms) as here:
         here.producer().push(1, jobs, PROMPT)
         ideal = jobs * here.latency / lanes
@@ -37,14 +37,14 @@ def io_bound(system: System, *, jobs: int, lanes: int, latency_ms: float) -> Fig
 
 
 def pickup(system: System, *, pushes: int, workers: int) -> Waits:
-    """A push to idle workers every 50 ms: how long until the call is at the endpoint (ms)."""
+    """Push to idle workers every 50 ms and measure the time (ms) until each call reaches the endpoint."""
     with stage(system, lanes=16) as here:
         crew = _idle(here, workers)
         return {"waits_ms": _push_and_wait(here, crew, pushes)}
 
 
 def start(system: System) -> Figures:
-    """From the start of the process to its first call, a job waiting; and what it occupies when it is idle again."""
+    """Measure the time from process start to the first call, with a job waiting, and memory when idle again."""
     with stage(system, lanes=100) as here:
         here.producer().push(1, 1)
         began = time.monotonic_ns()
@@ -55,7 +55,7 @@ def start(system: System) -> Figures:
 
 
 def memory_in_flight(system: System, *, lanes: int) -> Figures:
-    """What it occupies while every lane waits for the endpoint."""
+    """Measure memory while every lane waits for the endpoint."""
     with stage(system, lanes=lanes, latency_ms=60_000) as here:
         here.producer().push(1, lanes)
         worker = here.worker()
@@ -65,7 +65,7 @@ def memory_in_flight(system: System, *, lanes: int) -> Figures:
 
 
 def leak(system: System, *, jobs: int) -> Figures:
-    """What it occupies after a twentieth of the jobs, and after all of them."""
+    """Measure memory after a twentieth of the jobs, and after all of them."""
     with stage(system, lanes=100) as here:
         producer, worker = here.producer(), here.worker()
         occupied = []
@@ -78,7 +78,7 @@ def leak(system: System, *, jobs: int) -> Figures:
 
 
 def scale(system: System, *, workers: int, jobs_each: int) -> Figures:
-    """Workers that share one Redis, 100 lanes each, an endpoint of 200 ms."""
+    """Measure workers that share a Redis: 100 lanes each, an endpoint of 200 ms."""
     with stage(system, lanes=100, latency_ms=200) as here:
         crew = [here.worker() for _ in range(workers)]
         settle(crew)
@@ -88,14 +88,14 @@ def scale(system: System, *, workers: int, jobs_each: int) -> Figures:
 
 
 def depth(system: System, *, waiting: int, jobs: int) -> Figures:
-    """A queue of that depth, of which the first jobs are worked off: a claim should cost the same."""
+    """Run the first jobs of a queue that is `waiting` deep: a claim should cost the same at any depth."""
     with stage(system, lanes=100) as here:
         here.fill(waiting, PROMPT)
         return work_off(here, [here.worker()], jobs=min(jobs, waiting), seconds=PATIENCE)
 
 
 def idle_crowd(system: System, *, workers: int, seconds: float) -> Waits:
-    """Many idle processes on one Redis: what they cost while nothing happens, and how soon one picks up a job."""
+    """Measure many idle processes on one Redis: their cost while idle, and how soon one picks up a job."""
     with stage(system, lanes=16) as here:
         crew = _idle(here, workers)
         before = read(here, crew)
@@ -111,10 +111,10 @@ def idle_crowd(system: System, *, workers: int, seconds: float) -> Waits:
 
 
 def fleet(system: System, *, workers: int) -> Figures:
-    """Workers of 16 free lanes each: what one job costs Redis, of 150 bytes and of 1 MB, less what they cost idle.
+    """Measure workers of 16 free lanes each: Redis' cost of a job of 150 bytes and of 1 MB, less their cost when idle.
 
-    `retried_…` is what a job costs that the endpoint refuses once; `burst_ms` is how long it takes from a push of as
-    many jobs as there are lanes until all are called.
+    `retried_…` is the cost of a job that the endpoint refuses once; `burst_ms` is the time from a push of as many jobs
+    as there are lanes until all are called.
     """
     with stage(system, lanes=16, latency_ms=FLEET_LATENCY_MS) as here:
         crew, producer = _idle(here, workers), here.producer()
@@ -136,7 +136,7 @@ def fleet(system: System, *, workers: int) -> Figures:
 def _cost_of_a_push(
     here: Stage, crew: Sequence[Process], producer: Producer, size: int, *, refused: bool = False
 ) -> Figures:
-    """Push some, one after the other, and as long a time nothing. `refused`: with each, one that is refused once."""
+    """Push jobs one by one, then idle for as long. `refused`: with each job, push one that is refused once."""
     first, readings = here.endpoint.count(), [read_redis(here)]
     for number in range(first, first + FLEET_PUSHES):
         producer.push(number, 1, size)
@@ -161,7 +161,7 @@ def _cost_of_a_push(
 
 
 def _idle(here: Stage, workers: int) -> list[Process]:
-    """Start workers, and wait until each has done what it does at its start."""
+    """Start workers, and wait until all are idle."""
     crew = [here.worker() for _ in range(workers)]
     here.producer().push(9_000_000, 10)
     expect(here, 10, PATIENCE + workers)
@@ -185,12 +185,12 @@ def _push_and_wait(here: Stage, crew: Sequence[Process], pushes: int) -> list[fl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """A scenario with its numbers, and how often it is run by whom."""
+    """A scenario, its repetitions, and who takes part."""
 
     run: Callable[[System], Figures | Waits]
     repeats: int = 3
     peers: bool = False
-    """Whether the peers take part, or the bare loop and GreenScale alone."""
+    """Whether the peers take part, too, or only the bare loop and GreenScale."""
 
 
 DEPTHS: Final = (1_000, 10_000, 100_000, 1_000_000)

@@ -1,4 +1,4 @@
-"""A Redis and an endpoint for one measurement, fresh, so that one measurement leaves nothing to the next."""
+"""A fresh Redis and endpoint for each measurement, so that none affects the next."""
 
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ PAYLOAD: Final = '{"job_id": "job-%07d", "prompt": "job-%07d%s"}'
 
 
 class Stage:
-    """What one measurement needs. Whatever it started has ended when it closes."""
+    """The processes of one measurement. All that it started end when it closes."""
 
     def __init__(self, stack: ExitStack, system: System, lanes: int, latency_ms: float) -> None:
         self.system = system
@@ -32,11 +32,11 @@ class Stage:
         self.place = Place(redis_port=self._server.port, url=self.endpoint.url, lanes=lanes)
 
     def worker(self) -> Process:
-        """Start one."""
+        """Start a worker."""
         return self._stack.enter_context(start_worker(self.system, self.place, self.folder / "worker.log"))
 
     def producer(self) -> Producer:
-        """Start one; it is ready when it answers."""
+        """Start a producer; it is ready when it answers."""
         return self._stack.enter_context(Producer(self.system, self.place, self.folder / "producer.log"))
 
     def fill(self, count: int, size: int) -> None:
@@ -47,12 +47,12 @@ class Stage:
             self.redis.lpush("jobs", *(PAYLOAD % (number, number, text) for number in numbers))
 
     def results(self) -> int:
-        """How many answers are stored."""
+        """Return how many answers are stored."""
         return self.system.results(self.redis)
 
 
 @contextmanager
 def stage(system: System, *, lanes: int, latency_ms: float = 0) -> Iterator[Stage]:
-    """Set it up and take it down."""
+    """Set up a stage, and close it at the end."""
     with ExitStack() as stack:
         yield Stage(stack, system, lanes, latency_ms)

@@ -1,4 +1,4 @@
-"""Who is measured: GreenScale and its peers, beside a bare loop."""
+"""The systems measured: GreenScale, its peers and a bare loop."""
 
 from typing import Final
 

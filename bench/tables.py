@@ -1,4 +1,4 @@
-"""Figures as Markdown tables."""
+"""Formats figures as Markdown tables."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from harness.figures import amount, bold, table
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A figure with its heading. Ratios to the bare loop stand beside it unless they would say nothing."""
+    """A figure with its heading. `ratio`: whether its ratio to the bare loop is shown beside it."""
 
     title: str
     figure: str
@@ -18,7 +18,7 @@ class Column:
 
 
 def by_system(results: Results, scenario: str, columns: Sequence[Column], systems: Iterable[str] = SYSTEMS) -> str:
-    """One row for each system that took part; a failure in words, an absence not in silence."""
+    """Return a table with a row for each system; one that failed or could not be installed has the reason."""
     runs = results.scenarios.get(scenario, {})
     rows = []
     for system in systems:
@@ -32,7 +32,7 @@ def by_system(results: Results, scenario: str, columns: Sequence[Column], system
 
 
 def by_variant(results: Results, variants: dict[str, str], columns: Sequence[Column]) -> str:
-    """One row for each scenario of a family (its name and what to call it), the bare loop's figures beside ours."""
+    """Return a table with a row for each variant (scenario name: title), the bare loop's figures beside ours."""
     systems = ("bare loop", "greenscale")
     header = ["", *(f"{column.title}, {system}" for column in columns for system in systems)]
     rows = [
@@ -43,7 +43,7 @@ def by_variant(results: Results, variants: dict[str, str], columns: Sequence[Col
 
 
 def cell(results: Results, scenario: str, system: str, column: Column) -> str:
-    """Render the median, with the median of its ratios to the bare loop."""
+    """Format the median, with the median of its ratios to the bare loop."""
     median = results.median(scenario, system, column.figure)
     if median is None:
         return "–"

@@ -1,6 +1,6 @@
-"""Draws docs/terminal.svg for the README: `python -m bench.terminal` runs in real terminals what it shows.
+"""Draws docs/terminal.svg for the README: `python -m bench.terminal` runs the commands shown in real terminals.
 
-REDIS_PORT 6379 must be free, as it is the default: the picture shows what most people see.
+Port 6379 must be free: the picture shows the default, as most users see it.
 """
 
 import fcntl
@@ -34,7 +34,7 @@ COLUMNS: Final = 80
 SIZE, LINE, MARGIN, GAP = 13, 18, 14, 10  # pixels
 CHARACTER: Final = 7.83  # width of one, of that size
 FONT: Final = "ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace"
-PAPER, EDGE, INK = "#161b22", "#444c56", "#e6edf3"  # paper of its own: as legible on a dark page as on a light one
+PAPER, EDGE, INK = "#161b22", "#444c56", "#e6edf3"  # a background of its own, legible on dark and on light pages
 STYLES: Final = {
     "1": "font-weight:bold",
     "2": "fill:#9198a1",
@@ -50,7 +50,7 @@ Cell = tuple[str, str]  # a character and its style
 
 
 class Terminal:
-    """A terminal in which a command runs, and what that has written so far."""
+    """A terminal in which a command runs, and the output of that so far."""
 
     def __init__(self, command: str, folder: Path, environment: dict[str, str]) -> None:
         self.written = ""
@@ -70,13 +70,13 @@ class Terminal:
         self._reader.start()
 
     def _read(self, ours: int) -> None:
-        with suppress(OSError):  # the end: nobody has the other side any more
+        with suppress(OSError):  # the end: the other side is closed
             while data := os.read(ours, 65536):
                 self.written += data.decode(errors="replace")
         os.close(ours)
 
     def wait_for(self, pattern: str) -> None:
-        """Wait until that was written."""
+        """Wait until the output matches a pattern."""
         ends = time.monotonic() + PATIENCE
         while not re.search(pattern, self.written):
             if time.monotonic() > ends or self.process.poll() is not None:
@@ -84,14 +84,14 @@ class Terminal:
             time.sleep(0.02)
 
     def end(self) -> str:
-        """Wait for the end of the command; gives all that it has written."""
+        """Wait for the end of the command and return its output."""
         self.process.wait(PATIENCE)
         self._reader.join()
         return self.written
 
 
 def record() -> list[str]:
-    """Run `up` in one terminal and the other commands in a second one; gives what each has shown."""
+    """Run `up` in one terminal and the other commands in a second one; return the output of each."""
     with tempfile.TemporaryDirectory() as folder:
         checkout = check_out(Path(folder) / "clone", {"TERM": "xterm-256color"})
         up = Terminal("make up", checkout.path, checkout.environment)
@@ -110,7 +110,7 @@ def record() -> list[str]:
 
 
 def screen(written: str) -> list[list[Cell]]:
-    """What a terminal shows of that: lines of cells, no line longer than it is wide."""
+    """Return what a terminal shows of this output: lines of cells, none longer than its width."""
     lines: list[list[Cell]] = []
     style = ""
     for line in written.replace("\r\n", "\n").rstrip("\n").split("\n"):
@@ -125,7 +125,7 @@ def screen(written: str) -> list[list[Cell]]:
 
 
 def restyled(style: str, sequence: str) -> str:
-    """Apply a sequence that sets colours; others only move a cursor that nobody sees."""
+    """Apply a sequence that sets colours; others only move the cursor, which is not drawn."""
     if not sequence.endswith("m"):
         return style
     for code in (sequence[2:-1] or "0").split(";"):
@@ -134,7 +134,7 @@ def restyled(style: str, sequence: str) -> str:
 
 
 def draw(screens: Sequence[list[list[Cell]]]) -> str:
-    """One window under the other."""
+    """Return an SVG, one window under the other."""
     width, top, windows = round(COLUMNS * CHARACTER + 2 * MARGIN), 0, ""
     for lines in screens:
         height = len(lines) * LINE + 2 * MARGIN
@@ -156,7 +156,7 @@ text {{ font: {SIZE}px {FONT}; fill: {INK}; white-space: pre }}
 
 
 def spans(cells: list[Cell]) -> Iterator[str]:
-    """Characters of one style together."""
+    """Yield a span for characters of one style."""
     for style, same in groupby(cells, key=lambda cell: cell[1]):
         text = escape("".join(character for character, _ in same), quote=False)
         yield f'<tspan style="{style}">{text}</tspan>' if style else text

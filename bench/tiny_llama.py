@@ -1,6 +1,6 @@
 """A Llama of two layers for an engine without a GPU: `python bench/tiny_llama.py FOLDER`, in the engine's environment.
 
-It has a configuration and a tokenizer and no weights, for `--load-format dummy`: whatever it says is nonsense.
+It has a configuration and a tokenizer but no weights, for `--load-format dummy`: its answers are nonsense.
 """
 
 import json

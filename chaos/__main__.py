@@ -1,6 +1,6 @@
-"""`python -m chaos`: break everything for a while, and see whether a job is lost. `--help` says the rest.
+"""`python -m chaos`: injects faults for a while and checks that no job is lost. See `--help`.
 
-Exit code 1: a promise was broken. The seed that is printed replays the schedule; logs and Redis' data are kept then.
+Exit code 1: a promise was broken. Then logs and Redis' data are kept, and the printed seed replays the schedule.
 """
 
 import argparse
@@ -24,10 +24,10 @@ LAST: Final = Path("build/chaos/last.json")
 
 
 def main() -> int:
-    """Do what the command line says."""
+    """Run the command line."""
     arguments = _parser().parse_args()
     if arguments.command == "report":
-        from chaos import report  # noqa: PLC0415  a run draws nothing
+        from chaos import report  # noqa: PLC0415  a run needs none of it
 
         return report.write()
     if arguments.command == "peers":
@@ -38,7 +38,7 @@ def main() -> int:
         sys.exit(f"there is no fault {', '.join(sorted(unknown))}; there are: {', '.join(KINDS)}")
     if arguments.kills and KILL not in kinds:
         sys.exit(f"--kills counts {KILL}; --only must name it")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that whatever was started is ended
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that all started processes are ended
     names = (field.name for field in fields(Plan))
     plan = Plan(**{name: getattr(arguments, name) for name in names} | {"only": kinds})
     return _run(plan, FOLDER / f"{arguments.keep}.json" if arguments.keep else LAST)

@@ -1,4 +1,4 @@
-"""The account: all that Redis took ends, and ends once; and every further execution is explained by a fault."""
+"""The account: every job that Redis accepted ends exactly once, and a fault explains every further execution."""
 
 import bisect
 import math
@@ -13,18 +13,18 @@ from chaos.facts import Disturbance, Execution, Facts, Letter, Push, Verdict
 from chaos.schedule import ALL_ILL, ILLNESSES, KILL, LATE, LEASE
 
 CANCELLED: Final = {"cancelled", "will_be_cancelled"}
-SLACK: Final = 0.5  # seconds between what the endpoint did and when it was told to
-REACH: Final = 2 * LEASE + 5.0  # seconds: a lease, its discovery, and what a command may wait for its answer
+SLACK: Final = 0.5  # seconds between a request to the endpoint to change its behaviour and the change
+REACH: Final = 2 * LEASE + 5.0  # seconds: a lease, the discovery of its expiry, and a command's timeout
 ENDPOINT: Final = {"429", "5xx", "hang", "cut", "malformed", POISONED, *(ILL + how for how in ILLNESSES)}
 CODES: Final = {how: f"http_{how}" for how in ILLNESSES} | {"hang": "timeout", CUT: "connection_cut"}
-SEEMS_AT_FAULT: Final = "http_400"  # the one illness that says so of the job
+SEEMS_AT_FAULT: Final = "http_400"  # the only illness that makes the job seem at fault
 MOST_BURIED: Final = 2  # by one illness of the whole endpoint
 FAILURES: Final = {*CODES.values(), "http_429", "http_502", "not_a_completion"}
-EVERYBODYS: Final = ("endpoint", "Redis", "CLIENT", "DEBUG", "queue", "dead letters")  # stop work, and undo none
+EVERYBODYS: Final = ("endpoint", "Redis", "CLIENT", "DEBUG", "queue", "dead letters")  # these stop work, but undo none
 
 
 def judge(facts: Facts) -> Verdict:
-    """Draw up the account."""
+    """Check all promises of a run."""
     audit = _Audit(facts)
     audit.acceptances()
     audit.endings()
@@ -52,7 +52,7 @@ class _Audit:
         self.verdict.breaches.append(f"{promise}: {what}")
 
     def acceptances(self) -> None:
-        """What a producer was told is in the journal."""
+        """Check that the journal has every payload accepted."""
         journal = self.facts.journal
         for payload, told in Counter(push.payload for push in self.facts.pushes if push.told).items():
             if (found := journal.get(payload, 0)) < told:
@@ -60,7 +60,7 @@ class _Audit:
         self._count["jobs"] = sum(journal.get(payload, 0) for payload in {push.payload for push in self.facts.pushes})
 
     def endings(self) -> None:
-        """Every job that the journal holds has ended as it had to."""
+        """Check that every job in the journal ended as it should."""
         letters: defaultdict[bytes, list[Letter]] = defaultdict(list)
         for letter in self.facts.letters:
             letters[letter.payload].append(letter)
@@ -80,7 +80,7 @@ class _Audit:
         self._answers()
 
     def _hopeless(self, push: Push, times: int, found: Sequence[Letter]) -> None:
-        """It could not be run, or is refused for good: each became a dead letter. The last refusal may be another's."""
+        """Check a malformed or poisoned job: every push is a dead letter; a poisoned one may have a fault's code."""
         self._count[POISONED if push.poisoned else "malformed"] += times
         if len(found) != times:
             self.breach("lost" if len(found) < times else "recorded twice", f"{push.job_id}: {len(found)} of {times}")
@@ -89,7 +89,7 @@ class _Audit:
             self.breach("wrong ending", f"{push.job_id}: {found}, not {push.code}")
 
     def _job(self, job_id: str, times: Mapping[bytes, int], found: Sequence[Letter]) -> None:
-        """It has an answer for each time it was pushed, less those folded into it, in conflict, or cancelled."""
+        """Check a good job: one answer for each push, except those folded, in conflict, buried or cancelled."""
         written, pushed = self.facts.written.get(job_id, ()), sum(times.values())
         conflicts = sum(letter.code == "conflict" for letter in found)
         state = self.facts.records.get(job_id, {}).get("state", "")
@@ -105,7 +105,7 @@ class _Audit:
             if written or state != "cancelled" or found:
                 self.breach("cancelled in vain", f"{job_id}: {state}, {len(written)} results")
             return
-        least = pushed if sum(map(bool, times.values())) > 1 else 1  # only what is equal may be folded
+        least = pushed if sum(map(bool, times.values())) > 1 else 1  # only equal payloads may be folded
         ends = f"{job_id}: pushed {pushed} times, {conflicts} conflicts, {len(buried)} buried, results {list(written)}"
         if len(written) + len(found) < least or not (written or buried):
             self.breach("lost", ends)
@@ -118,10 +118,10 @@ class _Audit:
         self._count["answered"] += bool(written)
 
     def _by_an_illness(self, job_id: str, letter: Letter) -> bool:
-        """Whether it is one of the two that an illness of the whole endpoint may bury, or met a second illness.
+        """Return whether it is one of two jobs that an illness of the whole endpoint may bury, or met two illnesses.
 
-        A job that seems at fault, by a 400, and again after another was answered, is dead, however many are
-        (docs/blame.md, "What it cannot tell apart"). Other failures only use up tries.
+        A job that seems at fault, by a 400, twice, with another job answered in between, is dead, however many such
+        jobs there are (docs/blame.md, "What it cannot tell apart"). Other failures only use up tries.
         """
         calls = [call for call in self._executions.get(job_id, []) if CODES.get(_illness(call)) == letter.code]
         for call in reversed(calls):
@@ -137,7 +137,7 @@ class _Audit:
         return False
 
     def _of_all(self, call: Execution) -> Disturbance | None:
-        """Find the illness of the whole endpoint that the call met."""
+        """Return the illness of the whole endpoint that the call met."""
         kind = f"{ALL_ILL}: {_illness(call)}"
         return next(
             (
@@ -149,21 +149,21 @@ class _Audit:
         )
 
     def _answered_between(self, before: Execution, after: Execution) -> bool:
-        """Whether the endpoint answered a call that began after the one and ended before the other."""
+        """Return whether the endpoint answered a call that began after `before` and ended before `after` began."""
         return any(
             call.fate == "ok" and call.began > before.began and (call.ended or math.inf) < after.began
             for call in self.facts.executions
         )
 
     def _answers(self) -> None:
-        """Every result is an answer that the endpoint gave to that job."""
+        """Check that every result is an answer that the endpoint gave to that job."""
         given = {(execution.job, execution.answer) for execution in self.facts.executions}
         for job_id, written in self.facts.written.items():
             if foreign := [answer for answer in written if (job_id, answer) not in given]:
                 self.breach("answer of nobody", f"{job_id}: {foreign}")
 
     def order(self) -> None:
-        """First deliveries are in the order of pushes; what came twice, perhaps, or is rubbish has no place there."""
+        """Check that first deliveries are in the order of pushes, leaving out malformed jobs and any pushed twice."""
         last: dict[int, tuple[int, str]] = {}
         for push in self.facts.pushes:
             first = self.facts.records.get(push.job_id, {}).get("first_claimed_ms")
@@ -178,7 +178,7 @@ class _Audit:
             last[push.producer] = int(first), push.job_id
 
     def executions(self) -> None:
-        """One execution, and one more only where a fault explains it: of the endpoint, or of whoever ran it."""
+        """Check that each job ran once, or again only after a fault of the endpoint or of a worker that ran it."""
         reasons = (each for each in self.facts.disturbances if not each.kind.startswith(EVERYBODYS))
         disturbances = sorted(reasons, key=lambda each: each.began)
         starts = [each.began for each in disturbances]
@@ -193,9 +193,9 @@ class _Audit:
                     self.breach("executed again for no reason", f"{before}, {after}")
 
     def exits(self) -> None:
-        """A worker ends only when it is told to, and says nothing to stderr.
+        """Check that workers ended only when told to, and wrote nothing to stderr.
 
-        SIGTERM may kill it while Python still starts; not once it has begun to work.
+        SIGTERM may kill a worker while Python still starts, but not once it works.
         """
         worked = {execution.worker for execution in self.facts.executions}
         for end in self.facts.exits:
@@ -207,7 +207,7 @@ class _Audit:
 
 
 def recoveries(facts: Facts) -> list[float]:
-    """Seconds from each kill until the last of the calls that it cut off was made anew."""
+    """Return seconds from each kill until the last of the calls it cut off was repeated."""
     by_worker, by_job = _by(facts.executions, "worker"), _by(facts.executions, "job")
     found = []
     for kill in facts.disturbances:
@@ -229,7 +229,7 @@ def _by(executions: Sequence[Execution], what: str) -> dict[str, list[Execution]
 
 
 def _illness(call: Execution) -> str:
-    """How the endpoint was ill in that call, or nothing."""
+    """Return the illness that the call met, or an empty string."""
     return call.fate.removeprefix(ILL) if call.fate.startswith(ILL) else ""
 
 

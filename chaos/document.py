@@ -1,4 +1,4 @@
-"""docs/reliability.md and the README's table, from what was kept of runs and of the comparison."""
+"""Renders docs/reliability.md and the README's table from saved runs and the saved comparison."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ NAMES: Final = {
     "list": "as in CI, list",
     "stream": "as in CI, stream",
 }
-ENDLESS: Final = "as many as it takes"  # of runs that were kept before tries were counted by evidence
+ENDLESS: Final = "as many as it takes"  # in runs saved before tries were counted by evidence
 COUNTED: Final = (
     *("jobs", "answered", "malformed", "poisoned", "buried by an illness", "buried by two illnesses", "cancelled"),
     *("conflicts", "duplicates"),
@@ -47,7 +47,7 @@ COUNTED: Final = (
 
 
 def render(runs: Mapping[str, Outcome], comparison: Comparison, findings: Mapping[str, str]) -> str:
-    """Render the whole document. `findings` are what a person found out."""
+    """Render the whole document. `findings` are remarks by section."""
     sections = (
         _head(runs),
         _promises(runs),
@@ -136,7 +136,7 @@ that made it. What the endpoint answered twice was recorded once. `duplicates` a
 
 
 def _counted(run: Outcome, title: str) -> str:
-    """Say how many; an older run may not have counted them."""
+    """Format a count; older runs may lack it."""
     return f"{run.verdict.counts[title]:,}" if title in run.verdict.counts else "–"
 
 

@@ -1,7 +1,7 @@
-"""The simulator, with a memory: every call is kept with its worker and its times, and no two answers are the same.
+"""The simulator with a record: it stores every call with its worker and times, and every answer is unique.
 
-`python -m chaos.endpoint PORT LATENCY`; `GET /executions` gives what it has kept, `GET /busy` who waits for answers.
-`POST /illness` lets it fail for all or for one model (`schedule.ILLNESSES`). Poisoned prompts always fail.
+`python -m chaos.endpoint PORT LATENCY`; `GET /executions` returns the calls, `GET /busy` the workers that wait.
+`POST /illness` makes it fail for all or for one model (`schedule.ILLNESSES`). Poisoned prompts always fail.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ POISONS: Final = {
 
 
 class Recorder:
-    """Every call: job, worker, fate, the answer it would get, and when it began and ended (monotonic seconds)."""
+    """Records every call: job, worker, fate, the answer it would get, and begin and end (monotonic seconds)."""
 
     def __init__(self, latency: float) -> None:
         self.simulator = Simulator(SimulatorOptions(latency=latency))
@@ -60,7 +60,7 @@ class Recorder:
             self.busy[execution["worker"]] -= 1
 
     def _fate(self, prompt: str, model: str) -> tuple[str, str, str]:
-        """Say what an illness or a poison makes of a call: its fate, what is answered, and in which words."""
+        """Return the effect of an illness or a poison on a call: its fate, the fault or status, the error text."""
         if self.illness.get("model", model) == model and (how := self.illness.get("how", "")):
             return ILL + how, how, "no"
         if prompt.startswith(POISON):
@@ -68,12 +68,12 @@ class Recorder:
         return "", "", ""
 
     async def fall_ill(self, request: web.Request) -> web.Response:
-        """POST /illness: `{"how": …}`, for all, or with `model`, for one; `{}`: all is well."""
+        """POST /illness: `{"how": …}` for all, or, with `model`, for one; `{}`: healthy."""
         self.illness = orjson.loads(await request.read())
         return _json(self.illness)
 
     async def tell(self, _: web.Request) -> web.Response:
-        """GET /executions."""
+        """GET /executions: all calls."""
         return _json(self.executions)
 
     async def tell_busy(self, _: web.Request) -> web.Response:

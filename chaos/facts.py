@@ -1,4 +1,4 @@
-"""What is known about a run, by those who saw it. Nothing here is what a worker says of itself."""
+"""The facts of a run, as seen from outside; nothing here is reported by a worker itself."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """What a producer sent, and whether it was told that it was accepted; if not, it may be so all the same.
+    """A payload that a producer sent. `told`: Redis answered that it accepted it; if not, it may have done so anyway.
 
-    `producer`: who sent it, if it waited for each answer before it went on; else None. `code`: the dead letter it must
-    become, as nothing else can come of it; `poisoned`: the endpoint refuses it for good, and code is how.
+    `producer`: the sender, if it waited for each answer before the next push; else None. `code`: of the dead letter
+    that it must become, if any; `poisoned`: the endpoint always refuses it, as `code` says.
     """
 
     job_id: str
@@ -23,9 +23,9 @@ class Push:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """A call as the endpoint saw it. `fate`: `ok`, the fault it was given, or `abandoned`: nobody stayed for it.
+    """A call as the endpoint saw it. `fate`: `ok`, the fault it got, or `abandoned`: the caller left.
 
-    `ill <illness>`: the endpoint was ill for all, or for its model. `poisoned`: for this job.
+    `ill <illness>`: the endpoint was ill for all, or for its model. `poisoned`: it always fails for this job.
     """
 
     job: str
@@ -38,7 +38,7 @@ class Execution:
 
 @dataclass(slots=True)
 class Disturbance:
-    """A fault as it took place; `worker`: whom it hit, None: everybody. Times are monotonic seconds."""
+    """A fault as it took place. `worker`: the one it hit; None: all. Times are monotonic seconds."""
 
     kind: str
     worker: str | None
@@ -56,7 +56,7 @@ class Letter:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a worker ended: by which code, told to or not, and what it said to nobody's asking."""
+    """How a worker ended: exit code, the signal it was sent, and its stderr."""
 
     worker: str
     code: int | None
@@ -66,7 +66,7 @@ class Exit:
 
 @dataclass(slots=True, kw_only=True)
 class Facts:
-    """All of it. `journal` counts payloads that Redis took, `written` has every result it was ever given."""
+    """All facts. `journal` counts payloads that Redis accepted, `written` has every result that was ever written."""
 
     pushes: Sequence[Push]
     journal: Mapping[bytes, int]
@@ -83,7 +83,7 @@ class Facts:
 
 @dataclass(slots=True)
 class Verdict:
-    """What was found: breaches of the promises in words, and counts."""
+    """The result of the account: broken promises in words, and counts."""
 
     breaches: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)

@@ -1,4 +1,4 @@
-"""Does to a stage what a schedule says."""
+"""Carries out the faults of a schedule on a stage."""
 
 import asyncio
 import itertools
@@ -33,7 +33,7 @@ from harness.eventually import eventually
 from harness.tcp_proxy import Trap
 
 RATE: Final = 0.15  # of calls, for each way in which the endpoint fails
-SLOW_SECONDS: Final = 1.5 * LEASE  # a good answer: it takes heartbeats to keep its job so long
+SLOW_SECONDS: Final = 1.5 * LEASE  # of a good answer: only heartbeats keep the lease that long
 TRAPS: Final = {"claim": b":claim:", "settle": b"succeeded"}
 RATES: Final = {
     "endpoint 429": "rate_429",
@@ -46,12 +46,12 @@ RATES: Final = {
 AWAY: Final = (redis.RedisError, OSError, QueueUnavailableError, aiohttp.ClientError)
 AGAIN_SECONDS: Final = 0.1
 START_SECONDS: Final = 15.0
-END_SECONDS: Final = 120.0  # for a drain of 5 s; whoever takes longer hangs
+END_SECONDS: Final = 120.0  # for a drain of 5 s; a worker that takes longer hangs
 LETTERS: Final = 3
 
 
 class Havoc:
-    """Carries a schedule out. `done` counts the faults that took place, `disturbances` says when and to whom."""
+    """Carries out a schedule. `done` counts the faults that took place, `disturbances` has their times and workers."""
 
     def __init__(self, stage: Stage, schedule: Sequence[Fault]) -> None:
         self.done: Counter[str] = Counter()
@@ -67,7 +67,7 @@ class Havoc:
         self._random = random.Random(0)  # noqa: S311  which dead letters are replayed
 
     async def run(self) -> None:
-        """Let every fault begin in its time; returns when the last has ended."""
+        """Start every fault at its time; return when the last has ended."""
         began = time.monotonic()
         async with asyncio.TaskGroup() as group:
             for fault in self._schedule:
@@ -78,7 +78,7 @@ class Havoc:
         slot = self._stage.slots[fault.slot]
         method, personal = self.METHODS[fault.kind]
         trace = Disturbance(fault.kind, slot.name if personal else None, time.monotonic(), float("inf"))
-        if fault.kind not in {KILL, SEAT_KILLED, SEAT_STOPPED, SEAT_STARVED}:  # these look for their victim first
+        if fault.kind not in {KILL, SEAT_KILLED, SEAT_STOPPED, SEAT_STARVED}:  # these choose their worker first
             self.disturbances.append(trace)
         try:
             took_place = await method(self, fault, slot)
@@ -88,7 +88,7 @@ class Havoc:
         (self.done if took_place is not False else self.void)[fault.kind] += 1
 
     async def _kill(self, fault: Fault, slot: Slot) -> bool:
-        """Kill one amid its calls, the schedule's or the next: a fresh one has nothing to lose. One after the other."""
+        """Kill a worker with calls in flight, the scheduled one or the next: a fresh one has nothing to lose."""
         async with self._killing:
             ends = time.monotonic() + START_SECONDS
             while (victim := await self._at_work(slot)) is None and time.monotonic() < ends:  # noqa: ASYNC110  asked
@@ -107,7 +107,7 @@ class Havoc:
         return True
 
     async def _hit_seat(self, fault: Fault, _: Slot) -> bool:
-        """Do it to a worker that waits for jobs on behalf of all."""
+        """Kill, stop or stall a worker that has a seat."""
         pids = [
             int(owner.split(b":")[-2]) for owner in await self._stage.client.zrange(self._stage.keys.of(IDLE), 0, 1)
         ]
@@ -158,7 +158,7 @@ class Havoc:
         slot.proxy.flow()
 
     async def _trap(self, fault: Fault, slot: Slot) -> bool:
-        """The answer to its next claim or settle ends early, and is cut or followed by nothing."""
+        """Truncate the answer to the worker's next claim or settle, and cut or stall the connection."""
         what, how = fault.kind.split()
         trap = Trap(TRAPS[what], keep=2 if how == "truncated" else 0, cut=how == "truncated")
         slot.proxy.set(trap)
@@ -202,7 +202,7 @@ class Havoc:
         await self._stage.break_endpoint(Faults(slow_seconds=SLOW_SECONDS, **rates))
 
     async def _fall_ill(self, fault: Fault, _: Slot) -> None:
-        """Let every call fail in the same way, or those of one model with 500; one illness after the other."""
+        """Make every call fail in the same way, or those of one model with 500; one illness at a time."""
         async with self._ailing:
             model = {"model": MODELS[-1]} if fault.kind == MODEL_ILL else {}
             how = "500" if model else next(self._illnesses)
@@ -252,7 +252,7 @@ class Havoc:
         MODEL_ILL: (_fall_ill, False),
         "queue paused": (_pause, False),
         "dead letters replayed": (_replay, False),
-    }  # what carries it out, and whether it hits one worker alone
+    }  # the method of each, and whether it hits only one worker
 
 
 async def _insist(call: Callable[[], Awaitable[Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Redis' own journal, the append-only file: everything that was ever written, in order, whoever was told of it."""
+"""Reads Redis' journal, the append-only file: every write in order, including those whose reply was lost."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ RESULT: Final = b"result:"
 
 @dataclass(slots=True)
 class Journal:
-    """How often each payload was pushed, every result that was written, by its job's id, and every heartbeat.
+    """How often each payload was pushed, every result written, by job id, and every heartbeat.
 
     `beats` are milliseconds since the epoch by Redis' clock, by the worker's process id.
     """
@@ -25,8 +25,8 @@ class Journal:
 
 
 def read(directory: Path) -> Journal:
-    """Read the journal of the server that keeps its data in that directory."""
-    journal, by_script = Journal(), False  # a producer pushes in the open; a script that replays adds to a stream, too
+    """Read the journal of the server with its data in `directory`."""
+    journal, by_script = Journal(), False  # producers push outside scripts; a script that replays adds, too
     for command in _commands(directory):
         match command:
             case [b"MULTI" | b"EXEC" as word]:

@@ -1,4 +1,4 @@
-"""What the same faults do to others: its part of docs/reliability.md."""
+"""Renders the comparison with other systems, a part of docs/reliability.md."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
@@ -68,7 +68,7 @@ def _answers(outcome: Facts) -> list[str]:
 
 
 def clean(outcome: Facts) -> bool:
-    """Whether all came of it that should, and no more."""
+    """Return whether every job was answered, and none called twice."""
     if "failed" in outcome:
         return False
     if "back_after" in outcome:

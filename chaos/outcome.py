@@ -1,4 +1,4 @@
-"""What is kept of a run, and what is said of it."""
+"""The outcome of a run, as saved and as printed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ from harness.figures import percentile
 
 FOLDER: Final = Path(__file__).with_name("results")
 SHOWN: Final = 20
-PROMISES: Final = ("lost", "recorded twice", "left over")  # told even where there is nothing to tell
+PROMISES: Final = ("lost", "recorded twice", "left over")  # printed even if 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """One run. `settings` are its arguments, `recoveries` seconds, `void` faults that found nobody to hit."""
+    """One run. `settings` are its arguments; `void` counts faults that found nothing to hit."""
 
     began: str
     commit: str
@@ -29,18 +29,18 @@ class Outcome:
     verdict: Verdict = field(default_factory=Verdict)
 
     def save(self, path: Path) -> None:
-        """Keep it as JSON."""
+        """Save it as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(orjson.dumps(self, option=orjson.OPT_INDENT_2) + b"\n")
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read one that was kept."""
+        """Load a saved outcome."""
         kept = orjson.loads(path.read_bytes())
         return cls(**kept | {"verdict": Verdict(**kept["verdict"])})
 
     def lines(self) -> list[str]:
-        """Say it to a person."""
+        """Return the lines to print."""
         counts, waits = self.verdict.counts, sorted(self.verdict.recoveries)
         kinds = [f"{times:7} x {kind}" for kind, times in sorted(self.faults.items())]
         facts = [f"{count:7} {what}" for what, count in sorted({**dict.fromkeys(PROMISES, 0), **counts}.items())]

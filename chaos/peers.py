@@ -1,4 +1,4 @@
-"""`python -m chaos peers`: the same faults for GreenScale and for what people use today."""
+"""`python -m chaos peers`: runs the same faults on GreenScale and its peers."""
 
 import json
 import sys
@@ -14,13 +14,13 @@ from harness import environments, machine
 from harness.systems import GREENSCALE, PEERS, System
 
 KEPT: Final = Path(__file__).with_name("results") / "peers.json"
-AT_A_TIME: Final = 2  # they mostly wait
+AT_A_TIME: Final = 2  # systems; they mostly wait
 EVERYBODY: Final[Sequence[System]] = (GREENSCALE, *PEERS)
 
 
 @dataclass(slots=True)
 class Comparison:
-    """What became of everybody in every scenario: `outcomes[scenario][system]`."""
+    """The outcome of every scenario for every system: `outcomes[scenario][system]`."""
 
     machine: dict[str, Any]
     commit: str
@@ -32,17 +32,17 @@ class Comparison:
 
     @classmethod
     def load(cls, path: Path = KEPT) -> Self:
-        """Read one that was kept."""
+        """Load a saved comparison."""
         return cls(**json.loads(path.read_text()))
 
     def save(self, path: Path = KEPT) -> None:
-        """Keep it as JSON."""
+        """Save it as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
 def compare(names: Sequence[str] = ()) -> Comparison:
-    """Let everybody (or those named) go through every scenario, two at a time."""
+    """Run every scenario on all systems, or those named, two at a time."""
     began = time.monotonic()
     result = Comparison(machine.describe(), machine.commit(), machine.now())
     systems = [system for system in EVERYBODY if not names or system.name in names]
@@ -66,7 +66,7 @@ def _go_through(name: str, system: System) -> dict[str, Any]:
     try:
         with scene(system) as stage:
             outcome = SCENARIOS[name](stage)
-    except Exception as error:  # noqa: BLE001  one system's failure is its outcome; the others go on
+    except Exception as error:  # noqa: BLE001  one system's failure is its outcome; others continue
         outcome = {"failed": str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__}
     print(f"{name} {system.name}: {outcome}", file=sys.stderr, flush=True)
     return outcome

@@ -1,4 +1,4 @@
-"""The picture of docs/reliability.md, drawn in the benchmark's environment: `python -m chaos.plots FOLDER RUN … PEERS`.
+"""Draws the picture of docs/reliability.md, in the benchmark's environment: `python -m chaos.plots FOLDER RUN … PEERS`.
 
 The same figures give the same bytes.
 """
@@ -17,7 +17,7 @@ WATCHED: Final = 120
 
 
 def recovery(runs: dict[str, list[float]], killed: dict[str, dict[str, Any]]) -> Any:
-    """Draw how many jobs come back after a kill, by system, and how soon in the long runs."""
+    """Draw the jobs that come back after a kill, by system, and the time of recovery in the long runs."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
     others = iter(OTHERS)
     for system, outcome in killed.items():

@@ -1,4 +1,4 @@
-"""Producers: they push, some twice, some rubbish, some poisoned, take some back; and keep what they were told."""
+"""Producers that push jobs, some twice, malformed or poisoned, cancel some, and record the replies."""
 
 import asyncio
 import random
@@ -25,7 +25,7 @@ SHARES: Final = {"plain": 82, "twice": 4, "conflict": 4, "rubbish": 4, "cancelle
 
 
 class Producers:
-    """Push so many jobs a second until told to stop. `cancellations` says what each was answered."""
+    """Push `rate` jobs per second until stopped. `cancellations` has the reply to each, by job id."""
 
     def __init__(self, stage: Stage, seed: int, rate: float) -> None:
         self.pushes: list[Push] = []
@@ -37,11 +37,11 @@ class Producers:
         self._calm = False
 
     def calm(self) -> None:
-        """Push only what nothing is wrong with."""
+        """From now on, push only good jobs."""
         self._calm = True
 
     def stop(self) -> None:
-        """Push no more."""
+        """Stop pushing."""
         self._stopping.set()
 
     async def run(self) -> None:
@@ -51,7 +51,7 @@ class Producers:
                 group.create_task(self._produce(number))
 
     async def _produce(self, number: int) -> None:
-        """Be one producer. What it pushes is drawn from the seed."""
+        """Run one producer. What it pushes is drawn from the seed."""
         rnd = random.Random(f"{self._seed} {number}")  # noqa: S311  a seeded generator makes a run repeatable
         client, count = self._stage.connect(), 0
         async with asyncio.TaskGroup() as group:
@@ -80,7 +80,7 @@ class Producers:
         await self._push(client, push)
 
     async def _push(self, client: Any, push: Push) -> bool:
-        """Push as any program would; True: it was accepted. Where no answer came, it may have been all the same."""
+        """Push as any program would; return whether it was accepted. Without an answer, it may have been, too."""
         try:
             if self._stage.queue == "stream":
                 await client.xadd(NAME, {"job": push.payload})
@@ -105,7 +105,7 @@ def _plain(job_id: str, producer: int, **fields: Any) -> Push:
 
 
 def _poisoned(job_id: str, producer: int, poison: str) -> Push:
-    """One that the endpoint refuses for good; its prompt says how."""
+    """Return a job that the endpoint always refuses; its prompt says how."""
     how, _ = POISONS[poison]
     code = "connection_cut" if how == CUT else f"http_{how}"
     payload = {"job_id": job_id, "prompt": f"{POISON}{poison} {job_id}", "user": job_id}

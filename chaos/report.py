@@ -1,4 +1,4 @@
-"""Write what is rendered from what was kept: the document, the README's table, the picture."""
+"""Writes what is rendered from saved runs: the document, the README's table, the picture."""
 
 import subprocess
 import tomllib
@@ -18,7 +18,7 @@ BEGIN: Final = "<!-- Written by `python -m chaos report`; do not edit. -->\n"
 
 
 def texts() -> dict[Path, str]:
-    """Render every text: where it belongs, and the whole of it."""
+    """Return every file to write, with its whole text."""
     runs = {path.stem: Outcome.load(path) for path in _kept()}
     comparison = Comparison.load()
     findings = tomllib.loads(FINDINGS.read_text())
@@ -29,7 +29,7 @@ def texts() -> dict[Path, str]:
 
 
 def write() -> int:
-    """Write all of it."""
+    """Write texts and picture."""
     for path, text in texts().items():
         path.write_text(text)
     environments.make(REPORT)
@@ -40,5 +40,5 @@ def write() -> int:
 
 
 def _kept() -> list[Path]:
-    """The runs that were kept, the longest first."""
+    """Return the files of saved runs, the longest run first."""
     return [path for name in NAMES if (path := FOLDER / f"{name}.json").exists()]

@@ -1,4 +1,4 @@
-"""One run: havoc for a while, then peace until all work is done, then the account."""
+"""One run: faults for a while, then none until all work is done, then the account."""
 
 import asyncio
 import sys
@@ -16,18 +16,18 @@ from chaos.producing import Producers
 from chaos.schedule import LATE, LEASE, Plan, draw
 from chaos.stage import Stage
 
-PATIENCE: Final = 120.0  # seconds without any progress, in peace, after which work counts as stuck
+PATIENCE: Final = 120.0  # seconds without progress, and without faults, after which work counts as stuck
 LAST_SECONDS: Final = 30.0
 LOOK_SECONDS: Final = 0.2
 WAITING_MOST: Final = 2000
 TICK: Final = 0.1
-STALL: Final = 0.5  # a tick of ours that is so late says that the machine stood still, for workers as well
+STALL: Final = 0.5  # seconds; if our tick is this late, the machine stood still, for workers as well
 PARTS: Final = ("ready", "suspect", "delayed", "held", "lease", "meta", "bound", "workers")
 SAY_EVERY: Final = 30.0
 
 
 async def run(directory: Path, plan: Plan) -> tuple[Verdict, Havoc]:
-    """Carry a plan out, and judge it. Gives the verdict and the faults that took place."""
+    """Carry out a plan and judge it. Return the verdict, and the faults that took place."""
     async with Stage(directory, queue=plan.queue, workers=plan.workers) as stage:
         producers, havoc = Producers(stage, plan.seed, plan.rate), Havoc(stage, draw(plan))
         witness = asyncio.create_task(_witness(havoc.disturbances))
@@ -48,7 +48,7 @@ async def run(directory: Path, plan: Plan) -> tuple[Verdict, Havoc]:
 
 
 async def _poisoned_ended(stage: Stage, producers: Producers) -> None:
-    """Wait for the ends of those that the endpoint refuses; good jobs come in meanwhile: their answers condemn them."""
+    """Wait until poisoned jobs are dead letters; good jobs still come, as only their answers prove the job at fault."""
     alive = {push.job_id for push in producers.pushes if push.poisoned and push.told}
     since = time.monotonic()
     while alive and time.monotonic() - since < PATIENCE:
@@ -60,7 +60,7 @@ async def _poisoned_ended(stage: Stage, producers: Producers) -> None:
 
 
 async def _drained(stage: Stage) -> None:
-    """Wait in peace until everything has ended and the dead are forgotten, or nothing has happened for a long time."""
+    """Wait, without faults, until all jobs have ended and dead workers are removed, or progress stops."""
     least, since = sys.maxsize, time.monotonic()
     while (waiting := await stage.waiting()) or await stage.client.zcard(stage.keys.of("workers")) != stage.workers:
         if waiting < least:
@@ -71,7 +71,7 @@ async def _drained(stage: Stage) -> None:
 
 
 async def _witness(disturbances: list[Disturbance]) -> None:
-    """Notice when the machine stands still: a lease may expire then, though nobody has done anything."""
+    """Record when the machine stands still: then a lease may expire without any other fault."""
     while True:
         before = time.monotonic()
         await asyncio.sleep(TICK)
@@ -80,7 +80,7 @@ async def _witness(disturbances: list[Disturbance]) -> None:
 
 
 def _late_beats(beats: Mapping[int, Sequence[int]], names: Mapping[int, str]) -> list[Disturbance]:
-    """Find workers that were silent for longer than a lease, for whatever reason: others may take their jobs then."""
+    """Return the times when a worker was silent for longer than a lease: then others may take its jobs."""
     since = time.monotonic() - time.time()
     return [
         Disturbance(LATE, names[pid], before / 1000 + since, after / 1000 + since)
@@ -102,7 +102,7 @@ async def _speak(stage: Stage, producers: Producers, havoc: Havoc) -> None:
 
 
 async def _facts(stage: Stage, producers: Producers, havoc: Havoc) -> Facts:
-    """Ask everybody."""
+    """Collect the facts."""
     client, keys = stage.client, stage.keys
     ids = sorted({push.job_id for push in producers.pushes})
     results, records = {}, {}

@@ -1,4 +1,4 @@
-"""Three faults that every queue meets, for any system that the benchmark knows: kill -9, SIGTERM, Redis away."""
+"""Three faults that every queue meets, for each system of the benchmark: kill -9, SIGTERM, Redis away."""
 
 import tempfile
 import time
@@ -29,7 +29,7 @@ Outcome = dict[str, Any]
 
 
 class Scene:
-    """A Redis that keeps everything (AOF, fsync always), one system's producer, and the workers it is given."""
+    """A Redis that loses no write (AOF, fsync always), with producer and workers of one system."""
 
     def __init__(self, stack: ExitStack, system: System) -> None:
         self.system = system
@@ -41,13 +41,13 @@ class Scene:
         self._redis = stack.enter_context(self.server.client())
 
     def endpoint(self, latency_ms: float) -> Endpoint:
-        """Start one more, which remembers who called."""
+        """Start an endpoint, which records its calls."""
         endpoint = Endpoint(self._folder, latency_ms)
         self._stack.enter_context(endpoint.process)
         return endpoint
 
     def worker(self, endpoint: Endpoint) -> Process:
-        """Start one more."""
+        """Start a worker."""
         worker = start_worker(self.system, self._place(endpoint.url), self._folder / "worker.log")
         return self._stack.enter_context(worker)
 
@@ -57,7 +57,7 @@ class Scene:
             producer.push(1, count)
 
     def results(self) -> int:
-        """How many answers are stored."""
+        """Return how many answers are stored."""
         return self.system.results(self._redis)
 
     def _place(self, url: str) -> Place:
@@ -65,7 +65,7 @@ class Scene:
 
 
 def killed(scene: Scene) -> Outcome:
-    """Kill it (kill -9) with all lanes busy, a fresh worker at once: which of the jobs are called again, and when."""
+    """Kill a worker (kill -9) with all lanes busy and start another: which jobs are called again, and when."""
     held = scene.endpoint(HELD_MS)
     first = scene.worker(held)
     scene.push(LANES)
@@ -83,7 +83,7 @@ def killed(scene: Scene) -> Outcome:
 
 
 def terminated(scene: Scene) -> Outcome:
-    """SIGTERM with all lanes busy and as many again queued; when it has ended, a fresh worker does the rest."""
+    """SIGTERM a worker with all lanes busy and jobs queued; once it has ended, a fresh worker does the rest."""
     endpoint = scene.endpoint(CALL_MS)
     first = scene.worker(endpoint)
     scene.push(LANES + QUEUED)
@@ -106,7 +106,7 @@ def terminated(scene: Scene) -> Outcome:
 
 
 def redis_away(scene: Scene) -> Outcome:
-    """Redis is killed amid the work and back after 5 s with its data; a worker that ends is started again then."""
+    """Kill Redis while jobs run and start it after 5 s with its data; a worker that ends is then started again."""
     endpoint = scene.endpoint(SHORT_CALL_MS)
     worker = scene.worker(endpoint)
     scene.push(JOBS)
@@ -137,13 +137,13 @@ SCENARIOS: Final[Mapping[str, Callable[[Scene], Outcome]]] = {
 
 @contextmanager
 def scene(system: System) -> Iterator[Scene]:
-    """Set it, and end everything that was started."""
+    """Set up a scene, and end all its processes at the end."""
     with ExitStack() as stack:
         yield Scene(stack, system)
 
 
 def _when_busy(endpoint: Endpoint, steady: float = STEADY_SECONDS) -> list[Any]:
-    """Wait until every lane has called, or no further call comes; gives the calls."""
+    """Wait until every lane has called, or no further call comes; return the calls."""
     seen, since = 0, time.monotonic()
 
     def busy() -> bool:

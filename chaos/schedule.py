@@ -1,4 +1,4 @@
-"""What goes wrong, when, and to whom: drawn from a seed alone, so that a seed replays its schedule."""
+"""The schedule of faults: drawn from a seed alone, so that a seed replays its schedule."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ SEAT_STARVED: Final = "no network for who has a seat"
 LATE: Final = "heartbeats a lease apart"
 ALL_ILL: Final = "endpoint ill for all"
 MODEL_ILL: Final = "endpoint ill for one model"
-ILLNESSES: Final = ("400", "500", "cut", "403", "hang", "503")  # by turns: a status and no words, or what else it does
+ILLNESSES: Final = ("400", "500", "cut", "403", "hang", "503")  # in turn: a status without words, or another fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ KINDS: Final[Mapping[str, Kind]] = {
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault: `at` and `lasts` in seconds, the first since the start; `slot` is the worker's, where it hits one."""
+    """One fault: begins `at` seconds after the start and `lasts` seconds; `slot` is its worker's, if it hits one."""
 
     at: float
     kind: str
@@ -68,9 +68,9 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A run's settings. `kills`: instead of `seconds`, until so many workers were killed, by half of all faults.
+    """A run's settings. `kills`: instead of `seconds`, run until so many workers were killed, by half of all faults.
 
-    `only` are the kinds of faults, `rate` the jobs pushed in a second.
+    `only` are the kinds of faults, `rate` the jobs pushed per second.
     """
 
     seed: int

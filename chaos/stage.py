@@ -1,4 +1,4 @@
-"""The processes of a run: a Redis with a journal, an endpoint, and workers that somebody starts again when they end."""
+"""The processes of a run: a Redis with a journal, an endpoint, and workers that a supervisor restarts when they end."""
 
 import asyncio
 import shutil
@@ -29,10 +29,10 @@ from harness.worker_process import Fleet, WorkerProcess
 
 NAME: Final = "jobs"
 LATENCY: Final = 1.0
-TIMEOUT: Final = 8.0  # of a call: what hangs; never what is late because the machine is busy
+TIMEOUT: Final = 8.0  # of a call: for one that hangs, not for one that is late on a busy machine
 LANES: Final = 8
-DRAINS: Final = (0.2, 5.0)  # seconds, the short and the long drain, by turns of the workers' slots
-ENOUGH: Final = 1000  # crashes that bury a job: more than any job will see, so that none is buried
+DRAINS: Final = (0.2, 5.0)  # seconds; a short and a long drain, for alternate slots
+ENOUGH: Final = 1000  # crashes that bury a job: more than any job will have, so that none is buried
 MODELS: Final = ("one", "other")
 REPLY_SECONDS: Final = 10.0
 KEPT_SECONDS: Final = 86_400
@@ -42,7 +42,7 @@ OPTIONS: Final = QueueOptions(name=NAME, lease=LEASE, result_ttl=KEPT_SECONDS)
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """A place for a worker, with a network of its own. `asked`: what its worker was told to end by."""
+    """A place for a worker, with its own network proxy. `asked`: the signal that its worker was sent to end."""
 
     number: int
     proxy: TcpProxy
@@ -52,12 +52,12 @@ class Slot:
 
     @property
     def name(self) -> str:
-        """Whose calls the endpoint sees, and whose end is kept."""
+        """The name of its worker, in the endpoint's calls and in `ended`."""
         return f"{self.number}.{self.generation}"
 
 
 class Stage:
-    """Use with `async with`. `ended` is how workers ended, `names` what they are called, by process id."""
+    """Starts the processes; use with `async with`. `ended` is how workers ended, `names` their names by process id."""
 
     def __init__(self, directory: Path, *, queue: str, workers: int) -> None:
         if shutil.which("redis-server") is None:
@@ -87,7 +87,7 @@ class Stage:
         command = (sys.executable, "-m", "chaos.endpoint", str(self._port), str(LATENCY))
         self._endpoint = WorkerProcess(self.directory / "endpoint", command, {"PYTHONPATH": str(Path.cwd())})
         self._stack.callback(self._endpoint.kill)
-        while not await self._endpoint_answers():  # noqa: ASYNC110  it is a process, and has to be asked
+        while not await self._endpoint_answers():  # noqa: ASYNC110  it is a process, and has to be polled
             await asyncio.sleep(POLL_SECONDS)
         await self.reconnect()
         self._fleet = self._stack.enter_context(Fleet(self.directory / "workers", **self._settings()))
@@ -104,42 +104,42 @@ class Stage:
         await self._stack.aclose()
 
     def connect(self) -> Any:
-        """Open a plain client that repeats nothing by itself."""
+        """Open a plain client without retries."""
         return Redis(port=self.server.port, socket_timeout=REPLY_SECONDS, retry=Retry(NoBackoff(), 0))
 
     async def reconnect(self) -> None:
-        """Connect anew: connections that faults have left behind dead are still taken for living ones."""
+        """Connect again: faults leave dead connections in the clients' pools."""
         self.client = self.connect()
         self._stack.push_async_callback(self.client.aclose)
         self.admin = await open_client(self.queue, RedisOptions(url=self.server.url), OPTIONS)
         self._stack.push_async_callback(self.admin.aclose)
 
     async def waiting(self) -> int:
-        """Count what has not ended, in the list or stream and behind it."""
+        """Count jobs that have not ended, claimed or not."""
         if self.queue == "stream":
             return int(await self.client.xlen(NAME))
         return int(await self.client.llen(NAME)) + int(await self.client.hlen(self.keys.of("open")))
 
     async def break_endpoint(self, faults: Faults) -> None:
-        """Let it fail in these ways from now on."""
+        """Make the endpoint fail in these ways from now on."""
         async with self._http.post("/faults", data=orjson.dumps(asdict(faults))) as response:
             response.raise_for_status()
 
     async def fall_ill(self, **illness: str) -> None:
-        """Let it fail for all, or for one model, until told otherwise."""
+        """Make the endpoint fail for all, or for one model, until called again."""
         async with self._http.post("/illness", data=orjson.dumps(illness)) as response:
             response.raise_for_status()
 
     async def executions(self) -> list[dict[str, Any]]:
-        """Ask the endpoint for everything that it has seen."""
+        """Return all calls that the endpoint has seen."""
         return list(await self._ask("/executions"))
 
     async def busy(self) -> dict[str, int]:
-        """Count the calls in flight of each worker that has some."""
+        """Return the number of calls in flight of each worker that has any."""
         return dict(await self._ask("/busy"))
 
     async def dismiss(self, seconds: float) -> None:
-        """Let all workers end."""
+        """End all workers."""
         self._closing = True
         for slot in self.slots:
             slot.asked = "SIGTERM"
@@ -171,7 +171,7 @@ class Stage:
         return worker
 
     async def _supervise(self) -> None:
-        """Start whoever has ended again, as Kubernetes does."""
+        """Restart workers that have ended, as Kubernetes does."""
         while True:
             for slot in self.slots:
                 if not self._closing and not slot.worker.alive:

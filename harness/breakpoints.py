@@ -2,7 +2,7 @@
 
     python -m harness.breakpoints "settle sent 2"
 
-`2`: the second time it gets there. The product has no part in this: its functions are wrapped before its command runs.
+`2`: the second time it gets there. The product has no code for this: its functions are wrapped before its command runs.
 """
 
 import os
@@ -22,7 +22,7 @@ MOMENTS: Final = ("before", "sent", "answered")
 
 
 def break_at(point: str) -> None:
-    """Set the breakpoint: a script of the queues in Redis or `infer`, the moment, and how many times it passes."""
+    """Set the breakpoint: a script of the queues in Redis or `infer`, the moment, and at which call of it to die."""
     what, moment, passes = point.split()
     if moment not in MOMENTS or (what != "infer" and what not in WORKER_SCRIPTS):
         raise ValueError(point)
@@ -52,7 +52,7 @@ def _wrap_backend(reach: Callable[..., Awaitable[Any]]) -> None:
     async def infer(self: ChatBackend, job: Any) -> Any:
         return await reach(lambda: original(self, job), _nothing)
 
-    ChatBackend.infer = infer  # type: ignore[method-assign]  # that is what this module is for
+    ChatBackend.infer = infer  # type: ignore[method-assign]  # the purpose of this module
 
 
 def _wrap_script(name: str, reach: Callable[..., Awaitable[Any]]) -> None:

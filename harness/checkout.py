@@ -1,4 +1,4 @@
-"""A folder as `make` leaves it after its first run, and a shell that finds little else: to type what pages print."""
+"""A folder as `make` leaves it after its first run, and a shell with little on its PATH, to run documented lines."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ class Checkout:
     environment: dict[str, str]
 
     def type(self, line: str) -> str:
-        """Run a line to its end; gives what it says on stdout. Anything but success is an AssertionError."""
+        """Run a line to its end and return its stdout. Raises AssertionError unless it succeeds."""
         process = self._start(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
             out, err = process.communicate(timeout=PATIENCE)
@@ -46,7 +46,7 @@ class Checkout:
 
     @contextmanager
     def running(self, lines: str, until: str) -> Iterator[Path]:
-        """Run lines that end with Ctrl-C, which comes at the end; gives the file of what they say, `until` included."""
+        """Run lines until the block ends, then send Ctrl-C; yields the file of their output, once it has `until`."""
         said = self.path / "said.txt"
         with said.open("wb") as stream:
             process = self._start(lines, stdout=stream, stderr=stream)
@@ -57,13 +57,13 @@ class Checkout:
             with_everybody(process, signal.SIGINT)
 
     def _start(self, lines: str, **streams: Any) -> "subprocess.Popen[bytes]":
-        """Let a shell run them, in a group of processes of its own, so that nobody is left behind."""
+        """Run them in a shell, in a process group of its own, so that no process is left behind."""
         command = ["/bin/sh", "-c", lines]
         return subprocess.Popen(command, cwd=self.path, env=self.environment, start_new_session=True, **streams)
 
 
 def wait_for(said: Path, text: str, process: "subprocess.Popen[bytes]") -> None:
-    """Wait until a process has said so. Raises AssertionError with what it says instead."""
+    """Wait until a process has printed `text`. Raises AssertionError with its output otherwise."""
     ends = time.monotonic() + PATIENCE
     while text not in said.read_text():
         assert process.poll() is None, said.read_text()
@@ -72,7 +72,7 @@ def wait_for(said: Path, text: str, process: "subprocess.Popen[bytes]") -> None:
 
 
 def with_everybody(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
-    """Signal a process and those it has started, as a terminal does, and wait for its end; the hard way at last."""
+    """Signal a process and those it started, as a terminal does, and wait for its end; kill them if that takes long."""
     os.killpg(process.pid, number)
     try:
         process.wait(PATIENCE)
@@ -83,7 +83,7 @@ def with_everybody(process: "subprocess.Popen[bytes]", number: signal.Signals) -
 
 
 def check_out(path: Path, variables: Mapping[str, str]) -> Checkout:
-    """Lay out the folder: the files that `make` looks at, and an environment that is this one under another path."""
+    """Create the folder: the files that `make` checks, and this environment under another path."""
     binaries, tools = path / ".venv/bin", path / "tools"
     for folder in (binaries, tools):
         folder.mkdir(parents=True)
@@ -102,6 +102,6 @@ def check_out(path: Path, variables: Mapping[str, str]) -> Checkout:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a program."""
+    """Write an executable file."""
     path.write_text(text)
     path.chmod(0o755)

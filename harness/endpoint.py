@@ -1,4 +1,4 @@
-"""An endpoint that answers every call alike and keeps who called, and waiting for what it sees."""
+"""An endpoint that gives every call the same answer and records the calls, and a function to wait for them."""
 
 import http.client
 import sys
@@ -16,7 +16,7 @@ POLL_SECONDS: Final = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call that came to the endpoint."""
+    """One call received by the endpoint."""
 
     at: int
     """Monotonic time (ns)."""
@@ -34,11 +34,11 @@ class Endpoint:
         until(self._answers)
 
     def count(self) -> int:
-        """How many calls have come."""
+        """Return how many calls have come."""
         return int(self._ask("/count"))
 
     def calls(self) -> list[Call]:
-        """All of them, in order."""
+        """Return all calls, in order."""
         lines = (line.split() for line in self._ask("/calls?0").splitlines())
         return [Call(int(at), *name) for at, *name in lines]
 
@@ -58,7 +58,7 @@ class Endpoint:
 
 
 def wait(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait for something, and say whether it came in time."""
+    """Wait for a condition, and return whether it held in time."""
     ends = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > ends:

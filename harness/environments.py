@@ -1,4 +1,4 @@
-"""Virtual environments for what is measured, in build/bench, made where they are missing or stale."""
+"""Virtual environments for the systems measured, in build/bench; made if missing or stale."""
 
 import hashlib
 import importlib.metadata
@@ -20,16 +20,16 @@ INSTALL_SECONDS: Final = 600
 
 
 class NotInstalledError(Exception):
-    """An environment cannot be made; the message is the installer's last line."""
+    """An environment cannot be made. The message is the installer's last line."""
 
 
 def python(environment: str) -> Path:
-    """Say which interpreter that is."""
+    """Return the path of its interpreter."""
     return FOLDER / environment / "bin" / "python"
 
 
 def make(environment: str) -> None:
-    """Make it unless it is there as it should be.
+    """Make it unless it exists and is up to date.
 
     Raises NotInstalledError.
     """
@@ -49,7 +49,7 @@ def make(environment: str) -> None:
 
 
 def versions(system: System) -> dict[str, str]:
-    """Say which versions it runs, where it is installed."""
+    """Return the versions of its packages, as installed."""
     folders = [str(folder) for folder in (FOLDER / system.environment).glob("lib/python*/site-packages")]
     found = {found.name: found.version for found in importlib.metadata.distributions(path=folders)}
     return {name: found[name] for name in system.packages if name in found}

@@ -1,4 +1,4 @@
-"""Waiting for what is promised, but not for ever."""
+"""Waits for a condition, with a deadline."""
 
 import asyncio
 import inspect
@@ -10,7 +10,7 @@ POLL: Final = 0.01
 
 
 async def eventually(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Wait until the condition holds. One that raises AssertionError does not hold yet, and says why at the end."""
+    """Wait until the condition holds; it does not yet while it raises AssertionError. Raises TimeoutError with why."""
     loop = asyncio.get_running_loop()
     ends = loop.time() + seconds
     while True:

@@ -1,4 +1,4 @@
-"""Figures as people read them: percentiles, amounts, Markdown tables."""
+"""Formats figures for readers: percentiles, amounts, Markdown tables."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -7,12 +7,12 @@ DIGITS: Final = ((100, 0), (10, 1), (1, 2), (0.1, 3))
 
 
 def percentile(rising: Sequence[float], percent: int) -> float:
-    """The smallest value that so many percent are not above."""
+    """Return the smallest value not below `percent` percent of them."""
     return rising[max(0, -(-len(rising) * percent // 100) - 1)]
 
 
 def amount(value: float) -> str:
-    """Render three digits that count, and thousands whole."""
+    """Format with three significant digits; thousands whole."""
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     if value == 0:
@@ -22,10 +22,10 @@ def amount(value: float) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Render one."""
+    """Format a Markdown table."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
 
 
 def bold(system: str) -> str:
-    """Mark what is ours."""
+    """Set our name in bold."""
     return f"**{system}**" if system == "greenscale" else system

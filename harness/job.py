@@ -1,4 +1,4 @@
-"""The job that everybody does, and where it is done; the standard library alone, for it runs in every environment.
+"""The job that all systems run, and its settings. Uses only the standard library, as it runs in every environment.
 
 A worker finds Redis, the endpoint and its number of lanes in BENCH_REDIS_PORT, BENCH_URL and BENCH_LANES.
 """
@@ -14,9 +14,9 @@ REDIS_PORT: Final = int(os.environ.get("BENCH_REDIS_PORT", "0"))
 REDIS_URL: Final = f"redis://127.0.0.1:{REDIS_PORT}"
 URL: Final = os.environ.get("BENCH_URL", "")
 LANES: Final = int(os.environ.get("BENCH_LANES", "1"))
-TIMEOUT: Final = 300  # seconds that one call may take: what GreenScale grants by default
+TIMEOUT: Final = 300  # seconds that one call may take: GreenScale's default
 RESULT_TTL: Final = 3600  # seconds that a result is kept: likewise
-CHUNK: Final = 100  # jobs that a producer pushes in one go
+CHUNK: Final = 100  # jobs that a producer pushes at once
 
 
 Push: TypeAlias = Callable[[Sequence[tuple[str, str]]], Awaitable[None]]
@@ -24,26 +24,26 @@ Push: TypeAlias = Callable[[Sequence[tuple[str, str]]], Awaitable[None]]
 
 
 def body(prompt: str) -> dict[str, Any]:
-    """What is posted to the endpoint."""
+    """Return the body to post to the endpoint."""
     messages = [{"role": "user", "content": prompt}]
     return {"model": "m", "temperature": 0.7, "max_tokens": 1024, "messages": messages}
 
 
 def text(answer: dict[str, Any]) -> str:
-    """What is stored as the result."""
+    """Return the text to store as the result."""
     return str(answer["choices"][0]["message"]["content"])
 
 
 def prompt(job_id: str, size: int) -> str:
-    """A prompt of that many bytes that begins with the job's name, so that the endpoint can say whose call came."""
+    """Return a prompt of `size` bytes that begins with the job's id, by which the endpoint knows the call."""
     return f"{job_id} ".ljust(size, "x")
 
 
 def produce(open_producer: Callable[[], Awaitable[Push]]) -> None:
-    """Be a producer process: for each line `FIRST COUNT SIZE` of standard input, push these jobs.
+    """Run as a producer process: for each line `FIRST COUNT SIZE` of standard input, push these jobs.
 
-    FIRST numbers the first job, SIZE is the prompts' in bytes. The answer to a line is the monotonic time (ns) just
-    before the push.
+    FIRST is the number of the first job, SIZE the length of prompts in bytes. The answer to a line is the monotonic
+    time (ns) just before the push.
     """
     asyncio.run(_produce(open_producer))
 

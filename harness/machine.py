@@ -1,4 +1,4 @@
-"""What a run ran on."""
+"""Machine, commit and time of a run."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ LOOK_SECONDS: Final = 3.0
 
 
 def describe() -> dict[str, Any]:
-    """Say what machine this is, and how busy others keep it before anything is measured."""
+    """Return the properties of this machine, and its load before anything is measured."""
     server = binary()
     version = subprocess.run([server, "--version"], capture_output=True, text=True, check=True).stdout if server else ""
     return {
@@ -30,13 +30,13 @@ def describe() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Name the commit that is checked out, with `+` where the sources differ from it."""
+    """Return the commit that is checked out, with `+` if the sources differ from it."""
     changed = _git("status", "--porcelain", "--", "src", "bench", "harness", ":!bench/results")
     return _git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
 
 
 def now() -> str:
-    """The time, to the minute."""
+    """Return the time, to the minute."""
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
@@ -58,6 +58,6 @@ def _busy_percent(seconds: float) -> float:
 
 
 def _ticks() -> tuple[int, int]:
-    """Busy and all, of all cores."""
+    """Return busy and all ticks, of all cores."""
     fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     return sum(fields) - fields[3] - fields[4], sum(fields)

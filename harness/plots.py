@@ -1,4 +1,4 @@
-"""How the pictures of the documents look: grey text and no background, to be read on light and on dark."""
+"""The style of the documents' pictures: grey text and no background, legible on light and dark pages."""
 
 from typing import Final
 

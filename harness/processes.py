@@ -1,4 +1,4 @@
-"""Start what is measured, push jobs to it, and see what it costs."""
+"""Starts the processes measured, pushes jobs, reads CPU time and memory."""
 
 import os
 import signal
@@ -19,9 +19,9 @@ END_SECONDS: Final = 10
 
 
 class Process:
-    """A process with its children, in a session of its own. What it says goes to a file.
+    """A process with its children, in a session of its own. Its output goes to a file.
 
-    With `pipes`, standard input and output are ours to write and read.
+    With `pipes`, its standard input and output are connected to us.
     """
 
     def __init__(self, command: Sequence[str], variables: Mapping[str, str], log: Path, *, pipes: bool = False) -> None:
@@ -30,7 +30,7 @@ class Process:
         with log.open("ab") as out:
             self.popen = subprocess.Popen(
                 command,
-                cwd=log.parent,  # away from anybody's .env
+                cwd=log.parent,  # away from a developer's .env
                 env=inherited | {"PYTHONPATH": str(ROOT)} | dict(variables),
                 stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if pipes else out,
@@ -44,11 +44,11 @@ class Process:
         return self.popen.poll() is None
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it to the first process, as an operator does."""
+        """Send a signal to the first process, as an operator does."""
         self.popen.send_signal(number)
 
     def kill(self) -> None:
-        """End all of them at once, as when a machine dies."""
+        """Kill all its processes at once, as when a machine dies."""
         for pid in family([self]):
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -66,7 +66,7 @@ class Process:
 
 
 def start_worker(system: System, place: Place, log: Path) -> Process:
-    """Start one worker; it takes jobs as soon as it can."""
+    """Start one worker."""
     command = (str(python(system.environment)), *system.worker(place.lanes))
     return Process(command, place.variables() | system.variables(place), log)
 
@@ -79,9 +79,9 @@ class Producer:
         self.process = Process(command, place.variables(), log, pipes=True)
 
     def push(self, first: int, count: int, size: int = 150) -> int:
-        """Push jobs `job-FIRST` and on, with prompts of `size` bytes; the monotonic time (ns) just before that.
+        """Push `count` jobs from `job-FIRST` on, with prompts of `size` bytes.
 
-        Returns when they are pushed. Raises RuntimeError where the producer has ended.
+        Returns, when they are pushed, the monotonic time (ns) just before. Raises RuntimeError if the producer ended.
         """
         stdin, stdout = self.process.popen.stdin, self.process.popen.stdout
         if stdin is None or stdout is None:
@@ -105,7 +105,7 @@ class Producer:
 
 
 def family(processes: Sequence[Process]) -> dict[int, list[str]]:
-    """Find them and their descendants, those that live: by pid, what /proc/PID/stat says from its third field on."""
+    """Return the live ones of these and their descendants: by pid, the fields of /proc/PID/stat from the third on."""
     stats = {int(path.name): _stat(path) for path in Path("/proc").iterdir() if path.name.isdigit()}
     pids = [process.popen.pid for process in processes]
     for pid in pids:
@@ -114,12 +114,12 @@ def family(processes: Sequence[Process]) -> dict[int, list[str]]:
 
 
 def cpu_seconds(processes: Sequence[Process]) -> float:
-    """User and system time of all of them so far, with that of children that have ended."""
+    """Return user and system time of all of them so far, including children that have ended."""
     return sum(sum(map(int, stat[11:15])) for stat in family(processes).values()) / TICKS
 
 
 def memory_mib(processes: Sequence[Process]) -> float:
-    """Resident memory of all of them; what forked processes share counts for each."""
+    """Return resident memory of all of them; memory shared by forked processes counts for each."""
     return sum(int(stat[21]) for stat in family(processes).values()) * PAGE / MIB
 
 

@@ -1,4 +1,4 @@
-"""Redis servers that belong to the tests alone: on ports of their own, ended by whoever started them."""
+"""Redis servers for tests only, on ports of their own; the test that starts one ends it."""
 
 import gc
 import importlib.util
@@ -32,18 +32,18 @@ INSTALL: Final = (
 )
 CERTIFICATE: Final = Path(__file__).with_name("localhost.pem")  # self-signed, for tests only, key included
 PATIENCE: Final = 30.0  # seconds that a server may take to start or to end
-PORTS: Final = range(15_000, 22_000)  # as those of a cluster's bus, 10,000 above, below the ports of outgoing calls: a
-# client that looks for a server that is down would sooner or later be given the server's own port, connect to itself,
-# and keep the server from coming back
+PORTS: Final = range(15_000, 22_000)  # these, and a cluster's bus 10,000 above, are below the ports of outgoing calls:
+# otherwise a client that retries a stopped server would sooner or later get the server's own port, connect to itself,
+# and keep the server from starting again
 
 
 def docker_answers() -> bool:
-    """Say whether there is a Docker engine."""
+    """Return whether a Docker engine answers."""
     if importlib.util.find_spec("docker") is None:
         return False
     import docker  # noqa: PLC0415  costs 0.2 s
 
-    with warnings.catch_warnings(action="ignore", category=ResourceWarning):  # it forgets to close what it tried
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):  # it leaves its connections open
         try:
             docker.from_env(timeout=5).close()
         except docker.errors.DockerException:
@@ -54,7 +54,7 @@ def docker_answers() -> bool:
 
 
 def binary() -> str | None:
-    """Find a server: the one that REDIS_SERVER names, else `redis-server` on PATH, else the one that `up` brings."""
+    """Return the path of a server: REDIS_SERVER, else `redis-server` on PATH, else the one installed for `up`."""
     if found := os.environ.get(CHOSEN) or shutil.which("redis-server"):
         return found
     try:
@@ -64,7 +64,7 @@ def binary() -> str | None:
 
 
 class Host(Protocol):
-    """Where a server runs. Its name is for people, its address for those who connect."""
+    """Where a server runs. Its name is for display, its address for clients."""
 
     name: str
 
@@ -120,7 +120,7 @@ class Process:
 
 
 class Container:
-    """A server in a container, by testcontainers. Its data stay with it until it is closed."""
+    """A server in a container, by testcontainers. Its data last until it is closed."""
 
     name = f"testcontainers, {IMAGE}"
 
@@ -166,11 +166,11 @@ class Container:
 
 
 class RedisServer:
-    """A server of one's own, to be stopped, frozen and started again. `start` it; `close` ends it for good.
+    """A private server that can be stopped, frozen and started again. `start` it; `close` ends it for good.
 
-    `config` are lines as in redis.conf (`appendonly yes`); they beat the defaults: no persistence, 4 databases. With
-    `tls` it speaks nothing else, with harness/localhost.pem as its certificate, its authority and a client's
-    certificate. A server of Docker's own network (`docker`) can be no sentinel and no member of a cluster.
+    `config` are lines as in redis.conf (`appendonly yes`); they override the defaults: no persistence, 4 databases.
+    With `tls` it accepts only TLS; harness/localhost.pem is its certificate, its authority and a client's certificate.
+    A server in Docker (`docker`) cannot be a sentinel or a member of a cluster.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class RedisServer:
 
     @property
     def name(self) -> str:
-        """What runs, for people."""
+        """The kind of server, for display."""
         return self._host.name
 
     @property
@@ -204,22 +204,22 @@ class RedisServer:
         return f"redis{'s' if self.tls else ''}://{self._host.address}:{self.port}"
 
     def start(self) -> None:
-        """Start it, for the first time or again with the data it has, and wait until it answers."""
+        """Start it, or start it again with its data, and wait until it answers."""
         self._host.start()
         until(self._answers)
 
     def kill(self) -> None:
-        """As by `kill -9`."""
+        """Kill it, as `kill -9` does."""
         self._host.signal(signal.SIGKILL)
         self._host.wait()
 
     def stop(self) -> None:
-        """As by `systemctl stop`: it saves what its configuration says."""
+        """Stop it, as `systemctl stop` does: it saves as configured."""
         self._host.signal(signal.SIGTERM)
         self._host.wait()
 
     def freeze(self) -> None:
-        """Let it answer nothing, connections stay open."""
+        """Suspend it: it answers nothing, but connections stay open."""
         self._host.signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -227,11 +227,11 @@ class RedisServer:
         self._host.signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """End it, in whatever state it is."""
+        """End it, whatever its state."""
         self._host.close()
 
     def client(self, **options: Any) -> redis.Redis:
-        """A plain client, for the test's own questions. To be closed, or used in a `with`."""
+        """Return a plain client for the test. Close it, or use it in a `with`."""
         if self.tls:
             files = dict.fromkeys(("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"), str(CERTIFICATE))
             options = {"ssl": True, **files, **options}
@@ -243,7 +243,7 @@ class RedisServer:
             if self.tls and "tls" in log.lower():
                 pytest.skip("this redis-server was built without TLS")
             raise RuntimeError(f"redis-server ended at once:\n{log[-2000:]}")
-        untested = {"ssl_cert_reqs": "none", "ssl_check_hostname": False} if self.tls else {}  # it may have another
+        untested = {"ssl_cert_reqs": "none", "ssl_check_hostname": False} if self.tls else {}  # may be another
         with self.client(socket_timeout=1, socket_connect_timeout=1, **untested) as client:
             try:
                 client.ping()
@@ -255,16 +255,16 @@ class RedisServer:
 
 
 def start_shared(directory: Path) -> tuple[RedisServer, str]:
-    """Start the one server of a test run: the chosen one, else in a container where there is Docker. Say what it is.
+    """Start the shared server of a test run: REDIS_SERVER, else in Docker, else a local one. Return it and its name.
 
-    Raises RuntimeError, with what to install, where there is none to be had.
+    Raises RuntimeError, with what to install, if there is none.
     """
     note = ""
     if CHOSEN not in os.environ and docker_answers():
         server = RedisServer(directory, docker=True)
         try:
             server.start()
-        except Exception as error:  # noqa: BLE001  no image, no Ryuk, no port: whatever it is, there may be another way
+        except Exception as error:  # noqa: BLE001  no image, no Ryuk, no port: a local server may still start
             server.close()
             note = f" (not in Docker: {str(error).partition('(')[0]})"
         else:
@@ -277,7 +277,7 @@ def start_shared(directory: Path) -> tuple[RedisServer, str]:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 on which nobody listens."""
+    """Return a port of 127.0.0.1 that is not in use."""
     while True:
         port = random.SystemRandom().choice(PORTS)
         with socket.socket() as probe:
@@ -289,7 +289,7 @@ def free_port() -> int:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for something, but not for ever."""
+    """Wait for a condition, or raise TimeoutError."""
     ends = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > ends:
@@ -298,7 +298,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def is_master(server: RedisServer) -> bool:
-    """Sentinel cuts every client of the replica that it promotes: each look is on a connection of its own."""
+    """Return whether it is a master. Uses a new connection, as Sentinel cuts all clients of a replica it promotes."""
     try:
         with server.client() as client:
             return client.role()[0] == b"master"

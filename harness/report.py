@@ -1,4 +1,4 @@
-"""Where what is rendered belongs: a section of README.md, the pictures of the documents."""
+"""Where rendered text and pictures go: a section of README.md, docs/plots."""
 
 from typing import Final
 

@@ -1,8 +1,8 @@
-"""The least endpoint there can be: answers every POST with the same completion, after a fixed time.
+"""A minimal endpoint: answers every POST with the same completion, after a fixed time.
 
 A job whose name begins with `job-6` is refused once, with a 500.
 
-`python -m harness.stub PORT LATENCY_MS`. It keeps who called, and when: `GET /count` is the number of calls so far,
+`python -m harness.stub PORT LATENCY_MS`. It records every call: `GET /count` returns the number of calls so far,
 `GET /calls?N` those from the N-th on, a line each: the monotonic time (ns) of arrival and the job's name.
 """
 
@@ -24,7 +24,7 @@ LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 class Stub(asyncio.Protocol):
     latency = 0.0
-    calls: list[tuple[int, bytes]] = []  # noqa: RUF012  shared on purpose: there is one endpoint
+    calls: list[tuple[int, bytes]] = []  # noqa: RUF012  shared by all connections
     refused: set[bytes] = set()  # noqa: RUF012  likewise
 
     def connection_made(self, transport: asyncio.Transport) -> None:

@@ -1,6 +1,6 @@
-"""Who is measured. Each is a process that takes a prompt from Redis, posts it to the endpoint and stores the answer.
+"""The systems measured. Each is a process that takes prompts from Redis, posts them to the endpoint, stores answers.
 
-A new one is an entry here, its application in `peers/NAME.py` and its versions in `peers/NAME.txt`.
+To add one, add an entry here, its application in `peers/NAME.py` and its versions in `peers/NAME.txt`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,14 +12,14 @@ from harness.redis_server import free_port
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a worker is to work, and how many jobs at a time."""
+    """The Redis and endpoint of a worker, and its number of lanes."""
 
     redis_port: int
     url: str
     lanes: int
 
     def variables(self) -> dict[str, str]:
-        """What `harness/job.py` reads."""
+        """Variables that `harness/job.py` reads."""
         return {
             "BENCH_REDIS_PORT": str(self.redis_port),
             "BENCH_URL": self.url,
@@ -29,38 +29,38 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """How to install it, to start one worker, to push jobs, and to see what is done (`processes.py` does it)."""
+    """How to install it, start one worker, push jobs and count results; `processes.py` does so."""
 
     name: str
     environment: str
     """Its folder in build/bench; systems may share one."""
     packages: Sequence[str]
-    """Whose versions are told."""
+    """Their versions are reported."""
     worker: Callable[[int], Sequence[str]]
-    """The arguments of that environment's python that start a worker with so many lanes."""
+    """Returns the arguments of the environment's python that start a worker with so many lanes."""
     producer: str
-    """The module that `job.produce`s."""
+    """The module that calls `job.produce`."""
     results: Callable[[Any], int]
-    """How many answers are stored in this Redis."""
+    """Returns how many answers are stored in this Redis."""
     settings: Mapping[str, str]
-    """What was chosen, and why. What is not here is its default."""
+    """The settings chosen, and why. All others have their defaults."""
     variables: Callable[[Place], dict[str, str]] = field(default=lambda _: {})
-    """Environment variables of its worker beside those of the place."""
+    """Returns its worker's environment variables besides those of the place."""
 
 
 def keys(pattern: str) -> Callable[[Any], int]:
-    """Count results that are a key each."""
+    """Count results that are one key each."""
     return lambda redis: sum(1 for _ in redis.scan_iter(pattern, count=2000))
 
 
 def saq_results(redis: Any) -> int:
-    """SAQ keeps the answer in the job itself; what is not incomplete has one."""
+    """Return the number of complete jobs: SAQ stores the answer in the job itself."""
     jobs = sum(1 for _ in redis.scan_iter("saq:job:default:*", count=2000))
     return jobs - int(redis.zcard("saq:default:incomplete"))
 
 
 def greenscale_variables(place: Place) -> dict[str, str]:
-    """Everything on: metrics, JSON log, leases, heartbeats."""
+    """Turn all on: metrics, JSON log, leases, heartbeats."""
     return {
         "GREENSCALE_CONCURRENCY": str(place.lanes),
         "GREENSCALE_HEALTH_PORT": str(free_port()),

@@ -1,4 +1,4 @@
-"""A TCP proxy that does to connections what networks do: cuts, stalls, delays, and ends in the middle of an answer."""
+"""A TCP proxy that simulates network faults: cuts, stalls, delays, and connections that end within an answer."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,9 +12,9 @@ CHUNK: Final = 64 * 1024
 
 @dataclass(eq=False)
 class Trap:
-    """Springs at the answer to the first request that contains `request`: `keep` bytes of it come through.
+    """Springs at the answer to the first request that contains `request`: only `keep` bytes of the answer pass.
 
-    With `cut` the connection ends there; else nothing more passes on it until the trap is `opened`.
+    With `cut` the connection ends there; otherwise nothing more passes until the trap is `opened`.
     """
 
     request: bytes
@@ -28,7 +28,7 @@ class Trap:
 
 @dataclass(eq=False)
 class _Connection:
-    """Two streams, joined."""
+    """A forwarded connection."""
 
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
@@ -70,21 +70,21 @@ class TcpProxy:
 
     @property
     def connected(self) -> int:
-        """How many connections there are."""
+        """The number of connections."""
         return len(self._connections)
 
     def cut(self) -> None:
-        """Reset every connection; new ones are welcome."""
+        """Reset every connection; new ones are accepted."""
         while self._connections:
             self._connections.pop().abort()
             self.cuts += 1
 
     def stall(self) -> None:
-        """Let nothing through any more; connections stay open, and new ones are accepted."""
+        """Stop forwarding; connections stay open, and new ones are accepted."""
         self._flows.clear()
 
     def flow(self) -> None:
-        """End `stall`: what was held back arrives now."""
+        """End `stall`: held bytes arrive now."""
         self._flows.set()
 
     def set(self, trap: Trap) -> None:

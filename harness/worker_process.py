@@ -1,4 +1,4 @@
-"""The worker as operators run it: `python -m greenscale_worker`, a process of its own, set up by its environment."""
+"""The worker as operators run it: `python -m greenscale_worker` in its own process, configured by its environment."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ INHERITED: Final = ("PATH", "HOME", "TMPDIR", "LANG", "SYSTEMROOT")
 
 
 class WorkerProcess:
-    """One process. Its log is read as JSON lines; `stderr` is what it says beside that."""
+    """One process. Its log is read as JSON lines; `stderr` is all other output."""
 
     def __init__(self, directory: Path, command: Sequence[str], environment: dict[str, str]) -> None:
         directory.mkdir(parents=True)
@@ -43,28 +43,28 @@ class WorkerProcess:
         self.process.send_signal(number)
 
     def terminate(self) -> None:
-        """As Kubernetes does."""
+        """Send SIGTERM, as Kubernetes does."""
         self.signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """As by `kill -9`, and wait for it."""
+        """`kill -9` it, and wait for its end."""
         self.signal(signal.SIGKILL)
         self.process.wait(PATIENCE)
 
     async def exit_code(self, seconds: float = PATIENCE) -> int:
-        """Wait for the end."""
+        """Wait for its end."""
         await eventually(lambda: not self.alive, seconds)
         return self.process.returncode
 
     async def stop(self, code: int = 0) -> None:
-        """End it by SIGTERM; it must do so with this exit code and, where that is 0, without a word of complaint."""
+        """End it by SIGTERM; it must exit with `code` and, if that is 0, `is_clean`."""
         self.terminate()
         assert await self.exit_code() == code, self.stderr
         if code == 0:
             self.is_clean()
 
     def is_clean(self) -> None:
-        """Its log holds no error, and nothing else was said."""
+        """Assert that its log has no error and stderr is empty."""
         assert not [line for line in self.log() if line["level"] in {"error", "critical"}]
         assert self.stderr == ""
 
@@ -73,17 +73,17 @@ class WorkerProcess:
         return self._stderr.read_text(errors="replace")
 
     def log(self, event: str | None = None) -> list[dict[str, Any]]:
-        """The lines so far, or those of one event."""
+        """Return the log lines so far, all or those of one event."""
         whole = self._log.read_bytes().rpartition(b"\n")[0]
         lines = [orjson.loads(line) for line in whole.splitlines()]
         return [line for line in lines if event in {None, line["event"]}]
 
     def outcomes(self) -> Counter[str]:
-        """How often it came to what."""
+        """Count the outcomes of its jobs."""
         return Counter(line["outcome"] for line in self.log("job"))
 
     async def says(self, event: str, seconds: float = PATIENCE, **facts: Any) -> dict[str, Any]:
-        """Wait for a line of log."""
+        """Wait for a log line and return it."""
         found: list[dict[str, Any]] = []
 
         def said() -> bool:
@@ -98,7 +98,7 @@ class WorkerProcess:
 
 
 class Fleet:
-    """Workers that share their settings, each in a directory of its own. Whatever still runs at the end is killed."""
+    """Workers that share their settings, each in a directory of its own. Those still running at the end are killed."""
 
     def __init__(self, directory: Path, **environment: object) -> None:
         self._directory = directory
@@ -106,9 +106,9 @@ class Fleet:
         self.workers: list[WorkerProcess] = []
 
     def start(self, *, breakpoint_at: str | None = None, **environment: object) -> WorkerProcess:
-        """Start one more, with settings beside or instead of the common ones; None unsets one.
+        """Start a worker, with settings that extend or override the common ones; None unsets one.
 
-        `breakpoint_at` is where it is to die (harness/breakpoints.py).
+        `breakpoint_at` is where it dies (harness/breakpoints.py).
         """
         settings = {"GREENSCALE_LOG_FORMAT": "json", "NEYSA_API_KEY": "", **self._environment, **environment}
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}

@@ -1,4 +1,4 @@
-"""arq: jobs pickled in Redis, claimed by WATCH and a key for each, polled for."""
+"""arq: jobs pickled in Redis, found by polling, claimed by WATCH and a key for each."""
 
 import asyncio
 from collections.abc import Sequence

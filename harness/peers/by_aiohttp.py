@@ -6,7 +6,7 @@ from harness.job import LANES, TIMEOUT, URL, body, text
 
 
 def session() -> ClientSession:
-    """Open it inside the running loop."""
+    """Open a session, inside the running loop."""
     return ClientSession(connector=TCPConnector(limit=LANES), timeout=ClientTimeout(TIMEOUT))
 
 

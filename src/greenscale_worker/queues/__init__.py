@@ -1,6 +1,6 @@
-"""The interfaces of a queue: `Queue` for workers, `QueueClient` for all others.
+"""The interfaces of a queue: `Queue` for workers, `QueueClient` for producers, operators and commands.
 
-Adapters inherit nothing from here; they keep these promises, and the contract suite holds them to it.
+Adapters need not inherit them. The contract suite checks that they keep these promises.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -21,19 +21,18 @@ STATES: Final[tuple[State, ...]] = get_args(State)
 ENDED: Final[frozenset[str]] = frozenset({"succeeded", "failed", "cancelled"})  # states, as are those below
 OPEN: Final[frozenset[str]] = frozenset(STATES) - ENDED
 PUT_ASIDE: Final[frozenset[str]] = frozenset({"delayed", "held"})
-SUSPECT_CRASHES: Final = 2  # from so many on, a worker holds one such job at most; as in prelude.lua
-LIVE_SECONDS: Final = 7 * 86_400  # how long the record of an open job lasts, and a cancellation waits for its job
+SUSPECT_CRASHES: Final = 2  # a worker holds at most one job with so many or more; as in prelude.lua
+LIVE_SECONDS: Final = 7 * 86_400  # lifetime of an open job's record, and of a cancellation that waits for its job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisOptions:
-    """Where Redis is and how to be let in.
+    """The address of Redis and how to authenticate.
 
     `url` is `redis://host:port/db`, `rediss://…` (TLS), `redis+sentinel://host:port,host:port/master/db` or
     `redis+cluster://host:port` (`rediss+sentinel`, `rediss+cluster` with TLS). `ca_file`, `cert_file` and `key_file`
-    are PEM files. `password_file`, `sentinel_password_file` and `url_file` are where a password, or the URL with one,
-    is read anew for each connection. Sentinels that want a password are given that of Redis where they have none of
-    their own.
+    are PEM files. `password_file`, `sentinel_password_file` and `url_file` are read again for each connection; they
+    hold a password, or the URL with one. Sentinels that require one get that of Redis unless they have their own.
     """
 
     url: str = "redis://127.0.0.1:6379/0"
@@ -51,13 +50,13 @@ class RedisOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueOptions:
-    """What a queue needs to know. Times are seconds.
+    """The settings of a queue. Times are seconds.
 
-    `take_from` is the end of the list that is oldest: `right` for producers that LPUSH, `left` for RPUSH. `group` is
-    the consumer group of a stream.
-    Results and final records live `result_ttl`; 0 writes neither. `result_prefix` stands in front of the names of
-    both, so that two queues in one database may have jobs of the same id. A heartbeat is due every `lease / 5`.
-    Dead letters that are older than `dead_max_age`, or the oldest of more than `dead_max_count`, are deleted; 0: none.
+    `take_from` is the oldest end of the list: `right` for producers that LPUSH, `left` for RPUSH. `group` is the
+    consumer group of a stream.
+    Results and final records last `result_ttl`; 0 writes neither. `result_prefix` begins the names of both, so that
+    two queues in one database may have jobs with the same id. A heartbeat is due every `lease / 5`.
+    Dead letters older than `dead_max_age`, and the oldest beyond `dead_max_count`, are deleted; 0 means no limit.
     """
 
     name: str = "jobs"
@@ -79,13 +78,13 @@ class QueueOptions:
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """The right to run one job until it is settled, or until the queue says that it was lost.
+    """The right to run one job until it is settled, or until the queue reports the lease lost.
 
-    `claimed_at` and `first_claimed_at` are seconds since the epoch by the queue's own clock, `received` is the moment
-    of the claim by this process' monotonic clock. `runs` counts calls that failed, `tries` how many tries they used up,
-    `crashes` leases that expired, `attempts` the runs including this one (0: not run). `began` is when its call began,
-    by the monotonic clock; None: it made none. `job_id` is the id under which the outcome is recorded; None
-    means that there is no usable one. `default_job_id` is that of a payload that names none, where the queue has one.
+    `claimed_at` and `first_claimed_at` are seconds since the epoch by the queue's clock; `received` is when the claim
+    arrived, by this process' monotonic clock. `runs` counts failed calls, `tries` the tries they used up, `crashes`
+    expired leases, `attempts` runs including this one (0: not run). `began` is when its call began, by the monotonic
+    clock; None: no call was made. The outcome is recorded under `job_id`; None: there is no usable id.
+    `default_job_id` is the queue's id for a payload that has none, if the queue provides one.
     """
 
     id: str
@@ -105,7 +104,7 @@ class Lease:
     on_lost: Callable[[], None] | None = None
 
     def lose(self, loss: Loss) -> None:
-        """Say that the lease is no longer ours: `taken` by another worker, or `gone` (cancelled, settled)."""
+        """Mark the lease as lost: `taken` by another worker, or `gone` (cancelled, settled)."""
         if self.lost is None:
             self.lost = loss
             if self.on_lost is not None:
@@ -113,59 +112,59 @@ class Lease:
 
 
 class Queue(Protocol):
-    """The worker's side. Every call but `aclose` may be cancelled at any time and loses nothing by it.
+    """The worker side. Every call except `aclose` may be cancelled at any time without losing a job.
 
-    While the queue's server is away, calls wait for it. It may have one thing more: `options: QueueOptions`, from which
-    the worker takes the heartbeat and the number of crashes; without it, the defaults are taken.
+    While the queue's server is unavailable, calls wait for it. An adapter may also have `options: QueueOptions`, from
+    which the worker takes the heartbeat and the number of crashes; otherwise the defaults apply.
     """
 
     @property
     def up(self) -> bool:
-        """Whether the queue's server answered when it was last asked."""
+        """Whether the queue's server answered the last call."""
         ...
 
     async def lease(self) -> Lease:
-        """Wait for a job and take it."""
+        """Wait for a job and lease it."""
         ...
 
     async def bind(self, lease: Lease, job: Job) -> Binding:
-        """Tie the job's id to this lease and write its record, before it is run.
+        """Bind the job's id to this lease and write its record, before the job is run.
 
-        `run`: go on. `duplicate`: the same job is in flight already, this one was folded into it.
-        `conflict`: its id is in flight with another payload; settle it as failed. `cancelled`: somebody asked
-        for that; it has been recorded. `stale`: the lease is no longer ours.
+        `run`: run the job. `duplicate`: the same job is in flight already, and this one was folded into it.
+        `conflict`: its id is in flight with another payload; settle it as failed. `cancelled`: a user cancelled it,
+        and that has been recorded. `stale`: the lease was lost.
         """
         ...
 
     async def settle(self, lease: Lease, outcome: Outcome) -> bool:
-        """Record the outcome and acknowledge the job in one atomic step. False: it was no longer ours."""
+        """Record the outcome and acknowledge the job in one atomic step. Return False if the lease was lost."""
         ...
 
     async def retry(self, lease: Lease, failure: Failure) -> Verdict:
-        """Put a job back whose call has failed, or bury it: by what the whole fleet has seen (docs/blame.md).
+        """Requeue a job whose call failed, or make it a dead letter, judged by the whole fleet (docs/blame.md).
 
-        `delayed`: it is run again later. `held`: when somebody has succeeded, or nothing else waits. `dead`: it is a
-        dead letter. `stale`: it was no longer ours.
+        `delayed`: it runs again later. `held`: it runs again once another job has succeeded, or nothing else waits.
+        `dead`: it is a dead letter. `stale`: the lease was lost.
         """
         ...
 
     async def beat(self, why: str | None = None) -> None:
-        """Prolong all leases in one call, and `lose` those that are no longer ours.
+        """Send a heartbeat: prolong all leases in one call, and `lose` those that we no longer own.
 
-        `why` says in a line why this worker sends nothing now; None: it does. It holds until the next heartbeat.
+        `why` is one line on why this worker makes no calls until the next heartbeat; None: it makes calls.
         """
         ...
 
     async def aclose(self) -> None:
-        """Hand back what was claimed and not yet given to anybody, and close every connection."""
+        """Hand back jobs that were claimed but not yet given to a caller, and close every connection."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How much there is. `held` waits until somebody succeeds (docs/blame.md), `oldest_seconds` is known or None.
+    """Jobs by state. `held` ones wait until another succeeds (docs/blame.md). `oldest_seconds` is None if unknown.
 
-    `failing_seconds` ago a call failed, and none that began since has succeeded; `failing_by` says how. None: all well.
+    `failing_seconds` ago a call failed as `failing_by` says, and none begun since has succeeded; None: no failure.
     """
 
     waiting: int
@@ -183,8 +182,8 @@ class Depth:
 class DeadLetter:
     """A job that will not be run again unless it is replayed.
 
-    `attempts` counts its runs, as its record does; times are seconds since the epoch. `code` is `unreadable` where
-    somebody else wrote the letter; its bytes are the payload then.
+    `attempts` counts its runs, as its record does; times are seconds since the epoch. `code` is `unreadable` if
+    another program wrote the letter; then `payload` is all its bytes.
     """
 
     id: str
@@ -199,9 +198,9 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadFilter:
-    """Which dead letters are meant; what is None does not matter.
+    """Selects dead letters; fields that are None match all.
 
-    `since` is seconds since the epoch, the two others are ages in seconds, by the queue's clock.
+    `since` is seconds since the epoch; the other two are ages in seconds, by the queue's clock.
     """
 
     code: str | None = None
@@ -212,12 +211,12 @@ class DeadFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobInfo:
-    """How a job stands. What is not known, or makes no sense in its state, is None; times are seconds since the epoch.
+    """The state of a job. Fields that are unknown or do not apply are None; times are seconds since the epoch.
 
-    `attempts` counts its calls, that under way among them; `crashes` the runs that were cut off, which are no attempts.
-    `claimed_at` is when its last run began, `due_at` when it is to be run again. `code` and `message` say why it
-    failed, or is delayed or held. The rest is what the record of an ended job says (docs/wire-contract.md).
-    A job that nobody has claimed yet has no `job_id` where its payload cannot be read.
+    `attempts` counts its calls, including the current one; `crashes` counts runs that were cut off, which are no
+    attempts. `claimed_at` is when its last run began, `due_at` when it runs again. `code` and `message` say why it
+    failed, or is delayed or held. The rest comes from the record of an ended job (docs/wire-contract.md).
+    `job_id` is None for an unclaimed job whose payload cannot be read.
     """
 
     job_id: str | None
@@ -241,23 +240,23 @@ class JobInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """Which jobs are meant; what is None does not matter."""
+    """Selects jobs; fields that are None match all."""
 
     state: State | None = None
     code: str | None = None
     worker: str | None = None
 
     def __call__(self, job: JobInfo) -> bool:
-        """Say whether this job is meant."""
+        """Return whether the job matches."""
         asked = ((self.state, job.state), (self.code, job.code), (self.worker, job.worker))
         return all(wanted in (None, found) for wanted, found in asked)
 
 
 @dataclass(frozen=True, slots=True)
 class LiveWorker:
-    """A worker process that has sent a heartbeat lately; `beat_seconds` ago.
+    """A live worker process. It sent its last heartbeat `beat_seconds` ago.
 
-    `why` says why it sends nothing now; None: it does, or nobody knows (workers of the version before do not say it).
+    `why` says why it makes no calls now; None: it does, or it is of the previous version, which does not say.
     """
 
     name: str
@@ -266,34 +265,34 @@ class LiveWorker:
 
 
 class QueueClient(Protocol):
-    """Everybody else's side. Calls raise QueueUnavailableError where the server does not answer."""
+    """The client side. Calls raise QueueUnavailableError if the server does not answer."""
 
     async def put(self, jobs: Sequence[tuple[str, bytes]], *, fold: bool = False) -> list[bool]:
-        """Append jobs, each an id and its payload, in order, and record them as waiting.
+        """Append jobs, each an id and a payload, in order, and record them as waiting.
 
-        With `fold`, a job is left out whose id is that of one that waits, runs or has succeeded, so far as is known.
-        Says for each whether it was appended. Raises BadInputError for an id that is none, before anything is written;
-        QueueFullError where the server takes no more.
+        `fold` skips a job whose id is known to belong to one that waits, runs or has succeeded. Returns for each job
+        whether it was appended. Raises BadInputError for an invalid id, before anything is written, and QueueFullError
+        if the server is full.
         """
         ...
 
     async def record(self, job_id: str) -> dict[str, str]:
-        """Read a job's record; empty where there is none (unknown, or waiting). Of one replayed it says `waiting`."""
+        """Return a job's record; empty if there is none (unknown, or waiting). A replayed job's says `waiting`."""
         ...
 
     async def result(self, job_id: str) -> bytes | None:
-        """Read a job's answer; None where there is none (yet)."""
+        """Return a job's answer; None if there is none (yet)."""
         ...
 
     async def look_up(self, job_ids: Sequence[str]) -> list[tuple[dict[str, str], bytes | None]]:
-        """Read record and answer of many jobs at once; an answer only where the record says `succeeded`."""
+        """Return record and answer of many jobs; an answer only if the record says `succeeded`."""
         ...
 
     def listen(self, heard: Callable[[Sequence[str] | None], None]) -> AbstractAsyncContextManager[None]:
-        """Call `heard` with the ids of jobs that have ended, as they do; None: some may have been missed.
+        """Call `heard` with the ids of jobs as they end, or with None when some may have been missed.
 
-        The first call is with None: from then on, ends are told. There is none where the server does not allow it, and
-        it is no error where it is away: who needs to know must look from time to time, too.
+        The first call passes None, once listening has begun. It never comes if the server does not allow listening;
+        an unavailable server raises no error. So a caller that must not miss an end also polls from time to time.
         """
         ...
 
@@ -304,43 +303,43 @@ class QueueClient(Protocol):
         limit: int | None = None,
         unpack: Callable[[bytes], bytes] | None = None,
     ) -> AsyncIterator[JobInfo]:
-        """Walk through jobs: those that run, wait, are delayed and held, then the last 1,000 that ended, latest first.
+        """Iterate over jobs: running, waiting, delayed and held ones, then the last 1,000 that ended, latest first.
 
-        It is a picture and no account: none is given twice, but one that moves meanwhile may be missed. `unpack` makes
-        JSON of a payload, for a queue that keeps them in another form. Without results and records, nothing is known of
-        those that ended.
+        The list is not a snapshot: no job comes twice, but one that changes state meanwhile may be missed. `unpack`
+        turns a payload into JSON, for a queue that stores another form. A queue that keeps no results and records
+        (`result_ttl` 0) lists no ended jobs.
         """
         ...
 
     async def rate(self) -> float:
-        """Tell how many jobs end a second: of late, by the last 10 s where ten jobs ended in them, else by a minute."""
+        """Return how many jobs end per second, over the last 10 s if ten jobs ended in them, else over a minute."""
         ...
 
     async def cancel(self, job_id: str) -> Cancellation:
-        """End a job that has not finished. Raises BadInputError for an id that no job can have.
+        """Cancel a job that has not finished. Raises BadInputError for an invalid id.
 
-        `will_be_cancelled`: nobody has claimed it; it is ended when it comes up, within seven days, and its record
-        says `cancelling`. `unknown`: the same, but there is no record of such a job: it was pushed by hand, or never.
+        `will_be_cancelled`: no worker has claimed it; it is cancelled when claimed, within seven days, and its record
+        says `cancelling`. `unknown`: the same, but it has no record: it was pushed by hand, or does not exist.
         """
         ...
 
     async def uncancel(self, job_id: str) -> bool:
-        """Take a cancellation back that no job has met yet: one that waits will run. False: there is none.
+        """Withdraw a cancellation that has not taken effect: a waiting job will run. Return False if there is none.
 
-        Raises BadInputError for an id that no job can have.
+        Raises BadInputError for an invalid id.
         """
         ...
 
     async def depth(self) -> Depth:
-        """Count."""
+        """Count jobs by state."""
         ...
 
     async def workers(self) -> list[LiveWorker]:
-        """List the worker processes alive."""
+        """List the live worker processes."""
         ...
 
     async def pause(self) -> None:
-        """Let no worker claim until `resume`; what runs goes on."""
+        """Stop workers from claiming until `resume`; running jobs continue."""
         ...
 
     async def resume(self) -> None:
@@ -356,14 +355,14 @@ class QueueClient(Protocol):
         oldest_first: bool = False,
         payloads: bool = True,
     ) -> AsyncIterator[DeadLetter]:
-        """Walk through dead letters, the latest first; `after`: behind the one of that id.
+        """Iterate over dead letters, latest first, beginning behind the letter with id `after`.
 
-        Without `payloads` those are empty, and are not read.
+        Without `payloads` they are not read and are empty.
         """
         ...
 
     async def dead_letter(self, name: str, *, payload: bool = True) -> DeadLetter | None:
-        """Find a dead letter by its own id, or by its job's: the latest of that. Without `payload` that is not read."""
+        """Return a dead letter by its own id, or the latest of a job id. Without `payload`, that is empty."""
         ...
 
     async def dead_count(self, which: DeadFilter | None = None) -> int:
@@ -375,18 +374,18 @@ class QueueClient(Protocol):
         ...
 
     async def replay(self, letter_id: str) -> bool:
-        """Put a dead letter back to the head of the queue, its counters at zero. False: there is none."""
+        """Requeue a dead letter at the head of the queue, counters reset. Return False if there is none."""
         ...
 
     async def replay_many(self, letter_ids: Sequence[str]) -> list[Replay]:
-        """Replay dead letters, in portions, and say of each what became of it.
+        """Replay dead letters, in batches, and return the outcome for each.
 
-        `payload_lost`: somebody has deleted its payload, so that there is nothing to be run; the letter stays.
+        `payload_lost`: its payload was deleted by hand, so there is nothing to run; the letter stays.
         """
         ...
 
     async def purge(self, *, older_than: float, code: str | None = None) -> int:
-        """Delete dead letters that died at least so many seconds ago, in portions; says how many."""
+        """Delete dead letters at least `older_than` seconds old, in batches, and return how many."""
         ...
 
     async def aclose(self) -> None:

@@ -1,4 +1,4 @@
-"""How a name becomes a queue: `list`, `stream`, or an entry point of group `greenscale.queues` (docs/plugins.md)."""
+"""Opens a queue by name: `list`, `stream`, or an entry point of group `greenscale.queues` (docs/plugins.md)."""
 
 import inspect
 from importlib import import_module
@@ -10,41 +10,41 @@ from greenscale_worker.queues import Queue, QueueClient, QueueOptions, RedisOpti
 from greenscale_worker.telemetry import Metrics
 
 GROUP: Final = "greenscale.queues"
-BUILT_IN: Final = {  # imported when they are asked for: Redis' client costs 100 ms of a start
+BUILT_IN: Final = {  # imported on demand: Redis' client costs 100 ms of a start
     "list": "greenscale_worker.queues.redis.list",
     "stream": "greenscale_worker.queues.redis.stream",
 }
 
 
 class QueueKind(Protocol):
-    """What an entry point names: mostly a module with these two functions.
+    """The object an entry point refers to: usually a module with these two functions.
 
     A queue that is not in Redis ignores `redis`.
     """
 
     async def open_queue(self, redis: RedisOptions, options: QueueOptions, metrics: Metrics) -> Queue:
-        """Open the worker's side; waits for a server that is absent. Raises ConfigError where it refuses us."""
+        """Open the worker side; waits for an absent server. Raises ConfigError if the server refuses us."""
         ...
 
     async def open_client(self, redis: RedisOptions, options: QueueOptions) -> QueueClient:
-        """Open everybody else's side; it connects with its first call. Raises ConfigError."""
+        """Open the client side; it connects on the first call. Raises ConfigError."""
         ...
 
 
 async def open_queue(
     kind: str, redis: RedisOptions, options: QueueOptions | None = None, metrics: Metrics | None = None
 ) -> Queue:
-    """Open the worker's side of a queue. Raises ConfigError where there is no such kind, or it cannot be opened."""
+    """Open the worker side of a queue. Raises ConfigError if there is no such kind, or it cannot be opened."""
     return await find(kind).open_queue(redis, options or QueueOptions(), metrics or Metrics())
 
 
 async def open_client(kind: str, redis: RedisOptions, options: QueueOptions | None = None) -> QueueClient:
-    """Open everybody else's side of a queue. Raises ConfigError, as `open_queue` does."""
+    """Open the client side of a queue. Raises ConfigError, as `open_queue` does."""
     return await find(kind).open_client(redis, options or QueueOptions())
 
 
 def find(name: str) -> QueueKind:
-    """Find a kind of queue. Raises ConfigError where there is none, or where it is not what was expected."""
+    """Return a kind of queue. Raises ConfigError if there is none, or if it lacks a function."""
     if name in BUILT_IN:
         built_in: Any = import_module(BUILT_IN[name])
         return _checked(built_in)
@@ -58,7 +58,7 @@ def find(name: str) -> QueueKind:
 
 
 class _Former:
-    """A kind of queue that calls `open_client` by its former name, `open_admin`; for one release more."""
+    """Adapts a kind of queue that has `open_client` under its former name, `open_admin`; for one more release."""
 
     def __init__(self, kind: Any) -> None:
         self.open_queue = kind.open_queue

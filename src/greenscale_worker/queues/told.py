@@ -1,4 +1,4 @@
-"""Reads a job's record, whoever wrote it, into what is promised of it."""
+"""Reads a job's record into a JobInfo; tolerates records that other programs wrote."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -13,13 +13,13 @@ TIMES: Final = ("submitted", "claimed", "due", "finished")
 
 
 def of_record(job_id: str, record: Mapping[str, str]) -> JobInfo | None:
-    """Read a whole record; None where there is none."""
+    """Read a whole record; None if there is none."""
     state = next((each for each in STATES if each == record.get("state")), None)
     return None if state is None else with_record(record, job_id=job_id, state=state)
 
 
 def with_record(record: Mapping[str, str], **known: Any) -> JobInfo:
-    """Make what is known complete by the record, which knows less for certain."""
+    """Complete `known` with what the record says; `known` wins."""
     told: dict[str, Any] = {name: record.get(name) for name in ("worker", "model", "finish_reason")}
     told |= {"code": record.get("error_code"), "message": record.get("error_message")}
     told |= {name: number(record, name) for name in COUNTS} | {
@@ -30,18 +30,18 @@ def with_record(record: Mapping[str, str], **known: Any) -> JobInfo:
 
 
 def is_number(text: str) -> bool:
-    """Say whether this is a count, or a time in ms, as ours are."""
+    """Return whether this is a count, or a time in ms, as we write them."""
     return len(text) <= DIGITS and text.isascii() and text.isdigit()
 
 
 def number(record: Mapping[str, str], name: str) -> int | None:
-    """Read a count; None for what is none."""
+    """Return a count; None if it is invalid."""
     text = record.get(name, "")
     return int(text) if is_number(text) else None
 
 
 def seconds(record: Mapping[str, str], name: str) -> float | None:
-    """Read a time in ms as seconds."""
+    """Return a time in ms as seconds."""
     ms = number(record, name)
     return None if ms is None else ms / 1000
 

@@ -1,6 +1,6 @@
-"""The queue of one process: batch, quick start, embedding, tests.
+"""The queue within one process, for batch, quick start, embedding and tests.
 
-It keeps the promises of the queues in Redis (docs/queue-protocol.md), but does not outlive its process.
+It keeps the promises of the queues in Redis (docs/queue-protocol.md), but ends with its process.
 """
 
 import asyncio
@@ -43,9 +43,9 @@ SHORTEST_SLEEP: Final = 0.01
 class MemoryQueue:
     """Queue and QueueClient in one object, for the lanes of one worker; `beside` opens one for another worker.
 
-    `options` are those of the Redis queues, less what is about a server. `clock` counts seconds from anywhere
-    and never goes back. `on_settled` is told every outcome just before its job is acknowledged; what it raises
-    leaves the job leased.
+    `options` are those of the Redis queues, except for what concerns a server. `clock` counts seconds from any start
+    and never goes back. `on_settled` is called with every outcome just before its job is acknowledged; if it raises,
+    the job stays leased.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class MemoryQueue:
     async def lease(self) -> Lease:
         """See Queue."""
         store = self._store
-        await asyncio.sleep(0)  # a lane for which nothing ever waits would starve everything else
+        await asyncio.sleep(0)  # a lane that never waits would starve everything else
         while (lease := self._claim()) is None:
             bell = store.new_bell()
             try:
@@ -90,7 +90,7 @@ class MemoryQueue:
             except TimeoutError:
                 continue
             except asyncio.CancelledError:
-                store.ring(1)  # another takes what this one was woken for, or would have been
+                store.ring(1)  # another lane takes the job that this one was woken for
                 raise
             finally:
                 store.bells.pop(bell, None)
@@ -167,7 +167,7 @@ class MemoryQueue:
         return judged.verdict
 
     def _began(self, lease: Lease) -> float:
-        """Say when the call of a job began, by the queue's clock; now, where there was none."""
+        """Return when the call of a job began, by the queue's clock; without a call: now."""
         return self._store.clock() - (0.0 if lease.began is None else time.monotonic() - lease.began)
 
     async def beat(self, why: str | None = None) -> None:
@@ -359,7 +359,7 @@ class MemoryQueue:
         return len(old)
 
     def _chosen(self, which: DeadFilter | None) -> list[DeadLetter]:
-        """Those meant, the oldest first."""
+        """Return matching letters, oldest first."""
         which, now = which or DeadFilter(), self._store.clock()
         since = max(which.since or 0.0, 0.0 if which.younger_than is None else now - which.younger_than)
         until = math.inf if which.older_than is None else now - which.older_than
@@ -412,7 +412,7 @@ class MemoryQueue:
         return True
 
     def _settle_late(self, lease: Lease, outcome: Succeeded | Failed) -> bool:
-        """Let a finished answer win over the dead letter made of the same lease."""
+        """Let a finished answer replace the dead letter made of the same lease."""
         _, entry = self._store.dead.get(lease.id, (None, None))
         if entry is None or entry.lease is None or entry.lease.token != lease.token:
             return False
@@ -435,7 +435,7 @@ class MemoryQueue:
             store.records.failed(job_id, fault, ran=entry.bound_to == job_id, attempts=attempts, crashes=entry.crashes)
 
     def _trim(self) -> None:
-        """Delete dead letters that are older, or more, than options say."""
+        """Delete dead letters that exceed the age or the number allowed."""
         dead, options, now = self._store.dead, self._store.options, self._store.clock()
         while options.dead_max_count and len(dead) > options.dead_max_count:
             del dead[next(iter(dead))]

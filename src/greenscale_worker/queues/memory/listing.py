@@ -1,4 +1,4 @@
-"""Which jobs the queue of one process has, and how they stand."""
+"""Lists the jobs of the queue within one process, and their state."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from greenscale_worker.queues.told import seconds, with_record
 
 
 def listed(store: Store, unpack: Callable[[bytes], bytes]) -> Iterator[JobInfo]:
-    """Walk through those that run, wait, are delayed and held, then those that ended last, the latest first."""
+    """Iterate over running, waiting, delayed and held jobs, then those that ended lately, latest first."""
     seen: set[str | None] = set()
     for job in _open(store, unpack):
         seen.add(job.job_id)
@@ -46,7 +46,7 @@ def _job(
     entry: Entry | None = None,
     ended: float | None = None,
 ) -> JobInfo:
-    alike = PUT_ASIDE if state in PUT_ASIDE else {state}  # one that is held is delayed first
+    alike = PUT_ASIDE if state in PUT_ASIDE else {state}  # a held job is delayed first
     known = record if record.get("state") in alike else {}
     running = state == "running"
     told: dict[str, Any] = {"submitted_at": seconds(record, "submitted_ms")}

@@ -1,4 +1,4 @@
-"""What readers of the queue of one process see: answers and records, for as long as they last."""
+"""Answers and records of the queue within one process, until they expire."""
 
 import math
 from collections import deque
@@ -19,7 +19,7 @@ Record = dict[str, str]
 
 
 class Expiring(Generic[V]):
-    """A dict whose values may come to an end; what has ended is cleared away when something is added."""
+    """A dict whose values may expire; expired ones are deleted when a value is added."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -27,12 +27,12 @@ class Expiring(Generic[V]):
         self._ends: deque[tuple[float, str]] = deque()
 
     def get(self, key: str) -> V | None:
-        """Read, where there is such a value and it has not ended."""
+        """Return a value; None if there is none or it has expired."""
         value, end = self._values.get(key, (None, -math.inf))
         return value if end > self._clock() else None
 
     def put(self, key: str, value: V, *, seconds: float = math.inf) -> None:
-        """Write a value that lasts so long. Where ends differ, the longest may keep others a while."""
+        """Write a value that lasts so long. It is deleted no earlier than values added before it."""
         now = self._clock()
         self._values[key] = (value, now + seconds)
         if seconds < math.inf:
@@ -41,7 +41,7 @@ class Expiring(Generic[V]):
             self._clear(self._ends.popleft()[1], now)
 
     def pop(self, key: str) -> V | None:
-        """Read and delete."""
+        """Return a value and delete it."""
         value = self.get(key)
         self._values.pop(key, None)
         return value
@@ -63,32 +63,32 @@ class Records:
         self.listeners: set[Callable[[Sequence[str] | None], None]] = set()
 
     def get(self, job_id: str) -> Record:
-        """Read a record; empty where there is none."""
+        """Return a record; empty if there is none."""
         return dict(self._records.get(job_id) or {})
 
     def result(self, job_id: str) -> bytes | None:
-        """Read an answer."""
+        """Return an answer, or None."""
         return self._results.get(job_id)
 
     def waiting(self, job_id: str, *, cancelled: bool = False) -> None:
-        """A job was handed in; perhaps one whose cancellation has come before it."""
+        """Record a submitted job; `cancelled`: its cancellation came before it."""
         self._write(job_id, {"state": "cancelling" if cancelled else "waiting", "submitted_ms": ms(self._clock())})
 
     def replayed(self, job_id: str) -> None:
-        """A dead letter waits again."""
+        """Record that a dead letter waits again."""
         self._write(job_id, replayed(self.get(job_id)))
 
     def cancelling(self, job_id: str) -> None:
-        """A job will be cancelled when it comes up."""
+        """Record that a job will be cancelled when it is claimed."""
         self._write(job_id, {**self.get(job_id), "state": "cancelling"}, seconds=LIVE_SECONDS)
 
     def uncancelled(self, job_id: str) -> None:
-        """A job that was to be cancelled waits again."""
+        """Record that a job that was to be cancelled waits again."""
         if self.get(job_id).get("state") == "cancelling":
             self._write(job_id, {**self.get(job_id), "state": "waiting"})
 
     def running(self, lease: Lease, job: Job, worker: str) -> None:
-        """A run begins: a record tells of one run only, but when the job was handed in stays true for all."""
+        """Record the begin of a run. Of the record before, only `submitted_ms` is kept."""
         record = {
             "state": "running",
             "attempts": str(lease.attempts),
@@ -107,16 +107,16 @@ class Records:
         self._write(job.job_id, {**record, **_present(known)})
 
     def postponed(self, job_id: str, due: float, state: str, code: str, message: str = "") -> None:
-        """A job went back to the queue."""
+        """Record that a job went back to the queue."""
         why = {"error_code": code, **({"error_message": message} if message else {})}
         self._write(job_id, {**self.get(job_id), "state": state, "due_ms": ms(due), **why})
 
     def cancelled(self, job_id: str) -> None:
-        """A job was ended by somebody who asked for it."""
+        """Record that a user cancelled a job."""
         self._finish(job_id, {"state": "cancelled"})
 
     def succeeded(self, job_id: str, output: Output) -> None:
-        """A job has its answer."""
+        """Record a job's answer."""
         known = {
             "model": output.model,
             "finish_reason": output.finish_reason,
@@ -125,7 +125,7 @@ class Records:
         self._finish(job_id, {"state": "succeeded", **_present(known), **_tokens(output.usage)})
 
     def failed(self, job_id: str, fault: Failed, *, ran: bool, attempts: int, crashes: int) -> None:
-        """A job became a dead letter. One that never ran takes nothing over from an earlier job of the same id."""
+        """Record that a job became a dead letter. If it never ran, an ended job's record of its id is replaced."""
         if not ran and self.get(job_id).get("state") in ENDED:
             self._records.pop(job_id)
         counts = {"attempts": str(attempts), "crashes": str(crashes)}
@@ -147,7 +147,7 @@ class Records:
 
 
 def ms(seconds: float) -> str:
-    """Write a time as records do."""
+    """Format seconds as ms, as in records."""
     return str(int(seconds * 1000))
 
 

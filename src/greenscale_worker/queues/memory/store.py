@@ -1,6 +1,6 @@
-"""Where the jobs of one process are, and how they move: every job is in exactly one place.
+"""The jobs of one process and their places; every job is in exactly one place.
 
-Nothing here awaits, so that each step is atomic on its event loop. It is not for several threads.
+Nothing here awaits, so each step is atomic on its event loop. It is not thread-safe.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ BURIAL_MARGIN: Final = 2
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One delivery. Ids are given in the order of arrival, which stays the order of redelivery."""
+    """One job as it was pushed. Ids follow the order of arrival, which is also the order of redelivery."""
 
     id: int
     payload: bytes
@@ -30,7 +30,7 @@ class Entry:
     first_claimed: float = 0.0
     tries: float = 0.0
     runs: int = 0
-    failed: float | None = None  # when it last failed by a fault that seemed its own
+    failed: float | None = None  # when it last failed by what seemed its own fault
     crashes: int = 0
     due: float = 0.0
     expires: float = 0.0
@@ -39,18 +39,18 @@ class Entry:
 
     @property
     def suspect(self) -> bool:
-        """Whether its lease has expired so often that it may be what kills the workers."""
+        """Whether its lease has expired so often that the job may be killing the workers."""
         return self.crashes >= SUSPECT_CRASHES
 
 
 class Store:
-    """All jobs, and the lanes that wait for one."""
+    """Holds all jobs, and the lanes that wait for one."""
 
     def __init__(self, options: QueueOptions, clock: Callable[[], float]) -> None:
         self.options = options
         self.clock = clock
         self.waiting: deque[Entry] = deque()
-        self.open: dict[int, Entry] = {}  # claimed once and unsettled; each is in one of the next five
+        self.open: dict[int, Entry] = {}  # claimed, not settled; each is in one of the next five, too
         self.ready: list[Entry] = []  # by id
         self.suspects: list[Entry] = []  # by id
         self.held: list[Entry] = []  # by id
@@ -61,7 +61,7 @@ class Store:
         self.bound: dict[str, Entry] = {}
         self.records = Records(options, clock)
         self.tombstones: Expiring[str] = Expiring(clock)
-        self.beats: dict[str, tuple[float, str | None]] = {}  # when, and why nothing is sent
+        self.beats: dict[str, tuple[float, str | None]] = {}  # when, and why the worker makes no calls
         self.bells: dict[asyncio.Future[None], None] = {}
         self.paused = False
         self._ids = itertools.count(1)
@@ -70,13 +70,13 @@ class Store:
         self._amnesty = -math.inf
 
     def new_bell(self) -> asyncio.Future[None]:
-        """Something for a lane to wait for."""
+        """Return a future for a lane to wait for."""
         bell: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.bells[bell] = None
         return bell
 
     def ring(self, lanes: int | None = None) -> None:
-        """Wake so many of the lanes that wait, or all."""
+        """Wake `lanes` of the waiting lanes, or all."""
         asleep = (bell for bell in self.bells if not bell.done())
         for bell in list(itertools.islice(asleep, lanes)):
             bell.set_result(None)
@@ -86,10 +86,10 @@ class Store:
         self.waiting.append(Entry(next(self._ids), payload, self.clock()))
 
     def tick(self) -> list[Entry]:
-        """Let time do its work; the jobs returned have killed even the workers that would have buried them.
+        """Requeue jobs that are due or whose lease has expired. Return those to bury: crashed beyond the margin.
 
-        Where nobody could have sent a heartbeat, because the process was stopped or had no worker, leases are
-        given two more: silence then proves no death.
+        If no heartbeat could be sent, because the process was stopped or had no worker, leases last two heartbeats
+        more: silence then does not prove a crash.
         """
         now, grace = self.clock(), 2 * self.options.heartbeat
         if now - self._ticked > grace:
@@ -106,13 +106,13 @@ class Store:
         return [entry for entry in expired if entry.crashes >= self.options.max_crashes + BURIAL_MARGIN]
 
     def next_due(self) -> float | None:
-        """When the next delayed job is due. Leases that expire need no alarm: heartbeats look for them."""
+        """Return when the next delayed job is due. Expired leases need no timer: heartbeats find them."""
         return self.delayed[0].due if self.delayed else None
 
     def take(self, *, suspect: bool) -> Lease | None:
-        """Lease the oldest job: one that comes back before a new one, a suspect only where allowed, one held last.
+        """Lease the oldest job: redeliveries before new ones, held ones last; a suspect only if allowed.
 
-        Held jobs come back one by one, as claim.lua says: a heap that failed again would be in the way.
+        Held jobs come back one by one, as in claim.lua: many that fail again at once would block the queue.
         """
         now = self.clock()
         if not self.held:
@@ -145,23 +145,23 @@ class Store:
         return entry.lease
 
     def prolong(self, entry: Entry) -> None:
-        """Let a lease last its full length from now on."""
+        """Prolong a lease to its full length from now on."""
         self.leased.pop(entry.id, None)
         self.leased[entry.id] = entry
         entry.expires = self.clock() + self.options.lease
 
     def latest(self, lease: Lease) -> Entry | None:
-        """Find the job, if this was its latest lease and it has not ended."""
+        """Return the job if this is its latest lease and it has not ended."""
         entry = self.open.get(int(lease.id))
         return entry if entry and entry.lease and entry.lease.token == lease.token else None
 
     def live(self, lease: Lease) -> Entry | None:
-        """Find the job, if this lease of it holds."""
+        """Return the job if this lease of it is alive."""
         entry = self.latest(lease)
         return entry if entry and entry.id in self.leased else None
 
     def requeue(self, entry: Entry) -> None:
-        """Put a job to the head, in its old order; or behind, if its call failed and nobody has succeeded since."""
+        """Put a job back to the head, in its old order; hold it if its call failed and no job has succeeded since."""
         self._withdraw(entry)
         is_held = entry.runs > 0 and self.evidence.since is not None
         place = self.suspects if entry.suspect else self.held if is_held else self.ready
@@ -169,7 +169,7 @@ class Store:
         self.ring(None if entry.suspect else 1)  # not every lane may take a suspect
 
     def alone(self, entry: Entry) -> bool:
-        """Say whether there is no other job but those known to be ill."""
+        """Return whether all other jobs are known to be at fault themselves."""
         return not self.waiting and all(other is entry or other.tries >= KNOWN for other in self.open.values())
 
     def delay(self, entry: Entry, due: float) -> None:
@@ -177,19 +177,19 @@ class Store:
         self._withdraw(entry)
         entry.due = due
         insort(self.delayed, entry, key=attrgetter("due"))
-        self.ring(1)  # it sets its alarm
+        self.ring(1)  # that lane sets its timer
 
     def forget(self, entry: Entry) -> None:
-        """Take a job out of everything."""
+        """Remove a job from every place."""
         self._withdraw(entry)
         self.open.pop(entry.id, None)
         if entry.bound_to is not None:
             self.bound.pop(entry.bound_to, None)
         if entry.suspect:
-            self.ring()  # its worker may take the next one
+            self.ring()  # its worker may take the next suspect
 
     def replay(self, entry: Entry, job_id: str | None) -> None:
-        """Put a dead job back to the head as if it were new; its id is bound, so that it can be cancelled."""
+        """Put a dead job back to the head with fresh counters; its id is bound, so that it can be cancelled."""
         fresh = Entry(entry.id, entry.payload, entry.arrived, first_claimed=self.clock())
         if job_id is not None and job_id not in self.bound:
             self.bound[job_id] = fresh

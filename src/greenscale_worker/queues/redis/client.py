@@ -1,4 +1,4 @@
-"""Everybody else's side of a queue in Redis: producers, people and the command line."""
+"""The client side of a queue in Redis, for producers, operators and the command line."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -60,7 +60,7 @@ CANCELLATIONS: Final[dict[bytes, Cancellation]] = {
 
 
 class RedisQueueClient:
-    """Keeps the promises of `queues.QueueClient`."""
+    """Implements `queues.QueueClient`."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class RedisQueueClient:
         self._listing = Listing(self._client, store, keys, self._records, self._open)
 
     async def put(self, jobs: Sequence[tuple[str, bytes]], *, fold: bool = False) -> list[bool]:
-        """Append jobs in order, each with a record that says `waiting`; in groups, each of which is put as a whole."""
+        """Append jobs in order, each with a record that says `waiting`, in groups that are put as a whole."""
         for job_id, _ in jobs:
             check_job_id(job_id)
         ttl, put = LIVE_SECONDS if self._options.result_ttl else 0, list[bool]()
@@ -98,14 +98,14 @@ class RedisQueueClient:
         return put
 
     async def record(self, job_id: str) -> dict[str, str]:
-        """Read a job's record; empty where there is none."""
+        """Return a job's record; empty if there is none."""
         if not is_job_id(job_id):
             return {}
         (record,) = await self._records([job_id])
         return record
 
     async def result(self, job_id: str) -> bytes | None:
-        """Read a job's answer; None where there is none (yet)."""
+        """Return a job's answer; None if there is none (yet)."""
         if not is_job_id(job_id):
             return None
         with mapped():
@@ -113,7 +113,7 @@ class RedisQueueClient:
             return None if answer is None else bytes(memoryview(answer))
 
     async def look_up(self, job_ids: Sequence[str]) -> list[tuple[dict[str, str], bytes | None]]:
-        """Read record and answer of many jobs, in two round trips for each portion."""
+        """Return record and answer of many jobs, in two round trips per batch."""
         found: list[tuple[dict[str, str], bytes | None]] = []
         for start in range(0, len(job_ids), LOOK_UPS):
             some = job_ids[start : start + LOOK_UPS]
@@ -130,7 +130,7 @@ class RedisQueueClient:
 
     @asynccontextmanager
     async def listen(self, heard: Callable[[Sequence[str] | None], None]) -> AsyncIterator[None]:
-        """Call `heard` with the ids of jobs that have ended; None: some may have been missed."""
+        """Call `heard` with the ids of jobs that have ended, or with None when some may have been missed."""
 
         def read(message: bytes) -> None:
             heard(message.decode(errors="replace").split() or None)
@@ -148,7 +148,7 @@ class RedisQueueClient:
         limit: int | None = None,
         unpack: Callable[[bytes], bytes] | None = None,
     ) -> AsyncIterator[JobInfo]:
-        """Walk through jobs: those that run, wait, are delayed and held, then those that ended lately."""
+        """Iterate over jobs: running, waiting, delayed and held ones, then those that ended lately."""
         which, left = which or JobFilter(), limit
         async with aclosing(self._listing.jobs(which, unpack or bytes)) as jobs:
             while left is None or left > 0:
@@ -160,24 +160,24 @@ class RedisQueueClient:
                     yield job
 
     async def rate(self) -> float:
-        """Tell how many jobs end a second, of late."""
+        """Return how many jobs lately ended per second."""
         return await self._listing.rate()
 
     async def cancel(self, job_id: str) -> Cancellation:
-        """End a job that has not finished, or leave word for when it comes up."""
+        """Cancel a job that has not finished, or leave a tombstone for when it is claimed."""
         check_job_id(job_id)
         keys = [*self._keys.base, self._keys.record(job_id), self._keys.cancel(job_id)]
         args = [job_id, LIVE_SECONDS, self._options.result_ttl]
         return await self._run("cancel", keys, args, CANCELLATIONS.__getitem__)
 
     async def uncancel(self, job_id: str) -> bool:
-        """Take a cancellation back that no job has met yet. False: there is none."""
+        """Withdraw a cancellation that has not taken effect. Return False if there is none."""
         check_job_id(job_id)
         keys = [*self._keys.base, self._keys.record(job_id), self._keys.cancel(job_id)]
         return await self._run("uncancel", keys, [LIVE_SECONDS], read_flag)
 
     async def depth(self) -> Depth:
-        """Count. How old the oldest job is that does not run is known as far as the store knows when it came."""
+        """Count jobs by state. The age of the oldest is known as far as the store knows when it came."""
         keys = self._keys
         with mapped():
             unclaimed, came = await self._store.unclaimed(self._client, keys)
@@ -220,7 +220,7 @@ class RedisQueueClient:
             ]
 
     async def pause(self) -> None:
-        """Let no worker claim until `resume`."""
+        """Stop workers from claiming until `resume`."""
         with mapped():
             await self._client.hset(self._keys.of("control"), "paused", 1)
 
@@ -228,7 +228,7 @@ class RedisQueueClient:
         """End a pause."""
         with mapped():
             await self._client.hdel(self._keys.of("control"), "paused")
-        with suppress(ConfigError), mapped():  # where PUBLISH is forbidden, workers see it by themselves
+        with suppress(ConfigError), mapped():  # where PUBLISH is forbidden, workers notice by themselves
             await self._client.publish(self._keys.bell, "resumed")
 
     async def dead(
@@ -240,7 +240,7 @@ class RedisQueueClient:
         oldest_first: bool = False,
         payloads: bool = True,
     ) -> AsyncIterator[DeadLetter]:
-        """Walk through dead letters, a page at a time."""
+        """Iterate over dead letters, a page at a time."""
         order, left, cursor = "oldest" if oldest_first else "latest", limit, b""
         await self._tidy()
         while left is None or left > 0:
@@ -254,7 +254,7 @@ class RedisQueueClient:
             left = None if left is None else left - len(letters)
 
     async def dead_letter(self, name: str, *, payload: bool = True) -> DeadLetter | None:
-        """Find a dead letter by its own id, or by its job's."""
+        """Return a dead letter by its own id, or by its job's."""
         await self._tidy()
         return await self._run("find", self._keys.base, [_id(name), int(payload)], read_found)
 
@@ -276,11 +276,11 @@ class RedisQueueClient:
         return {code.decode("utf-8", "replace"): count for code, count in counts}
 
     async def replay(self, letter_id: str) -> bool:
-        """Put a dead letter back to the head of the queue. False: there is none."""
+        """Requeue a dead letter at the head of the queue. Return False if there is none."""
         return await self.replay_many([letter_id]) == ["replayed"]
 
     async def replay_many(self, letter_ids: Sequence[str]) -> list[Replay]:
-        """Replay dead letters, in portions of so many, and of so many bytes. Raises TypeError for one id."""
+        """Replay dead letters, in batches limited by number and bytes. Raises TypeError for one id."""
         check_letter_ids(letter_ids)
         done: list[Replay] = []
         while len(done) < len(letter_ids):
@@ -289,7 +289,7 @@ class RedisQueueClient:
         return done
 
     async def purge(self, *, older_than: float, code: str | None = None) -> int:
-        """Delete dead letters that died at least so many seconds ago, in portions; says how many."""
+        """Delete dead letters at least `older_than` seconds old, in batches, and return how many."""
         await self._tidy()
         args = [*_filter(DeadFilter(code=code, older_than=older_than)), "", PORTION, "purged"]
         gone, more = 0, True
@@ -303,15 +303,15 @@ class RedisQueueClient:
         await close(self._client)
 
     async def _run(self, script: str, keys: list[str], args: list[Any], read: Callable[[Any], Answer]) -> Answer:
-        """Run a script, and read its answer; one that cannot be read is not Redis'."""
+        """Run a script and read its answer; if that fails, the server is not Redis."""
         with mapped():
-            if not self._let_in:  # to a long command, a server that wants a password answers by hanging up
+            if not self._let_in:  # a server that requires a password answers a long command by hanging up
                 await self._client.time()
                 self._let_in = True
             return read(await self._scripts[script](self._client, keys, ["", self._store.word, *args]))
 
     async def _records(self, job_ids: Sequence[str]) -> list[dict[str, str]]:
-        """Read records, all at one moment; empty ones for ids that no job can have."""
+        """Read records, all at one moment; empty ones for invalid ids."""
         known = [job_id for job_id in job_ids if is_job_id(job_id)]
         if not known:
             return [{} for _ in job_ids]
@@ -323,7 +323,7 @@ class RedisQueueClient:
         return await self._run("open", self._keys.base, [place, behind, PAGE], read_open)
 
     async def _tidy(self) -> None:
-        """Bring dead letters and their index in line, where somebody has come between them."""
+        """Repair dead letters and their index, in case another program has changed them."""
         cursor = b""
         while cursor := await self._run("tidy", self._keys.base, [cursor, PORTION], read_cursor):
             pass
@@ -334,13 +334,13 @@ class RedisQueueClient:
 
 
 def _filter(which: DeadFilter | None) -> list[Any]:
-    """Write a filter as scripts take it."""
+    """Encode a filter as script arguments."""
     which = which or DeadFilter()
     times = (which.since, which.younger_than, which.older_than)
     return [(which.code or "").encode(errors="replace"), *("" if time is None else int(time * 1000) for time in times)]
 
 
 def _id(name: str) -> bytes:
-    """Write an id; one that no letter can have becomes another that none has. Raises TypeError for no string."""
+    """Encode an id; an invalid one becomes another that no letter has. Raises TypeError if it is no string."""
     check_letter_id(name)
     return name.encode(errors="replace")

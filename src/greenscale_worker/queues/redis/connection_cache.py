@@ -1,4 +1,4 @@
-"""Sends commands on connections kept at hand: half of what it costs to go through a client's pool each time."""
+"""Sends commands on connections kept open, at half the cost of going through a client's pool each time."""
 
 from typing import Any
 
@@ -9,19 +9,19 @@ from greenscale_worker.queues.redis.redis_py import connection_of
 
 
 class ConnectionCache:
-    """The connections of a client that has one server (alone, or behind Sentinel); as many as are busy at once."""
+    """The connections of a client with one server (single, or behind Sentinel); as many as are busy at once."""
 
     def __init__(self, client: Any) -> None:
         self._pool = client.connection_pool
         self._free: list[Any] = []
 
     async def execute_command(self, *words: Any) -> Any:
-        """Send one command and give its answer. Raises redis-py's errors; may be cancelled at any time."""
+        """Send one command and return its answer. Raises redis-py's errors; may be cancelled at any time."""
         connection = await self._take()
         try:
             await connection.send_packed_command([hiredis.pack_command(words)], check_health=False)
             answer = await connection.read_response()
-        except ResponseError:  # an answer, too: the connection is in step
+        except ResponseError:  # an answer, too: the connection is still usable
             self._free.append(connection)
             raise
         except BaseException:
@@ -31,7 +31,7 @@ class ConnectionCache:
         return answer
 
     async def _take(self) -> Any:
-        """A connection at hand, or another: servers close those that were idle for long, and that is no outage."""
+        """Return an open connection, or a new one: servers close connections idle for long, which is no outage."""
         while self._free:
             connection = self._free.pop()
             if not connection.stale:
@@ -40,7 +40,7 @@ class ConnectionCache:
         return await connection_of(self._pool)
 
     async def drop_idle(self) -> None:
-        """Close what is not in use: where one connection was dead, each of the others would cost a time limit."""
+        """Close connections not in use: if one was dead, each of the others would cost a timeout."""
         while self._free:
             await self._drop(self._free.pop())
         await self._pool.disconnect(inuse_connections=False)

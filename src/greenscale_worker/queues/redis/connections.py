@@ -1,7 +1,7 @@
-"""Opens a client for each way of running Redis: alone, behind Sentinel, as a Cluster; with TLS or without.
+"""Opens clients for Redis: single server, Sentinel or Cluster; with TLS or without.
 
-redis-py's own retries are off: a blocking command would be repeated for a minute, and whoever sends a command here
-knows better whether and when to send it again.
+redis-py's own retries are off: it would repeat a blocking command for a minute, and our callers know better whether
+and when to retry.
 """
 
 import ssl
@@ -22,16 +22,16 @@ from greenscale_worker.queues.redis.credentials import Credentials, of_url
 from greenscale_worker.queues.redis.redis_py import KEEPS_CLUSTERS, UNNAMED, UNNOTIFIED
 
 READ_SECONDS: Final = 5.0
-# Well below the former, so that redis-py sees them and asks another node, or Sentinel, before we give up.
+# Well below READ_SECONDS, so that redis-py times out and asks another node, or Sentinel, before we give up.
 CONNECT_SECONDS: Final = 2.0
 NODE_SECONDS: Final = 1.5
 SENTINEL_SECONDS: Final = 1.0
 MOST_CONNECTIONS: Final = 64
-RESP: Final = 2  # no HELLO: proxies and Redis before 6 do not know it, and nothing here needs what 3 adds
+RESP: Final = 2  # no HELLO: proxies do not know it, and nothing here needs RESP 3
 
 
 class Plain(Connection):
-    """Packs commands in C, as redis-py does where it is not asynchronous: a grouped call has hundreds of arguments."""
+    """Packs commands in C, as redis-py's synchronous client does: a grouped call has hundreds of arguments."""
 
     def pack_command(self, *args: Any) -> list[bytes]:
         """See redis-py."""
@@ -40,19 +40,19 @@ class Plain(Connection):
 
     @property
     def stale(self) -> bool:
-        """Whether nothing may be sent any more: the server has closed it while it was idle, or said what nobody asked.
+        """Whether it can no longer be used: the server closed it while idle, or sent unexpected data.
 
-        What the network has dropped without a word is not seen.
+        A connection that the network has dropped silently is not detected.
         """
         reader = self._reader
         return reader is None or reader.exception() is not None or bool(reader._buffer) or reader.at_eof()  # type: ignore[attr-defined]  # noqa: SLF001  as redis-py's own can_read
 
 
 class TLS(Plain, SSLConnection):
-    """Reads the certificates anew for each connection, as they are renewed.
+    """Reads the certificates again for each connection, as they are renewed.
 
-    Chain and name are checked; but authorities made by `openssl req -x509`, and those of many clusters, lack what
-    Python 3.13 asks for beyond that.
+    Chain and name are checked. The strict checks of Python 3.13 are off: authorities made by `openssl req -x509`, and
+    those of many clusters, fail them.
     """
 
     def _connection_arguments(self) -> Mapping[str, Any]:
@@ -63,14 +63,14 @@ class TLS(Plain, SSLConnection):
     async def _connect(self) -> None:
         try:
             await super()._connect()  # type: ignore[no-untyped-call]  # redis-py has no types there
-        except TimeoutError:  # a server that speaks no TLS mostly waits for more
+        except TimeoutError:  # a server without TLS usually waits for more bytes
             limit = self.socket_connect_timeout
             raise ConnectionError(f"no TLS within {limit:g} s; a Redis without it wants REDIS_URL=redis://…") from None
 
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """The three ways in which a worker talks to its server: each waits on its own, so none waits for another."""
+    """The three clients of a worker: each waits on its own, so none blocks another."""
 
     commands: Any
     peek: Any
@@ -78,23 +78,23 @@ class Clients:
 
 
 def open_clients(options: RedisOptions, *, peek_seconds: float) -> Clients:
-    """Make the clients of a worker; each connects with its first command. Raises ConfigError as `open_redis`."""
+    """Return the clients of a worker; each connects on its first command. Raises ConfigError as `open_redis`."""
     return Clients(
-        commands=open_redis(options, read_timeout=None),  # RetryingClient bounds it, for a third of what this costs
+        commands=open_redis(options, read_timeout=None),  # RetryingClient has a timeout, at a third of the cost
         peek=open_redis(options, read_timeout=peek_seconds + READ_SECONDS),
         notifier=open_redis(options, read_timeout=None),
     )
 
 
 def is_cluster(options: RedisOptions) -> bool:
-    """Say whether the URL names a Redis Cluster."""
+    """Return whether the URL names a Redis Cluster."""
     return "+cluster" in options.url.partition(":")[0]
 
 
 def open_redis(options: RedisOptions, *, read_timeout: float | None = READ_SECONDS) -> Any:
-    """Make a client; it connects with its first command. Raises ConfigError for a URL that makes no sense.
+    """Return a client; it connects on its first command. Raises ConfigError for an invalid URL.
 
-    `read_timeout` in seconds must exceed the time that a blocking command is told to wait.
+    `read_timeout`, in seconds, must exceed the time that a blocking command waits.
     """
     url = _split(options.url)
     scheme, _, kind = url.scheme.partition("+")
@@ -127,7 +127,7 @@ def open_redis(options: RedisOptions, *, read_timeout: float | None = READ_SECON
 
 
 async def close(client: Any) -> None:
-    """Close a client's connections, and those to the Sentinels it asked."""
+    """Close a client's connections, and those to its Sentinels."""
     await client.aclose()
     sentinel = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
     for each in sentinel.sentinels if sentinel is not None else ():
@@ -164,7 +164,7 @@ def _tls(options: RedisOptions) -> dict[str, Any]:
 
 
 def _credentials(options: RedisOptions, url: SplitResult) -> Credentials:
-    """Those of the options, else those of the URL."""
+    """Return those of the options, else of the URL."""
     username, password = of_url(url.geturl())
     if options.password_file is not None:
         return Credentials(options.username or username, options.password, file=options.password_file)
@@ -179,7 +179,7 @@ def _credentials(options: RedisOptions, url: SplitResult) -> Credentials:
 
 
 def _hosts(url: SplitResult, default_port: int) -> list[tuple[str, int]]:
-    """Read `host:port,host:port`, which urlsplit leaves in one piece; IPv6 addresses stand in brackets."""
+    """Parse `host:port,host:port`, which urlsplit does not split; IPv6 addresses are in brackets."""
     hosts = []
     for each in url.netloc.rpartition("@")[2].split(","):
         part = urlsplit(f"//{each}")
@@ -198,8 +198,8 @@ def _database(path: str) -> int:
 
 
 def _sentinel(options: RedisOptions, url: SplitResult, settings: dict[str, Any], tls: dict[str, Any]) -> Any:
-    """Make a client of a master. Sentinels that want a password are given their own, else that of Redis."""
-    from redis.asyncio.sentinel import (  # noqa: PLC0415  only who uses Sentinel pays for its import
+    """Return a client of a master. Sentinels that require a password get their own, else that of Redis."""
+    from redis.asyncio.sentinel import (  # noqa: PLC0415  imported only if Sentinel is used
         SentinelConnectionPool,
         SentinelManagedConnection,
     )

@@ -1,4 +1,4 @@
-"""User and password. Where they come from a file, it is read again for each connection: passwords are renewed."""
+"""User and password. A file with them is read again for each connection, as passwords are renewed."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,9 +11,9 @@ User = tuple[str | None, str | None]
 
 
 class Credentials(CredentialProvider):
-    """What a connection is let in with; `()` where nothing is to be sent.
+    """Provides user and password for a connection; `()` if neither is to be sent.
 
-    `read` makes user and password of the text of `file`. A file that cannot be read, or is empty, changes nothing.
+    `read` parses the text of `file`. If that is empty or cannot be read, the last credentials stay in use.
     """
 
     def __init__(
@@ -29,11 +29,11 @@ class Credentials(CredentialProvider):
         self._read = read or (lambda text: (username, text))
 
     async def get_credentials_async(self) -> tuple[str, str]:
-        """Give (username, password), as redis-py wants it."""
+        """Return (username, password), as redis-py expects it."""
         return self.get_credentials()
 
     def get_credentials(self) -> tuple[str, str]:
-        """Give the same where nobody can wait."""
+        """Return the same, without await."""
         if self._file is not None:
             with suppress(OSError, ValueError):
                 if text := Path(self._file).read_text(encoding="utf-8").rstrip("\r\n"):
@@ -41,11 +41,11 @@ class Credentials(CredentialProvider):
         username, password = self._user
         if not username and not password:
             return ()  # type: ignore[return-value]  # redis-py sends no AUTH then
-        # By name, so that a Redis without a password takes one; before Redis 6, redis-py sends the password alone.
+        # With a user name, so that a Redis without a password accepts one.
         return username or "default", password or ""
 
 
 def of_url(text: str) -> User:
-    """Read user and password from a URL. Raises ValueError where it is none."""
+    """Return user and password of a URL. Raises ValueError if it is invalid."""
     url = urlsplit(text)
     return unquote(url.username) if url.username else None, unquote(url.password) if url.password else None

@@ -1,4 +1,4 @@
-"""What each of Redis' errors means to us. Whatever comes from the server ends here: none goes on as it came."""
+"""Maps every error of redis-py and of the server to our own; none is passed on as it is."""
 
 import os
 import re
@@ -26,21 +26,21 @@ AWAY: Final = (
     exceptions.AskError,
     OSError,
 )
-# How redis-py begins when no connection could be made, so that nothing was sent.
+# How redis-py's message begins if no connection could be made, so that nothing was sent.
 UNCONNECTED: Final = re.compile(r"Error (?:.* )?connecting to |Timeout connecting to server")
 REPEATED: Final = re.compile(r"^Error (-?\d+) connecting to (\S+)\. (.*?)\.?$")
 ANONYMOUS: Final = "Authentication required"
 NAMELESS: Final = (socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_AGAIN)
 LONGEST: Final = 300  # characters of an answer that are repeated
 KNOWN: Final = (exceptions.RedisError, exceptions.RedisClusterException)
-# Answers that redis-py has no class for, and that pass by themselves.
+# Temporary errors that redis-py has no class for.
 AWAY_WORDS: Final = re.compile(
     r"(UNBLOCKED|BUSY|MISCONF|NOREPLICAS|MASTERDOWN|LOADING|READONLY|CLUSTERDOWN|TRYAGAIN|OOM)\b"
     r"|Protocol error(?!: unauthenticated)"
 )
 FULL_WORDS: Final = re.compile(r"\bOOM\b|used memory > 'maxmemory'")
 COMMAND_WORDS: Final = re.compile(r"unknown command|unknown redis command|not allowed from script", re.IGNORECASE)
-# "Unauthenticated" is the answer to a command of more than ten words from a client that gave no password.
+# "Unauthenticated" answers a command of more than ten words from a client that gave no password.
 RIGHTS_WORDS: Final = re.compile(r"NOPERM\b|unauthenticated|ACL failure in script|The user executing the script")
 PLAIN_WORDS: Final = re.compile(r"WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|record layer failure|HTTP_REQUEST")
 FIRST_BYTE: Final = re.compile(r'Protocol error, got "(.*)" as reply type byte', re.DOTALL)
@@ -57,9 +57,9 @@ SPEAKERS: Final = {
 
 @contextmanager
 def mapped() -> Iterator[None]:
-    """Raise QueueUnavailableError where Redis cannot answer now, and ConfigError for every other error.
+    """Raise QueueUnavailableError if Redis cannot answer now, and ConfigError for every other error.
 
-    ConfigError ends a start; a worker that runs says it once and asks again, as somebody may mend the server.
+    ConfigError ends a start; a running worker logs it once and retries, as an operator may repair the server.
     """
     try:
         yield
@@ -92,7 +92,7 @@ def _meaning(error: Exception) -> GreenScaleError:
 
 
 def _said_once(found: re.Match[str]) -> str:
-    """Write `127.0.0.1:6379: Connection refused`: redis-py gives a number instead, and the address twice."""
+    """Return `127.0.0.1:6379: Connection refused`; redis-py gives an error number, and the address twice."""
     number = int(found[1])
     if number in NAMELESS:
         return f"{found[2]}: the name of this host cannot be resolved"
@@ -100,7 +100,7 @@ def _said_once(found: re.Match[str]) -> str:
 
 
 def _misplaced(error: Exception, text: str) -> str | None:
-    """Say what is there instead of the Redis that the URL names; None where that is one."""
+    """Return what is there instead of the Redis that the URL names; None if it is that Redis."""
     if isinstance(error, exceptions.InvalidResponse):
         return f"what answers is not Redis: {_speaker(text)}; check REDIS_URL, REDIS_HOST and REDIS_PORT"
     if PLAIN_WORDS.search(text):

@@ -1,4 +1,4 @@
-"""Looks at the start whether a server lets a queue be kept: its commands, and no queue of another kind."""
+"""Checks at the start that a server can keep a queue: it has the commands, and no queue of another kind."""
 
 from typing import Any, Final
 
@@ -12,8 +12,8 @@ from greenscale_worker.queues.redis.store import Store
 
 Command = tuple[str, ...]
 
-# What the scripts of a worker use, beside HDEL and SET, which `examine.lua` begins with, and DEL, which comes last: all
-# others meet a string. "" stands for a key.
+# Used by the scripts of a worker, besides HDEL and SET, with which `examine.lua` begins, and DEL, which comes last: all
+# others are tried on a string. "" stands for its key.
 COMMANDS: Final[tuple[Command, ...]] = (
     ("EXISTS", ""),
     ("EXPIRE", "", "1"),
@@ -43,14 +43,14 @@ COMMANDS: Final[tuple[Command, ...]] = (
 
 
 async def examine(client: Any, store: Store, keys: Keys) -> None:
-    """Raise ConfigError that names the commands which are missing, or the key by which the queue is of another kind.
+    """Raise ConfigError naming the missing commands, or a key that belongs to a queue of another kind.
 
     Raises redis-py's errors, too.
     """
     script = read_script("examine")
     others = [keys.of(part) for part in OF_STORES if part not in store.own]
     commands = orjson.dumps([*COMMANDS, *store.commands, ("DEL", "")])
-    # By EVAL, which is needed again whenever a server has forgotten its scripts.
+    # By EVAL, which workers need, too, whenever a server has forgotten its scripts.
     names = [keys.claim("-"), *others]
     errors, foreign = await client.execute_command("EVAL", script, len(names), *names, commands)
     missing = {

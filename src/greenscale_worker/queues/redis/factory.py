@@ -1,4 +1,4 @@
-"""Makes both sides of a queue in Redis, whatever its store."""
+"""Opens both sides of a queue in Redis, for either store."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ from greenscale_worker.queues.redis.server import meet, patiently
 from greenscale_worker.queues.redis.store import Store
 from greenscale_worker.telemetry import Metrics
 
-FORMATS: Final = (b"1", b"2")  # of the keys: those that this version reads; it makes a new queue in the last
+FORMATS: Final = (b"1", b"2")  # of the keys, that this version reads; a new queue gets the last
 CLOSE_SECONDS: Final = 2.0
 WORKER_SCRIPTS: Final = ("claim", "bind", "settle", "release", "retry", "heartbeat", "why", "record_dead", "unregister")
 CLIENT_SCRIPTS: Final = ("put", "look", "cancel", "uncancel", "open")
@@ -29,10 +29,10 @@ SHARED: Final = {"seats": ("claim", "heartbeat", "unregister"), "letters": LETTE
 
 
 async def open_queue(store: Store, redis: RedisOptions, options: QueueOptions, metrics: Metrics) -> RedisQueue:
-    """Open the worker's side; waits for a Redis that is absent or loading.
+    """Open the worker side; waits for a Redis that is absent or loading.
 
-    Raises ConfigError where Redis refuses us or cannot keep this queue: it is too old, lacks a command, holds a queue
-    of another kind, or another format of the queue's keys is in use.
+    Raises ConfigError if Redis refuses us or cannot keep this queue: it is too old, lacks a command, holds a queue of
+    another kind, or the queue's keys have another format.
     """
     keys = Keys(options.name, store.own, cluster=is_cluster(redis), public=options.result_prefix)
     patience = options.heartbeat / 3
@@ -54,7 +54,7 @@ async def open_queue(store: Store, redis: RedisOptions, options: QueueOptions, m
         metrics=metrics,
     )
     try:
-        # Before anything is claimed, so that an ACL without our rights is found out at the start.
+        # Before anything is claimed, so that missing ACL rights are noticed at the start.
         await patiently(queue.greet, patience=patience)
     except BaseException:
         with suppress(TimeoutError):
@@ -65,7 +65,7 @@ async def open_queue(store: Store, redis: RedisOptions, options: QueueOptions, m
 
 
 async def open_client(store: Store, redis: RedisOptions, options: QueueOptions) -> RedisQueueClient:
-    """Open everybody else's side; it connects with its first call. Raises ConfigError."""
+    """Open the client side; it connects on the first call. Raises ConfigError."""
     keys = Keys(options.name, store.own, cluster=is_cluster(redis), public=options.result_prefix)
     scripts = load(store.script, *CLIENT_SCRIPTS, *LETTER_SCRIPTS, shared=SHARED)
     return RedisQueueClient(lambda: open_redis(redis), scripts, store, keys, options)

@@ -1,7 +1,7 @@
-"""Fetches jobs for lanes: those that wait at the same moment share one CLAIM, and while there is nothing, one peek.
+"""Fetches jobs for lanes. Lanes that wait at the same time share one CLAIM and, while the queue is empty, one peek.
 
-A peek removes nothing, so it may be lost, cancelled or left behind by a dead process; it only tells that there is
-something to claim. Of all workers with a free lane, the two that have a seat peek; the others are told (`seats.lua`).
+A peek removes nothing, so it may be lost, cancelled or left behind by a dead process; it only reports that there is
+something to claim. Only two workers, those with a seat, peek; the others are woken by a message (`seats.lua`).
 """
 
 import asyncio
@@ -25,16 +25,16 @@ from greenscale_worker.telemetry import Metrics, log
 MOST: Final = 32  # jobs in one CLAIM; larger groups keep the process waiting for scripts
 MOST_BYTES: Final = 4 * 1024 * 1024
 PEEK_SECONDS: Final = 10
-PEEK_AFTER: Final = 0.003  # so that jobs that trickle in come in groups, too
+PEEK_AFTER: Final = 0.003  # so that jobs that arrive one by one are claimed in groups, too
 POLL_SECONDS: Final = 1.0
 PAUSED: Final = -2
 
 
 class Fetcher:
-    """Hands jobs to those who wait for one.
+    """Hands jobs to waiting lanes.
 
-    `held` is every lease this process has; `hand_back` releases one, uncounted, that nobody waits for any more;
-    `record_dead` is told of jobs that the scripts buried.
+    `held` has every lease of this process. `hand_back` releases, uncounted, a lease that no lane waits for any more.
+    `record_dead` is called with jobs that the scripts buried.
     """
 
     def __init__(  # noqa: PLR0913  the parts it is made of
@@ -75,7 +75,7 @@ class Fetcher:
         self._claiming = asyncio.create_task(self._claim_until_closed())
 
     async def wait(self) -> Lease:
-        """Wait for a job. A caller that is cancelled loses none: it goes to another, or back to the head."""
+        """Wait for a job. If the caller is cancelled, its job goes to another lane or back to the head."""
         future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         self._wanted.set()
@@ -92,32 +92,32 @@ class Fetcher:
 
     @property
     def idle(self) -> bool:
-        """Whether there is a free lane, and nothing was found for it."""
+        """Whether a lane is free and no job was found for it."""
         return self._resting and not self._paused and self._lanes() > 0
 
     def ring(self) -> None:
-        """Claim again, for there may be something."""
+        """Claim again, as there may be a job."""
         self._news.set()
 
     def ring_seat(self) -> None:
-        """Do so if this worker has a seat, or may be given one by the claim on the wire."""
+        """Claim again if this worker has a seat, or may get one by the claim in flight."""
         if self._seated or not self._resting:
             self.ring()
 
     def sit_down(self) -> None:
-        """Learn that this worker has a seat: it claims, for something may have come before it knew."""
+        """Note that this worker has a seat, and claim: a job may have come before it knew."""
         if not self._seated:
             self.ring()
 
     def forget(self, lease: Lease) -> None:
-        """Let go of a lease that has ended, in whatever way."""
-        if self.held.get(lease.id) is lease:  # or else it is ours again, under a new token
+        """Drop a lease that has ended, for whatever reason."""
+        if self.held.get(lease.id) is lease:  # otherwise it is ours again, under a new token
             del self.held[lease.id]
         if lease.crashes >= SUSPECT_CRASHES:
             self.ring()
 
     async def aclose(self) -> None:
-        """Claim no more. A CLAIM on the wire is waited for, and what it brings goes back to the head."""
+        """Stop claiming. Waits for a CLAIM in flight and puts its jobs back to the head."""
         self._closing = True
         self._wanted.set()
         self._news.set()
@@ -145,7 +145,7 @@ class Fetcher:
         return sum(not future.done() for future in self._waiting)
 
     async def _claim(self, lanes: int) -> None:
-        """Claim once, and rest if that brought less than was asked for. No lanes: leave the seat."""
+        """Claim once, and rest if that brought fewer jobs than asked for. Without lanes, leave the seat."""
         self._news.clear()
         asked = min(lanes, MOST)
         options = self._options
@@ -186,7 +186,7 @@ class Fetcher:
         self._resting = False
 
     def _patience(self, sleep_ms: int) -> float | None:
-        """Seconds until it is asked again; without a seat never: the next heartbeat says what was missed."""
+        """Return seconds until the next claim. Without a seat: None, as the next heartbeat reports what was missed."""
         if sleep_ms > 0:
             return sleep_ms / 1000
         return PEEK_SECONDS if self._seated or self._paused else None
@@ -197,7 +197,7 @@ class Fetcher:
             with mapped():
                 await self._store.peek(self._peeker, self._from, PEEK_SECONDS)
         except (QueueUnavailableError, ConfigError) as error:
-            # Redis is away, or full: it refuses a BLMOVE then, but not our scripts. Ask those now and then.
+            # Redis is unavailable, or full: then it refuses a BLMOVE, but not our scripts. So claim now and then.
             if isinstance(error, ConfigError) and not self._peek_refused:
                 log.warning("queue_unavailable", error=str(error))
                 self._peek_refused = True
@@ -206,7 +206,7 @@ class Fetcher:
 
 
 def _read(answer: Any) -> tuple[int, int, list[Lease], list[bytes], bytes, bool]:
-    """Read what CLAIM gave: sleep in ms, jobs reaped, those claimed, those buried, where to wait from, seated."""
+    """Read the answer to CLAIM: sleep in ms, jobs reaped, claimed and buried, where to wait from, seated."""
     sleep_ms, now_ms, reaped, jobs, buried, after, seated = answer
     leases = [
         Lease(

@@ -1,4 +1,4 @@
-"""The names of everything that a queue keeps in Redis (docs/queue-protocol.md, "Keys")."""
+"""The names of a queue's keys and channels in Redis (docs/queue-protocol.md, "Keys")."""
 
 import re
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ IDLE: Final = "idle"
 OF_STORES: Final = ("open",)
 
 
-# What the list between the braces, where there is one, calls its own.
+# A name such as `{jobs}:dead` is taken by the keys of the list `jobs`.
 PARTS: Final = "|".join((*OURS, *OF_LETTERS, RECENT, IDLE, *OF_STORES, "bell", "ended"))
 TAKEN: Final = re.compile(rf"\{{[^}}]+\}}(:({PARTS}|(claim|why|cancel|(.*:)?result|(.*:)?job):.*))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Names for one list or stream. Raises ConfigError for a name that would clash or fall apart in a Cluster.
+    """Names for one list or stream. Raises ConfigError for a name that would clash or span slots in a Cluster.
 
-    All but results and records carry the name's hash tag, so that they share its slot; in a Cluster those do, too.
-    `own` is what the store has beside them, `public` what results and records begin with.
+    All names have the queue's hash tag, so that they share its slot; results and records have it only in a Cluster.
+    `own` are the store's own keys, `public` is the prefix of results and records.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Keys:
 
     @property
     def prefix(self) -> str:
-        """What every private name begins with; a list name that has a hash tag keeps it."""
+        """The prefix of every private name; a list name with a hash tag keeps it."""
         return f"{self.name}:" if "{" in self.name else f"{{{self.name}}}:"
 
     @property
@@ -57,41 +57,41 @@ class Keys:
         return [self.name, *(self.prefix + part for part in (*OURS, *OF_LETTERS, RECENT, IDLE, *self.own))]
 
     def of(self, part: str) -> str:
-        """Name of one of our keys, such as `open` or `dead`."""
+        """Return the name of one of our keys, such as `open` or `dead`."""
         return self.prefix + part
 
     @property
     def bell(self) -> str:
-        """The channel on which workers are told that there is something to claim, or that a job is gone."""
+        """The channel that tells workers that there is something to claim, or that a job is gone."""
         return self.of("bell")
 
     def bell_of(self, owner: str) -> str:
-        """The channel on which one worker is told to claim."""
+        """The channel that tells one worker to claim."""
         return f"{self.bell}:{owner}"
 
     @property
     def ended(self) -> str:
-        """The channel on which ids of jobs are told that have ended, some in a message, divided by spaces."""
+        """The channel for ids of jobs that have ended; a message has one or more, separated by spaces."""
         return self.of("ended")
 
     def claim(self, owner: str) -> str:
-        """Where an owner's last claim is remembered."""
+        """The key of an owner's last claim."""
         return self.of(f"claim:{owner}")
 
     def why(self, owner: str) -> str:
-        """Where an owner says why it sends nothing."""
+        """The key where an owner says why it makes no calls."""
         return self.of(f"why:{owner}")
 
     def cancel(self, job_id: str) -> str:
-        """The tombstone that waits for a job nobody has claimed."""
+        """The key of the tombstone that waits for an unclaimed job."""
         return self.of(f"cancel:{job_id}")
 
     def result(self, job_id: str) -> str:
-        """Where readers find the answer."""
+        """The public key of the answer."""
         return self._public(f"result:{job_id}")
 
     def record(self, job_id: str) -> str:
-        """Where readers find the record."""
+        """The public key of the record."""
         return self._public(f"job:{job_id}")
 
     def _public(self, name: str) -> str:

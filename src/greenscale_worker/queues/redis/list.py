@@ -1,4 +1,4 @@
-"""Jobs in a plain Redis list: producers `LPUSH`, and nothing is lost (docs/queue-protocol.md)."""
+"""Jobs in a plain Redis list, which producers fill by `LPUSH` (docs/queue-protocol.md)."""
 
 from contextlib import suppress
 from math import inf
@@ -29,21 +29,21 @@ class ListStore:
         self._name = options.name
 
     async def peek(self, client: Any, _after: bytes, seconds: int) -> None:
-        """Take the oldest payload and put it back where it was, in one step, as soon as there is one."""
+        """Wait for a payload: take the oldest and put it back in place, in one step."""
         await client.execute_command("BLMOVE", self._name, self._name, self.word, self.word, seconds)
 
     async def unclaimed(self, client: Any, _keys: Keys) -> tuple[int, float | None]:
-        """Count the list. It does not know when a payload came, but by the `created_at` that its producer wrote."""
+        """Count the list. When a payload came is known only from the `created_at` that its producer wrote."""
         pipe = client.pipeline(transaction=False)
         pipe.llen(self._name).lindex(self._name, -1 if self.word == "RIGHT" else 0)
         waiting, payload = await answers_of(pipe)
         return waiting, None if payload is None else _created_at(payload)
 
     async def waiting(self, client: Any, after: bytes | None, count: int) -> list[tuple[bytes, bytes, bytes | None]]:
-        """Read a part of the list, from the end that is taken from, which moves as jobs are taken.
+        """Read a part of the list, from its oldest end, which moves as jobs are taken.
 
-        So each part begins with the last job of the one before; where that stands elsewhere by now, it is looked for
-        further on, and where it was taken itself, so was all before it.
+        So each part begins at the last job of the part before. If that has moved, it is looked for nearer the oldest
+        end; if it was taken, so was everything before it.
         """
         if after is None:
             return _placed(await self._part(client, 0, count), 0)
@@ -60,26 +60,26 @@ class ListStore:
             step = 2 * step + count
 
     async def _part(self, client: Any, start: int, count: int) -> list[bytes]:
-        """Read so many jobs, the first of which stands so far from the end that is taken from."""
+        """Read `count` jobs, the first of which is `start` places from the oldest end."""
         if self.word == "LEFT":
             return list(await client.lrange(self._name, start, start + count - 1))
         return list(reversed(await client.lrange(self._name, -start - count, -start - 1)))
 
     def first_seen(self, job: bytes) -> float:
-        """Read the time of the first claim, in microseconds."""
+        """Return the first claim's time; the id is in µs."""
         return int(job) / 1e6 if job.isdigit() and len(job) <= LONGEST_ID else inf
 
 
 async def open_queue(redis: RedisOptions, options: QueueOptions, metrics: Metrics) -> RedisQueue:
-    """Open the worker's side; waits for a Redis that is absent or loading.
+    """Open the worker side; waits for a Redis that is absent or loading.
 
-    Raises ConfigError where Redis refuses us or where another format of the queue's keys is in use.
+    Raises ConfigError if Redis refuses us or the queue's keys have another format.
     """
     return await factory.open_queue(ListStore(options), redis, options, metrics)
 
 
 async def open_client(redis: RedisOptions, options: QueueOptions) -> RedisQueueClient:
-    """Open everybody else's side; it connects with its first call. Raises ConfigError."""
+    """Open the client side; it connects on the first call. Raises ConfigError."""
     return await factory.open_client(ListStore(options), redis, options)
 
 

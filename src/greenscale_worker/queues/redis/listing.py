@@ -1,4 +1,4 @@
-"""Which jobs there are, and how they stand: from the queue's keys, and from the records."""
+"""Lists jobs and their state, from the queue's keys and the records."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
@@ -32,7 +32,7 @@ ReadOpen = Callable[[str, bytes], Awaitable[tuple[bytes, list[Any]]]]
 
 
 class Listing:
-    """Walks through the jobs of a queue. `read_open` runs open.lua: which place, and the score to begin behind."""
+    """Iterates over the jobs of a queue. `read_open` runs open.lua with a place and the score to begin behind."""
 
     def __init__(self, client: Any, store: Store, keys: Keys, read_records: ReadRecords, read_open: ReadOpen) -> None:
         self._client = client
@@ -86,7 +86,7 @@ class Listing:
                     yield JobInfo(job_id=name, state=state, submitted_at=seconds(record, "submitted_ms"))
             waiting.update(name for name in names if name is not None)
             if len(page) < PAGE_OF_PAYLOADS:
-                seen |= waiting  # not before: many jobs of one id may wait
+                seen |= waiting  # not before: many jobs with one id may wait
                 return
             after = page[-1][0]
 
@@ -103,7 +103,7 @@ class Listing:
                     yield with_record(record, job_id=name, state=state, finished_at=ms / 1000, code=code or None)
 
     async def _recent(self) -> tuple[int, list[tuple[int, State, str, str]]]:
-        """Read the server's time in ms, and what ended lately, the latest first."""
+        """Return the server's time in ms, and the jobs that ended lately, latest first."""
         with mapped():
             seconds, micros = await self._client.time()
             try:
@@ -111,12 +111,12 @@ class Listing:
             except ResponseError as error:
                 if "WRONGTYPE" not in str(error):
                     raise
-                entries = []  # somebody else's, and of no importance
+                entries = []  # another program's value; the list is not essential
         return 1000 * int(seconds) + int(micros) // 1000, list(_read_entries(entries))
 
 
 def _read_entries(entries: Iterable[bytes]) -> Iterable[tuple[int, State, str, str]]:
-    """Read `ms state job-id code`; what somebody else has written there is passed over."""
+    """Read entries `ms state job-id code`; others, written by another program, are skipped."""
     for entry in entries:
         ms, state, name, code = (*entry.decode(errors="replace").split(" ", 3), "", "", "", "")[:4]
         known = next((each for each in STATES if each == state and each in ENDED), None)
@@ -127,7 +127,7 @@ def _read_entries(entries: Iterable[bytes]) -> Iterable[tuple[int, State, str, s
 def _open(state: State, row: Sequence[Any], name: str, record: Record) -> JobInfo:
     _, _, owner, runs, crashes, first_ms, due_ms = row
     running = state == "running"
-    alike = PUT_ASIDE if state in PUT_ASIDE else {state}  # one that is held is delayed first
+    alike = PUT_ASIDE if state in PUT_ASIDE else {state}  # a held job is delayed first
     job = with_record(
         record if record.get("state") in alike else {},
         job_id=name or None,

@@ -1,4 +1,4 @@
-"""Listens to channels of Redis, and passes messages on."""
+"""Listens to channels of Redis and passes messages on."""
 
 import asyncio
 import random
@@ -11,14 +11,14 @@ from greenscale_worker.queues.redis.errors import mapped
 from greenscale_worker.queues.redis.redis_py import listener
 from greenscale_worker.tasks import end
 
-SILENCE_SECONDS: Final = 3600.0  # said by name, as redis-py before 8.1 takes the client's time limit for that
+SILENCE_SECONDS: Final = 3600.0  # passed explicitly: redis-py before 8.1 would use the client's timeout
 
 
 class Notifier:
     """Calls `heard` with each message, and with b"" whenever one may have been missed.
 
-    Nothing depends on a message arriving: what it says is found out by other ways, too. `say` is told, once, why the
-    server does not allow to listen. Without rights to all channels, only the first is listened to.
+    Nothing depends on a message arriving: its content is found out by other means, too. If the server does not allow
+    listening, `say` is called once with the reason. Without rights to all channels, it listens only to the first.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class Notifier:
                 if self._say is not None:
                     self._say(str(error))
                 self._say = None
-                if "channel" in str(error):  # in the server's words; a password, say, may be mended
+                if "channel" in str(error):  # in the server's words; other causes, such as a password, may be repaired
                     self._channels = self._channels[:1]
             await asyncio.sleep(random.uniform(0, self._patience))  # noqa: S311  jitter, not a secret
-            await self._client.aclose()  # of a Cluster: it learns anew which node is whose, with the next command
+            await self._client.aclose()  # a Cluster client learns the nodes anew with its next command
 
     async def _listen(self) -> None:
-        await self._client.initialize()  # of a Cluster: its nodes must be known before one can subscribe
+        await self._client.initialize()  # a Cluster client must know the nodes before it can subscribe
         async with listener(self._client) as pubsub:
             await pubsub.subscribe(*self._channels)
             self._heard(b"")

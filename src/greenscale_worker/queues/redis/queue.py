@@ -1,4 +1,4 @@
-"""The worker's side of a queue in Redis: one grouped script call per step (docs/queue-protocol.md)."""
+"""The worker side of a queue in Redis: one grouped script call per step (docs/queue-protocol.md)."""
 
 from collections.abc import Callable, Container
 from contextlib import suppress
@@ -21,7 +21,7 @@ from greenscale_worker.telemetry import Metrics, log
 
 GROUP: Final = 32
 RELEASE_GROUP: Final = 1000  # no payloads: a whole worker's jobs go back in one script
-GROUP_BYTES: Final = 512 * 1024  # what is larger goes alone: a server that refuses it refuses nothing else
+GROUP_BYTES: Final = 512 * 1024  # a larger item goes alone: a server that refuses it refuses nothing else
 LARGE_TIMES: Final = 5
 BEAT_GROUP: Final = 200
 TRIM_GROUP: Final = 100
@@ -48,7 +48,7 @@ ENDINGS: Final = frozenset({b"OK", b"BADTYPE", b"STALE", b"GONE"})
 
 
 class RedisQueue:
-    """Keeps the promises of `queues.Queue` with a list or a stream, and a few keys beside it."""
+    """Implements `queues.Queue` with a list or a stream, and a few keys beside it."""
 
     def __init__(  # noqa: PLR0913  the parts it is made of
         self,
@@ -94,15 +94,15 @@ class RedisQueue:
 
     @property
     def up(self) -> bool:
-        """Whether Redis answered when it was last asked."""
+        """Whether Redis answered the last call."""
         return self._redis.up
 
     async def lease(self) -> Lease:
-        """Wait for a job and take it."""
+        """Wait for a job and lease it."""
         return await self._fetcher.wait()
 
     async def bind(self, lease: Lease, job: Job) -> Binding:
-        """Tie the job's id to this lease and write its record."""
+        """Bind the job's id to this lease and write its record."""
         binding = await self._bind((lease, job))
         if binding == "run":
             lease.job_id = job.job_id
@@ -112,7 +112,7 @@ class RedisQueue:
         return binding
 
     async def settle(self, lease: Lease, outcome: Outcome) -> bool:
-        """Record the outcome and acknowledge the job. False: it was no longer ours."""
+        """Record the outcome and acknowledge the job. Return False if the lease was lost."""
         if isinstance(outcome, Released):
             done = await self._release((lease, outcome))
         else:
@@ -121,13 +121,13 @@ class RedisQueue:
         return done
 
     async def retry(self, lease: Lease, failure: Failure) -> Verdict:
-        """Put a job back whose call has failed, or bury it."""
+        """Requeue a job whose call failed, or make it a dead letter."""
         verdict = await self._retry((lease, failure))
         self._fetcher.forget(lease)
         return verdict
 
     async def beat(self, why: str | None = None) -> None:
-        """Prolong all leases. While Redis is away, whoever looks for it sends the heartbeat first."""
+        """Prolong all leases. While Redis is unavailable, the recovery of the client sends the heartbeat first."""
         self._why = why
         if not self._redis.up:
             return
@@ -162,22 +162,22 @@ class RedisQueue:
             await self._trim()
 
     async def _tell_why(self, why: str | None) -> None:
-        """Say why nothing is sent, or once that something is."""
+        """Store why this worker makes no calls, or delete that once it does."""
         if why is None and not self._told_why:
             return
-        self._told_why = True  # even where the answer gets lost
+        self._told_why = True  # even if the answer gets lost
         keys = [*self._keys.base, self._keys.why(self._owner)]
         args = [*self._head, int(self.options.lease * 1000), record_fields.encoded(why or "")]
         await self._redis.once(self._scripts["why"], keys, args, _unread)
         self._told_why = why is not None
 
     async def aclose(self) -> None:
-        """Hand back what nobody took, finish what is being said, and close every connection."""
+        """Hand back jobs no caller took, finish pending calls, and close every connection."""
         await self._fetcher.aclose()
         for group in (self._bind, self._settle, self._release, self._retry):
             await group.aclose()
         try:
-            # On the connection at hand: while a failover goes on, Sentinel may know no master to make another one to.
+            # On an open connection: during a failover, Sentinel may know no master for a new one.
             keys = [*self._keys.base, self._keys.claim(self._owner)]
             await self._redis.once(self._scripts["unregister"], keys, [*self._head, self._owner], _unread)
             await self._tell_why(None)
@@ -188,7 +188,7 @@ class RedisQueue:
         await close(self._clients.peek)
 
     async def _record_dead(self, buried: list[bytes]) -> None:
-        """Write the records of jobs that a script has buried. One that is missed says `running` until it expires."""
+        """Write the records of jobs that a script has buried. A missed record says `running` until it expires."""
         for id_, job_id, code in zip(buried[::3], buried[1::3], buried[2::3], strict=True):
             facts = {"job_id": job_id.decode() or None, "code": code.decode()}
             if code == b"too_large":
@@ -203,7 +203,7 @@ class RedisQueue:
                     )
 
     async def _trim(self) -> None:
-        """Delete dead letters that are older, or more, than options allow; some portions with each heartbeat."""
+        """Delete dead letters that exceed the age or the number allowed; a few batches per heartbeat."""
         options, keys = self.options, self._keys.base
         limits: list[list[Any]] = []
         if options.dead_max_age:
@@ -224,7 +224,7 @@ class RedisQueue:
             log.info("dead_letters_trimmed", count=trimmed)
 
     def _lose(self, id_: str, how: str, *, token: str | None = None) -> None:
-        """Let go of a lease; one that was claimed anew since the heartbeat was sent has another token."""
+        """Drop a lease. A job claimed again since the heartbeat was sent has another token, and is kept."""
         lease = self._fetcher.held.get(id_)
         if lease is not None and token in {None, lease.token}:
             self._fetcher.forget(lease)
@@ -233,7 +233,7 @@ class RedisQueue:
     def _heard(self, message: bytes) -> None:
         what, _, id_ = message.partition(b" ")
         if what == b"gone":
-            self._lose(id_.decode(errors="replace"), "gone")  # anybody may have published it
+            self._lose(id_.decode(errors="replace"), "gone")  # other programs may publish here, too
         elif what == b"ready":
             self._fetcher.ring_seat()
         else:
@@ -300,7 +300,7 @@ class RedisQueue:
 
 
 def _words(number: int, known: Container[bytes]) -> Callable[[Any], list[bytes]]:
-    """Read so many words, each a known one."""
+    """Return a reader of `number` known words."""
 
     def read(answer: Any) -> list[bytes]:
         words = [word for word in answer if word in known]
@@ -312,7 +312,7 @@ def _words(number: int, known: Container[bytes]) -> Callable[[Any], list[bytes]]
 
 
 def _read_beat(answer: Any) -> tuple[int, int, list[tuple[str, str, str]], list[bytes], bool]:
-    """Read what a heartbeat brought: jobs reaped, those to claim, leases lost, those buried, whether it has a seat."""
+    """Read the answer to a heartbeat: jobs reaped, jobs claimable, leases lost, jobs buried, whether it has a seat."""
     reaped, claimable, lost, buried, seated = answer
     words = [word.decode() for word in lost]
     leases = list(zip(words[::3], words[1::3], words[2::3], strict=True))
@@ -320,7 +320,7 @@ def _read_beat(answer: Any) -> tuple[int, int, list[tuple[str, str, str]], list[
 
 
 def _read_verdicts(answer: Any) -> list[tuple[Verdict, bytes]]:
-    """Read what became of jobs whose call has failed, and BADTYPE where a foreign key was replaced."""
+    """Read the verdict on each failed job, and BADTYPE if a foreign key was replaced."""
     replaced = [b"BADTYPE" if int(foreign) else b"OK" for foreign in answer[1::2]]
     return list(zip([VERDICTS[verdict] for verdict in answer[::2]], replaced, strict=True))
 
@@ -335,11 +335,11 @@ def _say_deaf(why: str) -> None:
 
 
 def _unread(_answer: Any) -> None:
-    """Of an answer that says nothing."""
+    """Ignore an answer that has no content."""
 
 
 def _done(answers: list[bytes], items: list[tuple[Lease, Any]], *, repeated: bool) -> list[bool]:
-    """Whether each item was ours to end. After a lost reply, "no longer there" is our own doing."""
+    """Return whether each item was ended by us. After a lost reply, GONE means that our first call ended it."""
     _warn_of_foreign_keys(answers, [lease.job_id for lease, _ in items])
     return [answer in {b"OK", b"BADTYPE"} or (repeated and answer == b"GONE") for answer in answers]
 
@@ -351,10 +351,10 @@ def _warn_of_foreign_keys(answers: list[bytes], job_ids: list[Any]) -> None:
 
 
 def _began_ms(lease: Lease) -> int:
-    """Tell when the call of a job began, by the clock of the queue: what began before a fault proves nothing about it.
+    """Return when the call of a job began, by the queue's clock, in ms; without a call: now.
 
-    A moment and no age, for it may be sent again after an outage. Rather too early than too late, by the time that the
-    claim's answer was on its way. Without a call: now.
+    A time, not an age, as it may be sent again after an outage. It is early by the travel time of the claim's answer,
+    which is the safe side: a call that began before a fault proves nothing about it.
     """
     began = monotonic() if lease.began is None else lease.began
     return int(1000 * (lease.claimed_at + began - lease.received))

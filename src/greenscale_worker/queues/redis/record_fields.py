@@ -1,4 +1,4 @@
-"""What the worker knows of a job, as fields of its record (docs/wire-contract.md, "The record")."""
+"""Fields of a job's record that only the worker knows (docs/wire-contract.md, "The record")."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from greenscale_worker.queues import Lease
 
 
 def of_run(job: Job) -> list[Any]:
-    """Fields for a job that begins to run, beside those that the script knows."""
+    """Return the fields for a job that begins to run, besides those that the script knows."""
     fields: list[Any] = []
     if job.created_at is not None:
         fields += ["created_at", job.created_at.isoformat()]
@@ -19,12 +19,12 @@ def of_run(job: Job) -> list[Any]:
 
 
 def encoded(text: str) -> bytes:
-    """Text as Redis keeps it: a lone surrogate, which UTF-8 has no bytes for, becomes a question mark."""
+    """Return text as bytes for Redis; a lone surrogate, which UTF-8 cannot encode, becomes a question mark."""
     return text.encode("utf-8", "replace")
 
 
 def of_success(outcome: Succeeded) -> list[Any]:
-    """Fields for an answer, beside those that the script knows."""
+    """Return the fields for an answer, besides those that the script knows."""
     output = outcome.output
     fields = _of_usage(output.usage)
     if output.model is not None:
@@ -35,7 +35,7 @@ def of_success(outcome: Succeeded) -> list[Any]:
 
 
 def of_failure(lease: Lease, code: bytes, message: bytes, usage: Usage) -> list[Any]:
-    """Fields for a dead letter."""
+    """Return the fields for a dead letter."""
     fields: list[Any] = ["attempts", lease.attempts, "crashes", lease.crashes]
     return [*fields, "error_code", code, "error_message", message, *_of_usage(usage)]
 

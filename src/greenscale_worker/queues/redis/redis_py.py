@@ -1,4 +1,4 @@
-"""What redis-py says differently in its releases 5 to 8. No other module asks which one is installed."""
+"""Differences between redis-py 5 to 8. No other module depends on the installed version."""
 
 from inspect import Parameter, signature
 from typing import Any, Final
@@ -7,7 +7,7 @@ import redis
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 
-# Older ones take a node that did not answer off the list of those to ask, and never come back once the list is empty.
+# Older versions drop a node that did not answer from their list, and never recover once the list is empty.
 KEEPS_CLUSTERS: Final = tuple(map(int, redis.__version__.split(".")[:2])) >= (7, 2)
 
 _CONNECTION: Final = signature(AbstractConnection).parameters
@@ -17,14 +17,14 @@ _POOL: Final = signature(ConnectionPool).parameters
 UNNAMED: Final[dict[str, Any]] = (
     {"driver_info": None} if "driver_info" in _CONNECTION else {"lib_name": None, "lib_version": None}
 )
-# No notices of a provider's maintenance: they come by RESP 3 only, and are not asked for.
+# No notices of a provider's maintenance: they need RESP 3.
 UNNOTIFIED: Final[dict[str, Any]] = {}
 if "maint_notifications_config" in _POOL:
     from redis.maint_notifications import MaintNotificationsConfig
 
     UNNOTIFIED["maint_notifications_config"] = MaintNotificationsConfig(enabled=False)
 
-# Before 5.3, a pool wants the name of the command that a connection is for, and makes no use of it.
+# Before 5.3, a pool requires the name of the command that a connection is for, and does not use it.
 _WANTS_COMMAND: Final = signature(ConnectionPool.get_connection).parameters["command_name"].default is Parameter.empty
 
 
@@ -43,9 +43,9 @@ async def answers_of(pipeline: Any) -> list[Any]:
 
 
 def listener(client: Any) -> Any:
-    """Make what subscribes to channels: of a Cluster by one of its nodes, since its client cannot before redis-py 8.
+    """Return a PubSub. For a Cluster it uses one node, since the Cluster's client has none before redis-py 8.
 
-    Each node hears what is published on any. The client must be initialized.
+    Each node gets what is published on any. The client must be initialized.
     """
     if not hasattr(client, "connection_pool"):
         node = client.get_random_node()

@@ -1,4 +1,4 @@
-"""Reads what Redis replies to a client. ValueError and the like: it is no reply of our scripts."""
+"""Parses Redis' replies to a client. Raises ValueError and the like for a reply that is not from our scripts."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -13,7 +13,7 @@ NOT_REPLAYED: Final[dict[bytes, Replay]] = {b"GONE": "unknown", b"LOST": "payloa
 
 
 def read_result(answer: Any) -> bytes | None:
-    """Read an answer; what somebody else keeps under its name is none."""
+    """Read an answer; a value of another type under its name counts as none."""
     if isinstance(answer, ResponseError) and str(answer).startswith("WRONGTYPE"):
         return None
     if isinstance(answer, Exception):
@@ -22,7 +22,7 @@ def read_result(answer: Any) -> bytes | None:
 
 
 def read_records(job_ids: Sequence[str], answer: Any) -> dict[str, dict[str, str]]:
-    """Read the record of each job; of one that was replayed it is that of one which waits."""
+    """Read the record of each job; that of a replayed job becomes the record of a waiting one."""
     records = [replayed(_read_fields(words)) if again else _read_fields(words) for again, *words in answer]
     return dict(zip(job_ids, records, strict=True))
 
@@ -33,12 +33,12 @@ def _read_fields(words: Sequence[bytes]) -> dict[str, str]:
 
 
 def read_why(answer: Any) -> str | None:
-    """Read why a worker sends nothing; what somebody else keeps under that name says nothing."""
+    """Read why a worker makes no calls; a value of another type counts as none."""
     return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else None
 
 
 def read_open(answer: Any) -> tuple[bytes, list[Any]]:
-    """Read a page of jobs: the score behind which to go on, empty where that was all, and a row for each."""
+    """Read a page of jobs: the score behind which to continue, empty at the end, and a row for each."""
     behind, rows = answer
     return bytes(memoryview(behind)), list(rows)
 
@@ -61,7 +61,7 @@ def read_page(answer: Any) -> tuple[int, bytes, list[DeadLetter]]:
 
 
 def read_found(answer: Any) -> DeadLetter | None:
-    """Read the dead letter that was found, where there is one."""
+    """Read the dead letter that was found, if any."""
     return read_letter(*answer) if answer else None
 
 
@@ -71,7 +71,7 @@ def read_counts(answer: Any) -> list[tuple[bytes, int]]:
 
 
 def read_replays(answer: Any) -> list[Replay]:
-    """Read what became of dead letters: of one at least, or it would be asked for ever."""
+    """Read the outcome of each replay: at least one, or the caller would loop for ever."""
     replays: list[Replay] = [NOT_REPLAYED.get(each, "replayed") for each in answer]
     if not replays:
         raise ValueError("no answer to a replay")
@@ -85,7 +85,7 @@ def read_purge(answer: Any) -> tuple[int, bool]:
 
 
 def read_cursor(answer: Any) -> bytes:
-    """Read where to go on: in the letters, in their index, or nowhere."""
+    """Read where to continue: in the letters, in their index, or nowhere."""
     cursor = bytes(memoryview(answer))
     if cursor[:1] not in {b"", b"l", b"i"}:
         raise ValueError("no place to go on")
@@ -93,7 +93,7 @@ def read_cursor(answer: Any) -> bytes:
 
 
 def read_letter(id_: bytes, header: bytes, payload: bytes) -> DeadLetter:
-    """Read a dead letter: its id, its header, which is JSON, and its payload."""
+    """Build a dead letter from its id, its JSON header and its payload."""
     known = orjson.loads(header.decode("utf-8", "replace"))
     return DeadLetter(
         id=id_.decode(),

@@ -1,4 +1,4 @@
-"""A client that sends what must reach Redis until it is answered."""
+"""A client that repeats calls until Redis answers."""
 
 import asyncio
 import random
@@ -23,19 +23,19 @@ UNREADABLE: Final = (TypeError, ValueError, LookupError, AttributeError)
 class RetryingClient:
     """Runs scripts, once or until they are answered.
 
-    After an outage, and after this process was stopped for more than two heartbeats, nothing is sent before `greet`
-    (the heartbeat) has been answered: a claim that came first could reap our own leases. Attempts are at most a
-    third of a heartbeat apart, at random, so that a fleet does not come back in step.
+    After an outage, and after this process was stopped for more than two heartbeats, `greet` (the heartbeat) is sent
+    first and must be answered: an earlier claim could reap our own leases. Retries wait a random time of up to a third
+    of a heartbeat, so that a fleet does not reconnect in step.
     """
 
     def __init__(self, client: Any, *, greet: Callable[[], Awaitable[None]], heartbeat: float) -> None:
         self.client = client
-        # A Cluster has many servers.
+        # The cache is for a single server; a Cluster has many.
         self._cache = ConnectionCache(client) if hasattr(client, "connection_pool") else None
         self._greet = greet
         self._patience = heartbeat / 3
         self._stale_after = 2 * heartbeat
-        self._limit = min(READ_SECONDS, 1.5 * heartbeat)  # the worker gives up a heartbeat after two
+        self._limit = min(READ_SECONDS, 1.5 * heartbeat)  # the worker gives up a heartbeat after 2 * heartbeat
         self._answered = asyncio.get_running_loop().time()
         self._recovery: asyncio.Task[None] | None = None
         self._calling = 0
@@ -44,20 +44,20 @@ class RetryingClient:
 
     @property
     def up(self) -> bool:
-        """Whether the server answered when it was last asked."""
+        """Whether the server answered the last call."""
         return self._recovery is None
 
     async def once(self, script: Script, keys: list[str], args: list[Any], read: Callable[[Any], Read]) -> Read:
-        """Run a script once, and give what `read` makes of its answer. Raises QueueUnavailableError or ConfigError.
+        """Run a script once and return its answer as parsed by `read`. Raises QueueUnavailableError or ConfigError.
 
-        `read` changes nothing else: where it fails, the answer was not that of the script, and it is asked for again.
+        `read` must have no side effects: if it fails, the answer is not the script's, and the call may be repeated.
         """
         with mapped():
             async with asyncio.timeout(self._limit):
                 answer = await script(self._cache or self.client, keys, args)
         try:
             understood = read(answer)
-        except UNREADABLE as error:  # a proxy that mixes up its connections, or a server that is none
+        except UNREADABLE as error:  # a proxy that mixes up its connections, or a server that is not Redis
             what = f"{type(answer).__name__} ({type(error).__name__}: {error})"
             raise QueueUnavailableError(f"Redis' answer is not that of the script: {what}") from error
         self._answered = asyncio.get_running_loop().time()
@@ -72,10 +72,9 @@ class RetryingClient:
         *,
         times: int | None = None,
     ) -> tuple[Read, bool]:
-        """Run a script until it is answered; say also whether it was sent more than once.
+        """Run a script until it is answered; return the answer and whether it was sent more than once.
 
-        `times`: raise QueueUnavailableError or ConfigError when it has failed so often although heartbeats were
-        answered.
+        `times`: raise QueueUnavailableError or ConfigError after so many failures, although heartbeats were answered.
         """
         self._calling += 1
         self._quiet.clear()
@@ -87,21 +86,21 @@ class RetryingClient:
                 self._quiet.set()
 
     async def call_last(self, script: Script, keys: list[str], args: list[Any], read: Callable[[Any], Read]) -> Read:
-        """Do the same; after an outage, only when everybody else has been.
+        """Do as `call`, but after an outage wait until all other calls are answered.
 
-        So a claim cannot take a job, under a new token, whose finished answer waits to be recorded under the old.
+        So a claim cannot take a job under a new token while its answer waits to be recorded under the old one.
         """
         answer, _ = await self._call(script, keys, args, read, times=None, after=self._quiet)
         return answer
 
     def lost(self, error: Exception) -> None:
-        """Learn that the server did not answer, and begin to look for it."""
+        """Note that the server did not answer, and start recovery."""
         if self._recovery is None:
             log.warning("queue_unavailable", error=str(error))
             self._recovery = asyncio.create_task(self._recover(lost=True))
 
     async def aclose(self) -> None:
-        """Stop looking for the server, and close every connection."""
+        """Stop recovery and close every connection."""
         await end(self._recovery)
         if self._cache is not None:
             await self._cache.drop_idle()
@@ -137,7 +136,7 @@ class RetryingClient:
         return asyncio.get_running_loop().time() - self._answered > self._stale_after
 
     async def _recover(self, *, lost: bool) -> None:
-        """Greet until that is answered. `lost`: something has just failed, and that was said."""
+        """Greet until that is answered. `lost`: a call has just failed, and that was logged."""
         said = lost
 
         async def greet() -> None:

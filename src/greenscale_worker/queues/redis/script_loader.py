@@ -1,4 +1,4 @@
-"""Loads the scripts of a queue and runs them."""
+"""Loads and runs the scripts of a queue."""
 
 import hashlib
 from collections.abc import Container, Mapping
@@ -11,14 +11,14 @@ SCRIPTS: Final = resources.files(__package__).joinpath("scripts")
 
 
 class Script:
-    """One script with what stands in front of it; run by its hash, or whole where the server has not seen it yet."""
+    """One script with its shared parts; run by its hash, or in full if the server does not know it yet."""
 
     def __init__(self, source: bytes) -> None:
         self.source = source
         self.sha = hashlib.sha1(source, usedforsecurity=False).hexdigest()
 
     async def __call__(self, client: Any, keys: list[str], args: list[Any]) -> Any:
-        """Run once and give Redis' answer."""
+        """Run the script once and return Redis' answer."""
         try:
             return await client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
         except NoScriptError:
@@ -26,15 +26,14 @@ class Script:
 
 
 def read_script(name: str) -> bytes:
-    """Read `name`.lua as it is."""
+    """Return the bytes of `name`.lua."""
     return SCRIPTS.joinpath(f"{name}.lua").read_bytes()
 
 
 def load(store: str, *names: str, shared: Mapping[str, Container[str]]) -> dict[str, Script]:
-    """Read each `name`.lua.
+    """Load each `name`.lua.
 
-    In front of it stand `prelude.lua`, the part `store`, and then those parts that only some scripts have: `shared`
-    says which.
+    `prelude.lua`, the part `store`, and the parts that `shared` gives to this script are put in front of it.
     """
     head = read_script("prelude") + read_script(store)
 

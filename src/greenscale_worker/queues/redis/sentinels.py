@@ -1,4 +1,4 @@
-"""Asks Sentinels where the master is, and says in one line why none could tell."""
+"""Asks Sentinels for the address of the master; an error says in one line why none knew it."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -12,26 +12,26 @@ REFUSED: Final = (AuthenticationError, NoPermissionError)
 
 
 class OnDemand(CredentialProvider):
-    """Credentials that are kept back until a Sentinel has asked for some: one without a password refuses them."""
+    """Credentials that are sent only once a Sentinel has required them: one without a password refuses them."""
 
     def __init__(self, credentials: CredentialProvider, *, wanted: bool) -> None:
         self.wanted = wanted
         self._credentials = credentials
 
     async def get_credentials_async(self) -> tuple[str, str]:
-        """Give them, or `()`."""
+        """Return the credentials, or `()`."""
         return self.get_credentials()
 
     def get_credentials(self) -> tuple[str, str]:
-        """Give the same where nobody can wait: before redis-py 5.3."""
+        """Return the same, without await: for redis-py before 5.3."""
         return self._credentials.get_credentials() if self.wanted else ()  # type: ignore[return-value]
 
 
 class Sentinels(Sentinel):
-    """The Sentinels of one master. `open_one` makes a client for one of them; `credentials` is what it uses.
+    """The Sentinels of one master. `open_one` makes a client for one of them, which uses `credentials`.
 
-    Raises AuthenticationError where one wants another password, ResponseError where one is no Sentinel, and
-    MasterNotFoundError where none knows a master that is up.
+    Raises AuthenticationError if one requires another password, ResponseError if one is no Sentinel, and
+    MasterNotFoundError if none knows a master that is up.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Sentinels(Sentinel):
         self._credentials = credentials
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
-        """Ask one after the other, and first next time who knew it."""
+        """Ask one after the other, beginning with the last that knew it."""
         faults: list[str] = []
         refused = strange = False
         for number, sentinel in enumerate(self.sentinels):

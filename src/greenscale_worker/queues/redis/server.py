@@ -1,4 +1,4 @@
-"""Meets the server: waits for it, looks whether it can keep a queue, and warns of settings that lose jobs."""
+"""Waits for the server, checks that it can keep a queue, and warns of settings that lose jobs."""
 
 import asyncio
 import re
@@ -22,7 +22,7 @@ VERSION: Final = re.compile(r"(\d+)\.(\d+)")
 
 
 async def patiently(ask: Callable[[], Awaitable[Answer]], *, patience: float) -> Answer:
-    """Ask until the server answers, at most `patience` seconds apart. Raises ConfigError where it refuses us."""
+    """Call `ask` until the server answers, at most `patience` seconds apart. Raises ConfigError if it refuses us."""
 
     async def once() -> Answer:
         with mapped():
@@ -44,7 +44,7 @@ async def patiently(ask: Callable[[], Awaitable[Answer]], *, patience: float) ->
 
 
 async def meet(client: Any) -> None:
-    """Refuse a server that is too old, and say which settings may lose jobs, as far as INFO may be asked.
+    """Refuse a server that is too old, and log settings that may lose jobs, if INFO is permitted.
 
     Raises redis-py's errors, and ConfigError.
     """
@@ -60,7 +60,7 @@ async def meet(client: Any) -> None:
     if policy not in {None, "noeviction"}:
         log.warning("redis_may_evict", maxmemory_policy=policy, accepted="noeviction")
     if info.get("aof_enabled") == 0:
-        with suppress(RedisError):  # CONFIG is often forbidden; then nothing is known and nothing is said
+        with suppress(RedisError):  # CONFIG is often forbidden
             saves = (await client.config_get("save")).get("save")
             if saves == "":
                 log.warning("redis_not_persistent", accepted="appendonly yes, or at least save")

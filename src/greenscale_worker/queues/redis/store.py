@@ -1,4 +1,4 @@
-"""What a kind of queue in Redis has of its own: where payloads lie, and how one waits for them."""
+"""The difference between list and stream: where payloads lie, and how to wait for them."""
 
 from typing import Any, Protocol
 
@@ -6,46 +6,46 @@ from greenscale_worker.queues.redis.keys import Keys
 
 
 class Store(Protocol):
-    """A list or a stream. Its other half is the part `script` of the scripts."""
+    """A list or a stream. Its Lua half is `script`."""
 
     @property
     def script(self) -> str:
-        """Name of its part of the scripts, `list_store` or `stream_store`."""
+        """Name of its Lua part, `list_store` or `stream_store`."""
         ...
 
     @property
     def own(self) -> tuple[str, ...]:
-        """Names of its own keys, beside those of the protocol."""
+        """Names of the keys it has beside those of the protocol."""
         ...
 
     @property
     def word(self) -> str:
-        """What every script is told as ARGV[2]."""
+        """The ARGV[2] of every script."""
         ...
 
     @property
     def commands(self) -> tuple[tuple[str, ...], ...]:
-        """What the worker's scripts use of its own, as harmless calls in which "" stands for a key."""
+        """The commands its Lua part uses, as harmless calls in which "" stands for a key."""
         ...
 
     async def peek(self, client: Any, after: bytes, seconds: int) -> None:
-        """Block until there may be a job that nobody has claimed, for so long at most. Takes nothing.
+        """Block until there may be an unclaimed job, for `seconds` at most. Takes nothing.
 
-        `after` is what the last claim gave to wait from.
+        `after` is the position to wait from, as the last claim returned it.
         """
         ...
 
     async def unclaimed(self, client: Any, keys: Keys) -> tuple[int, float | None]:
-        """Count what nobody has claimed; give also when the oldest of it came, in seconds, where that is known."""
+        """Count unclaimed jobs; return also when the oldest came, seconds since the epoch, if known."""
         ...
 
     async def waiting(self, client: Any, after: bytes | None, count: int) -> list[tuple[bytes, bytes, bytes | None]]:
-        """Read jobs that nobody has claimed, the oldest first: of each where it stands, its payload, and its name.
+        """Read up to `count` unclaimed jobs, oldest first: position, payload and name of each.
 
-        `after` is where the last one stood that was given; None: begin. The name is None where the payload has it.
+        `after` is the position of the last job returned; None: begin. The name is None if the payload has it.
         """
         ...
 
     def first_seen(self, job: bytes) -> float:
-        """Read from a job's id when it came, or was first claimed: seconds since the epoch; inf for what is no id."""
+        """Return when a job came, or was first claimed, from its id: seconds since the epoch; inf if invalid."""
         ...

@@ -1,4 +1,4 @@
-"""Jobs in a Redis stream: producers `XADD`, and nothing is lost (docs/queues.md)."""
+"""Jobs in a Redis stream, which producers fill by `XADD` (docs/queues.md)."""
 
 from math import inf
 from typing import Any, Final
@@ -39,13 +39,13 @@ class StreamStore:
         self._name = options.name
 
     async def peek(self, client: Any, after: bytes, seconds: int) -> None:
-        """Wait for an entry behind the last that the group has come to. Every worker that waits is woken by one."""
+        """Wait for an entry after the last one delivered to the group. One entry wakes every waiting worker."""
         await client.execute_command(
             "XREAD", "COUNT", 1, "BLOCK", 1000 * seconds, "STREAMS", self._name, after or b"0-0"
         )
 
     async def unclaimed(self, client: Any, keys: Keys) -> tuple[int, float | None]:
-        """Count what is in the stream and not among the claimed; the first of it says when it was added."""
+        """Count entries that are not claimed; the id of the oldest says when it was added."""
         pipe = client.pipeline(transaction=False)
         pipe.xlen(self._name).hlen(keys.of("meta"))
         length, claimed = await answers_of(pipe)
@@ -55,7 +55,7 @@ class StreamStore:
         return length - claimed, self.first_seen(first[0][0]) if first else None
 
     async def waiting(self, client: Any, after: bytes | None, count: int) -> list[tuple[bytes, bytes, bytes | None]]:
-        """Read entries behind the last that the group has come to."""
+        """Read entries after the last one delivered to the group."""
         if after is None:
             groups = await client.xinfo_groups(self._name) if await client.exists(self._name) else []
             after = next(
@@ -65,12 +65,12 @@ class StreamStore:
         return [(id_, *_read(id_, fields)) for id_, fields in found]
 
     def first_seen(self, job: bytes) -> float:
-        """Read when the entry was added, in milliseconds."""
+        """Return when the entry was added; the id is in ms."""
         return int(ms) / 1000 if (ms := job.partition(b"-")[0]).isdigit() and len(ms) <= LONGEST_ID else inf
 
 
 def _read(id_: bytes, fields: dict[bytes, bytes]) -> tuple[bytes, bytes]:
-    """Read an entry as stream_store.lua does: its payload, and the job's id where that names none."""
+    """Read an entry as stream_store.lua does: its payload, and the job's id if the payload has none."""
     if fields.keys() <= {b"job", b"job_id"} and b"job" in fields:
         return fields[b"job"], fields.get(b"job_id", id_)
     texts = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
@@ -78,13 +78,13 @@ def _read(id_: bytes, fields: dict[bytes, bytes]) -> tuple[bytes, bytes]:
 
 
 async def open_queue(redis: RedisOptions, options: QueueOptions, metrics: Metrics) -> RedisQueue:
-    """Open the worker's side; waits for a Redis that is absent or loading.
+    """Open the worker side; waits for a Redis that is absent or loading.
 
-    Raises ConfigError where Redis refuses us or where another format of the queue's keys is in use.
+    Raises ConfigError if Redis refuses us or the queue's keys have another format.
     """
     return await factory.open_queue(StreamStore(options), redis, options, metrics)
 
 
 async def open_client(redis: RedisOptions, options: QueueOptions) -> RedisQueueClient:
-    """Open everybody else's side; it connects with its first call. Raises ConfigError."""
+    """Open the client side; it connects on the first call. Raises ConfigError."""
     return await factory.open_client(StreamStore(options), redis, options)

@@ -1,4 +1,4 @@
--- Ties job ids to leases, finds duplicates, consumes cancellations and writes the records, before anything is run.
+-- Binds job ids to leases, finds duplicates, consumes cancellations and writes the records, before the jobs are run.
 --
 -- KEYS  as in prelude.lua; then for each item its record HASH and its cancel:<job id> STRING
 -- ARGV  3 seconds a live record lasts, 4 seconds a final record lasts, 5 worker and 6 backend for the records;
@@ -46,7 +46,7 @@ local function bind(i, token, start)
   bound[job_id] = id
   push(bindings, job_id, id)
   if m.job_id ~= job_id then
-    if m.job_id ~= '' and call('HGET', BOUND, m.job_id) == id then  -- replayed under another name than its payload has
+    if m.job_id ~= '' and call('HGET', BOUND, m.job_id) == id then  -- replayed under another id than its payload has
       call('HDEL', BOUND, m.job_id)
       bound[m.job_id] = false
     end

@@ -1,9 +1,9 @@
--- Ends a job that somebody no longer wants, whether it waits for a retry or runs; its worker is told by the bell, and by
--- its next heartbeat. One that was never claimed cannot be found in the list: a tombstone waits for it.
+-- Cancels a job, whether it waits for a retry or runs; its worker is told by the bell, and by its next heartbeat. A job that
+-- was never claimed cannot be found in the list: a tombstone waits for it.
 --
 -- KEYS  as in prelude.lua; then the record HASH and cancel:<job id> STRING
 -- ARGV  3 job id, 4 seconds the tombstone lasts, and a live record, 5 seconds a final record lasts (0: none is written)
--- Output CANCELLED, FINISHED, LATER or UNKNOWN: there is a tombstone, too, but nobody has ever seen such a job
+-- Output CANCELLED, FINISHED, LATER (there is a tombstone) or UNKNOWN (there is a tombstone, too, but no record of such a job)
 local job_id, live_ttl, final_ttl, record, tombstone = ARGV[3], ARGV[4], tonumber(ARGV[5]), KEYS[ITEMS], KEYS[ITEMS + 1]
 local id = call('HGET', BOUND, job_id)
 if id and store.has(id) then

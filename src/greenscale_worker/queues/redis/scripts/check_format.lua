@@ -1,6 +1,6 @@
--- Says which format the queue's keys have, and sets it where there is none yet.
+-- Returns the format of the queue's keys, and sets it if there is none yet.
 --
--- KEYS  as in prelude.lua; then one of each other kind, so that a user without rights to them is refused here
+-- KEYS  as in prelude.lua; then one of each other kind of key, so that a user without rights to them is refused here
 -- ARGV  3 format of a new queue
 -- Output the format in use
 run_when_full()

@@ -1,23 +1,24 @@
--- Takes up to n jobs: redeliveries first, by age, then fresh ones, then those held. Repeated with the same nonce it gives the same
--- jobs again, so that a lost reply loses nothing.
+-- Takes up to n jobs: redeliveries first, by age, then fresh ones, then held ones. Repeated with the same nonce it returns the same
+-- jobs, so that a lost reply loses nothing.
 --
 -- KEYS  as in prelude.lua; then claim:<owner> STRING nonce|id,id… of the owner's last claim
 -- ARGV  3 n, 4 lease ms, 5 heartbeat ms, 6 owner, 7 nonce, 8 max crashes, 9 bytes after which to stop,
---       10 whether a suspect may be taken (1 or 0), 11 whether the owner has more free lanes than n (1 or 0), 12 how many lanes it has
--- n is 0 where the owner has no free lane any more: it leaves its seat.
+--       10 whether a suspect may be taken (1 or 0), 11 whether the owner has more free lanes than n (1 or 0),
+--       12 how many lanes the owner has, free and busy
+-- n is 0 if the owner no longer has a free lane: it leaves its seat.
 -- Output {sleep, now ms, reaped, {{id, token, tries, crashes, first ms, payload, name, runs}…}, {id buried, its job id, its code…},
 --         from, whether the owner has a seat (1 or 0)}
---       name: the job's id where its payload has none, or empty; from: where the store is to be waited at
---       sleep: ms until there may be more; -1: until told; -2: paused
+--       name: the job's id if its payload has none, or empty; from: the position to wait from, for the store
+--       sleep: ms until there may be more; -1: until notified; -2: paused
 local n, lease_ms, beat_ms, owner, nonce = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7]
 local max_crashes, max_bytes, remembered = tonumber(ARGV[8]), tonumber(ARGV[9]), KEYS[ITEMS]
 local may_suspect, has_more_lanes, lanes = ARGV[10] == '1', ARGV[11] == '1', tonumber(ARGV[12])
 local REMEMBERED = 86400
 local A_LONG_TIME = 1e9
-local AT_ONCE = 8  -- fresh jobs; so many may be given beyond the bytes
+local AT_ONCE = 8  -- fresh jobs; up to this many may exceed the limit of bytes
 local given, ids, bytes = {}, {}, 0
 local metas, leases, expiry = {}, {}, nil
-local passed = 0  -- what was no job any more, or none that can be read
+local passed = 0  -- ids skipped: no longer a job, or unreadable
 run_when_full()
 
 local function give(id, m, payload, name)
@@ -51,9 +52,9 @@ for _, id in ipairs(due) do
   if m then requeue(id, m) end
 end
 
--- What was held comes back to the head, one job with each claim: as long as nothing has failed since somebody succeeded, and
--- otherwise one for each success, or else those that failed now and then would wait for ever behind fresh jobs. A heap that
--- came back at once and failed again would be in the way of everything behind it.
+-- Held jobs come back to the head, at most one with a claim: with every claim if no call has failed since one succeeded, otherwise
+-- one for each success, or they would wait for ever behind fresh jobs where calls fail now and then. If all came back at once
+-- and failed again, they would block everything behind them.
 local unheld
 local back = number_in_control('back')
 if control.held and (not control.blamed or back > 0) then
@@ -95,7 +96,7 @@ local function oldest()
   return ready, READY
 end
 
--- Takes jobs that were claimed before, as `next_id` names them.
+-- Takes jobs that were claimed before, in the order of `next_id`.
 local function take_again(next_id)
   while room() do
     local id, from = next_id()
@@ -112,7 +113,7 @@ local function take_again(next_id)
   write_taken()
 end
 
-take_again(oldest)  -- before the store is asked for more: it looks for what is leased
+take_again(oldest)  -- before the store is read: it looks at the leases
 
 while room() do
   local most = math.min(AT_ONCE, n - #given)
@@ -137,7 +138,7 @@ if #ids > 0 then
   call('SET', remembered, nonce .. '|' .. table.concat(ids, ','), 'EX', REMEMBERED)
   increment('claimed', #ids)
 end
-local from = store.taken()  -- last: whatever it may raise, the jobs given are remembered
+local from = store.taken()  -- last: if it raises, the jobs given are remembered
 if reaped > 0 or unheld then ring('ready') end
 local stopped, seated = #given < n and not room(), false
 if #given == n or stopped then

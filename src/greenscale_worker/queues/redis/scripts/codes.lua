@@ -1,8 +1,8 @@
 -- Counts dead letters by code.
 --
 -- KEYS  as in prelude.lua
--- ARGV  3 code after which to go on (empty: from the beginning), 4 how many codes
--- Output {code, how many, …}: in order, no more than asked for
+-- ARGV  3 code after which to continue (empty: from the beginning), 4 how many codes at most
+-- Output {code, how many, …}, in order
 local after, counts = ARGV[3], {}
 local from = after == '' and '[c\0' or '[c\0' .. after .. '\1'
 for _ = 1, tonumber(ARGV[4]) do

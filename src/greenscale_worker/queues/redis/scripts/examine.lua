@@ -1,9 +1,9 @@
--- Looks whether scripts may use the commands of a queue, so that one that is missing, renamed or forbidden is found out at
--- the start. Each is tried on a string of no meaning, where it can change nothing. Stands alone, without prelude.lua.
+-- Checks that scripts may use the commands of a queue, so that one that is missing, renamed or forbidden is noticed at the start.
+-- Each is tried on a scratch string, where it can change nothing. Runs without prelude.lua.
 --
--- KEYS  1 a key of the queue's that nobody uses; 2 … private keys of the other kinds of queue
+-- KEYS  1 an unused key of the queue; 2 … private keys of the other kinds of queue
 -- ARGV  1 the commands, as a JSON array of their words; the word "" stands for KEYS[1]
--- Output {{command, error, …}, {each key of the other kinds that there is}}
+-- Output {{command, error, …}, {each key of the other kinds that exists}}
 local scratch, errors, foreign = KEYS[1], {}, {}
 
 local function try(words)
@@ -17,7 +17,7 @@ local function try(words)
   return false
 end
 
--- First what takes no memory, without which a full Redis refuses all that follows.
+-- HDEL takes no memory: it comes first, as in `run_when_full` of prelude.lua, or a full Redis would refuse the rest.
 if try({'HDEL', scratch, ''}) and try({'SET', scratch, '', 'PX', '1'}) then
   for _, words in ipairs(cjson.decode(ARGV[1])) do try(words) end
   for i = 2, #KEYS do

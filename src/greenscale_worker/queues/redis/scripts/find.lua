@@ -1,8 +1,8 @@
--- Finds a dead letter by what somebody calls it: its own id, or that of its job, of which it is the latest then.
+-- Finds a dead letter by its own id, or the latest one of a job id.
 --
 -- KEYS  as in prelude.lua
 -- ARGV  3 name, 4 whether the payload is wanted
--- Output id, header, payload (empty where it is not wanted, or lost); nothing where there is none
+-- Output {id, header, payload (empty if not wanted, or lost)}; empty if there is none
 local id, header, behind, died = ARGV[3], nil, nil, -1
 
 local function open(name)

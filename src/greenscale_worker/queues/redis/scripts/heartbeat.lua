@@ -1,5 +1,5 @@
--- Prolongs leases, says which are lost, and reaps those of the dead. Sent every heartbeat, jobs held or not: a clock that
--- stands still for two heartbeats means amnesty, and amnesty for ever would mean that nothing is reaped.
+-- Prolongs leases, returns which are lost, and reaps expired ones. Sent every heartbeat, even without leases: if the clock
+-- stands still for two heartbeats, an amnesty begins, during which nothing is reaped.
 --
 -- KEYS  as in prelude.lua
 -- ARGV  3 lease ms, 4 heartbeat ms, 5 max crashes, 6 owner, 7 whether to reap (0 while more of our leases follow),
@@ -24,7 +24,7 @@ for arg = 9, #ARGV, 2 do
   end
 end
 
--- Puts jobs back whose place somebody deleted; says how many. While there are any, each heartbeat looks through a part.
+-- Requeues jobs whose place was deleted by another program; returns how many. While there are any, each heartbeat scans a part.
 local function rescue()
   local placed, rescued = 0, 0
   for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE, HELD}) do placed = placed + call('ZCARD', key) end
@@ -42,7 +42,7 @@ local function rescue()
   return rescued
 end
 
--- Where no worker of the version before has sent a heartbeat for two leases, metas are packed in format 2 from now on.
+-- If no worker of the previous version has sent a heartbeat for two leases, metas are packed in format 2 from now on.
 local function upgrade()
   for _, worker in ipairs(call('ZRANGE', WORKERS, 0, -1)) do
     if not string.find(worker, ':2%-%x+$') then return end
@@ -62,7 +62,7 @@ for _, silent in ipairs(call('ZRANGEBYSCORE', WORKERS, '-inf', digits(now - 2 * 
 end
 if reaped + found > 0 then ring('ready') end
 local claimable, held = 0, call('ZCARD', HELD)
--- Somebody deleted the field: claims would never look for them again.
+-- Another program deleted the field: claims would never look for held jobs again.
 if held > 0 and not control.held then call('HSET', CONTROL, 'held', '1') end
 if not control.paused then
   claimable = store.unclaimed() + call('ZCARD', READY) + call('ZCARD', SUSPECT) + call('ZCOUNT', DELAYED, '-inf', digits(queue_now)) + held
@@ -73,6 +73,6 @@ local seated = false
 if ARGV[8] == '1' then
   seated = not control.paused and sit_down(owner)
 elseif ARGV[7] == '1' then
-  stand_up(owner)  -- it may be there by a heartbeat that a claim has overtaken, or by an older snapshot
+  stand_up(owner)  -- it may have a seat by a heartbeat that a claim has overtaken, or by an older snapshot
 end
 return {reaped, claimable, lost, buried, seated and 1 or 0}

@@ -1,7 +1,7 @@
--- Shared by the scripts that look at dead letters, or move many of them; it stands behind the store.
+-- Shared by the scripts that read dead letters or move many of them; the loader puts it behind the store.
 --
--- The index and the letters may part: workers of the version before know no index, and anybody can write to `dead`. So whatever
--- looks at letters first lets tidy.lua bring the two in line.
+-- Index and letters may differ: workers of the previous version write no index, and other programs may write to `dead`. So a
+-- client runs tidy.lua before it reads letters.
 do
   for key, wanted in pairs({[PAYLOADS] = 'hash', [INDEX] = 'zset'}) do
     local found = call('TYPE', key).ok
@@ -11,11 +11,11 @@ do
   end
 end
 
--- A letter's payload; nil where somebody has deleted it. `behind` is what `letters.open` found.
+-- A letter's payload; nil if it was deleted by another program. `behind` is the payload that `letters.open` found, if any.
 function letters.payload(id, behind) return behind or call('HGET', PAYLOADS, id) or nil end
 
--- Mends a letter that somebody else wrote: what has no header gets one, and all its bytes become the payload; an id that could
--- not be shown is replaced. Where payloads lie apart, that of a letter of format 1 is put there, too.
+-- Repairs a letter that another program wrote. Without a header it gets one, and all its bytes become the payload; an id that
+-- cannot be shown is replaced. In format 2, the payload of a letter of format 1 is moved to its own key.
 function letters.mend(id, letter)
   local header, behind = letters.open(letter)
   local name = #id <= 128 and string.match(id, '^[%w._:-]+$') or 'x' .. redis.sha1hex(id)
@@ -34,12 +34,12 @@ function letters.mend(id, letter)
   return name, header, payload
 end
 
--- Which part of the index is meant: from `since`, or from so long ago as `younger`, up to so long ago as `older`; all in ms, each
--- may be empty. With a code, letters of that code only.
+-- The range of the index from time `since`, or from `younger` ago, until `older` ago; all in ms, each may be empty. With a code,
+-- only letters with that code.
 function letters.range(code, since, younger, older)
   local prefix = code == '' and 't\0' or 'c\0' .. string.gsub(code, '%z', ' ') .. '\0'
   local function at(ms) return string.format('%016.0f', math.min(math.max(ms, 0), 1e15)) end
   local first = math.max(tonumber(since) or 0, younger ~= '' and now - tonumber(younger) or 0)
   local last = older ~= '' and prefix .. at(now - tonumber(older) + 1) or string.sub(prefix, 1, -2) .. '\1'
-  return '[' .. prefix .. at(first), '(' .. last, #prefix + 18  -- where the id begins in what lies there
+  return '[' .. prefix .. at(first), '(' .. last, #prefix + 18  -- where the id begins in a member
 end

@@ -1,11 +1,11 @@
--- Gives dead letters, a page at a time; of their payloads only what is asked for.
+-- Returns dead letters, a page at a time; payloads only on request.
 --
 -- KEYS  as in prelude.lua
 -- ARGV  3 code, 4 since ms, 5 younger than ms, 6 older than ms (each may be empty), 7 latest or oldest first,
---       8 where to go on (empty: at the beginning), 9 how many, 10 bytes after which to stop, 11 whether payloads are wanted,
+--       8 where to continue (empty: at the beginning), 9 how many, 10 bytes after which to stop, 11 whether payloads are wanted,
 --       12 id of a letter behind which to begin (empty: at the beginning)
--- Output {how many there are in all, where to go on (empty: that was all), {id, header, payload, …}}
---        payload: empty where it is not wanted, or lost
+-- Output {how many there are in all, where to continue (empty: that was all), {id, header, payload, …}}
+--        payload: empty if not wanted, or lost
 local code, order, from, n, most = ARGV[3], ARGV[7], ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10])
 local low, high, start = letters.range(code, ARGV[4], ARGV[5], ARGV[6])
 local total = call('ZLEXCOUNT', INDEX, low, high)

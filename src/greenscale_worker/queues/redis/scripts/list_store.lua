@@ -1,7 +1,7 @@
--- A list keeps what nobody has claimed; the payloads of claimed jobs move to a hash. Ids are given with the first claim.
+-- A list keeps unclaimed payloads; those of claimed jobs move to a hash. A job gets its id with its first claim.
 --
 -- KEYS  1 list  LIST  payloads as producers pushed them
---       17 open HASH  id -> payload: every claimed and unsettled job (public: KEDA counts it)
+--       17 open HASH  id -> payload: every job claimed and not settled (public: KEDA counts it)
 -- ARGV  2 end of the list that is oldest: RIGHT or LEFT
 local OPEN, ITEMS = KEYS[17], 18
 local POP, PUSH = 'RPOP', 'LPUSH'
@@ -11,19 +11,19 @@ local refused = foreign('list', 'hash')
 if refused then return refused end
 read_control()
 
--- Whether a job can have this id.
+-- Whether this is a valid id.
 function store.is_id(id) return whole(id) ~= nil end
 
--- Where a job stands at the head of the queue.
+-- A job's place at the head of the queue.
 function store.place(id) return store.is_id(id) and id or '0' end
 
--- Whether a claimed job is still there.
+-- Whether a claimed job still exists.
 function store.has(id) return call('HEXISTS', OPEN, id) == 1 end
 
 -- A claimed job's payload.
 function store.payload(id) return call('HGET', OPEN, id) end
 
--- The oldest jobs that nobody has claimed, n at most: {id, payload} of each.
+-- The oldest unclaimed jobs, n at most: {id, payload} of each.
 function store.take(_, n)
   local found, kept = {}, {}
   last = last or whole(call('HGET', CONTROL, 'last')) or 0  -- before anything is popped
@@ -43,11 +43,11 @@ function store.taken()
   return ''
 end
 
--- Forgets jobs that have ended.
+-- Deletes jobs that have ended.
 function store.drop(ids) call('HDEL', OPEN, unpack(ids)) end
 
--- Takes a dead letter's payload back; gives the job's id from now on. Somebody may have written the letter under an id that is
--- none of ours, or one that is in use: then it is a new one.
+-- Takes a dead letter's payload back; returns the job's id from now on. Another program may have written the letter under an id
+-- that is invalid or in use: then the job gets a new id.
 function store.keep(id, payload)
   local is_new = not store.is_id(id) or store.has(id)
   if is_new then
@@ -63,7 +63,7 @@ function store.push(payload) call(PUSH, SOURCE, payload) end
 
 function store.unclaimed() return call('LLEN', SOURCE) end
 
--- What only a consumer group keeps account of: whose a job is, who has left, jobs that were taken past us.
+-- Only a consumer group tracks these: the owner of a job, workers that left, entries that other programs read.
 function store.own() end
 
 function store.dismiss() return true end

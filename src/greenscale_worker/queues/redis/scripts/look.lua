@@ -1,9 +1,9 @@
--- Reads records, all at one moment, and says which of those that have failed are open again: replayed, but not claimed since.
+-- Reads records, all at one moment, and tells which failed jobs are open again: replayed, but not claimed since.
 --
 -- KEYS  as in prelude.lua; then for each job its record HASH
 -- ARGV  3 … job ids
--- Output for each {whether it was replayed (1 or 0), field, value, …}; no fields where there is no record, or somebody else keeps
---        something there
+-- Output for each {whether it was replayed (1 or 0), field, value, …}; no fields if there is no record, or the key has another
+--        type
 local found = {}
 for i = 3, #ARGV do
   local fields = redis.pcall('HGETALL', KEYS[ITEMS + i - 3])

@@ -1,9 +1,9 @@
--- Shows jobs that have been claimed and not ended, those of one place at a time, by their score there.
+-- Returns jobs that were claimed and have not ended, from one place at a time, in order of their score there.
 --
 -- KEYS  as in prelude.lua
 -- ARGV  3 which: ready, suspect, delayed, lease or held, 4 the score behind which to begin (empty: at the beginning),
---       5 how many; those of the last one's score are given, too
--- Output {score behind which to go on (empty: that was all), {id, job id, owner, calls that failed, crashes, when it was first
+--       5 how many; all others with the last one's score are returned, too
+-- Output {score behind which to continue (empty: that was all), {id, job id, owner, calls that failed, crashes, when it was first
 --        claimed in ms, when it is due in ms (0: it is not delayed), …}}
 local place = ({ready = READY, suspect = SUSPECT, delayed = DELAYED, lease = LEASE, held = HELD})[ARGV[3]]
 local from, n = ARGV[4] == '' and '-inf' or '(' .. ARGV[4], tonumber(ARGV[5])

@@ -1,49 +1,49 @@
--- Shared by every script of the queues in Redis; the loader puts it in front, and after it the `store.lua` of the queue's
--- kind, which knows where payloads lie (docs/queue-protocol.md).
+-- Shared by every script of the queues in Redis. The loader puts it in front of each, followed by list_store.lua or
+-- stream_store.lua, which know where payloads lie (docs/queue-protocol.md).
 --
 -- KEYS  1 source    what producers write to; its kind is the store's
 --       2 ready     ZSET  id -> place     may be claimed now, oldest first: the head of the queue
---       3 suspect   ZSET  id -> place     the same, for jobs whose lease has expired twice or more
+--       3 suspect   ZSET  id -> place     the same, for jobs whose lease expired twice or more
 --       4 delayed   ZSET  id -> due ms    may be claimed later
 --       5 lease     ZSET  id -> expiry ms in flight
---       6 meta      HASH  id -> see `packed`: every claimed and unsettled job
+--       6 meta      HASH  id -> see `packed`: every job claimed and not settled
 --       7 dead      HASH  id -> JSON header; in format 1 also a line feed and the payload (public)
 --       8 control   HASH  time (in format 1: clock), offset, amnesty, paused, format, blamed, blamed_by, held, back, letters,
 --                         n_* counters
---       9 bound     HASH  job id -> id    which open job an id stands for
+--       9 bound     HASH  job id -> id    the open job that has this job id
 --      10 workers   ZSET  worker -> time of its last heartbeat, ms
 --      11 held      ZSET  id -> place     may be claimed when nothing else waits (docs/blame.md)
 --      12 blame     HASH  fingerprint -> when the last two jobs were buried for it: ms|ms
 --      13 payloads  HASH  id -> payload of a dead letter
 --      14 index     ZSET  of dead letters by time, by code and by job id, as `letters.members` makes them; all scores 0
---      15 recent    LIST of the jobs that ended last, the latest first: "ms state job-id code" (see `ended`)
+--      15 recent    LIST of the jobs that ended last, latest first: "ms state job-id code" (see `ended`)
 --      16 idle      ZSET  worker -> since when it has a free lane and nothing to run, microseconds: see seats.lua
---      17 …         what the store has of its own; then those of the script, from KEYS[ITEMS] on
--- Times in delayed and lease, and the end of an amnesty, are in the queue's time: the server's clock and the offset by which
--- it has gone back since, so that it never does. All other times are the server's.
--- Anybody may have written to these keys: what is read from them is checked before it is counted with, since an error would
--- come again with every call and stop every worker.
+--      17 …         the store's own keys, if any; then those of the script, from KEYS[ITEMS] on
+-- Times in delayed and lease, and the end of an amnesty, are in the queue's time: the server's clock plus an offset for every
+-- step back it made, so that the queue's time never goes back. All other times are the server's.
+-- Other programs may write to these keys, so every value is checked before it is used: an error would recur with every call
+-- and stop every worker.
 --
 -- ARGV  1 the time in ms, for the model test only; empty: the server's clock
---       2 the store's own word
+--       2 the store's word: see its file
 local SOURCE, READY, SUSPECT, DELAYED, LEASE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local META, DEAD, CONTROL, BOUND, WORKERS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local HELD, BLAME, PAYLOADS, INDEX, RECENT, IDLE = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
 local BELL, ENDED = string.sub(CONTROL, 1, -8) .. 'bell', string.sub(CONTROL, 1, -8) .. 'ended'
 local SUSPECT_CRASHES, BURIAL_MARGIN, BATCH, MOST_RECENT, LONGEST_CODE = 2, 2, 64, 1000, 64
-local LARGEST = 8 * 1024 * 1024  -- of what workers read; as in job.py
-local MOST = 9e15  -- of what is counted; Lua does so exactly up to 2^53
+local LARGEST = 8 * 1024 * 1024  -- bytes of a payload that workers read; as in job.py
+local MOST = 9e15  -- of a count; Lua is exact up to 2^53
 local call = redis.call
 local store, letters = {}, {}
 
--- Lua has no rollback: a foreign type under one of our keys is refused before the first write. To ask for the length costs
--- half of what the type does.
+-- Lua has no rollback, so a foreign type under one of our keys is refused before the first write. Asking for the length costs
+-- half as much as asking for the type.
 local LENGTHS = {list = 'LLEN', stream = 'XLEN', zset = 'ZCARD', hash = 'HLEN'}
 
 local function is_foreign(key, wanted)
   if type(redis.pcall(LENGTHS[wanted], key)) == 'number' then return nil end
   local found = call('TYPE', key).ok
-  if found == wanted or found == 'none' then return nil end  -- a user without rights to the length
+  if found == wanted or found == 'none' then return nil end  -- the user has no rights to the length command
   return redis.error_reply('FOREIGN ' .. key .. ' is a ' .. found .. ', a ' .. wanted .. ' is expected')
 end
 
@@ -51,7 +51,7 @@ local function foreign(source, own)
   local refused = is_foreign(SOURCE, source) or own and is_foreign(KEYS[17], own)
   for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE, WORKERS, HELD, IDLE}) do refused = refused or is_foreign(key, 'zset') end
   for _, key in ipairs({META, DEAD, CONTROL, BOUND, BLAME}) do refused = refused or is_foreign(key, 'hash') end
-  return refused  -- of the others, see `letters` and `tell_ends`, which do without
+  return refused  -- the other keys may be foreign: `letters` and `tell_ends` work without them
 end
 
 local time = call('TIME')
@@ -63,14 +63,14 @@ local function digits(number) return string.format('%.0f', number) end
 
 local NOW = digits(now)
 
--- A full Redis refuses a script's first write if that takes memory, but none after one that does not. Workers only move
--- jobs and free them, so their scripts begin with this; a producer's must not.
+-- A full Redis refuses a script whose first write takes memory; after one that takes none, it allows all. Workers only move and
+-- free jobs, so their scripts begin with this; a producer's must not.
 local function run_when_full() call('HDEL', CONTROL, '') end
 
--- Tells workers. A user without rights to the channel rings no bell; the next heartbeat says the same.
+-- Notifies workers. Without rights to the channel nothing is sent; the next heartbeat tells them.
 local function ring(message) redis.pcall('PUBLISH', BELL, message) end
 
--- Jobs that end with this script, in its order: for those who look at what ended lately, and those who wait for an end.
+-- Jobs that this script ends, in order: for the list of recent ends, and for clients that wait for an end.
 local ends, ended_ids = {}, {}
 
 local function ended(job_id, state, code, at)
@@ -78,8 +78,8 @@ local function ended(job_id, state, code, at)
   ended_ids[#ended_ids + 1] = job_id
 end
 
--- Tells of them, once all is written: whoever hears it finds result and record. Neither a foreign type nor a right that is
--- missing undoes an end; who waits looks by itself, too.
+-- Publishes them after all else is written, so that a listener finds result and record. A foreign type or a missing right does
+-- not undo an end; clients that wait poll, too.
 local function tell_ends()
   if #ends == 0 then return end
   redis.pcall('LPUSH', RECENT, unpack(ends))
@@ -87,7 +87,7 @@ local function tell_ends()
   redis.pcall('PUBLISH', ENDED, table.concat(ended_ids, ' '))
 end
 
--- Adds to a counter; one that is no number begins anew.
+-- Adds to a counter; one that is not a number is reset.
 local function add(key, field, by)
   local answer = redis.pcall('HINCRBY', key, field, by)
   if type(answer) == 'table' then call('HSET', key, field, by) end
@@ -97,7 +97,7 @@ local function increment(what, by) add(CONTROL, 'n_' .. what, by or 1) end
 
 local function is_count(value) return type(value) == 'number' and value % 1 == 0 and value >= 0 and value < MOST end
 
--- Text as a number that can be counted with; nil for NaN, 0x10, 1e999 and the like.
+-- Text as a whole number below MOST; nil for NaN, 0x10, 1e999 and the like.
 local function whole(text)
   return text and #text <= 16 and string.find(text, '^%d+$') and tonumber(text) < MOST and tonumber(text) or nil
 end
@@ -110,21 +110,21 @@ local function push(words, first, second)
   words[#words + 1] = second
 end
 
--- One command for many jobs: most of what a command costs is its call. There are never more than Lua can hand over (8,000).
+-- One command for many jobs: most of a command's cost is its call. There are never more words than Lua can pass (8,000).
 local function call_with(command, key, words) return #words > 0 and call(command, key, unpack(words)) or 0 end
 
--- A hash's values by their fields; false where there is none.
+-- The values of a hash by field; false if there is none.
 local function pick(key, fields)
   local values, found = {}, #fields > 0 and call('HMGET', key, unpack(fields))
   for i = 1, #fields do values[fields[i]] = found[i] end
   return values
 end
 
--- Set by `read_control`, once the types of the keys are known: fields of control, whether the format is 2, the field with the
--- time of the last tick, the queue's time.
+-- Set by `read_control`, after the types of the keys were checked: fields of control, whether the format is 2, the field with
+-- the time of the last tick, the queue's time.
 local control, V2, CLOCK, queue_now
 
--- A field of control as a number; 0 where there is none, or something else.
+-- A field of control as a number; 0 if it is missing or not a number.
 local function number_in_control(field) return whole(control[field]) or 0 end
 
 local function read_control()
@@ -135,18 +135,18 @@ local function read_control()
   queue_now = now + number_in_control('offset')
 end
 
--- A worker of the version before that is stopped over the upgrade cannot read what it finds when it wakes. Claim and heartbeat
--- read the clock first of all: what is no number ends them there, before they write anything.
+-- A worker of the previous version that was suspended during the upgrade cannot read format 2 when it wakes. Its claim and
+-- heartbeat read the clock first: a clock that is not a number makes them fail before they write anything.
 local function begin_format_2() call('HSET', CONTROL, 'format', '2', 'clock', 'format 2') end
 
 local function new_meta()
   return {token = '', owner = '', tries = 0, crashes = 0, first = NOW, job_id = '', runs = 0, failed = 0}
 end
 
-local ARRAY_OF_8 = '\152'  -- the first byte of such an array in MessagePack; behind it, its values
+local ARRAY_OF_8 = '\152'  -- the first byte of an array of eight in MessagePack; its values follow
 
 -- tries: thousandths of a try used up. runs: calls that failed. failed: ms of its last failure with prior `job`; 0: none.
--- Format 1, which the version before reads, is written until the fleet has no worker of that version.
+-- Format 1, for the previous version, is written until the fleet has no worker of that version.
 local function packed(m)
   if V2 then return ARRAY_OF_8 .. cmsgpack.pack(m.token, m.owner, m.tries, m.crashes, m.first, m.job_id, m.runs, m.failed) end
   return table.concat({m.token, m.owner, math.floor(m.tries / 1000), m.crashes, m.first, m.job_id}, '|')
@@ -161,21 +161,21 @@ local function checked(m)
   end
 end
 
--- Enough for whom only the token and the job's id matter, as for bind and settle: counts are looked at before they are counted
--- with, and to look at all of them twice more is 2 % of what a job costs here.
+-- A cheaper check where only the token and the job's id matter, as in bind and settle; counts are checked where they are used.
+-- Checking all of them twice more would be 2 % of a job's cost here.
 local function owned(m) return type(m.token) == 'string' and type(m.job_id) == 'string' and m end
 
--- A count of such a meta, for a record.
+-- A count of a meta that passed `owned`, for a record.
 local function shown(count) return type(count) == 'number' and count or 0 end
 
--- Such a meta, where its counts cannot be read: they begin anew, and what it is bound to is not forgotten.
+-- A meta that passed `owned` but whose counts cannot be read: they are reset, and its binding is kept.
 local function without_counts(m)
   local whole_meta = new_meta()
   whole_meta.token, whole_meta.job_id = m.token, m.job_id
   return whole_meta
 end
 
--- Gives nil where it cannot be read.
+-- Returns nil if it cannot be read.
 local function unpacked(text, check)
   if string.sub(text, 1, 1) == ARRAY_OF_8 then
     local fine, token, owner, tries, crashes, first, job_id, runs, failed = pcall(cmsgpack.unpack, string.sub(text, 2))
@@ -188,7 +188,7 @@ local function unpacked(text, check)
                             job_id = job_id, runs = tonumber(tries), failed = 0})
 end
 
--- The metas of jobs by id; false where there is none. One that cannot be read belongs to nobody. `check`: see `owned`.
+-- The metas of jobs by id; false if there is none. One that cannot be read has no owner. `check`: see `owned`.
 local function read_metas(ids, check)
   local metas = pick(META, ids)
   for id, text in pairs(metas) do
@@ -214,7 +214,7 @@ local function has_place(id)
   return false
 end
 
--- Forgets jobs: id -> meta.
+-- Deletes jobs, given as id -> meta.
 local function forget(jobs)
   local ids, names, bindings = {}, {}, {}
   for id, m in pairs(jobs) do
@@ -234,13 +234,13 @@ local function forget(jobs)
   call_with('HDEL', BOUND, bindings)
 end
 
--- Where a job waits: at the head of the queue, or behind everything else if its call failed and nobody has succeeded since.
+-- Where a job waits: at the head of the queue, or held behind all others if its call failed and no job has succeeded since.
 local function waits_in(m)
   if m.crashes >= SUSPECT_CRASHES then return SUSPECT end
   return V2 and m.runs > 0 and control.blamed and HELD or READY
 end
 
--- Back to the queue: order is by place, and places are in order of first delivery.
+-- Puts a job back to the queue. Order is by place; places are in order of first delivery.
 local function requeue(id, m, where)
   store.own(id)
   write_meta(id, m)
@@ -254,7 +254,7 @@ local function requeue(id, m, where)
   call('ZADD', where, store.place(id), id)
 end
 
--- Back to the queue, after a delay.
+-- Puts a job back to the queue after a delay.
 local function postpone(id, m, delay)
   store.own(id)
   write_meta(id, m)
@@ -262,8 +262,8 @@ local function postpone(id, m, delay)
   call('ZADD', DELAYED, digits(queue_now + delay), id)
 end
 
--- Puts a job aside for good. `attempts` is how often it was run, as in its record; without it, as often as its call has failed.
--- The letter calls that tries, as it always has.
+-- Makes a job a dead letter. `attempts`: how often it was run, as in its record; by default, how often its call failed. The
+-- letter calls that `tries`, which cannot change: the field is public.
 local function bury(id, m, job_id, code, message, attempts)
   local payload = store.payload(id) or ''
   forget({[id] = m})
@@ -272,8 +272,8 @@ local function bury(id, m, job_id, code, message, attempts)
   increment('dead')
 end
 
--- What this script has put aside and no worker will settle: id, job id (may be empty) and code of each, to be told, and to be
--- written to its record (record_dead.lua).
+-- Jobs that this script buried and no worker will settle: id, job id (may be empty) and code of each. The worker logs them and
+-- writes their records (record_dead.lua).
 local buried = {}
 
 local function bury_unsettled(id, m, code, message)
@@ -282,8 +282,8 @@ local function bury_unsettled(id, m, code, message)
   buried[#buried + 1] = code
 end
 
--- A meta for a job of which nothing but its payload is known, to be put aside under the id that people know. In a payload too
--- large to be read it is looked for where it is the first or the last field: nothing else can stand there.
+-- A meta for a job of which only the payload is known, to be buried under the id that users know. In a payload too large to be
+-- parsed, the id is found only if it is the first or the last field.
 local function new_meta_of(payload, name)
   local m, job_id = new_meta(), nil
   if #payload <= LARGEST then
@@ -298,8 +298,8 @@ local function new_meta_of(payload, name)
   return m
 end
 
--- A job of which somebody deleted or overwrote a part: without its payload nothing is left to run, without its meta it
--- begins anew, with one that cannot be read, or under what is no id, it is put aside.
+-- Loads a job of which another program may have deleted or overwritten a part. Without its payload it is deleted, without its
+-- meta it begins anew; if the meta cannot be read, or its id is invalid, it is buried.
 local function load_or_forget(id)
   local m = read_meta(id) or new_meta()
   if store.has(id) then
@@ -317,14 +317,14 @@ local function load_or_forget(id)
   return nil
 end
 
--- The open job that another delivery of the same job id is bound to, if any.
+-- The open job that another delivery with the same job id is bound to, if any.
 local function bound_elsewhere(job_id, id)
   local other = call('HGET', BOUND, job_id)
   if other and other ~= id and store.has(other) then return other end
   return nil
 end
 
--- Workers of the version before know no offset: as long as there are some, what lies ahead is moved instead.
+-- Workers of the previous version know no offset: while there are some, future times are moved instead.
 local function move_back(lease_ms, by)
   for _, id in ipairs(call('ZRANGEBYSCORE', LEASE, digits(now + lease_ms), '+inf')) do
     call('ZADD', LEASE, digits(now + lease_ms), id)
@@ -332,8 +332,8 @@ local function move_back(lease_ms, by)
   for _, id in ipairs(call('ZRANGE', DELAYED, 0, -1)) do call('ZINCRBY', DELAYED, digits(-by), id) end
 end
 
--- Outage amnesty: if no script ran for two heartbeats, nobody could have sent one, and silence proves no death. The same
--- where the clock went back (failover); and nothing may take longer for that.
+-- Outage amnesty: if no script ran for two heartbeats, no worker could have sent one, and silence does not prove a crash. The
+-- same if the clock went back (failover), which must not prolong any lease or delay.
 local function tick(lease_ms, beat_ms)
   local clock = number_in_control(CLOCK)
   local went_back = now < clock - 1000
@@ -359,8 +359,8 @@ local function tick(lease_ms, beat_ms)
   call('HSET', CONTROL, CLOCK, NOW)
 end
 
--- Puts jobs whose lease has expired back; says how many. Those that it buries kill even the worker that only reads them; all
--- others are buried by a worker.
+-- Requeues jobs whose lease has expired; returns how many. It buries only those that kill even the worker that reads them; a
+-- worker buries all others.
 local function reap(max_crashes)
   if queue_now < number_in_control('amnesty') then return 0 end
   local expired = call('ZRANGEBYSCORE', LEASE, '-inf', '(' .. digits(queue_now), 'LIMIT', 0, BATCH)
@@ -379,8 +379,8 @@ local function reap(max_crashes)
   return #expired
 end
 
--- Writes fields of a record and their values. One that begins tells of one run only; but when the job was handed in stays
--- true for all of them. Anything but a hash found under its name is replaced, never written onto; says whether it was.
+-- Writes fields and values of a record. `begins`: the old record is deleted, except for the time of submission. A value of
+-- another type under its name is replaced; returns whether it was.
 local function write_record(key, ttl, begins, ...)
   local foreign, submitted = false, false
   if begins then
@@ -400,8 +400,8 @@ local function write_record(key, ttl, begins, ...)
   return foreign
 end
 
--- A dead letter's header, and its payload where that follows it, behind a line feed (format 1; JSON escapes those within the
--- header, so free text cannot hide one). Anybody can write to this hash: what is no letter of ours has no header.
+-- A dead letter's header, and its payload if that follows behind a line feed (format 1; JSON escapes line feeds in the header,
+-- so free text cannot contain one). Other programs may write to this hash: anything but a letter of ours has no header.
 function letters.open(letter)
   local feed = string.find(letter, '\n', 1, true)
   local fine, found = pcall(cjson.decode, feed and string.sub(letter, 1, feed - 1) or letter)
@@ -419,7 +419,7 @@ function letters.open(letter)
   return header, feed and string.sub(letter, feed + 1)
 end
 
--- What the index has of a letter: to be found by time, by code and time, and by the job's id.
+-- A letter's members in the index: by time, by code and time, and by job id.
 function letters.members(id, header)
   local died = string.format('%016.0f', header.died_ms)
   local members = {'t\0' .. died .. '\0' .. id, 'c\0' .. string.gsub(header.code, '%z', ' ') .. '\0' .. died .. '\0' .. id}
@@ -433,8 +433,8 @@ function letters.enter(id, header)
   redis.pcall('ZADD', INDEX, unpack(words))
 end
 
--- Writes a letter; without a payload, where that is lost. A foreign type under our further keys does not keep it from that: the
--- payload follows the header then, and a letter that is not in the index is entered by tidy.lua.
+-- Writes a letter, without its payload if that is lost. If the payloads' key has a foreign type, the payload follows the header;
+-- if the index' has, tidy.lua enters the letter later.
 function letters.write(id, header, payload)
   local apart = V2 and payload and redis.pcall('HSET', PAYLOADS, id, payload)
   local behind = payload and type(apart) ~= 'number' and '\n' .. payload or ''
@@ -442,7 +442,7 @@ function letters.write(id, header, payload)
   letters.enter(id, header)
 end
 
--- Deletes a letter. Of one without a header, tidy.lua finds what is left in the index.
+-- Deletes a letter. If it has no header, tidy.lua removes its members from the index.
 function letters.drop(id, header)
   call('HDEL', DEAD, id)
   redis.pcall('HDEL', PAYLOADS, id)

@@ -1,9 +1,9 @@
--- Deletes the oldest dead letters of those meant, a portion at a time, without a look at their payloads.
+-- Deletes the oldest of the dead letters selected, a batch at a time, without reading their payloads.
 --
 -- KEYS  as in prelude.lua
 -- ARGV  3 code, 4 since ms, 5 younger than ms, 6 older than ms (each may be empty), 7 how many letters to leave (empty: any
---       number), 8 how many to delete at most, 9 what to count them as
--- Output {how many are deleted, 1 if there may be more}
+--       number), 8 how many to delete at most, 9 the counter to add them to
+-- Output {how many were deleted, 1 if there may be more}
 local low, high, start = letters.range(ARGV[3], ARGV[4], ARGV[5], ARGV[6])
 local most, gone = tonumber(ARGV[8]), 0
 if ARGV[7] ~= '' then most = math.min(most, call('HLEN', DEAD) - tonumber(ARGV[7])) end

@@ -1,9 +1,9 @@
--- Appends jobs, each with a record that says it is waiting, before any worker can have touched it.
+-- Appends jobs, each with a record that says `waiting`, in one step, so before any worker can claim them.
 --
 -- KEYS  as in prelude.lua; then for each job its record HASH and its cancel:<job id> STRING
--- ARGV  3 seconds a live record lasts (0: none is written), 4 whether a job is left out that is known and has not failed;
+-- ARGV  3 seconds a live record lasts (0: none is written), 4 whether to skip jobs that are known and have not failed (1 or 0);
 --       then for each job: job id, payload
--- Output for each job 1; 0: it was left out
+-- Output for each job 1; 0: it was skipped
 local ttl, fold = tonumber(ARGV[3]), ARGV[4] == '1'
 local answers, names, written = {}, {}, {}
 for arg = 5, #ARGV, 2 do names[#names + 1] = ARGV[arg] end
@@ -18,7 +18,7 @@ end
 local function put(job_id, payload, record, tombstone)
   local is_open, may_exist = bound[job_id] and store.has(bound[job_id]), any_known or written[record]
   if fold and (is_open or may_exist and is_known(record)) then return 0 end
-  -- First of all, so that a full Redis refuses: it would not once a script has written.
+  -- First, so that a full Redis refuses: after a script's first write it would not.
   store.push(payload)
   if ttl > 0 and not is_open then
     local cancelled = any_known and call('EXISTS', tombstone) == 1

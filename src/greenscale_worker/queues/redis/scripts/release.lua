@@ -1,5 +1,5 @@
--- Puts jobs back that were not run to their end, at once (to the head, in their old order) or after a delay. Needs a live
--- lease and its token, so that one that is sent twice is done once.
+-- Requeues jobs that were not run to their end, at once (to the head, in their old order) or after a delay. Needs a live
+-- lease and its token, so that a call sent twice takes effect once.
 --
 -- KEYS  as in prelude.lua; then for each item its record HASH
 -- ARGV  3 seconds a live record lasts (0: none is written);

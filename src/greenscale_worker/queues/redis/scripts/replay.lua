@@ -1,10 +1,10 @@
--- Puts dead letters back to the head of the queue, with their counters at zero. The job is kept before its letter is deleted:
--- whatever should make the script fail, it is in one of the two places.
+-- Puts dead letters back to the head of the queue, with their counters at zero. The job is stored before its letter is deleted:
+-- wherever the script fails, the job is in one of the two places.
 --
 -- KEYS  as in prelude.lua
 -- ARGV  3 bytes after which to stop, then ids
--- Output for each id the job's id from now on; GONE: there is no such letter; LOST: somebody has deleted its payload. Fewer than
---        asked for where the bytes did not suffice.
+-- Output for each id the job's id from now on; GONE: there is no such letter; LOST: its payload was deleted by another program.
+--        Shorter than the list of ids if the bytes were used up.
 local most, bytes, answers, rings = tonumber(ARGV[3]), 0, {}, false
 
 local function replay(id)
@@ -19,7 +19,7 @@ local function replay(id)
   m.job_id = bound_elsewhere(name, id) and '' or name
   local kept = store.keep(id, payload, name)
   requeue(kept, m)
-  -- Its record says that it has failed; bound, it can be cancelled nevertheless.
+  -- Its record still says `failed`; the binding makes it possible to cancel it.
   if m.job_id ~= '' then call('HSET', BOUND, m.job_id, kept) end
   letters.drop(id, header)
   bytes, rings = bytes + #payload, true

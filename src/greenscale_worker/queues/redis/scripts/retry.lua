@@ -1,20 +1,20 @@
--- Decides about jobs whose call has failed, by what the whole fleet has seen (docs/blame.md): each is delayed, held until
--- somebody succeeds, or dead. Needs a live lease and its token, so that one that is sent twice is counted once.
+-- Decides about jobs whose call failed, by what the whole fleet has seen (docs/blame.md): each is delayed, held until another
+-- job succeeds, or dead. Needs a live lease and its token, so that a call sent twice counts once.
 --
 -- KEYS  as in prelude.lua; then for each item its record HASH
 -- ARGV  3 seconds a live record lasts, 4 seconds a final record lasts (0: none is written);
 --       then for each item: id, token, job id (empty: no record), code, message, prior (job, endpoint or unknown),
---       fingerprint, thousandths of a try that the failure uses up, those at which the job is dead, delay ms, ms: when its
---       call began by our clock
--- Output for each item its verdict DELAYED, HELD, DEAD, STALE or GONE, and 1 where a foreign key was replaced
+--       fingerprint, thousandths of a try that the failure uses up, thousandths at which the job is dead, delay ms, when its
+--       call began (ms by our clock)
+-- Output for each item its verdict DELAYED, HELD, DEAD, STALE or GONE, and 1 if a foreign key was replaced
 local live_ttl, final_ttl = ARGV[3], tonumber(ARGV[4])
 local WORDS, TRY = 11, 1000
-local KNOWN = 1500           -- thousandths of a try: that job is known to be ill
-local ALONE_MS = 120000      -- between two tries of a job that has no other beside it: five take eight minutes
-local MOST_LOOKED_AT = 256   -- open jobs; among more than these no job is alone
+local KNOWN = 1500           -- thousandths of a try: such a job is known to be at fault
+local ALONE_MS = 120000      -- between two tries of a job without any other: five take eight minutes
+local MOST_LOOKED_AT = 256   -- open jobs; with more than these, no job is alone
 run_when_full()
 
--- Whether there is no other job, claimed or not, but those known to be ill.
+-- Whether there is no other job, claimed or not, except those known to be at fault.
 local function alone(id)
   local open = call('HLEN', META)
   if open > MOST_LOOKED_AT or store.unclaimed() > 0 then return false end
@@ -26,10 +26,10 @@ local function alone(id)
   return true
 end
 
--- The job's own fault, as it seems, unless others fail alike and nobody succeeds. A success answers what failed before its
--- call began: those on their way when an outage begins prove nothing. A call that is late, which began before the success
--- that ended an outage, belongs to that outage, and proves nothing of what comes after it. Such a call uses up a try all the
--- same, or else a slow job that is ill would be spared for ever beside others that are.
+-- A failure that seems the job's own fault: it is, unless others fail alike and none succeeds. A success answers only failures
+-- before its call began: calls in flight when an outage begins prove nothing. A late call, begun before the success that ended an
+-- outage, belongs to that outage and proves nothing about what comes after. It uses up a try all the same: otherwise a slow job
+-- at fault would be spared for ever beside others like it.
 local function verdict_of_job(m, fingerprint, began, most)
   local late = not control.accused and began <= number_in_control('healed')
   local answered, unsure = math.huge, false
@@ -68,7 +68,7 @@ local function retry(item, record)
   if prior == 'job' then
     verdict = verdict_of_job(m, fingerprint, began, most)
   else
-    local again = m.runs > 1  -- the first failure of a job alone proves nothing, and somebody may be waiting for it
+    local again = m.runs > 1  -- the first failure of a job alone proves nothing, and a user may be waiting for it
     if again and used < TRY and (prior == 'unknown' or m.tries >= TRY) and alone(id) then
       used, delay = TRY, math.max(delay, ALONE_MS)
     end

@@ -1,9 +1,9 @@
--- Who is woken when there is something to claim: not all who have a free lane, but who has a seat. Shared by claim, heartbeat
--- and goodbye. The first two in `idle` have one: they alone wait at the store, answer the bell and wait for what falls due. Two,
--- so that the death of one costs nobody time. What is lost here (a message, the whole key) is made good by heartbeats.
+-- Decides which workers are woken when there is something to claim: not all with a free lane, only those with a seat. Shared by
+-- claim, heartbeat and unregister. The first two in `idle` have a seat: only they wait at the store, react to the bell and wait
+-- for delayed jobs. Two, so that the crash of one delays no job. Heartbeats repair what is lost here (a message, the whole key).
 local SEATS = 2
 
--- Lets a worker claim, by a channel of its own.
+-- Tells one worker to claim, on its own channel.
 local function wake(owner) redis.pcall('PUBLISH', BELL .. ':' .. owner, 'wake') end
 
 local function seats() return call('ZRANGE', IDLE, 0, SEATS - 1) end
@@ -15,13 +15,13 @@ local function has_seat(owner)
   return false
 end
 
--- Enters a worker that has a free lane and nothing to run on it; whether it has a seat.
+-- Enters a worker that has a free lane and nothing to run; returns whether it has a seat.
 local function sit_down(owner)
-  call('ZADD', IDLE, 'NX', digits(micros), owner)  -- who comes later, if only by a moment, unseats nobody
+  call('ZADD', IDLE, 'NX', digits(micros), owner)  -- a later worker, if only by a moment, takes no seat away
   return has_seat(owner)
 end
 
--- Takes out workers that cannot claim. Who has a seat now and had none must look for what came meanwhile.
+-- Removes workers that cannot claim. A worker that gets a seat thereby is woken, to look for what came meanwhile.
 local function stand_up(...)
   local had_seat = {}
   for _, owner in ipairs(seats()) do had_seat[owner] = true end
@@ -31,7 +31,7 @@ local function stand_up(...)
   end
 end
 
--- Unseats who has sent no heartbeat for the time of two, or sent it in what is the future since the clock was set back.
+-- Unseats workers without a heartbeat for the time of two, or whose last is in the future since the clock was set back.
 local function unseat_silent(beat_ms)
   for _ = 1, BATCH do
     local silent = {}
@@ -44,8 +44,8 @@ local function unseat_silent(beat_ms)
   end
 end
 
--- Wakes as many as it takes to run what waits, each having so many lanes, so that a burst is not passed from seat to seat. They
--- stay in `idle` until they claim: who fills its lanes next wakes those again that have not come yet, and no others.
+-- Wakes as many workers as waiting jobs need, at `lanes` jobs each, so that a burst is not passed from seat to seat. They stay in
+-- `idle` until they claim: the next worker to fill its lanes wakes again those that have not claimed yet, and no others.
 local function share(lanes)
   local idle = lanes > 0 and call('ZCARD', IDLE) or 0
   local waiting = idle > 0 and store.unclaimed() + call('ZCARD', READY) or 0

@@ -1,11 +1,11 @@
--- Ends jobs: result, record and acknowledgement in one step. The token must be that of the latest claim; the lease
--- need not be alive, for a finished answer is worth more than a redelivery that nobody has taken yet.
+-- Ends jobs: result, record and acknowledgement in one step. The token must be that of the latest claim. The lease need
+-- not be alive: a finished answer is worth more than a redelivery that no worker has claimed yet.
 --
 -- KEYS  as in prelude.lua; then for each item its result STRING and its record HASH
 -- ARGV  3 seconds results and final records last (0: none are written);
 --       then for each item: id, token, succeeded or failed, job id (empty: no result, no record), result text or
---       failure code, failure message, ms: when its call began by our clock, number of words, record field, value, …;
---       of a failure the first field is attempts
+--       failure code, failure message, when its call began (ms by our clock), number of words, record field, value, …;
+--       the first field of a failure is attempts
 -- Output for each item OK, STALE (claimed by another since) or GONE (ended already, or unknown); BADTYPE: OK, and a
 --       foreign key was replaced
 local ttl = ARGV[3]
@@ -19,16 +19,16 @@ while arg <= #ARGV do
   arg = arg + 8 + ARGV[arg + 7]
 end
 local metas, finished, settled = read_metas(ids, owned), {}, {succeeded = 0, failed = 0}
-local began_last = 0  -- the call that did so, of those that succeeded: ms
+local began_last = 0  -- ms; the latest begin of a call that succeeded
 
--- Whether another delivery of the job id is in flight; not one that this script is about to end.
+-- Whether another delivery of the job id is in flight, apart from those that this script is about to end.
 local function clashes(job_id, id)
   local other = bound_elsewhere(job_id, id)
   return other and not finished[other]
 end
 
--- The header of what was buried with this very token: the answer came late, or the same settle was sent twice. An answer
--- that comes while another delivery of its job id is in flight is too late: result and record are that one's.
+-- The header of the letter buried with this token, if any: the answer came late, or the same settle was sent twice. An answer
+-- is too late if another delivery of its job id is in flight: result and record belong to that one.
 local function late(id, token, succeeded, job_id)
   local letter = call('HGET', DEAD, id)
   local header = letter and letters.open(letter)
@@ -74,7 +74,7 @@ for i, start in ipairs(starts) do
   answers[i] = settle(id, token, state, job_id, text, message, start, KEYS[key], KEYS[key + 1])
 end
 if control.held and settled.succeeded > 0 then add(CONTROL, 'back', settled.succeeded) end
--- A call that began before the first failure proves nothing.
+-- A call that began before the first failure proves nothing about it.
 if control.blamed and began_last >= number_in_control('blamed') then
   call('HDEL', CONTROL, 'blamed', 'blamed_by')
   if control.held then ring('ready') end
@@ -85,7 +85,7 @@ if control.accused and began_last >= number_in_control('accused') then
 elseif control.accused and began_last > number_in_control('answered') then
   call('HSET', CONTROL, 'answered', digits(began_last))
 end
-forget(finished)  -- last: if anything before it should raise, they are still there to be settled again
+forget(finished)  -- last: if anything before it raises, they can be settled again
 for state, many in pairs(settled) do
   if many > 0 then increment(state, many) end
 end

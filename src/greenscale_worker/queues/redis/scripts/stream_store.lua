@@ -1,5 +1,5 @@
--- A stream keeps every job until it has ended: acknowledged and deleted in one step, so that its length is what waits,
--- what is delayed and what runs. Ids are those of the entries. What a consumer has pending is what its worker holds.
+-- A stream keeps every job until it has ended. Its entry is acknowledged and deleted in one step, so the stream's length counts
+-- all jobs that wait, are delayed or run. A job's id is its entry's. A consumer's pending entries are its worker's leases.
 --
 -- KEYS  1 stream  STREAM  entries: the field job and perhaps job_id, or plain fields, which become the payload
 -- ARGV  2 consumer group
@@ -8,18 +8,18 @@ local refused = foreign('stream')
 if refused then return refused end
 read_control()
 
--- Whether Redis gives such numbers, and writes them so.
+-- Whether Redis would write these digits as part of an id.
 local function is_part(digits)
   return digits == '0' or string.find(digits, '^[1-9]%d*$') and (#digits < 20 or #digits == 20 and digits <= '18446744073709551615')
 end
 
--- Whether a job can have this id: the ids of entries, and no other way to write one.
+-- Whether this is a valid id: an entry's, exactly as Redis writes it.
 function store.is_id(id)
   local ms, seq = string.match(id, '^(%d+)-(%d+)$')
   return ms and is_part(ms) and is_part(seq) and true or false
 end
 
--- Where a job stands at the head of the queue: by its entry's time, exactly as long as that is below 2^53 / 1024 ms.
+-- A job's place at the head of the queue: its entry's time, exact while that is below 2^53 / 1024 ms.
 function store.place(id)
   local ms, seq = string.match(id, '^(%d+)-(%d+)$')
   if not ms or #id > 41 then return '0' end
@@ -28,8 +28,8 @@ end
 
 local function entry(id) return store.is_id(id) and call('XRANGE', SOURCE, id, id)[1] end
 
--- The payload that an entry's fields stand for, and the job's id where that has none. The order of the fields is kept:
--- equal entries have equal payloads.
+-- An entry's payload, and the job's id if the payload has none. The order of fields is kept, so that equal entries have equal
+-- payloads.
 local function read(id, fields)
   if #fields == 2 and fields[1] == 'job' then return fields[2], id end
   if #fields == 4 and fields[1] == 'job' and fields[3] == 'job_id' then return fields[2], fields[4] end
@@ -43,35 +43,35 @@ local function read(id, fields)
   return table.concat(words), id
 end
 
--- Whether a claimed job is still there.
+-- Whether a claimed job still exists.
 function store.has(id) return entry(id) and true or false end
 
--- A claimed job's payload, and its id where that has none.
+-- A claimed job's payload, and its id if the payload has none.
 function store.payload(id)
   local found = entry(id)
   if not found then return nil end
   return read(id, found[2])
 end
 
--- At 0: what was added before the first worker came is not passed over.
+-- At 0, so that entries added before the first worker came are not skipped.
 local function make_group(run) return run('XGROUP', 'CREATE', SOURCE, GROUP, '0', 'MKSTREAM') end
 
 local function next_for(owner, n)
   local function read_by(run) return run('XREADGROUP', 'GROUP', GROUP, owner, 'COUNT', n, 'STREAMS', SOURCE, '>') end
   local found = read_by(redis.pcall)
-  if found and found.err then  -- asked again, whatever it was: what stays wrong is raised
+  if found and found.err then  -- repeated, whatever the error: one that persists is raised
     if string.find(found.err, 'NOGROUP', 1, true) then make_group(call) end
     found = read_by(call)
   end
   return found and found[1][2] or {}
 end
 
--- Where somebody has destroyed the group, its next one comes to the entry again, and then it is given to its owner.
+-- If the group was destroyed, the next group reads the entry again, and then it is given to its owner.
 local function give_to(owner, id, ...) redis.pcall('XCLAIM', SOURCE, GROUP, owner, 0, id, 'JUSTID', ...) end
 
--- The oldest entries that nobody has claimed, n at most: {id, payload, name} of each. A replayed job is claimed before the
--- group comes to its entry; it goes back to its owner. Of many, a claim passes some: it is waited for at the last of them,
--- and what lies behind that ends the wait at once.
+-- The oldest unclaimed entries, n at most: {id, payload, name} of each. A replayed job may be claimed before the group reads its
+-- entry; then the entry goes back to its owner. A claim skips a limited number of these; the worker then waits behind the last
+-- one skipped, and any later entry ends that wait at once.
 function store.take(owner, n)
   local taken, passed = {}, 0
   repeat
@@ -91,7 +91,7 @@ function store.take(owner, n)
   return taken
 end
 
--- Ends a claim; gives the last entry that the group has come to.
+-- Ends a claim; returns the last entry delivered to the group.
 function store.taken()
   for _, flat in ipairs(call('XINFO', 'GROUPS', SOURCE)) do
     local group = {}
@@ -101,7 +101,7 @@ function store.taken()
   return '0-0'
 end
 
--- Forgets jobs that have ended.
+-- Deletes jobs that have ended.
 function store.drop(ids)
   local entries = {}
   for _, id in ipairs(ids) do
@@ -112,7 +112,7 @@ function store.drop(ids)
   call('XDEL', SOURCE, unpack(entries))
 end
 
--- Takes a dead letter's payload back under its old name; gives the job's id from now on.
+-- Takes a dead letter's payload back under its old name; returns the job's new id.
 function store.keep(_, payload, name)
   make_group(redis.pcall)  -- there may be one
   local id = call('XADD', SOURCE, '*', 'job', payload, unpack(name ~= '' and {'job_id', name} or {}))
@@ -122,18 +122,18 @@ end
 
 function store.push(payload) call('XADD', SOURCE, '*', 'job', payload) end
 
--- How many entries nobody has claimed; 0 where the group has come to the last. What it was made behind, or what somebody
--- acknowledged and did not delete, would otherwise be taken for work for ever.
+-- How many entries are unclaimed; 0 if the group has read the last one. Entries before the group's start, or acknowledged and not
+-- deleted by another program, would otherwise count as work for ever.
 function store.unclaimed()
   local most = call('XLEN', SOURCE) - call('HLEN', META)
   if most <= 0 or #call('XRANGE', SOURCE, '(' .. store.taken(), '+', 'COUNT', 1) == 0 then return 0 end
   return most
 end
 
--- Says whose a job is from now on.
+-- Sets the owner of a job.
 function store.own(id, owner) give_to(owner or NOBODY, id) end
 
--- Removes a consumer; not while it has something pending, which would be forgotten.
+-- Removes a consumer, unless it has pending entries, which would be lost; returns whether it is gone.
 function store.dismiss(owner)
   local pending = redis.pcall('XPENDING', SOURCE, GROUP, '-', '+', 1, owner)
   if pending.err then return true end
@@ -142,7 +142,7 @@ function store.dismiss(owner)
   return true
 end
 
--- Takes over what somebody read past us and let lie for a lease; says how many.
+-- Takes over entries that another program read as a consumer of our group and left idle for a lease; returns how many.
 function store.adopt(lease_ms)
   local summary = redis.pcall('XPENDING', SOURCE, GROUP)
   if summary.err or summary[1] <= call('HLEN', META) then return 0 end

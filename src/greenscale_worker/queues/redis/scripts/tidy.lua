@@ -1,9 +1,9 @@
--- Brings dead letters and their index in line, a portion at a time: first every letter is mended and indexed, then whatever the
--- index has of others is deleted. Does nothing where the numbers agree.
+-- Makes dead letters and their index agree, a batch at a time: first every letter is repaired and indexed, then wrong index
+-- members are deleted. Does nothing if the numbers of both agree.
 --
 -- KEYS  as in prelude.lua
--- ARGV  3 where to go on (empty: at the beginning), 4 how much at a time
--- Output where to go on; empty: there is no more to do
+-- ARGV  3 where to continue (empty: at the beginning), 4 size of a batch
+-- Output where to continue; empty: done
 local from, portion = ARGV[3], tonumber(ARGV[4])
 local step, where = string.sub(from, 1, 1), string.sub(from, 2)
 

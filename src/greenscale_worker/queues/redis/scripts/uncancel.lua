@@ -1,4 +1,4 @@
--- Takes the tombstone of a cancellation back that no job has met yet; a job that waits says so again.
+-- Deletes the tombstone of a cancellation that has not taken effect; the record of a waiting job says `waiting` again.
 --
 -- KEYS  as in prelude.lua; then the record HASH and cancel:<job id> STRING
 -- ARGV  3 seconds a live record lasts

@@ -1,4 +1,4 @@
--- Says goodbye for a worker that has handed everything back.
+-- Removes a worker that has handed everything back.
 --
 -- KEYS  as in prelude.lua; then claim:<owner> STRING
 -- ARGV  3 owner
