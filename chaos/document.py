@@ -35,6 +35,7 @@ PROMISES: Final[Mapping[str, tuple[str, str]]] = {
 NAMES: Final = {
     "long": "long run, list",
     "kills": "kills alone, list",
+    "kills-stream": "kills alone, stream",
     "list": "as in CI, list",
     "stream": "as in CI, stream",
 }
