@@ -25,7 +25,13 @@ CLOSE_SECONDS: Final = 2.0
 WORKER_SCRIPTS: Final = ("claim", "bind", "settle", "release", "retry", "heartbeat", "why", "record_dead", "unregister")
 CLIENT_SCRIPTS: Final = ("put", "look", "cancel", "uncancel", "open")
 LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "tidy")
-SHARED: Final = {"seats": ("claim", "heartbeat", "unregister"), "letters": LETTER_SCRIPTS}
+SHARED: Final = {  # parts of scripts, in this order, and which scripts have them
+    "waiting": ("claim", "release", "retry", "heartbeat", "replay"),
+    "dead_letters": ("claim", "settle", "retry", "heartbeat", "record_dead", "cancel", *LETTER_SCRIPTS),
+    "rescue": ("claim", "heartbeat", "cancel"),
+    "seats": ("claim", "heartbeat", "unregister"),
+    "letters": LETTER_SCRIPTS,
+}
 
 
 async def open_queue(store: Store, redis: RedisOptions, options: QueueOptions, metrics: Metrics) -> RedisQueue:

@@ -42,6 +42,22 @@ local function rescue()
   return rescued
 end
 
+-- Takes over what lies astray in the store; returns how much.
+local function adopt()
+  local adopted = 0
+  for _, id in ipairs(store.strays(lease_ms)) do
+    if not has_place(id) then
+      if store.has(id) then
+        requeue(id, new_meta())
+        adopted = adopted + 1
+      else
+        store.drop({id})
+      end
+    end
+  end
+  return adopted
+end
+
 -- If no worker of the previous version has sent a heartbeat for two leases, metas are packed in format 2 from now on.
 local function upgrade()
   for _, worker in ipairs(call('ZRANGE', WORKERS, 0, -1)) do
@@ -54,7 +70,7 @@ end
 local reaped, found = 0, 0
 if ARGV[7] == '1' then
   reaped = reap(max_crashes)
-  found = rescue() + store.adopt(lease_ms)
+  found = rescue() + adopt()
 end
 call('ZADD', WORKERS, NOW, owner)
 for _, silent in ipairs(call('ZRANGEBYSCORE', WORKERS, '-inf', digits(now - 2 * lease_ms))) do

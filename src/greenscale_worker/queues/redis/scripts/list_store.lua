@@ -68,5 +68,5 @@ function store.own() end
 
 function store.dismiss() return true end
 
-function store.adopt() return 0 end
+function store.strays() return {} end
 

@@ -34,7 +34,7 @@ local SUSPECT_CRASHES, BURIAL_MARGIN, BATCH, MOST_RECENT, LONGEST_CODE = 2, 2, 6
 local LARGEST = 8 * 1024 * 1024  -- bytes of a payload that workers read; as in job.py
 local MOST = 9e15  -- of a count; Lua is exact up to 2^53
 local call = redis.call
-local store, letters = {}, {}
+local store = {}
 
 -- Lua has no rollback, so a foreign type under one of our keys is refused before the first write. Asking for the length costs
 -- half as much as asking for the type.
@@ -207,13 +207,6 @@ local function read_meta(id) return read_metas({id})[id] end
 
 local function write_meta(id, m) call('HSET', META, id, packed(m)) end
 
-local function has_place(id)
-  for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE, HELD}) do
-    if call('ZSCORE', key, id) then return true end
-  end
-  return false
-end
-
 -- Deletes jobs, given as id -> meta.
 local function forget(jobs)
   local ids, names, bindings = {}, {}, {}
@@ -234,149 +227,11 @@ local function forget(jobs)
   call_with('HDEL', BOUND, bindings)
 end
 
--- Where a job waits: at the head of the queue, or held behind all others if its call failed and no job has succeeded since.
-local function waits_in(m)
-  if m.crashes >= SUSPECT_CRASHES then return SUSPECT end
-  return V2 and m.runs > 0 and control.blamed and HELD or READY
-end
-
--- Puts a job back to the queue. Order is by place; places are in order of first delivery.
-local function requeue(id, m, where)
-  store.own(id)
-  write_meta(id, m)
-  call('ZREM', LEASE, id)
-  call('ZREM', DELAYED, id)
-  where = where or waits_in(m)
-  if where == HELD and not control.held then
-    call('HSET', CONTROL, 'held', '1')
-    control.held = '1'
-  end
-  call('ZADD', where, store.place(id), id)
-end
-
--- Puts a job back to the queue after a delay.
-local function postpone(id, m, delay)
-  store.own(id)
-  write_meta(id, m)
-  call('ZREM', LEASE, id)
-  call('ZADD', DELAYED, digits(queue_now + delay), id)
-end
-
--- Makes a job a dead letter. `attempts`: how often it was run, as in its record; by default, how often its call failed. The
--- letter calls that `tries`, which cannot change: the field is public.
-local function bury(id, m, job_id, code, message, attempts)
-  local payload = store.payload(id) or ''
-  forget({[id] = m})
-  letters.write(id, {code = code, message = message, job_id = job_id, token = m.token, tries = attempts or m.runs,
-                     crashes = m.crashes, first_claimed_ms = m.first, died_ms = NOW}, payload)
-  increment('dead')
-end
-
--- Jobs that this script buried and no worker will settle: id, job id (may be empty) and code of each. The worker logs them and
--- writes their records (record_dead.lua).
-local buried = {}
-
-local function bury_unsettled(id, m, code, message)
-  bury(id, m, m.job_id, code, message)
-  push(buried, id, m.job_id)
-  buried[#buried + 1] = code
-end
-
--- A meta for a job of which only the payload is known, to be buried under the id that users know. In a payload too large to be
--- parsed, the id is found only if it is the first or the last field.
-local function new_meta_of(payload, name)
-  local m, job_id = new_meta(), nil
-  if #payload <= LARGEST then
-    local fine, job = pcall(cjson.decode, payload)
-    job_id = fine and type(job) == 'table' and job.job_id
-  else
-    job_id = string.match(string.sub(payload, -256), '"job_id"%s*:%s*"([%w._:-]+)"%s*}%s*$')
-      or string.match(string.sub(payload, 1, 256), '^%s*{%s*"job_id"%s*:%s*"([%w._:-]+)"')
-  end
-  if type(job_id) ~= 'string' then job_id = name or '' end
-  if is_job_id(job_id) then m.job_id = job_id end
-  return m
-end
-
--- Loads a job of which another program may have deleted or overwritten a part. Without its payload it is deleted, without its
--- meta it begins anew; if the meta cannot be read, or its id is invalid, it is buried.
-local function load_or_forget(id)
-  local m = read_meta(id) or new_meta()
-  if store.has(id) then
-    if not store.is_id(id) then
-      local kept = store.keep(id, store.payload(id), '')
-      forget({[id] = m})
-      id, m = kept, {damaged = true}
-    end
-    if not m.damaged then return m end
-    bury_unsettled(id, new_meta_of(store.payload(id)), 'unreadable', 'what the queue knew of this job cannot be read')
-    return nil
-  end
-  forget({[id] = m})
-  for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE, HELD}) do call('ZREM', key, id) end
-  return nil
-end
-
 -- The open job that another delivery with the same job id is bound to, if any.
 local function bound_elsewhere(job_id, id)
   local other = call('HGET', BOUND, job_id)
   if other and other ~= id and store.has(other) then return other end
   return nil
-end
-
--- Workers of the previous version know no offset: while there are some, future times are moved instead.
-local function move_back(lease_ms, by)
-  for _, id in ipairs(call('ZRANGEBYSCORE', LEASE, digits(now + lease_ms), '+inf')) do
-    call('ZADD', LEASE, digits(now + lease_ms), id)
-  end
-  for _, id in ipairs(call('ZRANGE', DELAYED, 0, -1)) do call('ZINCRBY', DELAYED, digits(-by), id) end
-end
-
--- Outage amnesty: if no script ran for two heartbeats, no worker could have sent one, and silence does not prove a crash. The
--- same if the clock went back (failover), which must not prolong any lease or delay.
-local function tick(lease_ms, beat_ms)
-  local clock = number_in_control(CLOCK)
-  local went_back = now < clock - 1000
-  if went_back then
-    if V2 then
-      call('HSET', CONTROL, 'offset', digits(number_in_control('offset') + clock - now))
-      queue_now = queue_now + clock - now
-    else
-      move_back(lease_ms, clock - now)
-    end
-    call('ZREMRANGEBYSCORE', WORKERS, '(' .. NOW, '+inf')
-  end
-  if clock > 0 and (now - clock > 2 * beat_ms or went_back) then
-    control.amnesty = digits(queue_now + 2 * beat_ms)
-    call('HSET', CONTROL, 'amnesty', control.amnesty)
-  end
-  for _, field in ipairs({'blamed', 'accused', 'answered', 'healed'}) do
-    if number_in_control(field) > now then  -- no success would ever be later
-      control[field] = NOW
-      call('HSET', CONTROL, field, NOW)
-    end
-  end
-  call('HSET', CONTROL, CLOCK, NOW)
-end
-
--- Requeues jobs whose lease has expired; returns how many. It buries only those that kill even the worker that reads them; a
--- worker buries all others.
-local function reap(max_crashes)
-  if queue_now < number_in_control('amnesty') then return 0 end
-  local expired = call('ZRANGEBYSCORE', LEASE, '-inf', '(' .. digits(queue_now), 'LIMIT', 0, BATCH)
-  for _, id in ipairs(expired) do
-    local m = load_or_forget(id)
-    if m then
-      m.crashes = m.crashes + 1
-      if m.crashes >= max_crashes + BURIAL_MARGIN then
-        bury_unsettled(id, m, 'crashed', 'the lease expired ' .. m.crashes .. ' times')
-      else
-        requeue(id, m)
-      end
-    end
-  end
-  if #expired > 0 then increment('reaped', #expired) end
-  return #expired
 end
 
 -- Writes fields and values of a record. `begins`: the old record is deleted, except for the time of submission. A value of
@@ -398,53 +253,4 @@ local function write_record(key, ttl, begins, ...)
   if submitted then call('HSET', key, 'submitted_ms', submitted) end
   call('EXPIRE', key, ttl)
   return foreign
-end
-
--- A dead letter's header, and its payload if that follows behind a line feed (format 1; JSON escapes line feeds in the header,
--- so free text cannot contain one). Other programs may write to this hash: anything but a letter of ours has no header.
-function letters.open(letter)
-  local feed = string.find(letter, '\n', 1, true)
-  local fine, found = pcall(cjson.decode, feed and string.sub(letter, 1, feed - 1) or letter)
-  if not fine or type(found) ~= 'table' then return nil end
-  local header = {}
-  for _, name in ipairs({'code', 'message', 'job_id', 'token'}) do
-    header[name] = found[name]
-    if type(found[name]) ~= 'string' then return nil end
-  end
-  for name, most in pairs({tries = 1e12, crashes = 1e12, first_claimed_ms = 1e15, died_ms = 1e15}) do
-    local number = tonumber(found[name])
-    if not number or not (number >= 0 and number < most) then return nil end
-    header[name] = most == 1e15 and digits(math.floor(number)) or math.floor(number)
-  end
-  return header, feed and string.sub(letter, feed + 1)
-end
-
--- A letter's members in the index: by time, by code and time, and by job id.
-function letters.members(id, header)
-  local died = string.format('%016.0f', header.died_ms)
-  local members = {'t\0' .. died .. '\0' .. id, 'c\0' .. string.gsub(header.code, '%z', ' ') .. '\0' .. died .. '\0' .. id}
-  if string.match(header.job_id, '^[%w._:-]+$') then members[3] = 'j\0' .. header.job_id .. '\0' .. id end
-  return members
-end
-
-function letters.enter(id, header)
-  local words = {}
-  for _, member in ipairs(letters.members(id, header)) do push(words, '0', member) end
-  redis.pcall('ZADD', INDEX, unpack(words))
-end
-
--- Writes a letter, without its payload if that is lost. If the payloads' key has a foreign type, the payload follows the header;
--- if the index' has, tidy.lua enters the letter later.
-function letters.write(id, header, payload)
-  local apart = V2 and payload and redis.pcall('HSET', PAYLOADS, id, payload)
-  local behind = payload and type(apart) ~= 'number' and '\n' .. payload or ''
-  call('HSET', DEAD, id, cjson.encode(header) .. behind)
-  letters.enter(id, header)
-end
-
--- Deletes a letter. If it has no header, tidy.lua removes its members from the index.
-function letters.drop(id, header)
-  call('HDEL', DEAD, id)
-  redis.pcall('HDEL', PAYLOADS, id)
-  if header then redis.pcall('ZREM', INDEX, unpack(letters.members(id, header))) end
 end

@@ -142,29 +142,20 @@ function store.dismiss(owner)
   return true
 end
 
--- Takes over entries that another program read as a consumer of our group and left idle for a lease; returns how many.
-function store.adopt(lease_ms)
+-- Entries that another program read as a consumer of our group and left idle for a lease; of many, a part with each call.
+function store.strays(lease_ms)
   local summary = redis.pcall('XPENDING', SOURCE, GROUP)
-  if summary.err or summary[1] <= call('HLEN', META) then return 0 end
-  local adopted, from = 0, call('HGET', CONTROL, 'strays') or ''
+  if summary.err or summary[1] <= call('HLEN', META) then return {} end
+  local found, from = {}, call('HGET', CONTROL, 'strays') or ''
   if string.sub(from, 1, 1) ~= '(' or not store.is_id(string.sub(from, 2)) then from = '-' end
   local page = call('XPENDING', SOURCE, GROUP, 'IDLE', lease_ms, from, '+', BATCH)
   for _, pending in ipairs(page) do
-    local id = pending[1]
-    if call('HEXISTS', META, id) == 0 and not has_place(id) then
-      if store.has(id) then
-        requeue(id, new_meta())
-        adopted = adopted + 1
-      else
-        store.drop({id})
-      end
-    end
+    if call('HEXISTS', META, pending[1]) == 0 then found[#found + 1] = pending[1] end
   end
   if #page == BATCH then
     call('HSET', CONTROL, 'strays', '(' .. page[#page][1])
   else
     call('HDEL', CONTROL, 'strays')
   end
-  return adopted
+  return found
 end
-
