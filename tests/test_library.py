@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from greenscale_worker.job import Job, Output
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.memory import MemoryQueue
 from greenscale_worker.queues.registry import open_client, open_queue
+from greenscale_worker.telemetry import Metrics
 from greenscale_worker.worker import Worker
 from harness.eventually import PATIENCE, eventually
 from tests.support.jobs import KINDS
@@ -116,6 +118,27 @@ async def test_what_a_plain_function_raises_means_what_it_means_elsewhere(
     async with Worker(queue, raising(error), concurrency=1):
         await put(queue, "a")
         await reads(queue, "a", **fields)
+
+
+@pytest.mark.parametrize("kind", ["memory", *KINDS])
+async def test_the_log_says_when_a_job_without_any_other_is_due(kind: str, redis_url: str) -> None:
+    """The queue decides that at the second failure (docs/blame.md), whatever the worker would wait."""
+    async with AsyncExitStack() as stack:
+        queue: Any = MemoryQueue()
+        client: Any = queue
+        if kind != "memory":
+            queue = await open_queue(kind, RedisOptions(url=redis_url), QueueOptions(), Metrics())
+            client = await stack.enter_async_context(aclosing(await open_client(kind, RedisOptions(url=redis_url))))
+        lines = stack.enter_context(structlog.testing.capture_logs())
+        await client.put([("a", b'{"job_id": "a", "prompt": "?"}')])
+        await stack.enter_async_context(Worker(queue, raising(ValueError("a prompt")), concurrency=1))
+        await eventually(lambda: len(delays_of(lines)) == 2)
+        first, second = delays_of(lines)
+        assert first < second == 120
+
+
+def delays_of(lines: list[Any]) -> list[float]:
+    return [line["delay"] for line in lines if line["event"] == "job"]
 
 
 async def test_an_answer_that_json_cannot_say_is_called_so() -> None:

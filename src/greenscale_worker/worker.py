@@ -361,7 +361,7 @@ class Worker:
             case Failure():
                 code = outcome.code
                 if word != "failed":
-                    facts["delay"] = round(outcome.delay, 3)
+                    facts["delay"] = round(outcome.delay if lease.due_in is None else lease.due_in, 3)
             case Released(code, delay):
                 word = note or "released"
                 facts["delay"] = round(delay, 3)

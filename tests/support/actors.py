@@ -389,7 +389,7 @@ class Actors:
         args += flat((self.setup.name(item.id), *item[1:]) for item in items)
 
         def seen(answers: list[Any]) -> None:
-            for item, verdict in zip(items, answers[::2], strict=True):
+            for item, verdict in zip(items, answers[::3], strict=True):
                 if verdict == b"DEAD":
                     self.witness.ended(item.id, item.token, "failed")
                 elif verdict in {b"HELD", b"DELAYED"}:

@@ -159,7 +159,7 @@ class Ledger:
 
     def retry(self, items: Iterable[Fault]) -> list[Any]:
         answers = [self._retry(item) for item in items]
-        if {"DELAYED", "HELD"} & {verdict for verdict, _ in answers}:
+        if {"DELAYED", "HELD"} & {verdict for verdict, *_ in answers}:
             self.bells.append("ready")
         return [word for answer in answers for word in answer]
 
@@ -497,11 +497,11 @@ class Ledger:
         else:
             self._requeue(job)
 
-    def _retry(self, item: Fault) -> tuple[str, int]:
+    def _retry(self, item: Fault) -> tuple[str, int, int]:
         if item.id not in self.open:
-            return "GONE", 0
+            return "GONE", 0, 0
         if not self._held(item.id, item.token):
-            return "STALE", 0
+            return "STALE", 0, 0
         job, delay = self.open[item.id], item.delay
         job.runs += 1
         if item.prior == "job":
@@ -529,8 +529,8 @@ class Ledger:
             lifetime = LIVE_SECONDS
             fields |= {"state": verdict.lower(), "due_ms": str(self.now + delay)}
         if not item.job_id or (verdict == "DEAD" and elsewhere):
-            return verdict, 0
-        return verdict, int(self._write(item.job_id, lifetime, fields))
+            return verdict, 0, delay
+        return verdict, int(self._write(item.job_id, lifetime, fields)), delay
 
     def _judge(self, job: Open, fingerprint: str, began: int, most: int) -> str:
         """The job's own fault, as it seems: it is dead, unless others fail alike and nobody succeeds."""

@@ -84,7 +84,8 @@ class Lease:
     arrived, by this process' monotonic clock. `runs` counts failed calls, `tries` the tries they used up, `crashes`
     expired leases, `attempts` runs including this one (0: not run). `began` is when its call began, by the monotonic
     clock; None: no call was made. The outcome is recorded under `job_id`; None: there is no usable id.
-    `default_job_id` is the queue's id for a payload that has none, if the queue provides one.
+    `default_job_id` is the queue's id for a payload that has none, if the queue provides one. `due_in` is when a job
+    that `retry` has put off is due, in seconds; None: as its failure says.
     """
 
     id: str
@@ -99,6 +100,7 @@ class Lease:
     default_job_id: str | None = None
     attempts: int = 0
     began: float | None = None
+    due_in: float | None = None
     received: float = field(default_factory=monotonic)
     lost: Loss | None = None
     on_lost: Callable[[], None] | None = None

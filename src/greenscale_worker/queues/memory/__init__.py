@@ -151,7 +151,7 @@ class MemoryQueue:
             alone=lambda: store.alone(entry),
         )
         entry.tries, entry.failed = judged.tries, judged.failed
-        lease.attempts = entry.runs
+        lease.attempts, lease.due_in = entry.runs, judged.delay
         if judged.verdict == "dead":
             outcome = Failed(failure.code, failure.message)
             self._tell(lease, outcome)

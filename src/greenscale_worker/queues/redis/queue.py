@@ -295,8 +295,10 @@ class RedisQueue:
             args += [round(failure.used * 1000), round(failure.max_tries * 1000), int(failure.delay * 1000)]
             args.append(_began_ms(lease))
         answers, _ = await self._redis.call(self._scripts["retry"], keys, args, _read_verdicts)
-        _warn_of_foreign_keys([word for _, word in answers], [lease.job_id for lease, _ in items])
-        return [verdict for verdict, _ in answers]
+        _warn_of_foreign_keys([word for _, word, _ in answers], [lease.job_id for lease, _ in items])
+        for (lease, _), (_, _, due_in) in zip(items, answers, strict=True):
+            lease.due_in = due_in
+        return [verdict for verdict, _, _ in answers]
 
 
 def _words(number: int, known: Container[bytes]) -> Callable[[Any], list[bytes]]:
@@ -319,10 +321,11 @@ def _read_beat(answer: Any) -> tuple[int, int, list[tuple[str, str, str]], list[
     return int(reaped), int(claimable), leases, list(buried), bool(seated)
 
 
-def _read_verdicts(answer: Any) -> list[tuple[Verdict, bytes]]:
-    """Read the verdict on each failed job, and BADTYPE if a foreign key was replaced."""
-    replaced = [b"BADTYPE" if int(foreign) else b"OK" for foreign in answer[1::2]]
-    return list(zip([VERDICTS[verdict] for verdict in answer[::2]], replaced, strict=True))
+def _read_verdicts(answer: Any) -> list[tuple[Verdict, bytes, float]]:
+    """Read the verdict on each failed job, BADTYPE if a foreign key was replaced, and in how many seconds it is due."""
+    replaced = [b"BADTYPE" if int(foreign) else b"OK" for foreign in answer[1::3]]
+    due_in = [int(ms) / 1000 for ms in answer[2::3]]
+    return list(zip([VERDICTS[verdict] for verdict in answer[::3]], replaced, due_in, strict=True))
 
 
 def _read_purge(answer: Any) -> tuple[int, int]:

@@ -6,7 +6,7 @@
 --       then for each item: id, token, job id (empty: no record), code, message, prior (job, endpoint or unknown),
 --       fingerprint, thousandths of a try that the failure uses up, thousandths at which the job is dead, delay ms, when its
 --       call began (ms by our clock)
--- Output for each item its verdict DELAYED, HELD, DEAD, STALE or GONE, and 1 if a foreign key was replaced
+-- Output for each item its verdict DELAYED, HELD, DEAD, STALE or GONE, 1 if a foreign key was replaced, and ms until it is due
 local live_ttl, final_ttl = ARGV[3], tonumber(ARGV[4])
 local WORDS, TRY = 11, 1000
 local KNOWN = 1500           -- thousandths of a try: such a job is known to be at fault
@@ -95,14 +95,15 @@ local function retry(item, record)
     push(fields, 'state', verdict == 'HELD' and 'held' or 'delayed')
     push(fields, 'due_ms', digits(now + delay))
   end
-  if job_id == '' or ttl == 0 then return verdict, 0 end
-  return verdict, write_record(record, ttl, false, unpack(fields)) and 1 or 0
+  if job_id == '' or ttl == 0 then return verdict, 0, delay end
+  return verdict, write_record(record, ttl, false, unpack(fields)) and 1 or 0, delay
 end
 
 local answers, rings = {}, false
 for arg = 5, #ARGV, WORDS do
-  local verdict, foreign = retry({unpack(ARGV, arg, arg + WORDS - 1)}, KEYS[ITEMS + (arg - 5) / WORDS])
+  local verdict, foreign, delay = retry({unpack(ARGV, arg, arg + WORDS - 1)}, KEYS[ITEMS + (arg - 5) / WORDS])
   push(answers, verdict, foreign or 0)
+  answers[#answers + 1] = delay or 0
   rings = rings or verdict == 'DELAYED' or verdict == 'HELD'
 end
 if rings then ring('ready') end
