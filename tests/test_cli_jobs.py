@@ -52,6 +52,18 @@ def test_a_job_is_waited_for_that_is_not_there_yet(shell: Shell, redis_url: str)
         assert ask.returncode == 0
 
 
+def test_a_job_that_was_cancelled_while_it_was_delayed_is_not_due(shell: Shell) -> None:
+    shell("submit", "2+2", "--id", "x")
+    shell.run(Released("overload", delay=600))
+    assert "overload" in shell("jobs")[1]
+    assert shell("cancel", "x")[0] == 0
+    for command in (("jobs",), ("status", "x")):
+        _, out, _ = shell(*command)
+        assert "cancelled" in out
+        assert "due" not in out
+    assert "overload" not in shell("jobs")[1]
+
+
 def test_a_job_that_has_ended_is_not_waited_for(shell: Shell) -> None:
     for job_id in ("good", "bad"):
         shell("submit", "2+2", "--id", job_id)
