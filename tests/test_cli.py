@@ -523,9 +523,20 @@ async def test_whoever_is_cut_off_says_what_was_accepted(redis_server: RedisServ
         assert client.llen("jobs") == 1000
 
 
+@pytest.mark.parametrize("state", ["waiting", "running"])
+def test_an_id_whose_job_has_not_ended_is_refused(shell: Shell, state: str) -> None:
+    """With another prompt the new job would be a dead letter, and its sender be given the answer to the first."""
+    assert shell("submit", "first", "--id", "a")[0] == 0
+    shell.client.hset("job:a", "state", state)
+    said = f"greenscale-worker: --id: job a has not ended yet ({state}); expected: another id\n"
+    assert shell("submit", "second", "--id", "a") == (2, "", said)
+    assert shell.client.llen("jobs") == 1
+
+
+@pytest.mark.usefixtures("redis_url")  # where no job has this id
 async def test_ctrl_c_while_it_is_handed_in_leaves_the_id(redis_server: RedisServer) -> None:
     async with TcpProxy(redis_server.port) as proxy:
-        proxy.set(trap := Trap(b"EVALSHA", cut=False))
+        proxy.set(trap := Trap(b'"prompt"', cut=False))
         environment = {"REDIS_URL": f"redis://127.0.0.1:{proxy.port}"}
         submit = process("submit", "x", "--id", "a", environment=environment)
         async with asyncio.timeout(PATIENCE):
@@ -539,9 +550,10 @@ SAYS_SO: Final = b" handed in; `greenscale-worker status %b` says so, before it 
 NOT_KNOWN: Final = b"it is not known whether job a was" + SAYS_SO % b"a"
 
 
+@pytest.mark.usefixtures("redis_url")  # where no job has this id
 async def test_a_lost_answer_is_told_with_what_to_do(redis_server: RedisServer) -> None:
     async with TcpProxy(redis_server.port) as proxy:
-        proxy.set(Trap(b"EVALSHA"))
+        proxy.set(Trap(b'"prompt"'))
         submit = process("submit", "x", "--id", "a", environment={"REDIS_URL": f"redis://127.0.0.1:{proxy.port}"})
         out, err = await asyncio.to_thread(submit.communicate)
     assert (submit.returncode, out) == (1, b"")

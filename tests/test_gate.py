@@ -324,7 +324,7 @@ async def test_why_nothing_is_sent_is_one_line() -> None:
     gate = Gate()
     trip(gate, fault(advice="check the key"))
     assert gate.why is not None
-    assert gate.why.startswith("the breaker is open since ")
+    assert gate.why.startswith("the breaker is open, calls fail since ")
     assert gate.why.endswith(" UTC: http_503, check the key")
     gate.succeeded(call())
     assert gate.why is None

@@ -44,7 +44,7 @@ class Gate:
     def why(self) -> str | None:
         """Why nothing is sent now, in one line; None while calls are sent."""
         if self._evidence.is_open:
-            return f"the breaker is open since {self._opened_at}: {self._shut_by}"
+            return f"the breaker is open, calls fail since {self._opened_at}: {self._shut_by}"
         seconds = self._evidence.wait(monotonic())
         return f"the endpoint asked for {seconds:.0f} s more: {self._shut_by}" if seconds > 0 else None
 

@@ -108,10 +108,20 @@ def _worker_started(facts: EventDict) -> str:
     return words.format_map(defaultdict(str, facts))
 
 
+def _draining(facts: EventDict) -> str:
+    return "draining: {running} running, for at most {seconds} s".format_map(defaultdict(str, facts))
+
+
+def _probe_failed(facts: EventDict) -> str:
+    return "probe failed: {code}, the next one in {seconds} s".format_map(defaultdict(str, facts))
+
+
 SENTENCES: Final[Mapping[str, Callable[[EventDict], str]]] = {
+    "draining": _draining,
     "job": _job,
     "job_buried": _job_buried,
     "job_taken_over": _job_taken_over,
+    "probe_failed": _probe_failed,
     "waiting_for_backend": _waiting_for_backend,
     "worker_started": _worker_started,
 }

@@ -36,7 +36,7 @@ UNKNOWN: Final = Judgement("unknown")
 DOWN: Final = Judgement("endpoint")
 BUSY: Final = Judgement("endpoint", overload=True)
 KEY: Final = Judgement(
-    "endpoint", advice="the endpoint refuses the key; check that it is right, not expired, and belongs to this URL"
+    "endpoint", advice="the endpoint refuses the key; check that it is set, right, not expired, and belongs to this URL"
 )
 MONEY: Final = Judgement(
     "endpoint", advice="the account's quota, budget or credit is used up; check its plan and billing"

@@ -51,7 +51,9 @@ A `.env` may have come with a folder that somebody else made, so it is trusted w
 - `--env-file FILE`, an option of `greenscale-worker` and of each of its commands, reads that file instead and trusts it
   like the environment.
 
-- A variable that is empty is as good as none, except the two keys: there it means an endpoint without keys. An empty
+For every variable, wherever it comes from:
+
+- An empty variable counts as not set, except the two keys: there it means an endpoint without keys. An empty
   variable in the environment also undoes the one in `.env`.
 - A secret may be in a file instead, whose name is in `NAME_FILE`; both at once is an error. Line breaks at the end of a
   secret do not count.

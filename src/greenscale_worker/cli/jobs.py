@@ -33,7 +33,8 @@ STATUS: Final = """\
 Show the record of a job: its state, how often it was run, when, by whom, what
 it cost and why it failed. A job that was pushed by hand has no record before a
 worker claims it, and none has one after GREENSCALE_RESULT_TTL_SECONDS: both
-are "unknown or waiting"."""
+are "unknown or waiting". A failed job that waits behind fresh ones may still
+be "delayed" here; `jobs` says that it is held."""
 
 RESULT: Final = """\
 Write the answer of a job, and nothing else, to stdout. With --wait, wait for it

@@ -71,7 +71,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     source.add_argument("--jsonl", metavar="FILE", help="a file with a job in each line; - is stdin")
 
     job = parser.add_argument_group("of each job, unless its line says otherwise")
-    job.add_argument("--id", metavar="ID", help="id of a single job (default: a random one); used again, it runs again")
+    job.add_argument(
+        "--id",
+        metavar="ID",
+        help="id of a single job (default: a random one); used again after its job has ended, it runs again",
+    )
     job.add_argument("--model", help="the model to ask")
     job.add_argument("--temperature", type=within(0, 2), metavar="T", help="from 0 to 2")
     job.add_argument("--max-tokens", type=within(1, MOST_TOKENS, int), metavar="N", help="limit of the answer's tokens")
@@ -138,6 +142,7 @@ async def _submit(args: argparse.Namespace, client: "QueueClient", settings: "Se
         check_kept(settings)
     jobs = _all_jobs(args, settings)
     handed_in: list[Submission] = []
+    await _check_unused(args.id, client)
     try:
         left_out = await _hand_in(jobs, client, handed_in)
     finally:  # even after an error or Ctrl-C: no id may be lost
@@ -161,6 +166,15 @@ def _all_jobs(args: argparse.Namespace, settings: "Settings") -> list[Submission
     finally:
         gc.enable()
     return jobs
+
+
+async def _check_unused(job_id: str | None, client: "QueueClient") -> None:
+    """Raise ConfigError if a job with this id has not ended: with another prompt the new one would be a dead letter."""
+    from greenscale_worker.queues import OPEN
+
+    state = "" if job_id is None else (await client.record(job_id)).get("state", "")
+    if state in OPEN - {"cancelling"}:
+        raise ConfigError(f"--id: job {job_id} has not ended yet ({state}); expected: another id")
 
 
 def _say_ids(jobs: list[Submission], args: argparse.Namespace) -> None:

@@ -38,14 +38,15 @@ class Standing:
             reasons[PAUSED] = PAUSED
         if self.open_jobs and not self.workers:
             reasons[NO_WORKER] = NO_WORKER
-        whys = {worker.why for worker in self.workers}
+        whys, told = {worker.why for worker in self.workers}, ""
         if self.open_jobs and whys and None not in whys:
             told = " / ".join(sorted(filter(None, whys))[:SHOWN])
             reasons[SECONDS.sub("", told)] = f"no worker sends: {told}"
         fails = depth.failing_seconds is not None and not self.tries_anew
         if self.open_jobs and fails and (depth.failing_seconds or 0.0) >= patience:
             by = depth.failing_by or "a call failed"
-            reasons[by] = f"no success for {age(depth.failing_seconds or 0.0)}: {by}"
+            if by.partition(":")[0] not in told:  # the workers' reason has the same code
+                reasons[by] = f"no success for {age(depth.failing_seconds or 0.0)}: {by}"
         only_delayed = depth.delayed == self.open_jobs
         if only_delayed and self.next_due_seconds is not None and not reasons:
             reasons[DELAYED] = f"all wait for their time; the next is due in {age(self.next_due_seconds)}"

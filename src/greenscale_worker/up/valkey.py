@@ -78,5 +78,5 @@ def _why(log: Path) -> str:
     """Return the last fault in the server's log, or else its last line, and where to read more."""
     lines = log.read_text(errors="replace").splitlines()
     faults = [found[1] for line in lines if (found := FAULT.match(line))]
-    fault = (faults or lines or ["it has said nothing"])[-1].partition(ADVICE)[0]
+    fault = (faults or lines or ["it has said nothing"])[-1].partition(ADVICE)[0].removesuffix(", aborting.")
     return f"{fault}; docs/up.md says what to do, {log} has the whole log"
