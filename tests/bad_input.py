@@ -77,8 +77,8 @@ CASES: Final = (
     _raw("NaN", b'{"job_id":"nan","prompt":"Hello","temperature":NaN}', job_id="nan"),
     _raw(
         "deeper than any parser goes",
-        b'{"job_id":"abyss","x":' + _nested(2000).encode() + b"}",
-        example="2000 lists in each other",
+        b'{"job_id":"abyss","x":' + _nested(50_000).encode() + b"}",
+        example="50,000 lists in each other",
     ),
     _raw("a list", b'["What is 2+2?"]', "not_an_object"),
     _raw("a string", b'"What is 2+2?"', "not_an_object"),

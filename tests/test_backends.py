@@ -20,7 +20,7 @@ from greenscale_worker.backends.echo import EchoBackend
 from greenscale_worker.backends.handlers import HandlerBackend
 from greenscale_worker.backends.request import chat_request, question, text_of
 from greenscale_worker.backends.retry_after import LONGEST, retry_after
-from greenscale_worker.errors import BadInputError, ConfigError
+from greenscale_worker.errors import BadInputError, ConfigError, TransientError
 from greenscale_worker.job import Job, Output
 
 OPTIONS = ChatOptions(url="http://127.0.0.1:9/v1/chat/completions", model="llama")
@@ -157,7 +157,7 @@ def test_what_cannot_be_loaded_says_why(module: str, name: str, told: str) -> No
 
 
 async def test_an_answer_that_is_not_json_raises(module: str) -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(TransientError, match="is not JSON"):
         await answer(f"{module}:nonsense")
 
 
