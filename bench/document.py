@@ -66,8 +66,8 @@ def render_summary(results: Results) -> str:
     header = ["", *(column.title for _, column in figures)]
     return f"""{table(header, rows)}
 
-Medians and, in brackets, multiples of the bare loop; {results.began}, {results.commit}. Start, memory and much more,
-and [where a peer is better](docs/benchmarks.md#where-a-peer-is-better), are told there."""
+Medians and, in brackets, multiples of the bare loop; {results.began}, {results.commit}. Some figures of some peers are
+better: [which](docs/benchmarks.md#where-a-peer-is-better)."""
 
 
 def _of(figure: tuple[str, Column], system: str) -> tuple[str, str, Column]:
