@@ -848,7 +848,7 @@ def test_the_queue_is_counted(shell: Shell) -> None:
     code, out, _ = shell("queue")
     assert code == 0
     rows = ["waiting  10", "running   0", "delayed   1", "held      0", "dead      1", "workers   0"]
-    assert out.splitlines() == ["jobs", *rows, "", "no worker is alive"]
+    assert out.splitlines() == ["queue jobs", *rows, "", "no worker is alive"]
 
 
 def test_the_queue_says_why_nothing_succeeds(shell: Shell, redis_url: str) -> None:
@@ -940,12 +940,12 @@ def test_watching_outlives_redis(start_redis: Callable[..., RedisServer]) -> Non
     server = start_redis()
     watch = process("queue", "--watch", "0.05", environment={"REDIS_URL": server.url})
     assert watch.stdout is not None
-    assert watch.stdout.readline() == b"jobs\n"
+    assert watch.stdout.readline() == b"queue jobs\n"
     server.kill()
     while not (line := watch.stdout.readline()).startswith(b"Redis does not answer"):
         assert line
     server.start()
-    while watch.stdout.readline() != b"jobs\n":
+    while watch.stdout.readline() != b"queue jobs\n":
         pass
     watch.send_signal(signal.SIGINT)
     watch.communicate()

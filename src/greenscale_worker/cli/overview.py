@@ -62,7 +62,7 @@ class Overview(Standing):
         width = max(map(len, numbers))
         rows = [(word, number.rjust(width)) for word, number in zip((*COUNTED, "workers"), numbers, strict=True)]
         oldest = self.depth.oldest_seconds
-        lines = [bold(name), columns(rows) + ("" if oldest is None else f"   oldest: {age(oldest)}")]
+        lines = [f"queue {bold(name)}", columns(rows) + ("" if oldest is None else f"   oldest: {age(oldest)}")]
         lines += [line for line in (self._pace(), self._reason()) if line]
         if self.workers:
             lines += ["", self._table()]
