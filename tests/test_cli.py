@@ -297,7 +297,7 @@ def test_every_option_is_explained() -> None:
 
 def test_a_file_that_is_named_is_trusted_by_every_command(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("GREENSCALE_BACKEND=mine:handler\nREDIS_LIST_NAME=mine\n")
-    assert shell("queue", "--env-file", ".env")[1].startswith("mine\n"), "it may stand behind the command, too"
+    assert shell("queue", "--env-file", ".env")[1].startswith("queue mine\n"), "it may stand behind the command, too"
     assert shell("dead", "list", "--env-file", ".env")[::2] == (0, "there are no dead letters\n")
     code, _, err = shell("queue")
     assert code == 2
@@ -305,7 +305,7 @@ def test_a_file_that_is_named_is_trusted_by_every_command(shell: Shell, tmp_path
     assert err.endswith("the option --env-file .env\n")
     code, out, err = shell("--env-file", ".env", "queue")
     assert (code, err) == (0, "")
-    assert out.startswith("mine\n")
+    assert out.startswith("queue mine\n")
     code, _, err = shell("--env-file", "nowhere", "queue")
     assert (code, err.count("\n")) == (2, 1)
     assert "nowhere: No such file or directory" in err
@@ -932,7 +932,7 @@ def on_a_terminal(redis_url: str, **environment: str) -> str:
 
 def test_on_a_terminal_the_screen_is_drawn_anew(redis_url: str) -> None:
     seen = on_a_terminal(redis_url)
-    assert seen.startswith("\x1b[2J\x1b[H\x1b[J\x1b[1mjobs\x1b[0m\r\nwaiting  0")
+    assert seen.startswith("\x1b[2J\x1b[H\x1b[Jqueue \x1b[1mjobs\x1b[0m\r\nwaiting  0")
     assert "\x1b[1m" not in on_a_terminal(redis_url, NO_COLOR="1")
 
 

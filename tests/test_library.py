@@ -146,7 +146,7 @@ async def test_an_answer_that_json_cannot_say_is_called_so() -> None:
     async with Worker(queue, lambda _: {"a prompt"}, concurrency=1):
         await put(queue, "a")
         record = await reads(queue, "a", state="delayed", error_code="backend_error")
-    said = "the handler returned a set that is not JSON; text, an Output or JSON is expected"
+    said = "the handler returned what is not JSON, of type set; text, an Output or JSON is expected"
     assert record["error_message"] == said
 
 

@@ -94,9 +94,14 @@ class Home:
         directory.mkdir()
         with (directory / "out").open("wb") as out, (directory / "err").open("wb") as err:
             streams = {"stdout": out, "stderr": err}
-            ignore = partial(signal.signal, ignored, signal.SIG_IGN) if ignored is not None else None
+            heard = signal.SIG_DFL if ignored is None else signal.SIG_IGN  # tests under nohup ignore SIGHUP
             process = await self.desk.start(
-                *before, "up", *arguments, **streams, start_new_session=True, preexec_fn=ignore
+                *before,
+                "up",
+                *arguments,
+                **streams,
+                start_new_session=True,
+                preexec_fn=partial(signal.signal, ignored or signal.SIGHUP, heard),
             )
         return Up(process, directory)
 

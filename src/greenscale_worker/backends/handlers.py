@@ -62,7 +62,8 @@ def _written(answer: Any) -> str:
     try:
         return write(answer).decode()
     except (TypeError, ValueError):
-        what = f"the handler returned a {type(answer).__name__} that is not JSON; text, an Output or JSON is expected"
+        kind = type(answer).__name__
+        what = f"the handler returned what is not JSON, of type {kind}; text, an Output or JSON is expected"
         raise TransientError("backend_error", what) from None
 
 

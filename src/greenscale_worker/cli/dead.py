@@ -52,7 +52,7 @@ DONE: Final = """\
 2  a wrong setting or option"""
 NO_SUCH: Final = f"{DONE}\n3  there is no such dead letter, or none of this code"
 CODES: Final = {
-    "list": NO_SUCH,
+    "list": f"{DONE}\n3  --after: there is no such dead letter",
     "codes": DONE,
     "show": NO_SUCH,
     "replay": NO_SUCH.replace("1  ", "1  some could not be replayed; or "),

@@ -167,10 +167,11 @@ def _what_next() -> str:
 
 
 def _figures(tally: "Tally") -> str:
+    again = "calls made again" if tally.total == tally.done else "calls to make again"
     rows = [
         ("answered", f"{tally.answered}", f"in {tally.seconds:.1f} s, {tally.rate:.1f} a second"),
         ("failed", f"{tally.failed}", ""),
-        ("calls made again", f"{tally.retries}", "because they had been refused or dropped"),
+        (again, f"{tally.retries}", "because they had been refused or dropped"),
         ("tokens", f"{tally.tokens:,}", f"{tally.prompt_tokens:,} asked, {tally.completion_tokens:,} answered"),
     ]
     return columns(rows)

@@ -45,7 +45,7 @@ class Standing:
         fails = depth.failing_seconds is not None and not self.tries_anew
         if self.open_jobs and fails and (depth.failing_seconds or 0.0) >= patience:
             by = depth.failing_by or "a call failed"
-            if by.partition(":")[0] not in told:  # the workers' reason has the same code
+            if not told:  # what the workers say is newer
                 reasons[by] = f"no success for {age(depth.failing_seconds or 0.0)}: {by}"
         only_delayed = depth.delayed == self.open_jobs
         if only_delayed and self.next_due_seconds is not None and not reasons:
