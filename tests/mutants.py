@@ -579,6 +579,11 @@ MUTANTS: Final = [
     Mutant(
         "a job that is handed in twice in one group is pushed twice", "put", "any_known or written[record]", "any_known"
     ),
+    Mutant(
+        "a cancelled job keeps the failure before",
+        "cancel",
+        "    call('HDEL', record, 'due_ms', 'error_code', 'error_message')",
+    ),
     Mutant("put does not look for records", "put", "call('EXISTS', unpack(KEYS, ITEMS)) > 0", "false"),
     Mutant("put overwrites the record of a job in flight", "put", " and not is_open then", " then"),
     Mutant(

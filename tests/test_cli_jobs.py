@@ -419,6 +419,12 @@ async def test_what_keeps_every_worker_from_sending_is_told(shell: Shell, redis_
         found = await asyncio.to_thread(shell.json, "queue")
         assert found["why"].startswith(f"no worker sends: waiting for the backend: {address}: ")
         assert found["why"].endswith(found["workers"][0]["why"])
+        seconds, _ = shell.client.time()
+        shell.client.hset(
+            "{jobs}:control", mapping={"blamed": 1000 * (seconds - 90), "blamed_by": "of another backend"}
+        )
+        assert (await asyncio.to_thread(shell.json, "queue"))["why"] == found["why"], "what the worker says is newer"
+        shell.client.hdel("{jobs}:control", "blamed", "blamed_by")
         async with holding(redis_url):
             assert (await asyncio.to_thread(shell.json, "queue"))["why"] is None, "the other one may send"
         await worker.stop()

@@ -106,6 +106,12 @@ def test_what_lua_and_python_count_by_is_the_same() -> None:
     assert in_lua["BURIAL_MARGIN"] == BURIAL_MARGIN
 
 
+def test_the_scripts_are_fitted_to_a_walk() -> None:
+    heartbeat = sources("stream")["heartbeat"]
+    assert b"8 * 1024 * 1024" not in heartbeat
+    assert b"store.strays(lease_ms))" not in heartbeat
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_promise_is_kept_for_long(redis: Redis, kind: Kind) -> None:

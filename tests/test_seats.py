@@ -266,7 +266,7 @@ async def test_a_worker_that_is_full_keeps_no_seat_that_it_does_not_know_of(redi
 async def test_a_bell_is_heard_while_the_claim_that_brings_the_seat_is_on_the_wire(
     redis_url: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answered, heard = asyncio.Event(), asyncio.Event()
+    answered, heard, rung = asyncio.Event(), asyncio.Event(), set[Fetcher]()
     call_last, ring_seat = RetryingClient.call_last, Fetcher.ring_seat
 
     async def answer_late(self: RetryingClient, *args: Any) -> Any:
@@ -275,12 +275,11 @@ async def test_a_bell_is_heard_while_the_claim_that_brings_the_seat_is_on_the_wi
         await heard.wait()
         return answer
 
-    def hear(self: Fetcher) -> None:
+    def note(self: Fetcher) -> None:
         ring_seat(self)
-        if self is waiter._fetcher:  # noqa: SLF001  the holder hears it, too
-            heard.set()
+        rung.add(self)
 
-    monkeypatch.setattr(Fetcher, "ring_seat", hear)
+    monkeypatch.setattr(Fetcher, "ring_seat", note)
     async with crew(redis_url, kind, 0) as here, AsyncExitStack() as stack:
         holder, waiter = [
             await stack.enter_async_context(
@@ -293,12 +292,32 @@ async def test_a_bell_is_heard_while_the_claim_that_brings_the_seat_is_on_the_wi
         here.push()
         lease = await holder.lease()
         monkeypatch.setattr(RetryingClient, "call_last", answer_late)
-        heard.clear()
         waiting = asyncio.create_task(waiter.lease())
         await answered.wait()
+        rung.clear()
         await holder.settle(lease, Released("of a test"))
-        await eventually(heard.is_set)
+        await eventually(lambda: waiter._fetcher in rung)  # noqa: SLF001  who is who
+        heard.set()
         await eventually(waiting.done, PEEK_SECONDS / 2)
+
+
+@every_kind
+async def test_a_claim_tells_of_all_lanes_free_and_busy(
+    redis_url: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By them it is decided how many others what is left takes."""
+    call_last, told = RetryingClient.call_last, list[int]()
+
+    async def note(self: RetryingClient, script: Any, keys: list[str], args: list[Any], read: Any) -> Any:
+        told.append(args[-1])
+        return await call_last(self, script, keys, args, read)
+
+    async with crew(redis_url, kind, 1) as here:
+        monkeypatch.setattr(RetryingClient, "call_last", note)
+        for number in range(1, LANES + 1):
+            here.push()
+            await eventually(lambda number=number: here.taken() == [number])
+        assert set(told) == {LANES}
 
 
 @every_kind

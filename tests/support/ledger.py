@@ -33,6 +33,7 @@ from tests.support.entries import (
 )
 
 TRY, KNOWN, ALONE = 1000, 1500, 120_000
+OF_A_FAILURE = {"due_ms", "error_code", "error_message"}  # in a record; what is cancelled forgets it
 UPGRADED = re.compile(r":2-[0-9a-f]+$")  # the end of a worker's name, where it knows format 2
 
 
@@ -215,6 +216,8 @@ class Ledger:
         if id_ in self.open:
             self._end(id_, "cancelled")
             self._write(job_id, self.setup.ttl, {"state": "cancelled", "finished_ms": str(self.now)})
+            if isinstance(record := self.records.get(job_id), dict):
+                self.records[job_id] = {name: record[name] for name in record.keys() - OF_A_FAILURE}
             self.bells.append(f"gone {self.setup.name(id_)}")
             return "CANCELLED"
         record = self.records.get(job_id)

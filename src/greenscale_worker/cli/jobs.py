@@ -151,9 +151,7 @@ async def _status(args: argparse.Namespace, client: "QueueClient", _settings: "S
 def _rows(record: dict[str, str]) -> list[tuple[str, str]]:
     """Order a record for people: state, times, then the rest as in the wire contract. Redis keeps no order."""
     times = {name: value for name, value in record.items() if name.endswith(MS) and value.isdecimal()}
-    if "finished_ms" in times:
-        times.pop("due_ms", None)  # of an earlier delay
-    rest = {name: value for name, value in record.items() if name not in times and name not in {"state", "due_ms"}}
+    rest = {name: value for name, value in record.items() if name not in times and name != "state"}
     return [
         ("state", record.get("state", "")),
         *((name.removesuffix(MS), moment(int(value) / 1000)) for name, value in sorted(times.items(), key=_when)),

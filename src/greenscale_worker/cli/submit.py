@@ -174,7 +174,8 @@ async def _check_unused(job_id: str | None, client: "QueueClient") -> None:
 
     state = "" if job_id is None else (await client.record(job_id)).get("state", "")
     if state in OPEN - {"cancelling"}:
-        raise ConfigError(f"--id: job {job_id} has not ended yet ({state}); expected: another id")
+        wait = f"`greenscale-worker result {job_id} --wait` for its answer"
+        raise ConfigError(f"--id: job {job_id} has not ended yet ({state}); expected: another id, or {wait}")
 
 
 def _say_ids(jobs: list[Submission], args: argparse.Namespace) -> None:

@@ -42,11 +42,10 @@ class Standing:
         if self.open_jobs and whys and None not in whys:
             told = " / ".join(sorted(filter(None, whys))[:SHOWN])
             reasons[SECONDS.sub("", told)] = f"no worker sends: {told}"
-        fails = depth.failing_seconds is not None and not self.tries_anew
+        fails = depth.failing_seconds is not None and not self.tries_anew and not told  # what workers say is newer
         if self.open_jobs and fails and (depth.failing_seconds or 0.0) >= patience:
             by = depth.failing_by or "a call failed"
-            if not told:  # what the workers say is newer
-                reasons[by] = f"no success for {age(depth.failing_seconds or 0.0)}: {by}"
+            reasons[by] = f"no success for {age(depth.failing_seconds or 0.0)}: {by}"
         only_delayed = depth.delayed == self.open_jobs
         if only_delayed and self.next_due_seconds is not None and not reasons:
             reasons[DELAYED] = f"all wait for their time; the next is due in {age(self.next_due_seconds)}"

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import orjson
 
-from greenscale_worker.queues import ENDED, STATES, JobInfo
+from greenscale_worker.queues import STATES, JobInfo
 
 DIGITS: Final = 16
 COUNTS: Final = ("attempts", "crashes", "prompt_tokens", "completion_tokens", "total_tokens")
@@ -26,10 +26,6 @@ def with_record(record: Mapping[str, str], **known: Any) -> JobInfo:
         f"{name}_at": seconds(record, f"{name}_ms") for name in TIMES
     }
     told["metadata"] = _metadata(record.get("metadata"))
-    if known["state"] in ENDED:
-        told["due_at"] = None  # of an earlier delay
-    if known["state"] == "cancelled":
-        told["code"] = told["message"] = None  # of an earlier failure
     return JobInfo(**{**{name: value for name, value in told.items() if value is not None}, **known})
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.grouping import Grouper
 from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded
-from greenscale_worker.queues import LIVE_SECONDS, Binding, Lease, QueueOptions, Verdict
+from greenscale_worker.queues import LIVE_SECONDS, PUT_ASIDE, Binding, Lease, QueueOptions, Verdict
 from greenscale_worker.queues.redis import record_fields
 from greenscale_worker.queues.redis.connections import Clients, close
 from greenscale_worker.queues.redis.fetcher import Fetcher
@@ -296,8 +296,8 @@ class RedisQueue:
             args.append(_began_ms(lease))
         answers, _ = await self._redis.call(self._scripts["retry"], keys, args, _read_verdicts)
         _warn_of_foreign_keys([word for _, word, _ in answers], [lease.job_id for lease, _ in items])
-        for (lease, _), (_, _, due_in) in zip(items, answers, strict=True):
-            lease.due_in = due_in
+        for (lease, _), (verdict, _, due_in) in zip(items, answers, strict=True):
+            lease.due_in = due_in if verdict in PUT_ASIDE else None
         return [verdict for verdict, _, _ in answers]
 
 

@@ -25,6 +25,14 @@ async def test_a_waiting_job_is_cancelled_when_it_comes_up(rig: Rig) -> None:
     assert name_of(await run(rig.a)) == "2"
 
 
+async def test_a_job_that_is_cancelled_while_it_is_delayed_is_neither_due_nor_faulty(rig: Rig) -> None:
+    (job_id,) = await rig.put("1")
+    await rig.a.settle(await run(rig.a), Released("overload", delay=600))
+    assert (await rig.client.record(job_id))["error_code"] == "overload"
+    assert await rig.client.cancel(job_id) == "cancelled"
+    assert not {"due_ms", "error_code", "error_message"} & (await rig.client.record(job_id)).keys()
+
+
 async def test_a_cancellation_is_used_up(rig: Rig) -> None:
     (job_id, _) = await rig.put("1", "1")
     assert await rig.client.cancel(job_id) == "will_be_cancelled"

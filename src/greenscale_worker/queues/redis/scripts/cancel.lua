@@ -11,6 +11,7 @@ if id and store.has(id) then
   increment('cancelled')
   if final_ttl > 0 then
     write_record(record, final_ttl, false, 'state', 'cancelled', 'finished_ms', NOW)
+    call('HDEL', record, 'due_ms', 'error_code', 'error_message')  -- of a failure before
     ended(job_id, 'cancelled')
     tell_ends()
   end
