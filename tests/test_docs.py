@@ -13,9 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from greenscale_worker.config import load
 from greenscale_worker.config.catalogue import catalogue
 from greenscale_worker.job import Usage
+from greenscale_worker.outcome_log import LOSSES
 from greenscale_worker.queues import Binding
 from greenscale_worker.telemetry import Event, Metrics
-from greenscale_worker.worker import _LOSSES, VERDICTS
+from greenscale_worker.worker import VERDICTS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -72,7 +73,7 @@ def test_the_page_of_metrics_has_each_outcome() -> None:
     _, _, section = (DOCS / "metrics.md").read_text().partition("## Outcomes")
     told = set(re.findall(r"^\| `(\w+)` \|", section.partition("\n## ")[0], re.MULTILINE))
     bound = set(get_args(Binding)) - {"run", "conflict"}
-    assert told == {"succeeded", "failed", "released", "not_ours"} | bound | {*VERDICTS.values(), *_LOSSES.values()}
+    assert told == {"succeeded", "failed", "released", "not_ours"} | bound | {*VERDICTS.values(), *LOSSES.values()}
 
 
 def test_the_page_of_events_has_each_with_its_level() -> None:

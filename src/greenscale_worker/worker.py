@@ -16,7 +16,8 @@ from greenscale_worker.cancel_scope import GRACE_SECONDS, CancelScope
 from greenscale_worker.errors import BadInputError, QueueUnavailableError
 from greenscale_worker.execution import Executor, OnException, Policy, Run, timed_out
 from greenscale_worker.gate import Gate
-from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded, decode
+from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, decode
+from greenscale_worker.outcome_log import LOSSES, report
 from greenscale_worker.queues import Lease, Queue, QueueOptions
 from greenscale_worker.telemetry import Metrics, log
 
@@ -253,7 +254,7 @@ class Worker:
         except QueueUnavailableError as error:
             log.warning("queue_unavailable", error=str(error))
         else:
-            self._report(lease, job, note=note, outcome=outcome, run=ran - began, record=clock() - ran)
+            report(self._metrics, lease, job, note=note, outcome=outcome, run=ran - began, record=clock() - ran)
         finally:
             self._busy -= kept
         return True
@@ -283,7 +284,7 @@ class Worker:
             return job, None, binding
         self._metrics.started(asyncio.get_running_loop().time() - began)
         outcome = await self._execute(_Running(job, lease, probe), scope)
-        return job, outcome, "" if outcome is not None else _LOSSES[lease.lost or "gone"]
+        return job, outcome, "" if outcome is not None else LOSSES[lease.lost or "gone"]
 
     async def _execute(self, running: _Running, scope: CancelScope) -> Outcome | Failure | None:
         """Run a job. Return None if its lease was lost meanwhile: nothing is to be recorded."""
@@ -332,46 +333,13 @@ class Worker:
         except QueueUnavailableError as error:
             log.warning("queue_unavailable", error=str(error))
         else:
-            self._report(lease, running.job, note=note, outcome=outcome, run=monotonic() - began, record=0.0)
+            report(self._metrics, lease, running.job, note=note, outcome=outcome, run=monotonic() - began, record=0.0)
 
     def _keep(self, work: Coroutine[object, object, None]) -> None:
         """Run `work` beside the lanes; only the shutdown waits for it."""
         task = asyncio.create_task(work)
         self._givings_up.add(task)
         task.add_done_callback(self._givings_up.discard)
-
-    def _report(  # noqa: PLR0913  what one line says
-        self, lease: Lease, job: Job | None, *, note: str, outcome: Outcome | Failure | None, run: float, record: float
-    ) -> None:
-        """Log and count how a run ended; never log its prompt or answer."""
-        facts: dict[str, object] = {
-            "job_id": lease.job_id or (job and job.job_id),
-            "attempt": lease.attempts,
-            "run_seconds": round(run, 6),
-            "record_seconds": round(record, 6),
-        }
-        word, code = note or "succeeded", ""
-        match outcome:
-            case Succeeded(output):
-                facts["tokens"] = output.usage.total_tokens
-                if not note:
-                    self._metrics.tokens(output.usage)
-            case Failed(code):
-                word = note or "failed"
-            case Failure():
-                code = outcome.code
-                if word != "failed":
-                    facts["delay"] = round(outcome.delay if lease.due_in is None else lease.due_in, 3)
-            case Released(code, delay):
-                word = note or "released"
-                facts["delay"] = round(delay, 3)
-        if job is not None and job.traceparent is not None:
-            facts["traceparent"] = job.traceparent
-        self._metrics.finished(word, code)
-        if lease.lost is not None and note in _LOSSES.values():
-            self._metrics.lost(lease.lost)
-        say = log.warning if word == "failed" else log.info
-        say("job", outcome=word, code=code, **facts)
 
     async def _send_heartbeats(self) -> None:
         loop = asyncio.get_running_loop()
@@ -441,7 +409,6 @@ class Worker:
 
 
 _GIVEN_UP: Final = Released("given_up")
-_LOSSES: Final = {"taken": "lost", "gone": "cancelled"}
 
 
 async def _wait(tasks: set[asyncio.Task[None]], until: float) -> set[asyncio.Task[None]]:
