@@ -22,7 +22,7 @@ from typing import Any, Final
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from greenscale_worker.queues.redis.keys import OF_LETTERS, RECENT
+from greenscale_worker.queues.redis.keys import LEDGER, OF_LETTERS, RECENT
 from harness.redis_server import RedisServer
 from tests.support.actors import JOB_IDS, Actors, Fails, ignore, sources
 from tests.support.crew import Held, Process
@@ -289,7 +289,7 @@ class Walk(Actors):
         keys = [*self.keys.base, self.keys.record("j-0"), self.keys.cancel("j-0")]
         before = self.content()
         for key in self.keys.base:
-            if key == self.keys.of(RECENT):  # what has ended is worth no refusal
+            if key in {self.keys.of(RECENT), self.keys.of(LEDGER)}:  # what has ended is worth no refusal
                 continue
             if key.encode() in before:
                 self.redis.rename(key, "elsewhere")

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 import redis
 
-from greenscale_worker.queues.redis.keys import OF_LETTERS, RECENT
+from greenscale_worker.queues.redis.keys import LEDGER, OF_LETTERS, RECENT
 from harness.eventually import eventually
 from harness.worker_process import Fleet
 from tests.support.cases import Cases, at_once
@@ -208,7 +208,8 @@ async def test_a_password_changed_at_run_time(cases: Cases) -> None:
 WRONG_TYPE: Final = (
     "in Redis {key} is a string, a {wanted} is expected: check GREENSCALE_QUEUE and the name of the queue"
 )
-TYPES: Final = dict.fromkeys(("open", "meta", "dead", "control", "bound", "blame"), "hash")
+HASHES: Final = ("open", "meta", "dead", "control", "bound", "blame", "class", "payload")
+TYPES: Final = dict.fromkeys(HASHES, "hash") | dict.fromkeys(("interactive", "background"), "list")
 
 
 @contextmanager
@@ -237,7 +238,7 @@ async def test_a_foreign_type_under_a_key_is_waited_out(cases: Cases, kind: str)
         jobs = scene.jobs.push(*range(3 * LANES))
         worker = scene.start()
         await scene.in_flight(LANES)
-        letters = {scene.jobs.keys.of(part) for part in (*OF_LETTERS, RECENT)}  # workers do without these
+        letters = {scene.jobs.keys.of(part) for part in (*OF_LETTERS, RECENT, LEDGER)}  # workers do without these
         for key in (key for key in scene.jobs.keys.base if key not in letters):
             wanted = TYPES.get(key.rpartition(":")[2], kind if key == scene.jobs.name else "zset")
             with misused(scene, key):

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from redis import Redis
 
-from greenscale_worker.queues.redis.keys import IDLE, OF_LETTERS, OURS, RECENT, Keys
+from greenscale_worker.queues.redis.keys import BASE, LEDGER, OF_CLASSES, OF_LATER, RECENT, Keys
 from tests.support.entries import (
     FINAL_SECONDS,
     FOREIGN,
@@ -61,7 +61,7 @@ class Camera:
         names = [name(job_id) for name in public.values() for job_id in self._job_ids]
         found = self._read(keys=[*keys.base, *names, *(keys.claim(owner) for owner in owners)], args=[GROUP])
         picture: Picture = {"source": found[0][1]}
-        for part, (kind, value, _) in zip((*OURS, *OF_LETTERS, RECENT, IDLE, *keys.own), found[1:], strict=False):
+        for part, (kind, value, _) in zip((*BASE, *keys.own), found[1:], strict=False):
             if part == RECENT:
                 picture[part] = value
                 continue
@@ -118,31 +118,38 @@ def of(ledger: Ledger) -> Picture:
     of_stores: Picture = {"open": {id_: job.payload for id_, job in jobs.items()}}
     if ledger.setup.kind == "stream":
         of_stores = {}
-    return of_stores | {
-        "source": _source(ledger),
-        "ready": {id_: score for id_, score in at_head.items() if not jobs[id_].suspect},
-        "suspect": {id_: score for id_, score in at_head.items() if jobs[id_].suspect},
-        "delayed": {id_: float(job.until) for id_, job in jobs.items() if job.place == "delayed"},
-        "lease": {id_: float(job.until) for id_, job in jobs.items() if job.place == "lease"},
-        "meta": {id_: job.meta() for id_, job in jobs.items()},
-        "held": {name(id_).encode(): float(id_) for id_, job in ledger.open.items() if job.place == "held"},
-        "blame": {name.encode(): f"{since}|{count}".encode() for name, (since, count) in ledger.blame.items()},
-        "dead": {id_: (each.header, None if each.apart else each.payload) for id_, each in letters},
-        "dead:payload": {id_: each.payload for id_, each in letters if each.apart},
-        "dead:index": dict.fromkeys(ledger.index, 0.0),
-        "control": {name.encode(): str(value).encode() for name, value in control.items()},
-        "bound": {job_id.encode(): name(id_).encode() for job_id, id_ in ledger.bound.items()},
-        "workers": {name.encode(): float(at) for name, at in ledger.workers.items()},
-        "idle": {name.encode(): float(at) for name, at in ledger.idle.items()},
-        "recent": [entry.encode() for entry in ledger.recent],
-        "records": {job_id: _living(record, ledger.lifetimes.get(job_id)) for job_id, record in ledger.records.items()},
-        "results": {job_id: _living(text, ledger.setup.ttl) for job_id, text in ledger.results.items()},
-        "tombstones": dict.fromkeys(ledger.tombstones, ("1", TOMBSTONE_SECONDS)),
-        "claims": {
-            owner: (f"{nonce}|{','.join(map(name, ids))}", REMEMBERED_SECONDS)
-            for owner, (nonce, ids, _) in ledger.claims.items()
-        },
-    }
+    unused: Picture = {part: {} for part in (*OF_CLASSES, *OF_LATER, LEDGER)}
+    return (
+        of_stores
+        | unused
+        | {
+            "source": _source(ledger),
+            "ready": {id_: score for id_, score in at_head.items() if not jobs[id_].suspect},
+            "suspect": {id_: score for id_, score in at_head.items() if jobs[id_].suspect},
+            "delayed": {id_: float(job.until) for id_, job in jobs.items() if job.place == "delayed"},
+            "lease": {id_: float(job.until) for id_, job in jobs.items() if job.place == "lease"},
+            "meta": {id_: job.meta() for id_, job in jobs.items()},
+            "held": {name(id_).encode(): float(id_) for id_, job in ledger.open.items() if job.place == "held"},
+            "blame": {name.encode(): f"{since}|{count}".encode() for name, (since, count) in ledger.blame.items()},
+            "dead": {id_: (each.header, None if each.apart else each.payload) for id_, each in letters},
+            "dead:payload": {id_: each.payload for id_, each in letters if each.apart},
+            "dead:index": dict.fromkeys(ledger.index, 0.0),
+            "control": {name.encode(): str(value).encode() for name, value in control.items()},
+            "bound": {job_id.encode(): name(id_).encode() for job_id, id_ in ledger.bound.items()},
+            "workers": {name.encode(): float(at) for name, at in ledger.workers.items()},
+            "idle": {name.encode(): float(at) for name, at in ledger.idle.items()},
+            "recent": [entry.encode() for entry in ledger.recent],
+            "records": {
+                job_id: _living(record, ledger.lifetimes.get(job_id)) for job_id, record in ledger.records.items()
+            },
+            "results": {job_id: _living(text, ledger.setup.ttl) for job_id, text in ledger.results.items()},
+            "tombstones": dict.fromkeys(ledger.tombstones, ("1", TOMBSTONE_SECONDS)),
+            "claims": {
+                owner: (f"{nonce}|{','.join(map(name, ids))}", REMEMBERED_SECONDS)
+                for owner, (nonce, ids, _) in ledger.claims.items()
+            },
+        }
+    )
 
 
 def _source(ledger: Ledger) -> list[Any]:

@@ -12,12 +12,16 @@ OURS: Final = ("ready", "suspect", "delayed", "lease", "meta", "dead", "control"
 OF_LETTERS: Final = ("dead:payload", "dead:index")
 RECENT: Final = "recent"
 IDLE: Final = "idle"
+OF_CLASSES: Final = ("interactive", "background", "class")
+OF_LATER: Final = ("later", "later:payload")
+LEDGER: Final = "ledger"
+BASE: Final = (*OURS, *OF_LETTERS, RECENT, IDLE, *OF_CLASSES, *OF_LATER, LEDGER)
 OF_STORES: Final = ("open",)
 
 
 # A name such as `{jobs}:dead` is taken by the keys of the list `jobs`.
-PARTS: Final = "|".join((*OURS, *OF_LETTERS, RECENT, IDLE, *OF_STORES, "bell", "ended"))
-TAKEN: Final = re.compile(rf"\{{[^}}]+\}}(:({PARTS}|(claim|why|cancel|(.*:)?result|(.*:)?job):.*))?")
+PARTS: Final = "|".join((*BASE, *OF_STORES, "bell", "ended", "keys"))
+TAKEN: Final = re.compile(rf"\{{[^}}]+\}}(:({PARTS}|(claim|why|cancel|tokens|(.*:)?(result|job|body)):.*))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class Keys:
     @property
     def base(self) -> list[str]:
         """The first KEYS of every script."""
-        return [self.name, *(self.prefix + part for part in (*OURS, *OF_LETTERS, RECENT, IDLE, *self.own))]
+        return [self.name, *(self.prefix + part for part in (*BASE, *self.own))]
 
     def of(self, part: str) -> str:
         """Return the name of one of our keys, such as `open` or `dead`."""

@@ -18,7 +18,11 @@
 --      14 index     ZSET  of dead letters by time, by code and by job id, as `letters.members` makes them; all scores 0
 --      15 recent    LIST of the jobs that ended last, latest first: "ms state job-id code" (see `ended`)
 --      16 idle      ZSET  worker -> since when it has a free lane and nothing to run, microseconds: see seats.lua
---      17 …         the store's own keys, if any; then those of the script, from KEYS[ITEMS] on
+--      17 interactive, 18 background  LIST  payloads of these classes that no worker has claimed
+--      19 class     HASH  id -> class of a claimed job, unless that is standard
+--      20 later     ZSET  job id -> ms: jobs that are not due yet; 21 later:payload HASH job id -> class and payload
+--      22 ledger    HASH  minute, name and perhaps tenant -> a sum
+--      23 …         the store's own keys, if any; then those of the script, from KEYS[ITEMS] on
 -- Times in delayed and lease, and the end of an amnesty, are in the queue's time: the server's clock plus an offset for every
 -- step back it made, so that the queue's time never goes back. All other times are the server's.
 -- Other programs may write to these keys, so every value is checked before it is used: an error would recur with every call
@@ -29,6 +33,7 @@
 local SOURCE, READY, SUSPECT, DELAYED, LEASE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local META, DEAD, CONTROL, BOUND, WORKERS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local HELD, BLAME, PAYLOADS, INDEX, RECENT, IDLE = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
+local INTERACTIVE, BACKGROUND, CLASS, LATER, LATER_PAYLOADS, LEDGER = KEYS[17], KEYS[18], KEYS[19], KEYS[20], KEYS[21], KEYS[22]
 local BELL, ENDED = string.sub(CONTROL, 1, -8) .. 'bell', string.sub(CONTROL, 1, -8) .. 'ended'
 local SUSPECT_CRASHES, BURIAL_MARGIN, BATCH, MOST_RECENT, LONGEST_CODE = 2, 2, 64, 1000, 64
 local LARGEST = 8 * 1024 * 1024  -- bytes of a payload that workers read; as in job.py
@@ -48,10 +53,15 @@ local function is_foreign(key, wanted)
 end
 
 local function foreign(source, own)
-  local refused = is_foreign(SOURCE, source) or own and is_foreign(KEYS[17], own)
-  for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE, WORKERS, HELD, IDLE}) do refused = refused or is_foreign(key, 'zset') end
-  for _, key in ipairs({META, DEAD, CONTROL, BOUND, BLAME}) do refused = refused or is_foreign(key, 'hash') end
-  return refused  -- the other keys may be foreign: `letters` and `tell_ends` work without them
+  local refused = is_foreign(SOURCE, source) or own and is_foreign(KEYS[23], own)
+  for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE, WORKERS, HELD, IDLE, LATER}) do
+    refused = refused or is_foreign(key, 'zset')
+  end
+  for _, key in ipairs({META, DEAD, CONTROL, BOUND, BLAME, CLASS, LATER_PAYLOADS}) do
+    refused = refused or is_foreign(key, 'hash')
+  end
+  for _, key in ipairs({INTERACTIVE, BACKGROUND}) do refused = refused or is_foreign(key, 'list') end
+  return refused  -- the other keys may be foreign: what reads or writes them works without
 end
 
 local time = call('TIME')
