@@ -214,6 +214,14 @@ class QueueSettings(Section):
         le=1_000_000_000,
         description="Number of dead letters to keep; the oldest beyond it are deleted. Without it: no limit.",
     )
+    ledger_days: int = Field(
+        8,
+        alias="GREENSCALE_LEDGER_DAYS",
+        ge=0,
+        le=92,
+        description="How many days the sums by minute are kept that `greenscale-worker report` shows. 0: none are "
+        "written. Must be the same for all workers of a queue.",
+    )
 
 
 class JobSettings(Section):

@@ -92,6 +92,7 @@ class PackedClient:
         self.uncancel = client.uncancel
         self.depth = client.depth
         self.workers = client.workers
+        self.ledger = client.ledger
         self.pause = client.pause
         self.resume = client.resume
         self.dead_count = client.dead_count

@@ -26,6 +26,7 @@ WORKER_SCRIPTS: Final = ("claim", "bind", "settle", "release", "retry", "heartbe
 CLIENT_SCRIPTS: Final = ("put", "look", "cancel", "uncancel", "open")
 LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "tidy")
 SHARED: Final = {  # parts of scripts, in this order, and which scripts have them
+    "ledger": ("claim", "bind", "settle", "retry", "heartbeat", "unregister", "cancel"),
     "waiting": ("claim", "release", "retry", "heartbeat", "replay"),
     "dead_letters": ("claim", "settle", "retry", "heartbeat", "record_dead", "cancel", *LETTER_SCRIPTS),
     "rescue": ("claim", "heartbeat", "cancel"),

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.grouping import Grouper
-from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded
+from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded, Usage
 from greenscale_worker.queues import LIVE_SECONDS, PUT_ASIDE, Binding, Lease, QueueOptions, Verdict
 from greenscale_worker.queues.redis import record_fields
 from greenscale_worker.queues.redis.connections import Clients, close
@@ -26,6 +26,7 @@ LARGE_TIMES: Final = 5
 BEAT_GROUP: Final = 200
 TRIM_GROUP: Final = 100
 TRIM_PORTIONS: Final = 20  # with one heartbeat
+MOST_TOKENS: Final = 10**9  # of one call
 
 BINDINGS: Final[dict[bytes, Binding]] = {
     b"RUN": "run",
@@ -106,6 +107,7 @@ class RedisQueue:
         binding = await self._bind((lease, job))
         if binding == "run":
             lease.job_id = job.job_id
+            lease.tenant = job.tenant
             lease.attempts = lease.runs + 1
         elif binding != "conflict":
             self._fetcher.forget(lease)
@@ -144,7 +146,7 @@ class RedisQueue:
         head = [*self._head, *times, options.max_crashes, self._owner]
         for start in range(0, len(held) or 1, BEAT_GROUP):
             last = start + BEAT_GROUP >= len(held)
-            args = [*head, int(last), int(last and self._fetcher.idle)]
+            args = [*head, int(last), int(last and self._fetcher.idle), len(held), options.ledger_days]
             for lease in held[start : start + BEAT_GROUP]:
                 args += [lease.id, lease.token]
             beat = await self._redis.once(self._scripts["heartbeat"], self._keys.base, args, _read_beat)
@@ -179,7 +181,8 @@ class RedisQueue:
         try:
             # On an open connection: during a failover, Sentinel may know no master for a new one.
             keys = [*self._keys.base, self._keys.claim(self._owner)]
-            await self._redis.once(self._scripts["unregister"], keys, [*self._head, self._owner], _unread)
+            args = [*self._head, self._owner, int(self.options.heartbeat * 1000)]
+            await self._redis.once(self._scripts["unregister"], keys, args, _unread)
             await self._tell_why(None)
         except (QueueUnavailableError, ConfigError) as error:
             log.warning("queue_unavailable", error=str(error))
@@ -258,12 +261,14 @@ class RedisQueue:
             if isinstance(outcome, Failed):
                 code, message = record_fields.encoded(outcome.code), record_fields.encoded(outcome.message)
                 fields = record_fields.of_failure(lease, code, message, outcome.usage)
-                args += [lease.id, lease.token, "failed", job_id, code, message, 0, len(fields), *fields]
+                spent = _spent(lease, outcome.usage)
+                args += [lease.id, lease.token, "failed", job_id, code, message, spent, len(fields), *fields]
             elif self.options.result_ttl:
                 text, fields = record_fields.encoded(outcome.output.text), record_fields.of_success(outcome)
-                args += [lease.id, lease.token, "succeeded", job_id, text, "", _began_ms(lease), len(fields), *fields]
+                spent = _spent(lease, outcome.output.usage)
+                args += [lease.id, lease.token, "succeeded", job_id, text, "", spent, len(fields), *fields]
             else:
-                args += [lease.id, lease.token, "succeeded", job_id, "", "", _began_ms(lease), 0]
+                args += [lease.id, lease.token, "succeeded", job_id, "", "", _spent(lease, outcome.output.usage), 0]
         size = _size(items[0])
         times = LARGE_TIMES if size > GROUP_BYTES else None
         try:
@@ -293,7 +298,7 @@ class RedisQueue:
             args += [lease.id, lease.token, lease.job_id or "", record_fields.encoded(failure.code)]
             args += [record_fields.encoded(failure.message), failure.prior, record_fields.encoded(failure.fingerprint)]
             args += [round(failure.used * 1000), round(failure.max_tries * 1000), int(failure.delay * 1000)]
-            args.append(_began_ms(lease))
+            args.append(_spent(lease, Usage()))
         answers, _ = await self._redis.call(self._scripts["retry"], keys, args, _read_verdicts)
         _warn_of_foreign_keys([word for _, word, _ in answers], [lease.job_id for lease, _ in items])
         for (lease, _), (verdict, _, due_in) in zip(items, answers, strict=True):
@@ -361,6 +366,18 @@ def _began_ms(lease: Lease) -> int:
     """
     began = monotonic() if lease.began is None else lease.began
     return int(1000 * (lease.claimed_at + began - lease.received))
+
+
+def _spent(lease: Lease, usage: Usage) -> str:
+    """Return what the ledger counts of a call: see settle.lua."""
+    ms = int(1000 * (lease.call_seconds or 0.0))
+    tokens = f"{_countable(usage.prompt_tokens)} {_countable(usage.completion_tokens)}"
+    return f"{_began_ms(lease)} {ms} {tokens} {lease.tenant or ''}"
+
+
+def _countable(tokens: int | None) -> int:
+    """Return tokens as a number for a sum; what no endpoint can mean counts as none."""
+    return tokens if tokens is not None and tokens <= MOST_TOKENS else 0
 
 
 def _payload_size(item: tuple[Lease, Job]) -> int:
