@@ -90,6 +90,7 @@ class MemoryQueue(MemoryClient):
             return "cancelled"
         store.bound[job.job_id] = entry
         entry.bound_to = lease.job_id = job.job_id
+        lease.keep = job.keep
         lease.attempts = lease.runs + 1
         store.records.running(lease, job, self._worker)
         return "run"
@@ -108,7 +109,7 @@ class MemoryQueue(MemoryClient):
         else:
             self._store.evidence.succeeded(self._began(lease), held=bool(self._store.held))
             if lease.job_id is not None:
-                self._store.records.succeeded(lease.job_id, outcome.output)
+                self._store.records.succeeded(lease.job_id, outcome.output, lease.keep)
         return True
 
     async def retry(self, lease: Lease, failure: Failure) -> Verdict:
@@ -219,7 +220,7 @@ class MemoryQueue(MemoryClient):
             self._tell(lease, outcome)
             del self._store.dead[lease.id]
             if lease.job_id is not None:
-                self._store.records.succeeded(lease.job_id, outcome.output)
+                self._store.records.succeeded(lease.job_id, outcome.output, lease.keep)
         return True
 
     def _bury(self, entry: Entry, job_id: str | None, fault: Failed, attempts: int) -> None:
