@@ -197,8 +197,8 @@ class QueueSettings(Section):
     result_prefix: Annotated[str, RESULT_PREFIX] = Field(
         "",
         alias="GREENSCALE_RESULT_PREFIX",
-        description="Prefix of the keys `result:<id>` and `job:<id>`, such as `search:`. Needed if two queues in one "
-        "database may use the same job ids. Must be the same for all workers and commands of a queue.",
+        description="Prefix of the keys `result:<id>`, `job:<id>` and `body:<id>`, such as `search:`. Needed if two "
+        "queues in one database may use the same job ids. Must be the same for all workers and commands of a queue.",
     )
     dead_max_age_seconds: float | None = Field(
         None,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final, Literal, Protocol, get_args
 
-from greenscale_worker.job import Failure, Job, Outcome
+from greenscale_worker.job import Failure, Job, Keep, Outcome
 
 Binding = Literal["run", "duplicate", "conflict", "cancelled", "stale"]
 Cancellation = Literal["cancelled", "will_be_cancelled", "finished", "unknown"]
@@ -86,9 +86,9 @@ class Lease:
     arrived, by this process' monotonic clock. `runs` counts failed calls, `tries` the tries they used up, `crashes`
     expired leases, `attempts` runs including this one (0: not run). `began` is when its call began, by the monotonic
     clock, `call_seconds` how long it took; None: no call was made. The outcome is recorded under `job_id`; None: there
-    is no usable id. The ledger counts it for `tenant`, too. `default_job_id` is the queue's id for a payload that has
-    none, if the queue provides one. `due_in` is when a job that `retry` has put off is due, in seconds; None: as its
-    failure says.
+    is no usable id. The ledger counts it for `tenant`, too, and `keep` is what the job says of its answer.
+    `default_job_id` is the queue's id for a payload that has none, if the queue provides one. `due_in` is when a job
+    that `retry` has put off is due, in seconds; None: as its failure says.
     """
 
     id: str
@@ -101,6 +101,7 @@ class Lease:
     runs: int = 0
     job_id: str | None = None
     default_job_id: str | None = None
+    keep: Keep = "text"
     attempts: int = 0
     began: float | None = None
     call_seconds: float | None = None
@@ -139,12 +140,16 @@ class Queue(Protocol):
 
         `run`: run the job. `duplicate`: the same job is in flight already, and this one was folded into it.
         `conflict`: its id is in flight with another payload; settle it as failed. `cancelled`: a user cancelled it,
-        and that has been recorded. `stale`: the lease was lost.
+        and that has been recorded. `stale`: the lease was lost. Where it is to be run, the lease gets `job_id` and
+        `keep`.
         """
         ...
 
     async def settle(self, lease: Lease, outcome: Outcome) -> bool:
-        """Record the outcome and acknowledge the job in one atomic step. Return False if the lease was lost."""
+        """Record the outcome and acknowledge the job in one atomic step. Return False if the lease was lost.
+
+        If the lease's `keep` is `body`, the endpoint's whole answer is recorded in the same step.
+        """
         ...
 
     async def retry(self, lease: Lease, failure: Failure) -> Verdict:
@@ -312,6 +317,10 @@ class QueueClient(Protocol):
 
     async def result(self, job_id: str) -> bytes | None:
         """Return a job's answer; None if there is none (yet)."""
+        ...
+
+    async def body(self, job_id: str) -> bytes | None:
+        """Return the endpoint's whole answer, as JSON, if the job succeeded and its `keep` is `body`; else None."""
         ...
 
     async def look_up(self, job_ids: Sequence[str]) -> list[tuple[dict[str, str], bytes | None]]:

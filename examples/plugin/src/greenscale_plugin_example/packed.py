@@ -85,6 +85,7 @@ class PackedClient:
         self._client = client
         self.record = client.record
         self.result = client.result
+        self.body = client.body
         self.look_up = client.look_up
         self.listen = client.listen
         self.rate = client.rate

@@ -56,6 +56,10 @@ class MemoryClient:
         """See QueueClient."""
         return self._store.records.result(job_id)
 
+    async def body(self, job_id: str) -> bytes | None:
+        """See QueueClient."""
+        return self._store.records.body(job_id)
+
     async def look_up(self, job_ids: Sequence[str]) -> list[tuple[dict[str, str], bytes | None]]:
         """See QueueClient."""
         records = [(job_id, self._store.records.get(job_id)) for job_id in job_ids]

@@ -20,6 +20,7 @@ from greenscale_worker.queues import (
     QueueOptions,
     Replay,
 )
+from greenscale_worker.queues.bodies import unpacked
 from greenscale_worker.queues.redis.connections import close
 from greenscale_worker.queues.redis.errors import mapped
 from greenscale_worker.queues.redis.keys import LEDGER, Keys
@@ -115,6 +116,16 @@ class RedisQueueClient:
         with mapped():
             answer = await self._client.get(self._keys.result(job_id))
             return None if answer is None else bytes(memoryview(answer))
+
+    async def body(self, job_id: str) -> bytes | None:
+        """Return the endpoint's whole answer, if the job succeeded and asked for it."""
+        if not is_job_id(job_id):
+            return None
+        with mapped():
+            pipe = self._client.pipeline(transaction=False)
+            pipe.hget(self._keys.record(job_id), "keep").get(self._keys.body(job_id))
+            keep, stored = map(read_result, await pipe.execute(raise_on_error=False))
+        return unpacked(stored) if keep == b"body" and stored is not None else None
 
     async def look_up(self, job_ids: Sequence[str]) -> list[tuple[dict[str, str], bytes | None]]:
         """Return record and answer of many jobs, in two round trips per batch."""
