@@ -159,6 +159,7 @@ class MemoryQueue(MemoryClient):
                 lease.lose("taken" if int(lease.id) in store.open else "gone")
         self._tick()
         self._trim()
+        store.promote()
         store.beats[self._worker] = store.clock(), why
 
     async def aclose(self) -> None:
