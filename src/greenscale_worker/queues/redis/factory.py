@@ -24,7 +24,7 @@ FORMATS: Final = (b"1", b"2")  # of the keys, that this version reads; a new que
 CLOSE_SECONDS: Final = 2.0
 WORKER_SCRIPTS: Final = ("claim", "bind", "settle", "release", "retry", "heartbeat", "why", "record_dead", "unregister")
 CLIENT_SCRIPTS: Final = ("put", "look", "cancel", "uncancel", "open")
-LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "tidy")
+LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "discard", "tidy")
 SHARED: Final = {  # parts of scripts, in this order, and which scripts have them
     "waiting": ("claim", "release", "retry", "heartbeat", "replay"),
     "dead_letters": ("claim", "settle", "retry", "heartbeat", "record_dead", "cancel", *LETTER_SCRIPTS),
