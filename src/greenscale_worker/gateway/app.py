@@ -91,6 +91,11 @@ async def _answer(gateway: Gateway, route: Route, request: web.Request) -> web.S
             problem = _problem_of(error, route)
             gateway.metrics.problem(problem.kind)
             response = problem.response()
+            if problem.kind == "queue_unavailable":
+                gateway.queue_is_away(str(error))
+        else:
+            if route.scope is not None:
+                gateway.queue_is_back()
         status.append(response.status)
         return response
 

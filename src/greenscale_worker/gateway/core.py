@@ -44,10 +44,23 @@ class Gateway:
         self.queue = queue
         self.options = options
         self.metrics = GatewayMetrics()
-        self.following = Following(queue, on_away=lambda reason: log.warning("queue_unavailable", error=reason))
+        self.following = Following(queue, on_away=self.queue_is_away)
+        self._queue_is_away = False
         self.shared = Shared()
         self.document, self.page = b"", ""
         self.draining, self.hurry = asyncio.Event(), asyncio.Event()
+
+    def queue_is_away(self, reason: str) -> None:
+        """Log it, once until `queue_is_back`."""
+        if not self._queue_is_away:
+            log.warning("queue_unavailable", error=reason)
+        self._queue_is_away = True
+
+    def queue_is_back(self) -> None:
+        """Log it, if it was away."""
+        if self._queue_is_away:
+            log.info("queue_back")
+        self._queue_is_away = False
 
     async def drain(self) -> None:
         """Let those who wait go on for `drain` seconds, or until `hurry` is set; then tell them where to look."""
@@ -118,6 +131,15 @@ class Call:
             return self.caller.queue_id(self.id)
         except BadInputError:
             raise no_such_job(self.id) from None
+
+    def check_client(self) -> None:
+        """Raise ConnectionResetError if the client has left.
+
+        A handler is cancelled then, but Python 3.11 may lose a CancelledError while redis-py reads: to be called before
+        a long wait.
+        """
+        if self.request.transport is None:
+            raise ConnectionResetError("the client has left")
 
     async def body(self) -> bytes:
         """Read the body. Raises Problem `too_large` or `request_timeout`."""

@@ -118,6 +118,7 @@ async def _waited(call: Call, queue_id: str, record: Record) -> tuple[Record, by
     seconds = wait_of(call.request)
     if seconds is None or record.get("state") in ENDED:
         return record, None
+    call.check_client()
     try:
         ended = await call.gateway.following.ended(queue_id, seconds)
     except Problem as problem:
