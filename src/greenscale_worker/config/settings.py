@@ -197,8 +197,8 @@ class QueueSettings(Section):
     result_prefix: Annotated[str, RESULT_PREFIX] = Field(
         "",
         alias="GREENSCALE_RESULT_PREFIX",
-        description="Prefix of the keys `result:<id>` and `job:<id>`, such as `search:`. Needed if two queues in one "
-        "database may use the same job ids. Must be the same for all workers and commands of a queue.",
+        description="Prefix of the keys `result:<id>`, `job:<id>` and `body:<id>`, such as `search:`. Needed if two "
+        "queues in one database may use the same job ids. Must be the same for all workers and commands of a queue.",
     )
     dead_max_age_seconds: float | None = Field(
         None,
@@ -213,6 +213,14 @@ class QueueSettings(Section):
         ge=1,
         le=1_000_000_000,
         description="Number of dead letters to keep; the oldest beyond it are deleted. Without it: no limit.",
+    )
+    ledger_days: int = Field(
+        8,
+        alias="GREENSCALE_LEDGER_DAYS",
+        ge=0,
+        le=92,
+        description="How many days the sums by minute are kept that `greenscale-worker report` shows. 0: none are "
+        "written. Must be the same for all workers of a queue.",
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final, Literal, Protocol, get_args
 
-from greenscale_worker.job import Failure, Job, Outcome
+from greenscale_worker.job import Failure, Job, Keep, Outcome
 
 Binding = Literal["run", "duplicate", "conflict", "cancelled", "stale"]
 Cancellation = Literal["cancelled", "will_be_cancelled", "finished", "unknown"]
@@ -57,6 +57,7 @@ class QueueOptions:
     Results and final records last `result_ttl`; 0 writes neither. `result_prefix` begins the names of both, so that
     two queues in one database may have jobs with the same id. A heartbeat is due every `lease / 5`.
     Dead letters older than `dead_max_age`, and the oldest beyond `dead_max_count`, are deleted; 0 means no limit.
+    The ledger is kept for `ledger_days`; 0: no ledger is kept.
     """
 
     name: str = "jobs"
@@ -68,6 +69,7 @@ class QueueOptions:
     result_prefix: str = ""
     dead_max_age: float = 0.0
     dead_max_count: int = 0
+    ledger_days: int = 8
     backend: str = ""
 
     @property
@@ -83,7 +85,8 @@ class Lease:
     `claimed_at` and `first_claimed_at` are seconds since the epoch by the queue's clock; `received` is when the claim
     arrived, by this process' monotonic clock. `runs` counts failed calls, `tries` the tries they used up, `crashes`
     expired leases, `attempts` runs including this one (0: not run). `began` is when its call began, by the monotonic
-    clock; None: no call was made. The outcome is recorded under `job_id`; None: there is no usable id.
+    clock, `call_seconds` how long it took; None: no call was made. The outcome is recorded under `job_id`; None: there
+    is no usable id. The ledger counts it for `tenant`, too, and `keep` is what the job says of its answer.
     `default_job_id` is the queue's id for a payload that has none, if the queue provides one. `due_in` is when a job
     that `retry` has put off is due, in seconds; None: as its failure says.
     """
@@ -98,8 +101,11 @@ class Lease:
     runs: int = 0
     job_id: str | None = None
     default_job_id: str | None = None
+    keep: Keep = "text"
     attempts: int = 0
     began: float | None = None
+    call_seconds: float | None = None
+    tenant: str | None = None
     due_in: float | None = None
     received: float = field(default_factory=monotonic)
     lost: Loss | None = None
@@ -134,12 +140,16 @@ class Queue(Protocol):
 
         `run`: run the job. `duplicate`: the same job is in flight already, and this one was folded into it.
         `conflict`: its id is in flight with another payload; settle it as failed. `cancelled`: a user cancelled it,
-        and that has been recorded. `stale`: the lease was lost.
+        and that has been recorded. `stale`: the lease was lost. Where it is to be run, the lease gets `job_id` and
+        `keep`.
         """
         ...
 
     async def settle(self, lease: Lease, outcome: Outcome) -> bool:
-        """Record the outcome and acknowledge the job in one atomic step. Return False if the lease was lost."""
+        """Record the outcome and acknowledge the job in one atomic step. Return False if the lease was lost.
+
+        If the lease's `keep` is `body`, the endpoint's whole answer is recorded in the same step.
+        """
         ...
 
     async def retry(self, lease: Lease, failure: Failure) -> Verdict:
@@ -178,6 +188,29 @@ class Depth:
     held: int = 0
     failing_seconds: float | None = None
     failing_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerMinute:
+    """What happened in one minute; `at` is when it began, in seconds since the epoch.
+
+    `ended` counts jobs that succeeded, `failed` those that became dead letters, `cancelled` those that somebody
+    cancelled, `retried` calls that failed and are made again. Tokens and `call_seconds` are those of the calls whose
+    outcome was recorded; a call cut off by a crash or a drain is in no sum. `replica_seconds` is the time that workers
+    were alive, `busy_lane_seconds` that of the jobs they held; `replicas_peak` is how many were alive at once.
+    """
+
+    at: float
+    ended: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    retried: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    call_seconds: float = 0.0
+    replica_seconds: float = 0.0
+    busy_lane_seconds: float = 0.0
+    replicas_peak: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +319,10 @@ class QueueClient(Protocol):
         """Return a job's answer; None if there is none (yet)."""
         ...
 
+    async def body(self, job_id: str) -> bytes | None:
+        """Return the endpoint's whole answer, as JSON, if the job succeeded and its `keep` is `body`; else None."""
+        ...
+
     async def look_up(self, job_ids: Sequence[str]) -> list[tuple[dict[str, str], bytes | None]]:
         """Return record and answer of many jobs; an answer only if the record says `succeeded`."""
         ...
@@ -338,6 +375,16 @@ class QueueClient(Protocol):
 
     async def workers(self) -> list[LiveWorker]:
         """List the live worker processes."""
+        ...
+
+    async def ledger(
+        self, since: float, until: float | None = None, *, tenant: str | None = None
+    ) -> list[LedgerMinute]:
+        """Return what happened in each minute from that of `since` to that of `until`, oldest first.
+
+        Both are seconds since the epoch; None: now. Minutes in which nothing happened are left out, as are those
+        older than the ledger is kept. Of a `tenant` only `ended`, `failed` and tokens are known.
+        """
         ...
 
     async def pause(self) -> None:

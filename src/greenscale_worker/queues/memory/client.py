@@ -17,6 +17,7 @@ from greenscale_worker.queues import (
     Depth,
     JobFilter,
     JobInfo,
+    LedgerMinute,
     LiveWorker,
     Replay,
 )
@@ -54,6 +55,10 @@ class MemoryClient:
     async def result(self, job_id: str) -> bytes | None:
         """See QueueClient."""
         return self._store.records.result(job_id)
+
+    async def body(self, job_id: str) -> bytes | None:
+        """See QueueClient."""
+        return self._store.records.body(job_id)
 
     async def look_up(self, job_ids: Sequence[str]) -> list[tuple[dict[str, str], bytes | None]]:
         """See QueueClient."""
@@ -99,6 +104,7 @@ class MemoryClient:
         if entry is not None:
             store.forget(entry)
             store.records.cancelled(job_id)
+            store.ledger.count("cancelled")
             if entry.lease is not None:
                 entry.lease.lose("gone")
             return "cancelled"
@@ -140,6 +146,12 @@ class MemoryClient:
         store = self._store
         workers = [LiveWorker(name, store.clock() - beat, why) for name, (beat, why) in store.beats.items()]
         return [worker for worker in workers if worker.beat_seconds <= store.options.lease]
+
+    async def ledger(
+        self, since: float, until: float | None = None, *, tenant: str | None = None
+    ) -> list[LedgerMinute]:
+        """See QueueClient."""
+        return self._store.ledger.between(since, until, tenant)
 
     async def pause(self) -> None:
         """See QueueClient."""

@@ -15,13 +15,15 @@ from greenscale_worker.queues import (
     Depth,
     JobFilter,
     JobInfo,
+    LedgerMinute,
     LiveWorker,
     QueueOptions,
     Replay,
 )
+from greenscale_worker.queues.bodies import unpacked
 from greenscale_worker.queues.redis.connections import close
 from greenscale_worker.queues.redis.errors import mapped
-from greenscale_worker.queues.redis.keys import Keys
+from greenscale_worker.queues.redis.keys import LEDGER, Keys
 from greenscale_worker.queues.redis.listing import Listing
 from greenscale_worker.queues.redis.notifier import Notifier
 from greenscale_worker.queues.redis.redis_py import answers_of
@@ -31,6 +33,7 @@ from greenscale_worker.queues.redis.replies import (
     read_flag,
     read_flags,
     read_found,
+    read_ledger,
     read_open,
     read_page,
     read_purge,
@@ -50,6 +53,8 @@ PORTION: Final = 100  # dead letters that one script deletes, replays or mends
 PAGE: Final = 500  # dead letters that one script shows
 PAGE_BYTES: Final = 4 * 1024 * 1024
 LOOK_UPS: Final = 200  # jobs
+MINUTES: Final = 1440  # of the ledger, read with one command
+LONGEST_LEDGER: Final = 100 * 86_400  # seconds; more than the setting allows
 LISTEN_AGAIN_SECONDS: Final = 1.0
 CANCELLATIONS: Final[dict[bytes, Cancellation]] = {
     b"CANCELLED": "cancelled",
@@ -111,6 +116,16 @@ class RedisQueueClient:
         with mapped():
             answer = await self._client.get(self._keys.result(job_id))
             return None if answer is None else bytes(memoryview(answer))
+
+    async def body(self, job_id: str) -> bytes | None:
+        """Return the endpoint's whole answer, if the job succeeded and asked for it."""
+        if not is_job_id(job_id):
+            return None
+        with mapped():
+            pipe = self._client.pipeline(transaction=False)
+            pipe.hget(self._keys.record(job_id), "keep").get(self._keys.body(job_id))
+            keep, stored = map(read_result, await pipe.execute(raise_on_error=False))
+        return unpacked(stored) if keep == b"body" and stored is not None else None
 
     async def look_up(self, job_ids: Sequence[str]) -> list[tuple[dict[str, str], bytes | None]]:
         """Return record and answer of many jobs, in two round trips per batch."""
@@ -218,6 +233,24 @@ class RedisQueueClient:
                 LiveWorker(name.decode(), max(0.0, now - beat_ms / 1000), read_why(why))
                 for (name, beat_ms), why in zip(found, whys, strict=True)
             ]
+
+    async def ledger(
+        self, since: float, until: float | None = None, *, tenant: str | None = None
+    ) -> list[LedgerMinute]:
+        """Return what happened in each minute, oldest first."""
+        with mapped():
+            now = await self._now()
+            last = int(now if until is None else min(now, until)) // 60
+            first = int(max(since, now - LONGEST_LEDGER)) // 60
+            found: list[LedgerMinute] = []
+            for start in range(first, last + 1, MINUTES):
+                minutes = range(start, min(last + 1, start + MINUTES))
+                fields = [f"{minute}|{tenant}" if tenant else str(minute) for minute in minutes]
+                pipe = self._client.pipeline(transaction=False)
+                pipe.hmget(self._keys.of(LEDGER), fields)
+                (answer,) = await pipe.execute(raise_on_error=False)
+                found += read_ledger(minutes, answer)
+            return found
 
     async def pause(self) -> None:
         """Stop workers from claiming until `resume`."""

@@ -9,7 +9,9 @@ from greenscale_worker.testing.queue_contract.cancelling import *
 from greenscale_worker.testing.queue_contract.dead_letters import *
 from greenscale_worker.testing.queue_contract.going_back import *
 from greenscale_worker.testing.queue_contract.heartbeats import *
+from greenscale_worker.testing.queue_contract.keeping import *
 from greenscale_worker.testing.queue_contract.leasing import *
+from greenscale_worker.testing.queue_contract.ledger import *
 from greenscale_worker.testing.queue_contract.pause_and_depth import *
 from greenscale_worker.testing.queue_contract.settling import *
 from greenscale_worker.testing.queue_contract.telling import *

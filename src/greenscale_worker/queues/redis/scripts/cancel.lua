@@ -9,12 +9,14 @@ local id = call('HGET', BOUND, job_id)
 if id and store.has(id) then
   forget({[id] = load_or_forget(id)})
   increment('cancelled')
+  ledger.count('cancelled')
   if final_ttl > 0 then
     write_record(record, final_ttl, false, 'state', 'cancelled', 'finished_ms', NOW)
     call('HDEL', record, 'due_ms', 'error_code', 'error_message')  -- of a failure before
     ended(job_id, 'cancelled')
     tell_ends()
   end
+  ledger.write()
   ring('gone ' .. id)
   return 'CANCELLED'
 end

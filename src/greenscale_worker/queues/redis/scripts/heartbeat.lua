@@ -3,7 +3,8 @@
 --
 -- KEYS  as in prelude.lua
 -- ARGV  3 lease ms, 4 heartbeat ms, 5 max crashes, 6 owner, 7 whether to reap (0 while more of our leases follow),
---       8 whether the owner has a free lane and nothing to run on it (1 or 0);
+--       8 whether the owner has a free lane and nothing to run on it (1 or 0), 9 leases it holds in all,
+--       10 days the ledger is kept (0: none is);
 --       then id, token of each lease held
 -- Output {reaped, jobs that may be claimed now, {lost id, its token, taken or gone, …}, {id buried, its job id, its code…},
 --         whether the owner has a seat (1 or 0)}
@@ -12,7 +13,7 @@ local lease_ms, beat_ms, max_crashes, owner = tonumber(ARGV[3]), tonumber(ARGV[4
 run_when_full()
 tick(lease_ms, beat_ms)
 local lost = {}
-for arg = 9, #ARGV, 2 do
+for arg = 11, #ARGV, 2 do
   local id = ARGV[arg]
   local m = read_meta(id)
   if m and m.token == ARGV[arg + 1] and call('ZSCORE', LEASE, id) then
@@ -72,7 +73,9 @@ if ARGV[7] == '1' then
   reaped = reap(max_crashes)
   found = rescue() + adopt()
 end
+ledger.work(owner, beat_ms, tonumber(ARGV[9]) or 0)
 call('ZADD', WORKERS, NOW, owner)
+ledger.alive(beat_ms)
 for _, silent in ipairs(call('ZRANGEBYSCORE', WORKERS, '-inf', digits(now - 2 * lease_ms))) do
   if store.dismiss(silent) then call('ZREM', WORKERS, silent) end
 end
@@ -91,4 +94,6 @@ if ARGV[8] == '1' then
 elseif ARGV[7] == '1' then
   stand_up(owner)  -- it may have a seat by a heartbeat that a claim has overtaken, or by an older snapshot
 end
+local days = tonumber(ARGV[10]) or 0
+if ledger.write() or days == 0 then ledger.trim(days) end
 return {reaped, claimable, lost, buried, seated and 1 or 0}
