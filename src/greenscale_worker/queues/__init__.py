@@ -473,6 +473,10 @@ class QueueClient(Protocol):
         """Delete dead letters at least `older_than` seconds old, in batches, and return how many."""
         ...
 
+    async def discard(self, letter_ids: Sequence[str]) -> int:
+        """Delete dead letters by their ids, and return how many there were."""
+        ...
+
     async def aclose(self) -> None:
         """Close every connection."""
         ...

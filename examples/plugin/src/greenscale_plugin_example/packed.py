@@ -101,6 +101,7 @@ class PackedClient:
         self.replay = client.replay
         self.replay_many = client.replay_many
         self.purge = client.purge
+        self.discard = client.discard
         self.aclose = client.aclose
 
     async def put(self, jobs: Sequence[tuple[str, bytes]], *, fold: bool = False) -> list[bool]:

@@ -262,6 +262,11 @@ class MemoryClient:
             del self._store.dead[letter.id]
         return len(old)
 
+    async def discard(self, letter_ids: Sequence[str]) -> int:
+        """See QueueClient."""
+        check_letter_ids(letter_ids)
+        return sum(self._store.dead.pop(letter_id, None) is not None for letter_id in letter_ids)
+
     def _chosen(self, which: DeadFilter | None) -> list[DeadLetter]:
         """Return matching letters, oldest first."""
         which, now = which or DeadFilter(), self._store.clock()

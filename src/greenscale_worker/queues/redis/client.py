@@ -383,6 +383,16 @@ class RedisQueueClient:
             gone += some
         return gone
 
+    async def discard(self, letter_ids: Sequence[str]) -> int:
+        """Delete dead letters by their ids, in batches. Raises TypeError for one id."""
+        check_letter_ids(letter_ids)
+        await self._tidy()
+        gone = 0
+        for start in range(0, len(letter_ids), PORTION):
+            ids = [_id(each) for each in letter_ids[start : start + PORTION]]
+            gone += await self._run("discard", self._keys.base, ["purged", *ids], int)
+        return gone
+
     async def aclose(self) -> None:
         """Close every connection."""
         await close(self._client)

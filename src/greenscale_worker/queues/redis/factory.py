@@ -35,7 +35,7 @@ WORKER_SCRIPTS: Final = (
     "promote",
 )
 CLIENT_SCRIPTS: Final = ("put", "promote", "look", "cancel", "uncancel", "open")
-LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "tidy")
+LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "discard", "tidy")
 SHARED: Final = {  # parts of scripts, in this order, and which scripts have them
     "ledger": ("claim", "bind", "settle", "retry", "heartbeat", "unregister", "cancel"),
     "waiting": ("claim", "release", "retry", "heartbeat", "replay"),
