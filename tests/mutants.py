@@ -142,8 +142,8 @@ MUTANTS: Final = [
     Mutant(
         "a dead letter loses its payload",
         "dead_letters",
-        "  local payload = store.payload(id) or ''\n  forget({[id] = m})\n",
-        "  forget({[id] = m})\n  local payload = store.payload(id) or ''\n",
+        "  local payload, class = store.payload(id) or '', class_of(id)\n  forget({[id] = m})\n",
+        "  local class = class_of(id)\n  forget({[id] = m})\n  local payload = store.payload(id) or ''\n",
     ),
     Mutant(
         "a line feed in a message hides the payload",
@@ -525,8 +525,8 @@ MUTANTS: Final = [
     Mutant(
         "the queue is upgraded before the last worker of the version before has gone",
         "heartbeat",
-        "then return end",
-        "then break end",
+        "if not string.find(worker, ':2%-%x+$') then return end",
+        "if not string.find(worker, ':2%-%x+$') then break end",
     ),
     Mutant("the queue is never upgraded", "heartbeat", "if not V2 then upgrade() end"),
     # heartbeat
