@@ -107,7 +107,8 @@ def test_the_worker_and_its_commands_need_these_rights_and_no_others(
             with server.client(db=database) as client:
                 step_the_clock_back(client)
                 add(client, kind, b'{"job_id":"bad"}')
-                until(lambda client=client: client.hlen("{jobs}:dead") == 1)
+                client.lpush("{jobs}:background", b'{"job_id":"classed","prompt":"hello"}')
+                until(lambda client=client: client.hlen("{jobs}:dead") == client.exists("result:classed") == 1)
             assert main(["dead", "list"]) == main(["dead", "replay", "bad"]) == 0
             with server.client(db=database) as client:
                 until(lambda client=client: client.hlen("{jobs}:dead") == 1)

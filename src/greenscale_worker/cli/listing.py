@@ -31,7 +31,7 @@ STATES: "Final[tuple[State, ...]]" = (
     "failed",
     "cancelled",
 )
-COUNTED: Final = {"running", "waiting", "delayed", "held"}
+COUNTED: Final = {"running", "waiting", "delayed", "held", "scheduled"}
 IDLE: Final = {"waiting", "cancelling"}
 PAUSED: Final = "paused"
 HEAD: Final = ("ID", "STATE", "AGE", "ATTEMPTS", "WORKER, OR WHY")
