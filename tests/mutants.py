@@ -830,7 +830,7 @@ LATE: Final = {
     "the latest answer is not kept": 7,
     "what was held comes back among the suspects": 7,
     "a job is retried without a lease": 8,
-    "what fails while two are buried is no witness of it": 10,
+    "what fails while two are buried is no witness of it": 77,
     "a late answer leaves its dead letter": 14,
     "held by a fleet that does not know it": 14,
     "the queue's time forgets that the clock went back before": 17,
