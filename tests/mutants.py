@@ -142,8 +142,8 @@ MUTANTS: Final = [
     Mutant(
         "a dead letter loses its payload",
         "dead_letters",
-        "  local payload = store.payload(id) or ''\n  forget({[id] = m})\n",
-        "  forget({[id] = m})\n  local payload = store.payload(id) or ''\n",
+        "  local payload, class = store.payload(id) or '', class_of(id)\n  forget({[id] = m})\n",
+        "  local class = class_of(id)\n  forget({[id] = m})\n  local payload = store.payload(id) or ''\n",
     ),
     Mutant(
         "a line feed in a message hides the payload",
@@ -525,8 +525,8 @@ MUTANTS: Final = [
     Mutant(
         "the queue is upgraded before the last worker of the version before has gone",
         "heartbeat",
-        "then return end",
-        "then break end",
+        "if not string.find(worker, ':2%-%x+$') then return end",
+        "if not string.find(worker, ':2%-%x+$') then break end",
     ),
     Mutant("the queue is never upgraded", "heartbeat", "if not V2 then upgrade() end"),
     # heartbeat
@@ -830,7 +830,7 @@ LATE: Final = {
     "the latest answer is not kept": 7,
     "what was held comes back among the suspects": 7,
     "a job is retried without a lease": 8,
-    "what fails while two are buried is no witness of it": 10,
+    "what fails while two are buried is no witness of it": 77,
     "a late answer leaves its dead letter": 14,
     "held by a fleet that does not know it": 14,
     "the queue's time forgets that the clock went back before": 17,

@@ -130,6 +130,14 @@ class Actors:
             self.witness.pushed.append(payload)
             self.witness.order["standard"].append(payload)
 
+    def push_listed(self, _: Process) -> None:
+        """Hand in a job of a class, by somebody whose bell nobody hears."""
+        job_class, payload = self.rnd.choice(["interactive", "background"]), self.new_payload()
+        self.redis.lpush(self.keys.of(job_class), payload)
+        self.ledger.listed[job_class].append(payload)
+        self.witness.pushed.append(payload)
+        self.witness.order[job_class].append(payload)
+
     def put(self, _: Process) -> None:
         number = self.rnd.choice([2, 2, 2, self.crowd])
         payloads = [payload for payload in (self.new_payload() for _ in range(number)) if id_in(payload)]
@@ -160,12 +168,15 @@ class Actors:
         if job_ids is None:
             _, due = self.send("promote", [], [live], lambda: self.ledger.promote([]))
             job_ids = [name.decode() for name in due]
-        later = [(job.job_class, job.payload) for job in map(self.ledger.later.get, job_ids) if job is not None]
+            job_ids += self.rnd.sample(others := sorted(self.ledger.later.keys() - job_ids), min(len(others), 1))
+        later = [self.ledger.later[job_id] for job_id in job_ids if job_id in self.ledger.later]
         keys = flat((self.keys.record(job_id), self.keys.cancel(job_id)) for job_id in job_ids)
         promoted, _ = self.send("promote", keys, [live, *job_ids], lambda: self.ledger.promote(job_ids))
-        assert promoted == len(later), "what was due is no longer"
-        for job_class, payload in later:
-            self.witness.order[job_class].append(payload)
+        for job in later:
+            if job.due <= self.ledger.now:
+                self.witness.order[job.job_class].append(job.payload)
+                promoted -= 1
+        assert promoted == 0, "what is promoted is not what was due"
         self.ledger.arrivals.extend(self.ledger.added)
 
     def cancel(self, _: Process) -> None:
