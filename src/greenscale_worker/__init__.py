@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         RedisOptions,
         Replay,
         State,
+        TokenPiece,
         Verdict,
     )
     from greenscale_worker.queues.memory import MemoryQueue
@@ -64,7 +65,7 @@ _MODULES: Final = {
     "grouping": "Grouper",
     "job": "Failed Failure Job Outcome Output Released Succeeded Usage decode",
     "queues": "Binding Cancellation DeadFilter DeadLetter Depth JobFilter JobInfo Lease LiveWorker Loss Queue "
-    "QueueClient QueueOptions RedisOptions Replay State Verdict",
+    "QueueClient QueueOptions RedisOptions Replay State TokenPiece Verdict",
     "queues.memory": "MemoryQueue",
     "queues.registry": "QueueKind open_client open_queue",
     "telemetry": "Metrics",
@@ -119,6 +120,7 @@ __all__ = [  # written out for type checkers, which do not run code
     "State",
     "Succeeded",
     "SyncClient",
+    "TokenPiece",
     "TransientError",
     "Usage",
     "Verdict",

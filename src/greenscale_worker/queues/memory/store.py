@@ -16,6 +16,7 @@ from typing import Final
 from greenscale_worker.blame import KNOWN, FleetEvidence
 from greenscale_worker.queues import SUSPECT_CRASHES, DeadLetter, Lease, QueueOptions
 from greenscale_worker.queues.memory.records import Expiring, Records
+from greenscale_worker.queues.memory.tokens import Tokens
 
 BURIAL_MARGIN: Final = 2
 
@@ -60,6 +61,7 @@ class Store:
         self.dead: dict[str, tuple[DeadLetter, Entry]] = {}
         self.bound: dict[str, Entry] = {}
         self.records = Records(options, clock)
+        self.tokens = Tokens(clock)
         self.tombstones: Expiring[str] = Expiring(clock)
         self.beats: dict[str, tuple[float, str | None]] = {}  # when, and why the worker makes no calls
         self.bells: dict[asyncio.Future[None], None] = {}

@@ -29,6 +29,8 @@ COMMANDS: Final[tuple[Command, ...]] = (
     ("HSETNX", "", "f", "v"),
     ("TIME",),
     ("TYPE", ""),
+    ("XADD", "", "*", "f", "v"),
+    ("XREVRANGE", "", "+", "-", "COUNT", "1"),
     ("ZADD", "", "1", "m"),
     ("ZCARD", ""),
     ("ZCOUNT", "", "0", "1"),

@@ -22,7 +22,10 @@ from greenscale_worker.telemetry import Metrics
 
 FORMATS: Final = (b"1", b"2")  # of the keys, that this version reads; a new queue gets the last
 CLOSE_SECONDS: Final = 2.0
-WORKER_SCRIPTS: Final = ("claim", "bind", "settle", "release", "retry", "heartbeat", "why", "record_dead", "unregister")
+WORKER_SCRIPTS: Final = (
+    *("claim", "bind", "write_tokens", "settle", "release", "retry"),
+    *("heartbeat", "why", "record_dead", "unregister"),
+)
 CLIENT_SCRIPTS: Final = ("put", "look", "cancel", "uncancel", "open")
 LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "tidy")
 SHARED: Final = {  # parts of scripts, in this order, and which scripts have them
