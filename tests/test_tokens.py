@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
+from redis import Redis
 
 from greenscale_worker import (
     Client,
@@ -25,11 +26,12 @@ from greenscale_worker import (
 )
 from greenscale_worker.backends import ChatOptions, open_backend
 from greenscale_worker.errors import PermanentError, TransientError
-from greenscale_worker.job import Job
+from greenscale_worker.job import Job, Output
 from greenscale_worker.queues import Lease, Queue
 from greenscale_worker.simulator import CHAT_PATH, SimulatorOptions, running
 from greenscale_worker.token_writer import LAST_SECONDS, PAUSE_SECONDS, TokenWriter
-from harness.eventually import PATIENCE
+from harness.eventually import PATIENCE, eventually
+from harness.redis_server import RedisServer
 
 KINDS = pytest.mark.parametrize("kind", ["list", "stream"])
 
@@ -246,6 +248,86 @@ async def test_text_that_cannot_be_written_harms_no_job(redis_url: str, how: Any
         assert record is not None
         assert record.attempts == 1
     assert opened[0].written == ["a"], "after a hole nothing is written"
+
+
+async def test_a_value_of_another_program_is_replaced(redis_url: str, client: Redis) -> None:
+    client.set("{jobs}:tokens:taken", "foreign")
+    client.lpush("body:taken", "foreign")
+
+    async def handle(job: Job) -> Output:
+        job.emit("4")
+        return Output("4", body=b"{}")
+
+    async with working(redis_url, handle) as reader:
+        job_id = await reader.submit("?", job_id="taken", tokens=True, keep="body")
+        assert await reader.wait(job_id, timeout=PATIENCE) == "4"
+        assert texts(await pieces_of(reader, job_id)) == ["4"]
+        assert await reader.body("taken") == b"{}"
+        client.set("body:taken", "foreign")
+        assert await reader.body("taken") is None
+        client.xadd("{jobs}:tokens:taken", {"text": "by hand"})
+        assert texts(await (await reader.queue()).read_tokens({"taken": ""}, wait=0.0)) == ["4", "by hand"]
+
+
+async def test_a_text_lasts_an_hour_while_its_job_runs_and_then_as_long_as_its_result(
+    redis_url: str, client: Redis
+) -> None:
+    go_on = asyncio.Event()
+
+    async def handle(job: Job) -> str:
+        job.emit("4")
+        await go_on.wait()
+        return "4"
+
+    async with working(redis_url, handle, result_ttl=60) as reader:
+        job_id = await reader.submit("?", tokens=True)
+        await eventually(lambda: client.xlen(f"{{jobs}}:tokens:{job_id}") == 1)
+        assert 3500 < client.ttl(f"{{jobs}}:tokens:{job_id}") <= 3600
+        go_on.set()
+        await reader.wait(job_id, timeout=PATIENCE)
+        assert 50 < client.ttl(f"{{jobs}}:tokens:{job_id}") <= 60
+
+
+async def test_a_full_redis_takes_no_text_but_every_answer(start_redis: Callable[..., RedisServer]) -> None:
+    server = start_redis("maxmemory-policy noeviction")
+    full = asyncio.Event()
+
+    async def handle(job: Job) -> str:
+        await full.wait()
+        job.emit("4")
+        await asyncio.sleep(2 * PAUSE_SECONDS)
+        job.emit("2")
+        return "42"
+
+    async with working(server.url, handle) as reader:
+        job_id = await reader.submit("?", tokens=True)
+        with server.client() as client:
+            await eventually(lambda: client.hget(f"job:{job_id}", "state") == b"running")
+            client.config_set("maxmemory", 1)
+            full.set()
+            assert await reader.wait(job_id, timeout=PATIENCE) == "42"
+            assert not client.exists(f"{{jobs}}:tokens:{job_id}")
+            client.config_set("maxmemory", 0)
+        assert texts(await pieces_of(reader, job_id)) == ["42"]
+
+
+async def test_in_a_cluster(start_redis: Callable[..., RedisServer]) -> None:
+    server = start_redis("cluster-enabled yes")
+    with server.client() as client:
+        client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+        await eventually(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
+
+    async def handle(job: Job) -> Output:
+        job.emit("4")
+        return Output("4", body=b"{}")
+
+    async with working(f"redis+cluster://127.0.0.1:{server.port}", handle) as reader:
+        job_ids = [await reader.submit("?", tokens=True, keep="body") for _ in range(3)]
+        for job_id in job_ids:
+            assert texts(await pieces_of(reader, job_id)) == ["4"]
+            assert await reader.body(job_id) == b"{}"
+        found = await (await reader.queue()).read_tokens(dict.fromkeys(job_ids, ""), wait=0.0)
+        assert sorted(piece.job_id for piece in found) == sorted(job_ids)
 
 
 # --- the writer ---

@@ -86,6 +86,7 @@ async def test_a_run_that_follows_has_a_higher_number(rig: Rig, how: str) -> Non
         assert await rig.a.retry(lease, failure(used=0.1)) == "delayed"
     else:
         assert await rig.a.settle(lease, Released("drain"))
+    assert not await rig.a.write_tokens(lease, "late")
     again = await run(rig.b)
     assert not await rig.a.write_tokens(lease, "late")
     assert await rig.b.write_tokens(again, "second")
