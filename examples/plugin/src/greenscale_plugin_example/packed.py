@@ -95,6 +95,7 @@ class PackedClient:
         self.uncancel = client.uncancel
         self.depth = client.depth
         self.workers = client.workers
+        self.ledger = client.ledger
         self.pause = client.pause
         self.resume = client.resume
         self.dead_count = client.dead_count
@@ -102,6 +103,7 @@ class PackedClient:
         self.replay = client.replay
         self.replay_many = client.replay_many
         self.purge = client.purge
+        self.discard = client.discard
         self.aclose = client.aclose
 
     async def put(self, jobs: Sequence[tuple[str, bytes]], *, fold: bool = False) -> list[bool]:

@@ -24,16 +24,18 @@ FORMATS: Final = (b"1", b"2")  # of the keys, that this version reads; a new que
 CLOSE_SECONDS: Final = 2.0
 WORKER_SCRIPTS: Final = (
     *("claim", "bind", "write_tokens", "settle", "release", "retry"),
-    *("heartbeat", "why", "record_dead", "unregister"),
+    *("heartbeat", "why", "record_dead", "unregister", "promote"),
 )
-CLIENT_SCRIPTS: Final = ("put", "look", "cancel", "uncancel", "open")
-LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "tidy")
+CLIENT_SCRIPTS: Final = ("put", "promote", "look", "cancel", "uncancel", "open")
+LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "discard", "tidy")
 SHARED: Final = {  # parts of scripts, in this order, and which scripts have them
+    "ledger": ("claim", "bind", "settle", "retry", "heartbeat", "unregister", "cancel"),
     "waiting": ("claim", "release", "retry", "heartbeat", "replay"),
     "dead_letters": ("claim", "settle", "retry", "heartbeat", "record_dead", "cancel", *LETTER_SCRIPTS),
     "rescue": ("claim", "heartbeat", "cancel"),
     "seats": ("claim", "heartbeat", "unregister"),
     "letters": LETTER_SCRIPTS,
+    "append": ("put", "promote"),
 }
 
 

@@ -5,8 +5,9 @@
 --       answer its body STRING
 -- ARGV  3 seconds results and final records last (0: none are written);
 --       then for each item: id, token, succeeded or failed, job id (empty: no result, no record), result text or
---       failure code, whole answer (empty: none is kept) or failure message, when its call began (ms by our clock), number
---       of words, record field, value, …; the first field of a failure is attempts
+--       failure code, whole answer (empty: none is kept) or failure message, what its call spent, number of words, record field,
+--       value, …; the first field of a failure is attempts. Spent: when the call began (ms by our clock; 0: none was made), ms
+--       it took, tokens in, tokens out and perhaps a tenant, with blanks between them
 -- Output for each item OK, STALE (claimed by another since) or GONE (ended already, or unknown); BADTYPE: OK, and a
 --       foreign key was replaced
 local ttl = ARGV[3]
@@ -57,7 +58,8 @@ local function settle(id, token, state, job_id, text, message, start, result, re
     if clash then return 'OK' end
   end
   settled[state] = settled[state] + 1
-  if succeeded then began_last = math.max(began_last, tonumber(ARGV[start + 6])) end
+  ledger.count(succeeded and 'ended' or 'failed', ARGV[start + 6])
+  if succeeded then began_last = math.max(began_last, tonumber(string.match(ARGV[start + 6], '^%d+'))) end
   if job_id == '' or ttl == '0' then return 'OK' end
   if succeeded then call('SET', result, text, 'EX', ttl) end
   if body then call('SET', body, message, 'EX', ttl) end
@@ -92,5 +94,6 @@ forget(finished)  -- last: if anything before it raises, they can be settled aga
 for state, many in pairs(settled) do
   if many > 0 then increment(state, many) end
 end
+ledger.write()
 tell_ends()
 return answers
