@@ -20,7 +20,6 @@ JOB_ID_ACCEPTED: Final = "1 to 128 of letters, digits and . _ : - are accepted"
 DEADLINE_ACCEPTED: Final = "a time with its offset from UTC is expected, such as 2030-01-02T03:04:05Z (RFC 3339)"
 TRACEPARENT: Final = r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
 OBJECT_ACCEPTED: Final = 'a JSON object is expected, such as {"job_id": "test-001", "prompt": "What is 2+2?"}'
-TENANT: Final = r"^[a-z0-9][a-z0-9-]{0,31}$"
 ENVELOPE: Final = ("job_id", "metadata", "deadline", "traceparent", "created_at")
 CHAT: Final = "/chat/completions"
 BATCH_LINE: Final = frozenset({"url", "body", "method", "custom_id"})
@@ -52,9 +51,9 @@ class Job(BaseModel):
     deadline: AwareDatetime | None = None
     traceparent: Annotated[str, StringConstraints(strict=True, pattern=TRACEPARENT)] | None = None
     created_at: AwareDatetime | None = None
-    tenant: Annotated[str, StringConstraints(strict=True, pattern=TENANT)] | None = None
     payload: dict[str, Any] = {}
     verbatim: bool = False
+    tenant: str | None = None
 
     @property
     def attempt(self) -> int:
