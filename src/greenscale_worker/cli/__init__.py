@@ -122,6 +122,7 @@ def parser() -> "Parser":
         jobs,
         listing,
         queue,
+        report,
         simulate,
         submit,
         up,
@@ -147,7 +148,7 @@ def parser() -> "Parser":
     )
     top.set_defaults(run=None)
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (up, submit, jobs, listing, queue, dead, batch, demo, simulate, config):
+    for module in (up, submit, jobs, listing, queue, report, dead, batch, demo, simulate, config):
         module.add_parser(commands)
     return top
 
