@@ -85,7 +85,7 @@ end
 
 -- Deletes what is older than so many days, a portion at a time; 0: all of it, and no more is written.
 function ledger.trim(days)
-  redis.pcall(days == 0 and 'HSET' or 'HDEL', LEDGER, 'off', days == 0 and '1' or nil)
+  if days == 0 then redis.pcall('HSET', LEDGER, 'off', '1') else redis.pcall('HDEL', LEDGER, 'off') end
   local cursor = redis.pcall('HGET', LEDGER, 'cursor')
   if type(cursor) == 'table' then return end
   local oldest, old = days == 0 and math.huge or math.floor(now / 60000) - 1440 * days, {}
