@@ -283,3 +283,11 @@ def test_one_heartbeat_deletes_little_even_where_redis_shows_all_at_once(client:
         assert client.hlen(LEDGER) >= 15_000 - 1000
     finally:
         client.config_set("hash-max-listpack-entries", old)
+
+
+def test_eight_days_take_less_than_two_megabytes(client: Redis) -> None:
+    value = struct.pack(">11d", *[123_456.0] * 11)
+    client.delete(LEDGER)
+    for first in range(0, 8 * DAY, DAY):
+        client.hset(LEDGER, mapping=dict.fromkeys(map(str, range(30_000_000 + first, 30_000_000 + first + DAY)), value))
+    assert client.memory_usage(LEDGER, samples=0) < 2 * 1024 * 1024

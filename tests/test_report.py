@@ -240,8 +240,9 @@ def test_markdown_is_a_table(day: Shell) -> None:
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
 def test_it_is_drawn(kind: str, day: Shell) -> None:
-    code, _, err = day("report", "--plot", f"a picture.{kind}")
+    code, out, err = day("report", "--plot", f"a picture.{kind}")
     assert (code, err) == (0, f"a picture.{kind} is drawn\n")
+    assert "4 always on" in out
     data = Path(f"a picture.{kind}").read_bytes()
     assert data.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind])
     if kind == "svg":

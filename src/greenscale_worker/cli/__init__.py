@@ -43,6 +43,7 @@ examples:
   greenscale-worker submit "What is 2+2?" --wait   ask, and wait for the answer
   greenscale-worker queue --watch                  what there is to do
   greenscale-worker jobs --state running           which jobs run, and where
+  greenscale-worker report --since 7d              what was done, what was saved
   greenscale-worker batch IN.jsonl OUT.jsonl       answer a file, without Redis
   greenscale-worker dead list                      what has failed for good
 `greenscale-worker COMMAND --help` tells more.

@@ -81,7 +81,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one line of JSON")
     form.add_argument("--markdown", action="store_true", help="tables for a page or a pull request")
-    form.add_argument("--plot", type=Path, metavar="FILE", help="draw it: .png, .svg or .pdf (the extra `plot`)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it, too: .png, .svg or .pdf (the extra `plot`)")
     parser.set_defaults(run=lambda args: with_client(partial(_report, args)))
 
 
@@ -215,12 +215,12 @@ async def _report(args: argparse.Namespace, client: "QueueClient", settings: "Se
     sums = (total(minutes, found), history(minutes, found, args.step))
     is_cut = found.since > since
     report = Report(queue_name(settings), args.tenant, found, is_cut, args.step, *sums, saved)
+    if args.plot is not None:
+        _plot(report, args.plot)
     if args.json:
         say_json(report.facts())
     elif args.markdown:
         say(report.markdown())
-    elif args.plot is not None:
-        _plot(report, args.plot)
     else:
         say(report.view())
     return 0
