@@ -275,14 +275,24 @@ def test_it_is_deleted_where_none_is_wanted_and_begins_again_where_one_is(client
 
 
 def test_one_heartbeat_deletes_little_even_where_redis_shows_all_at_once(client: Redis) -> None:
-    old = client.config_get("hash-max-listpack-entries")["hash-max-listpack-entries"]
-    client.config_set("hash-max-listpack-entries", 100_000)
+    names = ("hash-max-listpack-entries", "hash-max-listpack-value")
+    before = {name: client.config_get(name)[name] for name in names}
     try:
+        for name in names:
+            client.config_set(name, 100_000)
         aged = filled(client, range(1000, 6000))
         aged.beat(30_000_000, days=8)
         assert client.hlen(LEDGER) >= 15_000 - 1000
     finally:
-        client.config_set("hash-max-listpack-entries", old)
+        for name in names:
+            client.config_set(name, before[name])
+
+
+def test_a_worker_that_died_is_soon_not_among_those_alive(client: Redis) -> None:
+    aged, now = Aged(client), 30_000_000
+    client.zadd("{jobs}:workers", {"alive": now * MINUTE_MS - BEAT, "dead": now * MINUTE_MS - 3 * BEAT})
+    aged.beat(now, days=8)
+    assert struct.unpack(">11d", client.hget(LEDGER, str(now)) or b"")[9] == 2
 
 
 def test_eight_days_take_less_than_two_megabytes(client: Redis) -> None:
