@@ -324,3 +324,32 @@ async def test_the_document_and_the_page(on_list: Api) -> None:
         assert word in text
     assert "<script" not in text
     assert "https://" not in text
+
+
+async def test_the_past_and_what_was_saved(api: Api) -> None:
+    empty = (await api.get("/v1/stats/history")).json
+    assert (empty["series"], empty["savings"]["saved_replica_seconds"]) == ([], 0)
+    await api.worker.beat()
+    for outcome in (answer(), answer(), Failed("http_400", "no")):
+        await api.submit()
+        await settle(api, outcome)
+    await api.worker.beat()
+    api.gateway.shared = type(api.gateway.shared)()
+    told = (await api.get("/v1/stats/history?since=30m&step=3600&replicas=2&price=0.5")).json
+    assert told["step_seconds"] == 3600
+    assert sum(step["ended"] for step in told["series"]) == 2
+    assert sum(step["failed"] for step in told["series"]) == 1
+    assert sum(step["prompt_tokens"] for step in told["series"]) == 6
+    saved = told["savings"]
+    assert saved["replicas_always_on"] == 2
+    assert 0 < saved["window_seconds"] < 121, "from the first minute that is known, not for half an hour"
+    assert saved["always_on_replica_seconds"] == pytest.approx(2 * saved["window_seconds"], abs=0.01)
+    difference = saved["always_on_replica_seconds"] - saved["measured_replica_seconds"]
+    assert saved["saved_replica_seconds"] == pytest.approx(difference, abs=0.01)
+    assert saved["saved"] == pytest.approx(difference / 3600 * 0.5, abs=0.001)
+    worse = (await api.get("/v1/stats/history?replicas=0")).json["savings"]
+    assert worse["saved_replica_seconds"] <= 0
+    assert worse["saved"] is None
+    assert (await api.get("/v1/stats")).json["totals"]["ended"] == 2
+    for query in ("since=1s", "since=soon", "step=90", "step=0", "replicas=-1", "price=nan"):
+        assert (await api.get(f"/v1/stats/history?{query}")).code == "bad_field", query

@@ -2,13 +2,14 @@
 
 from typing import Final
 
-from greenscale_worker.gateway import dead, documents, jobs, probes, stats
+from greenscale_worker.gateway import dead, documents, history, jobs, probes, stats
 from greenscale_worker.gateway.route import Route
 
 ROUTES: Final[tuple[Route, ...]] = (
     *jobs.ROUTES,
     *dead.ROUTES,
     *stats.ROUTES,
+    *history.ROUTES,
     *documents.ROUTES,
     *probes.ROUTES,
 )
