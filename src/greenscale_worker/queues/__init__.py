@@ -16,7 +16,10 @@ Cancellation = Literal["cancelled", "will_be_cancelled", "finished", "unknown"]
 Replay = Literal["replayed", "unknown", "payload_lost"]
 Loss = Literal["taken", "gone"]
 Verdict = Literal["delayed", "held", "dead", "stale"]
-State = Literal["waiting", "running", "delayed", "held", "cancelling", "succeeded", "failed", "cancelled"]
+JobClass = Literal["interactive", "standard", "background"]
+CLASSES: Final[tuple[JobClass, ...]] = get_args(JobClass)  # in the order in which they are served
+TURNS: Final = 10  # of so many jobs in a row, a lower class that waits gets one; as in claim.lua
+State = Literal["scheduled", "waiting", "running", "delayed", "held", "cancelling", "succeeded", "failed", "cancelled"]
 STATES: Final[tuple[State, ...]] = get_args(State)
 ENDED: Final[frozenset[str]] = frozenset({"succeeded", "failed", "cancelled"})  # states, as are those below
 OPEN: Final[frozenset[str]] = frozenset(STATES) - ENDED
@@ -176,7 +179,9 @@ class Queue(Protocol):
 class Depth:
     """Jobs by state. `held` ones wait until another succeeds (docs/blame.md). `oldest_seconds` is None if unknown.
 
-    `failing_seconds` ago a call failed as `failing_by` says, and none begun since has succeeded; None: no failure.
+    `waiting` counts all classes; `interactive` and `background` are those of them that no worker has claimed yet.
+    `scheduled` jobs are not due yet. `failing_seconds` ago a call failed as `failing_by` says, and none begun since has
+    succeeded; None: no failure.
     """
 
     waiting: int
@@ -188,6 +193,9 @@ class Depth:
     held: int = 0
     failing_seconds: float | None = None
     failing_by: str | None = None
+    interactive: int = 0
+    background: int = 0
+    scheduled: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +257,8 @@ class JobInfo:
     """The state of a job. Fields that are unknown or do not apply are None; times are seconds since the epoch.
 
     `attempts` counts its calls, including the current one; `crashes` counts runs that were cut off, which are no
-    attempts. `claimed_at` is when its last run began, `due_at` when it runs again. `code` and `message` say why it
-    failed, or is delayed or held. The rest comes from the record of an ended job (docs/wire-contract.md).
+    attempts. `claimed_at` is when its last run began, `due_at` when it runs, or runs again. `code` and `message` say
+    why it failed, or is delayed or held. The rest comes from the record of an ended job (docs/wire-contract.md).
     `job_id` is None for an unclaimed job whose payload cannot be read.
     """
 
@@ -302,13 +310,40 @@ class LiveWorker:
 class QueueClient(Protocol):
     """The client side. Calls raise QueueUnavailableError if the server does not answer."""
 
-    async def put(self, jobs: Sequence[tuple[str, bytes]], *, fold: bool = False) -> list[bool]:
+    async def put(  # noqa: PLR0913  one step, which cannot be taken in parts
+        self,
+        jobs: Sequence[tuple[str, bytes]],
+        *,
+        fold: bool = False,
+        once: bool = False,
+        job_class: JobClass = "standard",
+        not_before: float | None = None,
+        tenant: str = "",
+        digest: str = "",
+    ) -> list[bool]:
         """Append jobs, each an id and a payload, in order, and record them as waiting.
 
-        `fold` skips a job whose id is known to belong to one that waits, runs or has succeeded. Returns for each job
-        whether it was appended. Raises BadInputError for an invalid id, before anything is written, and QueueFullError
-        if the server is full.
+        `fold` skips a job whose id is known to belong to one that waits, runs or has succeeded, `once` each job of
+        which there is any record. Classes are served in the order of CLASSES; a lower one that waits gets at least
+        every tenth job. Jobs of which `not_before` (seconds since the epoch, by the queue's clock) is not over yet are
+        recorded as `scheduled`, and appended when they are due; one whose id is scheduled already is skipped. `tenant`
+        and `digest` are written into the records, and stay in them until they expire.
+        Returns for each job whether it was appended, or scheduled. Raises BadInputError for an invalid id, before
+        anything is written, ValueError for an unknown class or a time that is not finite, and QueueFullError if the
+        server is full.
         """
+        ...
+
+    async def promote(self) -> int:
+        """Append jobs that have become due to their class, and return how many; workers do it with each heartbeat."""
+        ...
+
+    async def keys(self) -> dict[str, bytes]:
+        """Return the API keys that are kept with the queue: documents by id. Their content is not read."""
+        ...
+
+    async def set_key(self, key_id: str, document: bytes | None) -> None:
+        """Keep an API key's document, in place of any other of this id; None deletes it."""
         ...
 
     async def record(self, job_id: str) -> dict[str, str]:
@@ -342,7 +377,7 @@ class QueueClient(Protocol):
         limit: int | None = None,
         unpack: Callable[[bytes], bytes] | None = None,
     ) -> AsyncIterator[JobInfo]:
-        """Iterate over jobs: running, waiting, delayed and held ones, then the last 1,000 that ended, latest first.
+        """Iterate over jobs: all that are open, state by state, then the last 1,000 that ended, latest first.
 
         The list is not a snapshot: no job comes twice, but one that changes state meanwhile may be missed. `unpack`
         turns a payload into JSON, for a queue that stores another form. A queue that keeps no results and records
@@ -359,6 +394,7 @@ class QueueClient(Protocol):
 
         `will_be_cancelled`: no worker has claimed it; it is cancelled when claimed, within seven days, and its record
         says `cancelling`. `unknown`: the same, but it has no record: it was pushed by hand, or does not exist.
+        A job that is not due yet is cancelled at once.
         """
         ...
 
@@ -423,7 +459,7 @@ class QueueClient(Protocol):
         ...
 
     async def replay(self, letter_id: str) -> bool:
-        """Requeue a dead letter at the head of the queue, counters reset. Return False if there is none."""
+        """Requeue a dead letter at the head of its class, counters reset. Return False if there is none."""
         ...
 
     async def replay_many(self, letter_ids: Sequence[str]) -> list[Replay]:

@@ -166,6 +166,7 @@ class MemoryQueue(MemoryClient):
         self._tick()
         self._trim()
         self._count_time()
+        store.promote()
         store.beats[self._worker] = store.clock(), why
 
     async def aclose(self) -> None:

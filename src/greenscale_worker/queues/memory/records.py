@@ -9,7 +9,7 @@ import orjson
 
 from greenscale_worker.job import Failed, Job, Keep, Output, Usage
 from greenscale_worker.queues import ENDED, LIVE_SECONDS, Lease, QueueOptions
-from greenscale_worker.queues.replaying import replayed
+from greenscale_worker.queues.replaying import OF_THE_JOB, replayed
 
 MOST_RECENT: Final = 1000
 OVER_AT_THE_END: Final = frozenset({"due_ms", "error_code", "error_message"})
@@ -75,9 +75,19 @@ class Records:
         """Return the endpoint's whole answer, or None."""
         return self._bodies.get(job_id) if self.get(job_id).get("keep") == "body" else None
 
-    def waiting(self, job_id: str, *, cancelled: bool = False) -> None:
-        """Record a submitted job; `cancelled`: its cancellation came before it."""
-        self._write(job_id, {"state": "cancelling" if cancelled else "waiting", "submitted_ms": ms(self._clock())})
+    def waiting(self, job_id: str, *, cancelled: bool = False, **own: str) -> None:
+        """Record a submitted job; `cancelled`: its cancellation came before it. `own` stays in the record."""
+        state = "cancelling" if cancelled else "waiting"
+        self._write(job_id, {"state": state, "submitted_ms": ms(self._clock()), **own})
+
+    def scheduled(self, job_id: str, due: float, **own: str) -> None:
+        """Record a submitted job that is not due yet."""
+        submitted = {"submitted_ms": ms(self._clock()), "due_ms": ms(due)}
+        self._write(job_id, {"state": "scheduled", **submitted, **own})
+
+    def promoted(self, job_id: str, *, cancelled: bool) -> None:
+        """Record that a scheduled job has become due."""
+        self.waiting(job_id, cancelled=cancelled, **self._of_the_job(job_id))
 
     def replayed(self, job_id: str) -> None:
         """Record that a dead letter waits again."""
@@ -93,7 +103,7 @@ class Records:
             self._write(job_id, {**self.get(job_id), "state": "waiting"})
 
     def running(self, lease: Lease, job: Job, worker: str) -> None:
-        """Record the begin of a run. Of the record before, only `submitted_ms` is kept."""
+        """Record the begin of a run. Of the record before, only what concerns no run is kept."""
         record = {
             "state": "running",
             "attempts": str(lease.attempts),
@@ -102,14 +112,12 @@ class Records:
             "claimed_ms": ms(lease.claimed_at),
             "worker": worker,
         }
-        submitted = self.get(job.job_id).get("submitted_ms")
         known = {
-            "submitted_ms": submitted,
             "backend": self._options.backend or None,
             "created_at": job.created_at.isoformat() if job.created_at else None,
             "metadata": orjson.dumps(job.metadata).decode() if job.metadata else None,
         }
-        self._write(job.job_id, {**record, **_present(known)})
+        self._write(job.job_id, {**record, **_present(known), **self._of_the_job(job.job_id)})
 
     def postponed(self, job_id: str, due: float, state: str, code: str, message: str = "") -> None:
         """Record that a job went back to the queue."""
@@ -135,7 +143,7 @@ class Records:
     def failed(self, job_id: str, fault: Failed, *, ran: bool, attempts: int, crashes: int) -> None:
         """Record that a job became a dead letter. If it never ran, an ended job's record of its id is replaced."""
         if not ran and self.get(job_id).get("state") in ENDED:
-            self._records.pop(job_id)
+            self._write(job_id, self._of_the_job(job_id))
         counts = {"attempts": str(attempts), "crashes": str(crashes)}
         why = {"state": "failed", **counts, "error_code": fault.code, "error_message": fault.message}
         self._finish(job_id, why | _tokens(fault.usage))
@@ -148,6 +156,10 @@ class Records:
             self.recent.appendleft((self._clock(), job_id))
             for heard in list(self.listeners):
                 heard([job_id])
+
+    def _of_the_job(self, job_id: str) -> Record:
+        """Return what a record says whatever becomes of the job's runs."""
+        return {name: value for name, value in self.get(job_id).items() if name in OF_THE_JOB}
 
     def _write(self, job_id: str, record: Record, *, seconds: float = math.inf) -> None:
         if self._options.result_ttl:

@@ -22,8 +22,19 @@ from greenscale_worker.telemetry import Metrics
 
 FORMATS: Final = (b"1", b"2")  # of the keys, that this version reads; a new queue gets the last
 CLOSE_SECONDS: Final = 2.0
-WORKER_SCRIPTS: Final = ("claim", "bind", "settle", "release", "retry", "heartbeat", "why", "record_dead", "unregister")
-CLIENT_SCRIPTS: Final = ("put", "look", "cancel", "uncancel", "open")
+WORKER_SCRIPTS: Final = (
+    "claim",
+    "bind",
+    "settle",
+    "release",
+    "retry",
+    "heartbeat",
+    "why",
+    "record_dead",
+    "unregister",
+    "promote",
+)
+CLIENT_SCRIPTS: Final = ("put", "promote", "look", "cancel", "uncancel", "open")
 LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "discard", "tidy")
 SHARED: Final = {  # parts of scripts, in this order, and which scripts have them
     "ledger": ("claim", "bind", "settle", "retry", "heartbeat", "unregister", "cancel"),
@@ -32,6 +43,7 @@ SHARED: Final = {  # parts of scripts, in this order, and which scripts have the
     "rescue": ("claim", "heartbeat", "cancel"),
     "seats": ("claim", "heartbeat", "unregister"),
     "letters": LETTER_SCRIPTS,
+    "append": ("put", "promote"),
 }
 
 

@@ -12,7 +12,8 @@ OURS: Final = ("ready", "suspect", "delayed", "lease", "meta", "dead", "control"
 OF_LETTERS: Final = ("dead:payload", "dead:index")
 RECENT: Final = "recent"
 IDLE: Final = "idle"
-OF_CLASSES: Final = ("interactive", "background", "class")
+OF_LISTS: Final = ("interactive", "background")
+OF_CLASSES: Final = (*OF_LISTS, "class")
 OF_LATER: Final = ("later", "later:payload")
 LEDGER: Final = "ledger"
 BASE: Final = (*OURS, *OF_LETTERS, RECENT, IDLE, *OF_CLASSES, *OF_LATER, LEDGER)
@@ -78,6 +79,11 @@ class Keys:
     def ended(self) -> str:
         """The channel for ids of jobs that have ended; a message has one or more, separated by spaces."""
         return self.of("ended")
+
+    @property
+    def api_keys(self) -> str:
+        """The key of the API keys' documents."""
+        return self.of("keys")
 
     def claim(self, owner: str) -> str:
         """The key of an owner's last claim."""

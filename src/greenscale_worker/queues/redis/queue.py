@@ -16,6 +16,8 @@ from greenscale_worker.queues.redis.connections import Clients, close
 from greenscale_worker.queues.redis.fetcher import Fetcher
 from greenscale_worker.queues.redis.keys import Keys
 from greenscale_worker.queues.redis.notifier import Notifier
+from greenscale_worker.queues.redis.promotion import promotion
+from greenscale_worker.queues.redis.replies import read_promoted
 from greenscale_worker.queues.redis.retrying_client import RetryingClient
 from greenscale_worker.queues.redis.script_loader import Script
 from greenscale_worker.queues.redis.store import Store
@@ -29,6 +31,7 @@ LARGE_BODY: Final = 256 * 1024
 BEAT_GROUP: Final = 200
 TRIM_GROUP: Final = 100
 TRIM_PORTIONS: Final = 20  # with one heartbeat
+PROMOTE_PORTIONS: Final = 20  # likewise
 MOST_TOKENS: Final = 10**9  # of one call
 
 Ending: TypeAlias = tuple[Lease, Succeeded | Failed, bytes]  # and the endpoint's whole answer, compressed, to be kept
@@ -162,7 +165,7 @@ class RedisQueue:
             for lease in held[start : start + BEAT_GROUP]:
                 args += [lease.id, lease.token]
             beat = await self._redis.once(self._scripts["heartbeat"], self._keys.base, args, _read_beat)
-            reaped, claimable, lost, buried, seated = beat
+            reaped, claimable, lost, buried, seated, due = beat
             self._metrics.reaped(reaped)
             if reaped or claimable:
                 self._fetcher.ring()
@@ -172,8 +175,18 @@ class RedisQueue:
                 self._lose(id_, how, token=token)
             await self._record_dead(buried)
         with suppress(QueueUnavailableError, ConfigError):
+            await self._promote(due)
             await self._tell_why(self._why)
             await self._trim()
+
+    async def _promote(self, due: list[bytes]) -> None:
+        """Append jobs that have become due to their class, a few portions per heartbeat."""
+        live_seconds = LIVE_SECONDS if self.options.result_ttl else 0
+        for _ in range(PROMOTE_PORTIONS):
+            if not due:
+                return
+            keys, args = promotion(self._keys, live_seconds, due)
+            _, due = await self._redis.once(self._scripts["promote"], keys, [*self._head, *args], read_promoted)
 
     async def _tell_why(self, why: str | None) -> None:
         """Store why this worker makes no calls, or delete that once it does."""
@@ -333,12 +346,12 @@ def _words(number: int, known: Container[bytes]) -> Callable[[Any], list[bytes]]
     return read
 
 
-def _read_beat(answer: Any) -> tuple[int, int, list[tuple[str, str, str]], list[bytes], bool]:
-    """Read the answer to a heartbeat: jobs reaped, jobs claimable, leases lost, jobs buried, whether it has a seat."""
-    reaped, claimable, lost, buried, seated = answer
+def _read_beat(answer: Any) -> tuple[int, int, list[tuple[str, str, str]], list[bytes], bool, list[bytes]]:
+    """Read a heartbeat's answer: jobs reaped, claimable, leases lost, jobs buried, whether it has a seat, jobs due."""
+    reaped, claimable, lost, buried, seated, due = answer
     words = [word.decode() for word in lost]
     leases = list(zip(words[::3], words[1::3], words[2::3], strict=True))
-    return int(reaped), int(claimable), leases, list(buried), bool(seated)
+    return int(reaped), int(claimable), leases, list(buried), bool(seated), list(due)
 
 
 def _read_verdicts(answer: Any) -> list[tuple[Verdict, bytes, float]]:
