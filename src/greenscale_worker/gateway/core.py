@@ -12,6 +12,8 @@ from aiohttp import web
 from greenscale_worker.errors import BadInputError
 from greenscale_worker.gateway.errors import Problem
 from greenscale_worker.gateway.following import Following
+from greenscale_worker.gateway.keys import Keyring
+from greenscale_worker.gateway.limits import Account, Accounts, check_bytes
 from greenscale_worker.gateway.metrics import GatewayMetrics
 from greenscale_worker.gateway.shared import Shared
 from greenscale_worker.job import JOB_ID_ACCEPTED, is_job_id
@@ -28,13 +30,16 @@ class GatewayOptions:
     """`queue` is its name for people. `chat`: jobs go to an endpoint, and are checked as its worker will check them.
 
     `max_bytes` is the largest payload that the workers take, `drain` for how many seconds those who wait may go on
-    waiting when the gateway is being stopped.
+    waiting when the gateway is being stopped. `key` is the operator's, from the settings; `open_without_keys`: while
+    there are none, everybody who reaches the gateway may call.
     """
 
     queue: str
     max_bytes: int = 1024 * 1024
     chat: bool = True
     drain: float = 25.0
+    key: str | None = field(default=None, repr=False)
+    open_without_keys: bool = True
 
 
 class Gateway:
@@ -47,6 +52,8 @@ class Gateway:
         self.following = Following(queue, on_away=self.queue_is_away)
         self._queue_is_away = False
         self.shared = Shared()
+        self.keyring = Keyring(queue, own=options.key, open_without=options.open_without_keys)
+        self.accounts = Accounts(queue, self.shared)
         self.document, self.page = b"", ""
         self.draining, self.hurry = asyncio.Event(), asyncio.Event()
 
@@ -79,9 +86,14 @@ class Gateway:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls. Jobs of a tenant `a` have queue ids that begin with `a:`; its callers see no prefix, and no others."""
+    """Who calls. Jobs of a tenant `a` have queue ids that begin with `a:`; its callers see no prefix, and no others.
+
+    `key_id` is the id of the key, empty where none is needed; `account` what the key uses, None if it has no limits.
+    """
 
     tenant: str | None = None
+    key_id: str = ""
+    account: Account | None = None
 
     @property
     def prefix(self) -> str:
@@ -149,12 +161,15 @@ class Call:
             raise too_large
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                return await self.request.read()
+                raw = await self.request.read()
         except TimeoutError:
             said = f"the body did not arrive within {BODY_SECONDS:g} s"
             raise Problem("request_timeout", said, headers={"Connection": "close"}) from None
         except web.HTTPRequestEntityTooLarge:
             raise too_large from None
+        if self.caller.account is not None:
+            check_bytes(self.caller.account, len(raw))
+        return raw
 
     async def object(self) -> dict[str, Any]:
         """Read the body as a JSON object. Raises Problem."""

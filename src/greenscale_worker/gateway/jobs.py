@@ -147,8 +147,9 @@ async def _answer(
         headers["Preference-Applied"] = f"wait={seconds}"
     if not submitted and headers["ETag"] in call.request.headers.get("If-None-Match", "").split(", "):
         return web.Response(status=304, headers=headers)
-    waits = submitted and not (ended and seconds is not None)
-    return json(told, status=202 if waits else 200, headers={**headers, **(SOON if not ended else {})})
+    return json(
+        told, status=202 if submitted and not ended else 200, headers={**headers, **(SOON if not ended else {})}
+    )
 
 
 def _open(call: Call, record: Record) -> web.Response:

@@ -6,9 +6,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from greenscale_worker.queues import STATES, State
+from greenscale_worker.queues import STATES, JobClass, State
 
-JobClass = Literal["interactive", "standard", "background"]
 MOST_LISTED: Final = 1000
 TIME_ACCEPTED: Final = (
     "seconds since the epoch, or a time with its offset from UTC are expected, such as 2030-01-02T03:04:05Z"
