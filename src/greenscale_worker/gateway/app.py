@@ -44,9 +44,8 @@ def build_app(gateway: Gateway) -> web.Application:
     app = web.Application(client_max_size=gateway.options.max_bytes + 1, middlewares=[_unrouted(gateway.metrics)])
     app.on_response_prepare.append(_add_headers)
     for route in ROUTES:
-        app.router.add_route(route.method, route.path, partial(_answer, gateway, route))
-        if route.method == "GET":
-            app.router.add_route("HEAD", route.path, partial(_answer, gateway, route))
+        for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
+            app.router.add_route(method, route.pattern or route.path, partial(_answer, gateway, route))
     return app
 
 

@@ -40,6 +40,7 @@ PROBLEMS: Final[Mapping[str, Kind]] = {
     "idempotency_key_reuse": Kind(422, "The Idempotency-Key belongs to another request"),
     "job_id_reuse": Kind(422, "The job_id belongs to another request"),
     "job_failed": Kind(424, "The job has failed"),
+    "restarted": Kind(503, "The answer begins anew", "server_error"),
     "job_cancelled": Kind(424, "The job was cancelled"),
     "rate_limit_exceeded": Kind(429, "A limit of the key is reached", "rate_limit_error"),
     "internal_error": Kind(500, "The gateway has a fault", "server_error"),
@@ -59,19 +60,16 @@ class Problem(Exception):  # noqa: N818  RFC 9457 calls it so
         *,
         code: str | None = None,
         param: str | None = None,
+        status: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
+        self.status = status or PROBLEMS[kind].status
         self.kind = kind
         self.detail = detail
         self.code = code or kind
         self.param = param
         self.headers = dict(headers or {})
-
-    @property
-    def status(self) -> int:
-        """The status of the answer."""
-        return PROBLEMS[self.kind].status
 
     def document(self) -> dict[str, Any]:
         """Return the body, as an object."""
@@ -79,14 +77,15 @@ class Problem(Exception):  # noqa: N818  RFC 9457 calls it so
         return {
             "type": f"/docs#{self.kind}",
             "title": kind.title,
-            "status": kind.status,
+            "status": self.status,
             "detail": self.detail,
             "error": self.openai(),
         }
 
     def openai(self) -> dict[str, Any]:
         """Return what OpenAI's clients read."""
-        return {"message": self.detail, "type": PROBLEMS[self.kind].type, "param": self.param, "code": self.code}
+        kind = PROBLEMS[self.kind].type if self.status == PROBLEMS[self.kind].status else _type_of(self.status)
+        return {"message": self.detail, "type": kind, "param": self.param, "code": self.code}
 
     def response(self) -> web.Response:
         """Return the answer."""
@@ -121,6 +120,13 @@ def of_validation(error: ValidationError) -> Problem:
     if first["type"] == "extra_forbidden":
         said = "there is no such one"
     return Problem("bad_field", f"{where}: {said}" if where else said, param=where or None)
+
+
+def _type_of(status: int) -> str:
+    """Return what OpenAI calls the type of an error with this status."""
+    if status == web.HTTPTooManyRequests.status_code:
+        return "rate_limit_error"
+    return "invalid_request_error" if status < web.HTTPInternalServerError.status_code else "server_error"
 
 
 def _field(message: str) -> str | None:

@@ -27,7 +27,8 @@ class Route:
     """A method and a path. `scope` is what a key must be allowed to do; None: everybody may ask.
 
     `whole`: it is about the whole queue, so a tenant's key is refused. `answers` are a model, or a media type, by
-    status; problems are not listed. `headers` are keys of HEADERS.
+    status; problems are not listed. `headers` are keys of HEADERS. `streamed`: it may also answer with events.
+    `pattern` is aiohttp's form of the path, where it differs.
     """
 
     method: str
@@ -40,6 +41,8 @@ class Route:
     body: type[BaseModel] | None = None
     headers: tuple[str, ...] = ()
     whole: bool = False
+    streamed: bool = False
+    pattern: str = ""
 
     @property
     def name(self) -> str:

@@ -28,13 +28,14 @@ async def submit(
     fields: dict[str, Any],
     *,
     raw: bytes,
+    once: bool = False,
     job_class: JobClass = "standard",
     not_before: float | None = None,
 ) -> Submitted:
     """Put a job into the queue, unless it is there already. `raw` is the request's body.
 
-    A job with an Idempotency-Key is put once, as long as there is a record of it; one with a `job_id` again if it has
-    failed or was cancelled. Raises BadInputError for a job that no worker would run, Problem if the key or the id
+    A job with an Idempotency-Key, or `once`, is put once, as long as there is a record of it; any other with a `job_id`
+    again if it has failed or was cancelled. Raises BadInputError for a job that no worker would run, Problem if the key or the id
     belongs to a request with another body.
     """
     key = call.request.headers.get("Idempotency-Key")
@@ -48,8 +49,8 @@ async def submit(
     digest = sha256(call.request.path.encode() + b"\0" + raw).hexdigest()
     await call.queue.put(
         [(queue_id, payload)],
-        fold=key is None,
-        once=key is not None,
+        fold=not once and key is None,
+        once=once or key is not None,
         job_class=job_class,
         not_before=not_before,
         tenant=tenant,
