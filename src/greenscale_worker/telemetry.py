@@ -48,6 +48,7 @@ Event = Literal[
     "redis_not_persistent",
     "stopped",
     "thread_left_behind",
+    "tokens_not_written",
     "unknown_setting",
     "waiting_for_backend",
     "worker_started",

@@ -61,6 +61,7 @@ class PackedQueue:
         self.options = options  # so that nobody has to tell a worker the lease again
         self._queue = queue
         self.bind = queue.bind
+        self.write_tokens = queue.write_tokens
         self.settle = queue.settle
         self.retry = queue.retry
         self.beat = queue.beat
@@ -86,6 +87,7 @@ class PackedClient:
         self.record = client.record
         self.result = client.result
         self.body = client.body
+        self.read_tokens = client.read_tokens
         self.look_up = client.look_up
         self.listen = client.listen
         self.rate = client.rate

@@ -1,12 +1,12 @@
 """Parses Redis' replies to a client. Raises ValueError and the like for a reply that is not from our scripts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import orjson
 from redis.exceptions import ResponseError
 
-from greenscale_worker.queues import DeadLetter, LedgerMinute, Replay
+from greenscale_worker.queues import DeadLetter, LedgerMinute, Replay, TokenPiece
 from greenscale_worker.queues.replaying import replayed
 
 LEDGER_SUMS: Final = (  # of a minute, in the order of ledger.lua
@@ -67,6 +67,20 @@ def _is_sum(value: Any) -> bool:
 def read_why(answer: Any) -> str | None:
     """Read why a worker makes no calls; a value of another type counts as none."""
     return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else None
+
+
+def read_pieces(job_ids: Mapping[bytes, str], answer: Any) -> list[TokenPiece]:
+    """Read pieces of text from the streams of jobs; an entry that another program wrote is a piece without text."""
+    return [
+        TokenPiece(
+            job_ids[name],
+            position.decode(),
+            int(attempt) if (attempt := fields.get(b"attempt", b"0")).isdigit() else 0,
+            fields.get(b"text", b"").decode("utf-8", "replace"),
+        )
+        for name, entries in answer or ()
+        for position, fields in entries
+    ]
 
 
 def read_open(answer: Any) -> tuple[bytes, list[Any]]:
