@@ -122,6 +122,7 @@ def parser() -> "Parser":
         dead,
         demo,
         jobs,
+        keys,
         listing,
         queue,
         report,
@@ -151,7 +152,7 @@ def parser() -> "Parser":
     )
     top.set_defaults(run=None)
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (up, submit, jobs, listing, queue, report, dead, serve, batch, demo, simulate, config):
+    for module in (up, submit, jobs, listing, queue, report, dead, serve, keys, batch, demo, simulate, config):
         module.add_parser(commands)
     return top
 

@@ -316,6 +316,7 @@ class JobInfo:
     completion_tokens: int | None = None
     total_tokens: int | None = None
     metadata: dict[str, str] | None = None
+    tenant: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
