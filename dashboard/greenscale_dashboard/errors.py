@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 Kind = Literal["away", "key", "queue", "unknown", "refused", "strange"]
 MAKE_A_KEY: Final = "Make one with `greenscale-worker keys create`, and set GREENSCALE_GATEWAY_KEY."
+RETRY: Final = "Is Redis up? Jobs that were accepted are kept, and this page looks again by itself."
 REFUSALS: Final[Mapping[int, tuple[Kind, str, str]]] = {
     HTTPStatus.UNAUTHORIZED: (
         "key",
@@ -14,8 +15,8 @@ REFUSALS: Final[Mapping[int, tuple[Kind, str, str]]] = {
     ),
     HTTPStatus.FORBIDDEN: (
         "key",
-        "The key of this page may not do this.",
-        "Set GREENSCALE_GATEWAY_KEY to one with the scope that this takes.",
+        "The gateway does not let this page do this.",
+        "Does the key in GREENSCALE_GATEWAY_KEY have the scope for it?",
     ),
     HTTPStatus.NOT_FOUND: (
         "unknown",
@@ -23,21 +24,24 @@ REFUSALS: Final[Mapping[int, tuple[Kind, str, str]]] = {
         "It may have expired, or the id is a slip.",
     ),
     HTTPStatus.TOO_MANY_REQUESTS: ("refused", "The gateway's limit is reached.", "Try again later."),
-    HTTPStatus.SERVICE_UNAVAILABLE: (
-        "queue",
-        "The gateway is there, but cannot reach its queue.",
-        "Is Redis up? Jobs that were accepted are kept, and this page looks again by itself.",
-    ),
 }
 LONGEST: Final = 500  # characters of what somebody else says about an error
+
+
+class Told(NamedTuple):
+    """What the gateway tells with a status: a problem of RFC 9457, and a header."""
+
+    title: str = ""
+    detail: str = ""
+    retry_after: str = ""
 
 
 class GatewayError(Exception):
     """A call that failed. `problem` says what is wrong, `remedy` what to do; `detail` is the other side's own words.
 
-    `away`: no gateway answers. `key`: the key is missing, refused or may not do this. `queue`: the gateway cannot
-    reach its queue. `unknown`: there is no such thing (any more). `refused`: it does not accept what was asked.
-    `strange`: what answers does not speak as a gateway does.
+    `away`: no gateway answers. `key`: the key is missing, refused or may not do this. `queue`: the gateway is there,
+    but its queue is not, or is full. `unknown`: there is no such thing (any more). `refused`: it does not accept what
+    was asked. `strange`: what answers does not speak as a gateway does.
     """
 
     def __init__(self, kind: Kind, problem: str, remedy: str, detail: str = "") -> None:
@@ -58,14 +62,19 @@ def strange(url: str, what: str) -> GatewayError:
     return GatewayError("strange", f"What answers at {url} does not speak as a gateway does: {what}.", remedy)
 
 
-def refusal(status: int, detail: str, *, has_key: bool, retry_after: str = "") -> GatewayError:
-    """Turn an HTTP status of the gateway into an error."""
+def refusal(status: int, told: Told, *, has_key: bool) -> GatewayError:
+    """Turn a status that is no success, and what the gateway told with it, into an error."""
     if status == HTTPStatus.UNAUTHORIZED and not has_key:
-        return GatewayError("key", "The gateway asks for a key, and this page has none.", MAKE_A_KEY, detail)
-    if status == HTTPStatus.TOO_MANY_REQUESTS and retry_after.isdecimal():
-        return GatewayError("refused", "The gateway's limit is reached.", f"Try again in {retry_after} s.", detail)
+        return GatewayError("key", "The gateway asks for a key, and this page has none.", MAKE_A_KEY, told.detail)
+    if status == HTTPStatus.TOO_MANY_REQUESTS and told.retry_after.isdecimal():
+        when = f"Try again in {told.retry_after} s."
+        return GatewayError("refused", "The gateway's limit is reached.", when, told.detail)
     if status in REFUSALS:
-        return GatewayError(*REFUSALS[status], detail)
+        return GatewayError(*REFUSALS[status], told.detail)
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        problem = told.title or "The gateway is there, but cannot reach its queue"
+        return GatewayError("queue", f"{problem}.", RETRY, told.detail)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return GatewayError("strange", f"The gateway failed (HTTP {status}).", "Its log says why.", detail)
-    return GatewayError("refused", f"The gateway does not accept this (HTTP {status}).", "Nothing was done.", detail)
+        return GatewayError("strange", f"The gateway failed (HTTP {status}).", "Its log says why.", told.detail)
+    problem = told.title or "The gateway does not accept this"
+    return GatewayError("refused", f"{problem} (HTTP {status}).", "Nothing was done.", told.detail)

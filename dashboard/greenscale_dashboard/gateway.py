@@ -13,8 +13,9 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import requests
+import urllib3
 
-from greenscale_dashboard.errors import GatewayError, away, refusal, strange
+from greenscale_dashboard.errors import GatewayError, Told, away, refusal, strange
 from greenscale_dashboard.events import Event, read_events
 from greenscale_dashboard.reading import count, fields, rows, text
 from greenscale_dashboard.records import DeadLetter, History, Job, Page, Stats
@@ -25,6 +26,7 @@ DEFAULT_URL: Final = "http://127.0.0.1:8400"
 CONNECT_SECONDS: Final = 3.0
 ANSWER_SECONDS: Final = 10.0  # for a whole answer, however slowly it drips
 LARGEST: Final = 16 * 1024 * 1024  # bytes of an answer; the endpoint's largest is 8 MiB
+PIECE: Final = 64 * 1024
 PAGE: Final = 20
 
 Query = Mapping[str, str | int | float | None]
@@ -144,8 +146,7 @@ class Gateway:
         if reply.is_redirect:
             raise strange(self.url, f"it sends us elsewhere (HTTP {reply.status_code})")
         if not reply.ok:
-            retry_after = reply.headers.get("Retry-After", "")
-            raise refusal(reply.status_code, _detail(said), has_key=bool(self._key), retry_after=retry_after)
+            raise refusal(reply.status_code, _told(reply, said), has_key=bool(self._key))
 
     def _parse(self, reply: requests.Response, said: bytes) -> Any:
         if not said:
@@ -172,7 +173,7 @@ def _segment(name: str) -> str:
 def _whole(reply: requests.Response, ends: float) -> Iterator[bytes]:
     """Read an answer. Raises OverflowError where it is too large, ReadTimeout where it takes too long."""
     size = 0
-    for piece in reply.iter_content(64 * 1024):
+    for piece in _pieces(reply):
         yield piece
         size += len(piece)
         if size > LARGEST:
@@ -184,19 +185,31 @@ def _whole(reply: requests.Response, ends: float) -> Iterator[bytes]:
 def _until(reply: requests.Response, ends: float) -> Iterator[bytes]:
     """Read what comes before the time is over; an answer that is cut, or pauses, has ended."""
     with suppress(requests.RequestException):
-        for piece in reply.iter_content(None):
+        for piece in _pieces(reply):
             yield piece
             if time.monotonic() > ends:
                 return
 
 
-def _detail(said: bytes) -> str:
-    """Return what the gateway says of an error: a problem of RFC 9457, or whatever text came."""
+def _pieces(reply: requests.Response) -> Iterator[bytes]:
+    """Read an answer as it comes. `iter_content` would wait until a piece is full, however slowly its bytes drip."""
     try:
-        answer = fields(json.loads(said))
+        while piece := reply.raw.read1(PIECE, decode_content=True):
+            yield piece
+    except urllib3.exceptions.ReadTimeoutError:
+        raise requests.ReadTimeout from None
+    except urllib3.exceptions.HTTPError:
+        raise requests.ConnectionError from None
+
+
+def _told(reply: requests.Response, said: bytes) -> Told:
+    """Read what the gateway says of an error; nothing where it is not in the form of one."""
+    try:
+        problem = fields(json.loads(said))
     except (ValueError, RecursionError):
-        return ""
-    return text(answer.get("detail")) or text(fields(answer.get("error")).get("message")) or ""
+        problem = {}
+    detail = text(problem.get("detail")) or text(fields(problem.get("error")).get("message"))
+    return Told(text(problem.get("title")) or "", detail or "", reply.headers.get("Retry-After", ""))
 
 
 def _next(answer: Mapping[str, Any]) -> str | None:

@@ -29,6 +29,7 @@ MEANS: Final = {
 
 def page() -> None:
     """Draw the page."""
+    st.set_page_config(layout="wide")
     with st.container(horizontal=True, vertical_alignment="center"):
         st.title("Now", width="stretch")
         live = st.toggle("Live", value=True, key="now_live", help="Off: the numbers stay as they are.")
@@ -65,12 +66,12 @@ def _reasons(stats: Stats) -> None:
 
 
 def _depth(stats: Stats) -> None:
-    with st.container(horizontal=True, gap="small"):
+    with st.grid(min_column_width=140):
         for name in SHOWN:
             number = stats.depth.get(name)
             shown = show.UNKNOWN if number is None else f"{number:,}"
-            st.metric(name.capitalize(), shown, border=True, width=150, help=MEANS[name])
-        st.metric("Oldest", show.age(stats.oldest_seconds), border=True, width=150, help="How long it has waited.")
+            st.metric(name.capitalize(), shown, border=True, help=MEANS[name])
+        st.metric("Oldest", show.age(stats.oldest_seconds), border=True, help="How long it has waited.")
     told = [f"Queue {show.literal(stats.queue)}"]
     if waiting := [f"{stats.depth[name]:,} {name}" for name in CLASSES if stats.depth.get(name)]:
         told.append("waiting: " + ", ".join(waiting))
@@ -90,7 +91,7 @@ def _workers(workers: Sequence[Worker]) -> None:
     st.subheader(f"Workers: {len(workers):,}")
     if not workers:
         st.caption("None. They come with the first job where KEDA scales them; else start one: `greenscale-worker`.")
-    with st.container(horizontal=True):
+    with st.grid(min_column_width=320):
         for worker in sorted(workers, key=lambda each: each.name)[:MOST_WORKERS]:
             _card(worker)
     if len(workers) > MOST_WORKERS:
@@ -108,10 +109,10 @@ def _card(worker: Worker) -> None:
         lines.append(f":small[{show.literal(run.id)} for {show.age(run.since_seconds)}{again}]")
     if len(worker.running) > MOST_RUNS:
         lines.append(f":small[and {len(worker.running) - MOST_RUNS} more]")
-    with st.container(border=True, width=330):
+    with st.container(border=True):
         st.markdown("  \n".join(lines))
         if worker.why:
-            st.caption(f":orange[{show.plain(worker.why)}]")
+            st.markdown(f":small[:orange[{show.plain(worker.why)}]]")
 
 
 def _past(*, live: bool) -> None:
@@ -132,15 +133,15 @@ def _charts(history: History) -> None:
     steps = history.series
     ended, failed = sum(step.ended for step in steps), sum(step.failed for step in steps)
     calls = sum(step.call_seconds for step in steps)
-    with st.container(horizontal=True):
-        _chart("Ended", f"{ended:,.0f}", [step.ended for step in steps], f"{failed:,.0f} of them failed")
+    with st.grid(4, min_column_width=160):
+        _chart("Ended", f"{ended:,.0f}", [step.ended for step in steps], f"{failed:,.0f} failed")
         mean = f"{calls / ended:,.1f} s" if ended else show.UNKNOWN
-        _chart("Mean call", mean, [_mean(step) for step in steps], "seconds of calls per job that ended")
+        _chart("Mean call", mean, [_mean(step) for step in steps], "in calls, per job")
         written = sum(step.completion_tokens for step in steps)
         read = sum(step.prompt_tokens for step in steps)
         _chart("Tokens out", f"{written:,.0f}", [step.completion_tokens for step in steps], f"{read:,.0f} in")
         peak = max(step.replicas_peak for step in steps)
-        _chart("Most replicas", f"{peak:,.0f}", [step.replicas_peak for step in steps], "at the same time")
+        _chart("Most replicas", f"{peak:,.0f}", [step.replicas_peak for step in steps], "at once")
 
 
 def _mean(step: Step) -> float:
@@ -148,5 +149,5 @@ def _mean(step: Step) -> float:
 
 
 def _chart(label: str, value: str, series: Sequence[float], note: str) -> None:
-    st.metric(label, value, note, delta_color="off", delta_arrow="off", border=True, width=240,
+    st.metric(label, value, note, delta_color="primary", delta_arrow="off", border=True,
               chart_data=list(series), chart_type="area")  # fmt: skip

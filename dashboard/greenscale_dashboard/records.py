@@ -73,7 +73,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """A job that will not run again unless it is replayed. `payload` only where one letter was asked for."""
+    """A job that will not run again unless it is replayed.
+
+    `payload`, base64 if it is no text, only where one letter was asked for.
+    """
 
     id: str
     job_id: str | None
@@ -87,15 +90,14 @@ class DeadLetter:
     def read(cls, answer: Any) -> Self:
         """Read a dead letter."""
         said = fields(answer)
-        error = fields(said.get("error"))
         return cls(
             id=text(said.get("id")) or "",
             job_id=text(said.get("job_id")),
-            code=text(said.get("code")) or text(error.get("code")) or "unknown",
-            message=text(said.get("message")) or text(error.get("message")),
+            code=text(said.get("code")) or "unknown",
+            message=text(said.get("message")),
             attempts=count(said.get("attempts")),
-            died_at=moment(said.get("died_at")) or moment(said.get("finished_at")),
-            payload=text(said.get("payload")),
+            died_at=moment(said.get("died_at")),
+            payload=text(said.get("payload")) or text(said.get("payload_base64")),
         )
 
 

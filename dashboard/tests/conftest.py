@@ -1,5 +1,6 @@
 """What the tests of the page stand on: a gateway of theirs, in a process of its own."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ class Fake:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def set(self, **parts: Any) -> None:
-        requests.put(f"{self.url}/fake", json=parts, timeout=10).raise_for_status()
+        requests.put(f"{self.url}/fake", json.dumps(parts), timeout=10).raise_for_status()
 
     def instead(self, call: str, status: int, body: Any = None, **more: Any) -> None:
         self.set(instead={call: {"status": status, "body": body or {}, **more}})

@@ -40,7 +40,7 @@ def test_all_numbers_of_the_stats_are_shown(fake: Fake) -> None:
         "Oldest": "1 h 2 min", "Ended": "10", "Mean call": "1.5 s", "Tokens out": "100", "Most replicas": "2",
     }  # fmt: skip
     said = words(page)
-    for part in ("2.5 jobs/s", "about 8 min 2 s", "3 interactive", "Workers: 2", "2 of them failed"):
+    for part in ("2.5 jobs/s", "about 8 min 2 s", "3 interactive", "Workers: 2", "2 failed"):
         assert part in said + "".join(each.value for each in page.subheader), part
 
 
