@@ -327,6 +327,7 @@ class Worker:
     async def _settle_stuck(self, running: _Running) -> None:
         """Record a timeout for a job whose handler hangs."""
         lease, began = running.lease, running.lease.began or monotonic()
+        lease.call_seconds = monotonic() - began
         outcome = self._executor.judge(Run(running.job, lease, probe=running.probe, ends=math.inf), timed_out())
         try:
             note = await self._record(lease, outcome)

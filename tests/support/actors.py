@@ -28,6 +28,7 @@ from tests.support.entries import (
     GROUP,
     LARGEST,
     LEASE,
+    LEDGER_DAYS,
     LIVE_SECONDS,
     NOBODY,
     STRANGER,
@@ -427,6 +428,7 @@ class Actors:
         held = [(each.id, each.token) for each in group]
         idle = last and self.rnd.random() < 0.5
         args: list[Any] = [LEASE, BEAT, process.max_crashes, process.name, int(last), int(idle)]
+        args += [len(process.held), LEDGER_DAYS]
         args += flat((self.setup.name(id_), token) for id_, token in held)
 
         def expected() -> list[Any]:

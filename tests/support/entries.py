@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 LEASE, BEAT = 15_000, 3_000
+LEDGER_DAYS = 8
 LIVE_SECONDS = 7 * 86_400
 FINAL_SECONDS = 3600
 TOMBSTONE_SECONDS = LIVE_SECONDS

@@ -6,9 +6,14 @@ from typing import Any, Final
 import orjson
 from redis.exceptions import ResponseError
 
-from greenscale_worker.queues import DeadLetter, Replay
+from greenscale_worker.queues import DeadLetter, LedgerMinute, Replay
 from greenscale_worker.queues.replaying import replayed
 
+LEDGER_SUMS: Final = (  # of a minute, in the order of ledger.lua
+    *("ended", "failed", "cancelled", "retried", "prompt_tokens", "completion_tokens"),
+    *("call_ms", "replica_ms", "busy_lane_ms", "replicas_peak"),
+)
+MOST: Final = 9e15  # of a count, as in prelude.lua
 NOT_REPLAYED: Final[dict[bytes, Replay]] = {b"GONE": "unknown", b"LOST": "payload_lost"}
 
 
@@ -32,6 +37,33 @@ def _read_fields(words: Sequence[bytes]) -> dict[str, str]:
     return dict(zip(texts[::2], texts[1::2], strict=True))
 
 
+def read_ledger(minutes: Sequence[int], answer: Any) -> list[LedgerMinute]:
+    """Read the fields of these minutes; what another program wrote there counts as nothing."""
+    if isinstance(answer, ResponseError) and str(answer).startswith("WRONGTYPE"):
+        return []
+    if isinstance(answer, Exception):
+        raise answer
+    return [_read_minute(at, text) for at, text in zip(minutes, answer, strict=True) if text is not None]
+
+
+def _read_minute(minute: int, text: bytes) -> LedgerMinute:
+    try:
+        found = orjson.loads(text)
+    except ValueError:
+        found = None
+    words = found if isinstance(found, list) else []
+    sums = [int(word) if _is_sum(word) else 0 for word in (*words, *[0] * len(LEDGER_SUMS))]
+    named: dict[str, Any] = dict(zip(LEDGER_SUMS, sums, strict=False))
+    for name in ("call", "replica", "busy_lane"):
+        named[f"{name}_seconds"] = named.pop(f"{name}_ms") / 1000
+    return LedgerMinute(minute * 60.0, **named)
+
+
+def _is_sum(value: Any) -> bool:
+    """Return whether the scripts could have written this: as in prelude.lua, `is_count`."""
+    return type(value) in {int, float} and 0 <= value < MOST
+
+
 def read_why(answer: Any) -> str | None:
     """Read why a worker makes no calls; a value of another type counts as none."""
     return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else None
@@ -51,6 +83,12 @@ def read_flags(answer: Any) -> list[bool]:
 def read_flag(answer: Any) -> bool:
     """Read a yes or no."""
     return bool(int(answer))
+
+
+def read_promoted(answer: Any) -> tuple[int, list[bytes]]:
+    """Read how many jobs were promoted, and which are due by now."""
+    promoted, due = answer
+    return int(promoted), [bytes(memoryview(each)) for each in due]
 
 
 def read_page(answer: Any) -> tuple[int, bytes, list[DeadLetter]]:

@@ -3,16 +3,17 @@
 --
 -- KEYS  as in prelude.lua
 -- ARGV  3 lease ms, 4 heartbeat ms, 5 max crashes, 6 owner, 7 whether to reap (0 while more of our leases follow),
---       8 whether the owner has a free lane and nothing to run on it (1 or 0);
+--       8 whether the owner has a free lane and nothing to run on it (1 or 0), 9 leases it holds in all,
+--       10 days the ledger is kept (0: none is);
 --       then id, token of each lease held
 -- Output {reaped, jobs that may be claimed now, {lost id, its token, taken or gone, …}, {id buried, its job id, its code…},
---         whether the owner has a seat (1 or 0)}
+--         whether the owner has a seat (1 or 0), {job id that is due, …}}
 --        taken: reaped, and perhaps claimed by another; gone: cancelled or settled
 local lease_ms, beat_ms, max_crashes, owner = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 run_when_full()
 tick(lease_ms, beat_ms)
 local lost = {}
-for arg = 9, #ARGV, 2 do
+for arg = 11, #ARGV, 2 do
   local id = ARGV[arg]
   local m = read_meta(id)
   if m and m.token == ARGV[arg + 1] and call('ZSCORE', LEASE, id) then
@@ -67,12 +68,37 @@ local function upgrade()
   call('HSET', CONTROL, 'time', NOW)
 end
 
-local reaped, found = 0, 0
+-- Workers of the previous version end jobs and leave their class; while it shows, each heartbeat looks through a part.
+local function tidy_classes()
+  if (length[CLASS] or 0) <= (length[META] or 0) then return end
+  local part = call('HSCAN', CLASS, digits(whole(call('HGET', CONTROL, 'classless')) or 0), 'COUNT', BATCH)
+  for i = 1, #part[2], 2 do
+    if call('HEXISTS', META, part[2][i]) == 0 then call('HDEL', CLASS, part[2][i]) end
+  end
+  call('HSET', CONTROL, 'classless', part[1])
+end
+
+-- Jobs that are due by now, for promote.lua; those of which another program deleted the time are due at once.
+local function due_later()
+  if length[LATER] == 0 and length[LATER_PAYLOADS] == 0 then return {} end
+  if (length[LATER] or 0) < (length[LATER_PAYLOADS] or 0) then
+    local part = call('HSCAN', LATER_PAYLOADS, digits(whole(call('HGET', CONTROL, 'timeless')) or 0), 'COUNT', BATCH)
+    for i = 1, #part[2], 2 do call('ZADD', LATER, 'NX', NOW, part[2][i]) end
+    call('HSET', CONTROL, 'timeless', part[1])
+  end
+  return call('ZRANGEBYSCORE', LATER, '-inf', NOW, 'LIMIT', 0, BATCH)
+end
+
+local reaped, found, due = 0, 0, {}
 if ARGV[7] == '1' then
   reaped = reap(max_crashes)
   found = rescue() + adopt()
+  tidy_classes()
+  due = due_later()
 end
+ledger.work(owner, beat_ms, tonumber(ARGV[9]) or 0)
 call('ZADD', WORKERS, NOW, owner)
+ledger.alive(beat_ms)
 for _, silent in ipairs(call('ZRANGEBYSCORE', WORKERS, '-inf', digits(now - 2 * lease_ms))) do
   if store.dismiss(silent) then call('ZREM', WORKERS, silent) end
 end
@@ -81,7 +107,7 @@ local claimable, held = 0, call('ZCARD', HELD)
 -- Another program deleted the field: claims would never look for held jobs again.
 if held > 0 and not control.held then call('HSET', CONTROL, 'held', '1') end
 if not control.paused then
-  claimable = store.unclaimed() + call('ZCARD', READY) + call('ZCARD', SUSPECT) + call('ZCOUNT', DELAYED, '-inf', digits(queue_now)) + held
+  claimable = unclaimed() + call('ZCARD', READY) + call('ZCARD', SUSPECT) + call('ZCOUNT', DELAYED, '-inf', digits(queue_now)) + held
 end
 if not V2 then upgrade() end
 unseat_silent(beat_ms)
@@ -91,4 +117,6 @@ if ARGV[8] == '1' then
 elseif ARGV[7] == '1' then
   stand_up(owner)  -- it may have a seat by a heartbeat that a claim has overtaken, or by an older snapshot
 end
-return {reaped, claimable, lost, buried, seated and 1 or 0}
+local days = tonumber(ARGV[10]) or 0
+if ledger.write() or days == 0 then ledger.trim(days) end
+return {reaped, claimable, lost, buried, seated and 1 or 0, due}

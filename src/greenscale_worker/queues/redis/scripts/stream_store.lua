@@ -112,12 +112,13 @@ function store.drop(ids)
   call('XDEL', SOURCE, unpack(entries))
 end
 
--- Takes a dead letter's payload back under its old name; returns the job's new id.
+-- Stores a payload as a claimed job's: a dead letter's under its old name, or one of another class. Returns the job's new id, and
+-- its job id if the payload has none.
 function store.keep(_, payload, name)
   make_group(redis.pcall)  -- there may be one
   local id = call('XADD', SOURCE, '*', 'job', payload, unpack(name ~= '' and {'job_id', name} or {}))
   give_to(NOBODY, id, 'FORCE')
-  return id
+  return id, name ~= '' and name or id
 end
 
 function store.push(payload) call('XADD', SOURCE, '*', 'job', payload) end
