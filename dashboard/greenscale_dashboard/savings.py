@@ -44,8 +44,10 @@ def _compare(history: History, *, chosen: bool) -> None:
             _figure("Saved, in money", f"{savings.saved:,.2f}", note)
     if (savings.saved_replica_seconds or 0) < 0:
         st.warning("More ran than the number that is always on in this comparison: nothing was saved in this window.")
+    asked, known = show.between(history.since, history.until), savings.window_seconds
+    part = f", of which {show.age(known)} are known" if (known or 0) + show.MINUTE < (asked or 0) else ""
     st.caption(
-        f"Window: {show.age(savings.window_seconds)}, {show.clock(history.since)} to {show.clock(history.until)}. "
+        f"Window: {show.age(asked)}, {show.clock(history.since)} to {show.clock(history.until)}{part}. "
         "Saved is always on less measured, in replica-hours. Tokens cost the same either way."
     )
 

@@ -55,6 +55,11 @@ def test_a_loss_is_shown_as_one(fake: Fake) -> None:
     assert "nothing was saved" in page.warning[0].value
 
 
+def test_a_window_that_is_known_in_part_says_so(fake: Fake) -> None:
+    fake.set(history=history(window_seconds=600))
+    assert "of which 10 min 0 s are known" in words(open_page("savings"))
+
+
 def test_nothing_known_is_shown_as_such(fake: Fake) -> None:
     fake.set(history={})
     page = open_page("savings")
