@@ -70,7 +70,7 @@ KINDS: Final[Mapping[str, Kind]] = {
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault: begins `at` seconds after the start and `lasts` seconds; `slot` is that of the worker or gateway that it hits."""
+    """One fault: begins `at` seconds after the start and `lasts` seconds; `slot` is the worker's or gateway's."""
 
     at: float
     kind: str
