@@ -103,6 +103,7 @@ NUMBERS = {
     "GREENSCALE_DRAIN_SECONDS": ("0", "86400.5", "-0.1", "inf", "nan"),
     "GREENSCALE_LEASE_SECONDS": ("1", "3600", "0.9", "3601", "nan"),
     "GREENSCALE_HEALTH_PORT": ("1", "65535", "0", "65536", "http"),
+    "GREENSCALE_GATEWAY_PORT": ("1", "65535", "0", "65536", "http"),
     "GREENSCALE_TEMPERATURE": ("0", "2", "-1", "2.1", "warm"),
     "GREENSCALE_MAX_TOKENS": ("1", "1000000", "0", "1000001", "1e3"),
     "GREENSCALE_RESULT_TTL_SECONDS": ("0", "31536000", "-1", "31536001", "1h"),
@@ -180,6 +181,7 @@ TEXTS = {
     ),
     "REDIS_HOST": (["redis", "10.0.0.1", "my_redis", "a.b-c.svc", "::1"], ["redis://h", "h:1", "a/b", "a b", "-h"]),
     "GREENSCALE_HEALTH_HOST": (["127.0.0.1", "::", "localhost"], ["0.0.0.0:80", "*"]),
+    "GREENSCALE_GATEWAY_HOST": (["127.0.0.1", "::", "localhost"], ["0.0.0.0:80", "*"]),
     "REDIS_LIST_NAME": (
         ["jobs", "a:b", "{tenant}:jobs", "jobs{1}", "result"],
         ["result:x", "job:", "a{b", "a}b", "a{}", "{a}{b}", "}{", "a\tb", "{a}", "{a}:dead"],

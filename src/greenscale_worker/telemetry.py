@@ -32,6 +32,8 @@ Event = Literal[
     "foreign_key_replaced",
     "gate_open",
     "gate_shut",
+    "gateway_error",
+    "gateway_started",
     "handler_stuck",
     "job",
     "job_buried",

@@ -18,6 +18,11 @@ FOREIGN = "a foreign type"
 GROUP, NOBODY, STRANGER = "greenscale", "-", "somebody"
 BACKEND = "chat"
 
+SCHEDULED_SECONDS = LIVE_SECONDS + 600  # of the record of a job that is due within ten minutes, or sooner
+TURNS = 10  # of so many jobs in a row, a lower class that waits gets one
+CLASSES = ("interactive", "standard", "background")
+STEP = 4 * 10**15  # between the places of two classes
+
 Record = dict[str, str]
 Kind = Literal["list", "stream"]
 
@@ -61,6 +66,7 @@ class Open:
     runs: int = 0
     failed: int = 0
     format: str = ""
+    job_class: str = "standard"
 
     @property
     def suspect(self) -> bool:
@@ -93,6 +99,14 @@ class Letter:
         died, code, job_id = f"{int(self.header['died_ms']):016}", self.header["code"], self.header["job_id"]
         words = [("t", died, name), ("c", code.replace("\0", " "), died, name), ("j", job_id, name)]
         return {"\0".join(word).encode() for word in words[: 3 if job_id else 2]}
+
+
+class Later(NamedTuple):
+    """A job that is not due yet."""
+
+    due: int
+    job_class: str
+    payload: bytes
 
 
 class Binding(NamedTuple):

@@ -143,8 +143,8 @@ POD_NAME: Final = Rule(
     "the name of a pod: small letters, digits, - and .", _matches(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 )
 LIST_NAME: Final = Rule(
-    "a name that does not begin with result: or job:, has braces only around one hash tag as in {team}:jobs, and is not"
-    " what {team} calls its own keys",
+    "a name that does not begin with result:, job: or body:, has braces only around one hash tag as in {team}:jobs, and"
+    " is not what {team} calls its own keys",
     _is_list_name,
 )
 RESULT_PREFIX: Final = Rule("at most 64 of letters, digits and . _ : -", _matches(r"[A-Za-z0-9._:-]{0,64}"))

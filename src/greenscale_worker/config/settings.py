@@ -197,8 +197,8 @@ class QueueSettings(Section):
     result_prefix: Annotated[str, RESULT_PREFIX] = Field(
         "",
         alias="GREENSCALE_RESULT_PREFIX",
-        description="Prefix of the keys `result:<id>` and `job:<id>`, such as `search:`. Needed if two queues in one "
-        "database may use the same job ids. Must be the same for all workers and commands of a queue.",
+        description="Prefix of the keys `result:<id>`, `job:<id>` and `body:<id>`, such as `search:`. Needed if two "
+        "queues in one database may use the same job ids. Must be the same for all workers and commands of a queue.",
     )
     dead_max_age_seconds: float | None = Field(
         None,
@@ -319,12 +319,26 @@ class WorkerSettings(Section):
     )
 
 
+class GatewaySettings(Section):
+    """Gateway."""
+
+    gateway_host: Annotated[str, HOSTNAME] = Field(
+        "127.0.0.1",
+        alias="GREENSCALE_GATEWAY_HOST",
+        description="Address on which `serve` listens. Without keys, only this machine's own is accepted.",
+    )
+    gateway_port: int = Field(
+        8400, alias="GREENSCALE_GATEWAY_PORT", ge=1, le=65535, description="Port on which `serve` listens."
+    )
+
+
 SECTIONS: Final[tuple[type[Section], ...]] = (
     EndpointSettings,
     RedisSettings,
     QueueSettings,
     JobSettings,
     WorkerSettings,
+    GatewaySettings,
 )
 
 
@@ -336,7 +350,7 @@ class Notice:
     hint: str
 
 
-class Settings(WorkerSettings, JobSettings, QueueSettings, RedisSettings, EndpointSettings):
+class Settings(GatewaySettings, WorkerSettings, JobSettings, QueueSettings, RedisSettings, EndpointSettings):
     """All settings, each checked by itself; `options` checks them together.
 
     By field, `origins` has the source of each value that is not the default, and `files` the file that holds a secret.

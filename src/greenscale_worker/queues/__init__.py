@@ -9,14 +9,17 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final, Literal, Protocol, get_args
 
-from greenscale_worker.job import Failure, Job, Outcome
+from greenscale_worker.job import Failure, Job, Keep, Outcome
 
 Binding = Literal["run", "duplicate", "conflict", "cancelled", "stale"]
 Cancellation = Literal["cancelled", "will_be_cancelled", "finished", "unknown"]
 Replay = Literal["replayed", "unknown", "payload_lost"]
 Loss = Literal["taken", "gone"]
 Verdict = Literal["delayed", "held", "dead", "stale"]
-State = Literal["waiting", "running", "delayed", "held", "cancelling", "succeeded", "failed", "cancelled"]
+JobClass = Literal["interactive", "standard", "background"]
+CLASSES: Final[tuple[JobClass, ...]] = get_args(JobClass)  # in the order in which they are served
+TURNS: Final = 10  # of so many jobs in a row, a lower class that waits gets one; as in claim.lua
+State = Literal["scheduled", "waiting", "running", "delayed", "held", "cancelling", "succeeded", "failed", "cancelled"]
 STATES: Final[tuple[State, ...]] = get_args(State)
 ENDED: Final[frozenset[str]] = frozenset({"succeeded", "failed", "cancelled"})  # states, as are those below
 OPEN: Final[frozenset[str]] = frozenset(STATES) - ENDED
@@ -86,9 +89,9 @@ class Lease:
     arrived, by this process' monotonic clock. `runs` counts failed calls, `tries` the tries they used up, `crashes`
     expired leases, `attempts` runs including this one (0: not run). `began` is when its call began, by the monotonic
     clock, `call_seconds` how long it took; None: no call was made. The outcome is recorded under `job_id`; None: there
-    is no usable id. The ledger counts it for `tenant`, too. `default_job_id` is the queue's id for a payload that has
-    none, if the queue provides one. `due_in` is when a job that `retry` has put off is due, in seconds; None: as its
-    failure says.
+    is no usable id. The ledger counts it for `tenant`, too, and `keep` is what the job says of its answer.
+    `default_job_id` is the queue's id for a payload that has none, if the queue provides one. `due_in` is when a job
+    that `retry` has put off is due, in seconds; None: as its failure says.
     """
 
     id: str
@@ -101,6 +104,7 @@ class Lease:
     runs: int = 0
     job_id: str | None = None
     default_job_id: str | None = None
+    keep: Keep = "text"
     attempts: int = 0
     began: float | None = None
     call_seconds: float | None = None
@@ -139,12 +143,16 @@ class Queue(Protocol):
 
         `run`: run the job. `duplicate`: the same job is in flight already, and this one was folded into it.
         `conflict`: its id is in flight with another payload; settle it as failed. `cancelled`: a user cancelled it,
-        and that has been recorded. `stale`: the lease was lost.
+        and that has been recorded. `stale`: the lease was lost. Where it is to be run, the lease gets `job_id` and
+        `keep`.
         """
         ...
 
     async def settle(self, lease: Lease, outcome: Outcome) -> bool:
-        """Record the outcome and acknowledge the job in one atomic step. Return False if the lease was lost."""
+        """Record the outcome and acknowledge the job in one atomic step. Return False if the lease was lost.
+
+        If the lease's `keep` is `body`, the endpoint's whole answer is recorded in the same step.
+        """
         ...
 
     async def retry(self, lease: Lease, failure: Failure) -> Verdict:
@@ -171,7 +179,9 @@ class Queue(Protocol):
 class Depth:
     """Jobs by state. `held` ones wait until another succeeds (docs/blame.md). `oldest_seconds` is None if unknown.
 
-    `failing_seconds` ago a call failed as `failing_by` says, and none begun since has succeeded; None: no failure.
+    `waiting` counts all classes; `interactive` and `background` are those of them that no worker has claimed yet.
+    `scheduled` jobs are not due yet. `failing_seconds` ago a call failed as `failing_by` says, and none begun since has
+    succeeded; None: no failure.
     """
 
     waiting: int
@@ -183,6 +193,9 @@ class Depth:
     held: int = 0
     failing_seconds: float | None = None
     failing_by: str | None = None
+    interactive: int = 0
+    background: int = 0
+    scheduled: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +257,8 @@ class JobInfo:
     """The state of a job. Fields that are unknown or do not apply are None; times are seconds since the epoch.
 
     `attempts` counts its calls, including the current one; `crashes` counts runs that were cut off, which are no
-    attempts. `claimed_at` is when its last run began, `due_at` when it runs again. `code` and `message` say why it
-    failed, or is delayed or held. The rest comes from the record of an ended job (docs/wire-contract.md).
+    attempts. `claimed_at` is when its last run began, `due_at` when it runs, or runs again. `code` and `message` say
+    why it failed, or is delayed or held. The rest comes from the record of an ended job (docs/wire-contract.md).
     `job_id` is None for an unclaimed job whose payload cannot be read.
     """
 
@@ -297,13 +310,40 @@ class LiveWorker:
 class QueueClient(Protocol):
     """The client side. Calls raise QueueUnavailableError if the server does not answer."""
 
-    async def put(self, jobs: Sequence[tuple[str, bytes]], *, fold: bool = False) -> list[bool]:
+    async def put(  # noqa: PLR0913  one step, which cannot be taken in parts
+        self,
+        jobs: Sequence[tuple[str, bytes]],
+        *,
+        fold: bool = False,
+        once: bool = False,
+        job_class: JobClass = "standard",
+        not_before: float | None = None,
+        tenant: str = "",
+        digest: str = "",
+    ) -> list[bool]:
         """Append jobs, each an id and a payload, in order, and record them as waiting.
 
-        `fold` skips a job whose id is known to belong to one that waits, runs or has succeeded. Returns for each job
-        whether it was appended. Raises BadInputError for an invalid id, before anything is written, and QueueFullError
-        if the server is full.
+        `fold` skips a job whose id is known to belong to one that waits, runs or has succeeded, `once` each job of
+        which there is any record. Classes are served in the order of CLASSES; a lower one that waits gets at least
+        every tenth job. Jobs of which `not_before` (seconds since the epoch, by the queue's clock) is not over yet are
+        recorded as `scheduled`, and appended when they are due; one whose id is scheduled already is skipped. `tenant`
+        and `digest` are written into the records, and stay in them until they expire.
+        Returns for each job whether it was appended, or scheduled. Raises BadInputError for an invalid id, before
+        anything is written, ValueError for an unknown class or a time that is not finite, and QueueFullError if the
+        server is full.
         """
+        ...
+
+    async def promote(self) -> int:
+        """Append jobs that have become due to their class, and return how many; workers do it with each heartbeat."""
+        ...
+
+    async def keys(self) -> dict[str, bytes]:
+        """Return the API keys that are kept with the queue: documents by id. Their content is not read."""
+        ...
+
+    async def set_key(self, key_id: str, document: bytes | None) -> None:
+        """Keep an API key's document, in place of any other of this id; None deletes it."""
         ...
 
     async def record(self, job_id: str) -> dict[str, str]:
@@ -312,6 +352,10 @@ class QueueClient(Protocol):
 
     async def result(self, job_id: str) -> bytes | None:
         """Return a job's answer; None if there is none (yet)."""
+        ...
+
+    async def body(self, job_id: str) -> bytes | None:
+        """Return the endpoint's whole answer, as JSON, if the job succeeded and its `keep` is `body`; else None."""
         ...
 
     async def look_up(self, job_ids: Sequence[str]) -> list[tuple[dict[str, str], bytes | None]]:
@@ -333,7 +377,7 @@ class QueueClient(Protocol):
         limit: int | None = None,
         unpack: Callable[[bytes], bytes] | None = None,
     ) -> AsyncIterator[JobInfo]:
-        """Iterate over jobs: running, waiting, delayed and held ones, then the last 1,000 that ended, latest first.
+        """Iterate over jobs: all that are open, state by state, then the last 1,000 that ended, latest first.
 
         The list is not a snapshot: no job comes twice, but one that changes state meanwhile may be missed. `unpack`
         turns a payload into JSON, for a queue that stores another form. A queue that keeps no results and records
@@ -350,6 +394,7 @@ class QueueClient(Protocol):
 
         `will_be_cancelled`: no worker has claimed it; it is cancelled when claimed, within seven days, and its record
         says `cancelling`. `unknown`: the same, but it has no record: it was pushed by hand, or does not exist.
+        A job that is not due yet is cancelled at once.
         """
         ...
 
@@ -414,7 +459,7 @@ class QueueClient(Protocol):
         ...
 
     async def replay(self, letter_id: str) -> bool:
-        """Requeue a dead letter at the head of the queue, counters reset. Return False if there is none."""
+        """Requeue a dead letter at the head of its class, counters reset. Return False if there is none."""
         ...
 
     async def replay_many(self, letter_ids: Sequence[str]) -> list[Replay]:
@@ -426,6 +471,10 @@ class QueueClient(Protocol):
 
     async def purge(self, *, older_than: float, code: str | None = None) -> int:
         """Delete dead letters at least `older_than` seconds old, in batches, and return how many."""
+        ...
+
+    async def discard(self, letter_ids: Sequence[str]) -> int:
+        """Delete dead letters by their ids, and return how many there were."""
         ...
 
     async def aclose(self) -> None:

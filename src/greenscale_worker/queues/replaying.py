@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-KEPT: Final = ("submitted_ms", "metadata", "created_at")
+OF_THE_JOB: Final = ("submitted_ms", "tenant", "digest")  # in a record, whatever becomes of its runs; as in prelude.lua
+KEPT: Final = (*OF_THE_JOB, "metadata", "created_at")
 
 
 def replayed(record: Mapping[str, str]) -> dict[str, str]:
@@ -21,4 +22,4 @@ def check_letter_ids(letter_ids: object) -> None:
     """Raise TypeError for anything but a list of ids; one id would be taken for a list of characters."""
     if isinstance(letter_ids, str) or not isinstance(letter_ids, Sequence):
         kind = type(letter_ids).__name__
-        raise TypeError(f"letter_ids: a list of dead letters' ids is expected, not {kind}; for one: replay")
+        raise TypeError(f"letter_ids: a list of dead letters' ids is expected, not {kind}")

@@ -1,6 +1,7 @@
 """The rig of the queue's contract tests: a store of jobs, two workers on it, and a client."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -56,6 +57,18 @@ class Rig:
     async def letters(self) -> list[DeadLetter]:
         """List all dead letters."""
         return [letter async for letter in self.client.dead()]
+
+    async def promoted(self, number: int) -> None:
+        """Promote until so many scheduled jobs have become due, and no more."""
+        done = 0
+
+        async def all_are() -> bool:
+            nonlocal done
+            done += await self.client.promote()
+            return done >= number
+
+        await until(all_are)
+        assert done == number
 
     @asynccontextmanager
     async def beating(self, *queues: Queue) -> AsyncIterator[None]:
@@ -122,6 +135,11 @@ async def rig(open_rig: Callable[..., Awaitable[Rig]]) -> Rig:
 async def short(open_rig: Callable[..., Awaitable[Rig]]) -> Rig:
     """Return a rig with leases that expire during a test."""
     return await open_rig(short=True)
+
+
+def soon() -> float:
+    """Return a time at which a job may be scheduled that a test waits for."""
+    return time.time() + 0.4
 
 
 async def claim(queue: Queue) -> Lease:

@@ -85,6 +85,7 @@ class PackedClient:
         self._client = client
         self.record = client.record
         self.result = client.result
+        self.body = client.body
         self.look_up = client.look_up
         self.listen = client.listen
         self.rate = client.rate
@@ -100,6 +101,7 @@ class PackedClient:
         self.replay = client.replay
         self.replay_many = client.replay_many
         self.purge = client.purge
+        self.discard = client.discard
         self.aclose = client.aclose
 
     async def put(self, jobs: Sequence[tuple[str, bytes]], *, fold: bool = False) -> list[bool]:

@@ -91,7 +91,7 @@ class MemoryQueue(MemoryClient):
             return "cancelled"
         store.bound[job.job_id] = entry
         entry.bound_to = lease.job_id = job.job_id
-        lease.tenant = job.tenant
+        lease.tenant, lease.keep = job.tenant, job.keep
         lease.attempts = lease.runs + 1
         store.records.running(lease, job, self._worker)
         return "run"
@@ -112,7 +112,7 @@ class MemoryQueue(MemoryClient):
             self._store.ledger.count("ended", lease, outcome.output.usage)
             self._store.evidence.succeeded(self._began(lease), held=bool(self._store.held))
             if lease.job_id is not None:
-                self._store.records.succeeded(lease.job_id, outcome.output)
+                self._store.records.succeeded(lease.job_id, outcome.output, lease.keep)
         return True
 
     async def retry(self, lease: Lease, failure: Failure) -> Verdict:
@@ -166,6 +166,7 @@ class MemoryQueue(MemoryClient):
         self._tick()
         self._trim()
         self._count_time()
+        store.promote()
         store.beats[self._worker] = store.clock(), why
 
     async def aclose(self) -> None:
@@ -237,7 +238,7 @@ class MemoryQueue(MemoryClient):
             del self._store.dead[lease.id]
             self._store.ledger.count("ended", lease, outcome.output.usage)
             if lease.job_id is not None:
-                self._store.records.succeeded(lease.job_id, outcome.output)
+                self._store.records.succeeded(lease.job_id, outcome.output, lease.keep)
         return True
 
     def _bury(self, entry: Entry, job_id: str | None, fault: Failed, attempts: int) -> None:

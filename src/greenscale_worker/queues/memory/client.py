@@ -15,6 +15,7 @@ from greenscale_worker.queues import (
     DeadFilter,
     DeadLetter,
     Depth,
+    JobClass,
     JobFilter,
     JobInfo,
     LedgerMinute,
@@ -22,7 +23,8 @@ from greenscale_worker.queues import (
     Replay,
 )
 from greenscale_worker.queues.memory.listing import listed
-from greenscale_worker.queues.memory.store import Store
+from greenscale_worker.queues.memory.store import Scheduled, Store
+from greenscale_worker.queues.putting import check_put
 from greenscale_worker.queues.rate import rate_of
 from greenscale_worker.queues.replaying import check_letter_id, check_letter_ids
 
@@ -33,20 +35,60 @@ class MemoryClient:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def put(self, jobs: Sequence[tuple[str, bytes]], *, fold: bool = False) -> list[bool]:
+    async def put(  # noqa: PLR0913  as `QueueClient`
+        self,
+        jobs: Sequence[tuple[str, bytes]],
+        *,
+        fold: bool = False,
+        once: bool = False,
+        job_class: JobClass = "standard",
+        not_before: float | None = None,
+        tenant: str = "",
+        digest: str = "",
+    ) -> list[bool]:
         """See QueueClient."""
-        store, put = self._store, []
-        for job_id, _ in jobs:
-            check_job_id(job_id)
+        check_put(jobs, job_class, not_before)
+        store, put = self._store, list[bool]()
+        due = None if not_before is None or not_before <= store.clock() else not_before
+        own = {name: value for name, value in (("tenant", tenant), ("digest", digest)) if value}
         for job_id, payload in jobs:
-            known = job_id in store.bound or store.records.get(job_id).get("state") not in {None, "failed", "cancelled"}
-            put.append(not (fold and known))
-            if put[-1]:
-                if job_id not in store.bound:
-                    store.records.waiting(job_id, cancelled=store.tombstones.get(job_id) is not None)
-                store.append(payload)
-        store.ring(sum(put))
+            put.append(not self._skips(job_id, fold=fold, once=once, scheduled=due is not None))
+            if not put[-1]:
+                continue
+            is_open = job_id in store.bound
+            if due is not None:
+                store.later[job_id] = Scheduled(payload, job_class, due)
+                if not is_open:
+                    store.records.scheduled(job_id, due, **own)
+            else:
+                store.append(payload, job_class)
+                if not is_open:
+                    store.records.waiting(job_id, cancelled=store.tombstones.get(job_id) is not None, **own)
+        if due is None:
+            store.ring(sum(put))
         return put
+
+    def _skips(self, job_id: str, *, fold: bool, once: bool, scheduled: bool) -> bool:
+        store = self._store
+        if job_id in store.later:
+            return scheduled or fold or once
+        state = store.records.get(job_id).get("state")
+        ended_badly = state in {"failed", "cancelled"} and not once
+        return (fold or once) and (job_id in store.bound or not (state is None or ended_badly))
+
+    async def promote(self) -> int:
+        """See QueueClient."""
+        return self._store.promote()
+
+    async def keys(self) -> dict[str, bytes]:
+        """See QueueClient."""
+        return dict(self._store.api_keys)
+
+    async def set_key(self, key_id: str, document: bytes | None) -> None:
+        """See QueueClient."""
+        self._store.api_keys.pop(key_id, None)
+        if document is not None:
+            self._store.api_keys[key_id] = document
 
     async def record(self, job_id: str) -> dict[str, str]:
         """See QueueClient."""
@@ -55,6 +97,10 @@ class MemoryClient:
     async def result(self, job_id: str) -> bytes | None:
         """See QueueClient."""
         return self._store.records.result(job_id)
+
+    async def body(self, job_id: str) -> bytes | None:
+        """See QueueClient."""
+        return self._store.records.body(job_id)
 
     async def look_up(self, job_ids: Sequence[str]) -> list[tuple[dict[str, str], bytes | None]]:
         """See QueueClient."""
@@ -96,13 +142,14 @@ class MemoryClient:
         """See QueueClient."""
         check_job_id(job_id)
         store = self._store
-        entry = store.bound.get(job_id)
+        entry, scheduled = store.bound.get(job_id), store.later.pop(job_id, None)
         if entry is not None:
             store.forget(entry)
-            store.records.cancelled(job_id)
-            store.ledger.count("cancelled")
             if entry.lease is not None:
                 entry.lease.lose("gone")
+        if entry is not None or scheduled is not None:
+            store.records.cancelled(job_id)
+            store.ledger.count("cancelled")
             return "cancelled"
         state = store.records.get(job_id).get("state")
         if state in ENDED:
@@ -124,9 +171,11 @@ class MemoryClient:
     async def depth(self) -> Depth:
         """See QueueClient."""
         store = self._store
-        idle = [*itertools.islice(store.waiting, 1), *store.ready, *store.suspects, *store.delayed, *store.held]
+        unclaimed = store.unclaimed
+        firsts = [entries[0] for entries in unclaimed.values() if entries]
+        idle = [*firsts, *store.ready, *store.suspects, *store.delayed, *store.held]
         return Depth(
-            waiting=len(store.waiting) + len(store.ready) + len(store.suspects),
+            waiting=sum(map(len, unclaimed.values())) + len(store.ready) + len(store.suspects),
             running=len(store.leased),
             delayed=len(store.delayed),
             dead=len(store.dead),
@@ -135,6 +184,9 @@ class MemoryClient:
             held=len(store.held),
             failing_seconds=None if store.evidence.since is None else store.clock() - store.evidence.since,
             failing_by=store.evidence.by or None,
+            interactive=len(unclaimed["interactive"]),
+            background=len(unclaimed["background"]),
+            scheduled=len(store.later),
         )
 
     async def workers(self) -> list[LiveWorker]:
@@ -209,6 +261,11 @@ class MemoryClient:
         for letter in old:
             del self._store.dead[letter.id]
         return len(old)
+
+    async def discard(self, letter_ids: Sequence[str]) -> int:
+        """See QueueClient."""
+        check_letter_ids(letter_ids)
+        return sum(self._store.dead.pop(letter_id, None) is not None for letter_id in letter_ids)
 
     def _chosen(self, which: DeadFilter | None) -> list[DeadLetter]:
         """Return matching letters, oldest first."""

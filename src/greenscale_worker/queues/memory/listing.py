@@ -1,5 +1,6 @@
 """Lists the jobs of the queue within one process, and their state."""
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from greenscale_worker.queues.told import seconds, with_record
 
 
 def listed(store: Store, unpack: Callable[[bytes], bytes]) -> Iterator[JobInfo]:
-    """Iterate over running, waiting, delayed and held jobs, then those that ended lately, latest first."""
+    """Iterate over running, waiting, delayed, held and scheduled jobs, then those that ended lately, latest first."""
     seen: set[str | None] = set()
     for job in _open(store, unpack):
         seen.add(job.job_id)
@@ -26,7 +27,7 @@ def listed(store: Store, unpack: Callable[[bytes], bytes]) -> Iterator[JobInfo]:
 def _open(store: Store, unpack: Callable[[bytes], bytes]) -> Iterator[JobInfo]:
     places: tuple[tuple[State, list[Entry]], ...] = (
         ("running", list(store.leased.values())),
-        ("waiting", [*store.suspects, *store.ready, *store.waiting]),
+        ("waiting", [*store.suspects, *store.ready, *itertools.chain(*store.unclaimed.values())]),
         ("delayed", list(store.delayed)),
         ("held", list(store.held)),
     )
@@ -36,6 +37,10 @@ def _open(store: Store, unpack: Callable[[bytes], bytes]) -> Iterator[JobInfo]:
             record = store.records.get(job_id) if job_id else {}
             cancelled = state == "waiting" and record.get("state") == "cancelling"
             yield _job(record, job_id, "cancelling" if cancelled else state, entry=entry)
+    for job_id, job in sorted(store.later.items(), key=lambda each: each[1].due):
+        record = store.records.get(job_id)
+        known = record if record.get("state") == "scheduled" else {}
+        yield with_record(known, job_id=job_id, state="scheduled", due_at=job.due)
 
 
 def _job(

@@ -7,9 +7,9 @@ from typing import Final, Generic, TypeVar
 
 import orjson
 
-from greenscale_worker.job import Failed, Job, Output, Usage
+from greenscale_worker.job import Failed, Job, Keep, Output, Usage
 from greenscale_worker.queues import ENDED, LIVE_SECONDS, Lease, QueueOptions
-from greenscale_worker.queues.replaying import replayed
+from greenscale_worker.queues.replaying import OF_THE_JOB, replayed
 
 MOST_RECENT: Final = 1000
 OVER_AT_THE_END: Final = frozenset({"due_ms", "error_code", "error_message"})
@@ -59,6 +59,7 @@ class Records:
         self._clock = clock
         self._records: Expiring[Record] = Expiring(clock)
         self._results: Expiring[bytes] = Expiring(clock)
+        self._bodies: Expiring[bytes] = Expiring(clock)
         self.recent: deque[tuple[float, str]] = deque(maxlen=MOST_RECENT)  # when a job ended, and its id
         self.listeners: set[Callable[[Sequence[str] | None], None]] = set()
 
@@ -70,9 +71,23 @@ class Records:
         """Return an answer, or None."""
         return self._results.get(job_id)
 
-    def waiting(self, job_id: str, *, cancelled: bool = False) -> None:
-        """Record a submitted job; `cancelled`: its cancellation came before it."""
-        self._write(job_id, {"state": "cancelling" if cancelled else "waiting", "submitted_ms": ms(self._clock())})
+    def body(self, job_id: str) -> bytes | None:
+        """Return the endpoint's whole answer, or None."""
+        return self._bodies.get(job_id) if self.get(job_id).get("keep") == "body" else None
+
+    def waiting(self, job_id: str, *, cancelled: bool = False, **own: str) -> None:
+        """Record a submitted job; `cancelled`: its cancellation came before it. `own` stays in the record."""
+        state = "cancelling" if cancelled else "waiting"
+        self._write(job_id, {"state": state, "submitted_ms": ms(self._clock()), **own})
+
+    def scheduled(self, job_id: str, due: float, **own: str) -> None:
+        """Record a submitted job that is not due yet."""
+        submitted = {"submitted_ms": ms(self._clock()), "due_ms": ms(due)}
+        self._write(job_id, {"state": "scheduled", **submitted, **own})
+
+    def promoted(self, job_id: str, *, cancelled: bool) -> None:
+        """Record that a scheduled job has become due."""
+        self.waiting(job_id, cancelled=cancelled, **self._of_the_job(job_id))
 
     def replayed(self, job_id: str) -> None:
         """Record that a dead letter waits again."""
@@ -88,7 +103,7 @@ class Records:
             self._write(job_id, {**self.get(job_id), "state": "waiting"})
 
     def running(self, lease: Lease, job: Job, worker: str) -> None:
-        """Record the begin of a run. Of the record before, only `submitted_ms` is kept."""
+        """Record the begin of a run. Of the record before, only what concerns no run is kept."""
         record = {
             "state": "running",
             "attempts": str(lease.attempts),
@@ -97,14 +112,12 @@ class Records:
             "claimed_ms": ms(lease.claimed_at),
             "worker": worker,
         }
-        submitted = self.get(job.job_id).get("submitted_ms")
         known = {
-            "submitted_ms": submitted,
             "backend": self._options.backend or None,
             "created_at": job.created_at.isoformat() if job.created_at else None,
             "metadata": orjson.dumps(job.metadata).decode() if job.metadata else None,
         }
-        self._write(job.job_id, {**record, **_present(known)})
+        self._write(job.job_id, {**record, **_present(known), **self._of_the_job(job.job_id)})
 
     def postponed(self, job_id: str, due: float, state: str, code: str, message: str = "") -> None:
         """Record that a job went back to the queue."""
@@ -115,19 +128,22 @@ class Records:
         """Record that a user cancelled a job."""
         self._finish(job_id, {"state": "cancelled"})
 
-    def succeeded(self, job_id: str, output: Output) -> None:
-        """Record a job's answer."""
+    def succeeded(self, job_id: str, output: Output, keep: Keep = "text") -> None:
+        """Record a job's answer, and the endpoint's whole one if that is to be kept."""
         known = {
             "model": output.model,
             "finish_reason": output.finish_reason,
+            "keep": "body" if keep == "body" and output.body else None,
         }
+        if known["keep"]:
+            self._bodies.put(job_id, output.body, seconds=self._options.result_ttl)
         self._results.put(job_id, output.text.encode(errors="replace"), seconds=self._options.result_ttl)
         self._finish(job_id, {"state": "succeeded", **_present(known), **_tokens(output.usage)})
 
     def failed(self, job_id: str, fault: Failed, *, ran: bool, attempts: int, crashes: int) -> None:
         """Record that a job became a dead letter. If it never ran, an ended job's record of its id is replaced."""
         if not ran and self.get(job_id).get("state") in ENDED:
-            self._records.pop(job_id)
+            self._write(job_id, self._of_the_job(job_id))
         counts = {"attempts": str(attempts), "crashes": str(crashes)}
         why = {"state": "failed", **counts, "error_code": fault.code, "error_message": fault.message}
         self._finish(job_id, why | _tokens(fault.usage))
@@ -140,6 +156,10 @@ class Records:
             self.recent.appendleft((self._clock(), job_id))
             for heard in list(self.listeners):
                 heard([job_id])
+
+    def _of_the_job(self, job_id: str) -> Record:
+        """Return what a record says whatever becomes of the job's runs."""
+        return {name: value for name, value in self.get(job_id).items() if name in OF_THE_JOB}
 
     def _write(self, job_id: str, record: Record, *, seconds: float = math.inf) -> None:
         if self._options.result_ttl:

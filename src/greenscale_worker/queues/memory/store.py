@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import Final
 
 from greenscale_worker.blame import KNOWN, FleetEvidence
-from greenscale_worker.queues import SUSPECT_CRASHES, DeadLetter, Lease, QueueOptions
+from greenscale_worker.queues import CLASSES, SUSPECT_CRASHES, TURNS, DeadLetter, JobClass, Lease, QueueOptions
 from greenscale_worker.queues.memory.ledger import Ledger
 from greenscale_worker.queues.memory.records import Expiring, Records
 
@@ -28,6 +28,7 @@ class Entry:
     id: int
     payload: bytes
     arrived: float
+    job_class: JobClass = "standard"
     first_claimed: float = 0.0
     tries: float = 0.0
     runs: int = 0
@@ -39,9 +40,23 @@ class Entry:
     lease: Lease | None = None
 
     @property
+    def place(self) -> tuple[int, int]:
+        """Its place among jobs that were claimed before: by class, then by age."""
+        return CLASSES.index(self.job_class), self.id
+
+    @property
     def suspect(self) -> bool:
         """Whether its lease has expired so often that the job may be killing the workers."""
         return self.crashes >= SUSPECT_CRASHES
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A job that is not due yet. `due` is seconds since the epoch."""
+
+    payload: bytes
+    job_class: JobClass
+    due: float
 
 
 class Store:
@@ -50,11 +65,14 @@ class Store:
     def __init__(self, options: QueueOptions, clock: Callable[[], float]) -> None:
         self.options = options
         self.clock = clock
-        self.waiting: deque[Entry] = deque()
+        self.waiting: deque[Entry] = deque()  # of the class `standard`
+        self.unclaimed: dict[JobClass, deque[Entry]] = {each: deque() for each in CLASSES} | {"standard": self.waiting}
+        self.later: dict[str, Scheduled] = {}  # by job id
+        self.api_keys: dict[str, bytes] = {}
         self.open: dict[int, Entry] = {}  # claimed, not settled; each is in one of the next five, too
-        self.ready: list[Entry] = []  # by id
-        self.suspects: list[Entry] = []  # by id
-        self.held: list[Entry] = []  # by id
+        self.ready: list[Entry] = []  # by place
+        self.suspects: list[Entry] = []  # by place
+        self.held: list[Entry] = []  # by place
         self.evidence = FleetEvidence()
         self.delayed: list[Entry] = []  # by due
         self.leased: dict[int, Entry] = {}  # by expires, because every lease is equally long
@@ -68,6 +86,7 @@ class Store:
         self.paused = False
         self._ids = itertools.count(1)
         self._tokens = itertools.count(1)
+        self._claimed = 0
         self._ticked = math.inf
         self._amnesty = -math.inf
 
@@ -83,9 +102,20 @@ class Store:
         for bell in list(itertools.islice(asleep, lanes)):
             bell.set_result(None)
 
-    def append(self, payload: bytes) -> None:
-        """Add a job at the end."""
-        self.waiting.append(Entry(next(self._ids), payload, self.clock()))
+    def append(self, payload: bytes, job_class: JobClass = "standard") -> None:
+        """Add a job at the end of its class."""
+        self.unclaimed[job_class].append(Entry(next(self._ids), payload, self.clock(), job_class))
+
+    def promote(self) -> int:
+        """Append jobs that have become due to their class, and return how many."""
+        due = sorted((job.due, job_id) for job_id, job in self.later.items() if job.due <= self.clock())
+        for _, job_id in due:
+            job = self.later.pop(job_id)
+            self.append(job.payload, job.job_class)
+            if job_id not in self.bound:
+                self.records.promoted(job_id, cancelled=self.tombstones.get(job_id) is not None)
+        self.ring(len(due))
+        return len(due)
 
     def tick(self) -> list[Entry]:
         """Requeue jobs that are due or whose lease has expired. Return those to bury: crashed beyond the margin.
@@ -112,7 +142,7 @@ class Store:
         return self.delayed[0].due if self.delayed else None
 
     def take(self, *, suspect: bool) -> Lease | None:
-        """Lease the oldest job: redeliveries before new ones, held ones last; a suspect only if allowed.
+        """Lease a job, class by class: redeliveries before new ones, held ones last; a suspect only if allowed.
 
         Held jobs come back one by one, as in claim.lua: many that fail again at once would block the queue.
         """
@@ -120,19 +150,18 @@ class Store:
         if not self.held:
             self.evidence.back = 0
         elif self.evidence.brings_back():
-            insort(self.ready, self.held.pop(0), key=attrgetter("id"))
+            insort(self.ready, self.held.pop(0), key=attrgetter("place"))
             self.ring(1)
-        places = [place for place in (self.ready, self.suspects if suspect else []) if place]
-        if places:
-            entry = min(places, key=lambda place: place[0].id).pop(0)
-        elif self.waiting:
-            entry = self.waiting.popleft()
+        turns = (self._oldest(job_class, suspect=suspect) for job_class in self._turns())
+        entry = next((each for each in turns if each is not None), None)
+        if entry is None and self.held:
+            entry = self.held.pop(0)
+        if entry is None:
+            return None
+        if entry.id not in self.open:
             entry.first_claimed = now
             self.open[entry.id] = entry
-        elif self.held:
-            entry = self.held.pop(0)
-        else:
-            return None
+        self._claimed += 1
         entry.lease = Lease(
             id=str(entry.id),
             token=str(next(self._tokens)),
@@ -145,6 +174,22 @@ class Store:
         )
         self.prolong(entry)
         return entry.lease
+
+    def _turns(self) -> tuple[JobClass, ...]:
+        """Return in which order the classes are asked for the next job; see `serve_in_turn` in claim.lua."""
+        favoured: dict[int, tuple[JobClass, ...]] = {TURNS - 1: ("background",), TURNS // 2 - 1: ("standard",)}
+        return (*favoured.get(self._claimed % TURNS, ()), *CLASSES)
+
+    def _oldest(self, job_class: JobClass, *, suspect: bool) -> Entry | None:
+        """Take the next job of a class, unless it is held."""
+        places = [self.ready, self.suspects] if suspect else [self.ready]
+        firsts = [next((entry for entry in place if entry.job_class == job_class), None) for place in places]
+        if again := [entry for entry in firsts if entry is not None]:
+            entry = min(again, key=attrgetter("id"))
+            self._withdraw(entry)
+            return entry
+        fresh = self.unclaimed[job_class]
+        return fresh.popleft() if fresh else None
 
     def prolong(self, entry: Entry) -> None:
         """Prolong a lease to its full length from now on."""
@@ -167,12 +212,14 @@ class Store:
         self._withdraw(entry)
         is_held = entry.runs > 0 and self.evidence.since is not None
         place = self.suspects if entry.suspect else self.held if is_held else self.ready
-        insort(place, entry, key=attrgetter("id"))
+        insort(place, entry, key=attrgetter("place"))
         self.ring(None if entry.suspect else 1)  # not every lane may take a suspect
 
     def alone(self, entry: Entry) -> bool:
         """Return whether all other jobs are known to be at fault themselves."""
-        return not self.waiting and all(other is entry or other.tries >= KNOWN for other in self.open.values())
+        return not any(self.unclaimed.values()) and all(
+            other is entry or other.tries >= KNOWN for other in self.open.values()
+        )
 
     def delay(self, entry: Entry, due: float) -> None:
         """Put a job aside until it is due."""
@@ -192,7 +239,7 @@ class Store:
 
     def replay(self, entry: Entry, job_id: str | None) -> None:
         """Put a dead job back to the head with fresh counters; its id is bound, so that it can be cancelled."""
-        fresh = Entry(entry.id, entry.payload, entry.arrived, first_claimed=self.clock())
+        fresh = Entry(entry.id, entry.payload, entry.arrived, entry.job_class, first_claimed=self.clock())
         if job_id is not None and job_id not in self.bound:
             self.bound[job_id] = fresh
             fresh.bound_to = job_id

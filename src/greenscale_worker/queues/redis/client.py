@@ -1,5 +1,6 @@
 """The client side of a queue in Redis, for producers, operators and the command line."""
 
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
@@ -13,6 +14,7 @@ from greenscale_worker.queues import (
     DeadFilter,
     DeadLetter,
     Depth,
+    JobClass,
     JobFilter,
     JobInfo,
     LedgerMinute,
@@ -20,11 +22,16 @@ from greenscale_worker.queues import (
     QueueOptions,
     Replay,
 )
+from greenscale_worker.queues.bodies import unpacked
+from greenscale_worker.queues.putting import check_put
 from greenscale_worker.queues.redis.connections import close
 from greenscale_worker.queues.redis.errors import mapped
-from greenscale_worker.queues.redis.keys import LEDGER, Keys
+from greenscale_worker.queues.redis.keys import LEDGER, OF_LISTS, Keys
+from greenscale_worker.queues.redis.list_pages import created_at
 from greenscale_worker.queues.redis.listing import Listing
 from greenscale_worker.queues.redis.notifier import Notifier
+from greenscale_worker.queues.redis.promotion import promotion
+from greenscale_worker.queues.redis.record_fields import encoded
 from greenscale_worker.queues.redis.redis_py import answers_of
 from greenscale_worker.queues.redis.replies import (
     read_counts,
@@ -35,6 +42,7 @@ from greenscale_worker.queues.redis.replies import (
     read_ledger,
     read_open,
     read_page,
+    read_promoted,
     read_purge,
     read_records,
     read_replays,
@@ -55,6 +63,9 @@ LOOK_UPS: Final = 200  # jobs
 MINUTES: Final = 1440  # of the ledger, read with one command
 DAY: Final = 86_400
 LISTEN_AGAIN_SECONDS: Final = 1.0
+LATEST_MS: Final = 10**15  # of a time at which a job may be due
+STEP: Final = 4_000_000_000_000_000  # between the places of two classes, as in prelude.lua
+RANGES: Final = (("-inf", "(0"), (0, f"({STEP}"), (STEP, "+inf"))
 CANCELLATIONS: Final[dict[bytes, Cancellation]] = {
     b"CANCELLED": "cancelled",
     b"FINISHED": "finished",
@@ -83,14 +94,26 @@ class RedisQueueClient:
         self._let_in = False
         self._listing = Listing(self._client, store, keys, self._records, self._open)
 
-    async def put(self, jobs: Sequence[tuple[str, bytes]], *, fold: bool = False) -> list[bool]:
-        """Append jobs in order, each with a record that says `waiting`, in groups that are put as a whole."""
-        for job_id, _ in jobs:
-            check_job_id(job_id)
-        ttl, put = LIVE_SECONDS if self._options.result_ttl else 0, list[bool]()
+    async def put(  # noqa: PLR0913  as `QueueClient`
+        self,
+        jobs: Sequence[tuple[str, bytes]],
+        *,
+        fold: bool = False,
+        once: bool = False,
+        job_class: JobClass = "standard",
+        not_before: float | None = None,
+        tenant: str = "",
+        digest: str = "",
+    ) -> list[bool]:
+        """Append jobs in order, each with a record, in groups that are put as a whole."""
+        check_put(jobs, job_class, not_before)
+        due = "" if not_before is None else math.ceil(min(max(not_before * 1000, 0), LATEST_MS))
+        head: list[Any] = [self._live_seconds, "once" if once else "fold" if fold else "none", job_class, due]
+        head += [encoded(tenant), encoded(digest)]
+        put = list[bool]()
         for start in range(0, len(jobs), PUT_GROUP):
             keys: list[str] = self._keys.base
-            args: list[Any] = [ttl, int(fold)]
+            args = [*head]
             for job_id, payload in jobs[start : start + PUT_GROUP]:
                 keys += [self._keys.record(job_id), self._keys.cancel(job_id)]
                 args += [job_id, payload]
@@ -100,6 +123,29 @@ class RedisQueueClient:
                 error.undone = error.undone and not put
                 raise
         return put
+
+    async def promote(self) -> int:
+        """Append jobs that have become due to their class, a portion at a time, and return how many."""
+        promoted, due = await self._run("promote", self._keys.base, [self._live_seconds], read_promoted)
+        while due:
+            keys, args = promotion(self._keys, self._live_seconds, due)
+            some, due = await self._run("promote", keys, args, read_promoted)
+            promoted += some
+        return promoted
+
+    async def keys(self) -> dict[str, bytes]:
+        """Return the API keys' documents by id."""
+        with mapped():
+            found = await self._client.hgetall(self._keys.api_keys)
+        return {key_id.decode(errors="replace"): bytes(memoryview(document)) for key_id, document in found.items()}
+
+    async def set_key(self, key_id: str, document: bytes | None) -> None:
+        """Keep an API key's document; None deletes it."""
+        with mapped():
+            if document is None:
+                await self._client.hdel(self._keys.api_keys, key_id)
+            else:
+                await self._client.hset(self._keys.api_keys, key_id, document)
 
     async def record(self, job_id: str) -> dict[str, str]:
         """Return a job's record; empty if there is none."""
@@ -115,6 +161,16 @@ class RedisQueueClient:
         with mapped():
             answer = await self._client.get(self._keys.result(job_id))
             return None if answer is None else bytes(memoryview(answer))
+
+    async def body(self, job_id: str) -> bytes | None:
+        """Return the endpoint's whole answer, if the job succeeded and asked for it."""
+        if not is_job_id(job_id):
+            return None
+        with mapped():
+            pipe = self._client.pipeline(transaction=False)
+            pipe.hget(self._keys.record(job_id), "keep").get(self._keys.body(job_id))
+            keep, stored = map(read_result, await pipe.execute(raise_on_error=False))
+        return unpacked(stored) if keep == b"body" and stored is not None else None
 
     async def look_up(self, job_ids: Sequence[str]) -> list[tuple[dict[str, str], bytes | None]]:
         """Return record and answer of many jobs, in two round trips per batch."""
@@ -187,17 +243,21 @@ class RedisQueueClient:
             unclaimed, came = await self._store.unclaimed(self._client, keys)
             pipe = self._client.pipeline(transaction=False)
             pipe.zcard(keys.of("ready")).zcard(keys.of("suspect")).zcard(keys.of("delayed"))
-            pipe.zcard(keys.of("lease")).hlen(keys.of("dead")).zcard(keys.of("held"))
+            pipe.zcard(keys.of("lease")).hlen(keys.of("dead")).zcard(keys.of("held")).zcard(keys.of("later"))
             pipe.hmget(keys.of("control"), "paused", "blamed", "blamed_by")
-            pipe.zrange(keys.of("ready"), 0, 0).zrange(keys.of("suspect"), 0, 0).zrange(keys.of("held"), 0, 0)
-            ready, suspect, delayed, running, dead, held, control, *oldest = await answers_of(pipe)
+            for unserved in OF_LISTS:
+                pipe.llen(keys.of(unserved)).lindex(keys.of(unserved), -1)
+            for place in ("ready", "suspect", "held"):
+                for low, high in RANGES:  # the oldest of each class
+                    pipe.zrangebyscore(keys.of(place), low, high, start=0, num=1)
+            ready, suspect, delayed, running, dead, held, scheduled, control, *rest = await answers_of(pipe)
             now = await self._now()
             paused, failing_ms, failing_by = control
+        interactive, first, background, second, *oldest = rest
         since = [self._store.first_seen(ids[0]) for ids in oldest if ids]
-        if came is not None:
-            since.append(came)
+        since += [time for time in (came, created_at(first), created_at(second)) if time is not None]
         return Depth(
-            waiting=unclaimed + ready + suspect,
+            waiting=unclaimed + interactive + background + ready + suspect,
             running=running,
             delayed=delayed,
             dead=dead,
@@ -206,6 +266,9 @@ class RedisQueueClient:
             held=held,
             failing_seconds=max(0.0, now - int(failing_ms) / 1000) if failing_ms and failing_ms.isdigit() else None,
             failing_by=failing_by.decode("utf-8", "replace") if failing_by else None,
+            interactive=interactive,
+            background=background,
+            scheduled=scheduled,
         )
 
     async def workers(self) -> list[LiveWorker]:
@@ -320,9 +383,24 @@ class RedisQueueClient:
             gone += some
         return gone
 
+    async def discard(self, letter_ids: Sequence[str]) -> int:
+        """Delete dead letters by their ids, in batches. Raises TypeError for one id."""
+        check_letter_ids(letter_ids)
+        await self._tidy()
+        gone = 0
+        for start in range(0, len(letter_ids), PORTION):
+            ids = [_id(each) for each in letter_ids[start : start + PORTION]]
+            gone += await self._run("discard", self._keys.base, ["purged", *ids], int)
+        return gone
+
     async def aclose(self) -> None:
         """Close every connection."""
         await close(self._client)
+
+    @property
+    def _live_seconds(self) -> int:
+        """How long a live record lasts; 0: none is written."""
+        return LIVE_SECONDS if self._options.result_ttl else 0
 
     async def _run(self, script: str, keys: list[str], args: list[Any], read: Callable[[Any], Answer]) -> Answer:
         """Run a script and read its answer; if that fails, the server is not Redis."""

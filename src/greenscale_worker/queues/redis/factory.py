@@ -22,9 +22,20 @@ from greenscale_worker.telemetry import Metrics
 
 FORMATS: Final = (b"1", b"2")  # of the keys, that this version reads; a new queue gets the last
 CLOSE_SECONDS: Final = 2.0
-WORKER_SCRIPTS: Final = ("claim", "bind", "settle", "release", "retry", "heartbeat", "why", "record_dead", "unregister")
-CLIENT_SCRIPTS: Final = ("put", "look", "cancel", "uncancel", "open")
-LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "tidy")
+WORKER_SCRIPTS: Final = (
+    "claim",
+    "bind",
+    "settle",
+    "release",
+    "retry",
+    "heartbeat",
+    "why",
+    "record_dead",
+    "unregister",
+    "promote",
+)
+CLIENT_SCRIPTS: Final = ("put", "promote", "look", "cancel", "uncancel", "open")
+LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "discard", "tidy")
 SHARED: Final = {  # parts of scripts, in this order, and which scripts have them
     "ledger": ("claim", "bind", "settle", "retry", "heartbeat", "unregister", "cancel"),
     "waiting": ("claim", "release", "retry", "heartbeat", "replay"),
@@ -32,6 +43,7 @@ SHARED: Final = {  # parts of scripts, in this order, and which scripts have the
     "rescue": ("claim", "heartbeat", "cancel"),
     "seats": ("claim", "heartbeat", "unregister"),
     "letters": LETTER_SCRIPTS,
+    "append": ("put", "promote"),
 }
 
 
@@ -79,7 +91,7 @@ async def open_client(store: Store, redis: RedisOptions, options: QueueOptions) 
 
 
 async def _check_format(client: Any, store: Store, keys: Keys) -> None:
-    others = [keys.result("-"), keys.record("-"), keys.cancel("-"), keys.claim("-"), keys.why("-")]
+    others = [keys.result("-"), keys.record("-"), keys.body("-"), keys.cancel("-"), keys.claim("-"), keys.why("-")]
     check_format = load(store.script, "check_format", shared={})["check_format"]
     found = await check_format(client, [*keys.base, *others], ["", store.word, FORMATS[-1]])
     if found not in FORMATS:

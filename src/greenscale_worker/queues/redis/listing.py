@@ -11,7 +11,8 @@ from greenscale_worker.job import decode, is_job_id
 from greenscale_worker.queues import ENDED, OPEN, PUT_ASIDE, STATES, JobFilter, JobInfo, State
 from greenscale_worker.queues.rate import rate_of
 from greenscale_worker.queues.redis.errors import mapped
-from greenscale_worker.queues.redis.keys import RECENT, Keys
+from greenscale_worker.queues.redis.keys import OF_LISTS, RECENT, Keys
+from greenscale_worker.queues.redis.list_pages import ListPages
 from greenscale_worker.queues.redis.store import Store
 from greenscale_worker.queues.told import is_number, seconds, with_record
 
@@ -25,9 +26,11 @@ PLACES: Final[tuple[tuple[str, State], ...]] = (
     ("held", "held"),
 )
 UNCLAIMED: Final = frozenset({"waiting", "cancelling"})
+INTERACTIVE, BACKGROUND = OF_LISTS
 
 Record = dict[str, str]
 ReadRecords = Callable[[Sequence[str]], Awaitable[list[Record]]]
+Source = Store | ListPages
 ReadOpen = Callable[[str, bytes], Awaitable[tuple[bytes, list[Any]]]]
 
 
@@ -36,7 +39,7 @@ class Listing:
 
     def __init__(self, client: Any, store: Store, keys: Keys, read_records: ReadRecords, read_open: ReadOpen) -> None:
         self._client = client
-        self._store = store
+        self._sources = (ListPages(keys.of(INTERACTIVE)), store, ListPages(keys.of(BACKGROUND)))
         self._keys = keys
         self._read_records = read_records
         self._read_open = read_open
@@ -44,16 +47,24 @@ class Listing:
     async def jobs(self, which: JobFilter, unpack: Callable[[bytes], bytes]) -> AsyncGenerator[JobInfo, None]:
         """See QueueClient."""
         seen: set[str] = set()
+        for part in self._parts(which, unpack, seen):
+            async for job in part:
+                yield job
+
+    def _parts(
+        self, which: JobFilter, unpack: Callable[[bytes], bytes], seen: set[str]
+    ) -> Iterable[AsyncIterator[JobInfo]]:
+        """Return where jobs are that may match."""
         for place, state in PLACES:
             if which.state in (None, state):
-                async for job in self._at(place, state, seen):
-                    yield job
-        if which.state in {None, *UNCLAIMED} and which.code is None and which.worker is None:
-            async for job in self._unclaimed(seen, unpack):
-                yield job
+                yield self._at(place, state, seen)
+        if which.code is None and which.worker is None:
+            if which.state in {None, *UNCLAIMED}:
+                yield self._unclaimed(seen, unpack)
+            if which.state in {None, "scheduled"}:
+                yield self._scheduled(seen)
         if which.state in {None, *ENDED}:
-            async for job in self._ended(seen):
-                yield job
+            yield self._ended(seen)
 
     async def rate(self) -> float:
         """See QueueClient."""
@@ -74,21 +85,47 @@ class Listing:
                 return
 
     async def _unclaimed(self, seen: set[str], unpack: Callable[[bytes], bytes]) -> AsyncIterator[JobInfo]:
-        after: bytes | None = None
         waiting: set[str] = set()
-        while True:
-            with mapped():
-                page = await self._store.waiting(self._client, after, PAGE_OF_PAYLOADS)
-            names = [_name_of(unpack(payload), name) for _, payload, name in page]
-            for name, record in zip(names, await self._read_records([name or "" for name in names]), strict=True):
+        for source in self._sources:
+            async for name, record in self._unclaimed_of(source, unpack):
                 if name is None or name not in seen:
                     state: State = "cancelling" if record.get("state") == "cancelling" else "waiting"
                     yield JobInfo(job_id=name, state=state, submitted_at=seconds(record, "submitted_ms"))
-            waiting.update(name for name in names if name is not None)
+                if name is not None:
+                    waiting.add(name)
+        seen |= waiting  # not before: many jobs with one id may wait
+
+    async def _unclaimed_of(
+        self, source: Source, unpack: Callable[[bytes], bytes]
+    ) -> AsyncIterator[tuple[str | None, Record]]:
+        after: bytes | None = None
+        while True:
+            with mapped():
+                page = await source.waiting(self._client, after, PAGE_OF_PAYLOADS)
+            names = [_name_of(unpack(payload), name) for _, payload, name in page]
+            for each in zip(names, await self._read_records([name or "" for name in names]), strict=True):
+                yield each
             if len(page) < PAGE_OF_PAYLOADS:
-                seen |= waiting  # not before: many jobs with one id may wait
                 return
             after = page[-1][0]
+
+    async def _scheduled(self, seen: set[str]) -> AsyncIterator[JobInfo]:
+        later, behind = self._keys.of("later"), "-inf"
+        while True:
+            with mapped():
+                page = await self._client.zrangebyscore(later, behind, "+inf", start=0, num=PAGE, withscores=True)
+                last = page[-1][1] if len(page) == PAGE else None
+                if last is not None:
+                    page += await self._client.zrangebyscore(later, last, last, withscores=True)
+            dues = {name.decode(errors="replace"): due_ms / 1000 for name, due_ms in page}
+            names = [name for name in dues if name not in seen]
+            seen.update(names)
+            for name, record in zip(names, await self._read_records(names), strict=True):
+                known = record if record.get("state") == "scheduled" else {}
+                yield with_record(known, job_id=name, state="scheduled", due_at=dues[name])
+            if last is None:
+                return
+            behind = f"({last!r}"
 
     async def _ended(self, seen: set[str]) -> AsyncIterator[JobInfo]:
         _, entries = await self._recent()

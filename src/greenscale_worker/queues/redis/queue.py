@@ -1,19 +1,23 @@
 """The worker side of a queue in Redis: one grouped script call per step (docs/queue-protocol.md)."""
 
+import asyncio
 from collections.abc import Callable, Container
 from contextlib import suppress
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.grouping import Grouper
 from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded, Usage
 from greenscale_worker.queues import LIVE_SECONDS, PUT_ASIDE, Binding, Lease, QueueOptions, Verdict
+from greenscale_worker.queues.bodies import packed
 from greenscale_worker.queues.redis import record_fields
 from greenscale_worker.queues.redis.connections import Clients, close
 from greenscale_worker.queues.redis.fetcher import Fetcher
 from greenscale_worker.queues.redis.keys import Keys
 from greenscale_worker.queues.redis.notifier import Notifier
+from greenscale_worker.queues.redis.promotion import promotion
+from greenscale_worker.queues.redis.replies import read_promoted
 from greenscale_worker.queues.redis.retrying_client import RetryingClient
 from greenscale_worker.queues.redis.script_loader import Script
 from greenscale_worker.queues.redis.store import Store
@@ -23,10 +27,14 @@ GROUP: Final = 32
 RELEASE_GROUP: Final = 1000  # no payloads: a whole worker's jobs go back in one script
 GROUP_BYTES: Final = 512 * 1024  # a larger item goes alone: a server that refuses it refuses nothing else
 LARGE_TIMES: Final = 5
+LARGE_BODY: Final = 256 * 1024
 BEAT_GROUP: Final = 200
 TRIM_GROUP: Final = 100
 TRIM_PORTIONS: Final = 20  # with one heartbeat
+PROMOTE_PORTIONS: Final = 20  # likewise
 MOST_TOKENS: Final = 10**9  # of one call
+
+Ending: TypeAlias = tuple[Lease, Succeeded | Failed, bytes]  # and the endpoint's whole answer, compressed, to be kept
 
 BINDINGS: Final[dict[bytes, Binding]] = {
     b"RUN": "run",
@@ -43,7 +51,6 @@ VERDICTS: Final[dict[bytes, Verdict]] = {
     b"STALE": "stale",
     b"GONE": "stale",
 }
-
 
 ENDINGS: Final = frozenset({b"OK", b"BADTYPE", b"STALE", b"GONE"})
 
@@ -106,8 +113,7 @@ class RedisQueue:
         """Bind the job's id to this lease and write its record."""
         binding = await self._bind((lease, job))
         if binding == "run":
-            lease.job_id = job.job_id
-            lease.tenant = job.tenant
+            lease.job_id, lease.tenant, lease.keep = job.job_id, job.tenant, job.keep
             lease.attempts = lease.runs + 1
         elif binding != "conflict":
             self._fetcher.forget(lease)
@@ -118,9 +124,18 @@ class RedisQueue:
         if isinstance(outcome, Released):
             done = await self._release((lease, outcome))
         else:
-            done = await self._settle((lease, outcome))
+            done = await self._settle((lease, outcome, await self._kept(lease, outcome)))
         self._fetcher.forget(lease)
         return done
+
+    async def _kept(self, lease: Lease, outcome: Succeeded | Failed) -> bytes:
+        """Return the endpoint's whole answer, compressed, if the job asked for it; else nothing."""
+        if lease.keep == "text" or not isinstance(outcome, Succeeded) or not self.options.result_ttl:
+            return b""
+        body = outcome.output.body
+        if len(body) < LARGE_BODY:
+            return packed(body)
+        return await asyncio.to_thread(packed, body)  # it may take 100 ms, in which nothing else would be done
 
     async def retry(self, lease: Lease, failure: Failure) -> Verdict:
         """Requeue a job whose call failed, or make it a dead letter."""
@@ -150,7 +165,7 @@ class RedisQueue:
             for lease in held[start : start + BEAT_GROUP]:
                 args += [lease.id, lease.token]
             beat = await self._redis.once(self._scripts["heartbeat"], self._keys.base, args, _read_beat)
-            reaped, claimable, lost, buried, seated = beat
+            reaped, claimable, lost, buried, seated, due = beat
             self._metrics.reaped(reaped)
             if reaped or claimable:
                 self._fetcher.ring()
@@ -160,8 +175,18 @@ class RedisQueue:
                 self._lose(id_, how, token=token)
             await self._record_dead(buried)
         with suppress(QueueUnavailableError, ConfigError):
+            await self._promote(due)
             await self._tell_why(self._why)
             await self._trim()
+
+    async def _promote(self, due: list[bytes]) -> None:
+        """Append jobs that have become due to their class, a few portions per heartbeat."""
+        live_seconds = LIVE_SECONDS if self.options.result_ttl else 0
+        for _ in range(PROMOTE_PORTIONS):
+            if not due:
+                return
+            keys, args = promotion(self._keys, live_seconds, due)
+            _, due = await self._redis.once(self._scripts["promote"], keys, [*self._head, *args], read_promoted)
 
     async def _tell_why(self, why: str | None) -> None:
         """Store why this worker makes no calls, or delete that once it does."""
@@ -253,9 +278,9 @@ class RedisQueue:
         _warn_of_foreign_keys(answers, [job.job_id for _, job in items])
         return [BINDINGS[answer] for answer in answers]
 
-    async def _send_settle(self, items: list[tuple[Lease, Succeeded | Failed]]) -> list[bool]:
-        keys, args = [*self._base], [*self._head, self.options.result_ttl]
-        for lease, outcome in items:
+    async def _send_settle(self, items: list[Ending]) -> list[bool]:
+        keys, args, bodies = [*self._base], [*self._head, self.options.result_ttl], list[str]()
+        for lease, outcome, body in items:
             job_id = lease.job_id or ""
             keys += [self._keys.result(job_id), self._keys.record(job_id)]
             if isinstance(outcome, Failed):
@@ -265,20 +290,23 @@ class RedisQueue:
                 args += [lease.id, lease.token, "failed", job_id, code, message, spent, len(fields), *fields]
             elif self.options.result_ttl:
                 text, fields = record_fields.encoded(outcome.output.text), record_fields.of_success(outcome)
+                if body:
+                    bodies.append(self._keys.body(job_id))
+                    fields += ["keep", "body"]
                 spent = _spent(lease, outcome.output.usage)
-                args += [lease.id, lease.token, "succeeded", job_id, text, "", spent, len(fields), *fields]
+                args += [lease.id, lease.token, "succeeded", job_id, text, body, spent, len(fields), *fields]
             else:
                 args += [lease.id, lease.token, "succeeded", job_id, "", "", _spent(lease, outcome.output.usage), 0]
         size = _size(items[0])
         times = LARGE_TIMES if size > GROUP_BYTES else None
         try:
             answers, repeated = await self._redis.call(
-                self._scripts["settle"], keys, args, _words(len(items), ENDINGS), times=times
+                self._scripts["settle"], keys + bodies, args, _words(len(items), ENDINGS), times=times
             )
         except (QueueUnavailableError, ConfigError) as error:
             reason = f"Redis does not take an answer of {size} characters: {error}"
-            return await self._send_settle([(items[0][0], Failed("result_too_large", reason))])
-        return _done(answers, items, repeated=repeated)
+            return await self._send_settle([(items[0][0], Failed("result_too_large", reason), b"")])
+        return _done(answers, [lease for lease, _, _ in items], repeated=repeated)
 
     async def _send_release(self, items: list[tuple[Lease, Released]]) -> list[bool]:
         keys = self._keys.base
@@ -288,7 +316,7 @@ class RedisQueue:
             args += [lease.id, lease.token, int(outcome.delay * 1000)]
             args += [lease.job_id or "", record_fields.encoded(outcome.reason)]
         answers, repeated = await self._redis.call(self._scripts["release"], keys, args, _words(len(items), ENDINGS))
-        return _done(answers, items, repeated=repeated)
+        return _done(answers, [lease for lease, _ in items], repeated=repeated)
 
     async def _send_retry(self, items: list[tuple[Lease, Failure]]) -> list[Verdict]:
         keys, ttl = self._keys.base, self.options.result_ttl
@@ -318,12 +346,12 @@ def _words(number: int, known: Container[bytes]) -> Callable[[Any], list[bytes]]
     return read
 
 
-def _read_beat(answer: Any) -> tuple[int, int, list[tuple[str, str, str]], list[bytes], bool]:
-    """Read the answer to a heartbeat: jobs reaped, jobs claimable, leases lost, jobs buried, whether it has a seat."""
-    reaped, claimable, lost, buried, seated = answer
+def _read_beat(answer: Any) -> tuple[int, int, list[tuple[str, str, str]], list[bytes], bool, list[bytes]]:
+    """Read a heartbeat's answer: jobs reaped, claimable, leases lost, jobs buried, whether it has a seat, jobs due."""
+    reaped, claimable, lost, buried, seated, due = answer
     words = [word.decode() for word in lost]
     leases = list(zip(words[::3], words[1::3], words[2::3], strict=True))
-    return int(reaped), int(claimable), leases, list(buried), bool(seated)
+    return int(reaped), int(claimable), leases, list(buried), bool(seated), list(due)
 
 
 def _read_verdicts(answer: Any) -> list[tuple[Verdict, bytes, float]]:
@@ -346,9 +374,9 @@ def _unread(_answer: Any) -> None:
     """Ignore an answer that has no content."""
 
 
-def _done(answers: list[bytes], items: list[tuple[Lease, Any]], *, repeated: bool) -> list[bool]:
+def _done(answers: list[bytes], leases: list[Lease], *, repeated: bool) -> list[bool]:
     """Return whether each item was ended by us. After a lost reply, GONE means that our first call ended it."""
-    _warn_of_foreign_keys(answers, [lease.job_id for lease, _ in items])
+    _warn_of_foreign_keys(answers, [lease.job_id for lease in leases])
     return [answer in {b"OK", b"BADTYPE"} or (repeated and answer == b"GONE") for answer in answers]
 
 
@@ -384,6 +412,6 @@ def _payload_size(item: tuple[Lease, Job]) -> int:
     return len(item[0].payload)
 
 
-def _size(item: tuple[Lease, Succeeded | Failed]) -> int:
-    outcome = item[1]
-    return len(outcome.output.text) if isinstance(outcome, Succeeded) else 0
+def _size(item: Ending) -> int:
+    _, outcome, body = item
+    return len(outcome.output.text) + len(body) if isinstance(outcome, Succeeded) else 0

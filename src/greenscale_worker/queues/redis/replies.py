@@ -81,6 +81,12 @@ def read_flag(answer: Any) -> bool:
     return bool(int(answer))
 
 
+def read_promoted(answer: Any) -> tuple[int, list[bytes]]:
+    """Read how many jobs were promoted, and which are due by now."""
+    promoted, due = answer
+    return int(promoted), [bytes(memoryview(each)) for each in due]
+
+
 def read_page(answer: Any) -> tuple[int, bytes, list[DeadLetter]]:
     """Read a page of dead letters: how many there are in all, where the next page begins, and these."""
     total, cursor, page = answer

@@ -36,11 +36,14 @@ class Store(Protocol):
         ...
 
     async def unclaimed(self, client: Any, keys: Keys) -> tuple[int, float | None]:
-        """Count unclaimed jobs; return also when the oldest came, seconds since the epoch, if known."""
+        """Count unclaimed jobs of the class `standard`; return also when the oldest came, if known.
+
+        That is seconds since the epoch.
+        """
         ...
 
     async def waiting(self, client: Any, after: bytes | None, count: int) -> list[tuple[bytes, bytes, bytes | None]]:
-        """Read up to `count` unclaimed jobs, oldest first: position, payload and name of each.
+        """Read up to `count` of these, oldest first: position, payload and name of each.
 
         `after` is the position of the last job returned; None: begin. The name is None if the payload has it.
         """

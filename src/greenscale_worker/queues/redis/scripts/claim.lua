@@ -1,5 +1,5 @@
--- Takes up to n jobs: redeliveries first, by age, then fresh ones, then held ones. Repeated with the same nonce it returns the same
--- jobs, so that a lost reply loses nothing.
+-- Takes up to n jobs, class by class: redeliveries first, by age, then fresh ones; at last held ones. Repeated with the same nonce
+-- it returns the same jobs, so that a lost reply loses nothing.
 --
 -- KEYS  as in prelude.lua; then claim:<owner> STRING nonce|id,id… of the owner's last claim
 -- ARGV  3 n, 4 lease ms, 5 heartbeat ms, 6 owner, 7 nonce, 8 max crashes, 9 bytes after which to stop,
@@ -16,6 +16,8 @@ local may_suspect, has_more_lanes, lanes = ARGV[10] == '1', ARGV[11] == '1', ton
 local REMEMBERED = 86400
 local A_LONG_TIME = 1e9
 local AT_ONCE = 8  -- fresh jobs; up to this many may exceed the limit of bytes
+local RANGES = {interactive = {'-inf', '(0'}, standard = {'0', '(' .. digits(STEP)}, background = {digits(STEP), '+inf'}}
+if not classed then RANGES.standard = {'-inf', '+inf'} end
 local given, ids, bytes = {}, {}, 0
 local metas, leases, expiry = {}, {}, nil
 local passed = 0  -- ids skipped: no longer a job, or unreadable
@@ -84,12 +86,16 @@ local function write_taken()
   metas, leases = {}, {}
 end
 
-local function room() return #given < n and bytes < max_bytes and passed < BATCH end
+-- Whether the claim may go on, until it has `most` jobs.
+local function room(most) return #given < (most or n) and bytes < max_bytes and passed < BATCH end
 
-local function oldest()
-  local ready = call('ZRANGE', READY, 0, 0)[1]
-  local suspect = may_suspect and call('ZRANGE', SUSPECT, 0, 0)[1]
-  if suspect and not (ready and tonumber(store.place(ready)) < tonumber(store.place(suspect))) then
+-- The oldest job with a place in this range that was claimed before.
+local function oldest(low, high)
+  local function first(key) return unpack(call('ZRANGE', key, low, high, 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')) end
+  local ready, place = first(READY)
+  if not may_suspect then return ready, READY end
+  local suspect, place_of_suspect = first(SUSPECT)
+  if suspect and not (ready and tonumber(place) < tonumber(place_of_suspect)) then
     may_suspect = false
     return suspect, SUSPECT
   end
@@ -97,8 +103,8 @@ local function oldest()
 end
 
 -- Takes jobs that were claimed before, in the order of `next_id`.
-local function take_again(next_id)
-  while room() do
+local function take_again(next_id, most)
+  while room(most) do
     local id, from = next_id()
     if not id then break end
     call('ZREM', from, id)
@@ -113,24 +119,67 @@ local function take_again(next_id)
   write_taken()
 end
 
-take_again(oldest)  -- before the store is read: it looks at the leases
+local function take_first(id, payload, name)
+  if #payload > LARGEST then
+    bury_unsettled(id, new_meta_of(payload, name), 'too_large',
+                   #payload .. ' bytes; more than ' .. LARGEST .. ' are not even read')
+    bytes = bytes + #payload
+  else
+    take(id, new_meta(), payload, name)
+  end
+end
 
-while room() do
-  local most = math.min(AT_ONCE, n - #given)
-  local found = store.take(owner, most)
-  for _, job in ipairs(found) do
-    local id, payload, name = unpack(job, 1, 3)
-    if #payload > LARGEST then
-      bury_unsettled(id, new_meta_of(payload, name), 'too_large',
-                     #payload .. ' bytes; more than ' .. LARGEST .. ' are not even read')
-      bytes = bytes + #payload
-    else
-      take(id, new_meta(), payload, name)
-    end
+local function take_fresh(most)
+  while room(most) do
+    local asked = math.min(AT_ONCE, most - #given)
+    local found = store.take(owner, asked)
+    for _, job in ipairs(found) do take_first(unpack(job, 1, 3)) end
+    write_taken()
+    if #found < asked then break end
+  end
+end
+
+-- A job is stored before it leaves the list of its class: wherever the script fails, it is in one of the two places.
+local function take_fresh_of(class, most)
+  while room(most) do
+    local payload = call('LINDEX', LISTS[class], -1)
+    if not payload then break end
+    local id, name = store.keep('', payload, '')
+    call('HSET', CLASS, id, class)
+    call('RPOP', LISTS[class])
+    store.own(id, owner)
+    take_first(id, payload, name)
   end
   write_taken()
-  if #found < most then break end
 end
+
+-- Takes jobs of a class, until there are `most` in all.
+local function serve(class, most)
+  local low, high = unpack(RANGES[class])
+  take_again(function() return oldest(low, high) end, most)  -- before the store is read: it looks at the leases
+  if LISTS[class] then take_fresh_of(class, most) else take_fresh(most) end
+end
+
+-- Of ten jobs in a row, whoever claims them, one is of the lowest class and one is standard, if there are such.
+local function serve_in_turn()
+  local before, drained = whole(call('HGET', CONTROL, 'n_claimed')) or 0, {}
+  local function next_class(turn)
+    local favoured = turn == 9 and 'background' or turn == 4 and 'standard'
+    if favoured and not drained[favoured] then return favoured, #given + 1 end
+    for _, class in ipairs({'interactive', 'standard', 'background'}) do
+      if not drained[class] then return class, #given + (turn < 4 and 4 - turn or turn < 9 and 9 - turn or 1) end
+    end
+  end
+  while room() do
+    local class, most = next_class((before + #given) % 10)
+    if not class then break end
+    most = math.min(most, n)
+    serve(class, most)
+    drained[class] = #given < most
+  end
+end
+
+if classed then serve_in_turn() else serve('standard', n) end
 
 if control.held then take_again(function() return call('ZRANGE', HELD, 0, 0)[1], HELD end) end
 

@@ -17,6 +17,7 @@ function letters.open(letter)
     if not number or not (number >= 0 and number < most) then return nil end
     header[name] = most == 1e15 and digits(math.floor(number)) or math.floor(number)
   end
+  header.class = LISTS[found.class] and found.class or nil
   return header, feed and string.sub(letter, feed + 1)
 end
 
@@ -53,9 +54,9 @@ end
 -- Makes a job a dead letter. `attempts`: how often it was run, as in its record; by default, how often its call failed. The
 -- letter calls that `tries`, which cannot change: the field is public.
 local function bury(id, m, job_id, code, message, attempts)
-  local payload = store.payload(id) or ''
+  local payload, class = store.payload(id) or '', class_of(id)
   forget({[id] = m})
   letters.write(id, {code = code, message = message, job_id = job_id, token = m.token, tries = attempts or m.runs,
-                     crashes = m.crashes, first_claimed_ms = m.first, died_ms = NOW}, payload)
+                     crashes = m.crashes, first_claimed_ms = m.first, died_ms = NOW, class = class}, payload)
   increment('dead')
 end

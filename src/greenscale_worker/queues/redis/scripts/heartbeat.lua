@@ -7,7 +7,7 @@
 --       10 days the ledger is kept (0: none is);
 --       then id, token of each lease held
 -- Output {reaped, jobs that may be claimed now, {lost id, its token, taken or gone, …}, {id buried, its job id, its code…},
---         whether the owner has a seat (1 or 0)}
+--         whether the owner has a seat (1 or 0), {job id that is due, …}}
 --        taken: reaped, and perhaps claimed by another; gone: cancelled or settled
 local lease_ms, beat_ms, max_crashes, owner = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 run_when_full()
@@ -68,10 +68,33 @@ local function upgrade()
   call('HSET', CONTROL, 'time', NOW)
 end
 
-local reaped, found = 0, 0
+-- Workers of the previous version end jobs and leave their class; while it shows, each heartbeat looks through a part.
+local function tidy_classes()
+  if (length[CLASS] or 0) <= (length[META] or 0) then return end
+  local part = call('HSCAN', CLASS, digits(whole(call('HGET', CONTROL, 'classless')) or 0), 'COUNT', BATCH)
+  for i = 1, #part[2], 2 do
+    if call('HEXISTS', META, part[2][i]) == 0 then call('HDEL', CLASS, part[2][i]) end
+  end
+  call('HSET', CONTROL, 'classless', part[1])
+end
+
+-- Jobs that are due by now, for promote.lua; those of which another program deleted the time are due at once.
+local function due_later()
+  if length[LATER] == 0 and length[LATER_PAYLOADS] == 0 then return {} end
+  if (length[LATER] or 0) < (length[LATER_PAYLOADS] or 0) then
+    local part = call('HSCAN', LATER_PAYLOADS, digits(whole(call('HGET', CONTROL, 'timeless')) or 0), 'COUNT', BATCH)
+    for i = 1, #part[2], 2 do call('ZADD', LATER, 'NX', NOW, part[2][i]) end
+    call('HSET', CONTROL, 'timeless', part[1])
+  end
+  return call('ZRANGEBYSCORE', LATER, '-inf', NOW, 'LIMIT', 0, BATCH)
+end
+
+local reaped, found, due = 0, 0, {}
 if ARGV[7] == '1' then
   reaped = reap(max_crashes)
   found = rescue() + adopt()
+  tidy_classes()
+  due = due_later()
 end
 local days = tonumber(ARGV[10]) or 0
 if ledger.work(owner, beat_ms, tonumber(ARGV[9]) or 0) or days == 0 then ledger.trim(days) end
@@ -86,7 +109,7 @@ local claimable, held = 0, call('ZCARD', HELD)
 -- Another program deleted the field: claims would never look for held jobs again.
 if held > 0 and not control.held then call('HSET', CONTROL, 'held', '1') end
 if not control.paused then
-  claimable = store.unclaimed() + call('ZCARD', READY) + call('ZCARD', SUSPECT) + call('ZCOUNT', DELAYED, '-inf', digits(queue_now)) + held
+  claimable = unclaimed() + call('ZCARD', READY) + call('ZCARD', SUSPECT) + call('ZCOUNT', DELAYED, '-inf', digits(queue_now)) + held
 end
 if not V2 then upgrade() end
 unseat_silent(beat_ms)
@@ -96,4 +119,4 @@ if ARGV[8] == '1' then
 elseif ARGV[7] == '1' then
   stand_up(owner)  -- it may have a seat by a heartbeat that a claim has overtaken, or by an older snapshot
 end
-return {reaped, claimable, lost, buried, seated and 1 or 0}
+return {reaped, claimable, lost, buried, seated and 1 or 0, due}

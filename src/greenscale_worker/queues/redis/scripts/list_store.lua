@@ -46,8 +46,8 @@ end
 -- Deletes jobs that have ended.
 function store.drop(ids) call('HDEL', OPEN, unpack(ids)) end
 
--- Takes a dead letter's payload back; returns the job's id from now on. Another program may have written the letter under an id
--- that is invalid or in use: then the job gets a new id.
+-- Stores a payload as a claimed job's: a dead letter's under its old id, or one of another class under a new id (''). Returns the
+-- job's id. Another program may have written the letter under an id that is invalid or in use: then the job gets a new id, too.
 function store.keep(id, payload)
   local is_new = not store.is_id(id) or store.has(id)
   if is_new then

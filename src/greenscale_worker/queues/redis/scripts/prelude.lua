@@ -45,8 +45,14 @@ local store = {}
 -- half as much as asking for the type.
 local LENGTHS = {list = 'LLEN', stream = 'XLEN', zset = 'ZCARD', hash = 'HLEN'}
 
+local length = {}  -- of the keys, as the script found them; nil without rights to the command
+
 local function is_foreign(key, wanted)
-  if type(redis.pcall(LENGTHS[wanted], key)) == 'number' then return nil end
+  local found_length = redis.pcall(LENGTHS[wanted], key)
+  if type(found_length) == 'number' then
+    length[key] = found_length
+    return nil
+  end
   local found = call('TYPE', key).ok
   if found == wanted or found == 'none' then return nil end  -- the user has no rights to the length command
   return redis.error_reply('FOREIGN ' .. key .. ' is a ' .. found .. ', a ' .. wanted .. ' is expected')
@@ -131,8 +137,8 @@ local function pick(key, fields)
 end
 
 -- Set by `read_control`, after the types of the keys were checked: fields of control, whether the format is 2, the field with
--- the time of the last tick, the queue's time.
-local control, V2, CLOCK, queue_now
+-- the time of the last tick, the queue's time, whether any job has a class.
+local control, V2, CLOCK, queue_now, classed
 
 -- A field of control as a number; 0 if it is missing or not a number.
 local function number_in_control(field) return whole(control[field]) or 0 end
@@ -143,6 +149,30 @@ local function read_control()
   V2 = control.format == '2'
   CLOCK = V2 and 'time' or 'clock'
   queue_now = now + number_in_control('offset')
+  classed = (length[INTERACTIVE] or 1) + (length[BACKGROUND] or 1) + (length[CLASS] or 1) > 0
+end
+
+-- Classes other than `standard`: where their unclaimed jobs are, latest first, and what is added to the places of jobs that
+-- were claimed before, so that all places are in order of class, then of age. Exact, as places are below 4e15 until 2096.
+local LISTS = {interactive = INTERACTIVE, background = BACKGROUND}
+local STEP = 4000000000000000
+local SHIFT = {interactive = -STEP, background = STEP}
+
+-- The class of a claimed job; nil: standard.
+local function class_of(id)
+  local class = classed and call('HGET', CLASS, id)
+  return LISTS[class] and class or nil
+end
+
+-- A job's place among those that were claimed before.
+local function place_of(id)
+  local shift = SHIFT[class_of(id)]
+  return shift and digits(tonumber(store.place(id)) + shift) or store.place(id)
+end
+
+-- How many jobs of all classes no worker has claimed.
+local function unclaimed()
+  return store.unclaimed() + (classed and call('LLEN', INTERACTIVE) + call('LLEN', BACKGROUND) or 0)
 end
 
 -- A worker of the previous version that was suspended during the upgrade cannot read format 2 when it wakes. Its claim and
@@ -227,6 +257,7 @@ local function forget(jobs)
   if #ids == 0 then return end
   store.drop(ids)
   call('HDEL', META, unpack(ids))
+  if classed then call('HDEL', CLASS, unpack(ids)) end
   local placed = call('ZREM', LEASE, unpack(ids))
   for _, key in ipairs({READY, DELAYED, SUSPECT, HELD}) do
     if placed < #ids then placed = placed + call('ZREM', key, unpack(ids)) end
@@ -244,14 +275,19 @@ local function bound_elsewhere(job_id, id)
   return nil
 end
 
--- Writes fields and values of a record. `begins`: the old record is deleted, except for the time of submission. A value of
+-- What a record says of the job and not of a run; the same names are in replaying.py.
+local KEPT = {'submitted_ms', 'tenant', 'digest'}
+
+-- Writes fields and values of a record. `begins`: the old record is deleted, except for what is KEPT. A value of
 -- another type under its name is replaced; returns whether it was.
 local function write_record(key, ttl, begins, ...)
-  local foreign, submitted = false, false
+  local foreign, kept = false, {}
   if begins then
     local found = call('TYPE', key).ok
     foreign = found ~= 'none' and found ~= 'hash'
-    submitted = found == 'hash' and call('HGET', key, 'submitted_ms')
+    for name, value in pairs(found == 'hash' and pick(key, KEPT) or {}) do
+      if value then push(kept, name, value) end
+    end
     if found ~= 'none' then call('DEL', key) end
   end
   local written = redis.pcall('HSET', key, ...)
@@ -260,7 +296,7 @@ local function write_record(key, ttl, begins, ...)
     if foreign then call('DEL', key) end
     call('HSET', key, ...)
   end
-  if submitted then call('HSET', key, 'submitted_ms', submitted) end
+  call_with('HSET', key, kept)
   call('EXPIRE', key, ttl)
   return foreign
 end

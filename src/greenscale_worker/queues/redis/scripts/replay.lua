@@ -1,4 +1,4 @@
--- Puts dead letters back to the head of the queue, with their counters at zero. The job is stored before its letter is deleted:
+-- Puts dead letters back to the head of their class, with their counters at zero. The job is stored before its letter is deleted:
 -- wherever the script fails, the job is in one of the two places.
 --
 -- KEYS  as in prelude.lua
@@ -18,6 +18,10 @@ local function replay(id)
   local m = new_meta()
   m.job_id = bound_elsewhere(name, id) and '' or name
   local kept = store.keep(id, payload, name)
+  if header and header.class then
+    call('HSET', CLASS, kept, header.class)
+    classed = true
+  end
   requeue(kept, m)
   -- Its record still says `failed`; the binding makes it possible to cancel it.
   if m.job_id ~= '' then call('HSET', BOUND, m.job_id, kept) end

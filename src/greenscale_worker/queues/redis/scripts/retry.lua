@@ -17,7 +17,7 @@ run_when_full()
 -- Whether there is no other job, claimed or not, except those known to be at fault.
 local function alone(id)
   local open = call('HLEN', META)
-  if open > MOST_LOOKED_AT or store.unclaimed() > 0 then return false end
+  if open > MOST_LOOKED_AT or unclaimed() > 0 then return false end
   local metas = call('HGETALL', META)
   for i = 1, #metas, 2 do
     local m = metas[i] ~= id and unpacked(metas[i + 1], checked)

@@ -48,7 +48,7 @@ end
 -- `idle` until they claim: the next worker to fill its lanes wakes again those that have not claimed yet, and no others.
 local function share(lanes)
   local idle = lanes > 0 and call('ZCARD', IDLE) or 0
-  local waiting = idle > 0 and store.unclaimed() + call('ZCARD', READY) or 0
+  local waiting = idle > 0 and unclaimed() + call('ZCARD', READY) or 0
   if waiting == 0 then return end
   for _, owner in ipairs(call('ZRANGE', IDLE, 0, math.min(math.ceil(waiting / lanes), BATCH) - 1)) do wake(owner) end
 end

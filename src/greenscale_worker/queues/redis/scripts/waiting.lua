@@ -17,7 +17,7 @@ local function requeue(id, m, where)
     call('HSET', CONTROL, 'held', '1')
     control.held = '1'
   end
-  call('ZADD', where, store.place(id), id)
+  call('ZADD', where, place_of(id), id)
 end
 
 -- Puts a job back to the queue after a delay.
