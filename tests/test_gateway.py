@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from time import time
 from typing import Any, Final
 
 import orjson
@@ -286,10 +287,42 @@ async def test_the_same_idempotency_key_is_the_same_job(api: Api) -> None:
     again = await api.post("/v1/jobs", {"prompt": "x"}, headers=key)
     assert first.json["id"] == again.json["id"]
     assert (await api.queue.depth()).waiting == 1
+    other = await api.post("/v1/jobs", {"prompt": "y"}, headers=key)
+    assert (other.status, other.code) == (422, "idempotency_key_reuse")
+    await settle(api, Failed("http_400", "no"))
+    ended = await api.post("/v1/jobs", {"prompt": "x"}, headers=key)
+    assert (ended.status, ended.json["state"], ended.json["error"]["code"]) == (200, "failed", "http_400")
+    assert (await api.queue.depth()).waiting == 0, "what has ended does not run again"
     for headers in ({"Idempotency-Key": ""}, {"Idempotency-Key": "x" * 256}):
         assert (await api.post("/v1/jobs", {"prompt": "x"}, headers=headers)).code == "bad_field"
     both = await api.post("/v1/jobs", {"prompt": "x", "job_id": "mine"}, headers=key)
     assert (both.status, both.json["error"]["param"]) == (400, "job_id")
+
+
+async def test_a_job_id_of_another_body_is_refused(api: Api) -> None:
+    await api.submit(job_id="mine")
+    assert (await api.post("/v1/jobs", {"prompt": "What is 2+2?", "job_id": "mine"})).status == 202
+    other = await api.post("/v1/jobs", {"prompt": "other", "job_id": "mine"})
+    assert (other.status, other.code) == (422, "job_id_reuse")
+    await settle(api, Failed("http_400", "no"))
+    assert (await api.post("/v1/jobs", {"prompt": "other", "job_id": "mine"})).status == 202, (
+        "what failed may run again"
+    )
+    assert (await api.queue.depth()).waiting == 1
+
+
+async def test_jobs_have_a_class_and_may_begin_later(api: Api) -> None:
+    for name in ("standard", "background", "interactive"):
+        await api.submit(**{"job_id": name, "class": name})
+    depth = (await api.get("/v1/stats")).json["depth"]
+    assert [depth[name] for name in ("waiting", "interactive", "standard", "background")] == [3, 1, 1, 1]
+    assert [(await run(api.worker)).job_id for _ in range(3)] == ["interactive", "standard", "background"]
+    later = await api.post("/v1/jobs", {"prompt": "x", "not_before": "2200-01-01T00:00:00+01:00"})
+    assert (later.json["state"], later.json["due_at"]) == ("scheduled", "2199-12-31T23:00:00.000Z")
+    soon = await api.submit(not_before=time() + 0.5)
+    assert (await run(api.worker)).job_id == soon, "though no worker sends a heartbeat"
+    cancelled = await api.call("DELETE", later.json["links"]["self"])
+    assert (cancelled.status, cancelled.json["state"]) == (200, "cancelled")
 
 
 async def test_what_no_route_takes_is_a_problem(on_list: Api) -> None:
@@ -327,8 +360,6 @@ async def test_the_document_and_the_page(on_list: Api) -> None:
 
 
 async def test_the_past_and_what_was_saved(api: Api) -> None:
-    empty = (await api.get("/v1/stats/history")).json
-    assert (empty["series"], empty["savings"]["saved_replica_seconds"]) == ([], 0)
     await api.worker.beat()
     for outcome in (answer(), answer(), Failed("http_400", "no")):
         await api.submit()

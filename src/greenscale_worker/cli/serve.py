@@ -3,16 +3,17 @@
 import argparse
 import asyncio
 import signal
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Final
 
 from greenscale_worker.cli import interrupt
 from greenscale_worker.cli.context import logs_json, open_client, settings_in_force
 from greenscale_worker.cli.usage import add_command
-from greenscale_worker.errors import ConfigError
+from greenscale_worker.errors import ConfigError, QueueUnavailableError
 
 if TYPE_CHECKING:
     from greenscale_worker.config import Settings
+    from greenscale_worker.gateway.core import Gateway
 
 DESCRIPTION: Final = """\
 Serve the queue over HTTP, until SIGTERM or Ctrl-C: submit jobs, follow, cancel
@@ -20,7 +21,8 @@ and read them, dead letters, and the numbers of the queue. /docs is a page for
 people, /openapi.json the same for machines.
 
 It listens on GREENSCALE_GATEWAY_HOST (127.0.0.1) and GREENSCALE_GATEWAY_PORT
-(8400). Workers are other processes: `greenscale-worker`."""
+(8400). Where others can reach it, it needs keys: `greenscale-worker keys`.
+Workers are other processes: `greenscale-worker`."""
 NOTES: Final = """\
 SIGTERM: those who wait for a job have GREENSCALE_DRAIN_SECONDS to be answered,
 then they are told where to look; again: now. No job is lost by it."""
@@ -32,6 +34,7 @@ CODES: Final = """\
 0  stopped by SIGTERM or Ctrl-C
 2  a wrong setting, a port that is in use, or an address that others can reach
    while there are no keys"""
+AGAIN_SECONDS: Final = 1.0
 RAISED_FILES: Final = 65_536
 
 
@@ -67,16 +70,13 @@ async def _serve(settings: "Settings") -> int:
         raise ConfigError(
             "GREENSCALE_RESULT_TTL_SECONDS is 0, so that no answer is kept that a gateway could give; expected: above 0"
         )
-    if not is_loopback(settings.gateway_host):
-        raise ConfigError(
-            f"GREENSCALE_GATEWAY_HOST: {settings.gateway_host} can be reached by others, and there are no keys;"
-            " expected: 127.0.0.1"
-        )
     options = GatewayOptions(
         queue=queue_name(settings),
         max_bytes=settings.max_payload_bytes,
         chat=settings.backend == "chat",
         drain=settings.drain_seconds,
+        key=settings.gateway_key.get_secret_value() if settings.gateway_key else None,
+        open_without_keys=is_loopback(settings.gateway_host),
     )
     _allow_many_connections()
     stopping = asyncio.Event()
@@ -88,6 +88,8 @@ async def _serve(settings: "Settings") -> int:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop)
+        if not options.open_without_keys and not await _has_keys(gateway, settings.gateway_host, stopping):
+            return 0
         async with serving(gateway, settings.gateway_host, settings.gateway_port) as port:
             name = f"[{settings.gateway_host}]" if ":" in settings.gateway_host else settings.gateway_host
             log.info(
@@ -101,6 +103,26 @@ async def _serve(settings: "Settings") -> int:
             log.info("draining", seconds=options.drain)
     log.info("stopped")
     return 0
+
+
+async def _has_keys(gateway: "Gateway", host: str, stopping: asyncio.Event) -> bool:
+    """Return whether there are keys, False if stopped before that is known. Raises ConfigError if there are none."""
+    while not gateway.keyring.exists:
+        try:
+            await gateway.keyring.refresh()
+        except QueueUnavailableError as error:
+            gateway.queue_is_away(str(error))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(AGAIN_SECONDS):
+                    await stopping.wait()
+                return False
+        else:
+            if not gateway.keyring.exists:
+                raise ConfigError(
+                    f"GREENSCALE_GATEWAY_HOST: {host} can be reached by others, and there are no keys; expected:"
+                    " `greenscale-worker keys create`, or GREENSCALE_GATEWAY_KEY, or 127.0.0.1"
+                )
+    return True
 
 
 def _allow_many_connections() -> None:

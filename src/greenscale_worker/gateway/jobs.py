@@ -58,7 +58,8 @@ async def show_result(call: Call) -> web.Response:
             text = answer.decode(errors="replace")
             return web.Response(text=text, content_type=TEXT, charset="utf-8", headers={"Cache-Control": "no-store"})
         case "failed":
-            raise failure_of(record)
+            code, message = record.get("error_code", ""), record.get("error_message", "")
+            raise Problem("job_failed", message or code or "the job has failed", code=code or None)
         case "cancelled":
             raise Problem("job_cancelled", "the job was cancelled")
     return _open(call, record)
@@ -147,8 +148,9 @@ async def _answer(
         headers["Preference-Applied"] = f"wait={seconds}"
     if not submitted and headers["ETag"] in call.request.headers.get("If-None-Match", "").split(", "):
         return web.Response(status=304, headers=headers)
-    waits = submitted and not (ended and seconds is not None)
-    return json(told, status=202 if waits else 200, headers={**headers, **(SOON if not ended else {})})
+    return json(
+        told, status=202 if submitted and not ended else 200, headers={**headers, **(SOON if not ended else {})}
+    )
 
 
 def _open(call: Call, record: Record) -> web.Response:
@@ -161,12 +163,6 @@ def _told(call: Call, record: Record) -> dict[str, Any]:
     if told is None:
         raise no_such_job(call.id)
     return told
-
-
-def failure_of(record: Record) -> Problem:
-    """Return the problem that a failed job is."""
-    code, message = record.get("error_code", ""), record.get("error_message", "")
-    return Problem("job_failed", message or code or "the job has failed", code=code or None)
 
 
 def wait_of(request: web.Request) -> int | None:

@@ -1,14 +1,16 @@
 """One route of the gateway: how it is called, who answers, and with what."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from pydantic import BaseModel
 
-from greenscale_worker.gateway.core import Handler
+if TYPE_CHECKING:
+    from greenscale_worker.gateway.core import Handler
 
 Scope = Literal["submit", "read", "cancel", "batch", "admin"]
+SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 TEXT: Final = "text/plain"
 EVENTS: Final = "text/event-stream"
 HTML: Final = "text/html"
@@ -24,18 +26,23 @@ HEADERS: Final[Mapping[str, str]] = {
 class Route:
     """A method and a path. `scope` is what a key must be allowed to do; None: everybody may ask.
 
-    `answers` are a model, or a media type, by status; problems are not listed. `headers` are keys of HEADERS.
+    `whole`: it is about the whole queue, so a tenant's key is refused. `answers` are a model, or a media type, by
+    status; problems are not listed. `headers` are keys of HEADERS. `streamed`: it may also answer with events.
+    `pattern` is aiohttp's form of the path, where it differs.
     """
 
     method: str
     path: str
-    handler: Handler
+    handler: "Handler"
     summary: str
     scope: Scope | None
     answers: Mapping[int, type[BaseModel] | str]
     query: type[BaseModel] | None = None
     body: type[BaseModel] | None = None
-    headers: tuple[str, ...] = field(default=())
+    headers: tuple[str, ...] = ()
+    whole: bool = False
+    streamed: bool = False
+    pattern: str = ""
 
     @property
     def name(self) -> str:

@@ -6,9 +6,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from greenscale_worker.queues import STATES, State
+from greenscale_worker.queues import STATES, JobClass, State
 
-JobClass = Literal["interactive", "standard", "background"]
 MOST_LISTED: Final = 1000
 TIME_ACCEPTED: Final = (
     "seconds since the epoch, or a time with its offset from UTC are expected, such as 2030-01-02T03:04:05Z"
@@ -81,6 +80,66 @@ class JobRequest(BaseModel):
     not_before: Moment | None = Field(None, description="When it may begin: RFC 3339, or seconds since the epoch.")
     tokens: bool | None = Field(None, description="Whether `/events` tells the text while the job runs.")
     keep: Literal["text", "body"] | None = Field(None, description="`body`: the endpoint's whole answer is kept, too.")
+
+
+class ChatRequest(BaseModel):
+    """A chat completion, as OpenAI's clients ask for it. All fields but these go to the endpoint as they are."""
+
+    model_config = ConfigDict(extra="allow")
+
+    messages: list[dict[str, Any]]
+    model: str | None = None
+    n: Literal[1] | None = None
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    service_tier: Literal["auto", "priority", "default", "flex"] | None = Field(
+        None, description="`flex`: as a background job, `default`: as a standard one; else as an interactive one."
+    )
+
+
+class CompletionRequest(BaseModel):
+    """A completion, as OpenAI's clients ask for it. All fields but these go to the endpoint as they are."""
+
+    model_config = ConfigDict(extra="allow")
+
+    prompt: Any
+    model: str | None = None
+    n: Literal[1] | None = None
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    service_tier: Literal["auto", "priority", "default", "flex"] | None = None
+
+
+class EmbeddingRequest(BaseModel):
+    """Embeddings, as OpenAI's clients ask for them. All fields but these go to the endpoint as they are."""
+
+    model_config = ConfigDict(extra="allow")
+
+    input: Any
+    model: str | None = None
+    service_tier: Literal["auto", "priority", "default", "flex"] | None = None
+
+
+class Passed(BaseModel):
+    """The endpoint's whole answer, as it came."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class ModelObject(Out):
+    """A model."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(Out):
+    """The models that the endpoint lists; else the one that is configured."""
+
+    object: Literal["list"]
+    data: list[ModelObject]
 
 
 class Usage(Out):

@@ -59,13 +59,13 @@ async def _read(queue: QueueClient, name: str, shared: Shared) -> dict[str, Any]
 
 
 def _depth(depth: Depth) -> dict[str, Any]:
-    interactive, background = getattr(depth, "interactive", 0), getattr(depth, "background", 0)
+    interactive, background = depth.interactive, depth.background
     return {
         "waiting": depth.waiting,
         "interactive": interactive,
         "standard": max(0, depth.waiting - interactive - background),
         "background": background,
-        "scheduled": getattr(depth, "scheduled", 0),
+        "scheduled": depth.scheduled,
         "running": depth.running,
         "delayed": depth.delayed,
         "held": depth.held,
@@ -92,7 +92,8 @@ ROUTES: Final = (
         path="/v1/stats",
         handler=show_stats,
         summary="How much there is to do, who does it, and why nothing moves.",
-        scope="admin",
+        scope="read",
+        whole=True,
         answers={200: Stats},
     ),
 )
