@@ -85,13 +85,11 @@ def age(seconds: float | None) -> str:
     if seconds is None:
         return UNKNOWN
     whole = max(0, round(seconds))
-    if whole < MINUTE:
-        return f"{whole} s"
-    if whole < HOUR:
-        return f"{whole // MINUTE} min {whole % MINUTE} s"
-    if whole < DAY:
-        return f"{whole // HOUR} h {whole % HOUR // MINUTE} min"
-    return f"{whole // DAY} d {whole % DAY // HOUR} h"
+    for unit, name, below, of_below in ((DAY, "d", HOUR, "h"), (HOUR, "h", MINUTE, "min"), (MINUTE, "min", 1, "s")):
+        if whole >= unit:
+            rest = whole % unit // below
+            return f"{whole // unit:,} {name}" + (f" {rest} {of_below}" if rest else "")
+    return f"{whole} s"
 
 
 def between(begin: datetime | None, end: datetime | None) -> float | None:

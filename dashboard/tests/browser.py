@@ -53,7 +53,7 @@ class Reader:
 
     def text(self) -> str:
         try:
-            return self.chrome.find_element(By.CSS_SELECTOR, "[data-testid=stMain]").text
+            return self.chrome.find_element(By.TAG_NAME, "body").text
         except StaleElementReferenceException:
             return ""
 
@@ -80,7 +80,8 @@ class Reader:
         script = """
             const all = ["[data-testid=stMain] ", ""].flatMap(place =>
                 [...document.querySelectorAll(["button", "a", "summary"].map(each => place + each).join())]);
-            const found = all.find(each => each.innerText.trim().endsWith(arguments[0]) && each.offsetParent !== null);
+            const says = (each, text) => each.innerText.split("\\n").some(line => line.trim() === text);
+            const found = all.find(each => says(each, arguments[0]) && each.offsetParent !== null);
             if (found) found.click();
             return Boolean(found);
         """

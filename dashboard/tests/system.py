@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import requests
 
-ROOT = Path(__file__).parents[2]
-WORKER = os.environ.get("GREENSCALE_WORKER", str(ROOT / ".venv/bin/greenscale-worker"))  # of the main environment
+HERE = Path(__file__).parents[1]
+WORKER = os.environ.get("GREENSCALE_WORKER", str(HERE.parent / ".venv/bin/greenscale-worker"))  # of the main environment
 INHERITED = ("PATH", "HOME", "TMPDIR", "LANG")
 PATIENCE = 30.0
 POLL = 0.05
@@ -117,14 +117,19 @@ class System:
 
     def slow(self, seconds: float) -> None:
         """Let the endpoint take so long for an answer."""
-        said = {"rate_slow": 1, "slow_seconds": seconds} if seconds else {}
-        requests.post(f"{self.endpoint.url}/faults", json=said, timeout=10).raise_for_status()
+        self.faults(rate_slow=1, slow_seconds=seconds)
+
+    def faults(self, **rates: float) -> None:
+        """Let the endpoint have these faults, and no others."""
+        requests.post(f"{self.endpoint.url}/faults", json=rates, timeout=10).raise_for_status()
 
     def job(self, job_id: str) -> dict[str, Any]:
         found: dict[str, Any] = requests.get(f"{self.gateway.url}/v1/jobs/{job_id}", timeout=10).json()
         return found
 
 
-def page(folder: Path, port: int, gateway_url: str) -> Program:
-    command = (sys.executable, "-m", "greenscale_dashboard")
-    return Program(folder / "page.log", port, command, GREENSCALE_GATEWAY_URL=gateway_url, STREAMLIT_SERVER_PORT=port)
+def page(folder: Path, port: int, gateway_url: str, *, script: bool = False) -> Program:
+    """Return the page, as installed, or by `streamlit run app.py`."""
+    command = ("-m", "streamlit", "run", str(HERE / "app.py")) if script else ("-m", "greenscale_dashboard")
+    environment = {"GREENSCALE_GATEWAY_URL": gateway_url, "STREAMLIT_SERVER_PORT": port, "PYTHONPATH": HERE}
+    return Program(folder / "page.log", port, (sys.executable, *command), **environment)

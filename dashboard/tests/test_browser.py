@@ -26,7 +26,7 @@ def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrom
 
 @pytest.fixture(scope="module")
 def served(one_fake: Fake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    program = page(tmp_path_factory.mktemp("page"), free_port(), one_fake.url)
+    program = page(tmp_path_factory.mktemp("page"), free_port(), one_fake.url, script=True)
     program.start()
     yield program.url
     program.stop()

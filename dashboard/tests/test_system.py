@@ -7,6 +7,7 @@ import pytest
 from selenium import webdriver
 
 from browser import Reader, open_chromium
+from conftest import Fake
 from system import System, until
 
 
@@ -30,7 +31,7 @@ def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrom
 @pytest.fixture
 def reader(chrome: webdriver.Chrome, system: System) -> Iterator[Reader]:
     yield Reader(chrome, system.page.url)
-    system.slow(0)
+    system.faults()
 
 
 def hand_in(reader: Reader, prompt: str) -> str:
@@ -65,7 +66,7 @@ def test_a_worker_killed_while_the_page_is_open_costs_no_answer(reader: Reader, 
     until(lambda: system.job(job_id)["state"] == "running")
     reader.sees("A worker is on it")
     system.worker.kill()
-    system.slow(0)
+    system.faults()
     system.worker.start()
     reader.sees("Answered after")
     assert system.job(job_id)["state"] == "succeeded"
@@ -101,16 +102,55 @@ def test_a_redis_that_is_away_is_told_and_its_return_is_seen(reader: Reader, sys
     reader.sees("Workers: 1")
 
 
-def test_an_endpoint_that_is_ill_is_told_and_a_job_that_fails_says_why(reader: Reader, system: System) -> None:
+def test_an_endpoint_that_is_ill_is_told(reader: Reader, system: System) -> None:
     system.endpoint.stop()
-    hand_in(reader, "What is 5+5?")
-    reader.sees("it is tried again")
+    job_id = hand_in(reader, "What is 5+5?")
+    reader.sees("it is tried again", "endpoint")
     reader.open("now")
-    reader.sees("endpoint")
+    reader.sees("Delayed\n1", "endpoint")
     system.endpoint.start()
+    reader.open(f"?job={job_id}")
+    reader.sees("Answered after")
+
+
+def test_a_job_that_fails_says_why_and_is_replayed_after_a_question(reader: Reader, system: System) -> None:
+    system.endpoint.stop()
+    refusing = Fake(system.endpoint.port)
+    try:
+        refusing.instead("*", 400, {"error": {"message": "max_tokens is too large"}})
+        job_id = hand_in(reader, "What is 6+6?")
+        reader.sees("Failed after", "http_400", "max_tokens is too large", "kept as a dead letter")
+    finally:
+        refusing.stop()
+        system.endpoint.start()
+    reader.open("jobs")
+    reader.click("Dead letters")
+    reader.sees("max_tokens is too large")
+    reader.click(job_id)
+    reader.click("Payload")
+    reader.sees("What is 6+6?")
+    reader.click("Replay")
+    reader.click("Yes, replay it")
+    reader.sees("is replayed")
+    until(lambda: system.job(job_id)["state"] == "succeeded")
+
+
+def test_a_job_that_waits_is_cancelled_after_a_question(reader: Reader, system: System) -> None:
+    system.slow(20)
+    job_id = hand_in(reader, "What is 7+7?")
+    reader.open(f"jobs?job={job_id}")
+    reader.click("Cancel")
+    reader.sees("Cancel this job?")
+    assert system.job(job_id)["state"] == "running"
+    reader.click("Yes, cancel it")
+    reader.sees("is cancelled")
+    assert system.job(job_id)["state"] == "cancelled"
+
+
+def test_an_id_that_no_job_can_have_is_refused(reader: Reader) -> None:
     reader.open()
-    reader.fill("Prompt", "no such model")
+    reader.fill("Prompt", "What is 8+8?")
     reader.click("Id, model and limits")
     reader.fill("Job id", "a b")
     reader.click("Ask")
-    reader.sees("No job can have this id")
+    reader.sees("No job can have this id", "a b")
