@@ -116,6 +116,19 @@ CASES: Final = (
     _job("a deadline without an offset", "bad_field", **ASK, deadline="2030-01-01T00:00:00"),
     _job("a deadline that is a number", "bad_field", **ASK, deadline=4102444800),
     _job("a deadline that has passed", "deadline_passed", **ASK, deadline="2020-01-01T00:00:00Z"),
+    _job("another path", "bad_field", **ASK, path="/v1/images/generations"),
+    _job("a path that is a number", "bad_field", **ASK, path=1),
+    _job(
+        "a path that is not that of the url",
+        "bad_field",
+        example='`{"url":"/v1/embeddings","body":{"input":"x"},"path":"/v1/completions"}`',
+        url="/v1/embeddings",
+        body={"input": "x"},
+        path="/v1/completions",
+    ),
+    _job("another thing to keep", "bad_field", **ASK, keep="all"),
+    _job("tokens that are a word", "bad_field", **ASK, tokens="yes"),
+    _job("tokens of embeddings", "bad_field", path="/v1/embeddings", input="x", tokens=True),
     _job("no prompt", "bad_request"),
     _job("a prompt that is null", "bad_request", prompt=None),
     _job("an empty prompt", "bad_request", prompt=""),
@@ -132,6 +145,10 @@ CASES: Final = (
     _job("a stream that is a word", "bad_request", **ASK, stream="false"),
     _job("more than one answer", "bad_request", **ASK, n=2),
     _job("n that is no whole number", "bad_request", **ASK, n=1.0),
+    _job("a completion without a prompt", "bad_request", path="/v1/completions", messages=[]),
+    _job("a completion of two prompts", "bad_request", path="/v1/completions", prompt=["a", "b"]),
+    _job("an embedding without an input", "bad_request", path="/v1/embeddings"),
+    _job("an embedding of an empty list", "bad_request", path="/v1/embeddings", input=[]),
 )
 
 # An id in flight twice, the second time with another payload. The first has the record, and keeps it.

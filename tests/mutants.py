@@ -480,7 +480,7 @@ MUTANTS: Final = [
     Mutant("a lost job keeps its group from being retried", "retry", "return 'GONE'", "error('GONE')"),
     Mutant("a record of a failure lives too short", "retry", "ttl = ttl == 0 and 0 or final_ttl", "ttl = 1"),
     Mutant("an early call's answer counts", "settle", "began_last >= number_in_control('blamed')", "began_last > 0"),
-    Mutant("an answer counts as if its call began when it comes", "settle", "tonumber(ARGV[start + 6])", "now"),
+    Mutant("an answer counts as if its call began when it comes", "settle", "math.max(began_last, began)", "now"),
     Mutant("the latest answer is not kept", "settle", "  call('HSET', CONTROL, 'answered', digits(began_last))\n"),
     Mutant("what was answered is forgotten", "retry", "    call('HSET', CONTROL, 'answered', control.answered)\n"),
     Mutant("an answer ends nothing", "settle", "began_last >= number_in_control('blamed')", "false"),

@@ -15,6 +15,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import NoPermissionError
 
+from greenscale_worker import SyncClient
 from greenscale_worker.cli import main
 from greenscale_worker.job import Failed, Output, Released, Succeeded
 from greenscale_worker.queues import QueueOptions, RedisOptions
@@ -104,6 +105,10 @@ def test_the_worker_and_its_commands_need_these_rights_and_no_others(
             assert main(["submit", "--id", "one", "hello", "--wait"]) == 0
             assert (main(["result", "one"]), main(["status", "one"]), main(["cancel", "nobody"])) == (0, 0, 3)
             assert main(["pause"]) == main(["resume"]) == main(["queue"]) == main(["jobs"]) == 0
+            with server.client(db=database) as client, SyncClient.from_env() as reader:
+                add(client, kind, b'{"job_id":"shown","prompt":"hello","tokens":true,"keep":"body"}')
+                assert [piece.text for piece in reader.tokens("shown")] == ["hello"]
+                assert reader.body("shown") is None
             with server.client(db=database) as client:
                 step_the_clock_back(client)
                 add(client, kind, b'{"job_id":"bad"}')

@@ -164,6 +164,92 @@ async def test_a_whole_request_is_sent_as_it_is() -> None:
     assert second == {**body, "model": "mine"}
 
 
+EMBEDDINGS: dict[str, Any] = {
+    "object": "list",
+    "model": "bge",
+    "data": [{"object": "embedding", "index": number, "embedding": [0.5, -1]} for number in range(2)],
+    "usage": {"prompt_tokens": 4, "total_tokens": 4},
+}
+TEXT: dict[str, Any] = {
+    "object": "text_completion",
+    "model": "llama",
+    "choices": [{"index": 0, "text": " 4", "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6},
+}
+
+
+async def test_each_path_is_asked_beside_that_of_chats_with_the_defaults_it_knows() -> None:
+    jobs = [
+        job({"prompt": "2+2="}, path="/v1/completions"),
+        job({"prompt": [[1, 2]]}, path="/v1/completions"),
+        job({"input": ["a", "b"]}, path="/v1/embeddings"),
+        job({"input": "a", "dimensions": 2}, path="/v1/embeddings", verbatim=True),
+    ]
+    one = {**EMBEDDINGS, "data": EMBEDDINGS["data"][:1]}
+    script = [Reply(json=answer) for answer in (TEXT, TEXT, EMBEDDINGS, one)]
+    async with (
+        Endpoint(*script) as endpoint,
+        chat(f"{endpoint.url}?api-version=1", max_tokens_parameter="max_completion_tokens") as backend,
+    ):
+        text, _, embeddings, _ = [await backend.infer(each) for each in jobs]
+        assert len({backend.peers(each) for each in [*jobs, job()]}) == 3
+    assert [sent.path for sent in endpoint.received] == ["/v1/completions"] * 2 + ["/v1/embeddings"] * 2
+    defaults = {"model": "llama", "temperature": 0.7, "max_tokens": 1024}
+    assert [sent.json for sent in endpoint.received] == [
+        {**defaults, "prompt": "2+2="},
+        {**defaults, "prompt": [[1, 2]]},
+        {"model": "llama", "input": ["a", "b"]},
+        {"model": "llama", "input": "a", "dimensions": 2},
+    ]
+    assert text == Output(" 4", "llama", "stop", Usage(5, 1, 6), orjson.dumps(TEXT))
+    assert embeddings == Output(
+        orjson.dumps(EMBEDDINGS).decode(), "bge", None, Usage(4, None, 4), orjson.dumps(EMBEDDINGS)
+    )
+
+
+async def test_another_url_serves_chats_and_says_that_it_cannot_serve_the_rest() -> None:
+    async with Endpoint() as endpoint, chat(endpoint.url.replace("/v1/chat/completions", "/generate")) as backend:
+        await backend.infer(job())
+        with pytest.raises(BadInputError, match=r"^/v1/embeddings .*does not end in /chat/completions$") as caught:
+            await backend.infer(job({"input": "a"}, path="/v1/embeddings"))
+    assert caught.value.code == "path_not_served"
+    assert [sent.path for sent in endpoint.received] == ["/generate"]
+
+
+@pytest.mark.parametrize(
+    ("path", "answer", "code"),
+    [
+        ("/v1/completions", completion(), "not_a_completion"),
+        ("/v1/completions", {"choices": []}, "not_a_completion"),
+        ("/v1/completions", {"choices": [{"text": None}]}, "not_a_completion"),
+        ("/v1/completions", {"choices": [{"text": "", "finish_reason": "length"}]}, "no_content"),
+        ("/v1/completions", {"choices": [{"text": "4", "finish_reason": "abort"}]}, "unfinished"),
+        ("/v1/completions", {"choices": [{"text": "4", "finish_reason": "content_filter"}]}, "content_filter"),
+        ("/v1/completions", {"error": {"message": "busy", "code": 503}}, "http_503"),
+        ("/v1/embeddings", completion(), "not_a_completion"),
+        ("/v1/embeddings", {"data": []}, "not_a_completion"),
+        ("/v1/embeddings", {"data": EMBEDDINGS["data"][:1]}, "not_a_completion"),
+        ("/v1/embeddings", {"data": [{"embedding": [0.5]}, {"embedding": []}]}, "not_a_completion"),
+        ("/v1/embeddings", {"data": [{"embedding": [0.5]}, {"embedding": [0.5, None]}]}, "not_a_completion"),
+        ("/v1/embeddings", {"data": [{"embedding": [0.5]}, {"embedding": ""}]}, "not_a_completion"),
+        ("/v1/embeddings", {"error": {"message": "busy", "code": 503}}, "http_503"),
+    ],
+)
+async def test_an_answer_of_another_path_is_read_as_strictly(path: Any, answer: dict[str, Any], code: str) -> None:
+    payload = {"prompt": PROMPT} if path == "/v1/completions" else {"input": ["a", "b"]}
+    async with Endpoint(Reply(json=answer)) as endpoint, chat(endpoint.url) as backend:
+        with pytest.raises((TransientError, PermanentError)) as caught:
+            await backend.infer(job(payload, path=path))
+    assert caught.value.code == code
+
+
+async def test_an_embedding_in_base64_is_one() -> None:
+    answer = {"data": [{"embedding": "AACAPwAAAEA="}]}
+    async with Endpoint(Reply(json=answer)) as endpoint, chat(endpoint.url) as backend:
+        output = await backend.infer(job({"input": [1, 2, 3], "encoding_format": "base64"}, path="/v1/embeddings"))
+    assert orjson.loads(output.text) == answer
+
+
 @pytest.mark.parametrize("seed", [2**63, 2**64, 2**70, -(2**63) - 1, -(2**70), 10**400])
 async def test_a_whole_number_of_any_size_arrives_as_it_was_written(seed: int) -> None:
     raw = b'{"job_id":"1","prompt":"?","seed":%d,"top_p":1e-1}' % seed

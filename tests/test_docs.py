@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from greenscale_worker.config import load
 from greenscale_worker.config.catalogue import catalogue
+from greenscale_worker.gateway.metrics import GatewayMetrics
 from greenscale_worker.job import Usage
 from greenscale_worker.outcome_log import LOSSES
 from greenscale_worker.queues import Binding
@@ -56,11 +57,15 @@ def shown() -> dict[str, set[str]]:
     metrics.depth(waiting=1, running=1, delayed=1, held=1, dead=1)
     metrics.reaped(1)
     metrics.lost("taken")
+    gateway = GatewayMetrics()
+    with gateway.answering("GET /v1/jobs"):
+        gateway.problem("not_found")
     found: dict[str, set[str]] = {}
-    for family in text_string_to_metric_families(metrics.render().decode()):
+    for family in text_string_to_metric_families((metrics.render() + gateway.render()).decode()):
         if family.name.startswith("greenscale_") and not family.name.endswith("_created"):
             name = family.name + ("_total" if family.type == "counter" else "")
-            found[name] = set(chain.from_iterable(sample.labels for sample in family.samples)) - {"le"}
+            labels = set(chain.from_iterable(sample.labels for sample in family.samples)) - {"le"}
+            found[name] = found.get(name, set()) | labels
     return found
 
 

@@ -40,6 +40,9 @@ RELEASE_SECONDS: Final = 2
 SLACK_SECONDS: Final = 10
 WHERE: Final = ("address", "databaseIndex", "enableTLS")
 TOLERANCE: Final = 0.1  # within which an HPA leaves the number of pods as it is
+OF_OPERATORS: Final = {"keda.sh", "monitoring.coreos.com", "gateway.networking.k8s.io"}
+DATA: Final = ROOT / "tests" / "data" / "httproute-v1.json"
+HTTP_ROUTE: Final = ("gateway.networking.k8s.io/v1", "HTTPRoute")
 DEPRECATED: Final = {  # the fields of kustomize that are deprecated, and where they went
     "bases": "resources",
     "commonLabels": "labels",
@@ -51,14 +54,16 @@ DEPRECATED: Final = {  # the fields of kustomize that are deprecated, and where 
 SWITCHED_OFF: Final = re.compile(r"^\s*#\s*(- .*|[\w./-]+:\s*\S*)$", re.MULTILINE)
 PINNED: Final = re.compile(r"[\w./-]+(:v?\d[\w.-]*|:dev)?(@sha256:[0-9a-f]{64})?")
 
+WITH_GATEWAY: Final = {"dev", "gpu", "production"}
+
 every_rendering = pytest.mark.parametrize("name", [*OVERLAYS, *COMPONENTS])
 every_overlay = pytest.mark.parametrize("name", OVERLAYS)
 
 
 def test_the_overlays_and_components_are_those_that_are_promised() -> None:
     assert OVERLAYS == ["dev", "energy", "gpu", "production"]
-    promised = "deletion-cost energy-readings external-redis host-alias keda-list keda-stream keda-stream-classic"
-    promised += " monitoring network-policy redis simulator vllm"
+    promised = "deletion-cost energy-readings external-redis gateway gateway-ingress gateway-open-key gateway-route"
+    promised += " host-alias keda-list keda-stream keda-stream-classic monitoring network-policy redis simulator vllm"
     assert set(COMPONENTS) >= set(promised.split())
 
 
@@ -69,19 +74,20 @@ def test_the_overlays_and_components_are_those_that_are_promised() -> None:
 @pytest.mark.parametrize("version", [OLDEST_KUBERNETES, kubernetes_validate.latest_version()])
 def test_kubernetes_accepts_it(name: str, version: str) -> None:
     for resource in render(name):
-        if resource["apiVersion"].partition("/")[0] not in {"keda.sh", "monitoring.coreos.com"}:
+        if resource["apiVersion"].partition("/")[0] not in OF_OPERATORS:
             kubernetes_validate.validate(resource, version, strict=True)
 
 
 @every_rendering
 def test_the_operators_accept_it(name: str) -> None:
     for resource in render(name):
-        if resource["apiVersion"].partition("/")[0] in {"keda.sh", "monitoring.coreos.com"}:
+        if resource["apiVersion"].partition("/")[0] in OF_OPERATORS:
             check_custom(resource)
 
 
 def check_custom(resource: Resource) -> None:
-    schema = custom_schemas()[resource["apiVersion"], resource["kind"]]
+    kind = resource["apiVersion"], resource["kind"]
+    schema = strict(json.loads(DATA.read_text())) if kind == HTTP_ROUTE else custom_schemas()[kind]
     jsonschema.Draft202012Validator(schema).validate(resource)
 
 
@@ -232,6 +238,8 @@ def test_the_worker_accepts_its_settings(name: str) -> None:
             assert str(Path(variables["GREENSCALE_REDIS_CA_FILE"]).parent) in mounted
             variables["GREENSCALE_REDIS_CA_FILE"] = str(CERTIFICATE)
         variables |= {"NEYSA_API_URL": "https://llama.test/v1"} if variables.get("NEYSA_API_URL") == "(secret)" else {}
+        if variables.get("GREENSCALE_GATEWAY_KEY") == "(secret)":
+            variables["GREENSCALE_GATEWAY_KEY"] = f"gs_admin_{'0' * 64}"
         settings = load(variables)
         known = {field.removesuffix("_FILE") for field in variables}
         assert not settings.notices, container
@@ -278,6 +286,61 @@ def the_worker(resources: tuple[Resource, ...], prefix: str = "") -> tuple[Resou
     pod = named(resources, "Deployment", f"{prefix}greenscale-worker")["spec"]["template"]["spec"]
     (container,) = (each for each in pod["containers"] if each["name"] == "worker")
     return pod, container
+
+
+# The gateway ----------------------------------------------------------------------------------------------------------
+
+
+@every_overlay
+def test_the_gateway_works_on_the_workers_queue(name: str) -> None:
+    resources = render(name)
+    if name not in WITH_GATEWAY:
+        assert not [each for each, _ in pods(resources) if "gateway" in each]
+        return
+    of_gateway = environment(resources, the_gateway(resources))
+    of_worker = environment(resources, the_worker(resources)[1])
+    for variable in ("REDIS_URL", "REDIS_HOST", "REDIS_PORT", "REDIS_DB", "REDIS_LIST_NAME", "REDIS_PASSWORD"):
+        assert of_gateway.get(variable) == of_worker.get(variable), variable
+
+
+@every_overlay
+def test_a_gateway_that_others_reach_has_a_key(name: str) -> None:
+    if name not in WITH_GATEWAY:
+        pytest.skip("it has no gateway")
+    variables = environment(render(name), the_gateway(render(name)))
+    assert variables["GREENSCALE_GATEWAY_HOST"] == "0.0.0.0"  # noqa: S104  what is tested
+    assert variables["GREENSCALE_GATEWAY_KEY"]
+    assert (variables["GREENSCALE_GATEWAY_KEY"] == "(secret)") == (name != "dev")
+
+
+@pytest.mark.parametrize("component", ["gateway-ingress", "gateway-route"])
+def test_what_leads_to_the_gateway_names_a_port_that_it_has(component: str) -> None:
+    resources = render_anew(components=["gateway", component])
+    service = named(resources, "Service", "greenscale-gateway")
+    (port,) = service["spec"]["ports"]
+    for ingress in of_kind(resources, "Ingress"):
+        (path,) = ingress["spec"]["rules"][0]["http"]["paths"]
+        assert path["backend"]["service"] == {"name": service["metadata"]["name"], "port": {"name": port["name"]}}
+    for route in of_kind(resources, "HTTPRoute"):
+        (rule,) = route["spec"]["rules"]
+        assert rule["backendRefs"] == [{"name": service["metadata"]["name"], "port": port["port"]}]
+        check_custom(route)
+        with pytest.raises(jsonschema.ValidationError, match="backendRef"):
+            check_custom(route | {"spec": route["spec"] | {"rules": [{"backendRef": []}]}})
+
+
+def test_a_gateway_with_another_redis_logs_in_there() -> None:
+    merged = {"name": "greenscale-worker", "behavior": "merge", "literals": ["REDIS_URL=rediss://r.test:1/2"]}
+    resources = render_anew(components=["gateway", "network-policy", "external-redis"], configMapGenerator=[merged])
+    variables = environment(resources, the_gateway(resources))
+    assert variables["REDIS_USERNAME"] == variables["REDIS_PASSWORD"] == "(secret)"
+    policy = named(resources, "NetworkPolicy", "greenscale-gateway")
+    assert {"ports": [{"protocol": "TCP", "port": 6379}]} in policy["spec"]["egress"]
+
+
+def the_gateway(resources: tuple[Resource, ...]) -> Resource:
+    (container,) = named(resources, "Deployment", "greenscale-gateway")["spec"]["template"]["spec"]["containers"]
+    return container
 
 
 # KEDA -----------------------------------------------------------------------------------------------------------------
@@ -482,7 +545,7 @@ def test_in_production_nothing_passes_but_what_must() -> None:
     assert {"ports": [{"protocol": "TCP", "port": redis_port}]} in worker["egress"]
     redis = named(resources, "NetworkPolicy", "redis")["spec"]
     assert redis["policyTypes"] == ["Ingress"]
-    assert [len(rule["from"]) for rule in redis["ingress"]] == [2], "the worker and KEDA"
+    assert [len(rule["from"]) for rule in redis["ingress"]] == [3], "worker, gateway and KEDA"
 
 
 def test_without_an_external_redis_the_workers_way_leads_to_ours_only() -> None:

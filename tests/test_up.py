@@ -6,6 +6,7 @@ import shlex
 import signal
 import socket
 import sys
+from asyncio import sleep, timeout
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -13,11 +14,14 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import pytest
+from aiohttp import ClientSession
 from redis import AuthenticationError, Redis
 
-from greenscale_worker.up import valkey
+from greenscale_worker.config import load
+from greenscale_worker.up import probes, services, valkey
 from greenscale_worker.up.supervisor import Service, StartError, Supervisor, pause
 from harness.eventually import eventually
 from harness.redis_server import RedisServer, free_port
@@ -162,7 +166,7 @@ def command_line(pid: int) -> str:
 async def test_what_it_prints_works_as_printed_and_fits_a_narrow_terminal(home: Home) -> None:
     home.desk.environment["COLUMNS"] = "60"
     up = await home.up()
-    assert list(up.programs) == ["Valkey", "simulator", "worker"]
+    assert list(up.programs) == ["Valkey", "simulator", "worker", "gateway"]
     commands = [line.strip() for line in up.out.splitlines() if "greenscale_worker" in line]
     assert max(len(line) for line in up.out.splitlines() if line.strip() not in commands) <= 60
     (submit,) = (line for line in commands if line.endswith('submit "What is 2+2?" --wait'))
@@ -173,15 +177,42 @@ async def test_what_it_prints_works_as_printed_and_fits_a_narrow_terminal(home: 
     up.interrupt()
     assert await up.exit_code() == 0
     steps = re.findall(r"^up: (\w+ \w+)", up.err, re.MULTILINE)
-    assert steps == ["stopping worker", "stopping simulator", "stopping Valkey"]
+    assert steps == ["stopping gateway", "stopping worker", "stopping simulator", "stopping Valkey"]
     assert home.desk.directory.joinpath(".greenscale").stat().st_mode & 0o777 == 0o700
+
+
+async def test_its_gateway_answers_where_it_says_and_is_started_again(home: Home) -> None:
+    up = await home.up()
+    (url,) = re.findall(r"^  gateway .* (http://127\.0\.0\.1:\d+/v1)$", up.out, re.MULTILINE)
+    up.kill("gateway")
+    await up.says(r"gateway died \(killed by SIGKILL\); it was started again")
+    async with ClientSession() as http:
+        gateway = urlsplit(url)
+        async with timeout(30):
+            while await probes.http_unready("127.0.0.1", gateway.port or 0, "/readyz"):  # noqa: ASYNC110  a process
+                await sleep(0.05)
+        asked = {"json": {"prompt": "What is 2+2?"}, "headers": {"Prefer": "wait=60"}}
+        async with http.post(f"{url}/jobs", **asked) as response:
+            assert (response.status, (await response.json())["result"]) == (200, "4")
+
+
+async def test_a_gateway_takes_another_port_unless_it_was_told_which(home: Home) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as other:
+        port = str(other.getsockname()[1])
+        settings = load({"GREENSCALE_GATEWAY_PORT": port})
+        assert services.gateway_port(settings) == int(port)
+        assert services.gateway_port(settings.model_copy(update={"origins": {}})) != int(port)
+        home.desk.environment["GREENSCALE_GATEWAY_PORT"] = port
+        up = await home.begin()
+        assert await up.exit_code() == 2
+        assert f"cannot listen on 127.0.0.1 port {port}" in up.err
 
 
 async def test_a_worker_killed_amid_a_call_is_started_again_and_the_answer_comes(
     home: Home, endpoint: HeldEndpoint
 ) -> None:
     up = await home.up()
-    assert list(up.programs) == ["Valkey", "worker"]
+    assert list(up.programs) == ["Valkey", "worker", "gateway"]
     endpoint.hold()
     await home.submit("a")
     await eventually(lambda: endpoint.waiting["a"] == 1)
@@ -232,7 +263,7 @@ async def test_up_killed_leaves_no_process_and_the_next_one_goes_on(home: Home, 
     programs = up.programs
     up.process.kill()
     await eventually(lambda: not any(map(is_running, programs.values())))
-    assert len(programs) == 2
+    assert len(programs) == 3
     endpoint.let_go()
     assert "from before" not in up.err
     up = await home.up()
@@ -366,7 +397,7 @@ async def test_a_file_of_settings_holds_for_all(home: Home) -> None:
         del home.desk.environment["REDIS_PORT"]
         up = await home.begin(before=["--env-file", "settings"])
         await up.is_up()
-        assert list(up.programs) == ["Valkey", "worker"]
+        assert list(up.programs) == ["Valkey", "worker", "gateway"]
         assert ' --env-file settings submit "What is 2+2?" --wait\n' in up.out
         ended = await home.desk.run("--env-file", "settings", "submit", "a", "--wait")
         assert (ended.code, ended.out) == (0, "a #1\n")

@@ -114,6 +114,48 @@ def test_what_looks_like_one_only_from_afar_stays_a_payload(fields: dict[str, An
     assert not job(**fields).verbatim
 
 
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("/v1/chat/completions", "/v1/chat/completions"),
+        ("https://api.openai.com/v1/chat/completions/", "/v1/chat/completions"),
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/v1/completions", "/v1/completions"),
+        ("/v1/embeddings", "/v1/embeddings"),
+    ],
+)
+def test_a_line_of_a_batch_names_its_path_by_its_url(url: str, path: str) -> None:
+    line = {"job_id": "1", "url": url, "body": {"keep": "x"}, "keep": "body", "tenant": "a"}
+    read_ = decode(orjson.dumps(line), max_bytes=1_000)
+    assert (read_.path, read_.payload, read_.verbatim) == (path, {"keep": "x"}, True)
+    assert (read_.keep, read_.tenant, read_.tokens) == ("body", "a", False)
+    assert decode(orjson.dumps({**line, "path": path}), max_bytes=1_000) == read_
+
+
+def test_the_options_of_a_job_are_no_parameters() -> None:
+    plain = job()
+    assert (plain.tenant, plain.path, plain.keep, plain.tokens) == (None, "/v1/chat/completions", "text", False)
+    options = {"tenant": "team-7", "path": "/v1/completions", "keep": "body", "tokens": True}
+    read_ = job(**options)
+    assert {name: getattr(read_, name) for name in options} == options
+    assert read_.payload == {"prompt": "?"}
+    assert job(**dict.fromkeys(options)) == job(tokens=False, keep="text") == plain
+    assert not job(path="/v1/embeddings", input="?", tokens=False).tokens
+
+
+@pytest.mark.parametrize("written", ["", "-a", "A", "a_b", "a" * 33, 7, ["a"], {}])
+def test_a_tenant_that_is_none_is_left_out(written: Any) -> None:
+    assert job(tenant=written) == job()
+
+
+@pytest.mark.parametrize("field", ["path", "keep", "tokens"])
+@pytest.mark.parametrize("written", ["", "/v1/chat/completions/", "TEXT", "true", 1, [], {}, ["text"]])
+def test_an_option_that_is_none_is_refused_by_its_name(field: str, written: Any) -> None:
+    with pytest.raises(BadInputError, match=rf"^{field}: .* is expected$") as caught:
+        job(**{field: written})
+    assert (caught.value.code, caught.value.job_id) == ("bad_field", "1")
+
+
 # --- JSON ---
 
 CHARACTERS: Final = st.text(st.characters(exclude_categories=()), max_size=8)

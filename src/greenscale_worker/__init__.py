@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         JobFilter,
         JobInfo,
         Lease,
+        LedgerMinute,
         LiveWorker,
         Loss,
         Queue,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         RedisOptions,
         Replay,
         State,
+        TokenPiece,
         Verdict,
     )
     from greenscale_worker.queues.memory import MemoryQueue
@@ -63,8 +65,8 @@ _MODULES: Final = {
     "gate": "Gate",
     "grouping": "Grouper",
     "job": "Failed Failure Job Outcome Output Released Succeeded Usage decode",
-    "queues": "Binding Cancellation DeadFilter DeadLetter Depth JobFilter JobInfo Lease LiveWorker Loss Queue "
-    "QueueClient QueueOptions RedisOptions Replay State Verdict",
+    "queues": "Binding Cancellation DeadFilter DeadLetter Depth JobFilter JobInfo Lease LedgerMinute LiveWorker Loss "
+    "Queue QueueClient QueueOptions RedisOptions Replay State TokenPiece Verdict",
     "queues.memory": "MemoryQueue",
     "queues.registry": "QueueKind open_client open_queue",
     "telemetry": "Metrics",
@@ -99,6 +101,7 @@ __all__ = [  # written out for type checkers, which do not run code
     "JobGone",
     "JobInfo",
     "Lease",
+    "LedgerMinute",
     "LiveWorker",
     "Loss",
     "MemoryQueue",
@@ -119,6 +122,7 @@ __all__ = [  # written out for type checkers, which do not run code
     "State",
     "Succeeded",
     "SyncClient",
+    "TokenPiece",
     "TransientError",
     "Usage",
     "Verdict",

@@ -102,17 +102,18 @@ class Executor:
             log.warning("job_taken_over", job_id=job.job_id, crashes=lease.crashes, run=runs)
         lease.began = monotonic()
         answer = await self._call(run)
+        lease.call_seconds = monotonic() - lease.began
         if self._any_stuck and asyncio.current_task() in self._stuck:
             return Released("stuck")  # judged already, as a timeout
         if not isinstance(answer, BadInputError):
-            self._metrics.called(monotonic() - lease.began)
+            self._metrics.called(lease.call_seconds)
         return self.judge(run, answer)
 
     def judge(self, run: Run, answer: Answer) -> Outcome | Failure:
         """Report an answer to the gate, and return what it means for the job."""
         lease, policy = run.lease, self._policy
         if isinstance(answer, BadInputError):
-            lease.began = None  # nothing was sent
+            lease.began = lease.call_seconds = None  # nothing was sent
             return Failed(answer.code, str(answer))
         call = Call(
             run.job.job_id, self._peers(run.job), lease.began or monotonic(), lease.tries, lease.runs, probe=run.probe

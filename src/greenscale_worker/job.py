@@ -2,11 +2,12 @@
 
 import math
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
@@ -21,6 +22,13 @@ DEADLINE_ACCEPTED: Final = "a time with its offset from UTC is expected, such as
 TRACEPARENT: Final = r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
 OBJECT_ACCEPTED: Final = 'a JSON object is expected, such as {"job_id": "test-001", "prompt": "What is 2+2?"}'
 ENVELOPE: Final = ("job_id", "metadata", "deadline", "traceparent", "created_at")
+OPTIONS: Final = frozenset({"tenant", "path", "keep", "tokens"})  # the rest of the envelope, which most jobs leave out
+TENANT: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+Path: TypeAlias = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
+Keep: TypeAlias = Literal["text", "body"]
+PATHS: Final[tuple[Path, ...]] = get_args(Path)
+CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH = PATHS
+KEEPS: Final[tuple[Keep, ...]] = get_args(Keep)
 CHAT: Final = "/chat/completions"
 BATCH_LINE: Final = frozenset({"url", "body", "method", "custom_id"})
 
@@ -39,11 +47,12 @@ def check_job_id(text: object) -> None:
 class Job(BaseModel):
     """One decoded job. `payload` is what the producer wrote, less the other fields here.
 
-    `verbatim`: the payload is the whole request; only a model is added, where it names none.
+    `verbatim`: the payload is the whole request; only a model is added, where it names none. `path` is that of the
+    endpoint's API, `keep` what is stored of the answer beside its text, `tokens` whether its text is shown as it comes.
     Raises ValidationError for what the wire contract does not accept, such as a bad `job_id`.
     """
 
-    __slots__ = ("_attempt", "_ends")  # of the current run; pydantic's private fields would cost 2 µs a job
+    __slots__ = ("_attempt", "_ends", "_show")  # of the current run; pydantic's private fields would cost 2 µs a job
     model_config = ConfigDict(frozen=True)
 
     job_id: Annotated[str, StringConstraints(strict=True, pattern=f"^{JOB_ID.pattern}$")]
@@ -53,6 +62,10 @@ class Job(BaseModel):
     created_at: AwareDatetime | None = None
     payload: dict[str, Any] = {}
     verbatim: bool = False
+    tenant: str | None = None
+    path: Path = CHAT_PATH
+    keep: Keep = "text"
+    tokens: Annotated[bool, Field(strict=True)] = False
 
     @property
     def attempt(self) -> int:
@@ -67,11 +80,28 @@ class Job(BaseModel):
         """Seconds until this call is cancelled, by the time limit or the deadline; infinite outside a worker."""
         return float(getattr(self, "_ends", math.inf)) - monotonic()
 
+    def emit(self, text: str) -> None:
+        """Show a piece of the answer, at once and from any thread, to those who follow the job.
+
+        Pieces are a view of this run: the answer is what the run returns. Without `tokens`, and outside a worker, this
+        does nothing. Raises TypeError for anything but a string.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"text: a string is expected, not {type(text).__name__}")
+        show = getattr(self, "_show", None)
+        if show is not None:
+            show(text)
+
 
 def begin(job: Job, *, attempt: int, ends: float) -> None:
     """Set the current run of a job, which is otherwise frozen; `ends` is by the monotonic clock."""
     object.__setattr__(job, "_attempt", attempt)
     object.__setattr__(job, "_ends", ends)
+
+
+def show_by(job: Job, show: Callable[[str], None]) -> None:
+    """Let `show` be called with the pieces that the current run of a job emits."""
+    object.__setattr__(job, "_show", show)
 
 
 TIME: Final = TypeAdapter(datetime)
@@ -196,12 +226,7 @@ def decode(raw: bytes, *, max_bytes: int, default_job_id: str | None = None) -> 
         fault = "is missing" if job_id is None else "is not usable"
         raise BadInputError("bad_job_id", f"job_id {fault}; {JOB_ID_ACCEPTED}")
     _check_shape(data, raw, job_id)
-    deadline = data.get("deadline")
-    if deadline is not None and not isinstance(deadline, str):
-        raise BadInputError("bad_field", f"deadline: {DEADLINE_ACCEPTED}", job_id=job_id)
-    envelope = {name: data.pop(name) for name in ENVELOPE if name in data}
-    if "body" in data and _is_batch_line(data):
-        data, envelope["verbatim"] = data["body"], True
+    envelope, data = _opened(data, job_id)
     try:
         return Job(**envelope, payload=data)
     except ValidationError:
@@ -213,8 +238,44 @@ def is_chat(url: object) -> bool:
     return isinstance(url, str) and url.rstrip("/").endswith(CHAT)
 
 
-def _is_batch_line(data: dict[str, Any]) -> bool:
-    return data.keys() <= BATCH_LINE and isinstance(data["body"], dict) and is_chat(data.get("url"))
+def _opened(data: dict[str, Any], job_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the envelope and the payload. Raises BadInputError `bad_field`."""
+    deadline = data.get("deadline")
+    if deadline is not None and not isinstance(deadline, str):
+        raise BadInputError("bad_field", f"deadline: {DEADLINE_ACCEPTED}", job_id=job_id)
+    envelope: dict[str, Any] = {name: data.pop(name) for name in ENVELOPE if name in data}
+    if not OPTIONS.isdisjoint(data):
+        envelope |= _options(data, job_id)
+    if "body" in data and (path := _path_of_line(data)) is not None:
+        if envelope.setdefault("path", path) != path:
+            raise BadInputError("bad_field", f"path: {path} or none is expected beside this url", job_id=job_id)
+        data, envelope["verbatim"] = data["body"], True
+    if "tokens" in envelope and envelope.get("path") == EMBEDDINGS_PATH:
+        raise BadInputError("bad_field", f"tokens: {EMBEDDINGS_PATH} has none; false is expected", job_id=job_id)
+    return envelope, data
+
+
+def _path_of_line(data: dict[str, Any]) -> Path | None:
+    """Return the path that a line of OpenAI's Batch names by its `url`; None if this is no such line."""
+    url = data.get("url")
+    if not (data.keys() <= BATCH_LINE and isinstance(data["body"], dict) and isinstance(url, str)):
+        return None
+    url = url.rstrip("/")  # of the paths, chat comes first, as it ends like another
+    return next((path for path in PATHS if url.endswith(path.removeprefix("/v1"))), None)
+
+
+def _options(data: dict[str, Any], job_id: str) -> dict[str, Any]:
+    """Take the rest of the envelope out of a payload. A `tenant` is only accounted: a wrong one is left out."""
+    given = {name: value for name in OPTIONS if (value := data.pop(name, None)) is not None}
+    tenant = given.pop("tenant", None)
+    for name, accepted in (("path", PATHS), ("keep", KEEPS)):
+        if name in given and given[name] not in accepted:
+            raise BadInputError("bad_field", f"{name}: {' or '.join(accepted)} is expected", job_id=job_id)
+    if not isinstance(given.get("tokens", False), bool):
+        raise BadInputError("bad_field", "tokens: true or false is expected", job_id=job_id)
+    if not given.get("tokens", True):
+        del given["tokens"]
+    return {**given, "tenant": tenant} if isinstance(tenant, str) and TENANT.fullmatch(tenant) else given
 
 
 def _mended(envelope: dict[str, Any], payload: dict[str, Any]) -> Job:

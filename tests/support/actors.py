@@ -29,6 +29,7 @@ from tests.support.entries import (
     GROUP,
     LARGEST,
     LEASE,
+    LEDGER_DAYS,
     LIVE_SECONDS,
     NOBODY,
     STRANGER,
@@ -444,14 +445,14 @@ class Actors:
         if fails is not None:
             tries = (fails.used, 5000, fails.delay)
             return Fault(
-                held.id, held.token, held.job_id, "code", "message", fails.prior, "alike", *tries, self.began()
+                held.id, held.token, held.job_id, "code", "message", fails.prior, "alike", *tries, self.spent()
             )
         prior = self.rnd.choice(["job", "job", "job", "endpoint", "unknown"])
         used, most = self.rnd.choice([0, 250, 1000, 1500]), self.rnd.choice([1000, 2500])
         wait = self.rnd.choice([1, 1000, 60_000])
         code, message, fingerprint = self.rnd.choice(TEXTS), self.rnd.choice(TEXTS), self.rnd.choice(["a", "a", "a|b"])
         return Fault(
-            held.id, held.token, held.job_id, code, message, prior, fingerprint, used, most, wait, self.began()
+            held.id, held.token, held.job_id, code, message, prior, fingerprint, used, most, wait, self.spent()
         )
 
     def beat(self, process: Process) -> None:
@@ -466,6 +467,7 @@ class Actors:
         held = [(each.id, each.token) for each in group]
         idle = last and self.rnd.random() < 0.5
         args: list[Any] = [LEASE, BEAT, process.max_crashes, process.name, int(last), int(idle)]
+        args += [len(process.held), LEDGER_DAYS]
         args += flat((self.setup.name(id_), token) for id_, token in held)
 
         def expected() -> list[Any]:
@@ -556,7 +558,8 @@ class Actors:
         """A claim that found no more is waited for from the end of the stream; the ledger knows nothing of that."""
         if self.setup.kind == "stream" and answer[0] not in {0, -2} and len(answer[3]) < n:
             (last,) = self.redis.xrevrange(self.keys.name, count=1) or [(b"0-0", {})]
-            assert number_of(answer[5]) >= number_of(last[0]), "it is not waited for from the end of the stream"
+            said = f"it is waited for behind {answer[5]!r}, and the stream ends with {last[0]!r}"
+            assert number_of(answer[5]) >= number_of(last[0]), f"{said}: {self.redis.xinfo_groups(self.keys.name)}"
         answer[5] = b""
 
     def letters(self) -> list[int]:
@@ -581,19 +584,23 @@ class Actors:
         now, ledger = self.ledger.now, self.ledger
         return self.rnd.choice([now, now, now, now - 1, now - 5000, max(ledger.accused, ledger.healed, 5000) - 1])
 
+    def spent(self) -> str:
+        """Choose what a call took that ends now."""
+        return f"{self.began()} 1234 10 3 {['', 'a', 'b'][self.ledger.now % 3]}"
+
     def outcome(self, process: Process, held: Held) -> Ending:
         """Settle what a worker holds as it would."""
         note = self.rnd.choice(TEXTS)
         crashed = held.crashes >= process.max_crashes
         if held.step == "bound" and not crashed and self.rnd.random() < 0.7:
-            began = self.began()
+            spent = self.spent()
             return Ending(
-                held.id, held.token, "succeeded", held.job_id, f"answer {held.token}", "", began, {"model": note}
+                held.id, held.token, "succeeded", held.job_id, f"answer {held.token}", "", spent, {"model": note}
             )
         job_id = "" if held.step == "conflict" else held.job_id
         code = {"conflict": "conflict", "claimed": "bad_field"}.get(held.step, "crashed" if crashed else note)
         fields = {"attempts": str(len(note)), "error_code": code, "error_message": note}
-        return Ending(held.id, held.token, "failed", job_id, code, note, 0, fields)
+        return Ending(held.id, held.token, "failed", job_id, code, note, "0 0 0 0 ", fields)
 
     def some(self, held: list[Held], *, everything: bool) -> list[Held]:
         most = len(held) if everything else self.rnd.randint(1, self.crowd)

@@ -63,6 +63,8 @@ class Camera:
         found = self._read(keys=[*keys.base, *names, *(keys.claim(owner) for owner in owners)], args=[GROUP])
         picture: Picture = {"source": found[0][1]}
         for part, (kind, value, _) in zip((*BASE, *keys.own), found[1:], strict=False):
+            if part == LEDGER:  # it has tests of its own
+                continue
             if part in {RECENT, *OF_LISTS}:
                 picture[part] = value
                 continue
@@ -120,10 +122,8 @@ def of(ledger: Ledger) -> Picture:
     of_stores: Picture = {"open": {id_: job.payload for id_, job in jobs.items()}}
     if ledger.setup.kind == "stream":
         of_stores = {}
-    unused: Picture = {LEDGER: {}}
     return (
         of_stores
-        | unused
         | {job_class: list(listed)[::-1] for job_class, listed in ledger.listed.items()}
         | {
             "class": {id_: job.job_class.encode() for id_, job in jobs.items() if job.job_class != "standard"},

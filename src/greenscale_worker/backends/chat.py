@@ -1,4 +1,4 @@
-"""Calls an OpenAI-compatible chat/completions endpoint over HTTP."""
+"""Calls an OpenAI-compatible endpoint over HTTP: chat completions, completions, embeddings."""
 
 import asyncio
 import os
@@ -24,18 +24,20 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from greenscale_worker.backends import ChatOptions
-from greenscale_worker.backends.completion import read_completion
+from greenscale_worker.backends.completion import Judge, read_completion, read_embeddings
 from greenscale_worker.backends.error_body import ErrorBody, read_error
-from greenscale_worker.backends.request import chat_request
+from greenscale_worker.backends.request import inputs_of, request_of
 from greenscale_worker.backends.status_codes import SHORT, error_of
+from greenscale_worker.backends.streamed import read_stream
 from greenscale_worker.errors import BadInputError, ConfigError, PermanentError, TransientError
-from greenscale_worker.job import Job, Output
+from greenscale_worker.job import CHAT, CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH, PATHS, Job, Output, Path
 from greenscale_worker.tls import client_context
 from greenscale_worker.wire_json import write
 
 UNREACHABLE: Final = (ClientConnectorError, ConnectionTimeoutError, ClientHttpProxyError)
 ERROR_BODY_BYTES: Final = 64 * 1024
 ERROR_BODY_SECONDS: Final = 2.0
+LINGER_SECONDS: Final = 0.2
 SUCCESS: Final = 2
 SERVER_ERROR: Final = 500
 MOST_HEADER_BYTES: Final = 64 * 1024
@@ -59,7 +61,8 @@ class ChatBackend:
         """Raises ConfigError where the options cannot work."""
         self._options = options
         self._url = _http_url("endpoint's URL", options.url)
-        self._address = str(self._url.with_user(None).with_query(None))
+        self._urls = _urls_of(self._url)
+        self._addresses = {path: str(url.with_user(None).with_query(None)) for path, url in self._urls.items()}
         self._proxy = _http_url("proxy's URL", options.proxy) if options.proxy else None
         self._headers = _headers(options)
         https = any(url is not None and url.scheme == "https" for url in (self._url, self._proxy))
@@ -70,19 +73,25 @@ class ChatBackend:
         if path is not None and (not path.startswith("/") or path.startswith("//")):
             raise ConfigError("the path to ask for readiness: one that begins with a single / is expected")
         self._model = {"model": options.model}
-        self._defaults = self._model | _defaults(options)
+        self._defaults = _defaults(options)
         self._secrets = (options.key or "", *options.headers.values())
         self.why_not_ready = ""
 
     async def infer(self, job: Job) -> Output:
         """Call the endpoint once. Errors are classified by `status_codes` and `signs`, and by `_lost` here."""
-        body = self._request(job)
+        url, request = self._url_of(job), self._request(job)
         headers = {**self._headers, "traceparent": job.traceparent} if job.traceparent else self._headers
+        body = _written(request)
         try:
-            async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
+            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
                 if response.status // 100 == SUCCESS:
                     judge = partial(self._error, job, response)
-                    return read_completion(await self._read(response), judge)
+                    if job.tokens:
+                        return await self._follow(job, response, judge)
+                    answer = await self._read(response)
+                    if job.path == EMBEDDINGS_PATH:
+                        return read_embeddings(answer, judge, inputs=inputs_of(request))
+                    return read_completion(answer, judge, job.path)
                 said = await _read_error(response)
         except ClientError as error:
             raise _lost(error) from error
@@ -108,9 +117,9 @@ class ChatBackend:
         return not why
 
     def peers(self, job: Job) -> str:
-        """Name what answers this job, URL and model, without credentials."""
+        """Name what answers this job, URL with path and model, without credentials."""
         model = job.payload.get("model") or self._options.model
-        return f"{self._address} {model}"
+        return f"{self._addresses.get(job.path, job.path)} {model}"
 
     async def aclose(self) -> None:
         """Close the session, if there is one."""
@@ -133,28 +142,44 @@ class ChatBackend:
             max_headers=MOST_HEADERS,
         )
 
-    def _request(self, job: Job) -> bytes:
-        request = chat_request(job.payload, self._defaults_for(job))
+    def _url_of(self, job: Job) -> URL:
+        url = self._urls.get(job.path)
+        if url is None:
+            reason = f"{job.path} cannot be reached: the endpoint's URL does not end in {CHAT}"
+            raise BadInputError("path_not_served", reason)
+        return url
+
+    def _request(self, job: Job) -> dict[str, Any]:
+        request = request_of(job, self._defaults_for(job))
         if request.get("model") is None:
             raise BadInputError("no_model", "the job names no model, and GREENSCALE_MODEL is not set; one is expected")
-        try:
-            return write(request)
-        except (TypeError, ValueError) as error:  # only from a job that was not decoded from JSON
-            raise BadInputError(
-                "bad_request", f"the payload cannot be written as JSON: {type(error).__name__}"
-            ) from None
+        if job.tokens:
+            options = request.get("stream_options")
+            options = {**options, "include_usage": True} if isinstance(options, dict) else {"include_usage": True}
+            request |= {"stream": True, "stream_options": options}
+        return request
 
     def _defaults_for(self, job: Job) -> Mapping[str, Any]:
-        return self._model if job.verbatim else self._defaults
+        return self._model if job.verbatim else self._defaults[job.path]
 
     def _error(
         self, job: Job, response: ClientResponse, said: ErrorBody, **otherwise: Any
     ) -> TransientError | PermanentError:
         """Classify the endpoint's error; some parameters of the request may come from the configuration."""
         payload, defaults = job.payload, self._defaults_for(job)
-        sent = chat_request(payload, defaults)
+        sent = request_of(job, defaults)
         ours = [name for name in defaults if payload.get(name) is None and name in sent]
         return error_of(response.status, response.headers, said, defaulted=ours, secrets=self._secrets, **otherwise)
+
+    async def _follow(self, job: Job, response: ClientResponse, judge: Judge) -> Output:
+        """Read an answer that comes as a stream."""
+        chunks, most = response.content.iter_any(), self._options.max_response_bytes
+        output = await read_stream(chunks, job.path, judge, emit=job.emit, most=most)
+        with suppress(ClientError, TimeoutError):  # the end of the body, so that the connection can be used again
+            async with asyncio.timeout(LINGER_SECONDS):
+                async for _ in chunks:
+                    pass
+        return output
 
     async def _read(self, response: ClientResponse) -> bytes:
         """Read a body, decompressed, up to the cap. A body not read to its end closes the connection."""
@@ -263,6 +288,31 @@ def _tls(options: ChatOptions) -> ssl.SSLContext:
         raise ConfigError(f"the {named}: {error}; PEM files are expected, a key without a password") from error
 
 
-def _defaults(options: ChatOptions) -> dict[str, Any]:
-    defaults = {"temperature": options.temperature, options.max_tokens_parameter: options.max_tokens}
-    return {name: value for name, value in defaults.items() if value is not None}
+def _defaults(options: ChatOptions) -> dict[Path, dict[str, Any]]:
+    """Return what is added to requests for each path. Only chat knows the newer name of the limit."""
+
+    def filled(**defaults: Any) -> dict[str, Any]:
+        return {"model": options.model, **{name: value for name, value in defaults.items() if value is not None}}
+
+    temperature, most = options.temperature, options.max_tokens
+    return {
+        CHAT_PATH: filled(temperature=temperature, **{options.max_tokens_parameter: most}),
+        COMPLETIONS_PATH: filled(temperature=temperature, max_tokens=most),
+        EMBEDDINGS_PATH: filled(),
+    }
+
+
+def _urls_of(url: URL) -> dict[Path, URL]:
+    """Return the URL for each path that can be reached: beside another than that of chats nothing is known."""
+    base = url.raw_path.rstrip("/").removesuffix(CHAT)
+    if base == url.raw_path.rstrip("/"):
+        return {CHAT_PATH: url}
+    others = {path: url.with_path(base + path.removeprefix("/v1"), encoded=True, keep_query=True) for path in PATHS}
+    return {**others, CHAT_PATH: url}
+
+
+def _written(request: dict[str, Any]) -> bytes:
+    try:
+        return write(request)
+    except (TypeError, ValueError) as error:  # only from a job that was not decoded from JSON
+        raise BadInputError("bad_request", f"the payload cannot be written as JSON: {type(error).__name__}") from None

@@ -1,21 +1,65 @@
-"""The chat-completions request that a payload asks for (docs/wire-contract.md)."""
+"""The request that a payload asks for, one kind for each path (docs/wire-contract.md)."""
 
 from collections.abc import Mapping
 from typing import Any, Final
 
 from greenscale_worker.errors import BadInputError
+from greenscale_worker.job import COMPLETIONS_PATH, EMBEDDINGS_PATH, Job
 
 NO_DEFAULTS: Final[Mapping[str, Any]] = {}
 LIMITS: Final = frozenset({"max_tokens", "max_completion_tokens"})  # the older name, and that of reasoning models
 
 
-def chat_request(payload: Mapping[str, Any], defaults: Mapping[str, Any] = NO_DEFAULTS) -> dict[str, Any]:
-    """Turn `prompt` or `messages` into a request; all other fields of the payload are passed on as they are.
+def request_of(job: Job, defaults: Mapping[str, Any] = NO_DEFAULTS) -> dict[str, Any]:
+    """Return the request for the job's path; fields of the payload that are not checked are passed on as they are.
 
     `defaults` fill in what the payload leaves out. A parameter that it sets to null is not sent at all, except the
     model. A token limit in the job, by its older or its newer name, replaces the default one.
     Raises BadInputError `bad_request`, which names the field.
     """
+    if job.path == COMPLETIONS_PATH:
+        return _completion_request(job.payload, defaults)
+    if job.path == EMBEDDINGS_PATH:
+        return _embedding_request(job.payload, defaults)
+    return chat_request(job.payload, defaults)
+
+
+def chat_request(payload: Mapping[str, Any], defaults: Mapping[str, Any] = NO_DEFAULTS) -> dict[str, Any]:
+    """Turn `prompt` or `messages` into a request for chat completions, as `request_of` says."""
+    request = _filled(payload, defaults)
+    request["messages"] = _messages(request.pop("prompt", None), request.get("messages"))
+    _check(request)
+    return request
+
+
+def _completion_request(payload: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    request = _filled(payload, defaults)
+    prompt = request.get("prompt")
+    if isinstance(prompt, list) and len(prompt) == 1 and type(prompt[0]) is not int:
+        prompt = prompt[0]
+    is_text = isinstance(prompt, str) and prompt.strip()
+    if not is_text and not (isinstance(prompt, list) and prompt and all(type(token) is int for token in prompt)):
+        raise _bad("prompt: a string that is not blank or a list of tokens is expected, one prompt for a job")
+    _check(request)
+    return request
+
+
+def _embedding_request(payload: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    request = _filled(payload, defaults)
+    given = request.get("input")
+    if not (isinstance(given, str | list) and given):
+        raise _bad("input: a string or a list that is not empty is expected")
+    _check(request)
+    return request
+
+
+def inputs_of(request: Mapping[str, Any]) -> int:
+    """Return how many embeddings a request asks for: a list holds several inputs, unless it is one of tokens."""
+    given = request["input"]
+    return len(given) if isinstance(given, list) and type(given[0]) is not int else 1
+
+
+def _filled(payload: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     request = {**defaults, **payload}
     if None in request.values():
         request = {name: value for name, value in request.items() if value is not None}
@@ -24,16 +68,18 @@ def chat_request(payload: Mapping[str, Any], defaults: Mapping[str, Any] = NO_DE
     if payload.get("max_tokens") is not None or payload.get("max_completion_tokens") is not None:
         for name in LIMITS - payload.keys():
             request.pop(name, None)
-    request["messages"] = _messages(request.pop("prompt", None), request.get("messages"))
+    return request
+
+
+def _check(request: Mapping[str, Any]) -> None:
     model = request.get("model")
     if model is not None and not (isinstance(model, str) and model.strip()):
         raise _bad("model: a string that is not blank is expected")
     if request.get("stream", False) is not False:
-        raise _bad("stream: only false is accepted, answers are stored whole")
+        raise _bad("stream: only false is accepted, answers are stored whole; the field tokens shows them as they come")
     n = request.get("n", 1)
     if type(n) is not int or n != 1:
         raise _bad("n: only 1 is accepted, a job has one answer")
-    return request
 
 
 def question(messages: list[dict[str, Any]]) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from contextlib import aclosing
 from contextvars import ContextVar
 from pathlib import Path
@@ -66,6 +67,13 @@ async def open_client(settings: "Settings") -> "QueueClient":
     from greenscale_worker.config import queue_options, redis_options
 
     return await _kind(settings).open_client(redis_options(settings), queue_options(settings))
+
+
+def logs_json(settings: "Settings") -> bool:
+    """Return whether the log of a process is JSON, on stdout."""
+    if settings.log_format == "auto":
+        return not sys.stderr.isatty()
+    return settings.log_format == "json"
 
 
 def was_interrupted() -> bool:

@@ -1,4 +1,4 @@
-"""`greenscale-worker up`: Redis, an endpoint and a worker on this machine, with nothing to set up."""
+"""`greenscale-worker up`: Redis, an endpoint, a worker and a gateway on this machine, with nothing to set up."""
 
 import argparse
 import asyncio
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 DESCRIPTION: Final = """\
 Run all of it on this machine until Ctrl-C: a Redis of its own (Valkey, on
-127.0.0.1), a worker, and a simulated endpoint where none is configured.
-Settings are those of the worker; REDIS_PORT is where Redis listens.
+127.0.0.1), a worker, a gateway (HTTP, as the `openai` client speaks it), and a
+simulated endpoint where none is configured. Settings are those of the worker;
+REDIS_PORT and GREENSCALE_GATEWAY_PORT are where Redis and gateway listen.
 
 Jobs and answers lie in a folder, and the next `up` goes on with them, however
 this one has ended. What dies meanwhile is started again."""
@@ -52,7 +53,7 @@ The next `up` goes on with the jobs that wait."""
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Register the command."""
-    text = "run Redis, a worker and an endpoint on this machine"
+    text = "run Redis, a worker, a gateway and an endpoint here"
     parser = add_command(subparsers, "up", text, DESCRIPTION, notes=NOTES, examples=EXAMPLES, codes=CODES)
     parser.set_defaults(run=run)
     parser.add_argument(

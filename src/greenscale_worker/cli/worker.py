@@ -14,7 +14,7 @@ from typing import Final
 
 from greenscale_worker.backends import Backend
 from greenscale_worker.cli import FAILED, interrupt
-from greenscale_worker.cli.context import open_client, open_configured_backend, open_queue, settings_in_force
+from greenscale_worker.cli.context import logs_json, open_client, open_configured_backend, open_queue, settings_in_force
 from greenscale_worker.config import Settings, own_pod, policy, queue_name, queue_options, redis_options
 from greenscale_worker.config.rules import masked
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
@@ -37,7 +37,7 @@ STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 def run() -> int:
     """Run the worker until a signal. Return 0 if nothing is left behind, 1 if leases are left to expire."""
     settings = settings_in_force()
-    configure_logging(json=_logs_json(settings), level=settings.log_level)
+    configure_logging(json=logs_json(settings), level=settings.log_level)
     for notice in settings.notices:
         log.warning("unknown_setting", name=notice.name, hint=notice.hint)
     try:
@@ -258,9 +258,3 @@ def log_exception(job: Job, error: BaseException) -> None:
 
 def _logs_exceptions(settings: Settings) -> bool:
     return sys.stderr.isatty() if settings.log_exceptions == "auto" else settings.log_exceptions == "true"
-
-
-def _logs_json(settings: Settings) -> bool:
-    if settings.log_format == "auto":
-        return not sys.stderr.isatty()
-    return settings.log_format == "json"

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from greenscale_worker.client.arguments import check_many, check_timeout, fields_of, states_of
 from greenscale_worker.client.ends import Ended, Ends
+from greenscale_worker.client.following import follow
 from greenscale_worker.client.payload import check
 from greenscale_worker.client.standing import standing
 from greenscale_worker.errors import (
@@ -36,6 +37,7 @@ from greenscale_worker.queues import (
     QueueOptions,
     RedisOptions,
     State,
+    TokenPiece,
 )
 from greenscale_worker.queues.registry import open_client
 from greenscale_worker.queues.told import of_record
@@ -244,6 +246,31 @@ class Client:
         async with aclosing((await self._waiting()).as_completed(ids)) as ended:
             async for each in ended:
                 yield Completed(each.job_id, of_record(each.job_id, each.record), _text(each.answer))
+
+    async def tokens(self, job_id: str) -> AsyncGenerator[TokenPiece, None]:
+        """Yield the text of a job submitted with `tokens=True`, as it comes, until the job has ended.
+
+        Where a piece's `attempt` is higher than that of the piece before, the job runs again, and its text begins anew.
+        Put together, the pieces of the last attempt are the answer; of a job without `tokens` it is the only piece.
+        Raises as `wait` does.
+        """
+        check_job_id(job_id)
+        queue, ends = await self.queue(), await self._waiting()
+        last, text = TokenPiece(job_id, "", 0, ""), ""
+        async with aclosing(follow(queue, job_id, ends)) as found:
+            async for each in found:
+                if isinstance(each, TokenPiece):
+                    text = each.text if each.attempt != last.attempt else text + each.text
+                    last = each
+                    yield each
+                elif not (answer := answer_of(each)).startswith(text):
+                    yield TokenPiece(job_id, last.position, last.attempt + 1, answer)
+                elif answer != text:
+                    yield TokenPiece(job_id, last.position, last.attempt or 1, answer.removeprefix(text))
+
+    async def body(self, job_id: str) -> bytes | None:
+        """Return the endpoint's whole answer to a job submitted with `keep="body"`, None if there is none (yet)."""
+        return await (await self.queue()).body(job_id)
 
     async def result(self, job_id: str) -> str | None:
         """Return a job's answer, None if there is none (yet)."""

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from greenscale_worker.backends.request import chat_request
+from greenscale_worker.backends.request import request_of
 from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import decode
 
@@ -15,7 +15,7 @@ def check(payload: bytes, *, max_bytes: int, chat: bool) -> str:
         raise BadInputError("deadline_passed", told, job_id=job.job_id)
     if chat:
         try:
-            chat_request(job.payload)
+            request_of(job)
         except BadInputError as error:
             raise BadInputError(error.code, str(error), job_id=job.job_id) from None
     return job.job_id

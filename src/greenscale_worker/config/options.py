@@ -113,6 +113,7 @@ def queue_options(settings: Settings) -> QueueOptions:
         result_prefix=settings.result_prefix,
         dead_max_age=settings.dead_max_age_seconds or 0.0,
         dead_max_count=settings.dead_max_count or 0,
+        ledger_days=settings.ledger_days,
         backend=settings.backend,
     )
 

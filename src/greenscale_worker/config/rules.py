@@ -137,14 +137,18 @@ REDIS_URL: Final = Rule(
     _is_redis_url,
 )
 API_KEY: Final = Rule("a key, without spaces and line breaks, or nothing", _matches(r"[!-~]*"))
+GATEWAY_KEY: Final = Rule(
+    "gs_, an id of small letters and digits, _, and 32 to 128 letters and digits",
+    _matches(r"gs_[a-z0-9]{1,32}_[A-Za-z0-9]{32,128}"),
+)
 HEADERS: Final = Rule('a JSON object of texts such as {"X-Team": "search"}', _are_headers)
 HOSTNAME: Final = Rule("a host name or an IP address", _is_host)
 POD_NAME: Final = Rule(
     "the name of a pod: small letters, digits, - and .", _matches(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 )
 LIST_NAME: Final = Rule(
-    "a name that does not begin with result: or job:, has braces only around one hash tag as in {team}:jobs, and is not"
-    " what {team} calls its own keys",
+    "a name that does not begin with result:, job: or body:, has braces only around one hash tag as in {team}:jobs, and"
+    " is not what {team} calls its own keys",
     _is_list_name,
 )
 RESULT_PREFIX: Final = Rule("at most 64 of letters, digits and . _ : -", _matches(r"[A-Za-z0-9._:-]{0,64}"))

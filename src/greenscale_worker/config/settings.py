@@ -9,6 +9,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr
 from greenscale_worker.config.rules import (
     API_KEY,
     BASE_URL,
+    GATEWAY_KEY,
     GROUP_NAME,
     HEADERS,
     HOSTNAME,
@@ -197,8 +198,8 @@ class QueueSettings(Section):
     result_prefix: Annotated[str, RESULT_PREFIX] = Field(
         "",
         alias="GREENSCALE_RESULT_PREFIX",
-        description="Prefix of the keys `result:<id>` and `job:<id>`, such as `search:`. Needed if two queues in one "
-        "database may use the same job ids. Must be the same for all workers and commands of a queue.",
+        description="Prefix of the keys `result:<id>`, `job:<id>` and `body:<id>`, such as `search:`. Needed if two "
+        "queues in one database may use the same job ids. Must be the same for all workers and commands of a queue.",
     )
     dead_max_age_seconds: float | None = Field(
         None,
@@ -213,6 +214,14 @@ class QueueSettings(Section):
         ge=1,
         le=1_000_000_000,
         description="Number of dead letters to keep; the oldest beyond it are deleted. Without it: no limit.",
+    )
+    ledger_days: int = Field(
+        8,
+        alias="GREENSCALE_LEDGER_DAYS",
+        ge=0,
+        le=92,
+        description="How many days the sums by minute are kept that `greenscale-worker report` shows. 0: none are "
+        "written. Must be the same for all workers and commands of a queue.",
     )
 
 
@@ -311,12 +320,31 @@ class WorkerSettings(Section):
     )
 
 
+class GatewaySettings(Section):
+    """Gateway."""
+
+    gateway_host: Annotated[str, HOSTNAME] = Field(
+        "127.0.0.1",
+        alias="GREENSCALE_GATEWAY_HOST",
+        description="Address on which `serve` listens. Without keys, only this machine's own is accepted.",
+    )
+    gateway_port: int = Field(
+        8400, alias="GREENSCALE_GATEWAY_PORT", ge=1, le=65535, description="Port on which `serve` listens."
+    )
+    gateway_key: Annotated[SecretStr | None, GATEWAY_KEY] = Field(
+        None,
+        alias="GREENSCALE_GATEWAY_KEY",
+        description="A key for the operator, beside those of `greenscale-worker keys`: it may do all, on all jobs.",
+    )
+
+
 SECTIONS: Final[tuple[type[Section], ...]] = (
     EndpointSettings,
     RedisSettings,
     QueueSettings,
     JobSettings,
     WorkerSettings,
+    GatewaySettings,
 )
 
 
@@ -328,7 +356,7 @@ class Notice:
     hint: str
 
 
-class Settings(WorkerSettings, JobSettings, QueueSettings, RedisSettings, EndpointSettings):
+class Settings(GatewaySettings, WorkerSettings, JobSettings, QueueSettings, RedisSettings, EndpointSettings):
     """All settings, each checked by itself; `options` checks them together.
 
     By field, `origins` has the source of each value that is not the default, and `files` the file that holds a secret.

@@ -3,13 +3,14 @@
 Adapters need not inherit them. The contract suite checks that they keep these promises.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import re
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final, Literal, Protocol, get_args
 
-from greenscale_worker.job import Failure, Job, Outcome
+from greenscale_worker.job import Failure, Job, Keep, Outcome
 
 Binding = Literal["run", "duplicate", "conflict", "cancelled", "stale"]
 Cancellation = Literal["cancelled", "will_be_cancelled", "finished", "unknown"]
@@ -25,6 +26,8 @@ ENDED: Final[frozenset[str]] = frozenset({"succeeded", "failed", "cancelled"})  
 OPEN: Final[frozenset[str]] = frozenset(STATES) - ENDED
 PUT_ASIDE: Final[frozenset[str]] = frozenset({"delayed", "held"})
 SUSPECT_CRASHES: Final = 2  # a worker holds at most one job with so many or more; as in prelude.lua
+TOKEN_SECONDS: Final = 3600  # the least that the text of a running job lasts: pieces are never so far apart
+POSITION: Final = re.compile(r"[0-9]{1,16}-[0-9]{1,16}")
 LIVE_SECONDS: Final = 7 * 86_400  # lifetime of an open job's record, and of a cancellation that waits for its job
 
 
@@ -60,6 +63,7 @@ class QueueOptions:
     Results and final records last `result_ttl`; 0 writes neither. `result_prefix` begins the names of both, so that
     two queues in one database may have jobs with the same id. A heartbeat is due every `lease / 5`.
     Dead letters older than `dead_max_age`, and the oldest beyond `dead_max_count`, are deleted; 0 means no limit.
+    The ledger is kept for `ledger_days`; 0: no ledger is kept.
     """
 
     name: str = "jobs"
@@ -71,6 +75,7 @@ class QueueOptions:
     result_prefix: str = ""
     dead_max_age: float = 0.0
     dead_max_count: int = 0
+    ledger_days: int = 8
     backend: str = ""
 
     @property
@@ -86,7 +91,8 @@ class Lease:
     `claimed_at` and `first_claimed_at` are seconds since the epoch by the queue's clock; `received` is when the claim
     arrived, by this process' monotonic clock. `runs` counts failed calls, `tries` the tries they used up, `crashes`
     expired leases, `attempts` runs including this one (0: not run). `began` is when its call began, by the monotonic
-    clock; None: no call was made. The outcome is recorded under `job_id`; None: there is no usable id.
+    clock, `call_seconds` how long it took; None: no call was made. The outcome is recorded under `job_id`; None: there
+    is no usable id. The ledger counts it for `tenant`, too, and `keep` is what the job says of its answer.
     `default_job_id` is the queue's id for a payload that has none, if the queue provides one. `due_in` is when a job
     that `retry` has put off is due, in seconds; None: as its failure says.
     """
@@ -101,8 +107,11 @@ class Lease:
     runs: int = 0
     job_id: str | None = None
     default_job_id: str | None = None
+    keep: Keep = "text"
     attempts: int = 0
     began: float | None = None
+    call_seconds: float | None = None
+    tenant: str | None = None
     due_in: float | None = None
     received: float = field(default_factory=monotonic)
     lost: Loss | None = None
@@ -114,6 +123,31 @@ class Lease:
             self.lost = loss
             if self.on_lost is not None:
                 self.on_lost()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPiece:
+    """A piece of the text that a job has shown. `position` is where to read on.
+
+    Where `attempt` is higher than that of the piece before, the job runs again, and its text begins anew.
+    """
+
+    job_id: str
+    position: str
+    attempt: int
+    text: str
+
+
+def token_seconds(options: QueueOptions, *, last: bool) -> int:
+    """Return how long the text of a job lasts from now on; `last`: the run has ended. 0: none is written."""
+    return options.result_ttl if last or not options.result_ttl else max(options.result_ttl, TOKEN_SECONDS)
+
+
+def check_positions(after: Mapping[str, str]) -> None:
+    """Raise ValueError for what is neither the position of a piece nor empty."""
+    for position in after.values():
+        if position and not POSITION.fullmatch(position):
+            raise ValueError(f"{position!r} is no position; that of a TokenPiece is expected, or an empty one")
 
 
 class Queue(Protocol):
@@ -137,12 +171,25 @@ class Queue(Protocol):
 
         `run`: run the job. `duplicate`: the same job is in flight already, and this one was folded into it.
         `conflict`: its id is in flight with another payload; settle it as failed. `cancelled`: a user cancelled it,
-        and that has been recorded. `stale`: the lease was lost.
+        and that has been recorded. `stale`: the lease was lost. Where it is to be run, the lease gets `job_id` and
+        `keep`.
         """
         ...
 
     async def settle(self, lease: Lease, outcome: Outcome) -> bool:
-        """Record the outcome and acknowledge the job in one atomic step. Return False if the lease was lost."""
+        """Record the outcome and acknowledge the job in one atomic step. Return False if the lease was lost.
+
+        If the lease's `keep` is `body`, the endpoint's whole answer is recorded in the same step.
+        """
+        ...
+
+    async def write_tokens(self, lease: Lease, text: str, *, last: bool = False) -> bool:
+        """Show a piece of the text of a job's run to those who follow it. Return False if the lease was lost.
+
+        It lasts an hour or as long as a result, and after the `last` piece, which may be empty, as long as a result. A
+        queue that keeps no results shows none. Raises QueueUnavailableError or ConfigError rather than wait; then the
+        piece may have been written.
+        """
         ...
 
     async def retry(self, lease: Lease, failure: Failure) -> Verdict:
@@ -186,6 +233,29 @@ class Depth:
     interactive: int = 0
     background: int = 0
     scheduled: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerMinute:
+    """What happened in one minute; `at` is when it began, in seconds since the epoch.
+
+    `ended` counts jobs that succeeded, `failed` those that became dead letters, `cancelled` those that somebody
+    cancelled, `retried` calls that failed and are made again. Tokens and `call_seconds` are those of the calls whose
+    outcome was recorded; a call cut off by a crash or a drain is in no sum. `replica_seconds` is the time that workers
+    were alive, `busy_lane_seconds` that of the jobs they held; `replicas_peak` is how many were alive at once.
+    """
+
+    at: float
+    ended: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    retried: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    call_seconds: float = 0.0
+    replica_seconds: float = 0.0
+    busy_lane_seconds: float = 0.0
+    replicas_peak: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +316,7 @@ class JobInfo:
     completion_tokens: int | None = None
     total_tokens: int | None = None
     metadata: dict[str, str] | None = None
+    tenant: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,6 +392,19 @@ class QueueClient(Protocol):
         """Return a job's answer; None if there is none (yet)."""
         ...
 
+    async def body(self, job_id: str) -> bytes | None:
+        """Return the endpoint's whole answer, as JSON, if the job succeeded and its `keep` is `body`; else None."""
+        ...
+
+    async def read_tokens(self, after: Mapping[str, str], *, wait: float) -> list[TokenPiece]:
+        """Return pieces of the text of many jobs, those of a job in order; if there are none, wait `wait` seconds.
+
+        `after` is the position of the last piece read of each job, empty: from the start. Jobs that are unknown, have
+        shown nothing or are not followed (`tokens`) have no pieces; the text may lack its end, which only the answer
+        has. There may be more pieces than one call returns. Raises ValueError for what is no position.
+        """
+        ...
+
     async def look_up(self, job_ids: Sequence[str]) -> list[tuple[dict[str, str], bytes | None]]:
         """Return record and answer of many jobs; an answer only if the record says `succeeded`."""
         ...
@@ -376,6 +460,16 @@ class QueueClient(Protocol):
         """List the live worker processes."""
         ...
 
+    async def ledger(
+        self, since: float, until: float | None = None, *, tenant: str | None = None
+    ) -> list[LedgerMinute]:
+        """Return what happened in each minute from that of `since` to that of `until`, oldest first.
+
+        Both are seconds since the epoch; None: now. Minutes in which nothing happened are left out, as are those
+        older than the ledger is kept. Of a `tenant` only `ended`, `failed` and tokens are known.
+        """
+        ...
+
     async def pause(self) -> None:
         """Stop workers from claiming until `resume`; running jobs continue."""
         ...
@@ -424,6 +518,10 @@ class QueueClient(Protocol):
 
     async def purge(self, *, older_than: float, code: str | None = None) -> int:
         """Delete dead letters at least `older_than` seconds old, in batches, and return how many."""
+        ...
+
+    async def discard(self, letter_ids: Sequence[str]) -> int:
+        """Delete dead letters by their ids, and return how many there were."""
         ...
 
     async def aclose(self) -> None:

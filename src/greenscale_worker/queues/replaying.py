@@ -22,4 +22,4 @@ def check_letter_ids(letter_ids: object) -> None:
     """Raise TypeError for anything but a list of ids; one id would be taken for a list of characters."""
     if isinstance(letter_ids, str) or not isinstance(letter_ids, Sequence):
         kind = type(letter_ids).__name__
-        raise TypeError(f"letter_ids: a list of dead letters' ids is expected, not {kind}; for one: replay")
+        raise TypeError(f"letter_ids: a list of dead letters' ids is expected, not {kind}")

@@ -46,14 +46,19 @@ def free_port(*promised: int | None) -> int:
     """Return a free port of 127.0.0.1, other than the `promised` ones, which will be in use soon."""
     while True:
         port = random.SystemRandom().choice(PORTS)
-        if port in promised:
-            continue
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+        if port not in promised and is_free(port):
             return port
+
+
+def is_free(port: int) -> bool:
+    """Return whether nothing listens on that port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 async def _ask(host: str, port: int, question: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""The programs that `up` runs, in the order of their start: Redis, an endpoint if none is configured, a worker."""
+"""The programs that `up` runs, in the order of their start: Redis, an endpoint if none is named, worker, gateway."""
 
 import sys
 from functools import partial
@@ -10,7 +10,7 @@ from greenscale_worker.config.catalogue import name_of
 from greenscale_worker.config.rules import CHAT_PATH
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.up import backlog, valkey
-from greenscale_worker.up.probes import free_port, http_unready
+from greenscale_worker.up.probes import free_port, http_unready, is_free
 from greenscale_worker.up.supervisor import Service
 
 HERE: Final = ("127.0.0.1", "localhost")
@@ -60,7 +60,16 @@ def services(
         environment = {"NEYSA_API_URL": f"http://127.0.0.1:{port}/v1{CHAT_PATH}", "NEYSA_API_KEY": ""}
     health_port = settings.health_port or free_port(settings.redis_port, port)
     programs.append(_worker(settings, health_port, environment, env_file))
+    if settings.result_ttl_seconds:  # a gateway could give no answer
+        promised = (settings.redis_port, port, health_port)
+        programs.append(_gateway(settings, gateway_port(settings, *promised), folder / "gateway.log", env_file))
     return programs
+
+
+def gateway_port(settings: Settings, *promised: int | None) -> int:
+    """Return the port of the settings; a free one if they name none and the default is in use."""
+    port, named = settings.gateway_port, settings.origins.get("gateway_port") is not None
+    return port if named or (port not in promised and is_free(port)) else free_port(*promised)
 
 
 def _simulator(port: int, log: Path, latency: float | None) -> Service:
@@ -73,6 +82,21 @@ def _simulator(port: int, log: Path, latency: float | None) -> Service:
         unready=partial(http_unready, "127.0.0.1", port, "/health"),
         why=lambda: log.read_text(errors="replace").strip().rpartition("\n")[2],
         stop_seconds=SIMULATOR_STOP_SECONDS,
+    )
+
+
+def _gateway(settings: Settings, port: int, log: Path, env_file: Path | None) -> Service:
+    name = f"[{settings.gateway_host}]" if ":" in settings.gateway_host else settings.gateway_host
+    return Service(
+        name="gateway",
+        shown=f"http://{name}:{port}/v1",
+        command=[*OURSELVES, *(["--env-file", str(env_file)] if env_file is not None else []), "serve"],
+        environment={"GREENSCALE_GATEWAY_PORT": str(port), "GREENSCALE_LOG_FORMAT": "console"},
+        log=log,
+        unready=partial(http_unready, settings.gateway_host, port, "/readyz"),
+        why=lambda: log.read_text(errors="replace").strip().rpartition("\n")[2],
+        stop_seconds=settings.drain_seconds + HAND_BACK_SECONDS,
+        farewell="calls that wait are answered, or told where to look",
     )
 
 

@@ -62,6 +62,7 @@ class PackedQueue:
         self.options = options  # so that nobody has to tell a worker the lease again
         self._queue = queue
         self.bind = queue.bind
+        self.write_tokens = queue.write_tokens
         self.settle = queue.settle
         self.retry = queue.retry
         self.beat = queue.beat
@@ -89,6 +90,8 @@ class PackedClient:
         self.set_key = client.set_key
         self.record = client.record
         self.result = client.result
+        self.body = client.body
+        self.read_tokens = client.read_tokens
         self.look_up = client.look_up
         self.listen = client.listen
         self.rate = client.rate
@@ -96,6 +99,7 @@ class PackedClient:
         self.uncancel = client.uncancel
         self.depth = client.depth
         self.workers = client.workers
+        self.ledger = client.ledger
         self.pause = client.pause
         self.resume = client.resume
         self.dead_count = client.dead_count
@@ -103,6 +107,7 @@ class PackedClient:
         self.replay = client.replay
         self.replay_many = client.replay_many
         self.purge = client.purge
+        self.discard = client.discard
         self.aclose = client.aclose
 
     async def put(self, jobs: Sequence[tuple[str, bytes]], **how: Any) -> list[bool]:

@@ -10,7 +10,7 @@ from typing import Final
 
 from greenscale_worker.blame import decide
 from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded
-from greenscale_worker.queues import SUSPECT_CRASHES, Binding, DeadLetter, Lease, QueueOptions, Verdict
+from greenscale_worker.queues import SUSPECT_CRASHES, Binding, DeadLetter, Lease, QueueOptions, Verdict, token_seconds
 from greenscale_worker.queues.memory.client import MemoryClient
 from greenscale_worker.queues.memory.store import Entry, Store
 
@@ -87,9 +87,11 @@ class MemoryQueue(MemoryClient):
         if store.tombstones.pop(job.job_id):
             self._drop(lease, entry)
             store.records.cancelled(job.job_id)
+            store.ledger.count("cancelled")
             return "cancelled"
         store.bound[job.job_id] = entry
         entry.bound_to = lease.job_id = job.job_id
+        lease.tenant, lease.keep = job.tenant, job.keep
         lease.attempts = lease.runs + 1
         store.records.running(lease, job, self._worker)
         return "run"
@@ -105,10 +107,22 @@ class MemoryQueue(MemoryClient):
         self._drop(lease, entry)
         if isinstance(outcome, Failed):
             self._bury(entry, lease.job_id, outcome, lease.attempts)
+            self._store.ledger.count("failed", lease, outcome.usage)
         else:
+            self._store.ledger.count("ended", lease, outcome.output.usage)
             self._store.evidence.succeeded(self._began(lease), held=bool(self._store.held))
             if lease.job_id is not None:
-                self._store.records.succeeded(lease.job_id, outcome.output)
+                self._store.records.succeeded(lease.job_id, outcome.output, lease.keep)
+        return True
+
+    async def write_tokens(self, lease: Lease, text: str, *, last: bool = False) -> bool:
+        """See Queue."""
+        entry, store = self._store.live(lease), self._store
+        if entry is None or lease.job_id is None:
+            return False
+        if seconds := token_seconds(store.options, last=last):
+            attempt = entry.runs + entry.crashes + 1
+            store.tokens.write(lease, text, attempt=attempt, seconds=seconds)
         return True
 
     async def retry(self, lease: Lease, failure: Failure) -> Verdict:
@@ -134,7 +148,9 @@ class MemoryQueue(MemoryClient):
             self._tell(lease, outcome)
             self._drop(lease, entry)
             self._bury(entry, lease.job_id, outcome, lease.attempts)
+            store.ledger.count("failed", lease)
         else:
+            store.ledger.count("retried", lease)
             self._held.pop(lease.token, None)
             due = store.clock() + judged.delay
             store.delay(entry, due)
@@ -159,12 +175,22 @@ class MemoryQueue(MemoryClient):
                 lease.lose("taken" if int(lease.id) in store.open else "gone")
         self._tick()
         self._trim()
+        self._count_time()
         store.promote()
         store.beats[self._worker] = store.clock(), why
 
     async def aclose(self) -> None:
         """Leave the list of live workers. Jobs are never claimed ahead, so there is none to hand back."""
+        if self._worker in self._store.beats:
+            self._count_time()
         self._store.beats.pop(self._worker, None)
+
+    def _count_time(self) -> None:
+        """Count in the ledger what has passed since the last heartbeat; at most the time of two, as in ledger.lua."""
+        store, now, most = self._store, self._store.clock(), 2 * self._store.options.heartbeat
+        before, _ = store.beats.get(self._worker, (now, None))
+        alive = {self._worker, *(name for name, (beat, _) in store.beats.items() if now - beat <= most)}
+        store.ledger.worked(min(now - before, most), leases=len(self._held), alive=len(alive))
 
     def _claim(self) -> Lease | None:
         self._tick()
@@ -187,6 +213,7 @@ class MemoryQueue(MemoryClient):
                 self._tell(entry.lease, outcome)
             self._store.forget(entry)
             self._bury(entry, entry.bound_to, outcome, entry.runs)
+            self._store.ledger.count("failed")
 
     def _tell(self, lease: Lease, outcome: Outcome) -> None:
         if self._on_settled is not None:
@@ -219,8 +246,9 @@ class MemoryQueue(MemoryClient):
         if isinstance(outcome, Succeeded):
             self._tell(lease, outcome)
             del self._store.dead[lease.id]
+            self._store.ledger.count("ended", lease, outcome.output.usage)
             if lease.job_id is not None:
-                self._store.records.succeeded(lease.job_id, outcome.output)
+                self._store.records.succeeded(lease.job_id, outcome.output, lease.keep)
         return True
 
     def _bury(self, entry: Entry, job_id: str | None, fault: Failed, attempts: int) -> None:

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -18,8 +18,11 @@ from greenscale_worker.queues import (
     JobClass,
     JobFilter,
     JobInfo,
+    LedgerMinute,
     LiveWorker,
     Replay,
+    TokenPiece,
+    check_positions,
 )
 from greenscale_worker.queues.memory.listing import listed
 from greenscale_worker.queues.memory.store import Scheduled, Store
@@ -97,6 +100,15 @@ class MemoryClient:
         """See QueueClient."""
         return self._store.records.result(job_id)
 
+    async def body(self, job_id: str) -> bytes | None:
+        """See QueueClient."""
+        return self._store.records.body(job_id)
+
+    async def read_tokens(self, after: Mapping[str, str], *, wait: float) -> list[TokenPiece]:
+        """See QueueClient."""
+        check_positions(after)
+        return await self._store.tokens.read(after, wait)
+
     async def look_up(self, job_ids: Sequence[str]) -> list[tuple[dict[str, str], bytes | None]]:
         """See QueueClient."""
         records = [(job_id, self._store.records.get(job_id)) for job_id in job_ids]
@@ -144,6 +156,7 @@ class MemoryClient:
                 entry.lease.lose("gone")
         if entry is not None or scheduled is not None:
             store.records.cancelled(job_id)
+            store.ledger.count("cancelled")
             return "cancelled"
         state = store.records.get(job_id).get("state")
         if state in ENDED:
@@ -188,6 +201,12 @@ class MemoryClient:
         store = self._store
         workers = [LiveWorker(name, store.clock() - beat, why) for name, (beat, why) in store.beats.items()]
         return [worker for worker in workers if worker.beat_seconds <= store.options.lease]
+
+    async def ledger(
+        self, since: float, until: float | None = None, *, tenant: str | None = None
+    ) -> list[LedgerMinute]:
+        """See QueueClient."""
+        return self._store.ledger.between(since, until, tenant)
 
     async def pause(self) -> None:
         """See QueueClient."""
@@ -249,6 +268,11 @@ class MemoryClient:
         for letter in old:
             del self._store.dead[letter.id]
         return len(old)
+
+    async def discard(self, letter_ids: Sequence[str]) -> int:
+        """See QueueClient."""
+        check_letter_ids(letter_ids)
+        return sum(self._store.dead.pop(letter_id, None) is not None for letter_id in letter_ids)
 
     def _chosen(self, which: DeadFilter | None) -> list[DeadLetter]:
         """Return matching letters, oldest first."""

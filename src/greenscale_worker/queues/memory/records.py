@@ -7,7 +7,7 @@ from typing import Final, Generic, TypeVar
 
 import orjson
 
-from greenscale_worker.job import Failed, Job, Output, Usage
+from greenscale_worker.job import Failed, Job, Keep, Output, Usage
 from greenscale_worker.queues import ENDED, LIVE_SECONDS, Lease, QueueOptions
 from greenscale_worker.queues.replaying import OF_THE_JOB, replayed
 
@@ -59,6 +59,7 @@ class Records:
         self._clock = clock
         self._records: Expiring[Record] = Expiring(clock)
         self._results: Expiring[bytes] = Expiring(clock)
+        self._bodies: Expiring[bytes] = Expiring(clock)
         self.recent: deque[tuple[float, str]] = deque(maxlen=MOST_RECENT)  # when a job ended, and its id
         self.listeners: set[Callable[[Sequence[str] | None], None]] = set()
 
@@ -69,6 +70,10 @@ class Records:
     def result(self, job_id: str) -> bytes | None:
         """Return an answer, or None."""
         return self._results.get(job_id)
+
+    def body(self, job_id: str) -> bytes | None:
+        """Return the endpoint's whole answer, or None."""
+        return self._bodies.get(job_id) if self.get(job_id).get("keep") == "body" else None
 
     def waiting(self, job_id: str, *, cancelled: bool = False, **own: str) -> None:
         """Record a submitted job; `cancelled`: its cancellation came before it. `own` stays in the record."""
@@ -123,12 +128,15 @@ class Records:
         """Record that a user cancelled a job."""
         self._finish(job_id, {"state": "cancelled"})
 
-    def succeeded(self, job_id: str, output: Output) -> None:
-        """Record a job's answer."""
+    def succeeded(self, job_id: str, output: Output, keep: Keep = "text") -> None:
+        """Record a job's answer, and the endpoint's whole one if that is to be kept."""
         known = {
             "model": output.model,
             "finish_reason": output.finish_reason,
+            "keep": "body" if keep == "body" and output.body else None,
         }
+        if known["keep"]:
+            self._bodies.put(job_id, output.body, seconds=self._options.result_ttl)
         self._results.put(job_id, output.text.encode(errors="replace"), seconds=self._options.result_ttl)
         self._finish(job_id, {"state": "succeeded", **_present(known), **_tokens(output.usage)})
 

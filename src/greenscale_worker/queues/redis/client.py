@@ -1,9 +1,11 @@
 """The client side of a queue in Redis, for producers, operators and the command line."""
 
+import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
+from time import monotonic
 from typing import Any, Final, TypeVar
 
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
@@ -17,14 +19,18 @@ from greenscale_worker.queues import (
     JobClass,
     JobFilter,
     JobInfo,
+    LedgerMinute,
     LiveWorker,
     QueueOptions,
     Replay,
+    TokenPiece,
+    check_positions,
 )
+from greenscale_worker.queues.bodies import unpacked
 from greenscale_worker.queues.putting import check_put
-from greenscale_worker.queues.redis.connections import close
+from greenscale_worker.queues.redis.connections import READ_SECONDS, close
 from greenscale_worker.queues.redis.errors import mapped
-from greenscale_worker.queues.redis.keys import OF_LISTS, Keys
+from greenscale_worker.queues.redis.keys import LEDGER, OF_LISTS, Keys
 from greenscale_worker.queues.redis.list_pages import created_at
 from greenscale_worker.queues.redis.listing import Listing
 from greenscale_worker.queues.redis.notifier import Notifier
@@ -37,8 +43,10 @@ from greenscale_worker.queues.redis.replies import (
     read_flag,
     read_flags,
     read_found,
+    read_ledger,
     read_open,
     read_page,
+    read_pieces,
     read_promoted,
     read_purge,
     read_records,
@@ -52,11 +60,15 @@ from greenscale_worker.queues.replaying import check_letter_id, check_letter_ids
 
 Answer = TypeVar("Answer")
 
+PIECES: Final = 100  # of each job
+BLOCK_SECONDS: Final = READ_SECONDS - 1
 PUT_GROUP: Final = 100
 PORTION: Final = 100  # dead letters that one script deletes, replays or mends
 PAGE: Final = 500  # dead letters that one script shows
 PAGE_BYTES: Final = 4 * 1024 * 1024
 LOOK_UPS: Final = 200  # jobs
+MINUTES: Final = 1440  # of the ledger, read with one command
+DAY: Final = 86_400
 LISTEN_AGAIN_SECONDS: Final = 1.0
 LATEST_MS: Final = 10**15  # of a time at which a job may be due
 STEP: Final = 4_000_000_000_000_000  # between the places of two classes, as in prelude.lua
@@ -86,6 +98,7 @@ class RedisQueueClient:
         self._store = store
         self._keys = keys
         self._options = options
+        self._reader: Any = None  # blocks, so it has connections of its own
         self._let_in = False
         self._listing = Listing(self._client, store, keys, self._records, self._open)
 
@@ -156,6 +169,36 @@ class RedisQueueClient:
         with mapped():
             answer = await self._client.get(self._keys.result(job_id))
             return None if answer is None else bytes(memoryview(answer))
+
+    async def body(self, job_id: str) -> bytes | None:
+        """Return the endpoint's whole answer, if the job succeeded and asked for it."""
+        if not is_job_id(job_id):
+            return None
+        with mapped():
+            pipe = self._client.pipeline(transaction=False)
+            pipe.hget(self._keys.record(job_id), "keep").get(self._keys.body(job_id))
+            keep, stored = map(read_result, await pipe.execute(raise_on_error=False))
+        return unpacked(stored) if keep == b"body" and stored is not None else None
+
+    async def read_tokens(self, after: Mapping[str, str], *, wait: float) -> list[TokenPiece]:
+        """Return pieces of the text of many jobs by one blocking command; if there are none, wait for some."""
+        check_positions(after)
+        known = {self._keys.tokens(job_id).encode(): job_id for job_id in after if is_job_id(job_id)}
+        positions = [after[job_id] or "0-0" for job_id in known.values()]
+        until = monotonic() + wait
+        if not known:
+            await asyncio.sleep(wait)
+            return []
+        if self._reader is None:
+            self._reader = self._connect()
+        while True:
+            left = until - monotonic()
+            blocks = ["BLOCK", int(1000 * min(left, BLOCK_SECONDS)) or 1] if left > 0 else []
+            with mapped():
+                words = ["COUNT", PIECES, *blocks, "STREAMS", *known, *positions]
+                found = await self._reader.execute_command("XREAD", *words)
+            if found or left <= 0:
+                return read_pieces(known, found)
 
     async def look_up(self, job_ids: Sequence[str]) -> list[tuple[dict[str, str], bytes | None]]:
         """Return record and answer of many jobs, in two round trips per batch."""
@@ -271,6 +314,24 @@ class RedisQueueClient:
                 for (name, beat_ms), why in zip(found, whys, strict=True)
             ]
 
+    async def ledger(
+        self, since: float, until: float | None = None, *, tenant: str | None = None
+    ) -> list[LedgerMinute]:
+        """Return what happened in each minute, oldest first."""
+        with mapped():
+            now = await self._now()
+            last = int(now if until is None else max(0, min(now, until))) // 60
+            first = int(min(now + 60, max(since, now - (self._options.ledger_days + 1) * DAY))) // 60
+            found: list[LedgerMinute] = []
+            for start in range(first, last + 1, MINUTES):
+                minutes = range(start, min(last + 1, start + MINUTES))
+                fields = [f"{minute}|{tenant}" if tenant else str(minute) for minute in minutes]
+                pipe = self._client.pipeline(transaction=False)
+                pipe.hmget(self._keys.of(LEDGER), fields)
+                (answer,) = await pipe.execute(raise_on_error=False)
+                found += read_ledger(minutes, answer)
+            return found
+
     async def pause(self) -> None:
         """Stop workers from claiming until `resume`."""
         with mapped():
@@ -350,9 +411,21 @@ class RedisQueueClient:
             gone += some
         return gone
 
+    async def discard(self, letter_ids: Sequence[str]) -> int:
+        """Delete dead letters by their ids, in batches. Raises TypeError for one id."""
+        check_letter_ids(letter_ids)
+        await self._tidy()
+        gone = 0
+        for start in range(0, len(letter_ids), PORTION):
+            ids = [_id(each) for each in letter_ids[start : start + PORTION]]
+            gone += await self._run("discard", self._keys.base, ["purged", *ids], int)
+        return gone
+
     async def aclose(self) -> None:
         """Close every connection."""
         await close(self._client)
+        if self._reader is not None:
+            await close(self._reader)
 
     @property
     def _live_seconds(self) -> int:

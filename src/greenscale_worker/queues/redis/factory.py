@@ -23,20 +23,13 @@ from greenscale_worker.telemetry import Metrics
 FORMATS: Final = (b"1", b"2")  # of the keys, that this version reads; a new queue gets the last
 CLOSE_SECONDS: Final = 2.0
 WORKER_SCRIPTS: Final = (
-    "claim",
-    "bind",
-    "settle",
-    "release",
-    "retry",
-    "heartbeat",
-    "why",
-    "record_dead",
-    "unregister",
-    "promote",
+    *("claim", "bind", "write_tokens", "settle", "release", "retry"),
+    *("heartbeat", "why", "record_dead", "unregister", "promote"),
 )
 CLIENT_SCRIPTS: Final = ("put", "promote", "look", "cancel", "uncancel", "open")
-LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "tidy")
+LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "discard", "tidy")
 SHARED: Final = {  # parts of scripts, in this order, and which scripts have them
+    "ledger": ("claim", "bind", "settle", "retry", "heartbeat", "unregister", "cancel"),
     "waiting": ("claim", "release", "retry", "heartbeat", "replay"),
     "dead_letters": ("claim", "settle", "retry", "heartbeat", "record_dead", "cancel", *LETTER_SCRIPTS),
     "rescue": ("claim", "heartbeat", "cancel"),
@@ -90,7 +83,7 @@ async def open_client(store: Store, redis: RedisOptions, options: QueueOptions) 
 
 
 async def _check_format(client: Any, store: Store, keys: Keys) -> None:
-    others = [keys.result("-"), keys.record("-"), keys.cancel("-"), keys.claim("-"), keys.why("-")]
+    others = [keys.result("-"), keys.record("-"), keys.body("-"), keys.cancel("-"), keys.claim("-"), keys.why("-")]
     check_format = load(store.script, "check_format", shared={})["check_format"]
     found = await check_format(client, [*keys.base, *others], ["", store.word, FORMATS[-1]])
     if found not in FORMATS:

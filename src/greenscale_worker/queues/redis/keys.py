@@ -18,11 +18,13 @@ OF_LATER: Final = ("later", "later:payload")
 LEDGER: Final = "ledger"
 BASE: Final = (*OURS, *OF_LETTERS, RECENT, IDLE, *OF_CLASSES, *OF_LATER, LEDGER)
 OF_STORES: Final = ("open",)
+PUBLIC: Final = ("result", "job", "body")
 
 
 # A name such as `{jobs}:dead` is taken by the keys of the list `jobs`.
+PUBLIC_PARTS: Final = "|".join(PUBLIC)
 PARTS: Final = "|".join((*BASE, *OF_STORES, "bell", "ended", "keys"))
-TAKEN: Final = re.compile(rf"\{{[^}}]+\}}(:({PARTS}|(claim|why|cancel|tokens|(.*:)?(result|job|body)):.*))?")
+TAKEN: Final = re.compile(rf"\{{[^}}]+\}}(:({PARTS}|(claim|why|cancel|tokens|(.*:)?({'|'.join(PUBLIC)})):.*))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +43,9 @@ class Keys:
     def __post_init__(self) -> None:
         if not PUBLIC_PREFIX.fullmatch(self.public):
             raise ConfigError(f"result prefix {self.public!r}: at most 64 of letters, digits and . _ : - are accepted")
-        if not self.name or self.name.startswith((f"{self.public}result:", f"{self.public}job:")):
-            raise ConfigError(
-                f"list name {self.name!r}: it is empty, or begins with {self.public}result: or {self.public}job:"
-            )
+        public = [f"{self.public}{part}:" for part in PUBLIC]
+        if not self.name or self.name.startswith(tuple(public)):
+            raise ConfigError(f"list name {self.name!r}: it is empty, or begins with {' or '.join(public)}")
         tagged = "{" in self.name or "}" in self.name
         if tagged and not HASH_TAG.match(self.name):
             raise ConfigError(f"list name {self.name!r}: braces are accepted only around a hash tag: {{team}}:jobs")
@@ -103,6 +104,14 @@ class Keys:
     def record(self, job_id: str) -> str:
         """The public key of the record."""
         return self._public(f"job:{job_id}")
+
+    def body(self, job_id: str) -> str:
+        """The public key of the endpoint's whole answer, compressed, where the job asked for it."""
+        return self._public(f"body:{job_id}")
+
+    def tokens(self, job_id: str) -> str:
+        """The key of the text that a job's runs have shown."""
+        return self.of(f"tokens:{job_id}")
 
     def _public(self, name: str) -> str:
         name = self.public + name

@@ -1,14 +1,16 @@
 """The worker side of a queue in Redis: one grouped script call per step (docs/queue-protocol.md)."""
 
+import asyncio
 from collections.abc import Callable, Container
 from contextlib import suppress
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.grouping import Grouper
-from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded
-from greenscale_worker.queues import LIVE_SECONDS, PUT_ASIDE, Binding, Lease, QueueOptions, Verdict
+from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded, Usage
+from greenscale_worker.queues import LIVE_SECONDS, PUT_ASIDE, Binding, Lease, QueueOptions, Verdict, token_seconds
+from greenscale_worker.queues.bodies import packed
 from greenscale_worker.queues.redis import record_fields
 from greenscale_worker.queues.redis.connections import Clients, close
 from greenscale_worker.queues.redis.fetcher import Fetcher
@@ -25,10 +27,14 @@ GROUP: Final = 32
 RELEASE_GROUP: Final = 1000  # no payloads: a whole worker's jobs go back in one script
 GROUP_BYTES: Final = 512 * 1024  # a larger item goes alone: a server that refuses it refuses nothing else
 LARGE_TIMES: Final = 5
+LARGE_BODY: Final = 256 * 1024
 BEAT_GROUP: Final = 200
 TRIM_GROUP: Final = 100
 TRIM_PORTIONS: Final = 20  # with one heartbeat
 PROMOTE_PORTIONS: Final = 20  # likewise
+MOST_TOKENS: Final = 10**9  # of one call
+
+Ending: TypeAlias = tuple[Lease, Succeeded | Failed, bytes]  # and the endpoint's whole answer, compressed, to be kept
 
 BINDINGS: Final[dict[bytes, Binding]] = {
     b"RUN": "run",
@@ -45,7 +51,6 @@ VERDICTS: Final[dict[bytes, Verdict]] = {
     b"STALE": "stale",
     b"GONE": "stale",
 }
-
 
 ENDINGS: Final = frozenset({b"OK", b"BADTYPE", b"STALE", b"GONE"})
 
@@ -79,6 +84,7 @@ class RedisQueue:
         self._settle = Grouper(self._send_settle, most=GROUP, most_bytes=GROUP_BYTES, size=_size)
         self._release = Grouper(self._send_release, most=RELEASE_GROUP, most_bytes=GROUP_BYTES)
         self._retry = Grouper(self._send_retry, most=GROUP, most_bytes=GROUP_BYTES)
+        self._tokens = Grouper(self._send_tokens, most=GROUP, most_bytes=GROUP_BYTES, size=_text_size)
         self._fetcher = Fetcher(
             self._redis,
             clients.peek,
@@ -108,7 +114,7 @@ class RedisQueue:
         """Bind the job's id to this lease and write its record."""
         binding = await self._bind((lease, job))
         if binding == "run":
-            lease.job_id = job.job_id
+            lease.job_id, lease.tenant, lease.keep = job.job_id, job.tenant, job.keep
             lease.attempts = lease.runs + 1
         elif binding != "conflict":
             self._fetcher.forget(lease)
@@ -119,9 +125,27 @@ class RedisQueue:
         if isinstance(outcome, Released):
             done = await self._release((lease, outcome))
         else:
-            done = await self._settle((lease, outcome))
+            done = await self._settle((lease, outcome, await self._kept(lease, outcome)))
         self._fetcher.forget(lease)
         return done
+
+    async def _kept(self, lease: Lease, outcome: Succeeded | Failed) -> bytes:
+        """Return the endpoint's whole answer, compressed, if the job asked for it; else nothing."""
+        if lease.keep == "text" or not isinstance(outcome, Succeeded) or not self.options.result_ttl:
+            return b""
+        body = outcome.output.body
+        if len(body) < LARGE_BODY:
+            return packed(body)
+        return await asyncio.to_thread(packed, body)  # it may take 100 ms, in which nothing else would be done
+
+    async def write_tokens(self, lease: Lease, text: str, *, last: bool = False) -> bool:
+        """Show a piece of the text of a job's run. Return False if the lease was lost."""
+        if lease.job_id is None or lease.lost is not None:
+            return False
+        if not self._redis.up:
+            raise QueueUnavailableError("Redis does not answer")
+        seconds = token_seconds(self.options, last=last)
+        return await self._tokens((lease, text, seconds)) if seconds else True
 
     async def retry(self, lease: Lease, failure: Failure) -> Verdict:
         """Requeue a job whose call failed, or make it a dead letter."""
@@ -147,7 +171,7 @@ class RedisQueue:
         head = [*self._head, *times, options.max_crashes, self._owner]
         for start in range(0, len(held) or 1, BEAT_GROUP):
             last = start + BEAT_GROUP >= len(held)
-            args = [*head, int(last), int(last and self._fetcher.idle)]
+            args = [*head, int(last), int(last and self._fetcher.idle), len(held), options.ledger_days]
             for lease in held[start : start + BEAT_GROUP]:
                 args += [lease.id, lease.token]
             beat = await self._redis.once(self._scripts["heartbeat"], self._keys.base, args, _read_beat)
@@ -187,12 +211,13 @@ class RedisQueue:
     async def aclose(self) -> None:
         """Hand back jobs no caller took, finish pending calls, and close every connection."""
         await self._fetcher.aclose()
-        for group in (self._bind, self._settle, self._release, self._retry):
+        for group in (self._bind, self._settle, self._release, self._retry, self._tokens):
             await group.aclose()
         try:
             # On an open connection: during a failover, Sentinel may know no master for a new one.
             keys = [*self._keys.base, self._keys.claim(self._owner)]
-            await self._redis.once(self._scripts["unregister"], keys, [*self._head, self._owner], _unread)
+            args = [*self._head, self._owner, int(self.options.heartbeat * 1000)]
+            await self._redis.once(self._scripts["unregister"], keys, args, _unread)
             await self._tell_why(None)
         except (QueueUnavailableError, ConfigError) as error:
             log.warning("queue_unavailable", error=str(error))
@@ -263,30 +288,43 @@ class RedisQueue:
         _warn_of_foreign_keys(answers, [job.job_id for _, job in items])
         return [BINDINGS[answer] for answer in answers]
 
-    async def _send_settle(self, items: list[tuple[Lease, Succeeded | Failed]]) -> list[bool]:
-        keys, args = [*self._base], [*self._head, self.options.result_ttl]
-        for lease, outcome in items:
+    async def _send_settle(self, items: list[Ending]) -> list[bool]:
+        keys, args, bodies = [*self._base], [*self._head, self.options.result_ttl], list[str]()
+        for lease, outcome, body in items:
             job_id = lease.job_id or ""
             keys += [self._keys.result(job_id), self._keys.record(job_id)]
             if isinstance(outcome, Failed):
                 code, message = record_fields.encoded(outcome.code), record_fields.encoded(outcome.message)
                 fields = record_fields.of_failure(lease, code, message, outcome.usage)
-                args += [lease.id, lease.token, "failed", job_id, code, message, 0, len(fields), *fields]
+                spent = _spent(lease, outcome.usage)
+                args += [lease.id, lease.token, "failed", job_id, code, message, spent, len(fields), *fields]
             elif self.options.result_ttl:
                 text, fields = record_fields.encoded(outcome.output.text), record_fields.of_success(outcome)
-                args += [lease.id, lease.token, "succeeded", job_id, text, "", _began_ms(lease), len(fields), *fields]
+                if body:
+                    bodies.append(self._keys.body(job_id))
+                    fields += ["keep", "body"]
+                spent = _spent(lease, outcome.output.usage)
+                args += [lease.id, lease.token, "succeeded", job_id, text, body, spent, len(fields), *fields]
             else:
-                args += [lease.id, lease.token, "succeeded", job_id, "", "", _began_ms(lease), 0]
+                args += [lease.id, lease.token, "succeeded", job_id, "", "", _spent(lease, outcome.output.usage), 0]
         size = _size(items[0])
         times = LARGE_TIMES if size > GROUP_BYTES else None
         try:
             answers, repeated = await self._redis.call(
-                self._scripts["settle"], keys, args, _words(len(items), ENDINGS), times=times
+                self._scripts["settle"], keys + bodies, args, _words(len(items), ENDINGS), times=times
             )
         except (QueueUnavailableError, ConfigError) as error:
             reason = f"Redis does not take an answer of {size} characters: {error}"
-            return await self._send_settle([(items[0][0], Failed("result_too_large", reason))])
-        return _done(answers, items, repeated=repeated)
+            return await self._send_settle([(items[0][0], Failed("result_too_large", reason), b"")])
+        return _done(answers, [lease for lease, _, _ in items], repeated=repeated)
+
+    async def _send_tokens(self, items: list[tuple[Lease, str, int]]) -> list[bool]:
+        keys, args = [*self._base], [*self._head]
+        for lease, text, seconds in items:
+            keys.append(self._keys.tokens(lease.job_id or ""))
+            args += [lease.id, lease.token, seconds, record_fields.encoded(text)]
+        read = _words(len(items), ENDINGS)
+        return [answer == b"OK" for answer in await self._redis.once(self._scripts["write_tokens"], keys, args, read)]
 
     async def _send_release(self, items: list[tuple[Lease, Released]]) -> list[bool]:
         keys = self._keys.base
@@ -296,7 +334,7 @@ class RedisQueue:
             args += [lease.id, lease.token, int(outcome.delay * 1000)]
             args += [lease.job_id or "", record_fields.encoded(outcome.reason)]
         answers, repeated = await self._redis.call(self._scripts["release"], keys, args, _words(len(items), ENDINGS))
-        return _done(answers, items, repeated=repeated)
+        return _done(answers, [lease for lease, _ in items], repeated=repeated)
 
     async def _send_retry(self, items: list[tuple[Lease, Failure]]) -> list[Verdict]:
         keys, ttl = self._keys.base, self.options.result_ttl
@@ -306,7 +344,7 @@ class RedisQueue:
             args += [lease.id, lease.token, lease.job_id or "", record_fields.encoded(failure.code)]
             args += [record_fields.encoded(failure.message), failure.prior, record_fields.encoded(failure.fingerprint)]
             args += [round(failure.used * 1000), round(failure.max_tries * 1000), int(failure.delay * 1000)]
-            args.append(_began_ms(lease))
+            args.append(_spent(lease, Usage()))
         answers, _ = await self._redis.call(self._scripts["retry"], keys, args, _read_verdicts)
         _warn_of_foreign_keys([word for _, word, _ in answers], [lease.job_id for lease, _ in items])
         for (lease, _), (verdict, _, due_in) in zip(items, answers, strict=True):
@@ -354,9 +392,9 @@ def _unread(_answer: Any) -> None:
     """Ignore an answer that has no content."""
 
 
-def _done(answers: list[bytes], items: list[tuple[Lease, Any]], *, repeated: bool) -> list[bool]:
+def _done(answers: list[bytes], leases: list[Lease], *, repeated: bool) -> list[bool]:
     """Return whether each item was ended by us. After a lost reply, GONE means that our first call ended it."""
-    _warn_of_foreign_keys(answers, [lease.job_id for lease, _ in items])
+    _warn_of_foreign_keys(answers, [lease.job_id for lease in leases])
     return [answer in {b"OK", b"BADTYPE"} or (repeated and answer == b"GONE") for answer in answers]
 
 
@@ -376,10 +414,26 @@ def _began_ms(lease: Lease) -> int:
     return int(1000 * (lease.claimed_at + began - lease.received))
 
 
+def _spent(lease: Lease, usage: Usage) -> str:
+    """Return what the ledger counts of a call: see settle.lua."""
+    ms = int(1000 * (lease.call_seconds or 0.0))
+    tokens = f"{_countable(usage.prompt_tokens)} {_countable(usage.completion_tokens)}"
+    return f"{_began_ms(lease)} {ms} {tokens} {lease.tenant or ''}"
+
+
+def _countable(tokens: int | None) -> int:
+    """Return tokens as a number for a sum; what no endpoint can mean counts as none."""
+    return tokens if tokens is not None and tokens <= MOST_TOKENS else 0
+
+
 def _payload_size(item: tuple[Lease, Job]) -> int:
     return len(item[0].payload)
 
 
-def _size(item: tuple[Lease, Succeeded | Failed]) -> int:
-    outcome = item[1]
-    return len(outcome.output.text) if isinstance(outcome, Succeeded) else 0
+def _text_size(item: tuple[Lease, str, int]) -> int:
+    return len(item[1])
+
+
+def _size(item: Ending) -> int:
+    _, outcome, body = item
+    return len(outcome.output.text) + len(body) if isinstance(outcome, Succeeded) else 0

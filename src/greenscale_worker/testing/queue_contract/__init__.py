@@ -10,12 +10,15 @@ from greenscale_worker.testing.queue_contract.classes import *
 from greenscale_worker.testing.queue_contract.dead_letters import *
 from greenscale_worker.testing.queue_contract.going_back import *
 from greenscale_worker.testing.queue_contract.heartbeats import *
+from greenscale_worker.testing.queue_contract.keeping import *
 from greenscale_worker.testing.queue_contract.leasing import *
+from greenscale_worker.testing.queue_contract.ledger import *
 from greenscale_worker.testing.queue_contract.pause_and_depth import *
 from greenscale_worker.testing.queue_contract.scheduling import *
 from greenscale_worker.testing.queue_contract.settling import *
 from greenscale_worker.testing.queue_contract.submitting import *
 from greenscale_worker.testing.queue_contract.telling import *
+from greenscale_worker.testing.queue_contract.tokens import *
 from greenscale_worker.testing.rig import open_rig, rig, short
 
 __all__ = [name for name in dir() if name.startswith("test_")]

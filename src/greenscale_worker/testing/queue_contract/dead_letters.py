@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final
 
+import pytest
+
 from greenscale_worker.job import Failed, Failure
 from greenscale_worker.queues import DeadFilter, DeadLetter
 from greenscale_worker.testing.rig import ANSWER, PATIENCE, Rig, claim, decoded, lanes, name_of, run, until
@@ -125,6 +127,20 @@ async def test_dead_letters_are_purged_by_age_and_code(rig: Rig) -> None:
     assert await rig.client.purge(older_than=0, code="x") == 130
     assert await rig.client.purge(older_than=0) == 3
     assert await rig.letters() == []
+
+
+async def test_dead_letters_are_deleted_by_their_ids(rig: Rig) -> None:
+    first, second, third = await bury(rig, "x", "y", "x")
+    assert await rig.client.discard([first.id, "nobody", second.id, first.id]) == 2
+    assert await rig.client.discard([first.id]) == 0
+    assert await listed(rig) == [third]
+    assert await rig.client.dead_codes() == {"x": 1}
+    assert third.job_id
+    assert await rig.client.dead_letter(third.job_id) == third
+    assert first.job_id
+    assert await rig.client.dead_letter(first.job_id) is None
+    with pytest.raises(TypeError):
+        await rig.client.discard(third.id)
 
 
 async def test_the_oldest_of_too_many_dead_letters_go(open_rig: Callable[..., Awaitable[Rig]]) -> None:

@@ -36,6 +36,7 @@ local function bind(i, token, start)
   end
   if any_known and call('DEL', tombstone) == 1 then
     drop(id, m, 'cancelled')
+    ledger.count('cancelled')
     if final_ttl > 0 then
       write_record(record, final_ttl, true, 'state', 'cancelled', 'finished_ms', NOW)
       written[record] = true
@@ -69,5 +70,6 @@ for i, start in ipairs(starts) do
 end
 call_with('HSET', BOUND, bindings)
 call_with('HSET', META, changed)
+ledger.write()
 tell_ends()
 return answers

@@ -3,7 +3,8 @@
 --
 -- KEYS  as in prelude.lua
 -- ARGV  3 lease ms, 4 heartbeat ms, 5 max crashes, 6 owner, 7 whether to reap (0 while more of our leases follow),
---       8 whether the owner has a free lane and nothing to run on it (1 or 0);
+--       8 whether the owner has a free lane and nothing to run on it (1 or 0), 9 leases it holds in all,
+--       10 days the ledger is kept (0: none is);
 --       then id, token of each lease held
 -- Output {reaped, jobs that may be claimed now, {lost id, its token, taken or gone, …}, {id buried, its job id, its code…},
 --         whether the owner has a seat (1 or 0), {job id that is due, …}}
@@ -12,7 +13,7 @@ local lease_ms, beat_ms, max_crashes, owner = tonumber(ARGV[3]), tonumber(ARGV[4
 run_when_full()
 tick(lease_ms, beat_ms)
 local lost = {}
-for arg = 9, #ARGV, 2 do
+for arg = 11, #ARGV, 2 do
   local id = ARGV[arg]
   local m = read_meta(id)
   if m and m.token == ARGV[arg + 1] and call('ZSCORE', LEASE, id) then
@@ -95,7 +96,11 @@ if ARGV[7] == '1' then
   tidy_classes()
   due = due_later()
 end
+local days = tonumber(ARGV[10]) or 0
+if ledger.work(owner, beat_ms, tonumber(ARGV[9]) or 0) or days == 0 then ledger.trim(days) end
 call('ZADD', WORKERS, NOW, owner)
+ledger.alive(beat_ms)
+ledger.write()
 for _, silent in ipairs(call('ZRANGEBYSCORE', WORKERS, '-inf', digits(now - 2 * lease_ms))) do
   if store.dismiss(silent) then call('ZREM', WORKERS, silent) end
 end

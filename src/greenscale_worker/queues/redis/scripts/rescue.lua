@@ -13,6 +13,8 @@ local buried = {}
 
 local function bury_unsettled(id, m, code, message)
   bury(id, m, m.job_id, code, message)
+  ledger.count('failed')
+  ledger.write()
   push(buried, id, m.job_id)
   buried[#buried + 1] = code
 end

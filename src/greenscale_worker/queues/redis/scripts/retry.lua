@@ -4,8 +4,8 @@
 -- KEYS  as in prelude.lua; then for each item its record HASH
 -- ARGV  3 seconds a live record lasts, 4 seconds a final record lasts (0: none is written);
 --       then for each item: id, token, job id (empty: no record), code, message, prior (job, endpoint or unknown),
---       fingerprint, thousandths of a try that the failure uses up, thousandths at which the job is dead, delay ms, when its
---       call began (ms by our clock)
+--       fingerprint, thousandths of a try that the failure uses up, thousandths at which the job is dead, delay ms, what
+--       its call spent (see settle.lua)
 -- Output for each item its verdict DELAYED, HELD, DEAD, STALE or GONE, 1 if a foreign key was replaced, and ms until it is due
 local live_ttl, final_ttl = ARGV[3], tonumber(ARGV[4])
 local WORDS, TRY = 11, 1000
@@ -59,7 +59,7 @@ end
 
 local function retry(item, record)
   local id, token, job_id, code, message, prior, fingerprint = unpack(item, 1, 7)
-  local used, most, delay, began = tonumber(item[8]), tonumber(item[9]), tonumber(item[10]), tonumber(item[11])
+  local used, most, delay, began = tonumber(item[8]), tonumber(item[9]), tonumber(item[10]), tonumber(string.match(item[11], '^%d+'))
   local m = read_meta(id)
   if not m then return 'GONE' end
   if m.token ~= token or not call('ZSCORE', LEASE, id) then return 'STALE' end
@@ -85,6 +85,7 @@ local function retry(item, record)
     if job_id ~= '' and bound_elsewhere(job_id, id) then ttl = 0 end
     bury(id, m, job_id, code, message, m.runs)
     increment('failed')
+    ledger.count('failed', item[11])
     push(fields, 'state', 'failed')
     push(fields, 'finished_ms', NOW)
     ttl = ttl == 0 and 0 or final_ttl
@@ -92,6 +93,7 @@ local function retry(item, record)
   else
     postpone(id, m, delay)
     increment('released')
+    ledger.count('retried', item[11])
     push(fields, 'state', verdict == 'HELD' and 'held' or 'delayed')
     push(fields, 'due_ms', digits(now + delay))
   end
@@ -107,5 +109,6 @@ for arg = 5, #ARGV, WORDS do
   rings = rings or verdict == 'DELAYED' or verdict == 'HELD'
 end
 if rings then ring('ready') end
+ledger.write()
 tell_ends()
 return answers

@@ -1,11 +1,13 @@
 -- Ends jobs: result, record and acknowledgement in one step. The token must be that of the latest claim. The lease need
 -- not be alive: a finished answer is worth more than a redelivery that no worker has claimed yet.
 --
--- KEYS  as in prelude.lua; then for each item its result STRING and its record HASH
+-- KEYS  as in prelude.lua; then for each item its result STRING and its record HASH; then for each item that has a whole
+--       answer its body STRING
 -- ARGV  3 seconds results and final records last (0: none are written);
 --       then for each item: id, token, succeeded or failed, job id (empty: no result, no record), result text or
---       failure code, failure message, when its call began (ms by our clock), number of words, record field, value, …;
---       the first field of a failure is attempts
+--       failure code, whole answer (empty: none is kept) or failure message, what its call spent, number of words, record field,
+--       value, …; the first field of a failure is attempts. Spent: when the call began (ms by our clock; 0: none was made), ms
+--       it took, tokens in, tokens out and perhaps a tenant, with blanks between them
 -- Output for each item OK, STALE (claimed by another since) or GONE (ended already, or unknown); BADTYPE: OK, and a
 --       foreign key was replaced
 local ttl = ARGV[3]
@@ -38,7 +40,7 @@ local function late(id, token, succeeded, job_id)
   return header
 end
 
-local function settle(id, token, state, job_id, text, message, start, result, record)
+local function settle(id, token, state, job_id, text, message, start, result, record, body)
   local m, succeeded = metas[id], state == 'succeeded'
   local letter = not m and late(id, token, succeeded, job_id)
   if not m then
@@ -56,9 +58,11 @@ local function settle(id, token, state, job_id, text, message, start, result, re
     if clash then return 'OK' end
   end
   settled[state] = settled[state] + 1
-  if succeeded then began_last = math.max(began_last, tonumber(ARGV[start + 6])) end
+  local began = ledger.count(succeeded and 'ended' or 'failed', ARGV[start + 6])
+  if succeeded then began_last = math.max(began_last, began) end
   if job_id == '' or ttl == '0' then return 'OK' end
   if succeeded then call('SET', result, text, 'EX', ttl) end
+  if body then call('SET', body, message, 'EX', ttl) end
   ended(job_id, state, not succeeded and text)
   local foreign = write_record(record, ttl, not m or m.job_id ~= job_id, 'state', state, 'finished_ms', NOW,
                                'attempts', m and shown(m.runs) + 1 or letter.tries,
@@ -67,11 +71,12 @@ local function settle(id, token, state, job_id, text, message, start, result, re
   return foreign and 'BADTYPE' or 'OK'
 end
 
-local answers = {}
+local answers, next_body = {}, ITEMS + 2 * #starts
 for i, start in ipairs(starts) do
   local id, token, state, job_id, text, message = unpack(ARGV, start, start + 5)
-  local key = ITEMS + 2 * (i - 1)
-  answers[i] = settle(id, token, state, job_id, text, message, start, KEYS[key], KEYS[key + 1])
+  local key, body = ITEMS + 2 * (i - 1), nil
+  if state == 'succeeded' and message ~= '' then body, next_body = KEYS[next_body], next_body + 1 end
+  answers[i] = settle(id, token, state, job_id, text, message, start, KEYS[key], KEYS[key + 1], body)
 end
 if control.held and settled.succeeded > 0 then add(CONTROL, 'back', settled.succeeded) end
 -- A call that began before the first failure proves nothing about it.
@@ -89,5 +94,6 @@ forget(finished)  -- last: if anything before it raises, they can be settled aga
 for state, many in pairs(settled) do
   if many > 0 then increment(state, many) end
 end
+ledger.write()
 tell_ends()
 return answers

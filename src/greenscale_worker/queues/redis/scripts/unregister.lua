@@ -1,9 +1,11 @@
 -- Removes a worker that has handed everything back.
 --
 -- KEYS  as in prelude.lua; then claim:<owner> STRING
--- ARGV  3 owner
+-- ARGV  3 owner, 4 heartbeat ms
 -- Output OK
 call('DEL', KEYS[ITEMS])
+ledger.work(ARGV[3], tonumber(ARGV[4]), 0)
+ledger.write()
 stand_up(ARGV[3])
 if store.dismiss(ARGV[3]) then call('ZREM', WORKERS, ARGV[3]) end
 return 'OK'

@@ -1,0 +1,135 @@
+"""`greenscale-worker serve`: runs the gateway."""
+
+import argparse
+import asyncio
+import signal
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Final
+
+from greenscale_worker.cli import interrupt
+from greenscale_worker.cli.context import logs_json, open_client, settings_in_force
+from greenscale_worker.cli.usage import add_command
+from greenscale_worker.errors import ConfigError, QueueUnavailableError
+
+if TYPE_CHECKING:
+    from greenscale_worker.config import Settings
+    from greenscale_worker.gateway.core import Gateway
+
+DESCRIPTION: Final = """\
+Serve the queue over HTTP, until SIGTERM or Ctrl-C: submit jobs, follow, cancel
+and read them, dead letters, and the numbers of the queue. /docs is a page for
+people, /openapi.json the same for machines.
+
+It listens on GREENSCALE_GATEWAY_HOST (127.0.0.1) and GREENSCALE_GATEWAY_PORT
+(8400). Where others can reach it, it needs keys: `greenscale-worker keys`.
+Workers are other processes: `greenscale-worker`."""
+NOTES: Final = """\
+SIGTERM: those who wait for a job have GREENSCALE_DRAIN_SECONDS to be answered,
+then they are told where to look; again: now. No job is lost by it."""
+EXAMPLES: Final = """\
+greenscale-worker serve
+curl http://127.0.0.1:8400/v1/jobs -H 'Prefer: wait=60' \\
+  -d '{"prompt": "What is 2+2?"}'"""
+CODES: Final = """\
+0  stopped by SIGTERM or Ctrl-C
+2  a wrong setting, a port that is in use, or an address that others can reach
+   while there are no keys"""
+AGAIN_SECONDS: Final = 1.0
+RAISED_FILES: Final = 65_536
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the command."""
+    text = "serve the queue over HTTP"
+    parser = add_command(subparsers, "serve", text, DESCRIPTION, notes=NOTES, examples=EXAMPLES, codes=CODES)
+    parser.set_defaults(run=run)
+
+
+def run(_args: argparse.Namespace) -> int:
+    """Serve until a signal. Raises ConfigError."""
+    from greenscale_worker.telemetry import configure_logging, flush_log, log
+
+    settings = settings_in_force()
+    configure_logging(json=logs_json(settings), level=settings.log_level)
+    for notice in settings.notices:
+        log.warning("unknown_setting", name=notice.name, hint=notice.hint)
+    try:
+        return interrupt.run(_serve(settings))
+    finally:
+        flush_log()  # the error that ends it goes to stderr, after the log
+
+
+async def _serve(settings: "Settings") -> int:
+    from greenscale_worker.config import queue_name, redis_options
+    from greenscale_worker.config.rules import masked
+    from greenscale_worker.gateway.app import serving
+    from greenscale_worker.gateway.core import Gateway, GatewayOptions, is_loopback
+    from greenscale_worker.telemetry import log
+
+    if not settings.result_ttl_seconds:
+        raise ConfigError(
+            "GREENSCALE_RESULT_TTL_SECONDS is 0, so that no answer is kept that a gateway could give; expected: above 0"
+        )
+    options = GatewayOptions(
+        queue=queue_name(settings),
+        max_bytes=settings.max_payload_bytes,
+        chat=settings.backend == "chat",
+        drain=settings.drain_seconds,
+        key=settings.gateway_key.get_secret_value() if settings.gateway_key else None,
+        open_without_keys=is_loopback(settings.gateway_host),
+    )
+    _allow_many_connections()
+    stopping = asyncio.Event()
+    async with aclosing(await open_client(settings)) as queue:
+        gateway = Gateway(queue, options)
+
+        def stop() -> None:
+            (gateway.hurry if stopping.is_set() else stopping).set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+        if not options.open_without_keys and not await _has_keys(gateway, settings.gateway_host, stopping):
+            return 0
+        async with serving(gateway, settings.gateway_host, settings.gateway_port) as port:
+            name = f"[{settings.gateway_host}]" if ":" in settings.gateway_host else settings.gateway_host
+            log.info(
+                "gateway_started",
+                url=f"http://{name}:{port}",
+                queue=options.queue,
+                kind=settings.queue,
+                redis=masked(redis_options(settings).url),
+            )
+            await stopping.wait()
+            log.info("draining", seconds=options.drain)
+    log.info("stopped")
+    return 0
+
+
+async def _has_keys(gateway: "Gateway", host: str, stopping: asyncio.Event) -> bool:
+    """Return whether there are keys, False if stopped before that is known. Raises ConfigError if there are none."""
+    while not gateway.keyring.exists:
+        try:
+            await gateway.keyring.refresh()
+        except QueueUnavailableError as error:
+            gateway.queue_is_away(str(error))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(AGAIN_SECONDS):
+                    await stopping.wait()
+                return False
+        else:
+            if not gateway.keyring.exists:
+                raise ConfigError(
+                    f"GREENSCALE_GATEWAY_HOST: {host} can be reached by others, and there are no keys; expected:"
+                    " `greenscale-worker keys create`, or GREENSCALE_GATEWAY_KEY, or 127.0.0.1"
+                )
+    return True
+
+
+def _allow_many_connections() -> None:
+    """Raise the limit of open files, which is often 1,024, as far as the system lets us."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = RAISED_FILES if hard == resource.RLIM_INFINITY else min(hard, RAISED_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,42 @@
+"""`/openapi.json` and `/docs`: what the gateway says of itself."""
+
+from typing import Final
+
+from aiohttp import web
+
+from greenscale_worker.gateway.core import Call
+from greenscale_worker.gateway.route import HTML, Route
+
+# The page has no script, and loads nothing.
+POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
+
+
+async def openapi(call: Call) -> web.Response:
+    """GET /openapi.json."""
+    return web.Response(body=call.gateway.document, content_type="application/json")
+
+
+async def page(call: Call) -> web.Response:
+    """GET /docs."""
+    headers = {"Content-Security-Policy": POLICY}
+    return web.Response(text=call.gateway.page, content_type=HTML, charset="utf-8", headers=headers)
+
+
+ROUTES: Final = (
+    Route(
+        method="GET",
+        path="/openapi.json",
+        handler=openapi,
+        summary="This API, as an OpenAPI 3.1 document.",
+        scope=None,
+        answers={200: "application/json"},
+    ),
+    Route(
+        method="GET",
+        path="/docs",
+        handler=page,
+        summary="This API, as a page for people.",
+        scope=None,
+        answers={200: HTML},
+    ),
+)

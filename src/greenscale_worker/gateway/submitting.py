@@ -1,0 +1,78 @@
+"""Makes jobs of requests, and puts them into the queue once."""
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final
+from uuid import uuid4
+
+from greenscale_worker.client.ends import Record
+from greenscale_worker.client.payload import check
+from greenscale_worker.gateway.core import Call
+from greenscale_worker.gateway.errors import Problem
+from greenscale_worker.queues import JobClass
+from greenscale_worker.wire_json import write
+
+LONGEST_KEY: Final = 255  # characters of an Idempotency-Key
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A job that is in the queue. `record` is what is known of it."""
+
+    queue_id: str
+    record: Record
+
+
+async def submit(
+    call: Call,
+    fields: dict[str, Any],
+    *,
+    raw: bytes,
+    once: bool = False,
+    job_class: JobClass = "standard",
+    not_before: float | None = None,
+) -> Submitted:
+    """Put a job into the queue, unless it is there already. `raw` is the request's body.
+
+    A job with an Idempotency-Key, or `once`, is put once, as long as there is a record of it; any other with a `job_id`
+    again if it has failed or was cancelled. Raises BadInputError for a job that no worker would run, Problem if the key or the id
+    belongs to a request with another body.
+    """
+    key = call.request.headers.get("Idempotency-Key")
+    if key is not None:
+        fields = {**fields, "job_id": _id_of_key(call, key, fields.get("job_id"))}
+    job_id = fields.get("job_id")
+    queue_id = call.caller.queue_id(job_id or uuid4().hex)
+    tenant, options = call.caller.tenant or "", call.gateway.options
+    payload = write({**fields, "job_id": queue_id, **({"tenant": tenant} if tenant else {})})
+    check(payload, max_bytes=options.max_bytes, chat=options.chat)
+    digest = sha256(call.request.path.encode() + b"\0" + raw).hexdigest()
+    await call.queue.put(
+        [(queue_id, payload)],
+        fold=not once and key is None,
+        once=once or key is not None,
+        job_class=job_class,
+        not_before=not_before,
+        tenant=tenant,
+        digest=digest,
+    )
+    if call.caller.account is not None and call.caller.account.limits.waiting is not None:
+        call.caller.account.jobs.add(queue_id)
+    record = await call.queue.record(queue_id)
+    if record.get("digest", digest) != digest:
+        if key is not None:
+            raise Problem("idempotency_key_reuse", "the Idempotency-Key was sent with another body before")
+        raise Problem("job_id_reuse", "the job_id was sent with another body before", param="job_id")
+    return Submitted(queue_id, record or {"state": "waiting"})
+
+
+def _id_of_key(call: Call, key: str, job_id: object) -> str:
+    """Return the id of the job with an Idempotency-Key. Raises Problem."""
+    if not 0 < len(key) <= LONGEST_KEY:
+        raise Problem(
+            "bad_field", f"Idempotency-Key: 1 to {LONGEST_KEY} characters are accepted", param="Idempotency-Key"
+        )
+    if job_id is not None:
+        said = "job_id: not beside an Idempotency-Key, which makes the id; one of the two is expected"
+        raise Problem("bad_field", said, param="job_id")
+    return "idem-" + sha256(f"{call.caller.tenant or ''}\0{key}".encode()).hexdigest()
