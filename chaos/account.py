@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Final
 
+from chaos.answers import judge_answers
 from chaos.endpoint import CUT, ILL, POISONED
 from chaos.facts import Disturbance, Execution, Facts, Letter, Push, Verdict
-from chaos.schedule import ALL_ILL, ILLNESSES, KILL, LATE, LEASE
+from chaos.schedule import ALL_ILL, GATEWAY, ILLNESSES, KILL, LATE, LEASE
 
 CANCELLED: Final = {"cancelled", "will_be_cancelled"}
 SLACK: Final = 0.5  # seconds between a request to the endpoint to change its behaviour and the change
@@ -20,7 +21,8 @@ CODES: Final = {how: f"http_{how}" for how in ILLNESSES} | {"hang": "timeout", C
 SEEMS_AT_FAULT: Final = "http_400"  # the only illness that makes the job seem at fault
 MOST_BURIED: Final = 2  # by one illness of the whole endpoint
 FAILURES: Final = {*CODES.values(), "http_429", "http_502", "not_a_completion"}
-EVERYBODYS: Final = ("endpoint", "Redis", "CLIENT", "DEBUG", "queue", "dead letters")  # these stop work, but undo none
+CLOCKS: Final = 0.05  # seconds that two clocks of this machine may differ by
+EVERYBODYS: Final = ("endpoint", "Redis", "CLIENT", "DEBUG", "queue", "dead letters", GATEWAY)  # these undo no work
 
 
 def judge(facts: Facts) -> Verdict:
@@ -31,6 +33,7 @@ def judge(facts: Facts) -> Verdict:
     audit.order()
     audit.executions()
     audit.exits()
+    judge_answers(facts, audit.breach, audit.verdict.counts)
     for part, count in facts.left.items():
         if count:
             audit.breach("left over", f"{count} in {part}")
@@ -52,8 +55,13 @@ class _Audit:
         self.verdict.breaches.append(f"{promise}: {what}")
 
     def acceptances(self) -> None:
-        """Check that the journal has every payload accepted."""
+        """Check that the journal has every payload accepted, none that was refused, and none twice that must not be."""
         journal = self.facts.journal
+        for payload in journal.keys() - {push.payload for push in self.facts.pushes}:
+            self.breach("refused and run", f"in Redis' journal, and nobody was told that it may be: {payload[:100]!r}")
+        for push in self.facts.pushes:
+            if push.once and (self._pushed[push.job_id] > 1 or journal.get(push.payload, 0) > 1):
+                self.breach("put twice", f"{push.job_id}: {push.payload[:100]!r}")
         for payload, told in Counter(push.payload for push in self.facts.pushes if push.told).items():
             if (found := journal.get(payload, 0)) < told:
                 self.breach("lost", f"accepted {told} times, {found} times in Redis' journal: {payload[:100]!r}")
@@ -184,6 +192,9 @@ class _Audit:
         starts = [each.began for each in disturbances]
         self._count["executions"] = len(self.facts.executions)
         self._count["late heartbeats"] = sum(each.kind == LATE for each in disturbances)
+        for push in self.facts.pushes:
+            if any(call.began < push.due - CLOCKS for call in self._executions.get(push.job_id, ())):
+                self.breach("too early", f"{push.job_id}: due {push.due}, {self._executions[push.job_id]}")
         for job, executions in self._executions.items():
             self._count["executed again"] += len(executions) - 1
             self._count["answered twice by the endpoint"] += sum(each.fate == "ok" for each in executions) > 1
@@ -193,15 +204,19 @@ class _Audit:
                     self.breach("executed again for no reason", f"{before}, {after}")
 
     def exits(self) -> None:
-        """Check that workers ended only when told to, and wrote nothing to stderr.
+        """Check that workers and gateways ended only when told to, and wrote nothing to stderr.
 
-        SIGTERM may kill a worker while Python still starts, but not once it works.
+        SIGTERM may kill one while Python still starts, but not once it works. Gateways have no work to leave undone.
         """
         worked = {execution.worker for execution in self.facts.executions}
+        worked |= {request.gateway for request in self.facts.requests if request.status}
         for end in self.facts.exits:
-            self._count[f"ended by {end.asked or 'nobody'} with {end.code}"] += 1
+            is_gateway = end.worker.startswith("gateway")
+            whose = "a gateway ended" if is_gateway else "ended"
+            self._count[f"{whose} by {end.asked or 'nobody'} with {end.code}"] += 1
             early = end.code == -signal.SIGTERM and end.worker not in worked
-            if not end.asked or end.stderr or not (early or end.code in {-signal.SIGKILL, 0, 1}):
+            allowed = {-signal.SIGKILL, 0} if is_gateway else {-signal.SIGKILL, 0, 1}
+            if not end.asked or end.stderr or not (early or end.code in allowed):
                 told = f"told by {end.asked or 'nobody'}"
                 self.breach("worker broken", f"{end.worker}: {end.code}, {told}: {end.stderr[-300:]}")
 

@@ -3,22 +3,45 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """A payload that a producer sent. `told`: Redis answered that it accepted it; if not, it may have done so anyway.
+    """A payload that a producer sent. `told`: it was told that it is accepted; if not, it may have been so anyway.
 
-    `producer`: the sender, if it waited for each answer before the next push; else None. `code`: of the dead letter
-    that it must become, if any; `poisoned`: the endpoint always refuses it, as `code` says.
+    `producer`: the sender, and the class if it has one, if it waited for each answer before the next push; else None.
+    `code`: of the dead letter that it must become, if any; `poisoned`: the endpoint always refuses it, as `code` says.
+    `once`: however often it was sent, it is to be put once, as a gateway does. `due`: when it may begin, in monotonic
+    seconds.
     """
 
     job_id: str
     payload: bytes
-    producer: int | None = 0
+    producer: int | str | None = 0
     told: bool = True
     code: str = ""
     poisoned: bool = False
+    once: bool = False
+    due: float = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request to a gateway, as its client saw it. `status` 0: the connection broke, or no answer came.
+
+    `wanted`: the statuses that it may get where nothing is wrong. `said`: the object in the answer. `unclear`: what is
+    wrong with the form of the answer. Times are monotonic seconds.
+    """
+
+    job_id: str
+    gateway: str
+    began: float
+    ended: float
+    status: int = 202
+    wanted: Sequence[int] = (200, 202)
+    said: Mapping[str, Any] = field(default_factory=dict)
+    unclear: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +61,7 @@ class Execution:
 
 @dataclass(slots=True)
 class Disturbance:
-    """A fault as it took place. `worker`: the one it hit; None: all. Times are monotonic seconds."""
+    """A fault as it took place. `worker`: the one it hit, or the gateway; None: all. Times are monotonic seconds."""
 
     kind: str
     worker: str | None
@@ -56,7 +79,7 @@ class Letter:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a worker ended: exit code, the signal it was sent, and its stderr."""
+    """How a worker or a gateway ended: exit code, the signal it was sent, and its stderr."""
 
     worker: str
     code: int | None
@@ -66,7 +89,10 @@ class Exit:
 
 @dataclass(slots=True, kw_only=True)
 class Facts:
-    """All facts. `journal` counts payloads that Redis accepted, `written` has every result that was ever written."""
+    """All facts. `journal` counts payloads that Redis accepted, `written` has every result that was ever written.
+
+    `requests` are those to gateways.
+    """
 
     pushes: Sequence[Push]
     journal: Mapping[bytes, int]
@@ -79,6 +105,7 @@ class Facts:
     disturbances: Sequence[Disturbance]
     left: Mapping[str, int]
     exits: Sequence[Exit] = ()
+    requests: Sequence[Request] = ()
 
 
 @dataclass(slots=True)

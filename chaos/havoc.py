@@ -16,6 +16,10 @@ import redis
 from chaos.facts import Disturbance, Exit
 from chaos.schedule import (
     ALL_ILL,
+    GATEWAY,
+    GATEWAY_ENDED,
+    GATEWAY_KILLED,
+    GATEWAY_STOPPED,
     ILLNESSES,
     KILL,
     LEASE,
@@ -34,7 +38,7 @@ from harness.tcp_proxy import Trap
 
 RATE: Final = 0.15  # of calls, for each way in which the endpoint fails
 SLOW_SECONDS: Final = 1.5 * LEASE  # of a good answer: only heartbeats keep the lease that long
-TRAPS: Final = {"claim": b":claim:", "settle": b"succeeded"}
+TRAPS: Final = {"claim": b":claim:", "settle": b"succeeded", "put": b'"prompt"'}
 RATES: Final = {
     "endpoint 429": "rate_429",
     "endpoint 5xx": "rate_5xx",
@@ -51,7 +55,7 @@ LETTERS: Final = 3
 
 
 class Havoc:
-    """Carries out a schedule. `done` counts the faults that took place, `disturbances` has their times and workers."""
+    """Carries out a schedule. `done` counts the faults that took place, `disturbances` has times and whom they hit."""
 
     def __init__(self, stage: Stage, schedule: Sequence[Fault]) -> None:
         self.done: Counter[str] = Counter()
@@ -75,7 +79,8 @@ class Havoc:
                 group.create_task(self._happen(fault))
 
     async def _happen(self, fault: Fault) -> None:
-        slot = self._stage.slots[fault.slot]
+        gateways = self._stage.gateways
+        slot = gateways[fault.slot % len(gateways)] if fault.kind.startswith(GATEWAY) else self._stage.slots[fault.slot]
         method, personal = self.METHODS[fault.kind]
         trace = Disturbance(fault.kind, slot.name if personal else None, time.monotonic(), float("inf"))
         if fault.kind not in {KILL, SEAT_KILLED, SEAT_STOPPED, SEAT_STARVED}:  # these choose their worker first
@@ -98,12 +103,12 @@ class Havoc:
             return self._kill_now(victim)
 
     def _kill_now(self, victim: Slot) -> bool:
-        if not victim.worker.alive:
+        if not victim.process.alive:
             return False
         victim.asked = "SIGKILL"
         now = time.monotonic()
         self.disturbances.append(Disturbance(KILL, victim.name, now, now))
-        victim.worker.signal(signal.SIGKILL)
+        victim.process.signal(signal.SIGKILL)
         return True
 
     async def _hit_seat(self, fault: Fault, _: Slot) -> bool:
@@ -111,7 +116,7 @@ class Havoc:
         pids = [
             int(owner.split(b":")[-2]) for owner in await self._stage.client.zrange(self._stage.keys.of(IDLE), 0, 1)
         ]
-        victim = next((each for each in self._stage.slots if each.worker.pid in pids and each.worker.alive), None)
+        victim = next((each for each in self._stage.slots if each.process.pid in pids and each.process.alive), None)
         if victim is None:
             return False
         if fault.kind == SEAT_KILLED:
@@ -124,27 +129,40 @@ class Havoc:
     async def _at_work(self, slot: Slot) -> Slot | None:
         slots, busy = self._stage.slots, await self._stage.busy()
         turn = (*slots[slot.number :], *slots[: slot.number])
-        return next((each for each in turn if each.name in busy and each.worker.alive), None)
+        return next((each for each in turn if each.name in busy and each.process.alive), None)
 
     async def _term(self, _: Fault, slot: Slot) -> bool:
-        worker = slot.worker
-        if not worker.alive or slot.asked:
+        process = slot.process
+        if not process.alive or slot.asked:
             return False
         slot.asked = "SIGTERM"
-        worker.terminate()
+        process.terminate()
         try:
-            await eventually(lambda: not worker.alive, END_SECONDS)
+            await eventually(lambda: not process.alive, END_SECONDS)
         except TimeoutError:
             self._stage.ended.append(Exit(slot.name, None, "SIGTERM", f"still there after {END_SECONDS:g} s"))
         return True
 
+    async def _end_gateway(self, fault: Fault, slot: Slot) -> bool:
+        """Kill a gateway, or end it by SIGTERM; return when its successor answers."""
+        took_place = True
+        if fault.kind == GATEWAY_ENDED:
+            took_place = await self._term(fault, slot)
+        elif slot.process.alive:
+            slot.asked = "SIGKILL"
+            slot.process.signal(signal.SIGKILL)
+        else:
+            took_place = False
+        await self._stage.serves(slot)
+        return took_place
+
     async def _stop(self, fault: Fault, slot: Slot) -> bool:
-        worker = slot.worker
-        if not worker.alive:
+        process = slot.process
+        if not process.alive:
             return False
-        worker.signal(signal.SIGSTOP)
+        process.signal(signal.SIGSTOP)
         await asyncio.sleep(fault.lasts)
-        worker.signal(signal.SIGCONT)
+        process.signal(signal.SIGCONT)
         return True
 
     async def _cut(self, _: Fault, slot: Slot) -> bool:
@@ -158,8 +176,8 @@ class Havoc:
         slot.proxy.flow()
 
     async def _trap(self, fault: Fault, slot: Slot) -> bool:
-        """Truncate the answer to the worker's next claim or settle, and cut or stall the connection."""
-        what, how = fault.kind.split()
+        """Truncate the answer to the next claim or settle, or a gateway's next put, and cut or stall the connection."""
+        what, how = fault.kind.split()[-2:]
         trap = Trap(TRAPS[what], keep=2 if how == "truncated" else 0, cut=how == "truncated")
         slot.proxy.set(trap)
         await asyncio.sleep(fault.lasts or 1.0)
@@ -252,7 +270,14 @@ class Havoc:
         MODEL_ILL: (_fall_ill, False),
         "queue paused": (_pause, False),
         "dead letters replayed": (_replay, False),
-    }  # the method of each, and whether it hits only one worker
+        GATEWAY_KILLED: (_end_gateway, True),
+        GATEWAY_ENDED: (_end_gateway, True),
+        GATEWAY_STOPPED: (_stop, True),
+        f"{GATEWAY}connections cut": (_cut, True),
+        f"{GATEWAY}connections half-open": (_stall, True),
+        f"{GATEWAY}put truncated": (_trap, True),
+        f"{GATEWAY}put unanswered": (_trap, True),
+    }  # the method of each, and whether it hits only one worker or gateway
 
 
 async def _insist(call: Callable[[], Awaitable[Any]]) -> None:

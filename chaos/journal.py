@@ -1,7 +1,7 @@
 """Reads Redis' journal, the append-only file: every write in order, including those whose reply was lost."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -10,36 +10,80 @@ import hiredis
 
 CHUNK: Final = 1024 * 1024
 RESULT: Final = b"result:"
+CLASSES: Final = (b":interactive", b":background")
+LATER: Final = b":later:payload"
+TAKES: Final = {b"HDEL", b"XCLAIM", b"LPOP", b"RPOP"}  # what promote, claim and replay do besides; put only adds
+
+Command = Sequence[bytes]
 
 
 @dataclass(slots=True)
 class Journal:
-    """How often each payload was pushed, every result written, by job id, and every heartbeat.
+    """How often each payload was pushed by producers and put by scripts, every result written, and every heartbeat.
 
-    `beats` are milliseconds since the epoch by Redis' clock, by the worker's process id.
+    Results are by job id; `beats` are milliseconds since the epoch by Redis' clock, by the worker's process id.
     """
 
     pushed: Counter[bytes] = field(default_factory=Counter)
+    put: Counter[bytes] = field(default_factory=Counter)
     written: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     beats: defaultdict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
 
 
 def read(directory: Path) -> Journal:
     """Read the journal of the server with its data in `directory`."""
-    journal, by_script = Journal(), False  # producers push outside scripts; a script that replays adds, too
-    for command in _commands(directory):
-        match command:
-            case [b"MULTI" | b"EXEC" as word]:
-                by_script = word == b"MULTI"
-            case [b"LPUSH", _, *payloads] if not by_script:
-                journal.pushed.update(payloads)
-            case [b"XADD", *words] if not by_script:
-                journal.pushed[words[words.index(b"job") + 1]] += 1
-            case [b"ZADD", key, when, owner] if key.endswith(b":workers"):
-                journal.beats[int(owner.split(b":")[-2])].append(int(when))
-            case [b"SET", key, value, *_] if key.startswith(RESULT):
-                journal.written[key.removeprefix(RESULT).decode()].append(value.decode())
+    journal = Journal()
+    for step in _steps(directory):
+        if len(step) == 1:  # producers push outside scripts
+            journal.pushed.update(_appended(step[0]))
+        else:
+            journal.put.update(_put(step))
+        for command in step:
+            match command:
+                case [b"ZADD", key, when, owner] if key.endswith(b":workers"):
+                    journal.beats[int(owner.split(b":")[-2])].append(int(when))
+                case [b"SET", key, value, *_] if key.startswith(RESULT):
+                    journal.written[key.removeprefix(RESULT).decode()].append(value.decode())
     return journal
+
+
+def _put(step: Sequence[Command]) -> list[bytes]:
+    """Return the payloads that a script put, at once or for later; what it only moved is known already."""
+    found = list[bytes]()
+    only_adds = not any(command[0] in TAKES for command in step)
+    for command in step:
+        match command:
+            case [b"HSET", key, _, kept] if key.endswith(LATER):
+                found.append(kept.partition(b" ")[2])  # behind the class
+            case _ if only_adds:
+                found += _appended(command)
+    return found
+
+
+def _appended(command: Command) -> Sequence[bytes]:
+    """Return the payloads that a command adds to the source or to a class."""
+    match command:
+        case [b"LPUSH", key, *payloads] if b":" not in key or key.endswith(CLASSES):
+            return payloads
+        case [b"XADD", _, *words] if b"job" in words:
+            return [words[words.index(b"job") + 1]]
+    return ()
+
+
+def _steps(directory: Path) -> Iterator[list[Command]]:
+    """Yield commands that took effect together: a script's writes, or a single command."""
+    step: list[Command] | None = None
+    for command in _commands(directory):
+        match command[0], step:
+            case b"MULTI", _:
+                step = []
+            case b"EXEC", list():
+                yield step
+                step = None
+            case _, list():
+                step.append(command)
+            case _:
+                yield [command]
 
 
 def _commands(directory: Path) -> Iterator[list[bytes]]:

@@ -12,8 +12,13 @@ SEAT_KILLED: Final = "kill -9 of who has a seat"
 SEAT_STOPPED: Final = "SIGSTOP of who has a seat"
 SEAT_STARVED: Final = "no network for who has a seat"
 LATE: Final = "heartbeats a lease apart"
+STOOD_STILL: Final = "the machine stood still"
 ALL_ILL: Final = "endpoint ill for all"
 MODEL_ILL: Final = "endpoint ill for one model"
+GATEWAY: Final = "gateway: "  # how the names of faults begin that hit a gateway
+GATEWAY_KILLED: Final = f"{GATEWAY}{KILL}"
+GATEWAY_ENDED: Final = f"{GATEWAY}SIGTERM"
+GATEWAY_STOPPED: Final = f"{GATEWAY}SIGSTOP"
 ILLNESSES: Final = ("400", "500", "cut", "403", "hang", "503")  # in turn: a status without words, or another fault
 
 
@@ -53,12 +58,19 @@ KINDS: Final[Mapping[str, Kind]] = {
     MODEL_ILL: Kind(lasts=(2.0, 5.0)),
     "queue paused": Kind(lasts=(0.3, 1.5)),
     "dead letters replayed": Kind(),
+    GATEWAY_KILLED: Kind(weight=2),
+    GATEWAY_ENDED: Kind(weight=2),
+    GATEWAY_STOPPED: Kind(lasts=(0.5 * LEASE, 2.5 * LEASE)),
+    f"{GATEWAY}connections cut": Kind(),
+    f"{GATEWAY}connections half-open": Kind(lasts=(0.5 * LEASE, 2.5 * LEASE)),
+    f"{GATEWAY}put truncated": Kind(weight=2),
+    f"{GATEWAY}put unanswered": Kind(lasts=(1.0, 2 * LEASE)),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault: begins `at` seconds after the start and `lasts` seconds; `slot` is its worker's, if it hits one."""
+    """One fault: begins `at` seconds after the start and `lasts` seconds; `slot` is the worker's or gateway's."""
 
     at: float
     kind: str

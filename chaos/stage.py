@@ -1,10 +1,12 @@
-"""The processes of a run: a Redis with a journal, an endpoint, and workers that a supervisor restarts when they end."""
+"""The processes of a run: a Redis with a journal, an endpoint, and workers and gateways, restarted when they end."""
 
 import asyncio
 import shutil
 import sys
+import time
 from contextlib import AsyncExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -19,7 +21,7 @@ from chaos.endpoint import WORKER
 from chaos.facts import Exit
 from chaos.schedule import LEASE
 from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.redis.keys import Keys
+from greenscale_worker.queues.redis.keys import OF_LISTS, Keys
 from greenscale_worker.queues.registry import open_client
 from greenscale_worker.simulator import Faults
 from harness.eventually import eventually
@@ -31,10 +33,13 @@ NAME: Final = "jobs"
 LATENCY: Final = 1.0
 TIMEOUT: Final = 8.0  # of a call: for one that hangs, not for one that is late on a busy machine
 LANES: Final = 8
+GATEWAYS: Final = 2
 DRAINS: Final = (0.2, 5.0)  # seconds; a short and a long drain, for alternate slots
 ENOUGH: Final = 1000  # crashes that bury a job: more than any job will have, so that none is buried
 MODELS: Final = ("one", "other")
 REPLY_SECONDS: Final = 10.0
+START_SECONDS: Final = 30.0  # of a gateway on a busy machine
+PROBE_SECONDS: Final = 1.0
 KEPT_SECONDS: Final = 86_400
 POLL_SECONDS: Final = 0.05
 OPTIONS: Final = QueueOptions(name=NAME, lease=LEASE, result_ttl=KEPT_SECONDS)
@@ -42,22 +47,31 @@ OPTIONS: Final = QueueOptions(name=NAME, lease=LEASE, result_ttl=KEPT_SECONDS)
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """A place for a worker, with its own network proxy. `asked`: the signal that its worker was sent to end."""
+    """A place for a worker, with its own network proxy to Redis; or for a gateway, which has a `port`.
+
+    `asked`: the signal that its process was sent to end.
+    """
 
     number: int
     proxy: TcpProxy
-    worker: WorkerProcess
+    port: int = 0
     generation: int = 0
     asked: str = ""
+    process: WorkerProcess = field(init=False)
+
+    @property
+    def place(self) -> str:
+        """Its name, whatever process is there."""
+        return f"gateway {self.number}" if self.port else str(self.number)
 
     @property
     def name(self) -> str:
-        """The name of its worker, in the endpoint's calls and in `ended`."""
-        return f"{self.number}.{self.generation}"
+        """The name of its process, in the endpoint's calls and in `ended`."""
+        return f"{self.place}.{self.generation}"
 
 
 class Stage:
-    """Starts the processes; use with `async with`. `ended` is how workers ended, `names` their names by process id."""
+    """Starts the processes; use with `async with`. `ended` is how they ended, `names` are workers' by process id."""
 
     def __init__(self, directory: Path, *, queue: str, workers: int) -> None:
         if shutil.which("redis-server") is None:
@@ -68,6 +82,7 @@ class Stage:
         self.ended: list[Exit] = []
         self.names: dict[int, str] = {}
         self.slots: list[Slot] = []
+        self.gateways: list[Slot] = []
         self.server = RedisServer(
             *(directory / "redis", "appendonly yes", "appendfsync always", "auto-aof-rewrite-percentage 0"),
             *("enable-debug-command local", "maxmemory-policy noeviction"),
@@ -84,6 +99,7 @@ class Stage:
         self._stack.callback(self.server.close)
         await asyncio.to_thread(self.server.start)
         self._http = await enter(aiohttp.ClientSession(f"http://127.0.0.1:{self._port}"))
+        self._probe = await enter(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PROBE_SECONDS)))
         command = (sys.executable, "-m", "chaos.endpoint", str(self._port), str(LATENCY))
         self._endpoint = WorkerProcess(self.directory / "endpoint", command, {"PYTHONPATH": str(Path.cwd())})
         self._stack.callback(self._endpoint.kill)
@@ -92,8 +108,13 @@ class Stage:
         await self.reconnect()
         self._fleet = self._stack.enter_context(Fleet(self.directory / "workers", **self._settings()))
         for number in range(self.workers):
-            proxy = await enter(TcpProxy(self.server.port))
-            self.slots.append(Slot(number, proxy, self._start(number, proxy, 0)))
+            self.slots.append(Slot(number, await enter(TcpProxy(self.server.port))))
+        for number in range(GATEWAYS):
+            self.gateways.append(Slot(number, await enter(TcpProxy(self.server.port)), free_port()))
+        for slot in self._all:
+            self._start(slot)
+        for gateway in self.gateways:
+            await self.serves(gateway)
         self._supervisor = asyncio.create_task(self._supervise())
         return self
 
@@ -116,9 +137,26 @@ class Stage:
 
     async def waiting(self) -> int:
         """Count jobs that have not ended, claimed or not."""
+        pipe = self.client.pipeline(transaction=False)
         if self.queue == "stream":
-            return int(await self.client.xlen(NAME))
-        return int(await self.client.llen(NAME)) + int(await self.client.hlen(self.keys.of("open")))
+            pipe.xlen(NAME)
+        else:
+            pipe.llen(NAME).hlen(self.keys.of("open"))
+        for unclaimed in OF_LISTS:
+            pipe.llen(self.keys.of(unclaimed))
+        pipe.zcard(self.keys.of("later"))
+        return sum(await pipe.execute())
+
+    async def serves(self, gateway: Slot) -> bool:
+        """Wait until a gateway answers; return whether it does within START_SECONDS."""
+        ends = time.monotonic() + START_SECONDS
+        while time.monotonic() < ends:
+            with suppress(aiohttp.ClientError, TimeoutError):
+                async with self._probe.get(f"http://127.0.0.1:{gateway.port}/livez") as response:
+                    if response.status == HTTPStatus.OK:
+                        return True
+            await asyncio.sleep(POLL_SECONDS)
+        return False
 
     async def break_endpoint(self, faults: Faults) -> None:
         """Make the endpoint fail in these ways from now on."""
@@ -139,15 +177,19 @@ class Stage:
         return dict(await self._ask("/busy"))
 
     async def dismiss(self, seconds: float) -> None:
-        """End all workers."""
+        """End all workers and gateways."""
         self._closing = True
-        for slot in self.slots:
+        for slot in self._all:
             slot.asked = "SIGTERM"
-            slot.worker.terminate()
+            slot.process.terminate()
         with suppress(TimeoutError):
-            await eventually(lambda: not any(slot.worker.alive for slot in self.slots), seconds)
-        for slot in self.slots:
+            await eventually(lambda: not any(slot.process.alive for slot in self._all), seconds)
+        for slot in self._all:
             self._bury(slot)
+
+    @property
+    def _all(self) -> list[Slot]:
+        return [*self.slots, *self.gateways]
 
     def _settings(self) -> dict[str, object]:
         return {
@@ -161,29 +203,32 @@ class Stage:
             "GREENSCALE_RESULT_TTL_SECONDS": KEPT_SECONDS,
         }
 
-    def _start(self, number: int, proxy: TcpProxy, generation: int) -> WorkerProcess:
-        worker = self._fleet.start(
-            REDIS_URL=f"redis://127.0.0.1:{proxy.port}",
-            GREENSCALE_DRAIN_SECONDS=DRAINS[number % len(DRAINS)],
-            GREENSCALE_ENDPOINT_HEADERS=orjson.dumps({WORKER: f"{number}.{generation}"}).decode(),
-        )
-        self.names[worker.pid] = f"{number}.{generation}"
-        return worker
+    def _start(self, slot: Slot) -> None:
+        common = {
+            "REDIS_URL": f"redis://127.0.0.1:{slot.proxy.port}",
+            "GREENSCALE_DRAIN_SECONDS": DRAINS[slot.number % len(DRAINS)],
+        }
+        if slot.port:
+            slot.process = self._fleet.start("serve", GREENSCALE_GATEWAY_PORT=slot.port, **common)
+        else:
+            headers = orjson.dumps({WORKER: slot.name}).decode()
+            slot.process = self._fleet.start(GREENSCALE_ENDPOINT_HEADERS=headers, **common)
+            self.names[slot.process.pid] = slot.name
 
     async def _supervise(self) -> None:
-        """Restart workers that have ended, as Kubernetes does."""
+        """Restart what has ended, as Kubernetes does."""
         while True:
-            for slot in self.slots:
-                if not self._closing and not slot.worker.alive:
+            for slot in self._all:
+                if not self._closing and not slot.process.alive:
                     self._bury(slot)
                     slot.generation += 1
                     slot.asked = ""
-                    slot.worker = self._start(slot.number, slot.proxy, slot.generation)
+                    self._start(slot)
             await asyncio.sleep(POLL_SECONDS)
 
     def _bury(self, slot: Slot) -> None:
-        code = slot.worker.process.poll()
-        self.ended.append(Exit(slot.name, code, slot.asked, slot.worker.stderr))
+        code = slot.process.process.poll()
+        self.ended.append(Exit(slot.name, code, slot.asked, slot.process.stderr))
 
     async def _ask(self, path: str) -> Any:
         async with self._http.get(path) as response:

@@ -105,15 +105,15 @@ class Fleet:
         self._environment = environment
         self.workers: list[WorkerProcess] = []
 
-    def start(self, *, breakpoint_at: str | None = None, **environment: object) -> WorkerProcess:
+    def start(self, *arguments: str, breakpoint_at: str | None = None, **environment: object) -> WorkerProcess:
         """Start a worker, with settings that extend or override the common ones; None unsets one.
 
-        `breakpoint_at` is where it dies (harness/breakpoints.py).
+        `arguments` name another command, such as `serve`. `breakpoint_at` is where it dies (harness/breakpoints.py).
         """
         settings = {"GREENSCALE_LOG_FORMAT": "json", "NEYSA_API_KEY": "", **self._environment, **environment}
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         given = {name: str(value) for name, value in settings.items() if value is not None}
-        command: Sequence[str] = COMMAND
+        command: Sequence[str] = (*COMMAND, *arguments)
         if breakpoint_at is not None:
             command = (sys.executable, "-m", "harness.breakpoints", breakpoint_at)
             inherited["PYTHONPATH"] = str(ROOT)

@@ -196,7 +196,7 @@ class Walk(Actors):
             held.step = "kept"
         for thousandths, held in zip(used, jobs, strict=False):
             held.step = "bound"
-            self.rnd.choice([ignore, ignore, ignore, self.push])(worker)
+            self.rnd.choice([ignore, ignore, ignore, self.push, self.push_listed])(worker)
             prior = self.rnd.choice(["unknown", "unknown", "endpoint"])
             self.retry(worker, Fails(prior, used=thousandths, delay=delay))
         for held in jobs[len(used) :]:

@@ -142,8 +142,8 @@ MUTANTS: Final = [
     Mutant(
         "a dead letter loses its payload",
         "dead_letters",
-        "  local payload = store.payload(id) or ''\n  forget({[id] = m})\n",
-        "  forget({[id] = m})\n  local payload = store.payload(id) or ''\n",
+        "  local payload, class = store.payload(id) or '', class_of(id)\n  forget({[id] = m})\n",
+        "  local class = class_of(id)\n  forget({[id] = m})\n  local payload = store.payload(id) or ''\n",
     ),
     Mutant(
         "a line feed in a message hides the payload",
@@ -480,7 +480,7 @@ MUTANTS: Final = [
     Mutant("a lost job keeps its group from being retried", "retry", "return 'GONE'", "error('GONE')"),
     Mutant("a record of a failure lives too short", "retry", "ttl = ttl == 0 and 0 or final_ttl", "ttl = 1"),
     Mutant("an early call's answer counts", "settle", "began_last >= number_in_control('blamed')", "began_last > 0"),
-    Mutant("an answer counts as if its call began when it comes", "settle", "tonumber(ARGV[start + 6])", "now"),
+    Mutant("an answer counts as if its call began when it comes", "settle", "math.max(began_last, began)", "now"),
     Mutant("the latest answer is not kept", "settle", "  call('HSET', CONTROL, 'answered', digits(began_last))\n"),
     Mutant("what was answered is forgotten", "retry", "    call('HSET', CONTROL, 'answered', control.answered)\n"),
     Mutant("an answer ends nothing", "settle", "began_last >= number_in_control('blamed')", "false"),
@@ -525,8 +525,8 @@ MUTANTS: Final = [
     Mutant(
         "the queue is upgraded before the last worker of the version before has gone",
         "heartbeat",
-        "then return end",
-        "then break end",
+        "if not string.find(worker, ':2%-%x+$') then return end",
+        "if not string.find(worker, ':2%-%x+$') then break end",
     ),
     Mutant("the queue is never upgraded", "heartbeat", "if not V2 then upgrade() end"),
     # heartbeat
@@ -830,7 +830,7 @@ LATE: Final = {
     "the latest answer is not kept": 7,
     "what was held comes back among the suspects": 7,
     "a job is retried without a lease": 8,
-    "what fails while two are buried is no witness of it": 10,
+    "what fails while two are buried is no witness of it": 77,
     "a late answer leaves its dead letter": 14,
     "held by a fleet that does not know it": 14,
     "the queue's time forgets that the clock went back before": 17,

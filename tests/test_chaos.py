@@ -10,11 +10,11 @@ import pytest
 from chaos import journal, report
 from chaos.account import judge
 from chaos.document import PROMISES
-from chaos.facts import Disturbance, Execution, Exit, Facts, Letter, Push, Verdict
+from chaos.facts import Disturbance, Execution, Exit, Facts, Letter, Push, Request, Verdict
 from chaos.outcome import FOLDER, Outcome
 from chaos.peers import EVERYBODY, KEPT, Comparison
 from chaos.scenarios import SCENARIOS
-from chaos.schedule import KILL, KINDS, Plan, draw
+from chaos.schedule import GATEWAY_ENDED, GATEWAY_KILLED, KILL, KINDS, Plan, draw
 from harness.report import README
 
 FIRST, SECOND, RUBBISH = Push("a", b"A"), Push("b", b"B"), Push("c", b"C", code="not_json")
@@ -25,6 +25,21 @@ POISONED: dict[str, Any] = {"pushes": [FIRST, SECOND, RUBBISH, POISON], "journal
 LETTER = Letter("not_json", b"C")
 ILLNESS = Disturbance("endpoint ill for all: 400", None, 9.0, 12.0)
 DEATH = Disturbance(KILL, "0.0", 10.5, 10.5)
+HANDED_IN = replace(FIRST, once=True)
+ENDED = Request("a", "gateway 0.0", 9.0, 11.5, 200, said={"id": "a", "state": "succeeded", "result": "a #1"})
+PUT_OFF = Request("a", "gateway 0.0", 9.0, 9.5, 503, said={"error": {"code": "queue_unavailable"}})
+LEAVING = replace(PUT_OFF, said={"error": {"code": "shutting_down"}})
+CUT_OFF = Request("a", "gateway 0.0", 9.0, 9.5, 0)
+
+
+def told(**said: Any) -> dict[str, Any]:
+    """Give a run in which a gateway said this of the first job."""
+    return {"requests": [replace(ENDED, said={**ENDED.said, **said})]}
+
+
+def at_the_gateway(kind: str, gateway: str = "gateway 0.0", began: float = 9.2) -> dict[str, Any]:
+    """Give a run in which a fault hit a gateway."""
+    return {"disturbances": [Disturbance(kind, gateway, began, began + 0.1)]}
 
 
 def facts(**changes: Any) -> Facts:
@@ -158,6 +173,68 @@ BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "a worker that ends by itself": ("worker broken", {"exits": [Exit("0.0", 1)]}),
     "a worker that complains": ("worker broken", {"exits": [Exit("0.0", 0, "SIGTERM", "Traceback")]}),
+    "a gateway that ends by itself": ("worker broken", {"exits": [Exit("gateway 0.0", 0)]}),
+    "a gateway that leaves work undone": ("worker broken", {"exits": [Exit("gateway 0.0", 1, "SIGTERM")]}),
+    "a gateway that does not handle SIGTERM": (
+        "worker broken",
+        {"exits": [Exit("gateway 0.0", -15, "SIGTERM")], "requests": [ENDED]},
+    ),
+    "a gateway's job that Redis does not know": (
+        "lost",
+        {"journal": {b"B": 1, b"C": 1}, "pushes": [HANDED_IN, SECOND]},
+    ),
+    "put twice by gateways": (
+        "put twice",
+        {"pushes": [HANDED_IN, SECOND, RUBBISH], "journal": {b"A": 2, b"B": 1, b"C": 1}},
+    ),
+    "put twice with other bytes": (
+        "put twice",
+        {
+            "pushes": [HANDED_IN, replace(HANDED_IN, payload=b"A2"), SECOND, RUBBISH],
+            "journal": {b"A": 1, b"A2": 1, b"B": 1, b"C": 1},
+        },
+    ),
+    "a gateway's job that is called again for no reason": (
+        "executed again for no reason",
+        {"pushes": [HANDED_IN, SECOND, RUBBISH], "executions": [CALLED, AGAIN]} | at_the_gateway(GATEWAY_KILLED),
+    ),
+    "refused and in the journal": ("refused and run", {"journal": {b"A": 1, b"B": 1, b"C": 1, b"E": 1}}),
+    "called before it is due": ("too early", {"pushes": [replace(FIRST, due=12.0), SECOND, RUBBISH]}),
+    "out of order in its class": (
+        "out of order",
+        {
+            "pushes": [
+                replace(FIRST, producer="client 0, background"),
+                replace(SECOND, producer="client 0, background"),
+            ],
+            "records": {
+                name: {"state": "succeeded", "first_claimed_ms": when} for name, when in (("a", "2"), ("b", "1"))
+            },
+        },
+    ),
+    "told another answer": ("told otherwise", told(result="a #2")),
+    "told of an end that was none": ("told otherwise", told(state="cancelled", result=None)),
+    "told that it failed": ("told otherwise", told(state="failed", result=None, error={"code": "http_400"})),
+    "told of another job": ("told otherwise", told(id="b")),
+    "a good job that is refused": ("answered badly", {"requests": [replace(ENDED, status=400, said={})]}),
+    "a bad job that is accepted": ("answered badly", {"requests": [replace(ENDED, wanted=(400,))]}),
+    "an answer that cannot be read": ("answered badly", {"requests": [replace(ENDED, unclear="not JSON")]}),
+    "a fault of the gateway's own": ("answered badly", {"requests": [replace(PUT_OFF, status=500)]}),
+    "no answer for no reason": ("answered badly", {"requests": [CUT_OFF]}),
+    "no answer after another gateway's death": (
+        "answered badly",
+        {"requests": [CUT_OFF]} | at_the_gateway(GATEWAY_KILLED, "gateway 1.0"),
+    ),
+    "no answer from a gateway that was told to end, and to answer before": (
+        "answered badly",
+        {"requests": [replace(CUT_OFF, began=1.0)]} | at_the_gateway(GATEWAY_ENDED),
+    ),
+    "put off for no reason": ("answered badly", {"requests": [PUT_OFF]}),
+    "put off long after Redis came back": (
+        "answered badly",
+        {"requests": [PUT_OFF], "disturbances": [Disturbance("Redis killed", None, 1.0, 2.0)]},
+    ),
+    "leaving, and nobody asked": ("answered badly", {"requests": [LEAVING]} | at_the_gateway(GATEWAY_KILLED)),
 }
 
 
@@ -176,6 +253,25 @@ HARMLESS: dict[str, dict[str, Any]] = {
     "a poisoned job that ended": POISONED | {"letters": [LETTER, Letter("http_403", b"D")]},
     "a poisoned job whose last call met another fault": POISONED | {"letters": [LETTER, Letter("timeout", b"D")]},
     "cancelled as asked": ONLY_B | {"records": CANCELLED, "cancellations": {"a": "will_be_cancelled"}},
+    "told what is so": {"requests": [ENDED], "pushes": [HANDED_IN, SECOND, RUBBISH]},
+    "refused as it should be": {"requests": [Request("x", "gateway 0.0", 9.0, 9.1, 422, (422,))]},
+    "told of a failure that was replayed since": told(state="failed", result=None, error={"code": "http_400"})
+    | {"disturbances": [Disturbance("dead letters replayed", None, 12.0, 12.1)]},
+    "no answer when the gateway was killed": {"requests": [CUT_OFF]} | at_the_gateway(GATEWAY_KILLED),
+    "no answer from a gateway that is leaving": {"requests": [CUT_OFF]} | at_the_gateway(GATEWAY_ENDED),
+    "told by a gateway that is leaving": {"requests": [LEAVING]} | at_the_gateway(GATEWAY_ENDED),
+    "put off while Redis was away": {
+        "requests": [PUT_OFF],
+        "disturbances": [Disturbance("Redis killed", None, 8.0, 9.1)],
+    },
+    "gateways that ended as told": {
+        "exits": [
+            Exit("gateway 0.0", 0, "SIGTERM"),
+            Exit("gateway 0.1", -9, "SIGKILL"),
+            Exit("gateway 0.2", -15, "SIGTERM"),
+        ]
+    },
+    "begun when it was due": {"pushes": [replace(FIRST, due=10.0), SECOND, RUBBISH]},
     "conflict with its namesake": {
         "pushes": [FIRST, Push("a", b"A2"), SECOND, RUBBISH],
         "journal": {b"A": 1, b"A2": 1, b"B": 1, b"C": 1},
@@ -216,6 +312,10 @@ def encoded(*words: bytes) -> bytes:
     return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
 
 
+def script(*writes: tuple[bytes, ...]) -> list[tuple[bytes, ...]]:
+    return [(b"MULTI",), *writes, (b"EXEC",)]
+
+
 def test_the_journal_is_read_as_redis_writes_it(tmp_path: Path) -> None:
     folder = tmp_path / "appendonlydir"
     folder.mkdir()
@@ -224,16 +324,33 @@ def test_the_journal_is_read_as_redis_writes_it(tmp_path: Path) -> None:
         (b"LPUSH", b"jobs", b"A", b"B"),
         (b"lpush", b"jobs", b"A"),
         (b"XADD", b"jobs", b"1-1", b"job", b"C"),
-        (b"MULTI",),
-        (b"XADD", b"jobs", b"2-1", b"job", b"replayed by a script"),
-        (b"SET", b"result:a", b"a #1", b"EX", b"60"),
-        (b"EXEC",),
+        *script(
+            (b"XADD", b"jobs", b"2-1", b"job", b"replayed by a script"),
+            (b"HDEL", b"{jobs}:dead", b"1"),
+            (b"SET", b"result:a", b"a #1", b"EX", b"60"),
+        ),
+        *script((b"LPUSH", b"jobs", b"D"), (b"HSET", b"job:d", b"state", b"waiting")),
+        *script((b"LPUSH", b"{jobs}:background", b"E"), (b"HSET", b"job:e", b"state", b"waiting")),
+        *script((b"XADD", b"jobs", b"3-1", b"job", b"F"), (b"HSET", b"job:f", b"state", b"waiting")),
+        *script((b"HSET", b"{jobs}:later:payload", b"g", b"interactive G"), (b"ZADD", b"{jobs}:later", b"9", b"g")),
+        *script(
+            (b"LPUSH", b"{jobs}:interactive", b"G"),
+            (b"ZREM", b"{jobs}:later", b"g"),
+            (b"HDEL", b"{jobs}:later:payload", b"g"),
+        ),
+        *script(
+            (b"RPOP", b"{jobs}:interactive"),
+            (b"XADD", b"jobs", b"4-1", b"job", b"claimed from its class"),
+            (b"XCLAIM", b"jobs", b"greenscale", b"-", b"0", b"4-1", b"FORCE"),
+        ),
+        *script((b"LPUSH", b"{jobs}:recent", b"1 succeeded a "), (b"LTRIM", b"{jobs}:recent", b"0", b"999")),
         (b"SET", b"result:a", b"a #2", b"PXAT", b"60"),
         (b"SET", b"other", b"x"),
     ]
     (folder / "appendonly.aof.1.incr.aof").write_bytes(b"".join(encoded(*command) for command in commands))
     found = journal.read(tmp_path)
     assert found.pushed == {b"A": 2, b"B": 1, b"C": 1}
+    assert found.put == {b"D": 1, b"E": 1, b"F": 1, b"G": 1}
     assert found.written == {"a": ["a #1", "a #2"]}
 
 

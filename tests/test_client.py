@@ -372,6 +372,21 @@ async def test_what_is_submitted_is_what_the_wire_contract_says(redis_url: str, 
         assert client.llen("jobs") == 2, "what waits is not handed in twice"
 
 
+async def test_a_job_is_submitted_with_a_class_and_a_time(redis_url: str, client: Redis) -> None:
+    async with Client(redis_url) as ours:
+        job_id = await ours.submit("at once", job_class="background")
+        assert orjson.loads(client.lrange("{jobs}:background", 0, 0)[0]) == {"job_id": job_id, "prompt": "at once"}
+        for due in (datetime.now(UTC) + timedelta(hours=1), time.time() + 3600):
+            job = await ours.record(await ours.submit("later", not_before=due))
+            assert job is not None
+            assert job.state == "scheduled"
+            assert job.due_at is not None
+            assert abs(job.due_at - time.time() - 3600) < PATIENCE
+        assert (await ours.depth()).scheduled == 2
+        with pytest.raises(ValueError, match="job_class 'urgent'"):
+            await ours.submit("never", job_class="urgent")  # type: ignore[arg-type]
+
+
 async def test_many_jobs_are_handed_in_in_order(redis_url: str, client: Redis) -> None:
     async with Client(redis_url) as ours:
         ids = await ours.submit_many([{"job_id": f"n-{number}", "prompt": "x"} for number in range(250)])

@@ -17,7 +17,7 @@ from greenscale_worker.cli.queue import SCALED_OBJECT
 from greenscale_worker.config import chat_options, load, queue_options, redis_options
 from greenscale_worker.deletion_cost import ACCOUNT
 from greenscale_worker.queues import QueueOptions
-from greenscale_worker.queues.redis.keys import Keys
+from greenscale_worker.queues.redis.keys import OF_LISTS, Keys
 from greenscale_worker.telemetry import Metrics
 from harness.redis_server import CERTIFICATE
 from tests.support.kustomize import (
@@ -344,6 +344,11 @@ def the_gateway(resources: tuple[Resource, ...]) -> Resource:
 # KEDA -----------------------------------------------------------------------------------------------------------------
 
 
+def classes_of(keys: Keys) -> dict[str, str]:
+    """Triggers for jobs of a class that nobody has claimed, and the lists that they count."""
+    return {job_class: keys.of(job_class) for job_class in OF_LISTS}
+
+
 @pytest.mark.parametrize("name", [*(each for each in OVERLAYS if each != "energy"), "keda-list"])
 def test_keda_counts_what_the_worker_works_on(name: str) -> None:
     resources = render(name)
@@ -355,9 +360,10 @@ def test_keda_counts_what_the_worker_works_on(name: str) -> None:
     assert {each: metadata["listName"] for each, metadata in by_name.items()} == {
         "waiting": keys.name,
         "open": keys.of("open"),
+        **classes_of(keys),
     }
     assert scaled["advanced"]["scalingModifiers"] == {
-        "formula": "waiting + open",
+        "formula": " + ".join(by_name),
         "target": variables["GREENSCALE_CONCURRENCY"],
         "activationTarget": "0",
         "metricType": "AverageValue",
@@ -371,7 +377,7 @@ def test_keda_counts_what_the_worker_works_on(name: str) -> None:
 @pytest.mark.parametrize("concurrency", ["16", "32"])
 def test_keda_counts_the_stream_that_the_worker_works_on(redis: str, concurrency: str) -> None:
     variables, scaled = streaming("keda-stream", redis, f"GREENSCALE_CONCURRENCY={concurrency}")
-    (trigger,) = scaled["triggers"]
+    trigger, *others = scaled["triggers"]
     assert variables["GREENSCALE_QUEUE"] == "stream"
     assert trigger["type"] == "redis-streams"
     assert trigger["metadata"] == {
@@ -379,18 +385,41 @@ def test_keda_counts_the_stream_that_the_worker_works_on(redis: str, concurrency
         "stream": queue_of(variables).name,
         "streamLength": concurrency,
     }, "with a consumerGroup KEDA would count something else"
-    assert "scalingModifiers" not in scaled["advanced"]
+    assert scaled["advanced"]["scalingModifiers"] == {
+        "formula": "entries + interactive + background",
+        "target": concurrency,
+        "activationTarget": "0",
+        "metricType": "AverageValue",
+    }
+    assert {each["name"]: each["metadata"]["listName"] for each in others} == classes_of(Keys("jobs"))
+    for each in others:
+        assert each["type"] == "redis"
+        assert each["metadata"]["listLength"] == concurrency
+        assert where(each["metadata"]) == redis_of(variables)
+
+
+def test_keda_counts_the_classes_of_another_stream() -> None:
+    resources = render("energy")
+    variables = environment(resources, the_worker(resources)[1])
+    scaled = named(resources, "ScaledObject", "greenscale-worker-scaler")["spec"]
+    trigger, *others = scaled["triggers"]
+    keys = Keys(trigger["metadata"]["stream"])
+    assert keys.name == queue_of(variables).name
+    assert {each["name"]: each["metadata"]["listName"] for each in others} == classes_of(keys)
 
 
 def test_the_classic_stream_set_up_keeps_a_pod_and_adds_one_when_all_are_busy() -> None:
     variables, scaled = streaming("keda-stream-classic", "redis")
-    (trigger,) = scaled["triggers"]
+    trigger, *others = scaled["triggers"]
     options = queue_of(variables)
+    assert {each["name"]: each["metadata"]["listName"] for each in others} == classes_of(Keys("jobs"))
     assert scaled["minReplicaCount"] == 1, "where nobody runs, nothing is pending"
     assert (trigger["metadata"]["stream"], trigger["metadata"]["consumerGroup"]) == (options.name, options.group)
     assert "streamLength" not in trigger["metadata"]
     modifiers = scaled["advanced"]["scalingModifiers"]
-    name, factor = modifiers["formula"].split(" * ")
+    pending, *rest = modifiers["formula"].split(" + ")
+    name, factor = pending.split(" * ")
+    assert rest == [each["name"] for each in others]
     assert name == trigger["name"]
     assert modifiers["target"] == variables["GREENSCALE_CONCURRENCY"]
     assert float(factor) > 1 + TOLERANCE

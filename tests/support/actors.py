@@ -130,6 +130,14 @@ class Actors:
             self.witness.pushed.append(payload)
             self.witness.order["standard"].append(payload)
 
+    def push_listed(self, _: Process) -> None:
+        """Hand in a job of a class, by somebody whose bell nobody hears."""
+        job_class, payload = self.rnd.choice(["interactive", "background"]), self.new_payload()
+        self.redis.lpush(self.keys.of(job_class), payload)
+        self.ledger.listed[job_class].append(payload)
+        self.witness.pushed.append(payload)
+        self.witness.order[job_class].append(payload)
+
     def put(self, _: Process) -> None:
         number = self.rnd.choice([2, 2, 2, self.crowd])
         payloads = [payload for payload in (self.new_payload() for _ in range(number)) if id_in(payload)]
@@ -160,12 +168,15 @@ class Actors:
         if job_ids is None:
             _, due = self.send("promote", [], [live], lambda: self.ledger.promote([]))
             job_ids = [name.decode() for name in due]
-        later = [(job.job_class, job.payload) for job in map(self.ledger.later.get, job_ids) if job is not None]
+            job_ids += self.rnd.sample(others := sorted(self.ledger.later.keys() - job_ids), min(len(others), 1))
+        later = [self.ledger.later[job_id] for job_id in job_ids if job_id in self.ledger.later]
         keys = flat((self.keys.record(job_id), self.keys.cancel(job_id)) for job_id in job_ids)
         promoted, _ = self.send("promote", keys, [live, *job_ids], lambda: self.ledger.promote(job_ids))
-        assert promoted == len(later), "what was due is no longer"
-        for job_class, payload in later:
-            self.witness.order[job_class].append(payload)
+        for job in later:
+            if job.due <= self.ledger.now:
+                self.witness.order[job.job_class].append(job.payload)
+                promoted -= 1
+        assert promoted == 0, "what is promoted is not what was due"
         self.ledger.arrivals.extend(self.ledger.added)
 
     def cancel(self, _: Process) -> None:
@@ -434,14 +445,14 @@ class Actors:
         if fails is not None:
             tries = (fails.used, 5000, fails.delay)
             return Fault(
-                held.id, held.token, held.job_id, "code", "message", fails.prior, "alike", *tries, self.began()
+                held.id, held.token, held.job_id, "code", "message", fails.prior, "alike", *tries, self.spent()
             )
         prior = self.rnd.choice(["job", "job", "job", "endpoint", "unknown"])
         used, most = self.rnd.choice([0, 250, 1000, 1500]), self.rnd.choice([1000, 2500])
         wait = self.rnd.choice([1, 1000, 60_000])
         code, message, fingerprint = self.rnd.choice(TEXTS), self.rnd.choice(TEXTS), self.rnd.choice(["a", "a", "a|b"])
         return Fault(
-            held.id, held.token, held.job_id, code, message, prior, fingerprint, used, most, wait, self.began()
+            held.id, held.token, held.job_id, code, message, prior, fingerprint, used, most, wait, self.spent()
         )
 
     def beat(self, process: Process) -> None:
@@ -573,19 +584,23 @@ class Actors:
         now, ledger = self.ledger.now, self.ledger
         return self.rnd.choice([now, now, now, now - 1, now - 5000, max(ledger.accused, ledger.healed, 5000) - 1])
 
+    def spent(self) -> str:
+        """Choose what a call took that ends now."""
+        return f"{self.began()} 1234 10 3 {['', 'a', 'b'][self.ledger.now % 3]}"
+
     def outcome(self, process: Process, held: Held) -> Ending:
         """Settle what a worker holds as it would."""
         note = self.rnd.choice(TEXTS)
         crashed = held.crashes >= process.max_crashes
         if held.step == "bound" and not crashed and self.rnd.random() < 0.7:
-            began = self.began()
+            spent = self.spent()
             return Ending(
-                held.id, held.token, "succeeded", held.job_id, f"answer {held.token}", "", began, {"model": note}
+                held.id, held.token, "succeeded", held.job_id, f"answer {held.token}", "", spent, {"model": note}
             )
         job_id = "" if held.step == "conflict" else held.job_id
         code = {"conflict": "conflict", "claimed": "bad_field"}.get(held.step, "crashed" if crashed else note)
         fields = {"attempts": str(len(note)), "error_code": code, "error_message": note}
-        return Ending(held.id, held.token, "failed", job_id, code, note, 0, fields)
+        return Ending(held.id, held.token, "failed", job_id, code, note, "0 0 0 0 ", fields)
 
     def some(self, held: list[Held], *, everything: bool) -> list[Held]:
         most = len(held) if everything else self.rnd.randint(1, self.crowd)

@@ -119,7 +119,7 @@ class Binding(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """One item of a settle. `text` is the answer, or the code of the failure; `began` is when its call did."""
+    """One item of a settle. `text` is the answer, or the code of the failure; `spent` what its call took."""
 
     id: int
     token: str
@@ -127,7 +127,7 @@ class Ending(NamedTuple):
     job_id: str
     text: str
     message: str
-    began: int
+    spent: str
     fields: Record
 
 
@@ -142,7 +142,7 @@ class Return(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """One item of a retry. Tries are thousandths, `delay` is milliseconds; `began` is when its call did."""
+    """One item of a retry. Tries are thousandths, `delay` is milliseconds; `spent` is what its call took."""
 
     id: int
     token: str
@@ -154,7 +154,12 @@ class Fault(NamedTuple):
     used: int
     most: int
     delay: int
-    began: int
+    spent: str
+
+
+def began_of(spent: str) -> int:
+    """Return when a call began, of what it spent."""
+    return int(spent.split(maxsplit=1)[0])
 
 
 def msgpack(value: str | int) -> bytes:

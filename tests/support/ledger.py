@@ -35,6 +35,7 @@ from tests.support.entries import (
     Record,
     Return,
     Setup,
+    began_of,
     number_of,
 )
 
@@ -163,7 +164,7 @@ class Ledger:
             answers.append(self._settle(item))
             if self.counters["succeeded"] > succeeded:
                 succeeded = self.counters["succeeded"]
-                began.append(item.began)
+                began.append(began_of(item.spent))
         if self.held and len(began) > 1:
             self.back = (self.back or 0) + len(began) - 1
         if self.blamed and max(began) >= self.blamed:
@@ -659,7 +660,7 @@ class Ledger:
         job, delay = self.open[item.id], item.delay
         job.runs += 1
         if item.prior == "job":
-            verdict = self._judge(job, item.fingerprint, item.began, item.most)
+            verdict = self._judge(job, item.fingerprint, began_of(item.spent), item.most)
         else:
             used = item.used
             again = job.runs > 1

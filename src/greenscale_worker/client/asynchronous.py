@@ -29,6 +29,7 @@ from greenscale_worker.job import LARGEST_READ, check_job_id
 from greenscale_worker.queues import (
     Cancellation,
     Depth,
+    JobClass,
     JobFilter,
     JobInfo,
     LiveWorker,
@@ -137,7 +138,7 @@ class Client:
                 self._queue = await open_client(self._kind, self._redis, self._options)
         return self._queue
 
-    async def submit(
+    async def submit(  # noqa: PLR0913  what a job may have beside its parameters
         self,
         /,
         prompt: str | None = None,
@@ -146,20 +147,26 @@ class Client:
         job_id: str | None = None,
         metadata: Mapping[str, str] | None = None,
         deadline: datetime | str | None = None,
+        job_class: JobClass = "standard",
+        not_before: datetime | float | None = None,
         **parameters: Any,
     ) -> str:
         """Submit a job. Return its id: `job_id`, or a new one.
 
+        Classes are served in the order `interactive`, `standard`, `background`. A job with `not_before` (a datetime, or
+        seconds since the epoch) is put into the queue when that has come.
         `parameters` go to the endpoint as they are: `model`, `temperature`, `max_tokens`, … (docs/wire-contract.md).
         If the server's reply is lost, the job may or may not have been submitted. Call again with the same id: a job
         that waits, runs or has an answer is not submitted twice. The QueueUnavailableError has that id as `job_id`; if
         its `undone` is true, nothing was submitted.
 
-        Raises BadInputError for a job that no worker would run, QueueFullError if the server takes no more.
+        Raises BadInputError for a job that no worker would run, QueueFullError if the server takes no more, ValueError
+        for an unknown class.
         """
+        due = not_before.timestamp() if isinstance(not_before, datetime) else not_before
         known = {"prompt": prompt, "messages": messages, "job_id": job_id, "metadata": metadata, "deadline": deadline}
         job = {**{name: value for name, value in known.items() if value is not None}, **parameters}
-        (handed_in,) = await self._put([self._payload(job)])
+        (handed_in,) = await self._put([self._payload(job)], job_class=job_class, not_before=due)
         return handed_in
 
     async def submit_many(self, jobs: Iterable[Mapping[str, Any] | str]) -> list[str]:
@@ -180,10 +187,17 @@ class Client:
             payloads.append((job_id, payload))
         return await self._put(payloads)
 
-    async def _put(self, payloads: Sequence[tuple[str, bytes]]) -> list[str]:
+    async def _put(
+        self,
+        payloads: Sequence[tuple[str, bytes]],
+        *,
+        job_class: JobClass = "standard",
+        not_before: float | None = None,
+    ) -> list[str]:
         job_ids = tuple(job_id for job_id, _ in payloads)
         try:
-            await (await self.queue()).put(payloads, fold=True)
+            queue = await self.queue()
+            await queue.put(payloads, fold=True, job_class=job_class, not_before=not_before)
         except QueueUnavailableError as error:
             raise _with_ids(error, job_ids) from error
         return list(job_ids)

@@ -221,7 +221,7 @@ class QueueSettings(Section):
         ge=0,
         le=92,
         description="How many days the sums by minute are kept that `greenscale-worker report` shows. 0: none are "
-        "written. Must be the same for all workers of a queue.",
+        "written. Must be the same for all workers and commands of a queue.",
     )
 
 

@@ -68,7 +68,7 @@ PAGE: Final = 500  # dead letters that one script shows
 PAGE_BYTES: Final = 4 * 1024 * 1024
 LOOK_UPS: Final = 200  # jobs
 MINUTES: Final = 1440  # of the ledger, read with one command
-LONGEST_LEDGER: Final = 100 * 86_400  # seconds; more than the setting allows
+DAY: Final = 86_400
 LISTEN_AGAIN_SECONDS: Final = 1.0
 LATEST_MS: Final = 10**15  # of a time at which a job may be due
 STEP: Final = 4_000_000_000_000_000  # between the places of two classes, as in prelude.lua
@@ -320,8 +320,8 @@ class RedisQueueClient:
         """Return what happened in each minute, oldest first."""
         with mapped():
             now = await self._now()
-            last = int(now if until is None else min(now, until)) // 60
-            first = int(max(since, now - LONGEST_LEDGER)) // 60
+            last = int(now if until is None else max(0, min(now, until))) // 60
+            first = int(min(now + 60, max(since, now - (self._options.ledger_days + 1) * DAY))) // 60
             found: list[LedgerMinute] = []
             for start in range(first, last + 1, MINUTES):
                 minutes = range(start, min(last + 1, start + MINUTES))
