@@ -14,7 +14,9 @@ import pytest
 import requests
 
 HERE = Path(__file__).parents[1]
-WORKER = os.environ.get("GREENSCALE_WORKER", str(HERE.parent / ".venv/bin/greenscale-worker"))  # of the main environment
+WORKER = os.environ.get(
+    "GREENSCALE_WORKER", str(HERE.parent / ".venv/bin/greenscale-worker")
+)  # of the main environment
 INHERITED = ("PATH", "HOME", "TMPDIR", "LANG")
 PATIENCE = 30.0
 POLL = 0.05
