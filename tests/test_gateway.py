@@ -1,14 +1,14 @@
 """The gateway's jobs, dead letters and numbers, over HTTP, on queues in a real Redis."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from time import time
 from typing import Any, Final
 
 import orjson
 import pytest
 
-from greenscale_worker.job import Failed, Output, Succeeded, Usage
+from greenscale_worker.job import Failed, Output, Released, Succeeded, Usage
 from greenscale_worker.testing.rig import claim, decoded, run
 from harness.eventually import PATIENCE
 from tests.support.api import Api, a_gateway
@@ -157,16 +157,21 @@ async def test_jobs_are_listed_by_state_and_code_page_by_page(api: Api) -> None:
     assert await api.worker.settle(lease, answer())
 
 
-async def read_events(api: Api, path: str, **headers: str) -> AsyncIterator[tuple[str, Any]]:
+async def read_events(
+    api: Api, path: str, *, with_ids: bool = False, **headers: str
+) -> AsyncGenerator[tuple[str, Any], None]:
+    """Yield events and their data; `with_ids`: data and id."""
     async with api.session.get(api.url + path, headers=headers) as response:
         assert response.headers["Content-Type"] == "text/event-stream"
-        event = ""
+        event = event_id = ""
         async for line in response.content:
             name, _, value = line.decode().rstrip("\n").partition(": ")
             if name == "event":
                 event = value
+            elif name == "id":
+                event_id = value
             elif name == "data":
-                yield event, orjson.loads(value)
+                yield event, (orjson.loads(value), event_id) if with_ids else orjson.loads(value)
 
 
 async def test_a_job_can_be_followed_to_its_end(api: Api) -> None:
@@ -183,6 +188,51 @@ async def test_a_job_can_be_followed_to_its_end(api: Api) -> None:
     assert rest == [("state", "succeeded"), ("end", "succeeded")]
     ended = [event async for event, _ in read_events(api, f"/v1/jobs/{job_id}/events")]
     assert ended == ["state", "end"], "who comes late is told the same"
+
+
+async def test_the_text_of_a_job_can_be_followed_and_gone_on_with(api: Api) -> None:
+    job_id = await api.submit(tokens=True)
+    lease = await run(api.worker)
+    path = f"/v1/jobs/{job_id}/events"
+    first = read_events(api, path, with_ids=True)
+    assert await api.worker.write_tokens(lease, "one ")
+    async with asyncio.timeout(PATIENCE):
+        token = next_of(first, "token")
+        told, event_id = await token
+        assert told == {"text": "one "}
+        assert await api.worker.write_tokens(lease, "two ")
+        assert (await next_of(first, "token"))[0] == {"text": "two "}
+        assert await api.worker.settle(lease, Released("drain"))
+        lease = await run(api.worker)
+        assert await api.worker.write_tokens(lease, "anew", last=True)
+        assert (await next_of(first, "restart"))[0] == {"attempt": 2}
+        assert (await next_of(first, "token"))[0] == {"text": "anew"}
+    await first.aclose()
+    assert await api.worker.settle(lease, answer("anew"))
+    for last_seen, expected in (
+        ({"Last-Event-ID": event_id}, ["state", "token", "restart", "token", "end"]),
+        ({"Last-Event-ID": "nothing"}, ["state", "token", "token", "restart", "token", "end"]),
+    ):
+        assert [event async for event, _ in read_events(api, path, **last_seen)] == expected
+
+
+async def next_of(events: Any, wanted: str) -> tuple[Any, str]:
+    async for event, data in events:
+        if event == wanted:
+            return data
+    raise AssertionError(wanted)
+
+
+async def test_the_whole_answer_is_given_to_who_asks_for_it(api: Api) -> None:
+    kept, not_kept = await api.submit(keep="body"), await api.submit()
+    for _ in range(2):
+        await settle(api, Succeeded(Output("4", body=b'{"choices": []}')))
+    as_json = {"Accept": "application/json"}
+    whole = await api.get(f"/v1/jobs/{kept}/result", headers=as_json)
+    assert (whole.headers["Content-Type"], whole.json) == ("application/json", {"choices": []})
+    for job_id, headers in ((kept, {}), (not_kept, as_json)):
+        text = await api.get(f"/v1/jobs/{job_id}/result", headers=headers)
+        assert (text.headers["Content-Type"], text.body) == ("text/plain; charset=utf-8", b"4")
 
 
 async def bury(api: Api, *codes: str) -> list[str]:

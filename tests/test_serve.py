@@ -317,7 +317,7 @@ async def test_who_leaves_is_forgotten(api: Api) -> None:
     for call in calls:
         call.cancel()
     await eventually(lambda: open_requests() == 0)
-    assert not api.gateway.following._seen  # noqa: SLF001  nobody is left in it
+    assert not api.gateway.following._watched  # noqa: SLF001  nobody is left in it
     assert not api.gateway.following._ends._waits  # noqa: SLF001  as above
 
 

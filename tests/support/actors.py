@@ -586,7 +586,7 @@ class Actors:
 
     def spent(self) -> str:
         """Choose what a call took that ends now."""
-        return f"{self.began()} {self.rnd.choice([0, 1234])} 10 3 {self.rnd.choice(['', 'a', 'b'])}"
+        return f"{self.began()} 1234 10 3 {['', 'a', 'b'][self.ledger.now % 3]}"
 
     def outcome(self, process: Process, held: Held) -> Ending:
         """Settle what a worker holds as it would."""

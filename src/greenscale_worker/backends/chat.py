@@ -116,6 +116,21 @@ class ChatBackend:
         self.why_not_ready = f"{shown}: {' '.join(why.split())[:SHORT]}" if why else ""
         return not why
 
+    async def models(self) -> bytes | None:
+        """Return what the endpoint lists at `/models`, as it came; None if it lists nothing, or cannot be asked."""
+        base = self._url.raw_path.rstrip("/").removesuffix(CHAT)
+        if base == self._url.raw_path.rstrip("/"):
+            return None
+        url = self._url.with_path(f"{base}/models", encoded=True, keep_query=True)
+        try:
+            async with (
+                asyncio.timeout(self._options.connect_timeout),
+                self._session.get(url, headers=self._headers, allow_redirects=False) as response,
+            ):
+                return await self._read(response) if response.status // 100 == SUCCESS else None
+        except (TimeoutError, OSError, ClientError, TransientError):
+            return None
+
     def peers(self, job: Job) -> str:
         """Name what answers this job, URL with path and model, without credentials."""
         model = job.payload.get("model") or self._options.model

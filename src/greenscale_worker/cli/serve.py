@@ -3,7 +3,7 @@
 import argparse
 import asyncio
 import signal
-from contextlib import aclosing, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 from typing import TYPE_CHECKING, Final
 
 from greenscale_worker.cli import interrupt
@@ -12,6 +12,7 @@ from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 
 if TYPE_CHECKING:
+    from greenscale_worker.backends.chat import ChatBackend
     from greenscale_worker.config import Settings
     from greenscale_worker.gateway.core import Gateway
 
@@ -60,7 +61,7 @@ def run(_args: argparse.Namespace) -> int:
 
 
 async def _serve(settings: "Settings") -> int:
-    from greenscale_worker.config import queue_name, redis_options
+    from greenscale_worker.config import chat_options, queue_name, redis_options
     from greenscale_worker.config.rules import masked
     from greenscale_worker.gateway.app import serving
     from greenscale_worker.gateway.core import Gateway, GatewayOptions, is_loopback
@@ -70,17 +71,23 @@ async def _serve(settings: "Settings") -> int:
         raise ConfigError(
             "GREENSCALE_RESULT_TTL_SECONDS is 0, so that no answer is kept that a gateway could give; expected: above 0"
         )
+    endpoint = _endpoint(settings)
     options = GatewayOptions(
         queue=queue_name(settings),
         max_bytes=settings.max_payload_bytes,
         chat=settings.backend == "chat",
         drain=settings.drain_seconds,
         key=settings.gateway_key.get_secret_value() if settings.gateway_key else None,
+        model=None if endpoint is None else chat_options(settings, model_optional=True).model,
+        list_models=None if endpoint is None else endpoint.models,
         open_without_keys=is_loopback(settings.gateway_host),
     )
     _allow_many_connections()
     stopping = asyncio.Event()
-    async with aclosing(await open_client(settings)) as queue:
+    async with AsyncExitStack() as stack:
+        queue = await stack.enter_async_context(aclosing(await open_client(settings)))
+        if endpoint is not None:
+            stack.push_async_callback(endpoint.aclose)
         gateway = Gateway(queue, options)
 
         def stop() -> None:
@@ -103,6 +110,16 @@ async def _serve(settings: "Settings") -> int:
             log.info("draining", seconds=options.drain)
     log.info("stopped")
     return 0
+
+
+def _endpoint(settings: "Settings") -> "ChatBackend | None":
+    """Return the endpoint, to ask it for its models; None if the settings name none. Raises ConfigError."""
+    from greenscale_worker.backends.chat import ChatBackend
+    from greenscale_worker.config import chat_options, has_endpoint
+
+    if settings.backend != "chat" or not has_endpoint(settings):
+        return None
+    return ChatBackend(chat_options(settings, model_optional=True))
 
 
 async def _has_keys(gateway: "Gateway", host: str, stopping: asyncio.Event) -> bool:

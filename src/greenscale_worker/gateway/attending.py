@@ -26,7 +26,7 @@ class Attended:
     """
 
     alike: Hashable
-    job_id: str
+    queue_id: str
     transport: asyncio.Transport | None
     kept: bool = False
     answered: bool = False
@@ -46,9 +46,9 @@ class Attending:
         self._jobs: dict[Hashable, list[Attended]] = {}
         self._cancelling = set[asyncio.Task[None]]()
 
-    def begin(self, alike: Hashable, job_id: str, transport: asyncio.Transport | None, *, kept: bool) -> Attended:
+    def begin(self, alike: Hashable, queue_id: str, transport: asyncio.Transport | None, *, kept: bool) -> Attended:
         """Attend a job from now on; `left` or `answered` ends it."""
-        job = Attended(alike, job_id, transport, kept)
+        job = Attended(alike, queue_id, transport, kept)
         self._jobs.setdefault(alike, []).append(job)
         return job
 
@@ -69,12 +69,12 @@ class Attending:
     def answered(self, job: Attended) -> None:
         """Note that its answer was sent; its client may still not have got it."""
         job.answered = True
-        self._wind(job, REMEMBERED_SECONDS, self._forget, job)
+        self._wind(job, REMEMBERED_SECONDS, self._forget)
 
     def left(self, job: Attended) -> None:
         """Note that its client has left: without a retry, it will be cancelled."""
         job.transport = None
-        self._wind(job, PATIENCE_SECONDS, self._give_up, job)
+        self._wind(job, PATIENCE_SECONDS, self._give_up)
 
     def forget(self, job: Attended) -> None:
         """Attend a job no more, whatever becomes of it."""
@@ -92,14 +92,14 @@ class Attending:
 
     def _give_up(self, job: Attended) -> None:
         if not job.kept:
-            task = asyncio.create_task(self._cancelled(job.job_id))
+            task = asyncio.create_task(self._cancelled(job.queue_id))
             self._cancelling.add(task)
             task.add_done_callback(self._cancelling.discard)
-        self._wind(job, REMEMBERED_SECONDS, self._forget, job)
+        self._wind(job, REMEMBERED_SECONDS, self._forget)
 
-    async def _cancelled(self, job_id: str) -> None:
+    async def _cancelled(self, queue_id: str) -> None:
         with suppress(GreenScaleError):  # a queue that is away: the job runs for nobody
-            await self._cancel(job_id)
+            await self._cancel(queue_id)
 
     def _forget(self, job: Attended) -> None:
         jobs = self._jobs.get(job.alike, [])
@@ -109,7 +109,7 @@ class Attending:
             self._jobs.pop(job.alike, None)
 
     @staticmethod
-    def _wind(job: Attended, seconds: float | None, then: Callable[[Attended], None] | None = None, *_: object) -> None:
+    def _wind(job: Attended, seconds: float | None, then: Callable[[Attended], None] | None = None) -> None:
         """Set what happens to a job later, in place of what was set before."""
         if job.timer is not None:
             job.timer.cancel()

@@ -21,13 +21,13 @@ from greenscale_worker.gateway.chunks import Chunks, made_of
 from greenscale_worker.gateway.core import Call, Handler, object_of
 from greenscale_worker.gateway.errors import Problem
 from greenscale_worker.gateway.failures import failure_of
-from greenscale_worker.gateway.route import Route
+from greenscale_worker.gateway.following import Watched
+from greenscale_worker.gateway.route import EVENTS, Route
 from greenscale_worker.gateway.schemas import ChatRequest, CompletionRequest, EmbeddingRequest, Passed
 from greenscale_worker.gateway.submitting import submit
 from greenscale_worker.gateway.tokens import Feed
 from greenscale_worker.job import CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH, Path
 from greenscale_worker.queues import JobClass
-from greenscale_worker.tasks import end
 from greenscale_worker.wire_json import read, write
 
 HELD_SECONDS: Final = 25.0  # without headers; proxies hang up after 30 s or a minute
@@ -71,7 +71,7 @@ class Asked:
         return cls(path, body, raw, TIERS[tier], bool(stream), usage)
 
     def fields(self) -> dict[str, Any]:
-        """Return the job, a line of OpenAI's Batch. With log probabilities, which have no pieces, the text comes whole."""
+        """Return the job, a line of OpenAI's Batch. Log probabilities come whole, and their text with them."""
         tokens = {"tokens": True} if self.stream and not self.body.get("logprobs") else {}
         return {"url": self.path, "body": self.body, "keep": "body", **tokens}
 
@@ -82,6 +82,7 @@ class Waiting:
 
     call: Call
     asked: Asked
+    attended: Attended
     queue_id: str
     job_id: str
     headers: dict[str, str] = field(init=False)
@@ -118,15 +119,10 @@ async def answer(path: Path, call: Call) -> web.StreamResponse:
     """POST: make a job of the request, or join that of an earlier one, and answer with its end."""
     asked = Asked.of(path, await call.body())
     attending, attended = call.gateway.attending, await _attended(call, asked)
+    named = {} if attended.kept else {"job_id": call.caller.public_id(attended.queue_id)}
     try:
-        job = await submit(
-            call,
-            {"job_id": attended.job_id, **asked.fields()},
-            raw=asked.raw,
-            once=True,
-            job_class=asked.job_class,
-        )
-        waiting = Waiting(call, asked, job.queue_id, call.caller.public_id(job.queue_id))
+        job = await submit(call, {**named, **asked.fields()}, raw=asked.raw, once=True, job_class=asked.job_class)
+        waiting = Waiting(call, asked, attended, job.queue_id, call.caller.public_id(job.queue_id))
         try:
             response = await (_stream(waiting) if asked.stream else _whole(waiting))
         except Problem as problem:
@@ -139,19 +135,21 @@ async def answer(path: Path, call: Call) -> web.StreamResponse:
         else:
             attending.forget(attended)
         raise
-    attending.answered(attended)
+    if attended.transport is not None:  # it was not given up on the way
+        attending.answered(attended)
     return response
 
 
 async def _attended(call: Call, asked: Asked) -> Attended:
-    """Return the job of this request: that of an equal one whose client has gone, if this is a retry; else a new one."""
+    """Return a new job; if this is a retry, that of an equal request whose client has gone."""
     key = call.request.headers.get("Idempotency-Key")
     alike = (call.caller.key_id, call.caller.tenant, asked.path, key, sha256(asked.raw).digest())
     transport, attending = call.request.transport, call.gateway.attending
     joined = None
     if key is None and call.request.headers.get(RETRY, "0") not in ("", "0"):
         joined = await attending.join(alike, transport)
-    return joined or attending.begin(alike, f"chat-{uuid4().hex}", transport, kept=key is not None)
+    queue_id = call.caller.queue_id(f"chat-{uuid4().hex}")
+    return joined or attending.begin(alike, queue_id, transport, kept=key is not None)
 
 
 async def _whole(waiting: Waiting) -> web.StreamResponse:
@@ -177,44 +175,40 @@ async def _whole(waiting: Waiting) -> web.StreamResponse:
 
 async def _stream(waiting: Waiting) -> web.StreamResponse:
     """Answer with chunks, as the text comes."""
-    news = asyncio.Event()
-    following = waiting.call.gateway.following.ended(waiting.queue_id, None)
-    ending = asyncio.create_task(following)
-    ending.add_done_callback(lambda _: news.set())
-    stream = Stream(waiting)
+    news, stream, gateway = asyncio.Event(), Stream(waiting), waiting.call.gateway
     try:
-        with waiting.call.gateway.tokens.follow(waiting.queue_id, news) as feed:
-            await _pass_on(stream, feed, ending, news)
+        with (
+            gateway.following.watching(waiting.queue_id, news) as watched,
+            gateway.tokens.follow(waiting.queue_id, news) as feed,
+        ):
+            await _pass_on(stream, feed, watched, news)
     except Problem as problem:
         if stream.response is None:
             raise
-        waiting.call.gateway.metrics.problem(problem.kind)
+        gateway.metrics.problem(problem.kind)
         await stream.write(stream.chunks.error(problem.openai()))
-    finally:
-        await end(ending)
-    return stream.response or await stream.begin()
+        if problem.kind == "restarted":  # nobody waits for the other run
+            gateway.attending.left(waiting.attended)
+    return await stream.begin()
 
 
-async def _pass_on(
-    stream: "Stream", feed: Feed, ending: "asyncio.Task[Ended | None]", news: asyncio.Event
-) -> None:
+async def _pass_on(stream: "Stream", feed: Feed, watched: Watched, news: asyncio.Event) -> None:
     """Write pieces until the job has ended, then the rest. Raises Problem."""
-    quiet = HELD_SECONDS
+    clock = asyncio.get_running_loop().time
+    quiet_until = clock() + HELD_SECONDS
     while True:
         try:
-            async with asyncio.timeout(quiet):
+            async with asyncio.timeout_at(quiet_until):
                 await news.wait()
         except TimeoutError:
             await stream.keep_alive()
-            quiet = BLANK_SECONDS
+            quiet_until = clock() + BLANK_SECONDS
         news.clear()
         for piece in feed.take():
             await stream.piece(piece.attempt, piece.text)
-            quiet = BLANK_SECONDS
-        if ending.done():
-            ended = ending.result()
-            if ended is not None:
-                await stream.finish(ended)
+            quiet_until = clock() + BLANK_SECONDS
+        if (ended := watched.ended(patient=True)) is not None:
+            await stream.finish(ended)
             return
 
 
@@ -289,7 +283,7 @@ ROUTES: Final = (
         body=ChatRequest,
         headers=("Idempotency-Key",),
         answers={200: Passed},
-        streamed=True,
+        also=EVENTS,
     ),
     Route(
         method="POST",
@@ -300,7 +294,7 @@ ROUTES: Final = (
         body=CompletionRequest,
         headers=("Idempotency-Key",),
         answers={200: Passed},
-        streamed=True,
+        also=EVENTS,
     ),
     Route(
         method="POST",

@@ -53,7 +53,7 @@ PROBLEMS: Final[Mapping[str, Kind]] = {
 class Problem(Exception):  # noqa: N818  RFC 9457 calls it so
     """An answer that says what went wrong. `kind` is a key of PROBLEMS; `code` says more, such as why a job failed."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what is known of a problem
         self,
         kind: str,
         detail: str,

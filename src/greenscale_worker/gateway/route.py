@@ -17,6 +17,7 @@ HTML: Final = "text/html"
 HEADERS: Final[Mapping[str, str]] = {
     "Prefer": "`wait=N`: answer when the job has ended, or after N seconds, 600 at most (RFC 7240).",
     "Idempotency-Key": "The same key with the same body is the same job, however often it is sent.",
+    "Accept": "`application/json`: the endpoint's whole answer, if the job's `keep` is `body`.",
     "If-None-Match": "An `ETag`: 304 if nothing has changed since.",
     "Last-Event-ID": "The id of the last event that was received: go on behind it.",
 }
@@ -27,8 +28,8 @@ class Route:
     """A method and a path. `scope` is what a key must be allowed to do; None: everybody may ask.
 
     `whole`: it is about the whole queue, so a tenant's key is refused. `answers` are a model, or a media type, by
-    status; problems are not listed. `headers` are keys of HEADERS. `streamed`: it may also answer with events.
-    `pattern` is aiohttp's form of the path, where it differs.
+    status; problems are not listed. `headers` are keys of HEADERS. `also`: a media type that the first of them may
+    have instead. `pattern` is aiohttp's form of the path, where it differs.
     """
 
     method: str
@@ -41,7 +42,7 @@ class Route:
     body: type[BaseModel] | None = None
     headers: tuple[str, ...] = ()
     whole: bool = False
-    streamed: bool = False
+    also: str = ""
     pattern: str = ""
 
     @property

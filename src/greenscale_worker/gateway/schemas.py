@@ -344,6 +344,7 @@ class Sums(Out):
 
     ended: int
     failed: int
+    cancelled: int
     retried: int
     prompt_tokens: int
     completion_tokens: int
@@ -399,7 +400,7 @@ class Savings(Out):
 
 
 class History(Out):
-    """What has happened, by time; steps in which nothing happened are left out."""
+    """What has happened, by time, from when the ledger begins; and what scaling has saved in that window."""
 
     object: Literal["stats.history"]
     since: datetime

@@ -23,7 +23,7 @@ class Submitted:
     record: Record
 
 
-async def submit(
+async def submit(  # noqa: PLR0913  how it is put
     call: Call,
     fields: dict[str, Any],
     *,
@@ -35,8 +35,8 @@ async def submit(
     """Put a job into the queue, unless it is there already. `raw` is the request's body.
 
     A job with an Idempotency-Key, or `once`, is put once, as long as there is a record of it; any other with a `job_id`
-    again if it has failed or was cancelled. Raises BadInputError for a job that no worker would run, Problem if the key or the id
-    belongs to a request with another body.
+    again if it has failed or was cancelled. Raises BadInputError for a job that no worker would run, Problem if the key
+    or the id belongs to a request with another body.
     """
     key = call.request.headers.get("Idempotency-Key")
     if key is not None:
