@@ -14,9 +14,7 @@ import pytest
 import requests
 
 HERE = Path(__file__).parents[1]
-WORKER = os.environ.get(
-    "GREENSCALE_WORKER", str(HERE.parent / ".venv/bin/greenscale-worker")
-)  # of the main environment
+WORKER = os.environ.get("GREENSCALE_WORKER", str(HERE.parent / ".venv/bin/greenscale-worker"))
 INHERITED = ("PATH", "HOME", "TMPDIR", "LANG")
 PATIENCE = 30.0
 POLL = 0.05
@@ -102,7 +100,7 @@ class System:
             redis, "--port", str(ports[0]), "--bind", "127.0.0.1", "--appendonly", "yes",
         ))  # fmt: skip
         self.endpoint = Program(folder / "endpoint.log", ports[1], (
-            WORKER, "simulate", "--port", str(ports[1]), "--latency", "0.5",
+            WORKER, "simulate", "--port", str(ports[1]), "--ttft", "0.1", "--per-token", "0.2",
         ))  # fmt: skip
         self.worker = Program(folder / "worker.log", ports[2], (WORKER,), **chosen)
         self.gateway = Program(folder / "gateway.log", ports[3], (WORKER, "serve"), **chosen)
