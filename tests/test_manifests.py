@@ -240,6 +240,8 @@ def test_the_worker_accepts_its_settings(name: str) -> None:
             assert str(Path(variables["GREENSCALE_REDIS_CA_FILE"]).parent) in mounted
             variables["GREENSCALE_REDIS_CA_FILE"] = str(CERTIFICATE)
         variables |= {"NEYSA_API_URL": "https://llama.test/v1"} if variables.get("NEYSA_API_URL") == "(secret)" else {}
+        if variables.get("GREENSCALE_GATEWAY_KEY") == "(secret)":
+            variables["GREENSCALE_GATEWAY_KEY"] = f"gs_admin_{'0' * 64}"
         settings = load(variables)
         known = {field.removesuffix("_FILE") for field in variables}
         assert not settings.notices, container

@@ -1,9 +1,13 @@
 """The gateway as the `openai` client finds it: unchanged, its retries on, its own models strict about every answer."""
 
 import asyncio
+import gc
+import re
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import openai
@@ -15,11 +19,14 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from greenscale_worker import Worker
 from greenscale_worker.backends import ChatOptions, open_backend
+from greenscale_worker.config import load
 from greenscale_worker.errors import PermanentError
 from greenscale_worker.gateway import attending, chat, sse
 from greenscale_worker.gateway.core import GatewayOptions
 from greenscale_worker.job import Job, Output, Usage
 from greenscale_worker.simulator import CHAT_PATH, Faults, SimulatorOptions, running
+from greenscale_worker.up import services
+from harness.checkout import ROOT
 from harness.eventually import PATIENCE, eventually
 from harness.tcp_proxy import TcpProxy, Trap
 from tests.support.api import Api, a_gateway
@@ -491,3 +498,26 @@ async def test_an_ill_endpoint_is_the_workers_to_bear(redis_url: str) -> None:
         calls = (client.chat.completions.create(model="m", messages=HELLO, user=str(number)) for number in range(5))
         for answer in await asyncio.gather(*calls):
             assert answer.choices[0].message.content == "4"
+
+
+@pytest.mark.parametrize(("page", "expected"), [("README.md", "content='4'"), ("docs/gateway.md", "4|4")])
+async def test_the_pages_print_programs_that_work(simulated: Played, page: str, expected: str) -> None:
+    text, printed = (ROOT / page).read_text(), list[str]()
+    (program,) = (code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "OpenAI(" in code)
+    assert "http://127.0.0.1:8400/v1" in program
+
+    def say(*words: object, **_options: object) -> None:
+        printed.extend(map(str, words))
+
+    code = compile(program.replace("http://127.0.0.1:8400", simulated.api.url), page, "exec")
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):  # its client is never closed
+        await asyncio.to_thread(exec, code, {"print": say})
+        gc.collect()
+    assert expected in "|".join(filter(None, printed))
+
+
+async def test_up_gives_the_gateway_the_endpoint(tmp_path: Path) -> None:
+    settings = load({"GREENSCALE_GATEWAY_PORT": "18400"})
+    programs = {each.name: each for each in services.services(settings, tmp_path, tmp_path, None, None)}
+    for name in ("NEYSA_API_URL", "NEYSA_API_KEY"):
+        assert programs["gateway"].environment[name] == programs["worker"].environment[name]
