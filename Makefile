@@ -5,11 +5,12 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+DASHBOARD := dashboard/.venv
 UV := uv==0.13.8
 PEERS := arq saq streaq taskiq celery dramatiq rq
 
 .NOTPARALLEL:
-.PHONY: help demo up test test-long contract bench chaos check compatible docs lock clean
+.PHONY: help demo up dashboard dashboard-test dashboard-pictures test test-long contract bench chaos check compatible docs lock clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -19,6 +20,19 @@ demo: $(VENV)/.installed ## 50 prompts, answered by a simulated endpoint
 
 up: $(VENV)/.installed $(VENV)/.up ## Redis, an endpoint and a worker (ARGS="--data DIR")
 	@$(BIN)/greenscale-worker up $(ARGS)
+
+# The page knows one address, so the gateway may not choose another port. Ctrl-C ends `up`, and then the page.
+dashboard: $(VENV)/.installed $(VENV)/.up $(DASHBOARD)/.made ## all of `up`, and the page in front of it (port 8501)
+	@export GREENSCALE_GATEWAY_PORT=$${GREENSCALE_GATEWAY_PORT:-8400}; trap : INT TERM; trap 'kill $$page 2>/dev/null' EXIT; \
+	GREENSCALE_GATEWAY_URL=http://127.0.0.1:$$GREENSCALE_GATEWAY_PORT $(DASHBOARD)/bin/streamlit run dashboard/app.py & \
+	page=$$!; $(BIN)/greenscale-worker up $(ARGS)
+
+dashboard-test: $(VENV)/.installed $(DASHBOARD)/.tools ## the page: types and tests, in Chromium, too
+	cd dashboard && .venv/bin/mypy
+	cd dashboard && .venv/bin/python -m pytest $(ARGS)
+
+dashboard-pictures: $(DASHBOARD)/.tools ## draw the pictures of docs/dashboard.md
+	$(DASHBOARD)/bin/python dashboard/pictures.py
 
 test: $(VENV)/.installed $(VENV)/.tools ## the tests, against a real Redis (ARGS="-k gate" picks some)
 	$(BIN)/python -m pytest -m "not long" $(ARGS)
@@ -58,6 +72,8 @@ lock: ## pin what pyproject.toml asks for (ARGS=--upgrade)
 	$(call compile,requirements-build.txt,--group build -c requirements.txt)
 	$(call compile,requirements-up.txt,pyproject.toml --extra up -c requirements.txt)
 	$(call compile,requirements-dev.txt,--group dev -c requirements.txt -c requirements-build.txt -c requirements-up.txt)
+	$(call compile,dashboard/requirements.txt,dashboard/pyproject.toml -c requirements-dev.txt)
+	$(call compile,dashboard/requirements-dev.txt,dashboard/pyproject.toml --group dashboard/pyproject.toml:dev -c dashboard/requirements.txt -c requirements-dev.txt)
 	$(foreach peer,$(PEERS) report,$(call compile,harness/peers/$(peer).txt,--group bench-$(peer)) && ) true
 
 # Universal: one file for all Pythons and platforms, with markers. No index is written down.
@@ -65,7 +81,7 @@ compile = build/lock/bin/uv pip compile --quiet --universal --python-version 3.1
 	--custom-compile-command 'make lock' --output-file $(1) $(2) $(ARGS)
 
 clean: ## remove whatever was made
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(DASHBOARD) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/.made: requirements.txt requirements-build.txt
 	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer is needed, with venv (Debian: apt-get install python3-venv)'; exit 2; } >&2
@@ -83,4 +99,14 @@ $(VENV)/.up: $(VENV)/.made requirements-up.txt
 
 $(VENV)/.tools: $(VENV)/.made requirements-dev.txt
 	$(PIP) install --require-hashes -r requirements.txt -r requirements-build.txt -r requirements-dev.txt
+	@touch $@
+
+$(DASHBOARD)/.made: dashboard/requirements.txt
+	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer is needed, with venv (Debian: apt-get install python3-venv)'; exit 2; } >&2
+	$(PYTHON) -m venv --clear $(DASHBOARD)
+	$(DASHBOARD)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r dashboard/requirements.txt
+	@touch $@
+
+$(DASHBOARD)/.tools: $(DASHBOARD)/.made dashboard/requirements-dev.txt
+	$(DASHBOARD)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r dashboard/requirements-dev.txt
 	@touch $@

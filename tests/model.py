@@ -26,13 +26,23 @@ from greenscale_worker.queues.redis.keys import LEDGER, OF_LETTERS, RECENT
 from harness.redis_server import RedisServer
 from tests.support.actors import JOB_IDS, Actors, Fails, ignore, sources
 from tests.support.crew import Held, Process
-from tests.support.entries import BEAT, FOREIGN, LEASE, LIVE_SECONDS, REMEMBERED_SECONDS, SUSPECT_CRASHES, Kind
+from tests.support.entries import (
+    BEAT,
+    FOREIGN,
+    LEASE,
+    LIVE_SECONDS,
+    REMEMBERED_SECONDS,
+    SCHEDULED_SECONDS,
+    SUSPECT_CRASHES,
+    Kind,
+)
 from tests.support.picture import Camera
 from tests.support.picture import of as picture_of
 
 STEPS: Final[dict[str, float]] = {  # what may happen, and how often
     "push": 10,
-    "put": 4,
+    "put": 8,
+    "promote": 1,
     "cancel": 5,
     "uncancel": 2,
     "replay": 2,
@@ -186,7 +196,7 @@ class Walk(Actors):
             held.step = "kept"
         for thousandths, held in zip(used, jobs, strict=False):
             held.step = "bound"
-            self.rnd.choice([ignore, ignore, ignore, self.push])(worker)
+            self.rnd.choice([ignore, ignore, ignore, self.push, self.push_listed])(worker)
             prior = self.rnd.choice(["unknown", "unknown", "endpoint"])
             self.retry(worker, Fails(prior, used=thousandths, delay=delay))
         for held in jobs[len(used) :]:
@@ -260,7 +270,7 @@ class Walk(Actors):
         self.redis.delete(self.keys.result(job_id), self.keys.cancel(job_id))
         self.ledger.results.pop(job_id, None)
         self.ledger.tombstones.discard(job_id)
-        if self.ledger.lifetimes.get(job_id) != LIVE_SECONDS:
+        if self.ledger.lifetimes.get(job_id) not in {LIVE_SECONDS, SCHEDULED_SECONDS}:
             self.redis.delete(self.keys.record(job_id))
             self.ledger.records.pop(job_id, None)
 
@@ -274,7 +284,8 @@ class Walk(Actors):
             "settle": [9],
             "release": [9],
             "retry": [9, 9],
-            "put": [9, 0, "j-0", "payload"],
+            "put": [9, "none", "standard", "", "", "", "j-0", "payload"],
+            "promote": [9],
             "cancel": ["j-0", 9, 9],
             "uncancel": [9],
         }
@@ -323,6 +334,7 @@ class Walk(Actors):
         if self.setup.kind == "stream":
             self.ids &= witness.payload.keys()  # Redis gives ids, and may give those that it has forgotten once more
         ledger.now, ledger.bells, ledger.rare = self.ledger.now, self.ledger.bells, self.ledger.rare
+        witness.passed_over.clear()
         witness.failed_over = True  # a lost binding may let two deliveries of an id run
         self.ledger, self.witness = ledger, witness
 
@@ -381,6 +393,8 @@ class Walk(Actors):
         """Let all die; one worker, started at once, gets everything, and what was leased within 18 s (invariant 8)."""
         self.resume(self.processes[0])
         self.give_up()
+        self.ledger.now = max([self.ledger.now, *(job.due for job in self.ledger.later.values())])
+        self.promote(self.processes[0])
         died, self.processes, self.stalled = self.ledger.now, [fresh := self.new_process()], []
         sleep = 0
         while sleep >= 0:
@@ -401,7 +415,8 @@ class Walk(Actors):
                 "invariant 8: not within 18 s"
             )
             assert self.ledger.now - died < 1_000_000, "invariant 8: it goes on for ever"
-        left = [*self.ledger.waiting, *self.ledger.open, *self.ledger.strays]
+        left = [*self.ledger.waiting, *self.ledger.open, *self.ledger.strays, *self.ledger.later]
+        left += [payload for listed in self.ledger.listed.values() for payload in listed]
         assert not left, "invariant 8: something is left"
 
 

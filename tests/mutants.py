@@ -46,8 +46,8 @@ MUTANTS: Final = [
     Mutant(
         "a foreign type under the bindings is not noticed",
         "prelude",
-        "{META, DEAD, CONTROL, BOUND, BLAME}",
-        "{META, DEAD, CONTROL, BLAME}",
+        "{META, DEAD, CONTROL, BOUND, BLAME,",
+        "{META, DEAD, CONTROL, BLAME,",
     ),
     Mutant("what is known of a job outlives it", "prelude", "  call('HDEL', META, unpack(ids))\n"),
     Mutant(
@@ -90,7 +90,7 @@ MUTANTS: Final = [
     Mutant(
         "a job that comes back goes to the tail",
         "waiting",
-        "call('ZADD', where, store.place(id), id)",
+        "call('ZADD', where, place_of(id), id)",
         "call('ZADD', where, digits(micros), id)",
     ),
     Mutant("suspects wait with the others", "waiting", "if m.crashes >= SUSPECT_CRASHES then return SUSPECT end"),
@@ -142,8 +142,8 @@ MUTANTS: Final = [
     Mutant(
         "a dead letter loses its payload",
         "dead_letters",
-        "  local payload = store.payload(id) or ''\n  forget({[id] = m})\n",
-        "  forget({[id] = m})\n  local payload = store.payload(id) or ''\n",
+        "  local payload, class = store.payload(id) or '', class_of(id)\n  forget({[id] = m})\n",
+        "  local class = class_of(id)\n  forget({[id] = m})\n  local payload = store.payload(id) or ''\n",
     ),
     Mutant(
         "a line feed in a message hides the payload",
@@ -211,7 +211,7 @@ MUTANTS: Final = [
     Mutant(
         "the time of submission is lost",
         "prelude",
-        "if submitted then call('HSET', key, 'submitted_ms', submitted) end",
+        "  call_with('HSET', key, kept)\n",
     ),
     Mutant("a foreign type is written onto", "prelude", "if type(written) == 'table' then", "if false then"),
     Mutant("a foreign type is not reported", "prelude", "  return foreign\n", "  return false\n"),
@@ -283,8 +283,8 @@ MUTANTS: Final = [
     Mutant(
         "a claim takes more bytes than the worker asked for",
         "claim",
-        "#given < n and bytes < max_bytes and",
-        "#given < n and",
+        "#given < (most or n) and bytes < max_bytes and",
+        "#given < (most or n) and",
     ),
     Mutant("a claim takes fresh jobs one by one", "claim", "AT_ONCE = 8", "AT_ONCE = 1"),
     Mutant("a claim takes far more fresh jobs than its bytes allow", "claim", "AT_ONCE = 8", "AT_ONCE = 64"),
@@ -292,14 +292,14 @@ MUTANTS: Final = [
     Mutant(
         "suspects jump the queue",
         "claim",
-        "if suspect and not (ready and tonumber(store.place(ready)) < tonumber(store.place(suspect))) then",
+        "if suspect and not (ready and tonumber(place) < tonumber(place_of_suspect)) then",
         "if suspect then",
     ),
     Mutant(
         "fresh jobs jump the queue",
         "claim",
-        "take_again(oldest)  --",
-        "if call('LLEN', SOURCE) == 0 then take_again(oldest) end  --",
+        "take_again(function() return oldest(low, high) end, most)  --",
+        "if call('LLEN', SOURCE) == 0 then take_again(function() return oldest(low, high) end, most) end  --",
     ),
     Mutant("a pause is ignored", "claim", "if control.paused or n == 0 then", "if n == 0 then"),
     Mutant(
@@ -347,7 +347,7 @@ MUTANTS: Final = [
     ),
     Mutant("a heartbeat enters nobody", "heartbeat", "and sit_down(owner)", "and false"),
     Mutant("a heartbeat takes nobody out", "heartbeat", "  stand_up(owner)  --", "  --"),
-    Mutant("a heartbeat does not look at the list", "heartbeat", "claimable = store.unclaimed() +", "claimable ="),
+    Mutant("a heartbeat does not look at the list", "heartbeat", "claimable = unclaimed() +", "claimable ="),
     # bind
     Mutant("a job is bound with another's token", "bind", "m.token ~= token or "),
     Mutant("a job is bound without a lease", "bind", " or not expiries[i]"),
@@ -471,7 +471,7 @@ MUTANTS: Final = [
     Mutant("the only job is in company", "retry", "and alone(id) then", "and false then"),
     Mutant("every job is alone", "retry", "and alone(id) then", "then"),
     Mutant("the ill are company", "retry", "m.tries < KNOWN then", "true then"),
-    Mutant("those that wait are no company", "retry", " or store.unclaimed() > 0 then", " then"),
+    Mutant("those that wait are no company", "retry", " or unclaimed() > 0 then", " then"),
     Mutant(
         "an endpoint's fault uses up the only job's tries", "retry", "(prior == 'unknown' or m.tries >= TRY)", "true"
     ),
@@ -480,7 +480,7 @@ MUTANTS: Final = [
     Mutant("a lost job keeps its group from being retried", "retry", "return 'GONE'", "error('GONE')"),
     Mutant("a record of a failure lives too short", "retry", "ttl = ttl == 0 and 0 or final_ttl", "ttl = 1"),
     Mutant("an early call's answer counts", "settle", "began_last >= number_in_control('blamed')", "began_last > 0"),
-    Mutant("an answer counts as if its call began when it comes", "settle", "tonumber(ARGV[start + 6])", "now"),
+    Mutant("an answer counts as if its call began when it comes", "settle", "math.max(began_last, began)", "now"),
     Mutant("the latest answer is not kept", "settle", "  call('HSET', CONTROL, 'answered', digits(began_last))\n"),
     Mutant("what was answered is forgotten", "retry", "    call('HSET', CONTROL, 'answered', control.answered)\n"),
     Mutant("an answer ends nothing", "settle", "began_last >= number_in_control('blamed')", "false"),
@@ -525,8 +525,8 @@ MUTANTS: Final = [
     Mutant(
         "the queue is upgraded before the last worker of the version before has gone",
         "heartbeat",
-        "then return end",
-        "then break end",
+        "if not string.find(worker, ':2%-%x+$') then return end",
+        "if not string.find(worker, ':2%-%x+$') then break end",
     ),
     Mutant("the queue is never upgraded", "heartbeat", "if not V2 then upgrade() end"),
     # heartbeat
@@ -549,7 +549,7 @@ MUTANTS: Final = [
     # check_format, cancel, put, replay
     Mutant("whoever starts changes the format", "check_format", "'HSETNX'", "'HSET'"),
     Mutant("a cancelled job runs on", "cancel", "  forget({[id] = load_or_forget(id)})\n"),
-    Mutant("a worker is not told", "cancel", "  ring('gone ' .. id)\n"),
+    Mutant("a worker is not told", "cancel", "  if is_open then ring('gone ' .. id) end\n"),
     Mutant("a finished job leaves a tombstone", "cancel", "if state == 'succeeded' or", "if"),
     Mutant("a tombstone lives for ever", "cancel", ", 'EX', live_ttl)", ")"),
     Mutant("a tombstone lasts as long as a result", "cancel", "'EX', live_ttl", "'EX', final_ttl + 1"),
@@ -568,12 +568,12 @@ MUTANTS: Final = [
     Mutant("a cancellation is not taken back", "uncancel", "call('DEL', tombstone)", "call('EXISTS', tombstone)"),
     Mutant("what is cancelled no longer says it will be", "uncancel", "if state == 'cancelling' then", "if false then"),
     Mutant("put hides that a job will be cancelled", "put", "cancelled and 'cancelling' or 'waiting'", "'waiting'"),
-    Mutant("a job that is handed in twice is pushed twice", "put", "if fold and", "if false and"),
-    Mutant("a job is left out though nobody asked for that", "put", "if fold and", "if"),
+    Mutant("a job that is handed in twice is pushed twice", "put", "if skip ~= 'none' and", "if false and"),
+    Mutant("a job is left out though nobody asked for that", "put", "if skip ~= 'none' and", "if"),
     Mutant(
         "a job that has failed cannot be handed in again",
         "put",
-        "return state and state ~= 'failed' and state ~= 'cancelled'",
+        "return state and (skip == 'once' or state ~= 'failed' and state ~= 'cancelled')",
         "return state",
     ),
     Mutant(
@@ -589,8 +589,92 @@ MUTANTS: Final = [
     Mutant(
         "all jobs of a group are put into the first one's record",
         "put",
-        "local key = ITEMS + arg - 5",
+        "local key = ITEMS + arg - 9",
         "local key = ITEMS",
+    ),
+    *(
+        Mutant(name, file, right, wrong)
+        for file, name, right, wrong in (
+            # Classes
+            ("prelude", "a class outlives its job", "  if classed then call('HDEL', CLASS, unpack(ids)) end\n", ""),
+            ("prelude", "a job that has a class is not noticed", "(length[CLASS] or 1) > 0", "0 > 0"),
+            ("prelude", "tenant and digest are lost", "{'submitted_ms', 'tenant', 'digest'}", "{'submitted_ms'}"),
+            ("waiting", "what comes back is in no class", "where, place_of(id), id)", "where, store.place(id), id)"),
+            ("claim", "a lower class may starve", "turn == 9 and 'background' or turn == 4 and 'standard'", "nil"),
+            ("claim", "the lowest class may starve", "turn == 9 and 'background' or ", ""),
+            ("claim", "those in the middle may starve", " or turn == 4 and 'standard'", ""),
+            (
+                "claim",
+                "each claim begins with the first turn",
+                "whole(call('HGET', CONTROL, 'n_claimed')) or 0, {}",
+                "0, {}",
+            ),
+            (
+                "claim",
+                "the lowest class is served first",
+                "ipairs({'interactive', 'standard', 'background'})",
+                "ipairs({'background', 'standard', 'interactive'})",
+            ),
+            ("claim", "a claimed job forgets its class", "    call('HSET', CLASS, id, class)\n", ""),
+            ("claim", "a claimed job stays in its class", "    call('RPOP', LISTS[class])\n", ""),
+            (
+                "claim",
+                "the youngest of a class is taken",
+                "call('LINDEX', LISTS[class], -1)",
+                "call('LINDEX', LISTS[class], 0)",
+            ),
+            (
+                "claim",
+                "what comes back is served before all classes",
+                "local low, high = unpack(RANGES[class])",
+                "local low, high = '-inf', '+inf'",
+            ),
+            ("seats", "a burst of a class stays where it is", "and unclaimed() +", "and store.unclaimed() +"),
+            ("retry", "jobs of a class are no company", " or unclaimed() > 0", " or store.unclaimed() > 0"),
+            (
+                "heartbeat",
+                "a heartbeat does not look at classes",
+                "claimable = unclaimed()",
+                "claimable = store.unclaimed()",
+            ),
+            ("dead_letters", "a dead letter forgets its class", ", class = class}", "}"),
+            (
+                "dead_letters",
+                "the class of a dead letter is not read",
+                "header.class = LISTS[found.class] and",
+                "local _ =",
+            ),
+            ("replay", "a replayed job forgets its class", "    call('HSET', CLASS, kept, header.class)\n", ""),
+            ("replay", "a replayed job is put into no class", "    classed = true\n", ""),
+            ("append", "a job of a class wakes nobody", "  if not rung then ring('ready') end\n", ""),
+            ("append", "each job of a class rings", "if not rung then", "if true then"),
+            ("append", "a job of a class is put before all others", "call('LPUSH', LISTS", "call('RPUSH', LISTS"),
+            # Jobs that are due later, or put once
+            ("put", "what has failed is put once more", "skip == 'once' or ", ""),
+            ("put", "what is due is kept", "if due and due <= now then due = nil end", ""),
+            ("put", "what is kept is replaced", "  if is_later and due then return 0 end\n", ""),
+            ("put", "what is kept is not known", "is_open or is_later or", "is_open or"),
+            ("put", "what is kept forgets its class", "class .. ' ' .. payload", "'standard ' .. payload"),
+            (
+                "put",
+                "the record of what is kept expires before it is due",
+                "ttl + math.ceil((due - now) / 1000)",
+                "ttl",
+            ),
+            ("put", "a record does not say whose job it is", "push(own, 'tenant', tenant)", "local _"),
+            ("cancel", "what is kept cannot be cancelled", "call('HDEL', LATER_PAYLOADS, job_id) == 1", "false"),
+            ("cancel", "what is kept and cancelled becomes due", "  call('ZREM', LATER, job_id)\n", ""),
+            ("heartbeat", "nobody is told what is due", "  due = due_later()\n", ""),
+            ("heartbeat", "what is not due is said to be", "LATER, '-inf', NOW,", "LATER, '-inf', '+inf',"),
+            ("promote", "what is not due is promoted", " or tonumber(due) > now", ""),
+            ("promote", "what is promoted keeps its time", "  call('ZREM', LATER, job_id)\n", ""),
+            ("promote", "what is promoted is kept, too", "  call('HDEL', LATER_PAYLOADS, job_id)\n", ""),
+            ("promote", "what is promoted takes the record of a job in flight", " or bound_elsewhere(job_id, '')", ""),
+            ("promote", "what is promoted hides that it will be cancelled", "call('EXISTS', tombstone) == 1", "false"),
+            ("promote", "what is promoted says it is kept", "  write_record(record, ttl, true, 'state',", "  print("),
+            ("promote", "what is promoted was submitted twice", "ttl, true, 'state'", "ttl, false, 'state'"),
+            ("promote", "what is promoted goes to no class", "append(class, known", "append('', known"),
+        )
     ),
     Mutant("a replayed letter stays dead", "replay", "  letters.drop(id, header)\n"),
     Mutant("one call replays more bytes than it may", "replay", "if bytes >= most then break end"),
@@ -654,8 +738,15 @@ MUTANTS: Final = [
     Mutant(
         "a redelivery that the group comes to again is nobody's",
         "claim",
-        "  write_taken()\nend\n\ntake_again(oldest)",
-        "end\n\ntake_again(oldest)",
+        "  write_taken()\nend\n\nlocal function take_first",
+        "end\n\nlocal function take_first",
+        kind="stream",
+    ),
+    Mutant(
+        "a job of a class is nobody's",
+        "claim",
+        "    store.own(id, owner)\n    take_first",
+        "    take_first",
         kind="stream",
     ),
     *(
@@ -705,6 +796,11 @@ MUTANTS: Final = [
                 "return group['last-delivered-id']",
                 "return '0-0'",
             ),
+            (
+                "a claim waits for what it has added itself",
+                "return unread and added[unread[1]] and last_added or last",
+                "return last",
+            ),
             ("a foreign type under the stream's name is not noticed", "foreign('stream')", "foreign('none')"),
         )
     ),
@@ -727,6 +823,8 @@ LATE: Final = {
     "a letter without an entry stays so": 5,
     "a job is retried with another's token": 6,
     "a held job outlives its end": 7,
+    "jobs of a class are no company": 7,
+    "what is kept and cancelled becomes due": 4,
     "all that has expired is reaped in one call": 7,
     "a worker sleeps beside more jobs that were due": 7,
     "a worker sleeps beside more leases that have expired": 7,
@@ -734,7 +832,7 @@ LATE: Final = {
     "the latest answer is not kept": 7,
     "what was held comes back among the suspects": 7,
     "a job is retried without a lease": 8,
-    "what fails while two are buried is no witness of it": 10,
+    "what fails while two are buried is no witness of it": 77,
     "a late answer leaves its dead letter": 14,
     "held by a fleet that does not know it": 14,
     "the queue's time forgets that the clock went back before": 17,

@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
@@ -14,9 +15,11 @@ import pytest
 from redis import Redis
 from redis.exceptions import NoPermissionError
 
+from greenscale_worker import SyncClient
 from greenscale_worker.cli import main
 from greenscale_worker.job import Failed, Output, Released, Succeeded
 from greenscale_worker.queues import QueueOptions, RedisOptions
+from greenscale_worker.queues.redis.keys import OF_LISTS
 from greenscale_worker.queues.redis.script_loader import SCRIPTS
 from greenscale_worker.queues.redis.stream import open_client, open_queue
 from greenscale_worker.telemetry import Metrics
@@ -102,10 +105,15 @@ def test_the_worker_and_its_commands_need_these_rights_and_no_others(
             assert main(["submit", "--id", "one", "hello", "--wait"]) == 0
             assert (main(["result", "one"]), main(["status", "one"]), main(["cancel", "nobody"])) == (0, 0, 3)
             assert main(["pause"]) == main(["resume"]) == main(["queue"]) == main(["jobs"]) == 0
+            with server.client(db=database) as client, SyncClient.from_env() as reader:
+                add(client, kind, b'{"job_id":"shown","prompt":"hello","tokens":true,"keep":"body"}')
+                assert [piece.text for piece in reader.tokens("shown")] == ["hello"]
+                assert reader.body("shown") is None
             with server.client(db=database) as client:
                 step_the_clock_back(client)
                 add(client, kind, b'{"job_id":"bad"}')
-                until(lambda client=client: client.hlen("{jobs}:dead") == 1)
+                client.lpush("{jobs}:background", b'{"job_id":"classed","prompt":"hello"}')
+                until(lambda client=client: client.hlen("{jobs}:dead") == client.exists("result:classed") == 1)
             assert main(["dead", "list"]) == main(["dead", "replay", "bad"]) == 0
             with server.client(db=database) as client:
                 until(lambda client=client: client.hlen("{jobs}:dead") == 1)
@@ -161,11 +169,13 @@ def test_keda_may_count_and_nothing_else(start_redis: Callable[..., RedisServer]
     with server.client(db=1) as client:
         client.lpush("jobs", "a", "b")
         client.hset("{jobs}:open", "1", "c")
+        client.lpush("{jobs}:interactive", "d")
         client.set("result:one", "the answer")
     with server.client(username="greenscale-keda", password=PASSWORD, db=1) as keda:
         assert keda.ping()
         assert keda.eval(COUNT, 1, "jobs") == 2
-        assert keda.eval(COUNT, 1, "{jobs}:open") == 1
+        assert keda.eval(COUNT, 1, "{jobs}:open") == keda.eval(COUNT, 1, "{jobs}:interactive") == 1
+        assert keda.eval(COUNT, 1, "{jobs}:background") == 0, "there is none"
         for command in (["GET", "result:one"], ["LRANGE", "jobs", 0, 0], ["DEL", "jobs"], ["ACL", "LIST"]):
             with pytest.raises(NoPermissionError):
                 keda.execute_command(*command)
@@ -180,7 +190,8 @@ async def test_what_keda_counts_of_a_stream_is_all_work_there_is(start_redis: Ca
         async def counted(waiting: int, delayed: int, running: int, dead: int) -> int:
             depth = await admin.depth()
             assert (depth.waiting, depth.delayed, depth.running, depth.dead) == (waiting, delayed, running, dead)
-            return int(keda.xlen("jobs"))
+            classes = [keda.eval(COUNT, 1, f"{{jobs}}:{job_class}") for job_class in OF_LISTS]
+            return int(keda.xlen("jobs")) + sum(map(int, classes))
 
         assert keda.ping()
         async with (
@@ -203,6 +214,12 @@ async def test_what_keda_counts_of_a_stream_is_all_work_there_is(start_redis: Ca
             assert await counted(waiting=2, delayed=1, running=1, dead=0) == 4
             await queue.settle(a, ANSWER)
             assert await counted(waiting=2, delayed=1, running=0, dead=0) == 3
+            await admin.put([("f", b"{}"), ("g", b"{}")], job_class="interactive")
+            await admin.put([("h", b"{}")], job_class="background")
+            await admin.put([("i", b"{}")], not_before=time.time() + 600)
+            assert await counted(waiting=5, delayed=1, running=0, dead=0) == 6, "what is not due needs no pod"
+            await queue.lease()
+            assert await counted(waiting=4, delayed=1, running=1, dead=0) == 6, "claimed, it is in the stream"
         for command in (["XRANGE", "jobs", "-", "+"], ["DEL", "jobs"], ["XLEN", "{jobs}:open"], ["ACL", "LIST"]):
             with pytest.raises(NoPermissionError):
                 keda.execute_command(*command)

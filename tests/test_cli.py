@@ -46,6 +46,7 @@ COMMANDS = (
     "cancel",
     "jobs",
     "queue",
+    "report",
     "pause",
     "resume",
     "dead",

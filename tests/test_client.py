@@ -168,6 +168,14 @@ async def test_what_ends_while_the_subscription_is_cut_is_found_when_it_is_back(
         assert await end == "still there"
 
 
+async def test_more_callers_than_connections_wait_for_one(redis_url: str, client: Redis) -> None:
+    async with Client(redis_url) as here:
+        ids = await asyncio.gather(*(here.submit(f"question {number}") for number in range(400)))
+        records = await asyncio.gather(*map(here.record, ids))
+    assert {record.state for record in records if record} == {"waiting"}
+    assert client.llen("jobs") == len(records) == 400
+
+
 async def test_a_server_that_is_away_is_waited_for(start_redis: Callable[..., RedisServer]) -> None:
     server = start_redis("appendonly yes", "appendfsync always")
     async with Client(f"{server.url}/0") as ours:
@@ -370,6 +378,21 @@ async def test_what_is_submitted_is_what_the_wire_contract_says(redis_url: str, 
         }
         assert await ours.submit("again", job_id="mine") == await ours.submit("again", job_id="mine") == "mine"
         assert client.llen("jobs") == 2, "what waits is not handed in twice"
+
+
+async def test_a_job_is_submitted_with_a_class_and_a_time(redis_url: str, client: Redis) -> None:
+    async with Client(redis_url) as ours:
+        job_id = await ours.submit("at once", job_class="background")
+        assert orjson.loads(client.lrange("{jobs}:background", 0, 0)[0]) == {"job_id": job_id, "prompt": "at once"}
+        for due in (datetime.now(UTC) + timedelta(hours=1), time.time() + 3600):
+            job = await ours.record(await ours.submit("later", not_before=due))
+            assert job is not None
+            assert job.state == "scheduled"
+            assert job.due_at is not None
+            assert abs(job.due_at - time.time() - 3600) < PATIENCE
+        assert (await ours.depth()).scheduled == 2
+        with pytest.raises(ValueError, match="job_class 'urgent'"):
+            await ours.submit("never", job_class="urgent")  # type: ignore[arg-type]
 
 
 async def test_many_jobs_are_handed_in_in_order(redis_url: str, client: Redis) -> None:

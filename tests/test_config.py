@@ -112,6 +112,7 @@ NUMBERS = {
     "GREENSCALE_MAX_CRASHES": ("1", "1000", "0", "1001", "x"),
     "GREENSCALE_DEAD_MAX_AGE_SECONDS": ("1", "31536000", "0", "31536001", "1d"),
     "GREENSCALE_DEAD_MAX_COUNT": ("1", "1000000000", "0", "1000000001", "1.5"),
+    "GREENSCALE_LEDGER_DAYS": ("0", "92", "-1", "93", "8d"),
     "GREENSCALE_MAX_AGE_SECONDS": ("1", "31536000", "0", "31536001", "inf"),
     "GREENSCALE_MAX_PAYLOAD_BYTES": ("1024", "8388608", "1023", "8388609", "1M"),
     "REDIS_PORT": ("1", "65535", "0", "65536", "tcp"),
@@ -179,6 +180,7 @@ TEXTS = {
         ],
     ),
     "REDIS_HOST": (["redis", "10.0.0.1", "my_redis", "a.b-c.svc", "::1"], ["redis://h", "h:1", "a/b", "a b", "-h"]),
+    "GREENSCALE_GATEWAY_KEY": ([f"gs_ops_{'0' * 32}"], ["sk-1", f"gs_OPS_{'0' * 32}", f"gs_ops_{'0' * 31}"]),
     "GREENSCALE_HEALTH_HOST": (["127.0.0.1", "::", "localhost"], ["0.0.0.0:80", "*"]),
     "GREENSCALE_GATEWAY_HOST": (["127.0.0.1", "::", "localhost"], ["0.0.0.0:80", "*"]),
     "REDIS_LIST_NAME": (
@@ -518,7 +520,11 @@ def test_a_line_that_says_nothing_is_a_notice_and_names_beyond_number_are_twenty
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_secret_may_be_in_a_file(name: str, tmp_path: Path) -> None:
-    value = {"REDIS_URL": "redis://h", "GREENSCALE_ENDPOINT_HEADERS": '{"a": "b"}'}.get(name, KEY)
+    value = {
+        "REDIS_URL": "redis://h",
+        "GREENSCALE_ENDPOINT_HEADERS": '{"a": "b"}',
+        "GREENSCALE_GATEWAY_KEY": f"gs_ops_{'0' * 64}",
+    }.get(name, KEY)
     value += " " * (name == "REDIS_PASSWORD")
     file = tmp_path / "secret"
     file.write_text(f"{value}\r\n")

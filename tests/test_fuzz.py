@@ -165,7 +165,8 @@ class Siege:
     async def good(self) -> None:
         """Hand in good jobs, one of them with its binding overwritten; each is answered."""
         ids = [f"good-{self.next()}" for _ in range(2)]
-        self.client.hset(self.key("bound"), ids[0], self.rnd.choice(NO_IDS))
+        unused = [id_ for id_ in NO_IDS if not self.client.hexists(self.key("open"), id_)]  # it would be a conflict
+        self.client.hset(self.key("bound"), ids[0], self.rnd.choice(unused))
         self.jobs.add(*(orjson.dumps({"job_id": job_id}) for job_id in ids))
         await self.until(lambda: all(self.jobs.result(job_id) == "4" for job_id in ids))
 
@@ -186,6 +187,7 @@ class Siege:
     def act(self) -> None:
         """Do one hostile thing."""
         acts = [self.meta, self.place, self.count, self.name, self.blame, self.claim_memory, self.call, self.record]
+        acts += [self.job_class, self.later]
         if self.kind == "list":
             acts.append(self.id)
         act = self.rnd.choice(acts)
@@ -227,6 +229,17 @@ class Siege:
             return "nothing"  # a number like any other: it means what it says
         self.client.hset(self.key("control"), name, value)
         return f"{name} is {value[:50]!r}"
+
+    def job_class(self) -> str:
+        id_ = self.rnd.choice([*NO_IDS, *self.client.hkeys(self.key("meta"))])
+        value = self.rnd.choice([*NO_NUMBERS, b"interactive", b"background", b"standard"])
+        self.client.hset(self.key("class"), id_, value)
+        return f"{id_[:50]!r} has the class {value[:50]!r}"
+
+    def later(self) -> str:
+        name, score = self.rnd.choice([*NO_IDS, *NO_JOB_IDS]), self.rnd.choice([0, 1.5, -1e300, float("-inf")])
+        self.client.zadd(self.key("later"), {name: score})
+        return f"{name[:50]!r} is due at {score}"
 
     def name(self) -> str:
         name, score = self.rnd.choice([*NO_IDS, *NO_METAS]), self.rnd.choice([0, 1, FAR, float("-inf")])

@@ -1,13 +1,14 @@
 """The gateway's jobs, dead letters and numbers, over HTTP, on queues in a real Redis."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from time import time
 from typing import Any, Final
 
 import orjson
 import pytest
 
-from greenscale_worker.job import Failed, Output, Succeeded, Usage
+from greenscale_worker.job import Failed, Output, Released, Succeeded, Usage
 from greenscale_worker.testing.rig import claim, decoded, run
 from harness.eventually import PATIENCE
 from tests.support.api import Api, a_gateway
@@ -156,16 +157,21 @@ async def test_jobs_are_listed_by_state_and_code_page_by_page(api: Api) -> None:
     assert await api.worker.settle(lease, answer())
 
 
-async def read_events(api: Api, path: str, **headers: str) -> AsyncIterator[tuple[str, Any]]:
+async def read_events(
+    api: Api, path: str, *, with_ids: bool = False, **headers: str
+) -> AsyncGenerator[tuple[str, Any], None]:
+    """Yield events and their data; `with_ids`: data and id."""
     async with api.session.get(api.url + path, headers=headers) as response:
         assert response.headers["Content-Type"] == "text/event-stream"
-        event = ""
+        event = event_id = ""
         async for line in response.content:
             name, _, value = line.decode().rstrip("\n").partition(": ")
             if name == "event":
                 event = value
+            elif name == "id":
+                event_id = value
             elif name == "data":
-                yield event, orjson.loads(value)
+                yield event, (orjson.loads(value), event_id) if with_ids else orjson.loads(value)
 
 
 async def test_a_job_can_be_followed_to_its_end(api: Api) -> None:
@@ -182,6 +188,51 @@ async def test_a_job_can_be_followed_to_its_end(api: Api) -> None:
     assert rest == [("state", "succeeded"), ("end", "succeeded")]
     ended = [event async for event, _ in read_events(api, f"/v1/jobs/{job_id}/events")]
     assert ended == ["state", "end"], "who comes late is told the same"
+
+
+async def test_the_text_of_a_job_can_be_followed_and_gone_on_with(api: Api) -> None:
+    job_id = await api.submit(tokens=True)
+    lease = await run(api.worker)
+    path = f"/v1/jobs/{job_id}/events"
+    first = read_events(api, path, with_ids=True)
+    assert await api.worker.write_tokens(lease, "one ")
+    async with asyncio.timeout(PATIENCE):
+        token = next_of(first, "token")
+        told, event_id = await token
+        assert told == {"text": "one "}
+        assert await api.worker.write_tokens(lease, "two ")
+        assert (await next_of(first, "token"))[0] == {"text": "two "}
+        assert await api.worker.settle(lease, Released("drain"))
+        lease = await run(api.worker)
+        assert await api.worker.write_tokens(lease, "anew", last=True)
+        assert (await next_of(first, "restart"))[0] == {"attempt": 2}
+        assert (await next_of(first, "token"))[0] == {"text": "anew"}
+    await first.aclose()
+    assert await api.worker.settle(lease, answer("anew"))
+    for last_seen, expected in (
+        ({"Last-Event-ID": event_id}, ["state", "token", "restart", "token", "end"]),
+        ({"Last-Event-ID": "nothing"}, ["state", "token", "token", "restart", "token", "end"]),
+    ):
+        assert [event async for event, _ in read_events(api, path, **last_seen)] == expected
+
+
+async def next_of(events: Any, wanted: str) -> tuple[Any, str]:
+    async for event, data in events:
+        if event == wanted:
+            return data
+    raise AssertionError(wanted)
+
+
+async def test_the_whole_answer_is_given_to_who_asks_for_it(api: Api) -> None:
+    kept, not_kept = await api.submit(keep="body"), await api.submit()
+    for _ in range(2):
+        await settle(api, Succeeded(Output("4", body=b'{"choices": []}')))
+    as_json = {"Accept": "application/json"}
+    whole = await api.get(f"/v1/jobs/{kept}/result", headers=as_json)
+    assert (whole.headers["Content-Type"], whole.json) == ("application/json", {"choices": []})
+    for job_id, headers in ((kept, {}), (not_kept, as_json)):
+        text = await api.get(f"/v1/jobs/{job_id}/result", headers=headers)
+        assert (text.headers["Content-Type"], text.body) == ("text/plain; charset=utf-8", b"4")
 
 
 async def bury(api: Api, *codes: str) -> list[str]:
@@ -286,10 +337,42 @@ async def test_the_same_idempotency_key_is_the_same_job(api: Api) -> None:
     again = await api.post("/v1/jobs", {"prompt": "x"}, headers=key)
     assert first.json["id"] == again.json["id"]
     assert (await api.queue.depth()).waiting == 1
+    other = await api.post("/v1/jobs", {"prompt": "y"}, headers=key)
+    assert (other.status, other.code) == (422, "idempotency_key_reuse")
+    await settle(api, Failed("http_400", "no"))
+    ended = await api.post("/v1/jobs", {"prompt": "x"}, headers=key)
+    assert (ended.status, ended.json["state"], ended.json["error"]["code"]) == (200, "failed", "http_400")
+    assert (await api.queue.depth()).waiting == 0, "what has ended does not run again"
     for headers in ({"Idempotency-Key": ""}, {"Idempotency-Key": "x" * 256}):
         assert (await api.post("/v1/jobs", {"prompt": "x"}, headers=headers)).code == "bad_field"
     both = await api.post("/v1/jobs", {"prompt": "x", "job_id": "mine"}, headers=key)
     assert (both.status, both.json["error"]["param"]) == (400, "job_id")
+
+
+async def test_a_job_id_of_another_body_is_refused(api: Api) -> None:
+    await api.submit(job_id="mine")
+    assert (await api.post("/v1/jobs", {"prompt": "What is 2+2?", "job_id": "mine"})).status == 202
+    other = await api.post("/v1/jobs", {"prompt": "other", "job_id": "mine"})
+    assert (other.status, other.code) == (422, "job_id_reuse")
+    await settle(api, Failed("http_400", "no"))
+    assert (await api.post("/v1/jobs", {"prompt": "other", "job_id": "mine"})).status == 202, (
+        "what failed may run again"
+    )
+    assert (await api.queue.depth()).waiting == 1
+
+
+async def test_jobs_have_a_class_and_may_begin_later(api: Api) -> None:
+    for name in ("standard", "background", "interactive"):
+        await api.submit(**{"job_id": name, "class": name})
+    depth = (await api.get("/v1/stats")).json["depth"]
+    assert [depth[name] for name in ("waiting", "interactive", "standard", "background")] == [3, 1, 1, 1]
+    assert [(await run(api.worker)).job_id for _ in range(3)] == ["interactive", "standard", "background"]
+    later = await api.post("/v1/jobs", {"prompt": "x", "not_before": "2200-01-01T00:00:00+01:00"})
+    assert (later.json["state"], later.json["due_at"]) == ("scheduled", "2199-12-31T23:00:00.000Z")
+    soon = await api.submit(not_before=time() + 0.5)
+    assert (await run(api.worker)).job_id == soon, "though no worker sends a heartbeat"
+    cancelled = await api.call("DELETE", later.json["links"]["self"])
+    assert (cancelled.status, cancelled.json["state"]) == (200, "cancelled")
 
 
 async def test_what_no_route_takes_is_a_problem(on_list: Api) -> None:
@@ -324,3 +407,30 @@ async def test_the_document_and_the_page(on_list: Api) -> None:
         assert word in text
     assert "<script" not in text
     assert "https://" not in text
+
+
+async def test_the_past_and_what_was_saved(api: Api) -> None:
+    await api.worker.beat()
+    for outcome in (answer(), answer(), Failed("http_400", "no")):
+        await api.submit()
+        await settle(api, outcome)
+    await api.worker.beat()
+    api.gateway.shared = type(api.gateway.shared)()
+    told = (await api.get("/v1/stats/history?since=30m&step=3600&replicas=2&price=0.5")).json
+    assert told["step_seconds"] == 3600
+    assert sum(step["ended"] for step in told["series"]) == 2
+    assert sum(step["failed"] for step in told["series"]) == 1
+    assert sum(step["prompt_tokens"] for step in told["series"]) == 6
+    saved = told["savings"]
+    assert saved["replicas_always_on"] == 2
+    assert 0 < saved["window_seconds"] < 121, "from the first minute that is known, not for half an hour"
+    assert saved["always_on_replica_seconds"] == pytest.approx(2 * saved["window_seconds"], abs=0.01)
+    difference = saved["always_on_replica_seconds"] - saved["measured_replica_seconds"]
+    assert saved["saved_replica_seconds"] == pytest.approx(difference, abs=0.01)
+    assert saved["saved"] == pytest.approx(difference / 3600 * 0.5, abs=0.001)
+    worse = (await api.get("/v1/stats/history?replicas=0")).json["savings"]
+    assert worse["saved_replica_seconds"] <= 0
+    assert worse["saved"] is None
+    assert (await api.get("/v1/stats")).json["totals"]["ended"] == 2
+    for query in ("since=1s", "since=soon", "step=90", "step=0", "replicas=-1", "price=nan"):
+        assert (await api.get(f"/v1/stats/history?{query}")).code == "bad_field", query

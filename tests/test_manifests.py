@@ -17,7 +17,7 @@ from greenscale_worker.cli.queue import SCALED_OBJECT
 from greenscale_worker.config import chat_options, load, queue_options, redis_options
 from greenscale_worker.deletion_cost import ACCOUNT
 from greenscale_worker.queues import QueueOptions
-from greenscale_worker.queues.redis.keys import Keys
+from greenscale_worker.queues.redis.keys import OF_LISTS, Keys
 from greenscale_worker.telemetry import Metrics
 from harness.redis_server import CERTIFICATE
 from tests.support.kustomize import (
@@ -62,7 +62,9 @@ every_overlay = pytest.mark.parametrize("name", OVERLAYS)
 
 def test_the_overlays_and_components_are_those_that_are_promised() -> None:
     assert OVERLAYS == ["dev", "energy", "gpu", "production"]
-    promised = "deletion-cost energy-readings external-redis gateway gateway-ingress gateway-open-key gateway-route"
+    promised = (
+        "dashboard deletion-cost energy-readings external-redis gateway gateway-ingress gateway-open-key gateway-route"
+    )
     promised += " host-alias keda-list keda-stream keda-stream-classic monitoring network-policy redis simulator vllm"
     assert set(COMPONENTS) >= set(promised.split())
 
@@ -238,6 +240,8 @@ def test_the_worker_accepts_its_settings(name: str) -> None:
             assert str(Path(variables["GREENSCALE_REDIS_CA_FILE"]).parent) in mounted
             variables["GREENSCALE_REDIS_CA_FILE"] = str(CERTIFICATE)
         variables |= {"NEYSA_API_URL": "https://llama.test/v1"} if variables.get("NEYSA_API_URL") == "(secret)" else {}
+        if variables.get("GREENSCALE_GATEWAY_KEY") == "(secret)":
+            variables["GREENSCALE_GATEWAY_KEY"] = f"gs_admin_{'0' * 64}"
         settings = load(variables)
         known = {field.removesuffix("_FILE") for field in variables}
         assert not settings.notices, container
@@ -341,7 +345,37 @@ def the_gateway(resources: tuple[Resource, ...]) -> Resource:
     return container
 
 
+def test_the_dashboard_speaks_to_the_gateway_and_to_nothing_else() -> None:
+    resources = render_anew(components=["gateway", "dashboard"])
+    (container,) = named(resources, "Deployment", "greenscale-dashboard")["spec"]["template"]["spec"]["containers"]
+    gateway = named(resources, "Service", "greenscale-gateway")
+    variables = environment(resources, container)
+    (port,) = gateway["spec"]["ports"]
+    assert variables["GREENSCALE_GATEWAY_URL"] == f"http://{gateway['metadata']['name']}:{port['port']}"
+    assert variables["GREENSCALE_GATEWAY_KEY"] == "(secret)"
+    policy = named(resources, "NetworkPolicy", "greenscale-dashboard")["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "greenscale-dashboard"}
+    dns, to_gateway = policy["egress"]
+    assert {each["port"] for each in dns["ports"]} == {53}
+    assert to_gateway["ports"] == [{"protocol": "TCP", "port": the_gateway(resources)["ports"][0]["containerPort"]}]
+    assert to_gateway["to"] == [{"podSelector": {"matchLabels": gateway["spec"]["selector"]}}]
+
+
+def test_an_open_key_opens_the_dashboard_too() -> None:
+    resources = render_anew(components=["gateway", "dashboard", "gateway-open-key"])
+    (container,) = named(resources, "Deployment", "greenscale-dashboard")["spec"]["template"]["spec"]["containers"]
+    keys = {environment(resources, each)["GREENSCALE_GATEWAY_KEY"] for each in (container, the_gateway(resources))}
+    assert len(keys) == 1
+    assert keys != {"(secret)"}
+
+
 # KEDA -----------------------------------------------------------------------------------------------------------------
+
+
+def classes_of(keys: Keys) -> dict[str, str]:
+    """Triggers for jobs of a class that nobody has claimed, and the lists that they count."""
+    return {job_class: keys.of(job_class) for job_class in OF_LISTS}
 
 
 @pytest.mark.parametrize("name", [*(each for each in OVERLAYS if each != "energy"), "keda-list"])
@@ -355,9 +389,10 @@ def test_keda_counts_what_the_worker_works_on(name: str) -> None:
     assert {each: metadata["listName"] for each, metadata in by_name.items()} == {
         "waiting": keys.name,
         "open": keys.of("open"),
+        **classes_of(keys),
     }
     assert scaled["advanced"]["scalingModifiers"] == {
-        "formula": "waiting + open",
+        "formula": " + ".join(by_name),
         "target": variables["GREENSCALE_CONCURRENCY"],
         "activationTarget": "0",
         "metricType": "AverageValue",
@@ -371,7 +406,7 @@ def test_keda_counts_what_the_worker_works_on(name: str) -> None:
 @pytest.mark.parametrize("concurrency", ["16", "32"])
 def test_keda_counts_the_stream_that_the_worker_works_on(redis: str, concurrency: str) -> None:
     variables, scaled = streaming("keda-stream", redis, f"GREENSCALE_CONCURRENCY={concurrency}")
-    (trigger,) = scaled["triggers"]
+    trigger, *others = scaled["triggers"]
     assert variables["GREENSCALE_QUEUE"] == "stream"
     assert trigger["type"] == "redis-streams"
     assert trigger["metadata"] == {
@@ -379,18 +414,41 @@ def test_keda_counts_the_stream_that_the_worker_works_on(redis: str, concurrency
         "stream": queue_of(variables).name,
         "streamLength": concurrency,
     }, "with a consumerGroup KEDA would count something else"
-    assert "scalingModifiers" not in scaled["advanced"]
+    assert scaled["advanced"]["scalingModifiers"] == {
+        "formula": "entries + interactive + background",
+        "target": concurrency,
+        "activationTarget": "0",
+        "metricType": "AverageValue",
+    }
+    assert {each["name"]: each["metadata"]["listName"] for each in others} == classes_of(Keys("jobs"))
+    for each in others:
+        assert each["type"] == "redis"
+        assert each["metadata"]["listLength"] == concurrency
+        assert where(each["metadata"]) == redis_of(variables)
+
+
+def test_keda_counts_the_classes_of_another_stream() -> None:
+    resources = render("energy")
+    variables = environment(resources, the_worker(resources)[1])
+    scaled = named(resources, "ScaledObject", "greenscale-worker-scaler")["spec"]
+    trigger, *others = scaled["triggers"]
+    keys = Keys(trigger["metadata"]["stream"])
+    assert keys.name == queue_of(variables).name
+    assert {each["name"]: each["metadata"]["listName"] for each in others} == classes_of(keys)
 
 
 def test_the_classic_stream_set_up_keeps_a_pod_and_adds_one_when_all_are_busy() -> None:
     variables, scaled = streaming("keda-stream-classic", "redis")
-    (trigger,) = scaled["triggers"]
+    trigger, *others = scaled["triggers"]
     options = queue_of(variables)
+    assert {each["name"]: each["metadata"]["listName"] for each in others} == classes_of(Keys("jobs"))
     assert scaled["minReplicaCount"] == 1, "where nobody runs, nothing is pending"
     assert (trigger["metadata"]["stream"], trigger["metadata"]["consumerGroup"]) == (options.name, options.group)
     assert "streamLength" not in trigger["metadata"]
     modifiers = scaled["advanced"]["scalingModifiers"]
-    name, factor = modifiers["formula"].split(" * ")
+    pending, *rest = modifiers["formula"].split(" + ")
+    name, factor = pending.split(" * ")
+    assert rest == [each["name"] for each in others]
     assert name == trigger["name"]
     assert modifiers["target"] == variables["GREENSCALE_CONCURRENCY"]
     assert float(factor) > 1 + TOLERANCE
@@ -653,6 +711,13 @@ def test_one_version_is_named_everywhere() -> None:
     assert f"ARG VERSION={version[1]}\n" in (ROOT / "Containerfile").read_text()
     for name in ("production", "gpu"):
         assert the_worker(render(name))[1]["image"] == f"greenscale-worker:{version[1]}"
+    for name in ("pyproject.toml", "Containerfile"):
+        assert re.search(rf'^(ARG VERSION={version[1]}|version = "{version[1]}")$',
+                         (ROOT / "dashboard" / name).read_text(), re.MULTILINE), name  # fmt: skip
+    (dashboard,) = named(render("dashboard"), "Deployment", "greenscale-dashboard")["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert dashboard["image"] == f"greenscale-dashboard:{version[1]}"
 
 
 def test_compose_gives_the_worker_time_and_redis_a_memory() -> None:

@@ -33,6 +33,8 @@ ANSWERS = [
     *("retry: DELAYED", "retry: HELD", "retry: DEAD", "retry: STALE", "retry: GONE"),
     *("blame answered", "held, and claimed", "held, and brought back", "proven", "alone", "upgraded"),
     *("heir", "unseated", "shared"),
+    *("the turn of standard", "the turn of background", "replayed in its class"),
+    *("scheduled", "promoted", "cancelled before it was due"),
     *(
         "cancel: CANCELLED",
         "cancel: FINISHED",

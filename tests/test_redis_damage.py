@@ -112,6 +112,60 @@ async def test_a_job_of_which_only_its_place_is_left_is_run_once(client: Redis, 
     assert (await claim(queue)).id == lease.id
 
 
+async def test_what_a_worker_of_the_previous_version_leaves_of_a_class_is_removed(
+    client: Redis, open_queue: Open
+) -> None:
+    queue = await open_queue(lease=15.0)
+    client.lpush("{jobs}:background", b'{"job_id":"one"}')
+    await claim(queue)
+    client.hset("{jobs}:class", mapping={str(number): "background" for number in range(200)})
+    for _ in range(30):
+        await queue.beat()
+    assert client.hlen("{jobs}:class") == 1, "that of the job in flight"
+
+
+async def test_a_job_that_such_a_worker_has_put_back_is_served_as_any_other(
+    client: Redis, kind: str, open_queue: Open
+) -> None:
+    queue = await open_queue(lease=15.0)
+    client.lpush("{jobs}:background", b'{"job_id":"one"}')
+    lease = await claim(queue)
+    await queue.settle(lease, Released("drain"))
+    ms, _, number = lease.id.partition("-")
+    client.zadd("{jobs}:ready", {lease.id: 1024 * int(ms) + int(number) if number else int(ms)})
+    push(client, kind, "two")
+    assert (await claim(queue)).id == lease.id
+    assert await queue.settle(await claim(queue), ANSWER)
+
+
+@pytest.mark.parametrize("job_class", [b"", b"standard", b"\xff", b"interactive"])
+async def test_a_class_that_somebody_has_overwritten_stops_nobody(
+    client: Redis, open_queue: Open, job_class: bytes
+) -> None:
+    queue = await open_queue(lease=15.0)
+    client.lpush("{jobs}:background", b'{"job_id":"one"}')
+    lease = await claim(queue)
+    client.hset("{jobs}:class", lease.id, job_class)
+    assert await queue.settle(lease, Released("drain"))
+    lease = await claim(queue)
+    assert await queue.settle(lease, ANSWER)
+    assert not client.exists("{jobs}:class")
+
+
+async def test_of_a_scheduled_job_what_is_left_decides(client: Redis, open_queue: Open) -> None:
+    queue, never = await open_queue(lease=15.0), 4e12
+    whole = [b'interactive {"job_id":"timeless"}', b'{"job_id":"classless"}', b'urgent {"job_id":"of no class"}']
+    client.hset("{jobs}:later:payload", mapping=dict(zip([b"timeless", b"classless", b"\xff"], whole, strict=True)))
+    client.hset("{jobs}:later:payload", "kept", b"standard {}")
+    client.zadd("{jobs}:later", {"classless": 1, b"\xff": 1, "lost": 1, "kept": never})
+    for _ in range(3):
+        await queue.beat()
+    found = {(await claim(queue)).payload for _ in whole}
+    assert found == {b'{"job_id":"timeless"}', *whole[1:]}
+    assert client.zrange("{jobs}:later", 0, -1) == client.hkeys("{jobs}:later:payload") == [b"kept"]
+    assert not client.exists("job:lost")
+
+
 @pytest.mark.parametrize("kind", ["stream"], indirect=True)
 @pytest.mark.parametrize("job_id", [b"\xff\xfe", b"a|b", b"", b"x" * 129])
 async def test_an_unusable_id_in_a_field_spoils_its_own_entry_only(

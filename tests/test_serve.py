@@ -6,7 +6,7 @@ import re
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -15,8 +15,11 @@ import aiohttp
 import orjson
 import pytest
 
+from greenscale_worker import ConfigError, RedisOptions, open_client
+from greenscale_worker.cli.serve import _has_keys
 from greenscale_worker.gateway import app, core
-from greenscale_worker.gateway.core import GatewayOptions
+from greenscale_worker.gateway.core import Gateway, GatewayOptions
+from greenscale_worker.gateway.keys import new_key
 from greenscale_worker.testing.rig import ANSWER, run
 from harness.eventually import PATIENCE, eventually
 from harness.redis_server import RedisServer, free_port
@@ -314,7 +317,7 @@ async def test_who_leaves_is_forgotten(api: Api) -> None:
     for call in calls:
         call.cancel()
     await eventually(lambda: open_requests() == 0)
-    assert not api.gateway.following._seen  # noqa: SLF001  nobody is left in it
+    assert not api.gateway.following._watched  # noqa: SLF001  nobody is left in it
     assert not api.gateway.following._ends._waits  # noqa: SLF001  as above
 
 
@@ -331,3 +334,22 @@ async def test_a_fault_of_the_gateway_is_said_without_a_word_of_the_request(
     assert "gateway_error" in out
     assert "RuntimeError" in out
     assert "a secret prompt" not in out + answered.body.decode()
+
+
+async def test_where_others_can_reach_it_there_must_be_keys(start_redis: Callable[..., RedisServer]) -> None:
+    server = start_redis()
+    async with aclosing(await open_client("list", RedisOptions(url=server.url))) as queue:
+        gateway = Gateway(queue, GatewayOptions(queue="jobs", open_without_keys=False))
+        with pytest.raises(ConfigError, match=r"192\.0\.2\.1 can be reached by others, and there are no keys"):
+            await _has_keys(gateway, "192.0.2.1", asyncio.Event())
+        key_id, _, key = new_key(scopes=("read",))
+        await queue.set_key(key_id, key.model_dump_json().encode())
+        server.stop()
+        starting = asyncio.create_task(_has_keys(gateway, "192.0.2.1", asyncio.Event()))
+        stopped = asyncio.Event()
+        stopped.set()
+        assert await _has_keys(Gateway(queue, gateway.options), "192.0.2.1", stopped) is False, "a signal ends it"
+        assert not starting.done()
+        server.start()
+        await queue.set_key(key_id, key.model_dump_json().encode())  # this server keeps nothing
+        assert await starting is True

@@ -1,8 +1,10 @@
 import asyncio
+import base64
 import logging
 import os
 import random
 import signal
+import struct
 import subprocess
 import sys
 from collections import Counter
@@ -210,6 +212,77 @@ async def test_a_request_that_makes_no_sense_is_400(session: aiohttp.ClientSessi
             assert orjson.loads(await response.read())["error"]["type"] == "invalid_request_error"
         stats = await get(session, url + "/stats")
     assert stats["outcomes"] == {"400": 1}
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("/v1/completions", {}),
+        ("/v1/completions", {"prompt": 4}),
+        ("/v1/completions", {"prompt": ["a", "b"]}),
+        ("/v1/completions", {"messages": [{"role": "user", "content": "x"}]}),
+        ("/v1/embeddings", {}),
+        ("/v1/embeddings", {"input": ""}),
+        ("/v1/embeddings", {"input": []}),
+        ("/v1/embeddings", {"input": ["a", ""]}),
+        ("/v1/embeddings", {"input": ["a", 1]}),
+        ("/v1/embeddings", {"input": "a", "dimensions": 0}),
+        ("/v1/embeddings", {"input": "a", "encoding_format": "xml"}),
+    ],
+)
+async def test_a_request_of_another_path_that_makes_no_sense_is_400(
+    session: aiohttp.ClientSession, path: str, content: dict[str, Any]
+) -> None:
+    async with simulator() as url, session.post(url + path, json=content) as response:
+        assert response.status == 400
+        assert (await response.json())["error"]["type"] == "invalid_request_error"
+
+
+async def test_a_completion_whole_and_as_a_stream(session: aiohttp.ClientSession) -> None:
+    asked = {"model": "m", "prompt": "What is 20 + 22?", "stream_options": {"include_usage": True}}
+    async with simulator() as url:
+        async with session.post(url + "/v1/completions", json=asked) as response:
+            whole = await response.json()
+        async with session.post(url + "/v1/completions", json={**asked, "stream": True}) as response:
+            streamed = chunks(await response.read())
+        async with session.post(url + "/v1/completions", json={"prompt": [1, 2], "max_tokens": 1}) as response:
+            assert (await response.json())["choices"][0]["finish_reason"] == "length"
+    assert (whole["object"], whole["model"], whole["id"][:5]) == ("text_completion", "m", "cmpl-")
+    assert whole["choices"] == [{"index": 0, "text": "42", "logprobs": None, "finish_reason": "stop"}]
+    assert {chunk["object"] for chunk in streamed} == {"text_completion"}
+    *pieces, usage = streamed
+    assert "".join(chunk["choices"][0]["text"] for chunk in pieces) == "42"
+    assert [chunk["choices"][0]["finish_reason"] for chunk in pieces] == [*[None] * (len(pieces) - 1), "stop"]
+    assert (usage["choices"], usage["usage"]) == ([], whole["usage"])
+
+
+async def test_embeddings_depend_on_their_input_alone(session: aiohttp.ClientSession) -> None:
+    async def embed(given: Any, **fields: Any) -> Any:
+        async with session.post(url + "/v1/embeddings", json={"model": "m", "input": given, **fields}) as response:
+            assert response.status == 200
+            return await response.json()
+
+    async with simulator() as url:
+        both, one, tokens = await embed(["a", "b"]), await embed("a"), await embed([[1, 2], [3]])
+        packed, short = await embed("a", encoding_format="base64"), await embed([7, 8], dimensions=3)
+    first, second = [each["embedding"] for each in both["data"]]
+    assert (both["object"], both["model"], [each["index"] for each in both["data"]]) == ("list", "m", [0, 1])
+    assert first == one["data"][0]["embedding"] != second
+    assert sum(number**2 for number in first) == pytest.approx(1.0, abs=1e-3)
+    assert list(struct.unpack("<256f", base64.b64decode(packed["data"][0]["embedding"]))) == first
+    assert [len(each["embedding"]) for each in [*tokens["data"], *short["data"]]] == [256, 256, 3]
+    assert both["usage"] == {"prompt_tokens": 2, "total_tokens": 2}
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings"])
+async def test_other_paths_fail_as_chats_do(session: aiohttp.ClientSession, path: str) -> None:
+    asked = {"prompt": "x", "input": "x"}
+    for faults, status in [({"rate_429": 1}, 429), ({"rate_5xx": 1, "status_5xx": 503}, 503)]:
+        async with simulator(**faults) as url, session.post(url + path, json=asked) as response:
+            assert response.status == status
+    async with simulator(rate_malformed=1, malformed="no_choices") as url, session.post(url + path, json=asked) as each:
+        answer = await each.json()
+        assert answer.get("data", answer.get("choices")) == []
 
 
 async def test_a_required_key(session: aiohttp.ClientSession) -> None:

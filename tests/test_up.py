@@ -189,7 +189,7 @@ async def test_its_gateway_answers_where_it_says_and_is_started_again(home: Home
     async with ClientSession() as http:
         gateway = urlsplit(url)
         async with timeout(30):
-            while await probes.http_unready("127.0.0.1", gateway.port or 0, "/readyz"):
+            while await probes.http_unready("127.0.0.1", gateway.port or 0, "/readyz"):  # noqa: ASYNC110  a process
                 await sleep(0.05)
         asked = {"json": {"prompt": "What is 2+2?"}, "headers": {"Prefer": "wait=60"}}
         async with http.post(f"{url}/jobs", **asked) as response:

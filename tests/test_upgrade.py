@@ -11,12 +11,14 @@ import tarfile
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
+import orjson
 import pytest
 
-from greenscale_worker.queues import QueueClient, QueueOptions, RedisOptions
+from greenscale_worker.queues import CLASSES, JobClass, QueueClient, QueueOptions, RedisOptions
 from greenscale_worker.queues.registry import open_client
 from harness.eventually import eventually
 from harness.worker_process import WorkerProcess
@@ -72,8 +74,11 @@ class Upgrade:
         """Hand in jobs all the time."""
 
         async def produce() -> None:
-            while True:
-                self.scene.jobs.push(len(self.scene.jobs.pushed))
+            for number in count():
+                if number % 10:
+                    self.scene.jobs.push(number)
+                else:  # of a class, which workers of the version before do not know
+                    await self.put(number, CLASSES[number // 10 % 3])
                 await asyncio.sleep(PAUSE)
 
         producer = asyncio.create_task(produce())
@@ -84,6 +89,11 @@ class Upgrade:
             await asyncio.wait({producer})
         if not producer.cancelled():
             producer.result()
+
+    async def put(self, number: int, job_class: JobClass) -> None:
+        job_id = self.scene.jobs.id(number)
+        self.scene.jobs.pushed.append(job_id)
+        await self.admin.put([(job_id, orjson.dumps({"job_id": job_id, "prompt": job_id}))], job_class=job_class)
 
     async def fail(self) -> tuple[str, str]:
         """Let one job be buried and one delayed, by workers of the version before."""
@@ -184,6 +194,7 @@ async def test_a_busy_queue_is_upgraded_worker_by_worker(cases: Cases, kind: str
                 await eventually(lambda: scene.jobs.record(dead)["state"] == "succeeded")
             await eventually(lambda: scene.jobs.left() == 0)
             await this.check()
+            await eventually(lambda: not scene.jobs.client.exists(this.key("class")))  # what the old left of it
             for worker in new:
                 await worker.stop()
             assert this.format == b"2"

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         RedisOptions,
         Replay,
         State,
+        TokenPiece,
         Verdict,
     )
     from greenscale_worker.queues.memory import MemoryQueue
@@ -65,7 +66,7 @@ _MODULES: Final = {
     "grouping": "Grouper",
     "job": "Failed Failure Job Outcome Output Released Succeeded Usage decode",
     "queues": "Binding Cancellation DeadFilter DeadLetter Depth JobFilter JobInfo Lease LedgerMinute LiveWorker Loss "
-    "Queue QueueClient QueueOptions RedisOptions Replay State Verdict",
+    "Queue QueueClient QueueOptions RedisOptions Replay State TokenPiece Verdict",
     "queues.memory": "MemoryQueue",
     "queues.registry": "QueueKind open_client open_queue",
     "telemetry": "Metrics",
@@ -121,6 +122,7 @@ __all__ = [  # written out for type checkers, which do not run code
     "State",
     "Succeeded",
     "SyncClient",
+    "TokenPiece",
     "TransientError",
     "Usage",
     "Verdict",

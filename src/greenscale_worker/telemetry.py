@@ -48,6 +48,7 @@ Event = Literal[
     "redis_not_persistent",
     "stopped",
     "thread_left_behind",
+    "tokens_not_written",
     "unknown_setting",
     "waiting_for_backend",
     "worker_started",
@@ -231,13 +232,10 @@ class Metrics:
         self._shut.set(shut)
         self._breaker.set(breaker)
 
-    def depth(self, *, waiting: int, running: int, delayed: int, held: int = 0, dead: int) -> None:
-        """Set the number of jobs in each state. Until this is called, nothing is shown, rather than zeros."""
-        self._depth("waiting").set(waiting)
-        self._depth("running").set(running)
-        self._depth("delayed").set(delayed)
-        self._depth("held").set(held)
-        self._depth("dead").set(dead)
+    def depth(self, **jobs: int) -> None:
+        """Set the number of jobs by state. Until this is called, nothing is shown, rather than zeros."""
+        for state, number in jobs.items():
+            self._depth(state).set(number)
 
     def reaped(self, jobs: int) -> None:
         """Count leases of any worker that this process found expired."""

@@ -6,6 +6,7 @@ import random
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import Final, Self
@@ -16,10 +17,11 @@ from greenscale_worker.cancel_scope import GRACE_SECONDS, CancelScope
 from greenscale_worker.errors import BadInputError, QueueUnavailableError
 from greenscale_worker.execution import Executor, OnException, Policy, Run, timed_out
 from greenscale_worker.gate import Gate
-from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, decode
+from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, decode, show_by
 from greenscale_worker.outcome_log import LOSSES, report
 from greenscale_worker.queues import Lease, Queue, QueueOptions
 from greenscale_worker.telemetry import Metrics, log
+from greenscale_worker.token_writer import TokenWriter
 
 LANES: Final = 16
 NOT_CLEAN: Final = "not everything could be handed back; other workers take over as leases expire"
@@ -283,8 +285,20 @@ class Worker:
         if binding != "run":
             return job, None, binding
         self._metrics.started(asyncio.get_running_loop().time() - began)
+        writer = self._writer(job, lease) if job.tokens else None
         outcome = await self._execute(_Running(job, lease, probe), scope)
+        if writer is not None and outcome is not None and outcome is not _GIVEN_UP:
+            await writer.finish()
         return job, outcome, "" if outcome is not None else LOSSES[lease.lost or "gone"]
+
+    def _writer(self, job: Job, lease: Lease) -> TokenWriter | None:
+        """Let a job show its text, if the queue can."""
+        write = getattr(self._queue, "write_tokens", None)
+        if write is None:
+            return None
+        writer = TokenWriter(partial(write, lease), job.job_id)
+        show_by(job, writer.emit)
+        return writer
 
     async def _execute(self, running: _Running, scope: CancelScope) -> Outcome | Failure | None:
         """Run a job. Return None if its lease was lost meanwhile: nothing is to be recorded."""

@@ -1,7 +1,7 @@
 """Producers, people and workers, calling the scripts as queue.py, fetcher.py and client.py of the queues do."""
 
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -25,6 +25,7 @@ from tests.support.entries import (
     BATCH,
     BEAT,
     BURIAL_MARGIN,
+    CLASSES,
     GROUP,
     LARGEST,
     LEASE,
@@ -127,19 +128,56 @@ class Actors:
                 self.ledger.arrivals.append(number_of(self.redis.xadd(self.keys.name, {"job": payload})))
             self.ledger.waiting.append(payload)
             self.witness.pushed.append(payload)
+            self.witness.order["standard"].append(payload)
+
+    def push_listed(self, _: Process) -> None:
+        """Hand in a job of a class, by somebody whose bell nobody hears."""
+        job_class, payload = self.rnd.choice(["interactive", "background"]), self.new_payload()
+        self.redis.lpush(self.keys.of(job_class), payload)
+        self.ledger.listed[job_class].append(payload)
+        self.witness.pushed.append(payload)
+        self.witness.order[job_class].append(payload)
 
     def put(self, _: Process) -> None:
-        payloads = [payload for payload in (self.new_payload(), self.new_payload()) if id_in(payload)]
+        number = self.rnd.choice([2, 2, 2, self.crowd])
+        payloads = [payload for payload in (self.new_payload() for _ in range(number)) if id_in(payload)]
         jobs = [(id_in(payload), payload) for payload in payloads]
-        fold = self.rnd.random() < 0.5
+        skip, job_class = self.rnd.choice(["none", "none", "fold", "once"]), self.rnd.choice(["standard", *CLASSES])
+        later = self.rnd.choice([0, 0, 0, -1000, 30_000, 100_000])
+        due = later and self.ledger.now + later
+        own = self.rnd.choice([{}, {"tenant": "t"}, {"tenant": "u", "digest": "d"}])
         keys = flat((self.keys.record(job_id), self.keys.cancel(job_id)) for job_id, _ in jobs)
-        args = [LIVE_SECONDS if self.setup.ttl else 0, int(fold), *flat(jobs)]
-        answers = self.send("put", keys, args, lambda: self.ledger.put(jobs, fold=fold))
+        args = [LIVE_SECONDS if self.setup.ttl else 0, skip, job_class, due or ""]
+        args += [own.get("tenant", ""), own.get("digest", ""), *flat(jobs)]
+        answers = self.send("put", keys, args, lambda: self.ledger.put(jobs, skip, job_class, due, own))
         self.happened.update(f"put: {'appended' if answer else 'left out'}" for answer in answers)
-        self.witness.pushed += [payload for answer, (_, payload) in zip(answers, jobs, strict=True) if answer]
-        if self.setup.kind == "stream":
-            added = self.redis.xrevrange(self.keys.name, count=sum(answers)) if sum(answers) else []
-            self.ledger.arrivals.extend(number_of(name) for name, _ in reversed(added))
+        put = [payload for answer, (_, payload) in zip(answers, jobs, strict=True) if answer]
+        self.witness.pushed += put
+        if due <= self.ledger.now:
+            self.appended(job_class, put)
+
+    def appended(self, job_class: str, payloads: list[bytes]) -> None:
+        """Learn the ids of entries that a script has added to the stream for the group to read."""
+        self.witness.order[job_class] += payloads
+        if job_class == "standard":
+            self.ledger.arrivals.extend(self.ledger.added)
+
+    def promote(self, _: Process, job_ids: list[str] | None = None) -> None:
+        """Append what is due: a client asks what that is, a worker has heard it with a heartbeat."""
+        live = LIVE_SECONDS if self.setup.ttl else 0
+        if job_ids is None:
+            _, due = self.send("promote", [], [live], lambda: self.ledger.promote([]))
+            job_ids = [name.decode() for name in due]
+            job_ids += self.rnd.sample(others := sorted(self.ledger.later.keys() - job_ids), min(len(others), 1))
+        later = [self.ledger.later[job_id] for job_id in job_ids if job_id in self.ledger.later]
+        keys = flat((self.keys.record(job_id), self.keys.cancel(job_id)) for job_id in job_ids)
+        promoted, _ = self.send("promote", keys, [live, *job_ids], lambda: self.ledger.promote(job_ids))
+        for job in later:
+            if job.due <= self.ledger.now:
+                self.witness.order[job.job_class].append(job.payload)
+                promoted -= 1
+        assert promoted == 0, "what is promoted is not what was due"
+        self.ledger.arrivals.extend(self.ledger.added)
 
     def cancel(self, _: Process) -> None:
         job_id = self.rnd.choice([*self.ledger.records, *JOB_IDS])
@@ -288,17 +326,18 @@ class Actors:
         args += [self.setup.max_bytes, int(may_suspect), int(has_more), lanes]
 
         def expected() -> list[Any]:
-            _, _, expires = self.ledger.claims.get(process.name, ("", [], 0))
-            if expires < self.ledger.now:  # Redis' own expiry knows nothing of the walk's clock
-                self.redis.delete(self.keys.claim(process.name))
-                self.ledger.claims.pop(process.name, None)
             ledger, most = self.ledger, process.max_crashes
             return ledger.claim(process.name, nonce, n, most, may_suspect=may_suspect, has_more=has_more, lanes=lanes)
 
         def seen(answer: list[Any]) -> None:
             letters = self.ledger.dead.items()
             unread = {id_: letter.payload for id_, letter in letters if letter.header["code"] == "too_large"}
-            fresh = self.witness.claimed(answer[3], unread, self.ledger.now, max(MAX_CRASHES) + BURIAL_MARGIN)
+            most_crashes = max(MAX_CRASHES) + BURIAL_MARGIN
+            classes = {id_: job.job_class for id_, job in self.ledger.open.items()}
+            classes |= {id_: letter.header.get("class", "standard") for id_, letter in letters}
+            fresh = self.witness.claimed(
+                answer[3], unread, self.ledger.now, most_crashes, classes=classes, waiting=self.waiting()
+            )
             assert not fresh & self.ids, "an id was given to two jobs"
             self.ids |= fresh
             for id_, token, *_ in answer[3]:
@@ -406,14 +445,14 @@ class Actors:
         if fails is not None:
             tries = (fails.used, 5000, fails.delay)
             return Fault(
-                held.id, held.token, held.job_id, "code", "message", fails.prior, "alike", *tries, self.began()
+                held.id, held.token, held.job_id, "code", "message", fails.prior, "alike", *tries, self.spent()
             )
         prior = self.rnd.choice(["job", "job", "job", "endpoint", "unknown"])
         used, most = self.rnd.choice([0, 250, 1000, 1500]), self.rnd.choice([1000, 2500])
         wait = self.rnd.choice([1, 1000, 60_000])
         code, message, fingerprint = self.rnd.choice(TEXTS), self.rnd.choice(TEXTS), self.rnd.choice(["a", "a", "a|b"])
         return Fault(
-            held.id, held.token, held.job_id, code, message, prior, fingerprint, used, most, wait, self.began()
+            held.id, held.token, held.job_id, code, message, prior, fingerprint, used, most, wait, self.spent()
         )
 
     def beat(self, process: Process) -> None:
@@ -443,6 +482,8 @@ class Actors:
 
         def heard(answer: list[Any]) -> None:
             process.let_go(each for each in group if (each.id, each.token) in lost(answer))
+            if due := [name.decode() for name in answer[5]]:
+                self.promote(process, due)
 
         self.call(process, Call("heartbeat", [], args, expected, [], seen, heard))
 
@@ -474,14 +515,41 @@ class Actors:
     def send(self, script: str, keys: list[str], args: list[Any], expected: Callable[[], Any]) -> Any:
         """Run a script; it answers what the ledger says."""
         self.ledger.now += 1
-        right = wire(expected())
+        if script == "claim":
+            self.expire_claim(args[3])
+        before = self.last_entry()
         answer = self.execute(script, keys, args)
+        if self.setup.kind == "stream":
+            added = {number_of(name) for name, _ in self.redis.xrange(self.keys.name, b"(" + before)}
+            if script == "claim":  # what was too large to be read is gone already
+                added |= {id_ for name in answer[4][::3] if (id_ := number_of(name)) > number_of(before)}
+            self.ledger.added = deque(sorted(added))
+        right = wire(expected())
         if script == "claim":
             self.check_wait(answer, args[0])
         assert answer == right, f"{script} answers {answer}, not {right}"
         if script in GROUPED:
             self.happened.update(f"{script}: {each.decode()}" for each in answer if isinstance(each, bytes))
         return answer
+
+    def expire_claim(self, owner: str) -> None:
+        """Forget a worker's last claim in time: Redis' own expiry knows nothing of the walk's clock."""
+        _, _, expires = self.ledger.claims.get(owner, ("", [], 0))
+        if expires < self.ledger.now:
+            self.redis.delete(self.keys.claim(owner))
+            self.ledger.claims.pop(owner, None)
+
+    def last_entry(self) -> bytes:
+        """Give the id of the last entry that was ever in the stream."""
+        if self.setup.kind == "list" or not self.redis.exists(self.keys.name):
+            return b"0-0"
+        last: bytes = self.redis.xinfo_stream(self.keys.name)["last-generated-id"]
+        return last
+
+    def waiting(self) -> set[str]:
+        """Give the classes of which jobs wait that nobody has claimed, and that a claim comes to."""
+        waiting = {job_class for job_class, listed in self.ledger.listed.items() if listed}
+        return waiting | ({"standard"} if self.ledger.waiting and not self.ledger.unseen else set())
 
     def execute(self, script: str, keys: list[str], args: list[Any]) -> Any:
         return self.scripts[script](keys=[*self.keys.base, *keys], args=[self.ledger.now, self.setup.word, *args])
@@ -490,7 +558,8 @@ class Actors:
         """A claim that found no more is waited for from the end of the stream; the ledger knows nothing of that."""
         if self.setup.kind == "stream" and answer[0] not in {0, -2} and len(answer[3]) < n:
             (last,) = self.redis.xrevrange(self.keys.name, count=1) or [(b"0-0", {})]
-            assert number_of(answer[5]) >= number_of(last[0]), "it is not waited for from the end of the stream"
+            said = f"it is waited for behind {answer[5]!r}, and the stream ends with {last[0]!r}"
+            assert number_of(answer[5]) >= number_of(last[0]), f"{said}: {self.redis.xinfo_groups(self.keys.name)}"
         answer[5] = b""
 
     def letters(self) -> list[int]:
@@ -515,19 +584,23 @@ class Actors:
         now, ledger = self.ledger.now, self.ledger
         return self.rnd.choice([now, now, now, now - 1, now - 5000, max(ledger.accused, ledger.healed, 5000) - 1])
 
+    def spent(self) -> str:
+        """Choose what a call took that ends now."""
+        return f"{self.began()} 1234 10 3 {['', 'a', 'b'][self.ledger.now % 3]}"
+
     def outcome(self, process: Process, held: Held) -> Ending:
         """Settle what a worker holds as it would."""
         note = self.rnd.choice(TEXTS)
         crashed = held.crashes >= process.max_crashes
         if held.step == "bound" and not crashed and self.rnd.random() < 0.7:
-            began = self.began()
+            spent = self.spent()
             return Ending(
-                held.id, held.token, "succeeded", held.job_id, f"answer {held.token}", "", began, {"model": note}
+                held.id, held.token, "succeeded", held.job_id, f"answer {held.token}", "", spent, {"model": note}
             )
         job_id = "" if held.step == "conflict" else held.job_id
         code = {"conflict": "conflict", "claimed": "bad_field"}.get(held.step, "crashed" if crashed else note)
         fields = {"attempts": str(len(note)), "error_code": code, "error_message": note}
-        return Ending(held.id, held.token, "failed", job_id, code, note, 0, fields)
+        return Ending(held.id, held.token, "failed", job_id, code, note, "0 0 0 0 ", fields)
 
     def some(self, held: list[Held], *, everything: bool) -> list[Held]:
         most = len(held) if everything else self.rnd.randint(1, self.crowd)

@@ -18,6 +18,11 @@ FOREIGN = "a foreign type"
 GROUP, NOBODY, STRANGER = "greenscale", "-", "somebody"
 BACKEND = "chat"
 
+SCHEDULED_SECONDS = LIVE_SECONDS + 600  # of the record of a job that is due within ten minutes, or sooner
+TURNS = 10  # of so many jobs in a row, a lower class that waits gets one
+CLASSES = ("interactive", "standard", "background")
+STEP = 4 * 10**15  # between the places of two classes
+
 Record = dict[str, str]
 Kind = Literal["list", "stream"]
 
@@ -61,6 +66,7 @@ class Open:
     runs: int = 0
     failed: int = 0
     format: str = ""
+    job_class: str = "standard"
 
     @property
     def suspect(self) -> bool:
@@ -95,6 +101,14 @@ class Letter:
         return {"\0".join(word).encode() for word in words[: 3 if job_id else 2]}
 
 
+class Later(NamedTuple):
+    """A job that is not due yet."""
+
+    due: int
+    job_class: str
+    payload: bytes
+
+
 class Binding(NamedTuple):
     """One item of a bind."""
 
@@ -105,7 +119,7 @@ class Binding(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """One item of a settle. `text` is the answer, or the code of the failure; `began` is when its call did."""
+    """One item of a settle. `text` is the answer, or the code of the failure; `spent` what its call took."""
 
     id: int
     token: str
@@ -113,7 +127,7 @@ class Ending(NamedTuple):
     job_id: str
     text: str
     message: str
-    began: int
+    spent: str
     fields: Record
 
 
@@ -128,7 +142,7 @@ class Return(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """One item of a retry. Tries are thousandths, `delay` is milliseconds; `began` is when its call did."""
+    """One item of a retry. Tries are thousandths, `delay` is milliseconds; `spent` is what its call took."""
 
     id: int
     token: str
@@ -140,7 +154,12 @@ class Fault(NamedTuple):
     used: int
     most: int
     delay: int
-    began: int
+    spent: str
+
+
+def began_of(spent: str) -> int:
+    """Return when a call began, of what it spent."""
+    return int(spent.split(maxsplit=1)[0])
 
 
 def msgpack(value: str | int) -> bytes:

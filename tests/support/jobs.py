@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import orjson
 
-from greenscale_worker.queues.redis.keys import Keys
+from greenscale_worker.queues.redis.keys import OF_LISTS, Keys
 from greenscale_worker.queues.redis.list import ListStore
 from greenscale_worker.queues.redis.stream import StreamStore
 
@@ -54,7 +54,11 @@ class Jobs:
 
     def left(self) -> int:
         """How many have not ended, as KEDA counts them."""
-        return int(self.client.llen(self.name)) + self.size("open")
+        return int(self.client.llen(self.name)) + self.listed() + self.size("open")
+
+    def listed(self) -> int:
+        """How many wait in the lists of the other classes."""
+        return sum(int(self.client.llen(self.keys.of(job_class))) for job_class in OF_LISTS)
 
     def unclaimed(self) -> list[bytes]:
         """The payloads that no worker has come to, the oldest first."""
@@ -170,7 +174,7 @@ class StreamJobs(Jobs):
             self.client.xadd(self.name, {"job": payload})
 
     def left(self) -> int:
-        return int(self.client.xlen(self.name))
+        return int(self.client.xlen(self.name)) + self.listed()
 
     def unclaimed(self) -> list[bytes]:
         claimed = set(self.client.hkeys(self.keys.of("meta")))

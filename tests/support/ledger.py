@@ -2,12 +2,13 @@
 
 Written from docs/queue-protocol.md, one method for each script. Ids are numbers here (`Setup.name`) and times are
 milliseconds. Of a stream it knows the ids of entries that wait, what somebody has read past the workers (strays), and
-replayed entries that the group has not come to (unseen).
+entries of jobs that were replayed or have a class, and that the group has not come to (unseen). `added` are the ids
+that Redis has given to the latter in the script that is looked at.
 """
 
 import re
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,24 +18,46 @@ from tests.support.entries import (
     BATCH,
     BEAT,
     BURIAL_MARGIN,
+    CLASSES,
     LARGEST,
     LEASE,
     LIVE_SECONDS,
     REMEMBERED_SECONDS,
+    SCHEDULED_SECONDS,
+    STEP,
+    TURNS,
     Binding,
     Ending,
     Fault,
+    Later,
     Letter,
     Open,
     Record,
     Return,
     Setup,
+    began_of,
     number_of,
 )
 
 TRY, KNOWN, ALONE = 1000, 1500, 120_000
+OF_THE_JOB = {"submitted_ms", "tenant", "digest"}  # in a record, whatever becomes of its runs
 OF_A_FAILURE = {"due_ms", "error_code", "error_message"}  # in a record; what is cancelled forgets it
 UPGRADED = re.compile(r":2-[0-9a-f]+$")  # the end of a worker's name, where it knows format 2
+
+
+@dataclass
+class Taking:
+    """What a claim has taken so far: jobs given, and bytes, with those of jobs that are too large to be given."""
+
+    n: int
+    max_bytes: int
+    may_suspect: bool
+    ids: list[int] = field(default_factory=list)
+    size: int = 0
+
+    def goes_on(self, most: int) -> bool:
+        """Say whether it may take another, up to `most` jobs."""
+        return len(self.ids) < most and self.size < self.max_bytes
 
 
 @dataclass
@@ -45,6 +68,9 @@ class Ledger:
     now: int = 1_800_000_000_000
     waiting: deque[bytes] = field(default_factory=deque)
     arrivals: deque[int] = field(default_factory=deque)
+    listed: dict[str, deque[bytes]] = field(default_factory=lambda: {"interactive": deque(), "background": deque()})
+    later: dict[str, Later] = field(default_factory=dict)
+    added: deque[int] = field(default_factory=deque)
     strays: dict[int, bytes] = field(default_factory=dict)
     unseen: set[int] = field(default_factory=set)
     given_up: set[int] = field(default_factory=set)
@@ -100,6 +126,7 @@ class Ledger:
                 self.open[id_].until = self.queue_now + LEASE
             self.claims[owner] = (nonce, ids, self.now + 1000 * REMEMBERED_SECONDS)
             return [0, str(self.now), 0, self._given(still), [], "", 0]
+        classed = self._is_classed()
         self._tick()
         self.buried = buried = []
         reaped = self._reap(max_crashes)
@@ -112,7 +139,7 @@ class Ledger:
         for id_ in due:
             self._requeue(self.open[id_])
         unheld = self._unhold()
-        ids, size = self._take(owner, nonce, n, may_suspect=may_suspect)
+        ids, size = self._take(owner, nonce, n, may_suspect=may_suspect, classed=classed)
         if ids:
             self.claims[owner] = (nonce, ids, self.now + 1000 * REMEMBERED_SECONDS)
             self.counters["claimed"] += len(ids)
@@ -137,7 +164,7 @@ class Ledger:
             answers.append(self._settle(item))
             if self.counters["succeeded"] > succeeded:
                 succeeded = self.counters["succeeded"]
-                began.append(item.began)
+                began.append(began_of(item.spent))
         if self.held and len(began) > 1:
             self.back = (self.back or 0) + len(began) - 1
         if self.blamed and max(began) >= self.blamed:
@@ -194,31 +221,81 @@ class Ledger:
         if last and not idle:
             self._stand_up(owner)
         claimable += self._unclaimed()
-        return [reaped, 0 if self.paused else claimable, lost, self.buried, int(seated)]
+        due = self.due() if last else []
+        return [reaped, 0 if self.paused else claimable, lost, self.buried, int(seated), due]
 
-    def put(self, jobs: Iterable[tuple[str, bytes]], *, fold: bool) -> list[int]:
-        answers = []
+    def put(self, jobs: Iterable[tuple[str, bytes]], skip: str, job_class: str, due: int, own: Record) -> list[int]:
+        """Append jobs, or keep them until they are due: milliseconds, 0 for now. `own` is for the records."""
+        is_later = due > self.now
+        if any(self.listed.values()):
+            self.rare["put beside a class"] += 1
+        answers, appended = [], 0
         for job_id, payload in jobs:
             bound, record = self._is_elsewhere(job_id, 0), self.records.get(job_id)
             state = record.get("state") if isinstance(record, dict) else None
-            answers.append(int(not fold or (not bound and state in {None, "failed", "cancelled"})))
+            known = bound or job_id in self.later
+            known = known or state not in ({None} if skip == "once" else {None, "failed", "cancelled"})
+            answers.append(int(not (skip != "none" and known) and not (is_later and job_id in self.later)))
             if not answers[-1]:
                 continue
-            self.waiting.append(payload)
+            if is_later:
+                self.later[job_id] = Later(due, job_class, payload)
+                self.rare["scheduled"] += 1
+            else:
+                self._append(job_class, payload)
+                appended += 1
             if self.setup.ttl and not bound:
                 self.records.pop(job_id, None)
                 state = "cancelling" if job_id in self.tombstones else "waiting"
-                self._write(job_id, LIVE_SECONDS, {"state": state, "submitted_ms": str(self.now)})
+                fields = {"state": state, "submitted_ms": str(self.now)} | own
+                if is_later:
+                    fields |= {"state": "scheduled", "due_ms": str(due)}
+                self._write(job_id, SCHEDULED_SECONDS if is_later else LIVE_SECONDS, fields)
+        if appended and job_class != "standard":
+            self.bells.append("ready")
         return answers
 
+    def due(self) -> list[str]:
+        """List what has become due, in order."""
+        due = sorted((job.due, job_id) for job_id, job in self.later.items() if job.due <= self.now)
+        return [job_id for _, job_id in due[:BATCH]]
+
+    def promote(self, job_ids: Iterable[str]) -> list[Any]:
+        promoted, rings = 0, False
+        for job_id in job_ids:
+            if job_id not in self.later or self.later[job_id].due > self.now:
+                continue
+            job = self.later.pop(job_id)
+            self._append(job.job_class, job.payload)
+            promoted, rings = promoted + 1, rings or job.job_class != "standard"
+            if self.setup.ttl and not self._is_elsewhere(job_id, 0):
+                self._begin(job_id)
+                state = "cancelling" if job_id in self.tombstones else "waiting"
+                known = self.records.get(job_id, {})
+                kept = {} if isinstance(known, str) else known
+                self._write(job_id, LIVE_SECONDS, {"state": state, "submitted_ms": str(self.now)} | kept)
+        if rings:
+            self.bells.append("ready")
+        self.rare["promoted"] += promoted
+        return [promoted, self.due()]
+
+    def _append(self, job_class: str, payload: bytes) -> None:
+        self.listed.get(job_class, self.waiting).append(payload)
+
     def cancel(self, job_id: str) -> str:
-        id_ = self.bound.get(job_id)
+        id_, later = self.bound.get(job_id), self.later.pop(job_id, None)
+        if later is not None:
+            self.rare["cancelled before it was due"] += 1
+            self.ended.append(later.payload)
+            self.counters["cancelled"] += 1
+        is_open = id_ in self.open
         if id_ in self.open:
             self._end(id_, "cancelled")
+            self.bells.append(f"gone {self.setup.name(id_)}")
+        if is_open or later is not None:
             self._write(job_id, self.setup.ttl, {"state": "cancelled", "finished_ms": str(self.now)})
             if isinstance(record := self.records.get(job_id), dict):
                 self.records[job_id] = {name: record[name] for name in record.keys() - OF_A_FAILURE}
-            self.bells.append(f"gone {self.setup.name(id_)}")
             return "CANCELLED"
         record = self.records.get(job_id)
         state = record.get("state") if isinstance(record, dict) else None
@@ -246,7 +323,11 @@ class Ledger:
         letter = self._forget_letter(id_)
         job_id = "" if self._is_elsewhere(letter.header["job_id"], id_) else letter.header["job_id"]
         alias = (letter.header["job_id"] or self.setup.name(new)) if self.setup.kind == "stream" else ""
-        self.open[new] = Open(letter.payload, self.now, job_id=job_id, alias=alias, format=self.format)
+        job_class = letter.header.get("class", "standard")
+        self.rare["replayed in its class"] += job_class != "standard"
+        self.open[new] = Open(
+            letter.payload, self.now, job_id=job_id, alias=alias, format=self.format, job_class=job_class
+        )
         if job_id:
             self.bound[job_id] = new
         if self.setup.kind == "stream":
@@ -328,51 +409,120 @@ class Ledger:
         self.rare["adopted"] += len(found)
         return len(found)
 
-    def _take(self, owner: str, nonce: str, n: int, *, may_suspect: bool) -> tuple[list[int], int]:
-        ids: list[int] = []
-        for id_ in self._at("ready"):
-            if len(ids) == n or self._bytes(ids) >= self.setup.max_bytes:
-                break
-            if self.open[id_].suspect and not may_suspect:
-                continue
-            may_suspect = may_suspect and not self.open[id_].suspect
-            ids.append(id_)
-        unread = self._take_fresh(ids, n)
+    def _take(self, owner: str, nonce: str, n: int, *, may_suspect: bool, classed: bool) -> tuple[list[int], int]:
+        taking = Taking(n, self.setup.max_bytes, may_suspect)
+        for job_class, most in self._turns(taking) if classed else [("", n)]:
+            self._take_again(taking, job_class, most)
+            if job_class in self.listed:
+                self._take_listed(taking, job_class, most)
+            else:
+                self._take_fresh(taking, most)
         if self.setup.kind == "list":
             self.last = self.last or 0
         for id_ in self._at("held"):
-            if len(ids) < n and self._bytes(ids) + unread < self.setup.max_bytes:
+            if taking.goes_on(n):
                 self.rare["held, and claimed"] += 1
-                ids.append(id_)
-        for index, id_ in enumerate(ids, 1):
+                self._give(taking, id_)
+        for index, id_ in enumerate(taking.ids, 1):
             job = self.open[id_]
             job.place, job.until, job.token, job.owner = "lease", self.queue_now + LEASE, f"{nonce}:{index}", owner
             job.written(self.format)
-        return ids, self._bytes(ids) + unread
+        return taking.ids, taking.size
 
-    def _take_fresh(self, ids: list[int], n: int) -> int:
-        """Add jobs that nobody has claimed before; gives the bytes of those that are too large to be read."""
-        unread = 0
-        while self.waiting and len(ids) < n and self._bytes(ids) + unread < self.setup.max_bytes:
-            for _ in range(min(AT_ONCE, n - len(ids), len(self.waiting))):
-                id_, payload = self._next()
-                if len(payload) > LARGEST:
-                    self.rare["too large"] += 1
-                    message = f"{len(payload)} bytes; more than {LARGEST} are not even read"
-                    self._bury_unsettled(id_, self.open[id_].alias, "too_large", message)
-                    unread += len(payload)
+    def _turns(self, taking: Taking) -> Iterator[tuple[str, int]]:
+        """Give the classes in the order in which they are served, and how many jobs the claim has after each."""
+        before, drained = self.counters["claimed"], set[str]()
+        while taking.goes_on(taking.n) and drained != set(CLASSES):
+            turn = (before + len(taking.ids)) % TURNS
+            favoured = {4: "standard", 9: "background"}.get(turn, "")
+            if favoured and favoured not in drained:
+                self.rare[f"the turn of {favoured}"] += 1
+                job_class, most = favoured, 1
+            else:
+                job_class = next(each for each in CLASSES if each not in drained)
+                most = next(special - turn for special in (4, 9, 10) if special > turn)
+            most = min(len(taking.ids) + most, taking.n)
+            yield job_class, most
+            if len(taking.ids) < most:
+                drained.add(job_class)
+
+    def _take_again(self, taking: Taking, job_class: str, most: int) -> None:
+        for id_ in self._at("ready"):
+            job = self.open[id_]
+            if not taking.goes_on(most):
+                return
+            if job_class not in {"", job.job_class} or id_ in taking.ids or (job.suspect and not taking.may_suspect):
+                continue
+            taking.may_suspect = taking.may_suspect and not job.suspect
+            self._give(taking, id_)
+
+    def _take_fresh(self, taking: Taking, most: int) -> None:
+        """Add jobs that nobody has claimed before."""
+        while taking.goes_on(most):
+            asked = min(AT_ONCE, most - len(taking.ids))
+            found = self._read(asked)
+            for id_ in found:
+                self._give_first(taking, id_)
+            if len(found) < asked:
+                return
+
+    def _take_listed(self, taking: Taking, job_class: str, most: int) -> None:
+        listed = self.listed[job_class]
+        while listed and taking.goes_on(most):
+            payload = listed.popleft()
+            id_ = self.added.popleft() if self.setup.kind == "stream" else self._next_id()
+            alias = self.setup.name(id_) if self.setup.kind == "stream" else ""
+            self.open[id_] = Open(payload, self.now, alias=alias, job_class=job_class)
+            if self.setup.kind == "stream":
+                self.unseen.add(id_)
+            self._give_first(taking, id_)
+
+    def _give_first(self, taking: Taking, id_: int) -> None:
+        """Give a job to its first worker, unless it is too large to be read."""
+        payload = self.open[id_].payload
+        if len(payload) <= LARGEST:
+            self._give(taking, id_)
+            return
+        self.rare["too large"] += 1
+        message = f"{len(payload)} bytes; more than {LARGEST} are not even read"
+        self._bury_unsettled(id_, self.open[id_].alias, "too_large", message)
+        taking.size += len(payload)
+
+    def _give(self, taking: Taking, id_: int) -> None:
+        taking.ids.append(id_)
+        taking.size += len(self.open[id_].payload)
+        self.open[id_].place = "lease"
+
+    def _read(self, asked: int) -> list[int]:
+        """Open the oldest jobs that nobody has claimed; of a stream the group reads past those that have been."""
+        if self.setup.kind == "list":
+            return [self._next() for _ in range(min(asked, len(self.waiting)))]
+        found, passed = list[int](), 0
+        while True:
+            wanted = asked - len(found)
+            unread = sorted([*self.arrivals, *(self.unseen & self.open.keys())])[:wanted]
+            for id_ in unread:
+                if id_ in self.unseen:
+                    passed += 1
+                    self.unseen.remove(id_)
                 else:
-                    ids.append(id_)
-        if len(ids) < n and self._bytes(ids) + unread < self.setup.max_bytes:
-            self.unseen.clear()  # the group has come to the last entry
-        return unread
+                    found.append(self._next())
+            if len(unread) < wanted or len(found) == asked or passed >= BATCH:
+                return found
 
     def come_to(self, id_: int) -> None:
         """Learn that the group has come to this entry of the stream."""
         self.unseen = {each for each in self.unseen if each > id_}
 
     def _at(self, place: str) -> list[int]:
-        return sorted(id_ for id_, job in self.open.items() if job.place == place)
+        return sorted((id_ for id_, job in self.open.items() if job.place == place), key=self.place_of)
+
+    def place_of(self, id_: int) -> int:
+        """Give a job's place among those that were claimed before: by class, then by age."""
+        return id_ + STEP * (CLASSES.index(self.open[id_].job_class) - 1)
+
+    def _is_classed(self) -> bool:
+        return any(self.listed.values()) or any(job.job_class != "standard" for job in self.open.values())
 
     def _unhold(self) -> bool:
         """Bring back the oldest job that is held, once somebody has succeeded; say whether there was one."""
@@ -396,17 +546,19 @@ class Ledger:
         self.held = self.held or job.place == "held"
         job.written(self.format)
 
-    def _next(self) -> tuple[int, bytes]:
+    def _next(self) -> int:
         """Open the oldest job that nobody has claimed."""
         payload = self.waiting.popleft()
         if self.setup.kind == "stream":
             id_ = self.arrivals.popleft()
-            self.come_to(id_)
             self.open[id_] = Open(payload, self.now, alias=self.setup.name(id_))
-            return id_, payload
+            return id_
+        self.open[id_ := self._next_id()] = Open(payload, self.now)
+        return id_
+
+    def _next_id(self) -> int:
         self.last = max((self.last or 0) + 1, self.now * 1000)
-        self.open[self.last] = Open(payload, self.now)
-        return self.last, payload
+        return self.last
 
     def _bind(self, item: Binding, worker: str) -> str:
         id_, token, job_id, fields = item
@@ -508,7 +660,7 @@ class Ledger:
         job, delay = self.open[item.id], item.delay
         job.runs += 1
         if item.prior == "job":
-            verdict = self._judge(job, item.fingerprint, item.began, item.most)
+            verdict = self._judge(job, item.fingerprint, began_of(item.spent), item.most)
         else:
             used = item.used
             again = job.runs > 1
@@ -559,7 +711,12 @@ class Ledger:
 
     def _alone(self, id_: int) -> bool:
         others = [job for other, job in self.open.items() if other != id_]
-        return not self.waiting and len(others) < 256 and all(job.tries >= KNOWN for job in others)
+        return (
+            not self.waiting
+            and not any(self.listed.values())
+            and len(others) < 256
+            and all(job.tries >= KNOWN for job in others)
+        )
 
     def _is_elsewhere(self, job_id: str, id_: int) -> bool:
         """Say whether another open job has this job id."""
@@ -573,9 +730,6 @@ class Ledger:
         name = self.setup.name
         found = [(job.until, name(id_), id_) for id_, job in self.open.items() if job.place == place and wanted(job)]
         return [id_ for *_, id_ in sorted(found)[:BATCH]]
-
-    def _bytes(self, ids: list[int]) -> int:
-        return sum(len(self.open[id_].payload) for id_ in ids)
 
     def _given(self, ids: list[int]) -> list[list[Any]]:
         jobs = [(self.setup.name(id_), self.open[id_]) for id_ in ids]
@@ -606,7 +760,8 @@ class Ledger:
             self._stand_up(*silent)
 
     def _unclaimed(self) -> int:
-        return len(self.waiting) + len(self.strays) if self.waiting or self.unseen & self.open.keys() else 0
+        standard = len(self.waiting) + len(self.strays) if self.waiting or self.unseen & self.open.keys() else 0
+        return standard + sum(map(len, self.listed.values()))
 
     def _share(self, lanes: int) -> None:
         ready = sum(job.place == "ready" and not job.suspect for job in self.open.values())
@@ -638,6 +793,8 @@ class Ledger:
         self.counters["dead"] += 1
         header = {"code": code, "message": message, "job_id": job_id, "token": job.token, "tries": attempts}
         header |= {"crashes": job.crashes, "first_claimed_ms": str(job.first), "died_ms": str(self.now)}
+        if job.job_class != "standard":
+            header["class"] = job.job_class
         self.dead[id_] = letter = Letter(header, job.payload, apart=self.format == "2")
         self.index |= letter.members(self.setup.name(id_))
 
@@ -654,7 +811,7 @@ class Ledger:
         """Forget what a record tells of earlier runs."""
         record = self.records.get(job_id)
         if self.setup.ttl and isinstance(record, dict):
-            self.records[job_id] = {name: value for name, value in record.items() if name == "submitted_ms"}
+            self.records[job_id] = {name: value for name, value in record.items() if name in OF_THE_JOB}
 
     def _write(self, job_id: str, lifetime: int, fields: Record) -> bool:
         """Say whether a foreign type was replaced."""

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from redis import Redis
 
-from greenscale_worker.queues.redis.keys import BASE, LEDGER, OF_CLASSES, OF_LATER, RECENT, Keys
+from greenscale_worker.queues.redis.keys import BASE, LEDGER, OF_LISTS, RECENT, Keys
 from tests.support.entries import (
     FINAL_SECONDS,
     FOREIGN,
@@ -13,6 +13,7 @@ from tests.support.entries import (
     LIVE_SECONDS,
     NOBODY,
     REMEMBERED_SECONDS,
+    SCHEDULED_SECONDS,
     STRANGER,
     TOMBSTONE_SECONDS,
     read_letter,
@@ -21,7 +22,7 @@ from tests.support.ledger import Ledger
 
 Picture = dict[str, Any]
 
-LIVES: Final = (LIVE_SECONDS, REMEMBERED_SECONDS, FINAL_SECONDS)
+LIVES: Final = (SCHEDULED_SECONDS, LIVE_SECONDS, REMEMBERED_SECONDS, FINAL_SECONDS)
 
 READ: Final = """
 local found = {}
@@ -62,9 +63,9 @@ class Camera:
         found = self._read(keys=[*keys.base, *names, *(keys.claim(owner) for owner in owners)], args=[GROUP])
         picture: Picture = {"source": found[0][1]}
         for part, (kind, value, _) in zip((*BASE, *keys.own), found[1:], strict=False):
-            if part == LEDGER:
+            if part == LEDGER:  # it has tests of its own
                 continue
-            if part == RECENT:
+            if part in {RECENT, *OF_LISTS}:
                 picture[part] = value
                 continue
             pairs = dict(zip(value[::2], value[1::2], strict=True))
@@ -97,7 +98,8 @@ def of(ledger: Ledger) -> Picture:
     name = ledger.setup.name
     letters = [(name(id_).encode(), letter) for id_, letter in ledger.dead.items()]
     jobs = {name(id_).encode(): job for id_, job in ledger.open.items()}
-    at_head = {name(id_).encode(): float(id_) for id_, job in ledger.open.items() if job.place == "ready"}
+    places = {name(id_).encode(): float(ledger.place_of(id_)) for id_ in ledger.open}
+    at_head = {id_: places[id_] for id_, job in jobs.items() if job.place == "ready"}
     control = {f"n_{name}": count for name, count in ledger.counters.items() if count}
     control |= {
         name: value
@@ -120,18 +122,22 @@ def of(ledger: Ledger) -> Picture:
     of_stores: Picture = {"open": {id_: job.payload for id_, job in jobs.items()}}
     if ledger.setup.kind == "stream":
         of_stores = {}
-    unused: Picture = {part: {} for part in (*OF_CLASSES, *OF_LATER)}  # the ledger has tests of its own
     return (
         of_stores
-        | unused
+        | {job_class: list(listed)[::-1] for job_class, listed in ledger.listed.items()}
         | {
+            "class": {id_: job.job_class.encode() for id_, job in jobs.items() if job.job_class != "standard"},
+            "later": {job_id.encode(): float(job.due) for job_id, job in ledger.later.items()},
+            "later:payload": {
+                job_id.encode(): job.job_class.encode() + b" " + job.payload for job_id, job in ledger.later.items()
+            },
             "source": _source(ledger),
             "ready": {id_: score for id_, score in at_head.items() if not jobs[id_].suspect},
             "suspect": {id_: score for id_, score in at_head.items() if jobs[id_].suspect},
             "delayed": {id_: float(job.until) for id_, job in jobs.items() if job.place == "delayed"},
             "lease": {id_: float(job.until) for id_, job in jobs.items() if job.place == "lease"},
             "meta": {id_: job.meta() for id_, job in jobs.items()},
-            "held": {name(id_).encode(): float(id_) for id_, job in ledger.open.items() if job.place == "held"},
+            "held": {id_: places[id_] for id_, job in jobs.items() if job.place == "held"},
             "blame": {name.encode(): f"{since}|{count}".encode() for name, (since, count) in ledger.blame.items()},
             "dead": {id_: (each.header, None if each.apart else each.payload) for id_, each in letters},
             "dead:payload": {id_: each.payload for id_, each in letters if each.apart},

@@ -1,19 +1,26 @@
 """The invariants of the protocol (docs/queue-protocol.md), checked by what was seen from outside."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support.entries import FOREIGN, LEASE, number_of
+from tests.support.entries import CLASSES, FOREIGN, LEASE, TURNS, number_of
 from tests.support.ledger import Ledger
 
 
 @dataclass
 class Witness:
-    """What producers pushed and what Redis told the workers; `alive_at`: when a holder last showed that it lives."""
+    """What producers pushed and what Redis told the workers.
+
+    `order` is in which order jobs came to their class, `passed_over` how many jobs of others were given in a row while
+    some of a class waited; `alive_at` is when a holder last showed that it lives.
+    """
 
     pushed: list[bytes] = field(default_factory=list)
+    order: dict[str, list[bytes]] = field(default_factory=lambda: {job_class: [] for job_class in CLASSES})
+    job_class: dict[int, str] = field(default_factory=dict)
+    passed_over: Counter[str] = field(default_factory=Counter)
     purged: list[bytes] = field(default_factory=list)
     payload: dict[int, bytes] = field(default_factory=dict)
     token: dict[int, str] = field(default_factory=dict)
@@ -24,23 +31,35 @@ class Witness:
     aside: set[int] = field(default_factory=set)
     failed_over: bool = False
 
-    def claimed(self, jobs: list[list[Any]], unread: dict[int, bytes], now: int, most_crashes: int) -> set[int]:
-        """Hear what a claim gave; `unread` was buried for its size on the way. Gives the ids never seen before."""
+    def claimed(  # noqa: PLR0913  all that is seen of a claim
+        self,
+        jobs: list[list[Any]],
+        unread: dict[int, bytes],
+        now: int,
+        most_crashes: int,
+        *,
+        classes: Mapping[int, str],
+        waiting: Collection[str],
+    ) -> set[int]:
+        """Hear what a claim gave; `unread` was buried for its size on the way. Gives the ids never seen before.
+
+        `classes` are those of the jobs, `waiting` those of which some still wait.
+        """
         ids = [number_of(job[0]) for job in jobs]
-        known = [id_ for id_ in ids if id_ in self.payload]
-        last = next((at for at, id_ in enumerate(ids[::-1]) if id_ not in self.aside), len(ids))
-        in_turn = any(
-            ids == sorted(set(known) - set(held)) + sorted(set(ids) - set(known)) + sorted(held)
-            for held in (ids[len(ids) - n :] for n in range(last + 1))
-        )
         repeated = all(self.token.get(id_) == job[1].decode() for id_, job in zip(ids, jobs, strict=True))
-        assert in_turn or repeated, "invariant 5: redeliveries do not come first, or not by age"
         came = unread | {id_: job[5] for id_, job in zip(ids, jobs, strict=True)}
         fresh = sorted(came.keys() - self.payload.keys())
-        latest, delivered = max(self.payload.keys() - self.renamed, default=0), len(self.payload) - len(self.renamed)
-        assert not fresh or fresh[0] > latest, "invariant 5: ids are not in the order of delivery"
-        in_order = self.pushed[delivered : delivered + len(fresh)]
-        assert [came[id_] for id_ in fresh] == in_order, "invariant 5: first deliveries are not in order of arrival"
+        self.job_class |= {id_: classes[id_] for id_ in came}
+        for job_class in CLASSES:
+            mine = [id_ for id_ in ids if classes[id_] == job_class]
+            assert repeated or self._in_turn(mine), "invariant 5: redeliveries do not come first, or not by age"
+            first = [id_ for id_ in fresh if classes[id_] == job_class]
+            before = {id_ for id_ in self.payload if self.job_class.get(id_, "standard") == job_class} - self.renamed
+            assert not first or first[0] > max(before, default=0), "invariant 5: ids are not in the order of delivery"
+            in_order = self.order[job_class][len(before) : len(before) + len(first)]
+            assert [came[id_] for id_ in first] == in_order, "invariant 5: first deliveries are not in order of arrival"
+        if not repeated:
+            self._check_turns([classes[id_] for id_ in ids], waiting)
         self.payload |= {id_: came[id_] for id_ in fresh}
         for id_, (_, token, _, crashes, _, payload, *_) in zip(ids, jobs, strict=True):
             assert self.payload[id_] == payload, "a payload has changed"
@@ -49,11 +68,30 @@ class Witness:
             self.alive_at[id_] = now
         return set(fresh)
 
+    def _in_turn(self, ids: list[int]) -> bool:
+        """Say whether these of one class were given in turn: redeliveries by age, fresh ones, then those held."""
+        known = [id_ for id_ in ids if id_ in self.payload]
+        last = next((at for at, id_ in enumerate(ids[::-1]) if id_ not in self.aside), len(ids))
+        return any(
+            ids == sorted(set(known) - set(held)) + sorted(set(ids) - set(known)) + sorted(held)
+            for held in (ids[len(ids) - n :] for n in range(last + 1))
+        )
+
+    def _check_turns(self, given: list[str], waiting: Collection[str]) -> None:
+        for job_class in CLASSES[1:]:
+            if job_class not in waiting:
+                self.passed_over[job_class] = 0
+                continue
+            for each in given:
+                self.passed_over[job_class] = 0 if each == job_class else self.passed_over[job_class] + 1
+                assert self.passed_over[job_class] < TURNS, f"invariant 5: {job_class} is passed over too often"
+
     def replayed(self, old: int, new: int) -> None:
         """Hear that a dead letter goes on, in a stream as another entry."""
         self.running.pop(old, None)
         if new not in self.payload:
             self.payload[new] = self.payload[old]
+            self.job_class[new] = self.job_class.get(old, "standard")
             self.renamed.add(new)
 
     def strayed(self, jobs: dict[int, bytes]) -> None:
@@ -82,6 +120,8 @@ class Witness:
     def check(self, ledger: Ledger, held: Iterable[tuple[int, str]]) -> None:
         """Raise AssertionError unless the state that Redis was found in keeps the promises."""
         left = [*ledger.waiting, *ledger.strays.values(), *(job.payload for job in ledger.open.values())]
+        left += [payload for listed in ledger.listed.values() for payload in listed]
+        left += [job.payload for job in ledger.later.values()]
         gone = [*ledger.ended, *self.purged, *(letter.payload for letter in ledger.dead.values())]
         assert Counter(left + gone) == Counter(self.pushed), "invariant 2: a payload is lost, doubled or changed"
         assert len(left) == len(self.pushed) - len(gone), "invariant 7: what KEDA counts is not what is left to do"

@@ -24,10 +24,11 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from greenscale_worker.backends import ChatOptions
-from greenscale_worker.backends.completion import read_completion, read_embeddings
+from greenscale_worker.backends.completion import Judge, read_completion, read_embeddings
 from greenscale_worker.backends.error_body import ErrorBody, read_error
 from greenscale_worker.backends.request import inputs_of, request_of
 from greenscale_worker.backends.status_codes import SHORT, error_of
+from greenscale_worker.backends.streamed import read_stream
 from greenscale_worker.errors import BadInputError, ConfigError, PermanentError, TransientError
 from greenscale_worker.job import CHAT, CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH, PATHS, Job, Output, Path
 from greenscale_worker.tls import client_context
@@ -36,6 +37,7 @@ from greenscale_worker.wire_json import write
 UNREACHABLE: Final = (ClientConnectorError, ConnectionTimeoutError, ClientHttpProxyError)
 ERROR_BODY_BYTES: Final = 64 * 1024
 ERROR_BODY_SECONDS: Final = 2.0
+LINGER_SECONDS: Final = 0.2
 SUCCESS: Final = 2
 SERVER_ERROR: Final = 500
 MOST_HEADER_BYTES: Final = 64 * 1024
@@ -84,6 +86,8 @@ class ChatBackend:
             async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
                 if response.status // 100 == SUCCESS:
                     judge = partial(self._error, job, response)
+                    if job.tokens:
+                        return await self._follow(job, response, judge)
                     answer = await self._read(response)
                     if job.path == EMBEDDINGS_PATH:
                         return read_embeddings(answer, judge, inputs=inputs_of(request))
@@ -111,6 +115,21 @@ class ChatBackend:
         shown = target.with_user(None).with_query(None)
         self.why_not_ready = f"{shown}: {' '.join(why.split())[:SHORT]}" if why else ""
         return not why
+
+    async def models(self) -> bytes | None:
+        """Return what the endpoint lists at `/models`, as it came; None if it lists nothing, or cannot be asked."""
+        base = self._url.raw_path.rstrip("/").removesuffix(CHAT)
+        if base == self._url.raw_path.rstrip("/"):
+            return None
+        url = self._url.with_path(f"{base}/models", encoded=True, keep_query=True)
+        try:
+            async with (
+                asyncio.timeout(self._options.connect_timeout),
+                self._session.get(url, headers=self._headers, allow_redirects=False) as response,
+            ):
+                return await self._read(response) if response.status // 100 == SUCCESS else None
+        except (TimeoutError, OSError, ClientError, TransientError):
+            return None
 
     def peers(self, job: Job) -> str:
         """Name what answers this job, URL with path and model, without credentials."""
@@ -149,6 +168,10 @@ class ChatBackend:
         request = request_of(job, self._defaults_for(job))
         if request.get("model") is None:
             raise BadInputError("no_model", "the job names no model, and GREENSCALE_MODEL is not set; one is expected")
+        if job.tokens:
+            options = request.get("stream_options")
+            options = {**options, "include_usage": True} if isinstance(options, dict) else {"include_usage": True}
+            request |= {"stream": True, "stream_options": options}
         return request
 
     def _defaults_for(self, job: Job) -> Mapping[str, Any]:
@@ -162,6 +185,16 @@ class ChatBackend:
         sent = request_of(job, defaults)
         ours = [name for name in defaults if payload.get(name) is None and name in sent]
         return error_of(response.status, response.headers, said, defaulted=ours, secrets=self._secrets, **otherwise)
+
+    async def _follow(self, job: Job, response: ClientResponse, judge: Judge) -> Output:
+        """Read an answer that comes as a stream."""
+        chunks, most = response.content.iter_any(), self._options.max_response_bytes
+        output = await read_stream(chunks, job.path, judge, emit=job.emit, most=most)
+        with suppress(ClientError, TimeoutError):  # the end of the body, so that the connection can be used again
+            async with asyncio.timeout(LINGER_SECONDS):
+                async for _ in chunks:
+                    pass
+        return output
 
     async def _read(self, response: ClientResponse) -> bytes:
         """Read a body, decompressed, up to the cap. A body not read to its end closes the connection."""

@@ -70,9 +70,9 @@ def read_embeddings(body: bytes, judge: Judge, *, inputs: int) -> Output:
     if not isinstance(data, list) or not data:
         error = error_in(answer)
         known = error.message or error.status is not None
-        raise judge(error) if known else _no_completion("JSON without data", EMBEDDINGS_PATH)
+        raise judge(error) if known else no_completion("JSON without data", EMBEDDINGS_PATH)
     if len(data) != inputs or not all(isinstance(each, dict) and _is_vector(each.get("embedding")) for each in data):
-        raise _no_completion("JSON that has not one embedding for each input", EMBEDDINGS_PATH)
+        raise no_completion("JSON that has not one embedding for each input", EMBEDDINGS_PATH)
     return Output(body.decode(), _text(answer.get("model")), None, _usage(answer.get("usage")), body)
 
 
@@ -91,7 +91,7 @@ def _parsed(body: bytes, path: Path) -> tuple[Any, bytes]:
         try:
             answer = read_leniently(body)
         except ValueError:
-            raise _no_completion(_kind(body), path) from None
+            raise no_completion(_kind(body), path) from None
         return answer, write(answer)
 
 
@@ -102,17 +102,17 @@ def _no_answer(answer: Any, judge: Judge, path: Path) -> TransientError | Perman
     if not choices:
         error = error_in(answer)
         known = error.message or error.status is not None
-        return judge(error) if known else _no_completion("JSON without choices", path)
+        return judge(error) if known else no_completion("JSON without choices", path)
     if not isinstance(choice, dict):
-        return _no_completion("JSON whose first choice is no object", path)
+        return no_completion("JSON whose first choice is no object", path)
     if choice.get("error"):
         return judge(_broken_off(choice, None), code="unfinished", otherwise=DOWN)
     if isinstance(choice.get("delta"), dict):
-        return _no_completion("a piece of a stream, which was not asked for", path)
+        return no_completion("a piece of a stream, which was not asked for", path)
     if path == CHAT_PATH and isinstance(choice.get("text"), str):
-        return _no_completion("a plain completion; a URL that ends in /chat/completions is expected", path)
+        return no_completion("a plain completion; a URL that ends in /chat/completions is expected", path)
     part = "message" if path == CHAT_PATH else "text"
-    return _no_completion(f"JSON whose first choice has no {part}", path)
+    return no_completion(f"JSON whose first choice has no {part}", path)
 
 
 def _broken_off(choice: dict[str, Any], finish_reason: str | None) -> ErrorBody:
@@ -131,7 +131,8 @@ def _empty(content: object, finish_reason: str | None, usage: Usage) -> str:
     return ""
 
 
-def _no_completion(kind: str, path: Path) -> TransientError:
+def no_completion(kind: str, path: Path) -> TransientError:
+    """Return the error for what is no answer of this path; `kind` says what it is, without quoting it."""
     reason = f"the endpoint answered with something that is no {KINDS[path]}: {kind}"
     return TransientError(NO_COMPLETION, reason, fingerprint=f"{NO_COMPLETION} {kind}")
 

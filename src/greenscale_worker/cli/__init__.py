@@ -43,6 +43,7 @@ examples:
   greenscale-worker submit "What is 2+2?" --wait   ask, and wait for the answer
   greenscale-worker queue --watch                  what there is to do
   greenscale-worker jobs --state running           which jobs run, and where
+  greenscale-worker report --since 7d              what was done, what was saved
   greenscale-worker serve                          jobs over HTTP
   greenscale-worker batch IN.jsonl OUT.jsonl       answer a file, without Redis
   greenscale-worker dead list                      what has failed for good
@@ -121,8 +122,10 @@ def parser() -> "Parser":
         dead,
         demo,
         jobs,
+        keys,
         listing,
         queue,
+        report,
         serve,
         simulate,
         submit,
@@ -149,7 +152,7 @@ def parser() -> "Parser":
     )
     top.set_defaults(run=None)
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (up, submit, jobs, listing, queue, dead, serve, batch, demo, simulate, config):
+    for module in (up, submit, jobs, listing, queue, report, dead, serve, keys, batch, demo, simulate, config):
         module.add_parser(commands)
     return top
 

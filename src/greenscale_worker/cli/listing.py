@@ -25,19 +25,20 @@ STATES: "Final[tuple[State, ...]]" = (
     "waiting",
     "delayed",
     "held",
+    "scheduled",
     "cancelling",
     "succeeded",
     "failed",
     "cancelled",
 )
-COUNTED: Final = {"running", "waiting", "delayed", "held"}
+COUNTED: Final = {"running", "waiting", "delayed", "held", "scheduled"}
 IDLE: Final = {"waiting", "cancelling"}
 PAUSED: Final = "paused"
 HEAD: Final = ("ID", "STATE", "AGE", "ATTEMPTS", "WORKER, OR WHY")
 
 DESCRIPTION: Final = """\
-Show jobs: those that run, wait, are delayed and held, then the last 1,000
-that ended, the latest first.
+Show jobs: those that run, wait, are delayed, held and scheduled for later,
+then the last 1,000 that ended, the latest first.
 
   AGE       since it was handed in; of a job that runs: since this run began;
             of one that ended: since then

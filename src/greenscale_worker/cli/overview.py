@@ -58,9 +58,10 @@ class Overview(Standing):
 
     def view(self, name: str) -> str:
         """Return everything, for people, on a screen of 80 columns."""
-        numbers = [*(f"{getattr(self.depth, word):,}" for word in COUNTED), f"{len(self.workers):,}"]
+        words = (*COUNTED, "scheduled") if self.depth.scheduled else COUNTED
+        numbers = [*(f"{getattr(self.depth, word):,}" for word in words), f"{len(self.workers):,}"]
         width = max(map(len, numbers))
-        rows = [(word, number.rjust(width)) for word, number in zip((*COUNTED, "workers"), numbers, strict=True)]
+        rows = [(word, number.rjust(width)) for word, number in zip((*words, "workers"), numbers, strict=True)]
         oldest = self.depth.oldest_seconds
         lines = [f"queue {bold(name)}", columns(rows) + ("" if oldest is None else f"   oldest: {age(oldest)}")]
         lines += [line for line in (self._pace(), self._reason()) if line]

@@ -32,6 +32,7 @@ Show how much there is to do and who does it.
   held      failed while nothing succeeds; to be tried again behind all that
             waits, or once another job has succeeded
   dead      failed for good: `greenscale-worker dead list`
+  scheduled not due yet; shown if there are any
   oldest    age of the oldest job that waits or is held, if known
 
 Below: how many jobs end, of late, and when all are done at that rate; why

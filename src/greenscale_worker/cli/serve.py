@@ -3,16 +3,18 @@
 import argparse
 import asyncio
 import signal
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from typing import TYPE_CHECKING, Final
 
 from greenscale_worker.cli import interrupt
 from greenscale_worker.cli.context import logs_json, open_client, settings_in_force
 from greenscale_worker.cli.usage import add_command
-from greenscale_worker.errors import ConfigError
+from greenscale_worker.errors import ConfigError, QueueUnavailableError
 
 if TYPE_CHECKING:
+    from greenscale_worker.backends.chat import ChatBackend
     from greenscale_worker.config import Settings
+    from greenscale_worker.gateway.core import Gateway
 
 DESCRIPTION: Final = """\
 Serve the queue over HTTP, until SIGTERM or Ctrl-C: submit jobs, follow, cancel
@@ -20,7 +22,8 @@ and read them, dead letters, and the numbers of the queue. /docs is a page for
 people, /openapi.json the same for machines.
 
 It listens on GREENSCALE_GATEWAY_HOST (127.0.0.1) and GREENSCALE_GATEWAY_PORT
-(8400). Workers are other processes: `greenscale-worker`."""
+(8400). Where others can reach it, it needs keys: `greenscale-worker keys`.
+Workers are other processes: `greenscale-worker`."""
 NOTES: Final = """\
 SIGTERM: those who wait for a job have GREENSCALE_DRAIN_SECONDS to be answered,
 then they are told where to look; again: now. No job is lost by it."""
@@ -32,6 +35,7 @@ CODES: Final = """\
 0  stopped by SIGTERM or Ctrl-C
 2  a wrong setting, a port that is in use, or an address that others can reach
    while there are no keys"""
+AGAIN_SECONDS: Final = 1.0
 RAISED_FILES: Final = 65_536
 
 
@@ -57,7 +61,7 @@ def run(_args: argparse.Namespace) -> int:
 
 
 async def _serve(settings: "Settings") -> int:
-    from greenscale_worker.config import queue_name, redis_options
+    from greenscale_worker.config import chat_options, queue_name, redis_options
     from greenscale_worker.config.rules import masked
     from greenscale_worker.gateway.app import serving
     from greenscale_worker.gateway.core import Gateway, GatewayOptions, is_loopback
@@ -67,20 +71,23 @@ async def _serve(settings: "Settings") -> int:
         raise ConfigError(
             "GREENSCALE_RESULT_TTL_SECONDS is 0, so that no answer is kept that a gateway could give; expected: above 0"
         )
-    if not is_loopback(settings.gateway_host):
-        raise ConfigError(
-            f"GREENSCALE_GATEWAY_HOST: {settings.gateway_host} can be reached by others, and there are no keys;"
-            " expected: 127.0.0.1"
-        )
+    endpoint = _endpoint(settings)
     options = GatewayOptions(
         queue=queue_name(settings),
         max_bytes=settings.max_payload_bytes,
         chat=settings.backend == "chat",
         drain=settings.drain_seconds,
+        key=settings.gateway_key.get_secret_value() if settings.gateway_key else None,
+        model=None if endpoint is None else chat_options(settings, model_optional=True).model,
+        list_models=None if endpoint is None else endpoint.models,
+        open_without_keys=is_loopback(settings.gateway_host),
     )
     _allow_many_connections()
     stopping = asyncio.Event()
-    async with aclosing(await open_client(settings)) as queue:
+    async with AsyncExitStack() as stack:
+        queue = await stack.enter_async_context(aclosing(await open_client(settings)))
+        if endpoint is not None:
+            stack.push_async_callback(endpoint.aclose)
         gateway = Gateway(queue, options)
 
         def stop() -> None:
@@ -88,6 +95,8 @@ async def _serve(settings: "Settings") -> int:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop)
+        if not options.open_without_keys and not await _has_keys(gateway, settings.gateway_host, stopping):
+            return 0
         async with serving(gateway, settings.gateway_host, settings.gateway_port) as port:
             name = f"[{settings.gateway_host}]" if ":" in settings.gateway_host else settings.gateway_host
             log.info(
@@ -101,6 +110,36 @@ async def _serve(settings: "Settings") -> int:
             log.info("draining", seconds=options.drain)
     log.info("stopped")
     return 0
+
+
+def _endpoint(settings: "Settings") -> "ChatBackend | None":
+    """Return the endpoint, to ask it for its models; None if the settings name none. Raises ConfigError."""
+    from greenscale_worker.backends.chat import ChatBackend
+    from greenscale_worker.config import chat_options, has_endpoint
+
+    if settings.backend != "chat" or not has_endpoint(settings):
+        return None
+    return ChatBackend(chat_options(settings, model_optional=True))
+
+
+async def _has_keys(gateway: "Gateway", host: str, stopping: asyncio.Event) -> bool:
+    """Return whether there are keys, False if stopped before that is known. Raises ConfigError if there are none."""
+    while not gateway.keyring.exists:
+        try:
+            await gateway.keyring.refresh()
+        except QueueUnavailableError as error:
+            gateway.queue_is_away(str(error))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(AGAIN_SECONDS):
+                    await stopping.wait()
+                return False
+        else:
+            if not gateway.keyring.exists:
+                raise ConfigError(
+                    f"GREENSCALE_GATEWAY_HOST: {host} can be reached by others, and there are no keys; expected:"
+                    " `greenscale-worker keys create`, or GREENSCALE_GATEWAY_KEY, or 127.0.0.1"
+                )
+    return True
 
 
 def _allow_many_connections() -> None:

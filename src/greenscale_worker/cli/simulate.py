@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from greenscale_worker.simulator import SimulatorOptions
 
 DESCRIPTION = """\
-Serve an OpenAI-compatible endpoint (chat completions with and without
-streaming, models, health) that needs no model and fails as often as you like.
+Serve an OpenAI-compatible endpoint (chat completions and completions with and
+without streaming, embeddings, models, health) that needs no model and fails as
+often as you like.
 
 Rates are shares of the requests, from 0 to 1, together at most 1. What becomes
 of a request depends on the seed, on its job (its field "user", else its
-messages) and on how often that job was seen: the same seed repeats the same
-run, in whatever order requests arrive."""
+messages, prompt or input) and on how often that job was seen: the same seed
+repeats the same run, in whatever order requests arrive."""
 
 NOTES = """\
 while it runs:

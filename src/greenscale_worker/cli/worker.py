@@ -206,6 +206,7 @@ class Process:
                     running=depth.running,
                     delayed=depth.delayed,
                     held=depth.held,
+                    scheduled=depth.scheduled,
                     dead=depth.dead,
                 )
         return self._metrics.render()

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from greenscale_worker.client.arguments import check_many, check_timeout, fields_of, states_of
 from greenscale_worker.client.ends import Ended, Ends
+from greenscale_worker.client.following import follow
 from greenscale_worker.client.payload import check
 from greenscale_worker.client.standing import standing
 from greenscale_worker.errors import (
@@ -28,6 +29,7 @@ from greenscale_worker.job import LARGEST_READ, check_job_id
 from greenscale_worker.queues import (
     Cancellation,
     Depth,
+    JobClass,
     JobFilter,
     JobInfo,
     LiveWorker,
@@ -35,6 +37,7 @@ from greenscale_worker.queues import (
     QueueOptions,
     RedisOptions,
     State,
+    TokenPiece,
 )
 from greenscale_worker.queues.registry import open_client
 from greenscale_worker.queues.told import of_record
@@ -135,7 +138,7 @@ class Client:
                 self._queue = await open_client(self._kind, self._redis, self._options)
         return self._queue
 
-    async def submit(
+    async def submit(  # noqa: PLR0913  what a job may have beside its parameters
         self,
         /,
         prompt: str | None = None,
@@ -144,20 +147,26 @@ class Client:
         job_id: str | None = None,
         metadata: Mapping[str, str] | None = None,
         deadline: datetime | str | None = None,
+        job_class: JobClass = "standard",
+        not_before: datetime | float | None = None,
         **parameters: Any,
     ) -> str:
         """Submit a job. Return its id: `job_id`, or a new one.
 
+        Classes are served in the order `interactive`, `standard`, `background`. A job with `not_before` (a datetime, or
+        seconds since the epoch) is put into the queue when that has come.
         `parameters` go to the endpoint as they are: `model`, `temperature`, `max_tokens`, … (docs/wire-contract.md).
         If the server's reply is lost, the job may or may not have been submitted. Call again with the same id: a job
         that waits, runs or has an answer is not submitted twice. The QueueUnavailableError has that id as `job_id`; if
         its `undone` is true, nothing was submitted.
 
-        Raises BadInputError for a job that no worker would run, QueueFullError if the server takes no more.
+        Raises BadInputError for a job that no worker would run, QueueFullError if the server takes no more, ValueError
+        for an unknown class.
         """
+        due = not_before.timestamp() if isinstance(not_before, datetime) else not_before
         known = {"prompt": prompt, "messages": messages, "job_id": job_id, "metadata": metadata, "deadline": deadline}
         job = {**{name: value for name, value in known.items() if value is not None}, **parameters}
-        (handed_in,) = await self._put([self._payload(job)])
+        (handed_in,) = await self._put([self._payload(job)], job_class=job_class, not_before=due)
         return handed_in
 
     async def submit_many(self, jobs: Iterable[Mapping[str, Any] | str]) -> list[str]:
@@ -178,10 +187,17 @@ class Client:
             payloads.append((job_id, payload))
         return await self._put(payloads)
 
-    async def _put(self, payloads: Sequence[tuple[str, bytes]]) -> list[str]:
+    async def _put(
+        self,
+        payloads: Sequence[tuple[str, bytes]],
+        *,
+        job_class: JobClass = "standard",
+        not_before: float | None = None,
+    ) -> list[str]:
         job_ids = tuple(job_id for job_id, _ in payloads)
         try:
-            await (await self.queue()).put(payloads, fold=True)
+            queue = await self.queue()
+            await queue.put(payloads, fold=True, job_class=job_class, not_before=not_before)
         except QueueUnavailableError as error:
             raise _with_ids(error, job_ids) from error
         return list(job_ids)
@@ -230,6 +246,31 @@ class Client:
         async with aclosing((await self._waiting()).as_completed(ids)) as ended:
             async for each in ended:
                 yield Completed(each.job_id, of_record(each.job_id, each.record), _text(each.answer))
+
+    async def tokens(self, job_id: str) -> AsyncGenerator[TokenPiece, None]:
+        """Yield the text of a job submitted with `tokens=True`, as it comes, until the job has ended.
+
+        Where a piece's `attempt` is higher than that of the piece before, the job runs again, and its text begins anew.
+        Put together, the pieces of the last attempt are the answer; of a job without `tokens` it is the only piece.
+        Raises as `wait` does.
+        """
+        check_job_id(job_id)
+        queue, ends = await self.queue(), await self._waiting()
+        last, text = TokenPiece(job_id, "", 0, ""), ""
+        async with aclosing(follow(queue, job_id, ends)) as found:
+            async for each in found:
+                if isinstance(each, TokenPiece):
+                    text = each.text if each.attempt != last.attempt else text + each.text
+                    last = each
+                    yield each
+                elif not (answer := answer_of(each)).startswith(text):
+                    yield TokenPiece(job_id, last.position, last.attempt + 1, answer)
+                elif answer != text:
+                    yield TokenPiece(job_id, last.position, last.attempt or 1, answer.removeprefix(text))
+
+    async def body(self, job_id: str) -> bytes | None:
+        """Return the endpoint's whole answer to a job submitted with `keep="body"`, None if there is none (yet)."""
+        return await (await self.queue()).body(job_id)
 
     async def result(self, job_id: str) -> str | None:
         """Return a job's answer, None if there is none (yet)."""

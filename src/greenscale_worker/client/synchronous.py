@@ -3,7 +3,7 @@
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from functools import wraps
@@ -14,7 +14,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from greenscale_worker.client.arguments import check_many
 from greenscale_worker.client.asynchronous import Client, Completed
 from greenscale_worker.errors import QueueUnavailableError
-from greenscale_worker.queues import JobInfo, State
+from greenscale_worker.queues import JobInfo, State, TokenPiece
 from greenscale_worker.tasks import end
 
 P = ParamSpec("P")
@@ -58,6 +58,7 @@ class SyncClient:
     wait = _twin(Client.wait)
     ask = _twin(Client.ask)
     result = _twin(Client.result)
+    body = _twin(Client.body)
     record = _twin(Client.record)
     cancel = _twin(Client.cancel)
     uncancel = _twin(Client.uncancel)
@@ -83,17 +84,22 @@ class SyncClient:
     def as_completed(self, job_ids: Iterable[str]) -> Iterator[Completed]:
         """Yield each of these jobs when it has ended; see Client.as_completed."""
         check_many("job_ids", job_ids, "a list of ids")
-        ended = self._client.as_completed(list(job_ids))
+        return self._iterated(self._client.as_completed(list(job_ids)))
 
-        async def following() -> Completed | None:
-            return await anext(ended, None)
+    def tokens(self, job_id: str) -> Iterator[TokenPiece]:
+        """Yield the text of a job as it comes; see Client.tokens."""
+        return self._iterated(self._client.tokens(job_id))
+
+    def _iterated(self, found: AsyncGenerator[T, None]) -> Iterator[T]:
+        async def following() -> T | None:
+            return await anext(found, None)
 
         try:
             while (each := self._run(following())) is not None:
                 yield each
         finally:  # a caller that breaks out of the loop waits no longer
             with suppress(QueueUnavailableError):
-                self._run(ended.aclose())
+                self._run(found.aclose())
 
     def close(self) -> None:
         """Close every connection, and end the thread. Calls of other threads raise QueueUnavailableError."""

@@ -137,6 +137,10 @@ REDIS_URL: Final = Rule(
     _is_redis_url,
 )
 API_KEY: Final = Rule("a key, without spaces and line breaks, or nothing", _matches(r"[!-~]*"))
+GATEWAY_KEY: Final = Rule(
+    "gs_, an id of small letters and digits, _, and 32 to 128 letters and digits",
+    _matches(r"gs_[a-z0-9]{1,32}_[A-Za-z0-9]{32,128}"),
+)
 HEADERS: Final = Rule('a JSON object of texts such as {"X-Team": "search"}', _are_headers)
 HOSTNAME: Final = Rule("a host name or an IP address", _is_host)
 POD_NAME: Final = Rule(

@@ -9,6 +9,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr
 from greenscale_worker.config.rules import (
     API_KEY,
     BASE_URL,
+    GATEWAY_KEY,
     GROUP_NAME,
     HEADERS,
     HOSTNAME,
@@ -220,7 +221,7 @@ class QueueSettings(Section):
         ge=0,
         le=92,
         description="How many days the sums by minute are kept that `greenscale-worker report` shows. 0: none are "
-        "written. Must be the same for all workers of a queue.",
+        "written. Must be the same for all workers and commands of a queue.",
     )
 
 
@@ -329,6 +330,11 @@ class GatewaySettings(Section):
     )
     gateway_port: int = Field(
         8400, alias="GREENSCALE_GATEWAY_PORT", ge=1, le=65535, description="Port on which `serve` listens."
+    )
+    gateway_key: Annotated[SecretStr | None, GATEWAY_KEY] = Field(
+        None,
+        alias="GREENSCALE_GATEWAY_KEY",
+        description="A key for the operator, beside those of `greenscale-worker keys`: it may do all, on all jobs.",
     )
 
 

@@ -13,13 +13,15 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from greenscale_worker.errors import ConfigError
-from greenscale_worker.gateway.core import Call, Gateway, is_loopback
+from greenscale_worker.gateway.core import Call, Caller, Gateway, is_loopback
 from greenscale_worker.gateway.errors import Problem, of_error, of_validation
+from greenscale_worker.gateway.limits import request_of
 from greenscale_worker.gateway.metrics import GatewayMetrics
 from greenscale_worker.gateway.openapi import document
 from greenscale_worker.gateway.page import page
 from greenscale_worker.gateway.route import Route
 from greenscale_worker.gateway.table import ROUTES
+from greenscale_worker.gateway.upkeep import upkeep
 from greenscale_worker.telemetry import log
 from greenscale_worker.wire_json import write
 
@@ -31,6 +33,7 @@ GOODBYE_SECONDS: Final = 5.0
 SILENT: Final = logging.getLogger("greenscale.gateway.http")  # aiohttp's; its tracebacks may quote a request
 SILENT.addHandler(logging.NullHandler())
 SILENT.propagate = False
+LEFT: Final = web.RequestKey("LEFT", dict[str, str])  # headers on what is left of a key's limits
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -39,10 +42,10 @@ def build_app(gateway: Gateway) -> web.Application:
     gateway.document = write(document(ROUTES))
     gateway.page = page(document(ROUTES))
     app = web.Application(client_max_size=gateway.options.max_bytes + 1, middlewares=[_unrouted(gateway.metrics)])
+    app.on_response_prepare.append(_add_headers)
     for route in ROUTES:
-        app.router.add_route(route.method, route.path, partial(_answer, gateway, route))
-        if route.method == "GET":
-            app.router.add_route("HEAD", route.path, partial(_answer, gateway, route))
+        for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
+            app.router.add_route(method, route.pattern or route.path, partial(_answer, gateway, route))
     return app
 
 
@@ -72,7 +75,8 @@ async def serving(gateway: Gateway, host: str, port: int) -> AsyncIterator[int]:
             reason = str(error.strerror).rpartition(": ")[2]  # asyncio puts the address before it
             where = f"GREENSCALE_GATEWAY_HOST and GREENSCALE_GATEWAY_PORT: cannot listen on {host} port {port}"
             raise ConfigError(f"{where}: {reason}; an address of this machine and a free port are accepted") from error
-        yield runner.addresses[0][1]
+        async with upkeep(gateway):
+            yield runner.addresses[0][1]
     finally:
         closing = asyncio.create_task(gateway.drain())
         await runner.cleanup()
@@ -80,14 +84,19 @@ async def serving(gateway: Gateway, host: str, port: int) -> AsyncIterator[int]:
         await closing
 
 
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(request.get(LEFT, {}))
+    response.headers.popall("Server", None)  # nobody need know which version to attack
+
+
 async def _answer(gateway: Gateway, route: Route, request: web.Request) -> web.StreamResponse:
     """Answer a request of a route, whatever happens on the way."""
     with gateway.metrics.answering(route.name) as status:
         try:
             response = await _called(gateway, route, request)
-        except (asyncio.CancelledError, ConnectionError):  # the client has left
-            raise
-        except Exception as error:  # noqa: BLE001  each has an answer
+        except Exception as error:
+            if request.transport is None:  # the client has left
+                raise
             problem = _problem_of(error, route)
             gateway.metrics.problem(problem.kind)
             response = problem.response()
@@ -101,18 +110,43 @@ async def _answer(gateway: Gateway, route: Route, request: web.Request) -> web.S
 
 
 async def _called(gateway: Gateway, route: Route, request: web.Request) -> web.StreamResponse:
-    query = None
-    if route.scope is not None:
+    if route.scope is None:
+        return await route.handler(Call(gateway, request))
+    caller = await _caller(gateway, route, request)
+    if caller.account is None:
+        return await _handled(gateway, route, request, caller)
+    with request_of(caller.account) as of_requests:
+        request[LEFT] = of_requests
+        if route.scope == "submit":
+            request[LEFT] = of_requests | await gateway.accounts.check_submission(caller.account)
+        return await _handled(gateway, route, request, caller)
+
+
+async def _caller(gateway: Gateway, route: Route, request: web.Request) -> Caller:
+    """Return who calls. Raises Problem for a key that is wrong, or not for this route."""
+    found = await gateway.keyring.find(request)
+    if found is None:
         _check_host(request)
+        return Caller()
+    key_id, key = found
+    if route.scope is not None and not key.may(route.scope):
+        raise Problem("missing_scope", f"the key is for {', '.join(key.scopes)}; this needs {route.scope}")
+    if route.whole and key.tenant is not None:
+        raise Problem("missing_scope", "this is about the whole queue; it needs a key of no tenant")
+    return Caller(key.tenant, key_id, gateway.accounts.of(key_id, key.limits, key.tenant))
+
+
+async def _handled(gateway: Gateway, route: Route, request: web.Request, caller: Caller) -> web.StreamResponse:
+    query = None
     if route.query is not None:
         try:
             query = route.query.model_validate(dict(request.query))
         except ValidationError as error:
             raise of_validation(error) from None
-    elif request.query and route.scope is not None:
+    elif request.query:
         name = next(iter(request.query))
         raise Problem("bad_field", f"{name[:200]}: this path takes no parameters", param=name[:200])
-    return await route.handler(Call(gateway, request, query=query))
+    return await route.handler(Call(gateway, request, caller, query))
 
 
 def _check_host(request: web.Request) -> None:

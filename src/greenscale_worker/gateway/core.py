@@ -10,12 +10,16 @@ from typing import Any, Final
 from aiohttp import web
 
 from greenscale_worker.errors import BadInputError
+from greenscale_worker.gateway.attending import Attending
 from greenscale_worker.gateway.errors import Problem
 from greenscale_worker.gateway.following import Following
+from greenscale_worker.gateway.keys import Keyring
+from greenscale_worker.gateway.limits import Account, Accounts, check_bytes
 from greenscale_worker.gateway.metrics import GatewayMetrics
 from greenscale_worker.gateway.shared import Shared
+from greenscale_worker.gateway.tokens import TokenReader
 from greenscale_worker.job import JOB_ID_ACCEPTED, is_job_id
-from greenscale_worker.queues import QueueClient
+from greenscale_worker.queues import OPEN, QueueClient
 from greenscale_worker.telemetry import log
 from greenscale_worker.wire_json import fault_of, read
 
@@ -28,13 +32,19 @@ class GatewayOptions:
     """`queue` is its name for people. `chat`: jobs go to an endpoint, and are checked as its worker will check them.
 
     `max_bytes` is the largest payload that the workers take, `drain` for how many seconds those who wait may go on
-    waiting when the gateway is being stopped.
+    waiting when the gateway is being stopped. `key` is the operator's, from the settings; `open_without_keys`: while
+    there are none, everybody who reaches the gateway may call. `model` is the endpoint's default one, `list_models`
+    returns what the endpoint lists, None if it lists nothing.
     """
 
     queue: str
     max_bytes: int = 1024 * 1024
     chat: bool = True
     drain: float = 25.0
+    key: str | None = field(default=None, repr=False)
+    model: str | None = None
+    list_models: Callable[[], Awaitable[bytes | None]] | None = None
+    open_without_keys: bool = True
 
 
 class Gateway:
@@ -47,6 +57,10 @@ class Gateway:
         self.following = Following(queue, on_away=self.queue_is_away)
         self._queue_is_away = False
         self.shared = Shared()
+        self.keyring = Keyring(queue, own=options.key, open_without=options.open_without_keys)
+        self.attending = Attending(self._cancel)
+        self.tokens = TokenReader(queue)
+        self.accounts = Accounts(queue, self.shared)
         self.document, self.page = b"", ""
         self.draining, self.hurry = asyncio.Event(), asyncio.Event()
 
@@ -75,13 +89,25 @@ class Gateway:
         """End all that waits: callers are told where to look."""
         self.hurry.set()
         await self.following.close()
+        await self.tokens.aclose()
+        await self.attending.aclose()
+
+    async def _cancel(self, job_id: str) -> None:
+        """Cancel a job if it is in the queue and has not ended."""
+        if (await self.queue.record(job_id)).get("state") in OPEN:
+            await self.queue.cancel(job_id)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls. Jobs of a tenant `a` have queue ids that begin with `a:`; its callers see no prefix, and no others."""
+    """Who calls. Jobs of a tenant `a` have queue ids that begin with `a:`; its callers see no prefix, and no others.
+
+    `key_id` is the id of the key, empty where none is needed; `account` what the key uses, None if it has no limits.
+    """
 
     tenant: str | None = None
+    key_id: str = ""
+    account: Account | None = None
 
     @property
     def prefix(self) -> str:
@@ -141,6 +167,11 @@ class Call:
         if self.request.transport is None:
             raise ConnectionResetError("the client has left")
 
+    def hang_up(self) -> None:
+        """Cut the connection, so that nobody takes what was sent for a whole answer."""
+        if self.request.transport is not None:
+            self.request.transport.close()
+
     async def body(self) -> bytes:
         """Read the body. Raises Problem `too_large` or `request_timeout`."""
         most = self.gateway.options.max_bytes
@@ -149,12 +180,15 @@ class Call:
             raise too_large
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                return await self.request.read()
+                raw = await self.request.read()
         except TimeoutError:
             said = f"the body did not arrive within {BODY_SECONDS:g} s"
             raise Problem("request_timeout", said, headers={"Connection": "close"}) from None
         except web.HTTPRequestEntityTooLarge:
             raise too_large from None
+        if self.caller.account is not None:
+            check_bytes(self.caller.account, len(raw))
+        return raw
 
     async def object(self) -> dict[str, Any]:
         """Read the body as a JSON object. Raises Problem."""

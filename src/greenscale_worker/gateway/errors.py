@@ -29,6 +29,8 @@ PROBLEMS: Final[Mapping[str, Kind]] = {
     "bad_field": Kind(400, "A field or a parameter is not accepted"),
     "bad_job_id": Kind(400, "No job can have this id"),
     "deadline_passed": Kind(400, "The deadline has passed already"),
+    "invalid_api_key": Kind(401, "The key is missing, or not one that is accepted", "authentication_error"),
+    "missing_scope": Kind(403, "The key is not for this", "permission_error"),
     "foreign_host": Kind(403, "A gateway without keys answers this machine only"),
     "not_found": Kind(404, "There is no such thing"),
     "method_not_allowed": Kind(405, "The path takes other methods"),
@@ -36,8 +38,11 @@ PROBLEMS: Final[Mapping[str, Kind]] = {
     "payload_lost": Kind(410, "There is nothing left to run"),
     "too_large": Kind(413, "The body is larger than jobs may be"),
     "idempotency_key_reuse": Kind(422, "The Idempotency-Key belongs to another request"),
+    "job_id_reuse": Kind(422, "The job_id belongs to another request"),
     "job_failed": Kind(424, "The job has failed"),
+    "restarted": Kind(503, "The answer begins anew", "server_error"),
     "job_cancelled": Kind(424, "The job was cancelled"),
+    "rate_limit_exceeded": Kind(429, "A limit of the key is reached", "rate_limit_error"),
     "internal_error": Kind(500, "The gateway has a fault", "server_error"),
     "queue_unavailable": Kind(503, "The queue does not answer", "server_error"),
     "queue_full": Kind(503, "The queue takes no more jobs", "server_error"),
@@ -48,26 +53,23 @@ PROBLEMS: Final[Mapping[str, Kind]] = {
 class Problem(Exception):  # noqa: N818  RFC 9457 calls it so
     """An answer that says what went wrong. `kind` is a key of PROBLEMS; `code` says more, such as why a job failed."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what is known of a problem
         self,
         kind: str,
         detail: str,
         *,
         code: str | None = None,
         param: str | None = None,
+        status: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
+        self.status = status or PROBLEMS[kind].status
         self.kind = kind
         self.detail = detail
         self.code = code or kind
         self.param = param
         self.headers = dict(headers or {})
-
-    @property
-    def status(self) -> int:
-        """The status of the answer."""
-        return PROBLEMS[self.kind].status
 
     def document(self) -> dict[str, Any]:
         """Return the body, as an object."""
@@ -75,14 +77,15 @@ class Problem(Exception):  # noqa: N818  RFC 9457 calls it so
         return {
             "type": f"/docs#{self.kind}",
             "title": kind.title,
-            "status": kind.status,
+            "status": self.status,
             "detail": self.detail,
             "error": self.openai(),
         }
 
     def openai(self) -> dict[str, Any]:
         """Return what OpenAI's clients read."""
-        return {"message": self.detail, "type": PROBLEMS[self.kind].type, "param": self.param, "code": self.code}
+        kind = PROBLEMS[self.kind].type if self.status == PROBLEMS[self.kind].status else _type_of(self.status)
+        return {"message": self.detail, "type": kind, "param": self.param, "code": self.code}
 
     def response(self) -> web.Response:
         """Return the answer."""
@@ -117,6 +120,13 @@ def of_validation(error: ValidationError) -> Problem:
     if first["type"] == "extra_forbidden":
         said = "there is no such one"
     return Problem("bad_field", f"{where}: {said}" if where else said, param=where or None)
+
+
+def _type_of(status: int) -> str:
+    """Return what OpenAI calls the type of an error with this status."""
+    if status == web.HTTPTooManyRequests.status_code:
+        return "rate_limit_error"
+    return "invalid_request_error" if status < web.HTTPInternalServerError.status_code else "server_error"
 
 
 def _field(message: str) -> str | None:

@@ -1,23 +1,73 @@
-"""The past of a queue, from its ledger."""
+"""`/v1/stats/history`: the past of a queue, from its ledger, and what scaling has saved."""
 
-from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from time import time
 from typing import Any, Final
 
-from greenscale_worker.queues import QueueClient
+from aiohttp import web
+
+from greenscale_worker import report
+from greenscale_worker.gateway.core import Call
+from greenscale_worker.gateway.job_objects import json, moment
+from greenscale_worker.gateway.route import Route
+from greenscale_worker.gateway.schemas import History, HistoryQuery, Sums
+from greenscale_worker.queues import LedgerMinute, QueueClient
 
 DAY: Final = 86_400.0
-COUNTED: Final = ("ended", "failed", "retried", "prompt_tokens", "completion_tokens")
-TIMED: Final = ("call_seconds", "replica_seconds", "busy_lane_seconds")
+FRESH_SECONDS: Final = 10.0
+SUMS: Final = tuple(Sums.model_fields)
 
 
-async def minutes(queue: QueueClient, since: float, until: float | None = None) -> Sequence[Any]:
-    """Return the ledger's minutes; none for a queue that keeps no ledger."""
-    ledger = getattr(queue, "ledger", None)
-    return [] if ledger is None else await ledger(since, until)
+async def show_history(call: Call) -> web.Response:
+    """GET /v1/stats/history."""
+    query: HistoryQuery = call.query
+    minutes: list[LedgerMinute] = await call.gateway.shared.get("ledger", FRESH_SECONDS, partial(_all, call.queue))
+    until = time()
+    since = until - query.since
+    within = report.window(since, None, now=until, first=minutes[0].at if minutes else None)
+    within = within or report.Window(until, until)
+    steps = report.history(minutes, within, query.step) if within.seconds else []
+    saved = report.savings(minutes, within, replicas=query.replicas, price=query.price)
+    return json(
+        {
+            "object": "stats.history",
+            "since": moment(since),
+            "until": moment(until),
+            "step_seconds": query.step,
+            "series": [{"at": moment(step.at), **_sums(step)} for step in steps],
+            "savings": {name: _rounded(value) for name, value in asdict(saved).items()},
+        }
+    )
 
 
-def sums(of: Sequence[Any]) -> dict[str, Any]:
-    """Return what minutes add up to."""
-    counts = {name: sum(getattr(minute, name) for minute in of) for name in COUNTED}
-    times = {name: round(sum((getattr(minute, name) for minute in of), 0.0), 3) for name in TIMED}
-    return {**counts, **times, "replicas_peak": max((minute.replicas_peak for minute in of), default=0)}
+async def totals(queue: QueueClient) -> dict[str, Any]:
+    """Return the sums of the last 24 hours."""
+    now = time()
+    return _sums(report.total(await queue.ledger(now - DAY), report.Window(now - DAY - report.MINUTE, now)))
+
+
+def _sums(step: report.Step) -> dict[str, Any]:
+    return {name: _rounded(getattr(step, name)) for name in SUMS}
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 4) if isinstance(value, float) else value
+
+
+async def _all(queue: QueueClient) -> list[LedgerMinute]:
+    return await queue.ledger(0)
+
+
+ROUTES: Final = (
+    Route(
+        method="GET",
+        path="/v1/stats/history",
+        handler=show_history,
+        summary="What has happened, by time, and what scaling has saved.",
+        scope="read",
+        whole=True,
+        query=HistoryQuery,
+        answers={200: History},
+    ),
+)

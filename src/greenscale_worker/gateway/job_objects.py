@@ -35,7 +35,7 @@ def of_info(job: JobInfo, caller: Caller) -> dict[str, Any]:
         "id": job_id,
         "object": "job",
         "state": job.state,
-        **({} if caller.tenant is None else {"tenant": caller.tenant}),
+        **({} if job.tenant is None else {"tenant": job.tenant}),
         **{name: moment(getattr(job, name)) for name in TIMES},
         "attempts": job.attempts,
         "crashes": job.crashes,

@@ -12,7 +12,7 @@ from greenscale_worker.client.ends import Ended, Record
 from greenscale_worker.gateway.core import Call, no_such_job, object_of
 from greenscale_worker.gateway.errors import Problem, of_validation
 from greenscale_worker.gateway.events import events
-from greenscale_worker.gateway.job_objects import etag_of, json, of_info, of_job
+from greenscale_worker.gateway.job_objects import JSON, etag_of, json, of_info, of_job
 from greenscale_worker.gateway.route import EVENTS, TEXT, Route
 from greenscale_worker.gateway.schemas import Include, JobList, JobObject, JobRequest, JobsQuery
 from greenscale_worker.gateway.submitting import submit
@@ -51,17 +51,25 @@ async def show_result(call: Call) -> web.Response:
     record, answer = await _waited(call, call.queue_id, await _record(call))
     match record.get("state"):
         case "succeeded":
-            if answer is None:
-                answer = await call.queue.result(call.queue_id)
-            if answer is None:
-                raise Problem("not_found", "the answer has expired", param="id")
-            text = answer.decode(errors="replace")
-            return web.Response(text=text, content_type=TEXT, charset="utf-8", headers={"Cache-Control": "no-store"})
+            return await _result(call, answer)
         case "failed":
-            raise failure_of(record)
+            code, message = record.get("error_code", ""), record.get("error_message", "")
+            raise Problem("job_failed", message or code or "the job has failed", code=code or None)
         case "cancelled":
             raise Problem("job_cancelled", "the job was cancelled")
     return _open(call, record)
+
+
+async def _result(call: Call, answer: bytes | None) -> web.Response:
+    """Answer with the text; with the endpoint's whole answer, if that was kept and is asked for."""
+    headers = {"Cache-Control": "no-store", "Vary": "Accept"}
+    if JSON in call.request.headers.get("Accept", "") and (body := await call.queue.body(call.queue_id)):
+        return web.Response(body=body, content_type=JSON, headers=headers)
+    if answer is None:
+        answer = await call.queue.result(call.queue_id)
+    if answer is None:
+        raise Problem("not_found", "the answer has expired", param="id")
+    return web.Response(text=answer.decode(errors="replace"), content_type=TEXT, charset="utf-8", headers=headers)
 
 
 async def cancel_job(call: Call) -> web.Response:
@@ -147,8 +155,9 @@ async def _answer(
         headers["Preference-Applied"] = f"wait={seconds}"
     if not submitted and headers["ETag"] in call.request.headers.get("If-None-Match", "").split(", "):
         return web.Response(status=304, headers=headers)
-    waits = submitted and not (ended and seconds is not None)
-    return json(told, status=202 if waits else 200, headers={**headers, **(SOON if not ended else {})})
+    return json(
+        told, status=202 if submitted and not ended else 200, headers={**headers, **(SOON if not ended else {})}
+    )
 
 
 def _open(call: Call, record: Record) -> web.Response:
@@ -161,12 +170,6 @@ def _told(call: Call, record: Record) -> dict[str, Any]:
     if told is None:
         raise no_such_job(call.id)
     return told
-
-
-def failure_of(record: Record) -> Problem:
-    """Return the problem that a failed job is."""
-    code, message = record.get("error_code", ""), record.get("error_message", "")
-    return Problem("job_failed", message or code or "the job has failed", code=code or None)
 
 
 def wait_of(request: web.Request) -> int | None:
@@ -211,8 +214,9 @@ ROUTES: Final = (
         handler=show_result,
         summary="Read a job's answer: 202 while there is none yet, 424 if it failed.",
         scope="read",
-        headers=("Prefer",),
+        headers=("Prefer", "Accept"),
         answers={200: TEXT, 202: JobObject},
+        also=JSON,
     ),
     Route(
         method="GET",

@@ -48,7 +48,7 @@ class GatewayMetrics:
 
     def depth(self, depth: Depth) -> None:
         """Set the number of jobs in each state. Until this is called, nothing is shown, rather than zeros."""
-        for state in ("waiting", "running", "delayed", "held", "dead"):
+        for state in ("scheduled", "waiting", "running", "delayed", "held", "dead"):
             self._depth.labels(state).set(getattr(depth, state))
 
     def render(self) -> bytes:

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from greenscale_worker.gateway.errors import MEDIA_TYPE
+from greenscale_worker.gateway.job_objects import JSON
 from greenscale_worker.gateway.route import HEADERS, Route
 from greenscale_worker.gateway.schemas import ProblemObject
 from greenscale_worker.job import JOB_ID
@@ -56,6 +57,9 @@ def _operation(route: Route, refs: Any) -> dict[str, Any]:
             for status, answer in route.answers.items()
         },
     }
+    if route.also:
+        schema = {"type": "object" if route.also == JSON else "string"}
+        told["responses"][str(next(iter(route.answers)))]["content"][route.also] = {"schema": schema}
     if route.scope is not None:
         told["responses"]["default"] = PROBLEM
         told["description"] = f"Scope of a key: `{route.scope}`."

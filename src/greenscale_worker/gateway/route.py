@@ -1,20 +1,23 @@
 """One route of the gateway: how it is called, who answers, and with what."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from pydantic import BaseModel
 
-from greenscale_worker.gateway.core import Handler
+if TYPE_CHECKING:
+    from greenscale_worker.gateway.core import Handler
 
 Scope = Literal["submit", "read", "cancel", "batch", "admin"]
+SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 TEXT: Final = "text/plain"
 EVENTS: Final = "text/event-stream"
 HTML: Final = "text/html"
 HEADERS: Final[Mapping[str, str]] = {
     "Prefer": "`wait=N`: answer when the job has ended, or after N seconds, 600 at most (RFC 7240).",
     "Idempotency-Key": "The same key with the same body is the same job, however often it is sent.",
+    "Accept": "`application/json`: the endpoint's whole answer, if the job's `keep` is `body`.",
     "If-None-Match": "An `ETag`: 304 if nothing has changed since.",
     "Last-Event-ID": "The id of the last event that was received: go on behind it.",
 }
@@ -24,18 +27,23 @@ HEADERS: Final[Mapping[str, str]] = {
 class Route:
     """A method and a path. `scope` is what a key must be allowed to do; None: everybody may ask.
 
-    `answers` are a model, or a media type, by status; problems are not listed. `headers` are keys of HEADERS.
+    `whole`: it is about the whole queue, so a tenant's key is refused. `answers` are a model, or a media type, by
+    status; problems are not listed. `headers` are keys of HEADERS. `also`: a media type that the first of them may
+    have instead. `pattern` is aiohttp's form of the path, where it differs.
     """
 
     method: str
     path: str
-    handler: Handler
+    handler: "Handler"
     summary: str
     scope: Scope | None
     answers: Mapping[int, type[BaseModel] | str]
     query: type[BaseModel] | None = None
     body: type[BaseModel] | None = None
-    headers: tuple[str, ...] = field(default=())
+    headers: tuple[str, ...] = ()
+    whole: bool = False
+    also: str = ""
+    pattern: str = ""
 
     @property
     def name(self) -> str:

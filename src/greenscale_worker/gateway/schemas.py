@@ -1,17 +1,20 @@
 """What goes in and out, as pydantic models: they check requests and make the OpenAPI document."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from greenscale_worker.queues import STATES, State
+from greenscale_worker.queues import STATES, JobClass, State
 
-JobClass = Literal["interactive", "standard", "background"]
 MOST_LISTED: Final = 1000
 TIME_ACCEPTED: Final = (
     "seconds since the epoch, or a time with its offset from UTC are expected, such as 2030-01-02T03:04:05Z"
 )
+SPAN: Final = re.compile(r"(\d{1,6})([smhd])")
+UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+MOST_SECONDS: Final = 30 * 86_400
 AWARE: Final = TypeAdapter(AwareDatetime)
 LATEST: Final = 253_402_300_799  # seconds since the epoch: the end of the year 9999
 
@@ -79,6 +82,66 @@ class JobRequest(BaseModel):
     keep: Literal["text", "body"] | None = Field(None, description="`body`: the endpoint's whole answer is kept, too.")
 
 
+class ChatRequest(BaseModel):
+    """A chat completion, as OpenAI's clients ask for it. All fields but these go to the endpoint as they are."""
+
+    model_config = ConfigDict(extra="allow")
+
+    messages: list[dict[str, Any]]
+    model: str | None = None
+    n: Literal[1] | None = None
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    service_tier: Literal["auto", "priority", "default", "flex"] | None = Field(
+        None, description="`flex`: as a background job, `default`: as a standard one; else as an interactive one."
+    )
+
+
+class CompletionRequest(BaseModel):
+    """A completion, as OpenAI's clients ask for it. All fields but these go to the endpoint as they are."""
+
+    model_config = ConfigDict(extra="allow")
+
+    prompt: Any
+    model: str | None = None
+    n: Literal[1] | None = None
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    service_tier: Literal["auto", "priority", "default", "flex"] | None = None
+
+
+class EmbeddingRequest(BaseModel):
+    """Embeddings, as OpenAI's clients ask for them. All fields but these go to the endpoint as they are."""
+
+    model_config = ConfigDict(extra="allow")
+
+    input: Any
+    model: str | None = None
+    service_tier: Literal["auto", "priority", "default", "flex"] | None = None
+
+
+class Passed(BaseModel):
+    """The endpoint's whole answer, as it came."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class ModelObject(Out):
+    """A model."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(Out):
+    """The models that the endpoint lists; else the one that is configured."""
+
+    object: Literal["list"]
+    data: list[ModelObject]
+
+
 class Usage(Out):
     """Tokens, as the endpoint counted them."""
 
@@ -138,6 +201,12 @@ class JobList(Out):
     first_id: str | None
     last_id: str | None
     has_more: bool
+
+
+def _span(value: object) -> object:
+    """Return a span such as `24h` in seconds; anything else is left to the field."""
+    found = SPAN.fullmatch(value) if isinstance(value, str) else None
+    return value if found is None else int(found[1]) * UNITS[found[2]]
 
 
 class Include(In):
@@ -275,6 +344,7 @@ class Sums(Out):
 
     ended: int
     failed: int
+    cancelled: int
     retried: int
     prompt_tokens: int
     completion_tokens: int
@@ -296,6 +366,48 @@ class Stats(Out):
     reasons: list[str]
     workers: list[WorkerObject]
     totals: Sums
+
+
+class HistoryQuery(In):
+    """Of which time, in which steps, and what to compare it with."""
+
+    since: Annotated[float, BeforeValidator(_span, json_schema_input_type=str), Field(ge=60, le=MOST_SECONDS)] = Field(
+        86_400.0, description="How far back: `24h`, `30m`, `7d`, or seconds."
+    )
+    step: int = Field(60, ge=60, le=86_400, multiple_of=60, description="Seconds of a step, in whole minutes.")
+    replicas: int | None = Field(
+        None, ge=0, le=1_000_000, description="Replicas that are always on, to compare with; else the most seen."
+    )
+    price: float | None = Field(None, ge=0, le=1e9, allow_inf_nan=False, description="Of a replica for an hour.")
+
+
+class Step(Sums):
+    """The sums of a step."""
+
+    at: datetime
+
+
+class Savings(Out):
+    """Replicas that are always on, against what was measured. `saved` has the currency of the price."""
+
+    replicas_always_on: int
+    window_seconds: float
+    always_on_replica_seconds: float
+    measured_replica_seconds: float
+    saved_replica_seconds: float
+    price_per_replica_hour: float | None
+    saved: float | None
+
+
+class History(Out):
+    """What has happened, by time, from when the ledger begins; and what scaling has saved in that window."""
+
+    object: Literal["stats.history"]
+    since: datetime
+    until: datetime
+    step_seconds: int
+    series: list[Step]
+    savings: Savings
 
 
 class ProblemError(Out):

@@ -10,10 +10,12 @@ from aiohttp import web
 
 from greenscale_worker.client.standing import FAILING_SECONDS, MOST_READ, Standing, standing
 from greenscale_worker.gateway.core import Call
-from greenscale_worker.gateway.history import DAY, minutes, sums
+from greenscale_worker.gateway.history import FRESH_SECONDS as TOTALS_SECONDS
+from greenscale_worker.gateway.history import totals
 from greenscale_worker.gateway.job_objects import json
 from greenscale_worker.gateway.route import Route
 from greenscale_worker.gateway.schemas import Stats
+from greenscale_worker.gateway.shared import Shared
 from greenscale_worker.queues import Depth, JobFilter, JobInfo, QueueClient
 
 FRESH_SECONDS: Final = 1.0
@@ -22,10 +24,12 @@ FRESH_SECONDS: Final = 1.0
 async def show_stats(call: Call) -> web.Response:
     """GET /v1/stats."""
     name = call.gateway.options.queue
-    return json(await call.gateway.shared.get("stats", FRESH_SECONDS, partial(_read, call.queue, name)))
+    return json(
+        await call.gateway.shared.get("stats", FRESH_SECONDS, partial(_read, call.queue, name, call.gateway.shared))
+    )
 
 
-async def _read(queue: QueueClient, name: str) -> dict[str, Any]:
+async def _read(queue: QueueClient, name: str, shared: Shared) -> dict[str, Any]:
     stands, rate = await standing(queue), await queue.rate()
     depth, now = stands.depth, time()
     jobs = [job async for job in queue.jobs(JobFilter(state="running"), limit=MOST_READ)] if depth.running else []
@@ -50,18 +54,18 @@ async def _read(queue: QueueClient, name: str) -> dict[str, Any]:
             }
             for worker in sorted(stands.workers, key=lambda each: each.name)
         ],
-        "totals": sums(await minutes(queue, now - DAY)),
+        "totals": await shared.get("totals", TOTALS_SECONDS, partial(totals, queue)),
     }
 
 
 def _depth(depth: Depth) -> dict[str, Any]:
-    interactive, background = getattr(depth, "interactive", 0), getattr(depth, "background", 0)
+    interactive, background = depth.interactive, depth.background
     return {
         "waiting": depth.waiting,
         "interactive": interactive,
         "standard": max(0, depth.waiting - interactive - background),
         "background": background,
-        "scheduled": getattr(depth, "scheduled", 0),
+        "scheduled": depth.scheduled,
         "running": depth.running,
         "delayed": depth.delayed,
         "held": depth.held,
@@ -88,7 +92,8 @@ ROUTES: Final = (
         path="/v1/stats",
         handler=show_stats,
         summary="How much there is to do, who does it, and why nothing moves.",
-        scope="admin",
+        scope="read",
+        whole=True,
         answers={200: Stats},
     ),
 )

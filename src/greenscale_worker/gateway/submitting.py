@@ -7,10 +7,9 @@ from uuid import uuid4
 
 from greenscale_worker.client.ends import Record
 from greenscale_worker.client.payload import check
-from greenscale_worker.errors import BadInputError
 from greenscale_worker.gateway.core import Call
 from greenscale_worker.gateway.errors import Problem
-from greenscale_worker.gateway.schemas import JobClass
+from greenscale_worker.queues import JobClass
 from greenscale_worker.wire_json import write
 
 LONGEST_KEY: Final = 255  # characters of an Idempotency-Key
@@ -24,31 +23,46 @@ class Submitted:
     record: Record
 
 
-async def submit(
+async def submit(  # noqa: PLR0913  how it is put
     call: Call,
     fields: dict[str, Any],
     *,
     raw: bytes,
+    once: bool = False,
     job_class: JobClass = "standard",
     not_before: float | None = None,
 ) -> Submitted:
-    """Put a job into the queue; with an Idempotency-Key only if it is not there yet. `raw` is the request's body.
+    """Put a job into the queue, unless it is there already. `raw` is the request's body.
 
-    Raises BadInputError for a job that no worker would run, Problem for an Idempotency-Key of another body.
+    A job with an Idempotency-Key, or `once`, is put once, as long as there is a record of it; any other with a `job_id`
+    again if it has failed or was cancelled. Raises BadInputError for a job that no worker would run, Problem if the key
+    or the id belongs to a request with another body.
     """
     key = call.request.headers.get("Idempotency-Key")
     if key is not None:
         fields = {**fields, "job_id": _id_of_key(call, key, fields.get("job_id"))}
     job_id = fields.get("job_id")
-    if job_id is not None and not isinstance(job_id, str):
-        raise BadInputError("bad_job_id", "job_id: a string is expected")
     queue_id = call.caller.queue_id(job_id or uuid4().hex)
-    payload = write({**fields, "job_id": queue_id})
-    options = call.gateway.options
+    tenant, options = call.caller.tenant or "", call.gateway.options
+    payload = write({**fields, "job_id": queue_id, **({"tenant": tenant} if tenant else {})})
     check(payload, max_bytes=options.max_bytes, chat=options.chat)
-    del raw, job_class, not_before  # until the queue takes them
-    await call.queue.put([(queue_id, payload)], fold=True)
+    digest = sha256(call.request.path.encode() + b"\0" + raw).hexdigest()
+    await call.queue.put(
+        [(queue_id, payload)],
+        fold=not once and key is None,
+        once=once or key is not None,
+        job_class=job_class,
+        not_before=not_before,
+        tenant=tenant,
+        digest=digest,
+    )
+    if call.caller.account is not None and call.caller.account.limits.waiting is not None:
+        call.caller.account.jobs.add(queue_id)
     record = await call.queue.record(queue_id)
+    if record.get("digest", digest) != digest:
+        if key is not None:
+            raise Problem("idempotency_key_reuse", "the Idempotency-Key was sent with another body before")
+        raise Problem("job_id_reuse", "the job_id was sent with another body before", param="job_id")
     return Submitted(queue_id, record or {"state": "waiting"})
 
 

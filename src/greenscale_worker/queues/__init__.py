@@ -3,7 +3,8 @@
 Adapters need not inherit them. The contract suite checks that they keep these promises.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import re
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from time import monotonic
@@ -25,6 +26,8 @@ ENDED: Final[frozenset[str]] = frozenset({"succeeded", "failed", "cancelled"})  
 OPEN: Final[frozenset[str]] = frozenset(STATES) - ENDED
 PUT_ASIDE: Final[frozenset[str]] = frozenset({"delayed", "held"})
 SUSPECT_CRASHES: Final = 2  # a worker holds at most one job with so many or more; as in prelude.lua
+TOKEN_SECONDS: Final = 3600  # the least that the text of a running job lasts: pieces are never so far apart
+POSITION: Final = re.compile(r"[0-9]{1,16}-[0-9]{1,16}")
 LIVE_SECONDS: Final = 7 * 86_400  # lifetime of an open job's record, and of a cancellation that waits for its job
 
 
@@ -122,6 +125,31 @@ class Lease:
                 self.on_lost()
 
 
+@dataclass(frozen=True, slots=True)
+class TokenPiece:
+    """A piece of the text that a job has shown. `position` is where to read on.
+
+    Where `attempt` is higher than that of the piece before, the job runs again, and its text begins anew.
+    """
+
+    job_id: str
+    position: str
+    attempt: int
+    text: str
+
+
+def token_seconds(options: QueueOptions, *, last: bool) -> int:
+    """Return how long the text of a job lasts from now on; `last`: the run has ended. 0: none is written."""
+    return options.result_ttl if last or not options.result_ttl else max(options.result_ttl, TOKEN_SECONDS)
+
+
+def check_positions(after: Mapping[str, str]) -> None:
+    """Raise ValueError for what is neither the position of a piece nor empty."""
+    for position in after.values():
+        if position and not POSITION.fullmatch(position):
+            raise ValueError(f"{position!r} is no position; that of a TokenPiece is expected, or an empty one")
+
+
 class Queue(Protocol):
     """The worker side. Every call except `aclose` may be cancelled at any time without losing a job.
 
@@ -152,6 +180,15 @@ class Queue(Protocol):
         """Record the outcome and acknowledge the job in one atomic step. Return False if the lease was lost.
 
         If the lease's `keep` is `body`, the endpoint's whole answer is recorded in the same step.
+        """
+        ...
+
+    async def write_tokens(self, lease: Lease, text: str, *, last: bool = False) -> bool:
+        """Show a piece of the text of a job's run to those who follow it. Return False if the lease was lost.
+
+        It lasts an hour or as long as a result, and after the `last` piece, which may be empty, as long as a result. A
+        queue that keeps no results shows none. Raises QueueUnavailableError or ConfigError rather than wait; then the
+        piece may have been written.
         """
         ...
 
@@ -279,6 +316,7 @@ class JobInfo:
     completion_tokens: int | None = None
     total_tokens: int | None = None
     metadata: dict[str, str] | None = None
+    tenant: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -356,6 +394,15 @@ class QueueClient(Protocol):
 
     async def body(self, job_id: str) -> bytes | None:
         """Return the endpoint's whole answer, as JSON, if the job succeeded and its `keep` is `body`; else None."""
+        ...
+
+    async def read_tokens(self, after: Mapping[str, str], *, wait: float) -> list[TokenPiece]:
+        """Return pieces of the text of many jobs, those of a job in order; if there are none, wait `wait` seconds.
+
+        `after` is the position of the last piece read of each job, empty: from the start. Jobs that are unknown, have
+        shown nothing or are not followed (`tokens`) have no pieces; the text may lack its end, which only the answer
+        has. There may be more pieces than one call returns. Raises ValueError for what is no position.
+        """
         ...
 
     async def look_up(self, job_ids: Sequence[str]) -> list[tuple[dict[str, str], bytes | None]]:

@@ -20,7 +20,7 @@ def of_record(job_id: str, record: Mapping[str, str]) -> JobInfo | None:
 
 def with_record(record: Mapping[str, str], **known: Any) -> JobInfo:
     """Complete `known` with what the record says; `known` wins."""
-    told: dict[str, Any] = {name: record.get(name) for name in ("worker", "model", "finish_reason")}
+    told: dict[str, Any] = {name: record.get(name) for name in ("worker", "model", "finish_reason", "tenant")}
     told |= {"code": record.get("error_code"), "message": record.get("error_message")}
     told |= {name: number(record, name) for name in COUNTS} | {
         f"{name}_at": seconds(record, f"{name}_ms") for name in TIMES

@@ -12,12 +12,13 @@ import orjson
 from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
 
+from greenscale_worker.job import CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH
 from greenscale_worker.simulator.completions import MODEL, Question, Reply, calculate, fingerprint, read, reply
+from greenscale_worker.simulator.embeddings import Embeddings
 from greenscale_worker.simulator.faults import Fate, Faults, SimulatorOptions, explain
 
 __all__ = ["CHAT_PATH", "Faults", "SimulatorOptions", "build_app", "explain", "fingerprint", "running"]
 
-CHAT_PATH: Final = "/v1/chat/completions"
 JSON: Final = {"Content-Type": "application/json"}
 HTML: Final = {"Content-Type": "text/html"}
 EVENTS: Final = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
@@ -42,7 +43,7 @@ class Simulator:
         self.too_early = self.too_early_same_job = 0
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
-        """POST /v1/chat/completions."""
+        """POST /v1/chat/completions, /v1/completions or /v1/embeddings."""
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         try:
@@ -89,7 +90,7 @@ class Simulator:
             self.outcomes["401"] += 1
             return _unauthorized()
         try:
-            question = read(await request.read())
+            question = read(await request.read(), request.path)
         except ValueError as error:
             self.outcomes["400"] += 1
             return _error(400, "invalid_request_error", str(error))
@@ -101,7 +102,7 @@ class Simulator:
             return self._hold(question.job, faults.retry_after)
         if fate == "hang":
             await asyncio.Event().wait()
-        answer = reply(question, self._text_for(question), seen)
+        answer = question.embeddings or reply(question, self._text_for(question), seen)
         if delay := self._delay(question, answer):
             await asyncio.sleep(delay)
         if (fate == "ok" and question.stream) or fate == "slow" or variant == "amid":
@@ -109,11 +110,11 @@ class Simulator:
         return _respond(request, question, answer, fate, variant)
 
     async def _write(
-        self, request: web.Request, question: Question, answer: Reply, fate: Fate, slow_seconds: float
+        self, request: web.Request, question: Question, answer: Reply | Embeddings, fate: Fate, slow_seconds: float
     ) -> web.StreamResponse:
         """Write a body piece by piece: a stream, a slow body, or one that is cut off halfway."""
         response = web.StreamResponse(headers=EVENTS if question.stream else JSON)
-        if question.stream:
+        if question.stream and isinstance(answer, Reply):
             pieces, pause = answer.events(usage=question.stream_usage), self.options.per_token
         else:
             body, pause = answer.body(), 0.0
@@ -164,14 +165,16 @@ class Simulator:
         known = self.answers.get(question.text) or calculate(question.text)
         return known or f"This is a simulated answer to question {question.fingerprint}."
 
-    def _delay(self, question: Question, answer: Reply) -> float:
+    def _delay(self, question: Question, answer: Reply | Embeddings) -> float:
         """Return the seconds until the first byte: a stream spends its time per token later on."""
         options = self.options
-        tokens = 0 if question.stream else len(answer.tokens)
+        tokens = 0 if question.stream or isinstance(answer, Embeddings) else len(answer.tokens)
         return options.latency or options.ttft + options.per_token * tokens
 
 
-def _respond(request: web.Request, question: Question, answer: Reply, fate: Fate, variant: str) -> web.Response:
+def _respond(
+    request: web.Request, question: Question, answer: Reply | Embeddings, fate: Fate, variant: str
+) -> web.Response:
     """Answer in one piece: well, with an error, in a malformed way, or by closing the connection."""
     if fate == "5xx":
         return _error(int(variant), "server_error", "The server had an error processing your request.")
@@ -180,7 +183,10 @@ def _respond(request: web.Request, question: Question, answer: Reply, fate: Fate
     if variant == "html":
         return web.Response(body=HTML_PAGE, headers=HTML)
     choices = variant != "no_choices"
-    body = b"".join(answer.events(usage=False, choices=choices)) if question.stream else answer.body(choices=choices)
+    if question.stream and isinstance(answer, Reply):
+        body = b"".join(answer.events(usage=False, choices=choices))
+    else:
+        body = answer.body(choices=choices)
     if variant == "half":
         body = body[: len(body) // 2]
     return web.Response(body=body, headers=EVENTS if question.stream else JSON)
@@ -207,7 +213,8 @@ def build_app(options: SimulatorOptions) -> web.Application:
     """Build the server's application, with all counts at zero."""
     simulator = Simulator(options)
     app = web.Application(client_max_size=LARGEST_REQUEST)
-    app.router.add_post(CHAT_PATH, simulator.chat)
+    for path in (CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH):
+        app.router.add_post(path, simulator.chat)
     app.router.add_get("/v1/models", simulator.models)
     app.router.add_get("/health", simulator.health)
     app.router.add_get("/stats", simulator.stats)

@@ -1,12 +1,16 @@
-"""The protocol of chat completions: reads requests, and writes good answers."""
+"""The protocol of chat completions and completions: reads requests, and writes good answers."""
 
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final
 
 import orjson
+
+from greenscale_worker.job import CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH
+from greenscale_worker.simulator.embeddings import DIMENSIONS, Embeddings, inputs_of
 
 MODEL: Final = "meta-llama/Llama-3.3-70B-Instruct"
 TOKEN: Final = re.compile(r"\s*\w{1,8}|\s*[^\w\s]|\s+")
@@ -16,14 +20,17 @@ CALCULATION: Final = re.compile(
 )
 
 
-def fingerprint(messages: list[Any]) -> str:
-    """Hash a request's messages: 16 hexadecimal digits, the name of a job without a `user`."""
-    return blake2b(orjson.dumps(messages), digest_size=8).hexdigest()
+def fingerprint(asked: Any) -> str:
+    """Hash a request's messages, prompt or input: 16 hexadecimal digits, the name of a job without a `user`."""
+    return blake2b(orjson.dumps(asked), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a request asks for. `job` is its `user` field, else the fingerprint of its messages."""
+    """What a request asks for. `job` is its `user` field, else the fingerprint of its messages, prompt or input.
+
+    `embeddings` is the answer if it asks for those.
+    """
 
     job: str
     fingerprint: str
@@ -33,36 +40,72 @@ class Question:
     max_tokens: int | None
     stream: bool
     stream_usage: bool
+    chat: bool = True
+    embeddings: Embeddings | None = None
 
 
-def read(body: bytes) -> Question:
+def read(body: bytes, path: str = CHAT_PATH) -> Question:
     """Parse the body of a request. Raises ValueError that says what is wrong with it."""
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise ValueError("the body is not JSON") from None
-    messages = data.get("messages") if isinstance(data, dict) else None
-    if not isinstance(messages, list) or not messages or not all(isinstance(each, dict) for each in messages):
-        raise ValueError("messages: a list of at least one object is expected")
+    data = data if isinstance(data, dict) else {}
     limit = data.get("max_completion_tokens", data.get("max_tokens"))
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise ValueError("max_tokens: a whole number of at least 1 is expected")
+    asked, texts = _READERS[path](data)
     try:
-        name = fingerprint(messages)
+        name = fingerprint(asked)
     except orjson.JSONEncodeError:
         raise ValueError("messages: nested too deeply") from None
-    texts = [_text_of(message) for message in messages]
-    options = data.get("stream_options")
+    options, model = data.get("stream_options"), str(data.get("model") or MODEL)
+    embeddings = None
+    if path == EMBEDDINGS_PATH:
+        is_base64 = data.get("encoding_format") == "base64"
+        embeddings = Embeddings(model, asked, data.get("dimensions", DIMENSIONS), is_base64)
     return Question(
         job=str(data.get("user") or name),
         fingerprint=name,
         text=texts[-1],
-        model=str(data.get("model") or MODEL),
+        model=model,
         prompt_tokens=3 + sum(4 + len(text) // 4 for text in texts),
         max_tokens=limit,
-        stream=data.get("stream") is True,
+        stream=data.get("stream") is True and embeddings is None,
         stream_usage=isinstance(options, dict) and options.get("include_usage") is True,
+        chat=path == CHAT_PATH,
+        embeddings=embeddings,
     )
+
+
+def _messages(data: dict[str, Any]) -> tuple[Any, list[str]]:
+    messages = data.get("messages")
+    if not isinstance(messages, list) or not messages or not all(isinstance(each, dict) for each in messages):
+        raise ValueError("messages: a list of at least one object is expected")
+    return messages, [_text_of(message) for message in messages]
+
+
+def _prompt(data: dict[str, Any]) -> tuple[Any, list[str]]:
+    prompt = data.get("prompt")
+    if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
+        prompt = prompt[0]
+    if isinstance(prompt, str):
+        return prompt, [prompt]
+    if isinstance(prompt, list) and prompt and all(isinstance(token, int) for token in prompt):
+        return prompt, [" ".join(map(str, prompt))]
+    raise ValueError("prompt: a string or a list of tokens is expected")
+
+
+def _inputs(data: dict[str, Any]) -> tuple[Any, list[str]]:
+    inputs = inputs_of(data)
+    return inputs, [str(each) for each in inputs]
+
+
+_READERS: Final[dict[str, Callable[[dict[str, Any]], tuple[Any, list[str]]]]] = {
+    CHAT_PATH: _messages,
+    COMPLETIONS_PATH: _prompt,
+    EMBEDDINGS_PATH: _inputs,
+}
 
 
 def _text_of(message: dict[str, Any]) -> str:
@@ -97,21 +140,26 @@ class Reply:
     tokens: list[str]
     finish_reason: str
     usage: dict[str, int]
+    chat: bool = True
 
     def body(self, *, choices: bool = True) -> bytes:
         """Write it whole."""
-        message = {"role": "assistant", "content": "".join(self.tokens)}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self.finish_reason}
-        kind = {"object": "chat.completion", "choices": [choice] if choices else [], "usage": self.usage}
+        text = "".join(self.tokens)
+        said = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
+        choice = {"index": 0, **said, "logprobs": None, "finish_reason": self.finish_reason}
+        name = "chat.completion" if self.chat else "text_completion"
+        kind = {"object": name, "choices": [choice] if choices else [], "usage": self.usage}
         return orjson.dumps(self.head | kind)
 
     def events(self, *, usage: bool, choices: bool = True) -> list[bytes]:
         """Write it as server-sent events, one for each token."""
-        head = self.head | {"object": "chat.completion.chunk"}
-        deltas: list[dict[str, str]] = [{"role": "assistant", "content": ""}]
-        deltas += [{"content": token} for token in self.tokens]
-        steps: list[dict[str, Any]] = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
-        steps.append({"index": 0, "delta": {}, "finish_reason": self.finish_reason})
+        head = self.head | {"object": "chat.completion.chunk" if self.chat else "text_completion"}
+        pieces: list[dict[str, Any]] = [{"text": token} for token in [*self.tokens, ""]]
+        if self.chat:
+            deltas = [{"role": "assistant", "content": ""}, *({"content": token} for token in self.tokens), {}]
+            pieces = [{"delta": delta} for delta in deltas]
+        steps = [{"index": 0, **piece, "finish_reason": None} for piece in pieces]
+        steps[-1]["finish_reason"] = self.finish_reason
         chunks = [head | {"choices": [step] if choices else []} for step in steps]
         if usage:
             chunks.append(head | {"choices": [], "usage": self.usage})
@@ -124,10 +172,11 @@ def reply(question: Question, text: str, seen: int) -> Reply:
     tokens = whole[: question.max_tokens]
     return Reply(
         head={
-            "id": f"chatcmpl-{question.fingerprint}{seen:06x}",
+            "id": f"{'chatcmpl' if question.chat else 'cmpl'}-{question.fingerprint}{seen:06x}",
             "created": int(time.time()),
             "model": question.model,
         },
+        chat=question.chat,
         tokens=tokens,
         finish_reason="stop" if len(tokens) == len(whole) else "length",
         usage={

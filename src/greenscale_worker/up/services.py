@@ -62,7 +62,8 @@ def services(
     programs.append(_worker(settings, health_port, environment, env_file))
     if settings.result_ttl_seconds:  # a gateway could give no answer
         promised = (settings.redis_port, port, health_port)
-        programs.append(_gateway(settings, gateway_port(settings, *promised), folder / "gateway.log", env_file))
+        log = folder / "gateway.log"
+        programs.append(_gateway(settings, gateway_port(settings, *promised), environment, log, env_file))
     return programs
 
 
@@ -85,13 +86,13 @@ def _simulator(port: int, log: Path, latency: float | None) -> Service:
     )
 
 
-def _gateway(settings: Settings, port: int, log: Path, env_file: Path | None) -> Service:
+def _gateway(settings: Settings, port: int, environment: dict[str, str], log: Path, env_file: Path | None) -> Service:
     name = f"[{settings.gateway_host}]" if ":" in settings.gateway_host else settings.gateway_host
     return Service(
         name="gateway",
         shown=f"http://{name}:{port}/v1",
         command=[*OURSELVES, *(["--env-file", str(env_file)] if env_file is not None else []), "serve"],
-        environment={"GREENSCALE_GATEWAY_PORT": str(port), "GREENSCALE_LOG_FORMAT": "console"},
+        environment={**environment, "GREENSCALE_GATEWAY_PORT": str(port), "GREENSCALE_LOG_FORMAT": "console"},
         log=log,
         unready=partial(http_unready, settings.gateway_host, port, "/readyz"),
         why=lambda: log.read_text(errors="replace").strip().rpartition("\n")[2],

@@ -7,6 +7,7 @@ Producers may push plain JSON beside packed jobs. The same job packed by two ver
 import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from greenscale_worker import (
     DeadFilter,
@@ -61,6 +62,7 @@ class PackedQueue:
         self.options = options  # so that nobody has to tell a worker the lease again
         self._queue = queue
         self.bind = queue.bind
+        self.write_tokens = queue.write_tokens
         self.settle = queue.settle
         self.retry = queue.retry
         self.beat = queue.beat
@@ -83,9 +85,13 @@ class PackedClient:
 
     def __init__(self, client: QueueClient) -> None:
         self._client = client
+        self.promote = client.promote
+        self.keys = client.keys
+        self.set_key = client.set_key
         self.record = client.record
         self.result = client.result
         self.body = client.body
+        self.read_tokens = client.read_tokens
         self.look_up = client.look_up
         self.listen = client.listen
         self.rate = client.rate
@@ -104,9 +110,9 @@ class PackedClient:
         self.discard = client.discard
         self.aclose = client.aclose
 
-    async def put(self, jobs: Sequence[tuple[str, bytes]], *, fold: bool = False) -> list[bool]:
+    async def put(self, jobs: Sequence[tuple[str, bytes]], **how: Any) -> list[bool]:
         """Append jobs."""
-        return await self._client.put([(job_id, pack(payload)) for job_id, payload in jobs], fold=fold)
+        return await self._client.put([(job_id, pack(payload)) for job_id, payload in jobs], **how)
 
     def jobs(
         self,

@@ -10,7 +10,7 @@ from typing import Final
 
 from greenscale_worker.blame import decide
 from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded
-from greenscale_worker.queues import SUSPECT_CRASHES, Binding, DeadLetter, Lease, QueueOptions, Verdict
+from greenscale_worker.queues import SUSPECT_CRASHES, Binding, DeadLetter, Lease, QueueOptions, Verdict, token_seconds
 from greenscale_worker.queues.memory.client import MemoryClient
 from greenscale_worker.queues.memory.store import Entry, Store
 
@@ -113,6 +113,16 @@ class MemoryQueue(MemoryClient):
             self._store.evidence.succeeded(self._began(lease), held=bool(self._store.held))
             if lease.job_id is not None:
                 self._store.records.succeeded(lease.job_id, outcome.output, lease.keep)
+        return True
+
+    async def write_tokens(self, lease: Lease, text: str, *, last: bool = False) -> bool:
+        """See Queue."""
+        entry, store = self._store.live(lease), self._store
+        if entry is None or lease.job_id is None:
+            return False
+        if seconds := token_seconds(store.options, last=last):
+            attempt = entry.runs + entry.crashes + 1
+            store.tokens.write(lease, text, attempt=attempt, seconds=seconds)
         return True
 
     async def retry(self, lease: Lease, failure: Failure) -> Verdict:

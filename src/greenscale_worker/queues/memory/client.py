@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -21,6 +21,8 @@ from greenscale_worker.queues import (
     LedgerMinute,
     LiveWorker,
     Replay,
+    TokenPiece,
+    check_positions,
 )
 from greenscale_worker.queues.memory.listing import listed
 from greenscale_worker.queues.memory.store import Scheduled, Store
@@ -101,6 +103,11 @@ class MemoryClient:
     async def body(self, job_id: str) -> bytes | None:
         """See QueueClient."""
         return self._store.records.body(job_id)
+
+    async def read_tokens(self, after: Mapping[str, str], *, wait: float) -> list[TokenPiece]:
+        """See QueueClient."""
+        check_positions(after)
+        return await self._store.tokens.read(after, wait)
 
     async def look_up(self, job_ids: Sequence[str]) -> list[tuple[dict[str, str], bytes | None]]:
         """See QueueClient."""

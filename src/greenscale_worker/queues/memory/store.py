@@ -17,6 +17,7 @@ from greenscale_worker.blame import KNOWN, FleetEvidence
 from greenscale_worker.queues import CLASSES, SUSPECT_CRASHES, TURNS, DeadLetter, JobClass, Lease, QueueOptions
 from greenscale_worker.queues.memory.ledger import Ledger
 from greenscale_worker.queues.memory.records import Expiring, Records
+from greenscale_worker.queues.memory.tokens import Tokens
 
 BURIAL_MARGIN: Final = 2
 
@@ -79,6 +80,7 @@ class Store:
         self.dead: dict[str, tuple[DeadLetter, Entry]] = {}
         self.bound: dict[str, Entry] = {}
         self.records = Records(options, clock)
+        self.tokens = Tokens(clock)
         self.ledger = Ledger(options.ledger_days, clock)
         self.tombstones: Expiring[str] = Expiring(clock)
         self.beats: dict[str, tuple[float, str | None]] = {}  # when, and why the worker makes no calls

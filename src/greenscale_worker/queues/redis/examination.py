@@ -33,6 +33,8 @@ COMMANDS: Final[tuple[Command, ...]] = (
     ("RPOP", ""),
     ("TIME",),
     ("TYPE", ""),
+    ("XADD", "", "*", "f", "v"),
+    ("XREVRANGE", "", "+", "-", "COUNT", "1"),
     ("ZADD", "", "1", "m"),
     ("ZCARD", ""),
     ("ZCOUNT", "", "0", "1"),

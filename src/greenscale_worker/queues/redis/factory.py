@@ -23,16 +23,8 @@ from greenscale_worker.telemetry import Metrics
 FORMATS: Final = (b"1", b"2")  # of the keys, that this version reads; a new queue gets the last
 CLOSE_SECONDS: Final = 2.0
 WORKER_SCRIPTS: Final = (
-    "claim",
-    "bind",
-    "settle",
-    "release",
-    "retry",
-    "heartbeat",
-    "why",
-    "record_dead",
-    "unregister",
-    "promote",
+    *("claim", "bind", "write_tokens", "settle", "release", "retry"),
+    *("heartbeat", "why", "record_dead", "unregister", "promote"),
 )
 CLIENT_SCRIPTS: Final = ("put", "promote", "look", "cancel", "uncancel", "open")
 LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "discard", "tidy")

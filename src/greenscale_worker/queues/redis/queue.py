@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.grouping import Grouper
 from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded, Usage
-from greenscale_worker.queues import LIVE_SECONDS, PUT_ASIDE, Binding, Lease, QueueOptions, Verdict
+from greenscale_worker.queues import LIVE_SECONDS, PUT_ASIDE, Binding, Lease, QueueOptions, Verdict, token_seconds
 from greenscale_worker.queues.bodies import packed
 from greenscale_worker.queues.redis import record_fields
 from greenscale_worker.queues.redis.connections import Clients, close
@@ -84,6 +84,7 @@ class RedisQueue:
         self._settle = Grouper(self._send_settle, most=GROUP, most_bytes=GROUP_BYTES, size=_size)
         self._release = Grouper(self._send_release, most=RELEASE_GROUP, most_bytes=GROUP_BYTES)
         self._retry = Grouper(self._send_retry, most=GROUP, most_bytes=GROUP_BYTES)
+        self._tokens = Grouper(self._send_tokens, most=GROUP, most_bytes=GROUP_BYTES, size=_text_size)
         self._fetcher = Fetcher(
             self._redis,
             clients.peek,
@@ -136,6 +137,15 @@ class RedisQueue:
         if len(body) < LARGE_BODY:
             return packed(body)
         return await asyncio.to_thread(packed, body)  # it may take 100 ms, in which nothing else would be done
+
+    async def write_tokens(self, lease: Lease, text: str, *, last: bool = False) -> bool:
+        """Show a piece of the text of a job's run. Return False if the lease was lost."""
+        if lease.job_id is None or lease.lost is not None:
+            return False
+        if not self._redis.up:
+            raise QueueUnavailableError("Redis does not answer")
+        seconds = token_seconds(self.options, last=last)
+        return await self._tokens((lease, text, seconds)) if seconds else True
 
     async def retry(self, lease: Lease, failure: Failure) -> Verdict:
         """Requeue a job whose call failed, or make it a dead letter."""
@@ -201,7 +211,7 @@ class RedisQueue:
     async def aclose(self) -> None:
         """Hand back jobs no caller took, finish pending calls, and close every connection."""
         await self._fetcher.aclose()
-        for group in (self._bind, self._settle, self._release, self._retry):
+        for group in (self._bind, self._settle, self._release, self._retry, self._tokens):
             await group.aclose()
         try:
             # On an open connection: during a failover, Sentinel may know no master for a new one.
@@ -308,6 +318,14 @@ class RedisQueue:
             return await self._send_settle([(items[0][0], Failed("result_too_large", reason), b"")])
         return _done(answers, [lease for lease, _, _ in items], repeated=repeated)
 
+    async def _send_tokens(self, items: list[tuple[Lease, str, int]]) -> list[bool]:
+        keys, args = [*self._base], [*self._head]
+        for lease, text, seconds in items:
+            keys.append(self._keys.tokens(lease.job_id or ""))
+            args += [lease.id, lease.token, seconds, record_fields.encoded(text)]
+        read = _words(len(items), ENDINGS)
+        return [answer == b"OK" for answer in await self._redis.once(self._scripts["write_tokens"], keys, args, read)]
+
     async def _send_release(self, items: list[tuple[Lease, Released]]) -> list[bool]:
         keys = self._keys.base
         args = [*self._head, LIVE_SECONDS if self.options.result_ttl else 0]
@@ -410,6 +428,10 @@ def _countable(tokens: int | None) -> int:
 
 def _payload_size(item: tuple[Lease, Job]) -> int:
     return len(item[0].payload)
+
+
+def _text_size(item: tuple[Lease, str, int]) -> int:
+    return len(item[1])
 
 
 def _size(item: Ending) -> int:

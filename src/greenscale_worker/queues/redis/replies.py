@@ -1,15 +1,17 @@
 """Parses Redis' replies to a client. Raises ValueError and the like for a reply that is not from our scripts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from struct import Struct
 from typing import Any, Final
 
 import orjson
 from redis.exceptions import ResponseError
 
-from greenscale_worker.queues import DeadLetter, LedgerMinute, Replay
+from greenscale_worker.queues import DeadLetter, LedgerMinute, Replay, TokenPiece
 from greenscale_worker.queues.replaying import replayed
 
-LEDGER_SUMS: Final = (  # of a minute, in the order of ledger.lua
+LEDGER_SUMS: Final = Struct(">11d")  # of a minute, as in ledger.lua
+LEDGER_NAMES: Final = (
     *("ended", "failed", "cancelled", "retried", "prompt_tokens", "completion_tokens"),
     *("call_ms", "replica_ms", "busy_lane_ms", "replicas_peak"),
 )
@@ -46,27 +48,35 @@ def read_ledger(minutes: Sequence[int], answer: Any) -> list[LedgerMinute]:
     return [_read_minute(at, text) for at, text in zip(minutes, answer, strict=True) if text is not None]
 
 
-def _read_minute(minute: int, text: bytes) -> LedgerMinute:
-    try:
-        found = orjson.loads(text)
-    except ValueError:
-        found = None
-    words = found if isinstance(found, list) else []
-    sums = [int(word) if _is_sum(word) else 0 for word in (*words, *[0] * len(LEDGER_SUMS))]
-    named: dict[str, Any] = dict(zip(LEDGER_SUMS, sums, strict=False))
-    for name in ("call", "replica", "busy_lane"):
-        named[f"{name}_seconds"] = named.pop(f"{name}_ms") / 1000
-    return LedgerMinute(minute * 60.0, **named)
+def _read_minute(minute: int, value: bytes) -> LedgerMinute:
+    found = LEDGER_SUMS.unpack(value) if len(value) == LEDGER_SUMS.size else (0.0,) * len(LEDGER_NAMES)
+    sums = {name: int(each) if _is_sum(each) else 0 for name, each in zip(LEDGER_NAMES, found, strict=False)}
+    times = {f"{name}_seconds": sums.pop(f"{name}_ms") / 1000 for name in ("call", "replica", "busy_lane")}
+    return LedgerMinute(minute * 60.0, **sums, **times)  # type: ignore[arg-type]  # each by its name
 
 
-def _is_sum(value: Any) -> bool:
+def _is_sum(value: float) -> bool:
     """Return whether the scripts could have written this: as in prelude.lua, `is_count`."""
-    return type(value) in {int, float} and 0 <= value < MOST
+    return 0 <= value < MOST
 
 
 def read_why(answer: Any) -> str | None:
     """Read why a worker makes no calls; a value of another type counts as none."""
     return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else None
+
+
+def read_pieces(job_ids: Mapping[bytes, str], answer: Any) -> list[TokenPiece]:
+    """Read pieces of text from the streams of jobs; an entry that another program wrote is a piece without text."""
+    return [
+        TokenPiece(
+            job_ids[name],
+            position.decode(),
+            int(attempt) if (attempt := fields.get(b"attempt", b"0")).isdigit() else 0,
+            fields.get(b"text", b"").decode("utf-8", "replace"),
+        )
+        for name, entries in answer or ()
+        for position, fields in entries
+    ]
 
 
 def read_open(answer: Any) -> tuple[bytes, list[Any]]:

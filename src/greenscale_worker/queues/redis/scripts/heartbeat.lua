@@ -96,9 +96,11 @@ if ARGV[7] == '1' then
   tidy_classes()
   due = due_later()
 end
-ledger.work(owner, beat_ms, tonumber(ARGV[9]) or 0)
+local days = tonumber(ARGV[10]) or 0
+if ledger.work(owner, beat_ms, tonumber(ARGV[9]) or 0) or days == 0 then ledger.trim(days) end
 call('ZADD', WORKERS, NOW, owner)
 ledger.alive(beat_ms)
+ledger.write()
 for _, silent in ipairs(call('ZRANGEBYSCORE', WORKERS, '-inf', digits(now - 2 * lease_ms))) do
   if store.dismiss(silent) then call('ZREM', WORKERS, silent) end
 end
@@ -117,6 +119,4 @@ if ARGV[8] == '1' then
 elseif ARGV[7] == '1' then
   stand_up(owner)  -- it may have a seat by a heartbeat that a claim has overtaken, or by an older snapshot
 end
-local days = tonumber(ARGV[10]) or 0
-if ledger.write() or days == 0 then ledger.trim(days) end
 return {reaped, claimable, lost, buried, seated and 1 or 0, due}

@@ -58,8 +58,8 @@ local function settle(id, token, state, job_id, text, message, start, result, re
     if clash then return 'OK' end
   end
   settled[state] = settled[state] + 1
-  ledger.count(succeeded and 'ended' or 'failed', ARGV[start + 6])
-  if succeeded then began_last = math.max(began_last, tonumber(string.match(ARGV[start + 6], '^%d+'))) end
+  local began = ledger.count(succeeded and 'ended' or 'failed', ARGV[start + 6])
+  if succeeded then began_last = math.max(began_last, began) end
   if job_id == '' or ttl == '0' then return 'OK' end
   if succeeded then call('SET', result, text, 'EX', ttl) end
   if body then call('SET', body, message, 'EX', ttl) end

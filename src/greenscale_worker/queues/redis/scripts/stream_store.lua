@@ -91,14 +91,22 @@ function store.take(owner, n)
   return taken
 end
 
--- Ends a claim; returns the last entry delivered to the group.
-function store.taken()
+local function last_delivered()
   for _, flat in ipairs(call('XINFO', 'GROUPS', SOURCE)) do
     local group = {}
     for i = 1, #flat, 2 do group[flat[i]] = flat[i + 1] end
     if group.name == GROUP then return group['last-delivered-id'] end
   end
   return '0-0'
+end
+
+local added, last_added = {}, nil  -- entries that this script has added
+
+-- Ends a claim; returns the entry to wait behind: the last one delivered to the group, or added by this claim just behind that.
+function store.taken()
+  local last = last_delivered()
+  local unread = last_added and call('XRANGE', SOURCE, '(' .. last, '+', 'COUNT', 1)[1]
+  return unread and added[unread[1]] and last_added or last
 end
 
 -- Deletes jobs that have ended.
@@ -118,6 +126,7 @@ function store.keep(_, payload, name)
   make_group(redis.pcall)  -- there may be one
   local id = call('XADD', SOURCE, '*', 'job', payload, unpack(name ~= '' and {'job_id', name} or {}))
   give_to(NOBODY, id, 'FORCE')
+  added[id], last_added = true, id
   return id, name ~= '' and name or id
 end
 
@@ -127,7 +136,7 @@ function store.push(payload) call('XADD', SOURCE, '*', 'job', payload) end
 -- deleted by another program, would otherwise count as work for ever.
 function store.unclaimed()
   local most = call('XLEN', SOURCE) - call('HLEN', META)
-  if most <= 0 or #call('XRANGE', SOURCE, '(' .. store.taken(), '+', 'COUNT', 1) == 0 then return 0 end
+  if most <= 0 or #call('XRANGE', SOURCE, '(' .. last_delivered(), '+', 'COUNT', 1) == 0 then return 0 end
   return most
 end
 
