@@ -23,15 +23,15 @@ up: $(VENV)/.installed $(VENV)/.up ## Redis, an endpoint and a worker (ARGS="--d
 
 # The page knows one address, so the gateway may not choose another port. Ctrl-C ends `up`, and then the page.
 dashboard: $(VENV)/.installed $(VENV)/.up $(DASHBOARD)/.made ## all of `up`, and the page in front of it (port 8501)
-	@export GREENSCALE_GATEWAY_PORT=$${GREENSCALE_GATEWAY_PORT:-8400}; trap : INT TERM; trap 'kill $$page' EXIT; \
+	@export GREENSCALE_GATEWAY_PORT=$${GREENSCALE_GATEWAY_PORT:-8400}; trap : INT TERM; trap 'kill $$page 2>/dev/null' EXIT; \
 	GREENSCALE_GATEWAY_URL=http://127.0.0.1:$$GREENSCALE_GATEWAY_PORT $(DASHBOARD)/bin/streamlit run dashboard/app.py & \
 	page=$$!; $(BIN)/greenscale-worker up $(ARGS)
 
-dashboard-test: $(VENV)/.installed $(DASHBOARD)/.tools ## the page: types and tests, in Chromium, too
+dashboard-test: $(VENV)/.installed $(DASHBOARD)/.tools ## tests of the page
 	cd dashboard && .venv/bin/mypy
 	cd dashboard && .venv/bin/python -m pytest $(ARGS)
 
-dashboard-pictures: $(DASHBOARD)/.tools ## draw the pictures of docs/dashboard.md
+dashboard-pictures: $(DASHBOARD)/.tools  # draws the pictures of docs/dashboard.md
 	$(DASHBOARD)/bin/python dashboard/pictures.py
 
 test: $(VENV)/.installed $(VENV)/.tools ## the tests, against a real Redis (ARGS="-k gate" picks some)

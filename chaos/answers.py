@@ -23,16 +23,16 @@ def judge_answers(facts: Facts, breach: Breach, count: Counter[str]) -> None:
     """Check that each request was answered clearly, and truly, or that a fault explains why not."""
     for request in facts.requests:
         count["requests"] += 1
-        hits = [each for each in facts.disturbances if _meets(each, request)]
+        faults = [each for each in facts.disturbances if _may_hit(each, request)]
         if not request.status:
             count["requests cut off"] += 1
-            if not any(_cuts_off(each, request) for each in hits):
+            if not any(_cuts_off(each, request) for each in faults):
                 breach(ANSWERED_BADLY, f"not at all, {request}")
         elif request.unclear:
             breach(ANSWERED_BADLY, f"{request.unclear}, {request}")
         elif request.status == UNAVAILABLE:
             count["requests put off"] += 1
-            if not any(_puts_off(each, request) for each in hits):
+            if not any(_puts_off(each, request) for each in faults):
                 breach(ANSWERED_BADLY, f"put off for no reason, {request}")
         elif request.status not in request.wanted:
             breach(ANSWERED_BADLY, f"{request.wanted} is right, {request}")
@@ -57,11 +57,10 @@ def _wrong(request: Request, facts: Facts) -> str:
     return f"the job {found.get('state')}" if said["state"] in ENDS and said["state"] != found.get("state") else ""
 
 
-def _meets(disturbance: Disturbance, request: Request) -> bool:
-    """Return whether a fault hit all, or this gateway, shortly before or during the request."""
-    if disturbance.worker is not None and _place(disturbance.worker) != _place(request.gateway):
-        return False
-    return disturbance.began - SLACK <= request.ended and request.began <= disturbance.ended + AFTER
+def _may_hit(fault: Disturbance, request: Request) -> bool:
+    """Return whether a fault concerned all, or this gateway, and had begun."""
+    concerns = fault.worker is None or _place(fault.worker) == _place(request.gateway)
+    return concerns and fault.began - SLACK <= request.ended
 
 
 def _place(gateway: str) -> str:
@@ -69,15 +68,15 @@ def _place(gateway: str) -> str:
     return gateway.partition(".")[0]
 
 
-def _cuts_off(disturbance: Disturbance, request: Request) -> bool:
+def _cuts_off(fault: Disturbance, request: Request) -> bool:
     """Return whether a fault explains that a connection broke. Who is being stopped answers what it has received."""
-    if disturbance.kind == GATEWAY_ENDED:
-        return request.began >= disturbance.began - SLACK
-    return disturbance.kind in {GATEWAY_KILLED, GATEWAY_STOPPED, STOOD_STILL}
+    if fault.kind == GATEWAY_ENDED:
+        return fault.began - SLACK <= request.began <= fault.ended + SLACK
+    return fault.kind in {GATEWAY_KILLED, GATEWAY_STOPPED, STOOD_STILL} and request.began <= fault.ended + SLACK
 
 
-def _puts_off(disturbance: Disturbance, request: Request) -> bool:
+def _puts_off(fault: Disturbance, request: Request) -> bool:
     """Return whether a fault explains a 503."""
     if request.said["error"]["code"] == "shutting_down":
-        return disturbance.kind == GATEWAY_ENDED
-    return disturbance.kind.startswith((GATEWAY, *REDIS)) or disturbance.kind == STOOD_STILL
+        return fault.kind == GATEWAY_ENDED and request.began <= fault.ended + SLACK
+    return fault.kind.startswith((GATEWAY, *REDIS, STOOD_STILL)) and request.began <= fault.ended + AFTER

@@ -17,6 +17,7 @@ from greenscale_worker.gateway.schemas import JobObject, ProblemObject
 
 CLIENTS: Final = 2
 SHARES: Final = {"plain": 74, "again": 8, "reuse": 4, "rubbish": 4, "cancelled": 10}  # percent
+BURST: Final = 5  # jobs of one class, one after the other: so that several wait, and their order shows
 CLASSES: Final = {"interactive": 30, "standard": 40, "background": 30}
 KEYED: Final = 0.4
 NAMED: Final = 0.5  # of the others: the client chooses the id
@@ -104,18 +105,21 @@ class Clients:
     async def _hand_in(self, number: int) -> None:
         """Run one client. What it does is drawn from the seed."""
         rnd = random.Random(f"{self._seed} client {number}")  # noqa: S311  a seeded generator makes a run repeatable
-        count = 0
+        count, job_class = 0, ""
         async with asyncio.TaskGroup() as group:
             while not self._stopping.is_set():
+                if count % BURST == 0:
+                    (job_class,) = rnd.choices([*CLASSES], [*CLASSES.values()])
                 count += 1
                 (what,) = rnd.choices([*SHARES], [*SHARES.values()])
-                job = _drawn(rnd, f"h{number}-{count}", number, "plain" if self._calm else what)
-                told = group.create_task(
-                    self._follow(job, "plain" if self._calm else what, count + number, rnd.choice([0.0, 0.5, 2.0]))
-                )
+                what = "plain" if self._calm else what
+                job = _drawn(rnd, what, f"h{number}-{count}", job_class, line=f"client {number}, {job_class}")
+                following = self._follow(job, what, number + count, rnd.choice([0.0, 0.5, 2.0]))
+                told = group.create_task(following)
                 if job.line is not None:
                     await told
-                await asyncio.sleep(self._rest)
+                if count % BURST == 0:
+                    await asyncio.sleep(BURST * self._rest)
 
     async def _follow(self, job: Job, what: str, gateway: int, rest: float) -> None:
         """Hand in a job, with a key until there is a clear answer; then do what is to be done with it."""
@@ -170,9 +174,8 @@ class Clients:
         return request
 
 
-def _drawn(rnd: random.Random, name: str, number: int, what: str) -> Job:
-    """Draw a job."""
-    (job_class,) = rnd.choices([*CLASSES], [*CLASSES.values()])
+def _drawn(rnd: random.Random, what: str, name: str, job_class: str, *, line: str) -> Job:
+    """Draw a job. It stays in line if its request is answered at once, and not repeated."""
     keyed, named, waits, later = (rnd.random() < share for share in (KEYED, NAMED, WAITING, LATER))
     ahead, model, rubbish = rnd.uniform(*AHEAD), rnd.choice(MODELS), rnd.choice(RUBBISH)
     if what == "rubbish":
@@ -189,9 +192,9 @@ def _drawn(rnd: random.Random, name: str, number: int, what: str) -> Job:
         headers["Prefer"] = f"wait={WAIT}"
     if later:
         fields["not_before"] = time.time() + ahead
-    line = None if keyed or waits or later else f"client {number}, {job_class}"
     due = time.monotonic() + ahead if later else float("-inf")
-    return Job(name=name, body=fields, headers=headers, line=line, due=due)
+    in_line = not (keyed or waits or later)
+    return Job(name=name, body=fields, headers=headers, line=line if in_line else None, due=due)
 
 
 def _fields(name: str, **fields: Any) -> dict[str, Any]:

@@ -30,7 +30,20 @@ PROMISES: Final[Mapping[str, tuple[str, str]]] = {
         "the endpoint's memory beside the times of the faults",
     ),
     "left over": ("When all work is done, no lease, no binding, no entry is left", "the keys in Redis"),
-    "worker broken": ("A worker ends only when told to, and complains to nobody", "exit codes and stderr"),
+    "worker broken": ("A worker or gateway ends only when told to, and complains to nobody", "exit codes and stderr"),
+}
+OF_GATEWAYS: Final[Mapping[str, tuple[str, str]]] = {
+    "put twice": (
+        "A job handed in over HTTP is put once, however often it is sent with its key, and to whichever gateway",
+        "every payload in Redis' journal",
+    ),
+    "refused and run": ("What a gateway refused for good is nowhere", "Redis' journal, and what clients were told"),
+    "too early": ("A job with `not_before` is not called before", "the endpoint's clock"),
+    "told otherwise": ("What a gateway says of a job is what Redis recorded", "each answer, beside record and result"),
+    "answered badly": (
+        "A gateway answers clearly and rightly; only its own end or stop cuts a request off, only a fault puts one off",
+        "each client, beside the times of the faults",
+    ),
 }
 NAMES: Final = {
     "long": "long run, list",
@@ -44,6 +57,7 @@ COUNTED: Final = (
     *("jobs", "answered", "malformed", "poisoned", "buried by an illness", "buried by two illnesses", "cancelled"),
     *("conflicts", "duplicates"),
     *("executions", "executed again", "answered twice by the endpoint", "late heartbeats"),
+    *("requests", "ends told by a gateway", "requests cut off", "requests put off"),
 )
 
 
@@ -91,11 +105,11 @@ def _head(runs: Mapping[str, Outcome]) -> str:
 # Reliability
 
 `make chaos` breaks everything for two minutes and draws up the account; `make chaos ARGS="--seconds 3600"` for longer.
-Real processes: workers that are started again when they end, a Redis that keeps a journal (AOF, `appendfsync always`),
-the simulator as the endpoint, producers that `LPUSH` (or `XADD`). A seed draws what happens, when, and to whom, so that
-a failing seed replays its schedule. The account is drawn up from what others saw: the producers, the endpoint, Redis'
-journal and its keys; never from what a worker says of itself. What the promises rest on:
-[queue-protocol.md](queue-protocol.md).
+Real processes: workers and two gateways that are started again when they end, a Redis that keeps a journal (AOF,
+`appendfsync always`), the simulator as the endpoint, producers that `LPUSH` (or `XADD`), and clients that hand in jobs
+over HTTP. A seed draws what happens, when, and to whom, so that a failing seed replays its schedule. The account is
+drawn up from what others saw: producers and clients, the endpoint, Redis' journal and its keys; never from what a
+worker or a gateway says of itself. What the promises rest on: [queue-protocol.md](queue-protocol.md).
 
 | | |
 |---|---|
@@ -106,10 +120,18 @@ journal and its keys; never from what a worker says of itself. What the promises
 
 def _promises(runs: Mapping[str, Outcome]) -> str:
     rows = [
-        [promise, witness, *(f"{run.verdict.counts.get(key, 0)}" for run in runs.values())]
-        for key, (promise, witness) in PROMISES.items()
+        [promise, witness, *(_broken(run, key) for run in runs.values())]
+        for key, (promise, witness) in {**PROMISES, **OF_GATEWAYS}.items()
     ]
-    return "## What is promised, and how often it was broken\n\n" + table(["", "witness", *_names(runs)], rows)
+    return f"""## What is promised, and how often it was broken
+
+{table(["", "witness", *_names(runs)], rows)}
+
+A dash: there were no gateways in that run yet."""
+
+
+def _broken(run: Outcome, key: str) -> str:
+    return "–" if key in OF_GATEWAYS and "requests" not in run.verdict.counts else f"{run.verdict.counts.get(key, 0)}"
 
 
 def _runs(runs: Mapping[str, Outcome]) -> str:
@@ -131,7 +153,9 @@ def _runs(runs: Mapping[str, Outcome]) -> str:
 
 An execution is a call to the endpoint. One is made again where the endpoint failed, or where a fault hit the worker
 that made it. What the endpoint answered twice was recorded once. `duplicates` are jobs handed in once more,
-`conflicts` those with the id of another that was still open. Faults that took place:
+`conflicts` those with the id of another that was still open. Of the `requests` to gateways, some were cut off when a
+gateway was killed, stopped or just leaving, and some put off (503) while Redis could not be reached. Faults that took
+place:
 
 {table(["", *_names(runs)], faults)}"""
 

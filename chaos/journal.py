@@ -63,7 +63,7 @@ def _put(step: Sequence[Command]) -> list[bytes]:
 def _appended(command: Command) -> Sequence[bytes]:
     """Return the payloads that a command adds to the source or to a class."""
     match command:
-        case [b"LPUSH", key, *payloads] if b":" not in key or key.endswith(CLASSES):
+        case [b"LPUSH" | b"RPUSH", key, *payloads] if b":" not in key or key.endswith(CLASSES):
             return payloads
         case [b"XADD", _, *words] if b"job" in words:
             return [words[words.index(b"job") + 1]]

@@ -823,6 +823,8 @@ LATE: Final = {
     "a letter without an entry stays so": 5,
     "a job is retried with another's token": 6,
     "a held job outlives its end": 7,
+    "jobs of a class are no company": 7,
+    "what is kept and cancelled becomes due": 4,
     "all that has expired is reaped in one call": 7,
     "a worker sleeps beside more jobs that were due": 7,
     "a worker sleeps beside more leases that have expired": 7,

@@ -9,7 +9,7 @@ import pytest
 
 from chaos import journal, report
 from chaos.account import judge
-from chaos.document import PROMISES
+from chaos.document import OF_GATEWAYS, PROMISES
 from chaos.facts import Disturbance, Execution, Exit, Facts, Letter, Push, Request, Verdict
 from chaos.outcome import FOLDER, Outcome
 from chaos.peers import EVERYBODY, KEPT, Comparison
@@ -363,7 +363,9 @@ def test_what_is_published_is_whole() -> None:
     """A breach, or a peer that took no part, is told; nothing is left out."""
     runs = [Outcome.load(path) for path in FOLDER.glob("*.json") if path != KEPT]
     assert {run.settings["queue"] for run in runs} == {"list", "stream"}
-    assert all(breach.partition(":")[0] in PROMISES for run in runs for breach in run.verdict.breaches)
+    assert all(
+        breach.partition(":")[0] in {**PROMISES, **OF_GATEWAYS} for run in runs for breach in run.verdict.breaches
+    )
     outcomes = Comparison.load().outcomes
     assert outcomes.keys() == SCENARIOS.keys()
     assert all(each.keys() == {system.name for system in EVERYBODY} for each in outcomes.values())

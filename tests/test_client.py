@@ -168,6 +168,14 @@ async def test_what_ends_while_the_subscription_is_cut_is_found_when_it_is_back(
         assert await end == "still there"
 
 
+async def test_more_callers_than_connections_wait_for_one(redis_url: str, client: Redis) -> None:
+    async with Client(redis_url) as here:
+        ids = await asyncio.gather(*(here.submit(f"question {number}") for number in range(400)))
+        records = await asyncio.gather(*map(here.record, ids))
+    assert {record.state for record in records if record} == {"waiting"}
+    assert client.llen("jobs") == len(records) == 400
+
+
 async def test_a_server_that_is_away_is_waited_for(start_redis: Callable[..., RedisServer]) -> None:
     server = start_redis("appendonly yes", "appendfsync always")
     async with Client(f"{server.url}/0") as ours:

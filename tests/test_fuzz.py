@@ -165,7 +165,8 @@ class Siege:
     async def good(self) -> None:
         """Hand in good jobs, one of them with its binding overwritten; each is answered."""
         ids = [f"good-{self.next()}" for _ in range(2)]
-        self.client.hset(self.key("bound"), ids[0], self.rnd.choice(NO_IDS))
+        unused = [id_ for id_ in NO_IDS if not self.client.hexists(self.key("open"), id_)]  # it would be a conflict
+        self.client.hset(self.key("bound"), ids[0], self.rnd.choice(unused))
         self.jobs.add(*(orjson.dumps({"job_id": job_id}) for job_id in ids))
         await self.until(lambda: all(self.jobs.result(job_id) == "4" for job_id in ids))
 

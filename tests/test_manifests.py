@@ -62,7 +62,9 @@ every_overlay = pytest.mark.parametrize("name", OVERLAYS)
 
 def test_the_overlays_and_components_are_those_that_are_promised() -> None:
     assert OVERLAYS == ["dev", "energy", "gpu", "production"]
-    promised = "deletion-cost energy-readings external-redis gateway gateway-ingress gateway-open-key gateway-route"
+    promised = (
+        "dashboard deletion-cost energy-readings external-redis gateway gateway-ingress gateway-open-key gateway-route"
+    )
     promised += " host-alias keda-list keda-stream keda-stream-classic monitoring network-policy redis simulator vllm"
     assert set(COMPONENTS) >= set(promised.split())
 
@@ -238,6 +240,8 @@ def test_the_worker_accepts_its_settings(name: str) -> None:
             assert str(Path(variables["GREENSCALE_REDIS_CA_FILE"]).parent) in mounted
             variables["GREENSCALE_REDIS_CA_FILE"] = str(CERTIFICATE)
         variables |= {"NEYSA_API_URL": "https://llama.test/v1"} if variables.get("NEYSA_API_URL") == "(secret)" else {}
+        if variables.get("GREENSCALE_GATEWAY_KEY") == "(secret)":
+            variables["GREENSCALE_GATEWAY_KEY"] = f"gs_admin_{'0' * 64}"
         settings = load(variables)
         known = {field.removesuffix("_FILE") for field in variables}
         assert not settings.notices, container
@@ -339,6 +343,31 @@ def test_a_gateway_with_another_redis_logs_in_there() -> None:
 def the_gateway(resources: tuple[Resource, ...]) -> Resource:
     (container,) = named(resources, "Deployment", "greenscale-gateway")["spec"]["template"]["spec"]["containers"]
     return container
+
+
+def test_the_dashboard_speaks_to_the_gateway_and_to_nothing_else() -> None:
+    resources = render_anew(components=["gateway", "dashboard"])
+    (container,) = named(resources, "Deployment", "greenscale-dashboard")["spec"]["template"]["spec"]["containers"]
+    gateway = named(resources, "Service", "greenscale-gateway")
+    variables = environment(resources, container)
+    (port,) = gateway["spec"]["ports"]
+    assert variables["GREENSCALE_GATEWAY_URL"] == f"http://{gateway['metadata']['name']}:{port['port']}"
+    assert variables["GREENSCALE_GATEWAY_KEY"] == "(secret)"
+    policy = named(resources, "NetworkPolicy", "greenscale-dashboard")["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "greenscale-dashboard"}
+    dns, to_gateway = policy["egress"]
+    assert {each["port"] for each in dns["ports"]} == {53}
+    assert to_gateway["ports"] == [{"protocol": "TCP", "port": the_gateway(resources)["ports"][0]["containerPort"]}]
+    assert to_gateway["to"] == [{"podSelector": {"matchLabels": gateway["spec"]["selector"]}}]
+
+
+def test_an_open_key_opens_the_dashboard_too() -> None:
+    resources = render_anew(components=["gateway", "dashboard", "gateway-open-key"])
+    (container,) = named(resources, "Deployment", "greenscale-dashboard")["spec"]["template"]["spec"]["containers"]
+    keys = {environment(resources, each)["GREENSCALE_GATEWAY_KEY"] for each in (container, the_gateway(resources))}
+    assert len(keys) == 1
+    assert keys != {"(secret)"}
 
 
 # KEDA -----------------------------------------------------------------------------------------------------------------
@@ -682,6 +711,13 @@ def test_one_version_is_named_everywhere() -> None:
     assert f"ARG VERSION={version[1]}\n" in (ROOT / "Containerfile").read_text()
     for name in ("production", "gpu"):
         assert the_worker(render(name))[1]["image"] == f"greenscale-worker:{version[1]}"
+    for name in ("pyproject.toml", "Containerfile"):
+        assert re.search(rf'^(ARG VERSION={version[1]}|version = "{version[1]}")$',
+                         (ROOT / "dashboard" / name).read_text(), re.MULTILINE), name  # fmt: skip
+    (dashboard,) = named(render("dashboard"), "Deployment", "greenscale-dashboard")["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert dashboard["image"] == f"greenscale-dashboard:{version[1]}"
 
 
 def test_compose_gives_the_worker_time_and_redis_a_memory() -> None:

@@ -120,7 +120,7 @@ SENT_BESIDE: Final = {"SUBSCRIBE", "INFO", "CONFIG", "CLIENT", "HELLO", "PING", 
 
 def used_by(kind: str) -> set[str]:
     """Every command that a worker, its scripts or a client sends."""
-    names = ("prelude", f"{kind}_store", "seats", "check_format", *factory.WORKER_SCRIPTS)
+    names = ("prelude", f"{kind}_store", "seats", "append", "check_format", *factory.WORKER_SCRIPTS)
     text = "".join(read_script(name).decode() for name in names)
     found = set(re.findall(r"(?:call|run|call_with|pcall)\('([A-Z]+)'", text))
     mine = {"list": {"BLMOVE", "RPOP"}, "stream": {"XREAD"}}[kind]
@@ -135,7 +135,7 @@ def examined(kind: str) -> set[str]:
 
 # What a worker can do without, by what goes on without it; and what only a producer or a person uses.
 SPARED: Final = SENT_BESIDE | {"PUBLISH", "LTRIM"}
-SPARED_OF_KIND: Final = {"list": {"BLMOVE", "LPUSH", "RPUSH"}, "stream": {"XREAD", "XADD", "LPUSH"}}
+SPARED_OF_KIND: Final = {"list": {"BLMOVE", "RPUSH"}, "stream": {"XREAD"}}
 
 
 @every_kind

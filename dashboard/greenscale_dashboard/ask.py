@@ -8,6 +8,7 @@ import streamlit as st
 
 from greenscale_dashboard import gateway, show
 from greenscale_dashboard.errors import GatewayError
+from greenscale_dashboard.reading import text
 from greenscale_dashboard.records import Job
 
 WAIT_SECONDS: Final = 60.0  # after which the page says where to find the answer later
@@ -100,11 +101,11 @@ class Watch:
         except GatewayError:
             return
         for event in events:
-            self._last_event = event.id or self._last_event
-            if event.kind == "restart":
+            if event.kind == "restart":  # its id is that of the piece behind it, which may come with the next call
                 self.written = ""
-            elif event.kind == "token" and isinstance(piece := event.data.get("text"), str):
+            elif event.kind == "token" and (piece := text(event.data.get("text"))):
                 self.written += piece
+                self._last_event = event.id or self._last_event
 
 
 def _watch(job_id: str) -> None:

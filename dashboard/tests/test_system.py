@@ -60,6 +60,21 @@ def test_a_prompt_is_answered(reader: Reader, system: System) -> None:
     reader.sees("Always on", "Measured")
 
 
+def test_an_answer_is_read_while_it_is_written(reader: Reader, system: System) -> None:
+    system.endpoint.stop()
+    system.slow_endpoint.start()
+    try:
+        job_id = hand_in(reader, "Tell me all about it.")
+        written = until(lambda: reader.ask("document.querySelector('[data-testid=stCode]')?.innerText"))
+        reader.sees("Answered after")
+    finally:
+        system.slow_endpoint.stop()
+        system.endpoint.start()
+    answer = system.job(f"{job_id}?include=result")["result"]
+    assert answer.startswith(written)
+    assert len(written) < len(answer)
+
+
 def test_a_worker_killed_while_the_page_is_open_costs_no_answer(reader: Reader, system: System) -> None:
     system.slow(20)
     job_id = hand_in(reader, "What is 3+3?")

@@ -63,6 +63,7 @@ Answer = TypeVar("Answer")
 PIECES: Final = 100  # of each job
 BLOCK_SECONDS: Final = READ_SECONDS - 1
 PUT_GROUP: Final = 100
+MOST_CALLS: Final = 32  # at a time, as the pool has no more connections than twice that; others wait
 PORTION: Final = 100  # dead letters that one script deletes, replays or mends
 PAGE: Final = 500  # dead letters that one script shows
 PAGE_BYTES: Final = 4 * 1024 * 1024
@@ -100,6 +101,7 @@ class RedisQueueClient:
         self._options = options
         self._reader: Any = None  # blocks, so it has connections of its own
         self._let_in = False
+        self._calls = asyncio.Semaphore(MOST_CALLS)
         self._listing = Listing(self._client, store, keys, self._records, self._open)
 
     async def put(  # noqa: PLR0913  as `QueueClient`
@@ -143,13 +145,13 @@ class RedisQueueClient:
 
     async def keys(self) -> dict[str, bytes]:
         """Return the API keys' documents by id."""
-        with mapped():
+        async with self._calling():
             found = await self._client.hgetall(self._keys.api_keys)
         return {key_id.decode(errors="replace"): bytes(memoryview(document)) for key_id, document in found.items()}
 
     async def set_key(self, key_id: str, document: bytes | None) -> None:
         """Keep an API key's document; None deletes it."""
-        with mapped():
+        async with self._calling():
             if document is None:
                 await self._client.hdel(self._keys.api_keys, key_id)
             else:
@@ -166,7 +168,7 @@ class RedisQueueClient:
         """Return a job's answer; None if there is none (yet)."""
         if not is_job_id(job_id):
             return None
-        with mapped():
+        async with self._calling():
             answer = await self._client.get(self._keys.result(job_id))
             return None if answer is None else bytes(memoryview(answer))
 
@@ -174,7 +176,7 @@ class RedisQueueClient:
         """Return the endpoint's whole answer, if the job succeeded and asked for it."""
         if not is_job_id(job_id):
             return None
-        with mapped():
+        async with self._calling():
             pipe = self._client.pipeline(transaction=False)
             pipe.hget(self._keys.record(job_id), "keep").get(self._keys.body(job_id))
             keep, stored = map(read_result, await pipe.execute(raise_on_error=False))
@@ -194,7 +196,7 @@ class RedisQueueClient:
         while True:
             left = until - monotonic()
             blocks = ["BLOCK", int(1000 * min(left, BLOCK_SECONDS)) or 1] if left > 0 else []
-            with mapped():
+            async with self._calling():
                 words = ["COUNT", PIECES, *blocks, "STREAMS", *known, *positions]
                 found = await self._reader.execute_command("XREAD", *words)
             if found or left <= 0:
@@ -207,7 +209,7 @@ class RedisQueueClient:
             some = job_ids[start : start + LOOK_UPS]
             records = await self._records(some)
             done = [job_id for job_id, record in zip(some, records, strict=True) if record.get("state") == "succeeded"]
-            with mapped():
+            async with self._calling():
                 pipe = self._client.pipeline(transaction=False)
                 for job_id in done:
                     pipe.get(self._keys.result(job_id))
@@ -267,7 +269,7 @@ class RedisQueueClient:
     async def depth(self) -> Depth:
         """Count jobs by state. The age of the oldest is known as far as the store knows when it came."""
         keys = self._keys
-        with mapped():
+        async with self._calling():
             unclaimed, came = await self._store.unclaimed(self._client, keys)
             pipe = self._client.pipeline(transaction=False)
             pipe.zcard(keys.of("ready")).zcard(keys.of("suspect")).zcard(keys.of("delayed"))
@@ -301,7 +303,7 @@ class RedisQueueClient:
 
     async def workers(self) -> list[LiveWorker]:
         """List the worker processes whose heartbeat is no older than a lease."""
-        with mapped():
+        async with self._calling():
             now = await self._now()
             since = (now - self._options.lease) * 1000
             found = await self._client.zrangebyscore(self._keys.of("workers"), since, "+inf", withscores=True)
@@ -318,7 +320,7 @@ class RedisQueueClient:
         self, since: float, until: float | None = None, *, tenant: str | None = None
     ) -> list[LedgerMinute]:
         """Return what happened in each minute, oldest first."""
-        with mapped():
+        async with self._calling():
             now = await self._now()
             last = int(now if until is None else max(0, min(now, until))) // 60
             first = int(min(now + 60, max(since, now - (self._options.ledger_days + 1) * DAY))) // 60
@@ -334,15 +336,16 @@ class RedisQueueClient:
 
     async def pause(self) -> None:
         """Stop workers from claiming until `resume`."""
-        with mapped():
+        async with self._calling():
             await self._client.hset(self._keys.of("control"), "paused", 1)
 
     async def resume(self) -> None:
         """End a pause."""
-        with mapped():
+        async with self._calling():
             await self._client.hdel(self._keys.of("control"), "paused")
-        with suppress(ConfigError), mapped():  # where PUBLISH is forbidden, workers notice by themselves
-            await self._client.publish(self._keys.bell, "resumed")
+        with suppress(ConfigError):  # where PUBLISH is forbidden, workers notice by themselves
+            async with self._calling():
+                await self._client.publish(self._keys.bell, "resumed")
 
     async def dead(
         self,
@@ -432,9 +435,16 @@ class RedisQueueClient:
         """How long a live record lasts; 0: none is written."""
         return LIVE_SECONDS if self._options.result_ttl else 0
 
+    @asynccontextmanager
+    async def _calling(self) -> AsyncIterator[None]:
+        """Call the server, with at most MOST_CALLS others. Raises as `mapped` does."""
+        async with self._calls:
+            with mapped():
+                yield
+
     async def _run(self, script: str, keys: list[str], args: list[Any], read: Callable[[Any], Answer]) -> Answer:
         """Run a script and read its answer; if that fails, the server is not Redis."""
-        with mapped():
+        async with self._calling():
             if not self._let_in:  # a server that requires a password answers a long command by hanging up
                 await self._client.time()
                 self._let_in = True

@@ -23,6 +23,7 @@ class StreamStore:
     own: Final = ()
     commands: Final = (
         ("XACK", "", "g", "0-1"),
+        ("XADD", "", "*", "f", "v"),
         ("XCLAIM", "", "g", "c", "0", "0-1", "JUSTID"),
         ("XDEL", "", "0-1"),
         ("XGROUP", "CREATE", "", "g", "0"),
