@@ -20,7 +20,7 @@ from greenscale_worker.gateway.attending import Attended
 from greenscale_worker.gateway.chunks import Chunks, made_of
 from greenscale_worker.gateway.core import Call, Handler, object_of
 from greenscale_worker.gateway.errors import Problem
-from greenscale_worker.gateway.failures import failure_of
+from greenscale_worker.gateway.failures import FOR_GOOD, failure_of
 from greenscale_worker.gateway.following import Watched
 from greenscale_worker.gateway.route import EVENTS, Route
 from greenscale_worker.gateway.schemas import ChatRequest, CompletionRequest, EmbeddingRequest, Passed
@@ -102,8 +102,10 @@ class Waiting:
         body = await self.call.queue.body(self.queue_id)
         if body:
             return body
-        if ended.answer is None or self.asked.path == EMBEDDINGS_PATH:
-            raise Problem("internal_error", "the answer has expired, or the backend gave none")
+        if self.asked.path == EMBEDDINGS_PATH:
+            raise Problem("no_answer", "the backend of the workers makes no embeddings", headers=FOR_GOOD)
+        if ended.answer is None:
+            raise Problem("no_answer", "the answer has expired", headers=FOR_GOOD)
         text = ended.answer.decode(errors="replace")
         return write(made_of(ended.record, text, self.asked.path, self.job_id))
 

@@ -2,17 +2,16 @@
 
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any
 from uuid import uuid4
 
 from greenscale_worker.client.ends import Record
 from greenscale_worker.client.payload import check
 from greenscale_worker.gateway.core import Call
 from greenscale_worker.gateway.errors import Problem
+from greenscale_worker.gateway.route import LONGEST_KEY
 from greenscale_worker.queues import JobClass
 from greenscale_worker.wire_json import write
-
-LONGEST_KEY: Final = 255  # characters of an Idempotency-Key
 
 
 @dataclass(frozen=True, slots=True)
