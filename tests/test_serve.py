@@ -384,3 +384,28 @@ async def test_who_waits_for_a_turn_is_told_at_once_that_the_queue_is_away() -> 
     with pytest.raises(QueueUnavailableError):
         await queue.depth()
     assert silent.calls == CALLS + 1, "who comes later tries anew"
+
+
+async def test_a_gateway_that_is_killed_loses_no_job_of_those_who_waited(serve: Any, redis_url: str) -> None:
+    served = await serve()
+    calls = [
+        asyncio.create_task(served.call("POST", "/v1/jobs", PROMPT, **LONG, **{"Idempotency-Key": str(number)}))
+        for number in range(100)
+    ]
+    async with a_gateway(redis_url) as other:
+        async with asyncio.timeout(PATIENCE):
+            while (await other.queue.depth()).waiting < len(calls):  # noqa: ASYNC110  it is in Redis
+                await asyncio.sleep(0.02)
+        served.process.kill()
+        await asyncio.wait(calls)
+        assert all(isinstance(call.exception(), aiohttp.ClientConnectionError) for call in calls)
+        again = [
+            asyncio.create_task(other.post("/v1/jobs", data=PROMPT, headers={**LONG, "Idempotency-Key": str(number)}))
+            for number in range(len(calls))
+        ]
+        for _ in calls:
+            assert await other.worker.settle(await run(other.worker), ANSWER)
+        answers = await asyncio.gather(*again)
+        assert {(answer.status, answer.json["state"]) for answer in answers} == {(200, "succeeded")}
+        assert len({answer.json["id"] for answer in answers}) == len(calls)
+        assert (await other.queue.depth()).waiting == 0, "none ran twice"
