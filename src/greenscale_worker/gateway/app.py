@@ -34,6 +34,7 @@ SILENT: Final = logging.getLogger("greenscale.gateway.http")  # aiohttp's; its t
 SILENT.addHandler(logging.NullHandler())
 SILENT.propagate = False
 LEFT: Final = web.RequestKey("LEFT", dict[str, str])  # headers on what is left of a key's limits
+BEGUN: Final = web.RequestKey("BEGUN", web.StreamResponse)  # the answer whose headers were sent
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -85,6 +86,7 @@ async def serving(gateway: Gateway, host: str, port: int) -> AsyncIterator[int]:
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    request[BEGUN] = response
     response.headers.update(request.get(LEFT, {}))
     response.headers.popall("Server", None)  # nobody need know which version to attack
 
@@ -99,7 +101,9 @@ async def _answer(gateway: Gateway, route: Route, request: web.Request) -> web.S
                 raise
             problem = _problem_of(error, route)
             gateway.metrics.problem(problem.kind)
-            response = problem.response()
+            response = request.get(BEGUN) or problem.response()
+            if response.prepared:  # it breaks off, so that nobody takes it for a whole one
+                request.transport.close()
             if problem.kind == "queue_unavailable":
                 gateway.queue_is_away(str(error))
         else:

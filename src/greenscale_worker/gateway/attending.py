@@ -30,6 +30,7 @@ class Attended:
     transport: asyncio.Transport | None
     kept: bool = False
     answered: bool = False
+    given_up: bool = False
     timer: asyncio.TimerHandle | None = None
 
     @property
@@ -39,9 +40,9 @@ class Attended:
 
 
 class Attending:
-    """The jobs of one gateway that are attended, or were a short while ago. `cancel` cancels one that is open."""
+    """The jobs of one gateway that are attended, or were a short while ago. `cancel` cancels one, if it is open."""
 
-    def __init__(self, cancel: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(self, cancel: Callable[[str], Awaitable[bool]]) -> None:
         self._cancel = cancel
         self._jobs: dict[Hashable, list[Attended]] = {}
         self._cancelling = set[asyncio.Task[None]]()
@@ -58,11 +59,11 @@ class Attending:
         while True:
             jobs = self._jobs.get(alike, [])
             for job in jobs:
-                if job.gone:
+                if job.gone and not job.given_up:
                     self._wind(job, None)
                     job.transport, job.answered = transport, False
                     return job
-            if all(job.answered for job in jobs) or asyncio.get_running_loop().time() > ends:
+            if all(job.answered or job.given_up for job in jobs) or asyncio.get_running_loop().time() > ends:
                 return None
             await asyncio.sleep(LOOK_SECONDS)
 
@@ -92,14 +93,15 @@ class Attending:
 
     def _give_up(self, job: Attended) -> None:
         if not job.kept:
-            task = asyncio.create_task(self._cancelled(job.queue_id))
+            job.given_up = True
+            task = asyncio.create_task(self._cancelled(job))
             self._cancelling.add(task)
             task.add_done_callback(self._cancelling.discard)
         self._wind(job, REMEMBERED_SECONDS, self._forget)
 
-    async def _cancelled(self, queue_id: str) -> None:
+    async def _cancelled(self, job: Attended) -> None:
         with suppress(GreenScaleError):  # a queue that is away: the job runs for nobody
-            await self._cancel(queue_id)
+            job.given_up = await self._cancel(job.queue_id)
 
     def _forget(self, job: Attended) -> None:
         jobs = self._jobs.get(job.alike, [])

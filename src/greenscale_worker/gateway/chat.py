@@ -15,11 +15,12 @@ from uuid import uuid4
 from aiohttp import web
 
 from greenscale_worker.client.ends import Ended
+from greenscale_worker.errors import GreenScaleError, QueueUnavailableError
 from greenscale_worker.gateway import sse
 from greenscale_worker.gateway.attending import Attended
 from greenscale_worker.gateway.chunks import Chunks, made_of
 from greenscale_worker.gateway.core import Call, Handler, object_of
-from greenscale_worker.gateway.errors import Problem
+from greenscale_worker.gateway.errors import Problem, of_error
 from greenscale_worker.gateway.failures import FOR_GOOD, failure_of
 from greenscale_worker.gateway.following import Watched
 from greenscale_worker.gateway.route import EVENTS, Route
@@ -130,7 +131,9 @@ async def answer(path: Path, call: Call) -> web.StreamResponse:
         except Problem as problem:
             raise waiting.located(problem) from None
     except BaseException as error:
-        if isinstance(error, asyncio.CancelledError | ConnectionError) or call.request.transport is None:
+        has_left = isinstance(error, asyncio.CancelledError | ConnectionError) or call.request.transport is None
+        may_run = isinstance(error, QueueUnavailableError) and not error.undone  # a retry is to find it
+        if has_left or may_run:
             attending.left(attended)
         elif isinstance(error, Problem) and error.kind in ("job_failed", "job_cancelled"):
             attending.answered(attended)
@@ -167,7 +170,8 @@ async def _whole(waiting: Waiting) -> web.StreamResponse:
             await sse.put(response, b"\n")
             ended = await waiting.ended(BLANK_SECONDS)
         await sse.put(response, await waiting.answer(ended))
-    except Problem as problem:
+    except (Problem, GreenScaleError) as error:
+        problem = _told(error)
         # Who would take it for an answer finds it cut off: OpenAI's clients ask again, and are told with a status.
         waiting.call.gateway.metrics.problem(problem.kind)
         await sse.put(response, write(problem.document()))
@@ -184,9 +188,10 @@ async def _stream(waiting: Waiting) -> web.StreamResponse:
             gateway.tokens.follow(waiting.queue_id, news) as feed,
         ):
             await _pass_on(stream, feed, watched, news)
-    except Problem as problem:
+    except (Problem, GreenScaleError) as error:
         if stream.response is None:
             raise
+        problem = _told(error)
         gateway.metrics.problem(problem.kind)
         await stream.write(stream.chunks.error(problem.openai()))
         if problem.kind == "restarted":  # nobody waits for the other run
@@ -262,6 +267,14 @@ class Stream:
 
     def _first(self) -> bytes:
         return b"" if self._sent else self.chunks.begin()
+
+
+def _told(error: Exception) -> Problem:
+    """Return the problem that an error is. Raises the error if it is none."""
+    problem = of_error(error)
+    if problem is None:
+        raise error
+    return problem
 
 
 def _restarted() -> Problem:
