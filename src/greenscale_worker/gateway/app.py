@@ -61,6 +61,7 @@ async def serving(gateway: Gateway, host: str, port: int) -> AsyncIterator[int]:
         access_log=None,
         logger=SILENT,
         handler_cancellation=True,
+        auto_decompress=False,  # a few bytes may stand for gigabytes
         keepalive_timeout=IDLE_SECONDS,
         lingering_time=LINGER_SECONDS,
         max_line_size=LONGEST_LINE,
@@ -101,6 +102,7 @@ async def _answer(gateway: Gateway, route: Route, request: web.Request) -> web.S
                 raise
             problem = _problem_of(error, route)
             gateway.metrics.problem(problem.kind)
+            problem.__traceback__ = None  # which holds this frame, and so the problem and the request
             response = request.get(BEGUN) or problem.response()
             if response.prepared:  # it breaks off, so that nobody takes it for a whole one
                 request.transport.close()

@@ -274,6 +274,7 @@ def _told(error: Exception) -> Problem:
     problem = of_error(error)
     if problem is None:
         raise error
+    problem.__traceback__ = None  # which holds the caller's frame, and so the problem and all that was read
     return problem
 
 

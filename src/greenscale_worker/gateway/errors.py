@@ -36,6 +36,7 @@ PROBLEMS: Final[Mapping[str, Kind]] = {
     "method_not_allowed": Kind(405, "The path takes other methods"),
     "request_timeout": Kind(408, "The body did not arrive in time"),
     "payload_lost": Kind(410, "There is nothing left to run"),
+    "compressed": Kind(415, "The body is compressed"),
     "too_large": Kind(413, "The body is larger than jobs may be"),
     "idempotency_key_reuse": Kind(422, "The Idempotency-Key belongs to another request"),
     "job_id_reuse": Kind(422, "The job_id belongs to another request"),
