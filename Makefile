@@ -45,6 +45,7 @@ contract: $(VENV)/.installed $(VENV)/.tools ## the contract of queues, against e
 
 bench: $(VENV)/.installed $(VENV)/.tools ## measure beside others, 25 minutes (ARGS=--quick: one)
 	$(BIN)/python -m bench $(ARGS)
+	$(if $(ARGS),,$(BIN)/python -m bench.front_doors)
 
 chaos: $(VENV)/.installed $(VENV)/.tools ## break everything, lose nothing (ARGS="--seconds 3600")
 	$(BIN)/python -m chaos $(ARGS)
