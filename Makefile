@@ -27,11 +27,11 @@ dashboard: $(VENV)/.installed $(VENV)/.up $(DASHBOARD)/.made ## all of `up`, and
 	GREENSCALE_GATEWAY_URL=http://127.0.0.1:$$GREENSCALE_GATEWAY_PORT $(DASHBOARD)/bin/streamlit run dashboard/app.py & \
 	page=$$!; $(BIN)/greenscale-worker up $(ARGS)
 
-dashboard-test: $(VENV)/.installed $(DASHBOARD)/.tools ## the page: types and tests, in Chromium, too
+dashboard-test: $(VENV)/.installed $(DASHBOARD)/.tools ## tests of the page
 	cd dashboard && .venv/bin/mypy
 	cd dashboard && .venv/bin/python -m pytest $(ARGS)
 
-dashboard-pictures: $(DASHBOARD)/.tools ## draw the pictures of docs/dashboard.md
+dashboard-pictures: $(DASHBOARD)/.tools  # draws the pictures of docs/dashboard.md
 	$(DASHBOARD)/bin/python dashboard/pictures.py
 
 test: $(VENV)/.installed $(VENV)/.tools ## the tests, against a real Redis (ARGS="-k gate" picks some)
@@ -45,6 +45,7 @@ contract: $(VENV)/.installed $(VENV)/.tools ## the contract of queues, against e
 
 bench: $(VENV)/.installed $(VENV)/.tools ## measure beside others, 25 minutes (ARGS=--quick: one)
 	$(BIN)/python -m bench $(ARGS)
+	$(if $(ARGS),,$(BIN)/python -m bench.front_doors)
 
 chaos: $(VENV)/.installed $(VENV)/.tools ## break everything, lose nothing (ARGS="--seconds 3600")
 	$(BIN)/python -m chaos $(ARGS)

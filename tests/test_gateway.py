@@ -379,7 +379,13 @@ async def test_what_no_route_takes_is_a_problem(on_list: Api) -> None:
     assert (await on_list.get("/v2/jobs")).code == "not_found"
     wrong = await on_list.call("PUT", "/v1/jobs")
     assert (wrong.status, wrong.code, wrong.headers["Allow"]) == (405, "method_not_allowed", "GET, HEAD, POST")
-    for path in ("/v1/jobs?sate=waiting", "/v1/jobs?limit=0", "/v1/jobs?state=lost", "/v1/stats?x=1"):
+    for path in (
+        "/v1/jobs?sate=waiting",
+        "/v1/jobs?limit=0",
+        "/v1/jobs?state=lost",
+        "/v1/jobs?state=",
+        "/v1/stats?x=1",
+    ):
         answered = await on_list.get(path)
         assert (answered.status, answered.code) == (400, "bad_field"), path
 

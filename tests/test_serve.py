@@ -15,9 +15,10 @@ import aiohttp
 import orjson
 import pytest
 
-from greenscale_worker import ConfigError, RedisOptions, open_client
+from greenscale_worker import ConfigError, QueueUnavailableError, RedisOptions, open_client
 from greenscale_worker.cli.serve import _has_keys
 from greenscale_worker.gateway import app, core
+from greenscale_worker.gateway.bounded import CALLS, bounded
 from greenscale_worker.gateway.core import Gateway, GatewayOptions
 from greenscale_worker.gateway.keys import new_key
 from greenscale_worker.testing.rig import ANSWER, run
@@ -353,3 +354,58 @@ async def test_where_others_can_reach_it_there_must_be_keys(start_redis: Callabl
         server.start()
         await queue.set_key(key_id, key.model_dump_json().encode())  # this server keeps nothing
         assert await starting is True
+
+
+async def test_hundreds_of_calls_at_once_are_answered(api: Api) -> None:
+    """More than there may be connections to Redis."""
+    answers = await asyncio.gather(*(api.post("/v1/jobs", {"prompt": "x"}) for _ in range(300)))
+    assert {answer.status for answer in answers} == {202}
+    looks = await asyncio.gather(*(api.get(answer.json["links"]["self"]) for answer in answers))
+    assert {look.json["state"] for look in looks} == {"waiting"}
+    lists = await asyncio.gather(*(api.get("/v1/jobs?limit=2") for _ in range(20)))
+    assert {answer.status for answer in lists} == {200}
+
+
+async def test_who_waits_for_a_turn_is_told_at_once_that_the_queue_is_away() -> None:
+    class Silent:
+        calls = 0
+
+        async def depth(self) -> None:
+            self.calls += 1
+            await asyncio.sleep(0.1)
+            raise QueueUnavailableError("away")
+
+    silent: Any = Silent()
+    queue = bounded(silent)
+    calls = [asyncio.create_task(queue.depth()) for _ in range(10 * CALLS)]
+    done, _ = await asyncio.wait(calls)
+    assert all(isinstance(call.exception(), QueueUnavailableError) for call in done)
+    assert silent.calls == CALLS
+    with pytest.raises(QueueUnavailableError):
+        await queue.depth()
+    assert silent.calls == CALLS + 1, "who comes later tries anew"
+
+
+async def test_a_gateway_that_is_killed_loses_no_job_of_those_who_waited(serve: Any, redis_url: str) -> None:
+    served = await serve()
+    calls = [
+        asyncio.create_task(served.call("POST", "/v1/jobs", PROMPT, **LONG, **{"Idempotency-Key": str(number)}))
+        for number in range(100)
+    ]
+    async with a_gateway(redis_url) as other:
+        async with asyncio.timeout(PATIENCE):
+            while (await other.queue.depth()).waiting < len(calls):  # noqa: ASYNC110  it is in Redis
+                await asyncio.sleep(0.02)
+        served.process.kill()
+        await asyncio.wait(calls)
+        assert all(isinstance(call.exception(), aiohttp.ClientConnectionError) for call in calls)
+        again = [
+            asyncio.create_task(other.post("/v1/jobs", data=PROMPT, headers={**LONG, "Idempotency-Key": str(number)}))
+            for number in range(len(calls))
+        ]
+        for _ in calls:
+            assert await other.worker.settle(await run(other.worker), ANSWER)
+        answers = await asyncio.gather(*again)
+        assert {(answer.status, answer.json["state"]) for answer in answers} == {(200, "succeeded")}
+        assert len({answer.json["id"] for answer in answers}) == len(calls)
+        assert (await other.queue.depth()).waiting == 0, "none ran twice"

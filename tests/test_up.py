@@ -208,6 +208,39 @@ async def test_a_gateway_takes_another_port_unless_it_was_told_which(home: Home)
         assert f"cannot listen on 127.0.0.1 port {port}" in up.err
 
 
+PAGE: Final = """\
+import os
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Page(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(os.environ["GREENSCALE_GATEWAY_URL"].encode())
+
+HTTPServer((os.environ["STREAMLIT_SERVER_ADDRESS"], int(os.environ["STREAMLIT_SERVER_PORT"])), Page).serve_forever()
+"""
+
+
+async def test_the_page_is_told_where_the_gateway_is(home: Home) -> None:
+    package = home.desk.directory / "packages" / "greenscale_dashboard"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(PAGE)
+    home.desk.environment["PYTHONPATH"] = str(package.parent)
+    up = await home.up("--dashboard")
+    found = dict(re.findall(r"^  (gateway|dashboard) .* (http://127\.0\.0\.1:\d+)", up.out, re.MULTILINE))
+    async with ClientSession() as http, http.get(found["dashboard"]) as response:
+        assert await response.text() == found["gateway"]
+
+
+async def test_without_the_page_it_says_how_to_have_it(home: Home) -> None:
+    assert "pip install ./dashboard" in await home.refused("--dashboard")
+    home.desk.environment |= {"PYTHONPATH": str(Path(__file__).parents[1] / "dashboard")}
+    home.desk.environment |= {"GREENSCALE_RESULT_TTL_SECONDS": "0"}
+    assert "GREENSCALE_RESULT_TTL_SECONDS" in await home.refused("--dashboard")
+
+
 async def test_a_worker_killed_amid_a_call_is_started_again_and_the_answer_comes(
     home: Home, endpoint: HeldEndpoint
 ) -> None:

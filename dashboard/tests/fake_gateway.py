@@ -112,15 +112,16 @@ class Handler(BaseHTTPRequestHandler):
         codes = [each["code"] for each in self.world.parts["dead"].values()]
         self._say(200, {"object": "list", "data": [{"code": c, "count": codes.count(c)} for c in sorted(set(codes))]})
 
-    def _stream(self, pieces: list[str], after: str) -> None:
-        """Send the pieces that come after an id, then stay silent, as the real one does between tokens."""
+    def _stream(self, pieces: list[str | None], after: str) -> None:
+        """Send the pieces behind an id (None: a restart), then stay silent, as the real one does between tokens."""
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         for number, piece in enumerate(pieces):
             if number >= int(after or -1) + 1:
-                said = f"event: token\nid: {number}\ndata: {json.dumps({'text': piece})}\n\n".encode()
+                kind = "restart" if piece is None else "token"
+                said = f"event: {kind}\nid: {number}\ndata: {json.dumps({'text': piece})}\n\n".encode()
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(said), said))
         self.wfile.flush()
         time.sleep(0.5)

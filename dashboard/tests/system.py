@@ -91,6 +91,7 @@ class System:
         if not Path(WORKER).exists() or not (redis := shutil.which("redis-server")):
             pytest.skip("greenscale-worker in .venv (`make test` brings it) and redis-server are needed")
         ports = [free_port() for _ in range(5)]
+        self._folder, self._endpoint_port = folder, ports[1]
         chosen = {
             "REDIS_PORT": ports[0], "NEYSA_API_URL": f"http://127.0.0.1:{ports[1]}/v1/chat/completions",
             "NEYSA_API_KEY": "", "GREENSCALE_LEASE_SECONDS": 2, "GREENSCALE_HEALTH_PORT": ports[2],
@@ -99,13 +100,16 @@ class System:
         self.redis = Program(folder / "redis.log", ports[0], (
             redis, "--port", str(ports[0]), "--bind", "127.0.0.1", "--appendonly", "yes",
         ))  # fmt: skip
-        self.endpoint = Program(folder / "endpoint.log", ports[1], (
-            WORKER, "simulate", "--port", str(ports[1]), "--ttft", "0.1", "--per-token", "0.2",
-        ))  # fmt: skip
+        self.endpoint = self._endpoint("--latency", "0.5")
+        self.slow_endpoint = self._endpoint("--per-token", "1")  # on the same port, instead of the other
         self.worker = Program(folder / "worker.log", ports[2], (WORKER,), **chosen)
         self.gateway = Program(folder / "gateway.log", ports[3], (WORKER, "serve"), **chosen)
         self.page = page(folder, ports[4], self.gateway.url)
         self._all = (self.redis, self.endpoint, self.worker, self.gateway, self.page)
+
+    def _endpoint(self, *pace: str) -> Program:
+        port = self._endpoint_port
+        return Program(self._folder / "endpoint.log", port, (WORKER, "simulate", "--port", str(port), *pace))
 
     def start(self) -> None:
         for program in self._all:

@@ -76,6 +76,16 @@ def test_the_pieces_of_an_answer_are_shown_as_they_come(fake: Fake) -> None:
     assert page.status[0].state == "complete"
 
 
+def test_what_a_run_that_was_cut_off_wrote_is_not_glued_to_what_the_next_one_writes(fake: Fake) -> None:
+    fake.set(jobs={"a": {"id": "a", "state": "running"}}, events={"a": ["Once ", "upon"]})
+    page = open_page("ask", job="a")
+    fake.set(events={"a": ["Once ", "upon", None]})
+    assert not page.run().code
+    fake.set(events={"a": ["Once ", "upon", None, "There ", "was"]})
+    assert page.run().code[0].value == "There was"
+    assert page.run().code[0].value == "There was"
+
+
 def test_a_gateway_without_events_answers_all_the_same(fake: Fake) -> None:
     fake.set(jobs={"a": {"id": "a", "state": "running"}})
     fake.instead("GET /v1/jobs/a/events", 404)

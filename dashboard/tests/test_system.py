@@ -61,9 +61,15 @@ def test_a_prompt_is_answered(reader: Reader, system: System) -> None:
 
 
 def test_an_answer_is_read_while_it_is_written(reader: Reader, system: System) -> None:
-    job_id = hand_in(reader, "Tell me all about it.")
-    written = until(lambda: reader.ask("document.querySelector('[data-testid=stCode]')?.innerText"))
-    reader.sees("Answered after")
+    system.endpoint.stop()
+    system.slow_endpoint.start()
+    try:
+        job_id = hand_in(reader, "Tell me all about it.")
+        written = until(lambda: reader.ask("document.querySelector('[data-testid=stCode]')?.innerText"))
+        reader.sees("Answered after")
+    finally:
+        system.slow_endpoint.stop()
+        system.endpoint.start()
     answer = system.job(f"{job_id}?include=result")["result"]
     assert answer.startswith(written)
     assert len(written) < len(answer)

@@ -61,6 +61,19 @@ class Desk:
     async def run(self, *arguments: str, **options: Any) -> Ended:
         return await ended(await self.start(*arguments, **options))
 
+    async def run_other(self, *command: str) -> Ended:
+        """Run another program, however long it takes."""
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            cwd=self.directory,
+            env=self.environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        self.started.append(process)
+        out, _ = await process.communicate()
+        return Ended(process.returncode, out.decode(errors="replace"), "")
+
     async def batch(self, *arguments: str, **options: Any) -> Ended:
         return await self.run("batch", "in.jsonl", "out.jsonl", *arguments, **options)
 

@@ -3,7 +3,7 @@
 Written from docs/queue-protocol.md, one method for each script. Ids are numbers here (`Setup.name`) and times are
 milliseconds. Of a stream it knows the ids of entries that wait, what somebody has read past the workers (strays), and
 entries of jobs that were replayed or have a class, and that the group has not come to (unseen). `added` are the ids
-that Redis has given to the latter in the script that is looked at.
+that Redis has given to the latter in the script that is looked at; `stopped`: a claim has read past as many as it may.
 """
 
 import re
@@ -71,6 +71,7 @@ class Ledger:
     listed: dict[str, deque[bytes]] = field(default_factory=lambda: {"interactive": deque(), "background": deque()})
     later: dict[str, Later] = field(default_factory=dict)
     added: deque[int] = field(default_factory=deque)
+    stopped: bool = False
     strays: dict[int, bytes] = field(default_factory=dict)
     unseen: set[int] = field(default_factory=set)
     given_up: set[int] = field(default_factory=set)
@@ -126,7 +127,7 @@ class Ledger:
                 self.open[id_].until = self.queue_now + LEASE
             self.claims[owner] = (nonce, ids, self.now + 1000 * REMEMBERED_SECONDS)
             return [0, str(self.now), 0, self._given(still), [], "", 0]
-        classed = self._is_classed()
+        classed, self.stopped = self._is_classed(), False
         self._tick()
         self.buried = buried = []
         reaped = self._reap(max_crashes)
@@ -508,6 +509,7 @@ class Ledger:
                 else:
                     found.append(self._next())
             if len(unread) < wanted or len(found) == asked or passed >= BATCH:
+                self.stopped = self.stopped or (len(unread) == wanted and len(found) < asked)
                 return found
 
     def come_to(self, id_: int) -> None:

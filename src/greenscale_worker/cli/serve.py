@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import signal
 from contextlib import AsyncExitStack, aclosing, suppress
 from typing import TYPE_CHECKING, Final
@@ -35,6 +36,7 @@ CODES: Final = """\
 0  stopped by SIGTERM or Ctrl-C
 2  a wrong setting, a port that is in use, or an address that others can reach
    while there are no keys"""
+GARBAGE_THRESHOLD: Final = 50_000  # as of a worker: a request leaves few cycles behind
 AGAIN_SECONDS: Final = 1.0
 RAISED_FILES: Final = 65_536
 
@@ -106,6 +108,8 @@ async def _serve(settings: "Settings") -> int:
                 kind=settings.queue,
                 redis=masked(redis_options(settings).url),
             )
+            gc.freeze()
+            gc.set_threshold(GARBAGE_THRESHOLD)
             await stopping.wait()
             log.info("draining", seconds=options.drain)
     log.info("stopped")

@@ -70,6 +70,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="how long the simulated endpoint takes for an answer (default: as long as a fast model)",
     )
 
+    parser.add_argument(
+        "--dashboard",
+        action="store_true",
+        help="the page for people, too; it needs the package greenscale-dashboard",
+    )
+
 
 def _folder(text: str) -> Path:
     return Path(text_of(text))
@@ -81,10 +87,14 @@ def run(args: argparse.Namespace) -> int:
 
     settings = settings_of_command()
     services.check(settings, args.latency)
+    if args.dashboard:
+        services.check_dashboard(settings)
     server = valkey.find_server()
     with folder.reserved(args.data, settings.redis_port):
         probes.check_port("REDIS_PORT", settings.redis_port)
-        programs = services.services(settings, server, args.data, ENV_FILE.get(), args.latency)
+        programs = services.services(
+            settings, server, args.data, ENV_FILE.get(), args.latency, dashboard=args.dashboard
+        )
         return interrupt.run(_up(programs, settings))
 
 

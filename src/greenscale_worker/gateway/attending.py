@@ -22,7 +22,8 @@ LOOK_SECONDS: Final = 0.02
 class Attended:
     """A job and the connection on which it is waited for. `alike` is equal for requests that are equal.
 
-    `kept`: it is not cancelled, as its Idempotency-Key makes a retry find it at any time.
+    `kept`: it is not cancelled, as its Idempotency-Key makes a retry find it at any time. `to_come_again`: the client
+    was told to try again.
     """
 
     alike: Hashable
@@ -30,12 +31,13 @@ class Attended:
     transport: asyncio.Transport | None
     kept: bool = False
     answered: bool = False
+    to_come_again: bool = False
     timer: asyncio.TimerHandle | None = None
 
     @property
     def gone(self) -> bool:
-        """Whether the client has left, before its answer or after: then it may not have got it."""
-        return self.transport is None or self.transport.is_closing()
+        """Whether the client has left, before its answer or after: then it may not have got it; or will come again."""
+        return self.to_come_again or self.transport is None or self.transport.is_closing()
 
 
 class Attending:
@@ -60,7 +62,7 @@ class Attending:
             for job in jobs:
                 if job.gone:
                     self._wind(job, None)
-                    job.transport, job.answered = transport, False
+                    job.transport, job.answered, job.to_come_again = transport, False, False
                     return job
             if all(job.answered for job in jobs) or asyncio.get_running_loop().time() > ends:
                 return None
@@ -75,6 +77,11 @@ class Attending:
         """Note that its client has left: without a retry, it will be cancelled."""
         job.transport = None
         self._wind(job, PATIENCE_SECONDS, self._give_up)
+
+    def comes_again(self, job: Attended) -> None:
+        """Note that its client was told to try again; if it does not, the job will be cancelled."""
+        self.left(job)
+        job.to_come_again = True
 
     def forget(self, job: Attended) -> None:
         """Attend a job no more, whatever becomes of it."""

@@ -15,12 +15,13 @@ from uuid import uuid4
 from aiohttp import web
 
 from greenscale_worker.client.ends import Ended
+from greenscale_worker.errors import GreenScaleError, QueueUnavailableError
 from greenscale_worker.gateway import sse
 from greenscale_worker.gateway.attending import Attended
 from greenscale_worker.gateway.chunks import Chunks, made_of
 from greenscale_worker.gateway.core import Call, Handler, object_of
-from greenscale_worker.gateway.errors import Problem
-from greenscale_worker.gateway.failures import failure_of
+from greenscale_worker.gateway.errors import Problem, problem_of
+from greenscale_worker.gateway.failures import FOR_GOOD, failure_of
 from greenscale_worker.gateway.following import Watched
 from greenscale_worker.gateway.route import EVENTS, Route
 from greenscale_worker.gateway.schemas import ChatRequest, CompletionRequest, EmbeddingRequest, Passed
@@ -102,8 +103,10 @@ class Waiting:
         body = await self.call.queue.body(self.queue_id)
         if body:
             return body
-        if ended.answer is None or self.asked.path == EMBEDDINGS_PATH:
-            raise Problem("internal_error", "the answer has expired, or the backend gave none")
+        if self.asked.path == EMBEDDINGS_PATH:
+            raise Problem("no_answer", "the backend of the workers makes no embeddings", headers=FOR_GOOD)
+        if ended.answer is None:
+            raise Problem("no_answer", "the answer has expired", headers=FOR_GOOD)
         text = ended.answer.decode(errors="replace")
         return write(made_of(ended.record, text, self.asked.path, self.job_id))
 
@@ -130,6 +133,8 @@ async def answer(path: Path, call: Call) -> web.StreamResponse:
     except BaseException as error:
         if isinstance(error, asyncio.CancelledError | ConnectionError) or call.request.transport is None:
             attending.left(attended)
+        elif isinstance(error, QueueUnavailableError):
+            attending.comes_again(attended)
         elif isinstance(error, Problem) and error.kind in ("job_failed", "job_cancelled"):
             attending.answered(attended)
         else:
@@ -165,8 +170,9 @@ async def _whole(waiting: Waiting) -> web.StreamResponse:
             await sse.put(response, b"\n")
             ended = await waiting.ended(BLANK_SECONDS)
         await sse.put(response, await waiting.answer(ended))
-    except Problem as problem:
+    except (Problem, GreenScaleError) as error:
         # Who would take it for an answer finds it cut off: OpenAI's clients ask again, and are told with a status.
+        problem = problem_of(error)
         waiting.call.gateway.metrics.problem(problem.kind)
         await sse.put(response, write(problem.document()))
         waiting.call.hang_up()
@@ -182,9 +188,10 @@ async def _stream(waiting: Waiting) -> web.StreamResponse:
             gateway.tokens.follow(waiting.queue_id, news) as feed,
         ):
             await _pass_on(stream, feed, watched, news)
-    except Problem as problem:
+    except (Problem, GreenScaleError) as error:
         if stream.response is None:
             raise
+        problem = problem_of(error)
         gateway.metrics.problem(problem.kind)
         await stream.write(stream.chunks.error(problem.openai()))
         if problem.kind == "restarted":  # nobody waits for the other run

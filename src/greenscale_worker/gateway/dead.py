@@ -25,6 +25,8 @@ from greenscale_worker.gateway.schemas import (
 )
 from greenscale_worker.queues import DeadFilter, DeadLetter
 
+ONE: Final = "/v1/dead/{id:(?!(?:codes|replay)$)[^/]+}"  # those are paths of their own
+
 
 async def list_dead(call: Call) -> web.Response:
     """GET /v1/dead."""
@@ -179,6 +181,7 @@ ROUTES: Final = (
     Route(
         method="GET",
         path="/v1/dead/{id}",
+        pattern=ONE,
         handler=show_dead,
         summary="Show a dead letter, by its id or its job's, with its payload.",
         scope="read",
@@ -195,6 +198,7 @@ ROUTES: Final = (
     Route(
         method="DELETE",
         path="/v1/dead/{id}",
+        pattern=ONE,
         handler=delete_one,
         summary="Delete a dead letter.",
         scope="cancel",

@@ -43,6 +43,7 @@ PROBLEMS: Final[Mapping[str, Kind]] = {
     "restarted": Kind(503, "The answer begins anew", "server_error"),
     "job_cancelled": Kind(424, "The job was cancelled"),
     "rate_limit_exceeded": Kind(429, "A limit of the key is reached", "rate_limit_error"),
+    "no_answer": Kind(502, "The backend gave no such answer", "server_error"),
     "internal_error": Kind(500, "The gateway has a fault", "server_error"),
     "queue_unavailable": Kind(503, "The queue does not answer", "server_error"),
     "queue_full": Kind(503, "The queue takes no more jobs", "server_error"),
@@ -110,6 +111,11 @@ def of_error(error: Exception) -> Problem | None:
             kind = error.code if error.code in PROBLEMS else "bad_request"
             return Problem(kind, str(error), param=_field(str(error)))
     return None
+
+
+def problem_of(error: Exception) -> Problem:
+    """Return the problem that an error is; one that nobody expected is a fault of the gateway."""
+    return of_error(error) or Problem("internal_error", "the gateway has a fault; its log says where")
 
 
 def of_validation(error: ValidationError) -> Problem:

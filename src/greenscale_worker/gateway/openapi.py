@@ -9,7 +9,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from greenscale_worker.gateway.errors import MEDIA_TYPE
 from greenscale_worker.gateway.job_objects import JSON
-from greenscale_worker.gateway.route import HEADERS, Route
+from greenscale_worker.gateway.route import HEADERS, LIMITS, Route
 from greenscale_worker.gateway.schemas import ProblemObject
 from greenscale_worker.job import JOB_ID
 
@@ -100,6 +100,12 @@ def _in_query(route: Route) -> list[dict[str, Any]]:
 
 def _in_headers(route: Route) -> list[dict[str, Any]]:
     return [
-        {"name": name, "in": "header", "required": False, "description": HEADERS[name], "schema": {"type": "string"}}
+        {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "description": HEADERS[name],
+            "schema": {"type": "string", **LIMITS.get(name, {})},
+        }
         for name in route.headers
     ]

@@ -14,6 +14,8 @@ SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 TEXT: Final = "text/plain"
 EVENTS: Final = "text/event-stream"
 HTML: Final = "text/html"
+LONGEST_KEY: Final = 255  # characters of an Idempotency-Key
+LIMITS: Final[Mapping[str, Mapping[str, int]]] = {"Idempotency-Key": {"minLength": 1, "maxLength": LONGEST_KEY}}
 HEADERS: Final[Mapping[str, str]] = {
     "Prefer": "`wait=N`: answer when the job has ended, or after N seconds, 600 at most (RFC 7240).",
     "Idempotency-Key": "The same key with the same body is the same job, however often it is sent.",

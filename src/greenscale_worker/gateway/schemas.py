@@ -33,13 +33,17 @@ def _moment(value: object) -> float:
 
 def _states(value: object) -> list[str]:
     """Return the states of a query: several are separated by commas. Raises ValueError."""
-    words = [word for word in str(value).split(",") if word]
+    words = str(value).split(",")
     for word in words:
         if word not in STATES:
             raise ValueError(f"there is no state {word!r}; expected: {', '.join(STATES)}")
     return words
 
 
+OF_STATES: Final = f"^({'|'.join(STATES)})(,({'|'.join(STATES)}))*$"
+StatesText = Annotated[
+    list[State], BeforeValidator(_states, json_schema_input_type=Annotated[str, Field(pattern=OF_STATES)])
+]
 Moment = Annotated[
     float,
     BeforeValidator(
@@ -87,7 +91,7 @@ class ChatRequest(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    messages: list[dict[str, Any]]
+    messages: list[dict[str, Any]] = Field(min_length=1)
     model: str | None = None
     n: Literal[1] | None = None
     stream: bool | None = None
@@ -209,6 +213,10 @@ def _span(value: object) -> object:
     return value if found is None else int(found[1]) * UNITS[found[2]]
 
 
+SpanText = Annotated[str, Field(pattern=f"^{SPAN.pattern}$")]
+Span = Annotated[float, BeforeValidator(_span, json_schema_input_type=SpanText), Field(ge=60, le=MOST_SECONDS)]
+
+
 class Include(In):
     """What an answer has besides."""
 
@@ -225,9 +233,12 @@ class Page(In):
 class JobsQuery(Page):
     """Which jobs."""
 
-    state: Annotated[list[State], BeforeValidator(_states, json_schema_input_type=str)] | None = Field(
-        None, description=f"One or several, separated by commas: {', '.join(STATES)}."
-    )
+    state: (
+        Annotated[
+            list[State], BeforeValidator(_states, json_schema_input_type=Annotated[str, Field(pattern=OF_STATES)])
+        ]
+        | None
+    ) = Field(None, description=f"One or several, separated by commas: {', '.join(STATES)}.")
     code: str | None = Field(None, description="Only those that failed, are delayed or held with this code.")
 
 
@@ -371,9 +382,11 @@ class Stats(Out):
 class HistoryQuery(In):
     """Of which time, in which steps, and what to compare it with."""
 
-    since: Annotated[float, BeforeValidator(_span, json_schema_input_type=str), Field(ge=60, le=MOST_SECONDS)] = Field(
-        86_400.0, description="How far back: `24h`, `30m`, `7d`, or seconds."
-    )
+    since: Annotated[
+        float,
+        BeforeValidator(_span, json_schema_input_type=Annotated[str, Field(pattern=f"^{SPAN.pattern}$")]),
+        Field(ge=60, le=MOST_SECONDS),
+    ] = Field(86_400.0, description="How far back: `24h`, `30m`, `7d`, or seconds.")
     step: int = Field(60, ge=60, le=86_400, multiple_of=60, description="Seconds of a step, in whole minutes.")
     replicas: int | None = Field(
         None, ge=0, le=1_000_000, description="Replicas that are always on, to compare with; else the most seen."

@@ -2,17 +2,16 @@
 
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any
 from uuid import uuid4
 
 from greenscale_worker.client.ends import Record
 from greenscale_worker.client.payload import check
 from greenscale_worker.gateway.core import Call
 from greenscale_worker.gateway.errors import Problem
+from greenscale_worker.gateway.route import LONGEST_KEY
 from greenscale_worker.queues import JobClass
 from greenscale_worker.wire_json import write
-
-LONGEST_KEY: Final = 255  # characters of an Idempotency-Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ async def submit(  # noqa: PLR0913  how it is put
     payload = write({**fields, "job_id": queue_id, **({"tenant": tenant} if tenant else {})})
     check(payload, max_bytes=options.max_bytes, chat=options.chat)
     digest = sha256(call.request.path.encode() + b"\0" + raw).hexdigest()
-    await call.queue.put(
+    (put,) = await call.queue.put(
         [(queue_id, payload)],
         fold=not once and key is None,
         once=once or key is not None,
@@ -58,7 +57,7 @@ async def submit(  # noqa: PLR0913  how it is put
     )
     if call.caller.account is not None and call.caller.account.limits.waiting is not None:
         call.caller.account.jobs.add(queue_id)
-    record = await call.queue.record(queue_id)
+    record = {"state": "waiting"} if put and once else await call.queue.record(queue_id)
     if record.get("digest", digest) != digest:
         if key is not None:
             raise Problem("idempotency_key_reuse", "the Idempotency-Key was sent with another body before")

@@ -2,6 +2,7 @@
 
 import sys
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,9 @@ HERE: Final = ("127.0.0.1", "localhost")
 # `-P`: no module of the working directory may shadow one of ours.
 OURSELVES: Final = (sys.executable, "-P", "-m", "greenscale_worker")
 SIMULATOR_STOP_SECONDS: Final = 5.0
+DASHBOARD: Final = "greenscale_dashboard"
+DASHBOARD_PORT: Final = 8501
+DASHBOARD_STOP_SECONDS: Final = 10.0
 HAND_BACK_SECONDS: Final = 10.0  # beyond the drain time of a worker
 
 
@@ -44,12 +48,19 @@ def is_simulated(settings: Settings) -> bool:
     return settings.backend == "chat" and not has_endpoint(settings)
 
 
-def services(
-    settings: Settings, server: Path, folder: Path, env_file: Path | None, latency: float | None
+def services(  # noqa: PLR0913  what `up` was told
+    settings: Settings,
+    server: Path,
+    folder: Path,
+    env_file: Path | None,
+    latency: float | None,
+    *,
+    dashboard: bool = False,
 ) -> list[Service]:
     """Return the programs, in the order of their start. Ports that no setting names are chosen here.
 
     `latency` is how many seconds the simulated endpoint takes for an answer; None: as long as a fast model.
+    `dashboard`: the page, too. Raises ConfigError if that is not installed.
     """
     password = redis_options(settings).password
     programs = [valkey.service(server, folder, settings.redis_port, password)]
@@ -63,8 +74,40 @@ def services(
     if settings.result_ttl_seconds:  # a gateway could give no answer
         promised = (settings.redis_port, port, health_port)
         log = folder / "gateway.log"
-        programs.append(_gateway(settings, gateway_port(settings, *promised), environment, log, env_file))
+        gateway = _gateway(settings, gateway_port(settings, *promised), environment, log, env_file)
+        programs.append(gateway)
+        if dashboard:
+            page_port = DASHBOARD_PORT if is_free(DASHBOARD_PORT) else free_port(*promised)
+            programs.append(_dashboard(page_port, gateway, folder / "dashboard.log"))
     return programs
+
+
+def check_dashboard(settings: Settings) -> None:
+    """Raise ConfigError unless the dashboard is installed here, and there will be a gateway for it."""
+    if find_spec(DASHBOARD) is None:
+        raise ConfigError(
+            "--dashboard needs the package greenscale-dashboard, which is not installed here; expected:"
+            " `pip install ./dashboard` in a clone, or there `make dashboard`, which needs no installation"
+        )
+    if not settings.result_ttl_seconds:
+        raise ConfigError("--dashboard needs a gateway; expected: GREENSCALE_RESULT_TTL_SECONDS above 0")
+
+
+def _dashboard(port: int, gateway: Service, log: Path) -> Service:
+    return Service(
+        name="dashboard",
+        shown=f"http://127.0.0.1:{port}",
+        command=[sys.executable, "-P", "-m", DASHBOARD],
+        environment={
+            "GREENSCALE_GATEWAY_URL": gateway.shown.removesuffix("/v1"),
+            "STREAMLIT_SERVER_ADDRESS": "127.0.0.1",
+            "STREAMLIT_SERVER_PORT": str(port),
+        },
+        log=log,
+        unready=partial(http_unready, "127.0.0.1", port, "/_stcore/health"),
+        why=lambda: log.read_text(errors="replace").strip().rpartition("\n")[2],
+        stop_seconds=DASHBOARD_STOP_SECONDS,
+    )
 
 
 def gateway_port(settings: Settings, *promised: int | None) -> int:

@@ -21,7 +21,7 @@
 --      17 interactive, 18 background  LIST  payloads of these classes that no worker has claimed
 --      19 class     HASH  id -> class of a claimed job, unless that is standard
 --      20 later     ZSET  job id -> ms: jobs that are not due yet; 21 later:payload HASH job id -> class and payload
---      22 ledger    HASH  minute, name and perhaps tenant -> a sum
+--      22 ledger    HASH  minute, or minute and tenant -> sums: see ledger.lua
 --      23 …         the store's own keys, if any; then those of the script, from KEYS[ITEMS] on
 -- Times in delayed and lease, and the end of an amnesty, are in the queue's time: the server's clock plus an offset for every
 -- step back it made, so that the queue's time never goes back. All other times are the server's.
