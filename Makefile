@@ -45,11 +45,12 @@ contract: $(VENV)/.installed $(VENV)/.tools ## the contract of queues, against e
 
 bench: $(VENV)/.installed $(VENV)/.tools ## measure beside others, 25 minutes (ARGS=--quick: one)
 	$(BIN)/python -m bench $(ARGS)
+	$(if $(ARGS),,$(BIN)/python -m bench.front_doors)
 
 chaos: $(VENV)/.installed $(VENV)/.tools ## break everything, lose nothing (ARGS="--seconds 3600")
 	$(BIN)/python -m chaos $(ARGS)
 
-compatible: $(VENV)/.made ## the queues with redis-py 5 to 8, arq, SAQ (ARGS=redis-5)
+compatible: $(VENV)/.made ## redis-py 5 to 8, arq, SAQ, an older openai (ARGS=redis-5)
 	.ci/compatible $(ARGS)
 
 check: $(VENV)/.installed $(VENV)/.tools ## lint, types, layers, generated documents

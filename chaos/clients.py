@@ -19,6 +19,7 @@ CLIENTS: Final = 2
 SHARES: Final = {"plain": 74, "again": 8, "reuse": 4, "rubbish": 4, "cancelled": 10}  # percent
 BURST: Final = 5  # jobs of one class, one after the other: so that several wait, and their order shows
 CLASSES: Final = {"interactive": 30, "standard": 40, "background": 30}
+AFTERWARDS: Final = {"again", "reuse", "cancelled"}
 KEYED: Final = 0.4
 NAMED: Final = 0.5  # of the others: the client chooses the id
 WAITING: Final = 0.3
@@ -114,35 +115,40 @@ class Clients:
                 (what,) = rnd.choices([*SHARES], [*SHARES.values()])
                 what = "plain" if self._calm else what
                 job = _drawn(rnd, what, f"h{number}-{count}", job_class, line=f"client {number}, {job_class}")
-                following = self._follow(job, what, number + count, rnd.choice([0.0, 0.5, 2.0]))
-                told = group.create_task(following)
+                handing = group.create_task(self._submit(job, number + count))
                 if job.line is not None:
-                    await told
+                    await handing
+                rest = rnd.choice([0.0, 0.5, 2.0])
+                if what in AFTERWARDS:
+                    group.create_task(self._go_on(handing, job, what, number + count + 1, rest))
                 if count % BURST == 0:
                     await asyncio.sleep(BURST * self._rest)
 
-    async def _follow(self, job: Job, what: str, gateway: int, rest: float) -> None:
-        """Hand in a job, with a key until there is a clear answer; then do what is to be done with it."""
+    async def _submit(self, job: Job, gateway: int) -> None:
+        """Hand in a job; with a key, to each gateway in turn until there is a clear answer."""
         self._jobs.append(job)
         for tries in range(TRIES if "Idempotency-Key" in job.headers else 1):
             status = await self._post(job, gateway + tries)
             if 0 < status < BROKEN:
                 break
             await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _go_on(self, handing: asyncio.Task[None], job: Job, what: str, gateway: int, rest: float) -> None:
+        """Do what is to be done with a job that was accepted, at the other gateway."""
+        await handing
         if not job.told:
             return
         await asyncio.sleep(rest)
         match what:
             case "again":
-                await self._post(job, gateway + 1)
+                await self._post(job, gateway)
             case "reuse":
-                other = Job(
-                    name=f"{job.name}-other", body=_fields(f"{job.name}-other"), headers=job.headers, wanted=(422,)
-                )
+                name = f"{job.name}-other"
+                other = Job(name=name, body=_fields(name), headers=job.headers, wanted=(422,))
                 self._jobs.append(other)
-                await self._post(other, gateway + 1)
+                await self._post(other, gateway)
             case "cancelled":
-                await self._cancel(job, gateway + 1)
+                await self._cancel(job, gateway)
 
     async def _post(self, job: Job, gateway: int) -> int:
         body = job.body if isinstance(job.body, bytes) else orjson.dumps(job.body)

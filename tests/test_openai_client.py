@@ -20,7 +20,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from greenscale_worker import Worker
 from greenscale_worker.backends import ChatOptions, open_backend
 from greenscale_worker.config import load
-from greenscale_worker.errors import PermanentError
+from greenscale_worker.errors import PermanentError, QueueUnavailableError
 from greenscale_worker.gateway import attending, chat, sse
 from greenscale_worker.gateway.core import GatewayOptions
 from greenscale_worker.job import Job, Output, Usage
@@ -521,3 +521,44 @@ async def test_up_gives_the_gateway_the_endpoint(tmp_path: Path) -> None:
     programs = {each.name: each for each in services.services(settings, tmp_path, tmp_path, None, None)}
     for name in ("NEYSA_API_URL", "NEYSA_API_KEY"):
         assert programs["gateway"].environment[name] == programs["worker"].environment[name]
+
+
+@pytest.mark.parametrize("held", [25.0, 0.0])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_queue_that_is_away_when_the_answer_is_to_be_read_makes_nothing_run_twice(
+    played: Played, monkeypatch: pytest.MonkeyPatch, held: float, *, stream: bool
+) -> None:
+    monkeypatch.setattr(chat, "HELD_SECONDS", held)
+    body, away = played.api.queue.body, list[str]()
+
+    async def once_away(job_id: str) -> bytes | None:
+        if not away:
+            away.append(job_id)
+            raise QueueUnavailableError("away")
+        return await body(job_id)
+
+    monkeypatch.setattr(played.api.queue, "body", once_away)
+    played.handler.go.set()
+    request: Any = {"model": "m", "messages": HELLO, "stream": stream}
+    if stream and held == 0.0:  # a stream that has begun is not asked for again
+        with pytest.raises(openai.APIError, match="does not answer"):
+            async for _ in await played.client.chat.completions.create(**request):
+                pass
+    else:
+        answer = await played.client.chat.completions.create(**request)
+        if stream:
+            assert "".join([chunk.choices[0].delta.content or "" async for chunk in answer]) == "the answer"
+        else:
+            assert answer.choices[0].message.content == "the answer"
+    assert (len(away), len(played.handler.runs)) == (1, 1)
+
+
+async def test_a_fault_after_the_headers_cuts_the_connection(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(_job_id: str) -> bytes | None:
+        raise RuntimeError
+
+    monkeypatch.setattr(chat, "HELD_SECONDS", 0.0)
+    monkeypatch.setattr(played.api.queue, "body", broken)
+    played.handler.go.set()
+    with pytest.raises(openai.APIConnectionError):
+        await played.client.with_options(max_retries=0).chat.completions.create(model="m", messages=HELLO)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.gateway.core import Call, Caller, Gateway, is_loopback
-from greenscale_worker.gateway.errors import Problem, of_error, of_validation
+from greenscale_worker.gateway.errors import Problem, of_error, of_validation, problem_of
 from greenscale_worker.gateway.limits import request_of
 from greenscale_worker.gateway.metrics import GatewayMetrics
 from greenscale_worker.gateway.openapi import document
@@ -34,7 +34,7 @@ SILENT: Final = logging.getLogger("greenscale.gateway.http")  # aiohttp's; its t
 SILENT.addHandler(logging.NullHandler())
 SILENT.propagate = False
 LEFT: Final = web.RequestKey("LEFT", dict[str, str])  # headers on what is left of a key's limits
-BEGUN: Final = web.RequestKey("BEGUN", web.StreamResponse)  # the answer whose headers were sent
+STARTED: Final = web.RequestKey("STARTED", bool)  # headers were sent
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -87,7 +87,7 @@ async def serving(gateway: Gateway, host: str, port: int) -> AsyncIterator[int]:
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    request[BEGUN] = response
+    request[STARTED] = True
     response.headers.update(request.get(LEFT, {}))
     response.headers.popall("Server", None)  # nobody need know which version to attack
 
@@ -101,11 +101,11 @@ async def _answer(gateway: Gateway, route: Route, request: web.Request) -> web.S
             if request.transport is None:  # the client has left
                 raise
             problem = _problem_of(error, route)
-            gateway.metrics.problem(problem.kind)
-            problem.__traceback__ = None  # which holds this frame, and so the problem and the request
-            response = request.get(BEGUN) or problem.response()
-            if response.prepared:  # it breaks off, so that nobody takes it for a whole one
+            if STARTED in request:  # no other answer can be given
                 request.transport.close()
+                raise ConnectionResetError from error
+            gateway.metrics.problem(problem.kind)
+            response = problem.response()
             if problem.kind == "queue_unavailable":
                 gateway.queue_is_away(str(error))
         else:
@@ -176,13 +176,11 @@ def _host_of(value: str) -> str:
 
 def _problem_of(error: Exception, route: Route) -> Problem:
     """Return the problem that an error is; one that nobody expected is logged, without its message."""
-    problem = of_error(error)
-    if problem is None:
+    if of_error(error) is None:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{frame.filename.rpartition('/')[2]}:{frame.lineno}"
         log.error("gateway_error", route=route.name, error=type(error).__name__, where=where)
-        problem = Problem("internal_error", "the gateway has a fault; its log says where")
-    return problem
+    return problem_of(error)
 
 
 def _unrouted(metrics: GatewayMetrics) -> Any:

@@ -22,7 +22,8 @@ LOOK_SECONDS: Final = 0.02
 class Attended:
     """A job and the connection on which it is waited for. `alike` is equal for requests that are equal.
 
-    `kept`: it is not cancelled, as its Idempotency-Key makes a retry find it at any time.
+    `kept`: it is not cancelled, as its Idempotency-Key makes a retry find it at any time. `given_up`: it is
+    being cancelled, so nobody joins it.
     """
 
     alike: Hashable
@@ -35,7 +36,7 @@ class Attended:
 
     @property
     def gone(self) -> bool:
-        """Whether the client has left, before its answer or after: then it may not have got it."""
+        """Whether the client has left, before its answer or after: then it may not have got it; or will come again."""
         return self.transport is None or self.transport.is_closing()
 
 

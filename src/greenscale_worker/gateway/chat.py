@@ -20,7 +20,7 @@ from greenscale_worker.gateway import sse
 from greenscale_worker.gateway.attending import Attended
 from greenscale_worker.gateway.chunks import Chunks, made_of
 from greenscale_worker.gateway.core import Call, Handler, object_of
-from greenscale_worker.gateway.errors import Problem, of_error
+from greenscale_worker.gateway.errors import Problem, problem_of
 from greenscale_worker.gateway.failures import FOR_GOOD, failure_of
 from greenscale_worker.gateway.following import Watched
 from greenscale_worker.gateway.route import EVENTS, Route
@@ -132,8 +132,7 @@ async def answer(path: Path, call: Call) -> web.StreamResponse:
             raise waiting.located(problem) from None
     except BaseException as error:
         has_left = isinstance(error, asyncio.CancelledError | ConnectionError) or call.request.transport is None
-        may_run = isinstance(error, QueueUnavailableError) and not error.undone  # a retry is to find it
-        if has_left or may_run:
+        if has_left or isinstance(error, QueueUnavailableError):  # it may run: a retry is to find it
             attending.left(attended)
         elif isinstance(error, Problem) and error.kind in ("job_failed", "job_cancelled"):
             attending.answered(attended)
@@ -171,8 +170,8 @@ async def _whole(waiting: Waiting) -> web.StreamResponse:
             ended = await waiting.ended(BLANK_SECONDS)
         await sse.put(response, await waiting.answer(ended))
     except (Problem, GreenScaleError) as error:
-        problem = _told(error)
         # Who would take it for an answer finds it cut off: OpenAI's clients ask again, and are told with a status.
+        problem = problem_of(error)
         waiting.call.gateway.metrics.problem(problem.kind)
         await sse.put(response, write(problem.document()))
         waiting.call.hang_up()
@@ -191,7 +190,7 @@ async def _stream(waiting: Waiting) -> web.StreamResponse:
     except (Problem, GreenScaleError) as error:
         if stream.response is None:
             raise
-        problem = _told(error)
+        problem = problem_of(error)
         gateway.metrics.problem(problem.kind)
         await stream.write(stream.chunks.error(problem.openai()))
         if problem.kind == "restarted":  # nobody waits for the other run
@@ -267,15 +266,6 @@ class Stream:
 
     def _first(self) -> bytes:
         return b"" if self._sent else self.chunks.begin()
-
-
-def _told(error: Exception) -> Problem:
-    """Return the problem that an error is. Raises the error if it is none."""
-    problem = of_error(error)
-    if problem is None:
-        raise error
-    problem.__traceback__ = None  # which holds the caller's frame, and so the problem and all that was read
-    return problem
 
 
 def _restarted() -> Problem:

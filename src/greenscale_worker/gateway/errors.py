@@ -114,6 +114,13 @@ def of_error(error: Exception) -> Problem | None:
     return None
 
 
+def problem_of(error: Exception) -> Problem:
+    """Return the problem that an error is; one that nobody expected is a fault of the gateway."""
+    problem = of_error(error) or Problem("internal_error", "the gateway has a fault; its log says where")
+    problem.__traceback__ = None  # its frames hold the request, and those of the caller the problem: a cycle
+    return problem
+
+
 def of_validation(error: ValidationError) -> Problem:
     """Return the problem of the first field that is wrong."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
