@@ -2,9 +2,10 @@
 
 import asyncio
 import resource
+import zlib
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -158,3 +159,78 @@ async def test_there_are_too_few_files(tmp_path: Path, redis_url: str) -> None:
             assert (await ask(client, "later")).startswith("This is")
         await door.process.stop()
         assert [line["event"] for line in door.process.log()] == [*GOOD[:1], "out_of_files", *GOOD[1:]]
+
+
+HEAD: Final = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\n"
+BOMB: Final = zlib.compress(b" " * 30_000_000)
+ONE_OF_MANY: Final = HEAD + b'Content-Length: 900000\r\n\r\n"' + b"x" * 899_998 + b'"'
+CHUNK: Final = b"ffff\r\n" + b"x" * 0xFFFF + b"\r\n"
+FLOODS: Final = {  # how it begins, and what is then sent again and again, up to how many bytes
+    "a body of 10 MB": (HEAD + b"Content-Length: 10000000\r\n\r\n", b"x" * 100_000, 10_000_000),
+    "a body without end": (
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n",
+        b"ffff\r\n" + b"x" * 0xFFFF + b"\r\n",
+        50 * MIB,
+    ),
+    "JSON that is deep": (HEAD + b"Content-Length: 1000000\r\n\r\n", b"[" * 100_000, 1_000_000),
+    "headers without end": (HEAD, b"X-Header: " + b"y" * 8000 + b"\r\n", 100 * MIB),
+    "a bomb": (HEAD + b"Content-Encoding: deflate\r\nContent-Length: %d\r\n\r\n" % len(BOMB), BOMB, len(BOMB)),
+    "bad requests": (b"", ONE_OF_MANY, 50 * MIB),
+    "answers that nobody reads": (b"", b"GET /v1/jobs HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000, 50 * MIB),
+}
+
+
+async def flood(port: int, head: bytes, piece: bytes, most: int) -> bytes:
+    """Send, and read what comes first, or nothing."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(head)
+    with suppress(ConnectionError, TimeoutError):
+        async with asyncio.timeout(3):
+            for _ in range(0, most, len(piece)):
+                writer.write(piece)
+                await writer.drain()
+    answer = b""
+    with suppress(ConnectionError):
+        answer = await reader.read(12)
+    writer.transport.abort()
+    return answer
+
+
+@pytest.mark.parametrize("what", FLOODS)
+async def test_a_flood_is_refused_takes_no_memory_and_disturbs_nobody(
+    tmp_path: Path, redis_url: str, what: str
+) -> None:
+    async with a_front(tmp_path, redis_url) as front:
+        door = await front.gateway()
+        front.worker()
+        async with client_of(door.port, max_retries=0, timeout=5) as client:
+            await ask(client, "first")
+            before, peak = door.memory, 0
+            floods = [asyncio.create_task(flood(door.port, *FLOODS[what])) for _ in range(4)]
+            while not all(each.done() for each in floods):
+                assert (await ask(client, "meanwhile")).startswith("This is")
+                peak = max(peak, door.memory)
+        assert {each.result()[9:12] for each in floods} <= {b"", b"400", b"413", b"415", b"200"}
+        assert peak - before < 40 * MIB
+        await door.process.stop()
+        assert [line["event"] for line in door.process.log()] == GOOD
+
+
+async def test_many_who_send_slowly_disturb_nobody(tmp_path: Path, redis_url: str) -> None:
+    async with a_front(tmp_path, redis_url) as front, AsyncExitStack() as stack:
+        door = await front.gateway()
+        front.worker()
+        slow = [await asyncio.open_connection("127.0.0.1", door.port) for _ in range(500)]
+        for _, writer in slow:
+            stack.callback(writer.transport.abort)
+        client = await stack.enter_async_context(client_of(door.port, max_retries=0, timeout=5))
+        for at, letter in enumerate(HEAD + b"Content-Length: 500\r\n\r\n{"):
+            for _, writer in slow:
+                writer.write(bytes([letter]))
+            if not at % 10:
+                assert (await ask(client, "meanwhile")).startswith("This is")
+        assert door.memory < 150 * MIB
+        for _, writer in slow:
+            writer.transport.abort()
+        await door.process.stop()
+        assert [line["event"] for line in door.process.log()] == GOOD
