@@ -234,3 +234,96 @@ async def test_many_who_send_slowly_disturb_nobody(tmp_path: Path, redis_url: st
             writer.transport.abort()
         await door.process.stop()
         assert [line["event"] for line in door.process.log()] == GOOD
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_waits_when_a_gateway_is_stopped_is_answered_or_told(
+    tmp_path: Path, redis_url: str, *, stream: bool
+) -> None:
+    async with a_front(tmp_path, redis_url, ttft=1) as front:
+        patient, other = await front.gateway(), await front.gateway(GREENSCALE_DRAIN_SECONDS=0)
+        async with client_of(patient.port) as client, client_of(other.port, max_retries=0) as told:
+            calls = [asyncio.create_task(ask(client, f"n{each}", stream=stream)) for each in range(50)]
+            refused = [asyncio.create_task(ask(told, f"r{each}", stream=stream)) for each in range(50)]
+            await front.in_queue(other, 100)
+            patient.process.terminate()
+            other.process.terminate()
+            front.worker(GREENSCALE_CONCURRENCY=50)
+            assert await outcomes(calls) == {"answer": 50}
+            errors = list(await asyncio.gather(*refused, return_exceptions=True))
+        for error in errors:
+            assert isinstance(error, openai.InternalServerError)
+            assert (error.status_code, error.code) == (503, "shutting_down")
+            assert error.response.headers["Location"].startswith("/v1/jobs/chat-")
+        assert [await door.process.exit_code() for door in front.doors] == [0, 0]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stream", [False, True])
+async def test_at_default_settings_who_waits_for_a_minute_gets_the_answer(
+    tmp_path: Path, redis_url: str, *, stream: bool
+) -> None:
+    """Longer than headers are held back, and than proxies wait for a word."""
+    async with a_front(tmp_path, redis_url) as front:
+        door = await front.gateway()
+        async with client_of(door.port, timeout=30) as client:
+            call = asyncio.create_task(ask(client, "me", stream=stream))
+            await asyncio.sleep(60)
+            assert not call.done()
+            front.worker()
+            assert await outcomes([call]) == {"answer": 1}
+        assert await front.calls(["me"]) == {1}
+
+
+@pytest.mark.long
+async def test_at_default_settings_who_leaves_cancels_unless_a_key_keeps_the_job(
+    tmp_path: Path, redis_url: str
+) -> None:
+    async with a_front(tmp_path, redis_url, ttft=30) as front:
+        door = await front.gateway()
+        front.worker()
+        async with client_of(door.port) as client:
+            calls = [
+                asyncio.create_task(ask(client, name, stream=stream, extra_headers=headers))
+                for name, stream, headers in (
+                    ("leaves", False, {}),
+                    ("leaves a stream", True, {}),
+                    ("keeps", False, {"Idempotency-Key": "1"}),
+                )
+            ]
+            await front.until_running(3)
+            for call in calls:
+                call.cancel()
+            await asyncio.sleep(8)
+            assert (await front.stats())["in_flight"] == 3, "a retry may still come"
+            await front.until_running(1, most=1)
+            again = asyncio.create_task(ask(client, "keeps", extra_headers={"Idempotency-Key": "1"}))
+            assert await outcomes([again]) == {"answer": 1}
+        assert await front.calls(["leaves", "leaves a stream", "keeps"]) == {1}
+
+
+@pytest.mark.long
+async def test_at_default_settings_who_sends_slowly_is_cut_off(tmp_path: Path, redis_url: str) -> None:
+    async with a_front(tmp_path, redis_url) as front:
+        door = await front.gateway()
+        loop = asyncio.get_running_loop()
+
+        async def until_cut_off(first: bytes, then: bytes) -> tuple[float, bytes]:
+            reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+            began = loop.time()
+            writer.write(first)
+            reading = asyncio.create_task(reader.read())
+            with suppress(ConnectionError):
+                while not reading.done():
+                    writer.write(then)
+                    await asyncio.sleep(0.5)
+            answer = await asyncio.gather(reading, return_exceptions=True)
+            writer.transport.abort()
+            return loop.time() - began, answer[0] if isinstance(answer[0], bytes) else b""
+
+        head, body = await asyncio.gather(
+            until_cut_off(HEAD, b"X: y\r\n"), until_cut_off(HEAD + b"Content-Length: 1000\r\n\r\n", b" ")
+        )
+        assert head[0] < 90
+        assert body[0] < 60
+        assert body[1].startswith(b"HTTP/1.1 408")
