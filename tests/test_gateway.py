@@ -10,6 +10,7 @@ from typing import Any, Final
 import orjson
 import pytest
 
+from greenscale_worker.gateway.table import ROUTES
 from greenscale_worker.job import Failed, Output, Released, Succeeded, Usage
 from greenscale_worker.testing.rig import claim, decoded, run
 from harness.eventually import PATIENCE
@@ -190,6 +191,21 @@ async def test_a_job_can_be_followed_to_its_end(api: Api) -> None:
     assert rest == [("state", "succeeded"), ("end", "succeeded")]
     ended = [event async for event, _ in read_events(api, f"/v1/jobs/{job_id}/events")]
     assert ended == ["state", "end"], "who comes late is told the same"
+
+
+async def test_head_has_no_body_on_any_path(on_list: Api) -> None:
+    _, _, port = on_list.url.rpartition(":")
+    await on_list.submit(job_id="x")
+    for route in (each for each in ROUTES if each.method == "GET"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
+        for method in (b"HEAD " + route.path.replace("{id}", "x").encode(), b"GET /livez"):
+            writer.write(method + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        async with asyncio.timeout(PATIENCE):
+            first = await reader.readuntil(b"\r\n\r\n")
+            then = await reader.readuntil(b"\r\n\r\n")
+        assert first.startswith(b"HTTP/1.1 "), route.name
+        assert then.startswith(b"HTTP/1.1 200 OK"), route.name
+        writer.close()
 
 
 async def test_the_text_of_a_job_can_be_followed_and_gone_on_with(api: Api) -> None:
