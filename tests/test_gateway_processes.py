@@ -1,6 +1,7 @@
 """The gateway as processes under stress: Redis away, full; killed, stopped; many who wait, stream or say nothing."""
 
 import asyncio
+import random
 import resource
 import zlib
 from collections import Counter
@@ -13,7 +14,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from harness.eventually import PATIENCE
+from harness.eventually import PATIENCE, eventually
 from harness.redis_server import RedisServer
 from harness.tcp_proxy import TcpProxy
 from tests.support.front import a_front, client_of
@@ -327,3 +328,60 @@ async def test_at_default_settings_who_sends_slowly_is_cut_off(tmp_path: Path, r
         assert head[0] < 90
         assert body[0] < 60
         assert body[1].startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize("number", [60, pytest.param(1000, marks=pytest.mark.long)])
+async def test_connections_are_cut_at_random_on_both_sides(tmp_path: Path, redis_url: str, number: int) -> None:
+    dice, names = random.Random(13), [f"n{each}" for each in range(number)]
+    port, _, database = redis_url.rpartition(":")[2].partition("/")
+    async with a_front(tmp_path, redis_url, ttft=0.2, per_token=0.01) as front, AsyncExitStack() as stack:
+        behind = await stack.enter_async_context(TcpProxy(int(port)))
+        door = await front.gateway(REDIS_URL=f"redis://127.0.0.1:{behind.port}/{database}")
+        before = await stack.enter_async_context(TcpProxy(door.port))
+        front.worker(GREENSCALE_CONCURRENCY=50)
+        client = await stack.enter_async_context(client_of(before.port, max_retries=20))
+        turn = asyncio.Semaphore(50)
+
+        async def ask_in_turn(name: str) -> str:
+            async with turn:
+                return await ask(client, name)
+
+        calls = [asyncio.create_task(ask_in_turn(name)) for name in names]
+        while not all(call.done() for call in calls):
+            await asyncio.sleep(dice.random() * 0.4)
+            dice.choice((before, behind)).cut()
+            if sum(call.done() for call in calls) > number * 0.7:
+                break
+        assert await outcomes(calls) == {"answer": number}
+        assert before.cuts
+        assert behind.cuts
+        assert await front.calls(names) == {1}
+        await door.process.stop()
+
+
+async def test_a_worker_is_killed_amid_streams(tmp_path: Path, redis_url: str) -> None:
+    """Who has got some of the text is told; who has got none gets the answer of the next run."""
+    names = [f"n{each}" for each in range(50)]
+    async with a_front(tmp_path, redis_url, ttft=0.5, per_token=0.1) as front:
+        door, worker = await front.gateway(), front.worker(GREENSCALE_CONCURRENCY=40, GREENSCALE_LEASE_SECONDS=2)
+        async with client_of(door.port) as client:
+            texts: dict[str, str] = {}
+
+            async def read(name: str) -> None:
+                stream = await client.chat.completions.create(model="m", messages=LONGER, user=name, stream=True)
+                async for chunk in stream:
+                    texts[name] = texts.get(name, "") + (chunk.choices[0].delta.content or "")
+
+            calls = {name: asyncio.create_task(read(name)) for name in names}
+            await eventually(lambda: sum(bool(text) for text in texts.values()) == 40)
+            worker.kill()
+            front.worker(GREENSCALE_CONCURRENCY=60, GREENSCALE_LEASE_SECONDS=2)
+            errors = await asyncio.gather(*calls.values(), return_exceptions=True)
+        for name, error in zip(names, errors, strict=True):
+            if error is None:
+                assert texts[name].startswith("This is"), texts[name]
+                assert texts[name].count("This is") == 1, "nothing is glued together"
+            else:
+                assert isinstance(error, openai.APIError), error
+                assert error.code == "restarted"
+        assert Counter(error is None for error in errors) == {True: 10, False: 40}
