@@ -298,7 +298,7 @@ async def test_at_default_settings_who_leaves_cancels_unless_a_key_keeps_the_job
             await asyncio.sleep(8)
             assert (await front.stats())["in_flight"] == 3, "a retry may still come"
             await front.until_running(1, most=1)
-            again = asyncio.create_task(ask(client, "keeps", extra_headers={"Idempotency-Key": "1"}))
+            again = asyncio.create_task(ask(client, "keeps", stream=False, extra_headers={"Idempotency-Key": "1"}))
             assert await outcomes([again]) == {"answer": 1}
         assert await front.calls(["leaves", "leaves a stream", "keeps"]) == {1}
 
