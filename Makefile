@@ -50,7 +50,7 @@ bench: $(VENV)/.installed $(VENV)/.tools ## measure beside others, 25 minutes (A
 chaos: $(VENV)/.installed $(VENV)/.tools ## break everything, lose nothing (ARGS="--seconds 3600")
 	$(BIN)/python -m chaos $(ARGS)
 
-compatible: $(VENV)/.made ## the queues with redis-py 5 to 8, arq, SAQ (ARGS=redis-5)
+compatible: $(VENV)/.made ## redis-py 5 to 8, arq, SAQ, an older openai (ARGS=redis-5)
 	.ci/compatible $(ARGS)
 
 check: $(VENV)/.installed $(VENV)/.tools ## lint, types, layers, generated documents

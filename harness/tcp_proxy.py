@@ -14,13 +14,15 @@ CHUNK: Final = 64 * 1024
 class Trap:
     """Springs at the answer to the first request that contains `request`: only `keep` bytes of the answer pass.
 
-    With `cut` the connection ends there; otherwise nothing more passes until the trap is `opened`.
+    With `cut` the connection ends there; otherwise nothing more passes until the trap is `opened`. With `half` it ends
+    sooner: of what has come of the request, only half passes.
     """
 
     request: bytes
     _: KW_ONLY
     keep: int = 0
     cut: bool = True
+    half: bool = False
     armed: bool = True
     sprung: asyncio.Event = field(default_factory=asyncio.Event)
     opened: asyncio.Event = field(default_factory=asyncio.Event)
@@ -143,6 +145,11 @@ class TcpProxy:
             if trap.armed and trap.request in chunk:
                 trap.armed = False
                 connection.caught = trap
+                if trap.half:
+                    connection.server.write(chunk[: len(chunk) // 2])
+                    await connection.server.drain()
+                    trap.sprung.set()
+                    raise ConnectionAbortedError
         connection.server.write(chunk)
         await connection.server.drain()
 

@@ -844,7 +844,8 @@ def test_the_queue_is_counted(shell: Shell) -> None:
     found = shell.json("queue")
     assert found.pop("workers") == []
     assert found.pop("oldest_seconds") is None  # nothing that waits says when it was made
-    counts = {"waiting": 10, "running": 0, "delayed": 1, "held": 0, "dead": 1}
+    counts = {"waiting": 10, "running": 0, "delayed": 1, "held": 0, "dead": 1, "scheduled": 0}
+    counts |= {"interactive": 0, "background": 0}
     why = {"paused": False, "failing_seconds": None, "failing_by": None, "why": "no worker is alive"}
     assert found == {"queue": "jobs", **counts, **why, "rate_per_second": 0.0, "eta_seconds": None}
     code, out, _ = shell("queue")

@@ -22,8 +22,8 @@ LOOK_SECONDS: Final = 0.02
 class Attended:
     """A job and the connection on which it is waited for. `alike` is equal for requests that are equal.
 
-    `kept`: it is not cancelled, as its Idempotency-Key makes a retry find it at any time. `to_come_again`: the client
-    was told to try again.
+    `kept`: it is not cancelled, as its Idempotency-Key makes a retry find it at any time. `given_up`: it is
+    being cancelled, so nobody joins it.
     """
 
     alike: Hashable
@@ -31,19 +31,19 @@ class Attended:
     transport: asyncio.Transport | None
     kept: bool = False
     answered: bool = False
-    to_come_again: bool = False
+    given_up: bool = False
     timer: asyncio.TimerHandle | None = None
 
     @property
     def gone(self) -> bool:
         """Whether the client has left, before its answer or after: then it may not have got it; or will come again."""
-        return self.to_come_again or self.transport is None or self.transport.is_closing()
+        return self.transport is None or self.transport.is_closing()
 
 
 class Attending:
-    """The jobs of one gateway that are attended, or were a short while ago. `cancel` cancels one that is open."""
+    """The jobs of one gateway that are attended, or were a short while ago. `cancel` cancels one, if it is open."""
 
-    def __init__(self, cancel: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(self, cancel: Callable[[str], Awaitable[bool]]) -> None:
         self._cancel = cancel
         self._jobs: dict[Hashable, list[Attended]] = {}
         self._cancelling = set[asyncio.Task[None]]()
@@ -60,11 +60,11 @@ class Attending:
         while True:
             jobs = self._jobs.get(alike, [])
             for job in jobs:
-                if job.gone:
+                if job.gone and not job.given_up:
                     self._wind(job, None)
-                    job.transport, job.answered, job.to_come_again = transport, False, False
+                    job.transport, job.answered = transport, False
                     return job
-            if all(job.answered for job in jobs) or asyncio.get_running_loop().time() > ends:
+            if all(job.answered or job.given_up for job in jobs) or asyncio.get_running_loop().time() > ends:
                 return None
             await asyncio.sleep(LOOK_SECONDS)
 
@@ -77,11 +77,6 @@ class Attending:
         """Note that its client has left: without a retry, it will be cancelled."""
         job.transport = None
         self._wind(job, PATIENCE_SECONDS, self._give_up)
-
-    def comes_again(self, job: Attended) -> None:
-        """Note that its client was told to try again; if it does not, the job will be cancelled."""
-        self.left(job)
-        job.to_come_again = True
 
     def forget(self, job: Attended) -> None:
         """Attend a job no more, whatever becomes of it."""
@@ -99,14 +94,15 @@ class Attending:
 
     def _give_up(self, job: Attended) -> None:
         if not job.kept:
-            task = asyncio.create_task(self._cancelled(job.queue_id))
+            job.given_up = True
+            task = asyncio.create_task(self._cancelled(job))
             self._cancelling.add(task)
             task.add_done_callback(self._cancelling.discard)
         self._wind(job, REMEMBERED_SECONDS, self._forget)
 
-    async def _cancelled(self, queue_id: str) -> None:
+    async def _cancelled(self, job: Attended) -> None:
         with suppress(GreenScaleError):  # a queue that is away: the job runs for nobody
-            await self._cancel(queue_id)
+            job.given_up = await self._cancel(job.queue_id)
 
     def _forget(self, job: Attended) -> None:
         jobs = self._jobs.get(job.alike, [])

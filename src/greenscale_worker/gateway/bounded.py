@@ -68,4 +68,6 @@ class _Bounded:
         failed_at, error = self._away
         if error is not None and failed_at > asked_at:
             self._turn.release()
-            raise QueueUnavailableError(str(error))
+            away = QueueUnavailableError(str(error))
+            away.undone = True
+            raise away

@@ -131,10 +131,9 @@ async def answer(path: Path, call: Call) -> web.StreamResponse:
         except Problem as problem:
             raise waiting.located(problem) from None
     except BaseException as error:
-        if isinstance(error, asyncio.CancelledError | ConnectionError) or call.request.transport is None:
+        has_left = isinstance(error, asyncio.CancelledError | ConnectionError) or call.request.transport is None
+        if has_left or isinstance(error, QueueUnavailableError):  # it may run: a retry is to find it
             attending.left(attended)
-        elif isinstance(error, QueueUnavailableError):
-            attending.comes_again(attended)
         elif isinstance(error, Problem) and error.kind in ("job_failed", "job_cancelled"):
             attending.answered(attended)
         else:

@@ -93,10 +93,12 @@ class Gateway:
         await self.tokens.aclose()
         await self.attending.aclose()
 
-    async def _cancel(self, job_id: str) -> None:
-        """Cancel a job if it is in the queue and has not ended."""
-        if (await self.queue.record(job_id)).get("state") in OPEN:
+    async def _cancel(self, job_id: str) -> bool:
+        """Cancel a job if it is in the queue and has not ended. Return whether it was."""
+        is_open = (await self.queue.record(job_id)).get("state") in OPEN
+        if is_open:
             await self.queue.cancel(job_id)
+        return is_open
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +176,7 @@ class Call:
             self.request.transport.close()
 
     async def body(self) -> bytes:
-        """Read the body. Raises Problem `too_large` or `request_timeout`."""
+        """Read the body. Raises Problem `too_large`, `request_timeout` or `bad_request`."""
         most = self.gateway.options.max_bytes
         too_large = Problem("too_large", f"at most {most} bytes are accepted (GREENSCALE_MAX_PAYLOAD_BYTES)")
         if (self.request.content_length or 0) > most:
@@ -187,6 +189,9 @@ class Call:
             raise Problem("request_timeout", said, headers={"Connection": "close"}) from None
         except web.HTTPRequestEntityTooLarge:
             raise too_large from None
+        except web.RequestPayloadError:
+            said = "the body is not in the encoding that its headers name"
+            raise Problem("bad_request", said, headers={"Connection": "close"}) from None
         if self.caller.account is not None:
             check_bytes(self.caller.account, len(raw))
         return raw

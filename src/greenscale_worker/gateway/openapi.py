@@ -9,7 +9,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from greenscale_worker.gateway.errors import MEDIA_TYPE
 from greenscale_worker.gateway.job_objects import JSON
-from greenscale_worker.gateway.route import HEADERS, LIMITS, Route
+from greenscale_worker.gateway.route import EVENTS, HEADERS, LIMITS, Route
 from greenscale_worker.gateway.schemas import ProblemObject
 from greenscale_worker.job import JOB_ID
 
@@ -22,6 +22,9 @@ PROBLEM: Final = {
     "description": "A problem: `detail` says what, where, and what is accepted.",
     "content": {MEDIA_TYPE: {"schema": {"$ref": REF.format(model="ProblemObject")}}},
 }
+
+# An event's schema is one of each event, not of their text.
+KINDS_OF_MEDIA: Final[dict[str, dict[str, str]]] = {JSON: {"type": "object"}, EVENTS: {}}
 
 
 def document(routes: Sequence[Route]) -> dict[str, Any]:
@@ -58,8 +61,7 @@ def _operation(route: Route, refs: Any) -> dict[str, Any]:
         },
     }
     if route.also:
-        schema = {"type": "object" if route.also == JSON else "string"}
-        told["responses"][str(next(iter(route.answers)))]["content"][route.also] = {"schema": schema}
+        told["responses"][str(next(iter(route.answers)))]["content"] |= _content(route.also, refs)
     if route.scope is not None:
         told["responses"]["default"] = PROBLEM
         told["description"] = f"Scope of a key: `{route.scope}`."
@@ -74,7 +76,7 @@ def _operation(route: Route, refs: Any) -> dict[str, Any]:
 def _content(answer: type[BaseModel] | str, refs: Any) -> dict[str, Any]:
     if not isinstance(answer, str):
         return {"application/json": {"schema": refs[(answer, "serialization")]}}
-    return {answer: {"schema": {"type": "object" if answer == "application/json" else "string"}}}
+    return {answer: {"schema": KINDS_OF_MEDIA.get(answer, {"type": "string"})}}
 
 
 def _describe(status: int) -> str:

@@ -43,7 +43,10 @@ async def submit(  # noqa: PLR0913  how it is put
     job_id = fields.get("job_id")
     queue_id = call.caller.queue_id(job_id or uuid4().hex)
     tenant, options = call.caller.tenant or "", call.gateway.options
-    payload = write({**fields, "job_id": queue_id, **({"tenant": tenant} if tenant else {})})
+    try:
+        payload = write({**fields, "job_id": queue_id, **({"tenant": tenant} if tenant else {})})
+    except ValueError as error:
+        raise Problem("bad_field", str(error)) from None
     check(payload, max_bytes=options.max_bytes, chat=options.chat)
     digest = sha256(call.request.path.encode() + b"\0" + raw).hexdigest()
     (put,) = await call.queue.put(
@@ -74,4 +77,4 @@ def _id_of_key(call: Call, key: str, job_id: object) -> str:
     if job_id is not None:
         said = "job_id: not beside an Idempotency-Key, which makes the id; one of the two is expected"
         raise Problem("bad_field", said, param="job_id")
-    return "idem-" + sha256(f"{call.caller.tenant or ''}\0{key}".encode()).hexdigest()
+    return "idem-" + sha256(f"{call.caller.tenant or ''}\0{key}".encode(errors="surrogateescape")).hexdigest()

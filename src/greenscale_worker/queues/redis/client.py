@@ -68,6 +68,7 @@ PORTION: Final = 100  # dead letters that one script deletes, replays or mends
 PAGE: Final = 500  # dead letters that one script shows
 PAGE_BYTES: Final = 4 * 1024 * 1024
 LOOK_UPS: Final = 200  # jobs
+FEW: Final = 4  # jobs whose answers may be read in vain
 MINUTES: Final = 1440  # of the ledger, read with one command
 DAY: Final = 86_400
 LISTEN_AGAIN_SECONDS: Final = 1.0
@@ -203,7 +204,9 @@ class RedisQueueClient:
                 return read_pieces(known, found)
 
     async def look_up(self, job_ids: Sequence[str]) -> list[tuple[dict[str, str], bytes | None]]:
-        """Return record and answer of many jobs, in two round trips per batch."""
+        """Return record and answer of many jobs, in two round trips per batch; of a few in one."""
+        if 0 < len(job_ids) <= FEW and (few := await self._look_up_few(job_ids)) is not None:
+            return few
         found: list[tuple[dict[str, str], bytes | None]] = []
         for start in range(0, len(job_ids), LOOK_UPS):
             some = job_ids[start : start + LOOK_UPS]
@@ -217,6 +220,28 @@ class RedisQueueClient:
                 answers = dict(zip(done, (read_result(answer) for answer in found_answers), strict=True))
             found += [(record, answers.get(job_id)) for job_id, record in zip(some, records, strict=True)]
         return found
+
+    async def _look_up_few(self, job_ids: Sequence[str]) -> list[tuple[dict[str, str], bytes | None]] | None:
+        """Return record and answer of each, read in this order: an answer is there before its record says so.
+
+        None if it must be done in two steps: the server does not know the script, or it is a Cluster.
+        """
+        if self._keys.cluster or not self._let_in or not all(map(is_job_id, job_ids)):
+            return None
+        keys = [*self._keys.base, *map(self._keys.record, job_ids)]
+        async with self._calling():
+            pipe = self._client.pipeline(transaction=False)
+            pipe.execute_command("EVALSHA", self._scripts["look"].sha, len(keys), *keys, "", self._store.word, *job_ids)
+            for job_id in job_ids:
+                pipe.get(self._keys.result(job_id))
+            found, *answers = await pipe.execute(raise_on_error=False)
+            if isinstance(found, Exception):
+                return None
+            records = read_records(job_ids, found)
+        return [
+            (record := records.get(job_id, {}), read_result(answer) if record.get("state") == "succeeded" else None)
+            for job_id, answer in zip(job_ids, answers, strict=True)
+        ]
 
     @asynccontextmanager
     async def listen(self, heard: Callable[[Sequence[str] | None], None]) -> AsyncIterator[None]:
