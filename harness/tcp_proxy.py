@@ -42,13 +42,13 @@ class _Connection:
 
 
 class TcpProxy:
-    """Forwards connections to a port of 127.0.0.1. Use with `async with`; `delay` is seconds, each way."""
+    """Forwards connections to `target`, a port of 127.0.0.1. Use with `async with`; `delay` is seconds, each way."""
 
     def __init__(self, target: int) -> None:
         self.port = 0
         self.delay = 0.0
         self.cuts = 0
-        self._target = target
+        self.target = target
         self._traps: list[Trap] = []
         self._flows = asyncio.Event()
         self._flows.set()
@@ -95,7 +95,7 @@ class TcpProxy:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            back, forth = await asyncio.open_connection("127.0.0.1", self._target)
+            back, forth = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:
             writer.transport.abort()
             return

@@ -69,6 +69,16 @@ class Front:
             while (await self.stats())["in_flight"] < number:  # noqa: ASYNC110  it is asked over HTTP
                 await asyncio.sleep(0.02)
 
+    async def in_queue(self, door: Door, number: int) -> None:
+        """Wait until so many jobs wait or run."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                async with self.session.get(f"{door.url}/v1/stats") as response:
+                    depth = (await response.json())["depth"]
+                if depth["waiting"] + depth["running"] >= number:
+                    return
+                await asyncio.sleep(0.1)
+
     async def faults(self, **faults: Any) -> None:
         async with self.session.post(f"{self.endpoint}/faults", json=faults) as response:
             assert response.status == 200

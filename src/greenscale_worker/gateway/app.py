@@ -61,6 +61,7 @@ async def serving(gateway: Gateway, host: str, port: int) -> AsyncIterator[int]:
         access_log=None,
         logger=SILENT,
         handler_cancellation=True,
+        auto_decompress=False,  # a few bytes may stand for gigabytes
         keepalive_timeout=IDLE_SECONDS,
         lingering_time=LINGER_SECONDS,
         max_line_size=LONGEST_LINE,

@@ -176,7 +176,9 @@ class Call:
             self.request.transport.close()
 
     async def body(self) -> bytes:
-        """Read the body. Raises Problem `too_large`, `request_timeout` or `bad_request`."""
+        """Read the body. Raises Problem `compressed`, `too_large`, `request_timeout` or `bad_request`."""
+        if self.request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise Problem("compressed", "Content-Encoding: only bodies as they are are accepted", param="Content-Encoding")
         most = self.gateway.options.max_bytes
         too_large = Problem("too_large", f"at most {most} bytes are accepted (GREENSCALE_MAX_PAYLOAD_BYTES)")
         if (self.request.content_length or 0) > most:
@@ -190,8 +192,7 @@ class Call:
         except web.HTTPRequestEntityTooLarge:
             raise too_large from None
         except web.RequestPayloadError:
-            said = "the body is not in the encoding that its headers name"
-            raise Problem("bad_request", said, headers={"Connection": "close"}) from None
+            raise Problem("bad_request", "the body breaks off", headers={"Connection": "close"}) from None
         if self.caller.account is not None:
             check_bytes(self.caller.account, len(raw))
         return raw

@@ -36,6 +36,7 @@ PROBLEMS: Final[Mapping[str, Kind]] = {
     "method_not_allowed": Kind(405, "The path takes other methods"),
     "request_timeout": Kind(408, "The body did not arrive in time"),
     "payload_lost": Kind(410, "There is nothing left to run"),
+    "compressed": Kind(415, "The body is compressed"),
     "too_large": Kind(413, "The body is larger than jobs may be"),
     "idempotency_key_reuse": Kind(422, "The Idempotency-Key belongs to another request"),
     "job_id_reuse": Kind(422, "The job_id belongs to another request"),
@@ -115,7 +116,9 @@ def of_error(error: Exception) -> Problem | None:
 
 def problem_of(error: Exception) -> Problem:
     """Return the problem that an error is; one that nobody expected is a fault of the gateway."""
-    return of_error(error) or Problem("internal_error", "the gateway has a fault; its log says where")
+    problem = of_error(error) or Problem("internal_error", "the gateway has a fault; its log says where")
+    problem.__traceback__ = None  # its frames hold the request, and those of the caller the problem: a cycle
+    return problem
 
 
 def of_validation(error: ValidationError) -> Problem:
