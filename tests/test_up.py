@@ -6,7 +6,7 @@ import shlex
 import signal
 import socket
 import sys
-from asyncio import sleep, timeout
+from asyncio import create_task, sleep, timeout
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -334,6 +334,30 @@ async def test_a_second_ctrl_c_hands_running_calls_back(home: Home, endpoint: He
     await up.says("draining")
     up.interrupt()
     assert await up.exit_code() == 0
+    endpoint.let_go()
+    await home.up()
+    await eventually(lambda: home.answer("a") == b"a #2")
+
+
+async def test_a_second_ctrl_c_while_somebody_waits_at_the_gateway_hands_running_calls_back(
+    home: Home, endpoint: HeldEndpoint
+) -> None:
+    home.desk.environment |= {"GREENSCALE_DRAIN_SECONDS": "600", "GREENSCALE_LEASE_SECONDS": "600"}
+    up = await home.up()
+    (url,) = re.findall(r"^  gateway .* (http://127\.0\.0\.1:\d+/v1)$", up.out, re.MULTILINE)
+    endpoint.hold()
+    async with ClientSession() as http:
+        job = {"json": {"prompt": "a", "job_id": "a"}, "headers": {"Prefer": "wait=600"}}
+        waits = create_task(http.post(f"{url}/jobs", **job))
+        await eventually(lambda: endpoint.waiting["a"] == 1)
+        up.interrupt()
+        await up.says("stopping gateway: calls that wait have 600 s; Ctrl-C again")
+        up.interrupt()
+        async with await waits as response:
+            assert (response.status, response.headers["Location"]) == (503, "/v1/jobs/a")
+    assert await up.exit_code() == 0
+    assert "killed" not in up.err
+    assert "stopping worker\n" in up.err, "it has no time left, and none is promised"
     endpoint.let_go()
     await home.up()
     await eventually(lambda: home.answer("a") == b"a #2")

@@ -140,7 +140,7 @@ def _gateway(settings: Settings, port: int, environment: dict[str, str], log: Pa
         unready=partial(http_unready, settings.gateway_host, port, "/readyz"),
         why=lambda: log.read_text(errors="replace").strip().rpartition("\n")[2],
         stop_seconds=settings.drain_seconds + HAND_BACK_SECONDS,
-        farewell="calls that wait are answered, or told where to look",
+        farewell=f"calls that wait have {settings.drain_seconds:g} s; Ctrl-C again tells them where to look, now",
     )
 
 
