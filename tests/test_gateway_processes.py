@@ -7,6 +7,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Final
 
@@ -347,14 +348,13 @@ async def test_connections_are_cut_at_random_on_both_sides(tmp_path: Path, redis
                 return await ask(client, name)
 
         calls = [asyncio.create_task(ask_in_turn(name)) for name in names]
-        while not all(call.done() for call in calls):
+        for proxy in cycle((before, behind)):
             await asyncio.sleep(dice.random() * 0.4)
-            dice.choice((before, behind)).cut()
-            if sum(call.done() for call in calls) > number * 0.7:
+            proxy.cut()
+            if behind.cuts and sum(call.done() for call in calls) > number * 0.7:
                 break
         assert await outcomes(calls) == {"answer": number}
         assert before.cuts
-        assert behind.cuts
         assert await front.calls(names) == {1}
         await door.process.stop()
 
