@@ -130,7 +130,7 @@ class Report:
     def _title(self) -> list[str]:
         whose = f", tenant {bold(self.tenant)}" if self.tenant else ""
         since, until = _minute(self.window.since), _minute(self.window.until)
-        cut = ", since the ledger begins there" if self.is_cut else ""
+        cut = ": the ledger begins there" if self.is_cut else ""
         return [f"queue {bold(self.queue)}{whose}", f"{since} to {until} UTC, {age(self.window.seconds)}{cut}"]
 
     def _totals(self) -> list[str]:
