@@ -132,12 +132,14 @@ def test_ordinary_lines_fit_80_columns(capsys: pytest.CaptureFixture[str]) -> No
     log.info("job", outcome="succeeded", code="", job_id=32 * "a", attempt=1, run_seconds=59.9, tokens=123_456)
     log.warning("probe_failed", code="http_401", seconds=2.0)
     log.info("draining", running=3, seconds=25.0)
+    log.info("draining", seconds=25.0)
     lines = said_to_people(capsys).splitlines()
     assert lines == [
         "worker started: list jobs at redis://127.0.0.1:6379/0, chat, 16 lanes",
         f"job {32 * 'a'} succeeded in 59.9 s, 123456 tokens",
         "WARNING probe failed: http_401, the next one in 2.0 s",
         "draining: 3 running, for at most 25.0 s",
+        "draining: for at most 25.0 s",
     ]
     assert max(map(len, lines)) + len("14:55:08 ") <= 80
 
