@@ -1,6 +1,8 @@
 """The gateway's jobs, dead letters and numbers, over HTTP, on queues in a real Redis."""
 
 import asyncio
+import re
+import zlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from html import escape
 from time import time
@@ -9,6 +11,7 @@ from typing import Any, Final
 import orjson
 import pytest
 
+from greenscale_worker.gateway.table import ROUTES
 from greenscale_worker.job import Failed, Output, Released, Succeeded, Usage
 from greenscale_worker.testing.rig import claim, decoded, run
 from harness.eventually import PATIENCE
@@ -191,6 +194,21 @@ async def test_a_job_can_be_followed_to_its_end(api: Api) -> None:
     assert ended == ["state", "end"], "who comes late is told the same"
 
 
+async def test_head_has_no_body_on_any_path(on_list: Api) -> None:
+    _, _, port = on_list.url.rpartition(":")
+    await on_list.submit(job_id="x")
+    for route in (each for each in ROUTES if each.method == "GET"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
+        for method in (b"HEAD " + route.path.replace("{id}", "x").encode(), b"GET /livez"):
+            writer.write(method + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        async with asyncio.timeout(PATIENCE):
+            first = await reader.readuntil(b"\r\n\r\n")
+            then = await reader.readuntil(b"\r\n\r\n")
+        assert first.startswith(b"HTTP/1.1 "), route.name
+        assert then.startswith(b"HTTP/1.1 200 OK"), route.name
+        writer.close()
+
+
 async def test_the_text_of_a_job_can_be_followed_and_gone_on_with(api: Api) -> None:
     job_id = await api.submit(tokens=True)
     lease = await run(api.worker)
@@ -298,6 +316,9 @@ async def test_the_numbers_of_the_queue(api: Api) -> None:
     assert await api.worker.settle(lease, answer())
 
 
+DEEP: Final = ((65, "bad_field"), (1020, "bad_field"), (1022, "bad_field"), (1030, "not_json"), (10_000, "not_json"))
+
+
 @pytest.mark.parametrize(
     ("body", "code", "param"),
     [
@@ -306,6 +327,7 @@ async def test_the_numbers_of_the_queue(api: Api) -> None:
         (b"[1]", "not_an_object", None),
         (b'{"prompt": ""}', "bad_request", "prompt"),
         (b"{}", "bad_request", "prompt"),
+        *((b'{"prompt": "x", "a": ' + b"[" * deep + b"]" * deep + b"}", code, None) for deep, code in DEEP),
         (b'{"prompt": "x", "job_id": "a b"}', "bad_job_id", "job_id"),
         (b'{"prompt": "x", "job_id": 3}', "bad_field", "job_id"),
         (b'{"prompt": "x", "metadata": {"a": 1}}', "bad_field", "metadata.a"),
@@ -374,6 +396,31 @@ async def test_jobs_have_a_class_and_may_begin_later(api: Api) -> None:
     assert (await run(api.worker)).job_id == soon, "though no worker sends a heartbeat"
     cancelled = await api.call("DELETE", later.json["links"]["self"])
     assert (cancelled.status, cancelled.json["state"]) == (200, "cancelled")
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/chat/completions", "/v1/embeddings", "/v1/dead/replay"])
+async def test_a_body_that_is_compressed_is_refused(on_list: Api, path: str) -> None:
+    body = zlib.compress(b'{"prompt": "x"}')
+    for encoding in ("deflate", "gzip", "br", "nothing"):
+        refused = await on_list.post(path, data=body, headers={"Content-Encoding": encoding})
+        assert (refused.status, refused.code, refused.json["error"]["param"]) == (415, "compressed", "Content-Encoding")
+    assert (await on_list.get("/v1/jobs")).json["data"] == []
+
+
+async def test_an_idempotency_key_may_be_any_bytes(on_list: Api) -> None:
+    _, _, port = on_list.url.rpartition(":")
+    body = b'{"prompt": "x"}'
+    head = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nIdempotency-Key: %b\r\nContent-Length: %d\r\n\r\n"
+    ids = set[str]()
+    for key in (b"\xff\xfe", b"\xff\xfe", "\u00fc".encode(), b"\xfc"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
+        writer.write(head % (key, len(body)) + body)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 202"), answer
+        (place,) = re.findall(rb"Location: (\S+)", answer)
+        ids.add(place.decode())
+        writer.close()
+    assert len(ids) == 3
 
 
 async def test_what_no_route_takes_is_a_problem(on_list: Api) -> None:

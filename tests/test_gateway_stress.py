@@ -15,6 +15,7 @@ from greenscale_worker import Worker
 from greenscale_worker.backends import ChatOptions, open_backend
 from greenscale_worker.errors import QueueUnavailableError
 from greenscale_worker.gateway import attending, chat
+from greenscale_worker.gateway.keys import new_key
 from greenscale_worker.simulator import CHAT_PATH, SimulatorOptions, running
 from harness.eventually import PATIENCE, eventually
 from harness.tcp_proxy import TcpProxy, Trap
@@ -180,3 +181,29 @@ async def test_a_fault_after_the_headers_breaks_the_answer_off(
         assert response.status == 200
         with pytest.raises(aiohttp.ClientPayloadError):
             await response.read()
+
+
+async def test_equal_requests_of_two_tenants_are_two_jobs_whatever_they_say_of_themselves(place: Place) -> None:
+    api, headers = place.api, dict[str, dict[str, str]]()
+    for tenant in ("a", "b"):
+        key_id, token, key = new_key(scopes=("submit", "read", "cancel"), tenant=tenant)
+        await api.queue.set_key(key_id, key.model_dump_json().encode())
+        headers[tenant] = {"Authorization": f"Bearer {token}"}
+    await api.gateway.keyring.refresh()
+    body = {"model": "m", "messages": LONGER}
+    for extra in ({}, {"x-stainless-retry-count": "1"}, {"Idempotency-Key": "same"}):
+        ids = {}
+        for tenant in ("a", "b"):  # a's has been answered, and its connection is gone: a retry of a's would join it
+            answer = await api.post(CHAT_PATH, body, headers={**headers[tenant], **extra, "Connection": "close"})
+            assert answer.status == 200
+            ids[tenant] = answer.headers["x-request-id"]
+        for tenant, other in (("a", "b"), ("b", "a")):
+            for name in (ids[other], f"{other}:{ids[other]}", f"{tenant}:{other}:{ids[other]}"):
+                for path in ("", "/result", "/events"):
+                    seen = await api.get(f"/v1/jobs/{name}{path}", headers=headers[tenant])
+                    assert seen.status == 404 or (name == ids[tenant] and path != "/events"), (extra, name, path)
+    for tenant in ("a", "b"):
+        listed = (await api.get("/v1/jobs?limit=100", headers=headers[tenant])).json["data"]
+        assert {job["tenant"] for job in listed} == {tenant}
+        assert len(listed) == 2, "of a tenant, the retry has joined the first"
+    assert len({job["id"] for job in listed}) == 2

@@ -16,9 +16,13 @@ from tests.support.desk import a_desk
 NOT_CHECKED: Final = "positive_data_acceptance,use_after_free"
 
 
+KEY: Final = f"gs_ops_{'0' * 64}"
+
+
 @pytest.mark.parametrize("examples", [3, pytest.param(300, marks=pytest.mark.long)])
+@pytest.mark.parametrize("key", [None, KEY], ids=["without keys", "with a key"])
 async def test_nothing_that_is_asked_is_answered_otherwise_than_documented(
-    redis_url: str, tmp_path: Path, examples: int
+    redis_url: str, tmp_path: Path, key: str | None, examples: int
 ) -> None:
     async with a_desk(tmp_path) as desk, aiohttp.ClientSession() as session:
         port = free_port()
@@ -27,6 +31,8 @@ async def test_nothing_that_is_asked_is_answered_otherwise_than_documented(
             "GREENSCALE_GATEWAY_PORT": str(port),
             "GREENSCALE_BACKEND": "echo",
         }
+        if key is not None:
+            desk.environment["GREENSCALE_GATEWAY_KEY"] = key
         await desk.start(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         gateway = await desk.start("serve")
         await until_served(session, f"http://127.0.0.1:{port}/readyz", lambda: gateway.returncode is None)
@@ -34,6 +40,7 @@ async def test_nothing_that_is_asked_is_answered_otherwise_than_documented(
             *(str(Path(sys.executable).with_name("schemathesis")), "run", f"http://127.0.0.1:{port}/openapi.json"),
             *("--max-examples", str(examples), "--phases", "fuzzing,stateful", "--seed", "1"),
             *("--exclude-checks", NOT_CHECKED, "--request-timeout", "20", "--continue-on-failure"),
+            *(() if key is None else ("--header", f"Authorization: Bearer {key}")),
             *("--exclude-path-regex", "/events$|/metrics$|/embeddings$"),  # endless; no JSON; not of this backend
         ]
         asked = await desk.run_other(*command)

@@ -17,10 +17,11 @@ import pytest
 
 from greenscale_worker import ConfigError, QueueUnavailableError, RedisOptions, open_client
 from greenscale_worker.cli.serve import _has_keys
-from greenscale_worker.gateway import app, core
+from greenscale_worker.gateway import app, core, sse
 from greenscale_worker.gateway.bounded import CALLS, bounded
 from greenscale_worker.gateway.core import Gateway, GatewayOptions
 from greenscale_worker.gateway.keys import new_key
+from greenscale_worker.job import Output, Succeeded
 from greenscale_worker.testing.rig import ANSWER, run
 from harness.eventually import PATIENCE, eventually
 from harness.redis_server import RedisServer, free_port
@@ -302,6 +303,29 @@ async def test_who_sends_too_slowly_is_cut_off(redis_url: str, monkeypatch: pyte
         answered = await talk(api, head, *[b" "] * 20, pause=0.05)
         assert answered.startswith(b"HTTP/1.1 408")
         assert b'"code":"request_timeout"' in answered
+
+
+async def test_who_does_not_read_a_long_answer_is_cut_off(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "WRITE_SECONDS", 0.5)
+    async with a_gateway(redis_url) as api:
+        job_id = await api.submit()
+        assert await api.worker.settle(await run(api.worker), Succeeded(Output("x" * 8_000_000)))
+        host, port = "127.0.0.1", int(api.url.rpartition(":")[2])
+        loop, peer = asyncio.get_running_loop(), socket.socket()
+        with peer:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            peer.setblocking(False)  # noqa: FBT003  its only argument
+            await loop.sock_connect(peer, (host, port))
+            await loop.sock_sendall(peer, f"GET /v1/jobs/{job_id}/result HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            await loop.sock_recv(peer, 1)
+            await eventually(lambda: not held_by_gateway(port))
+
+
+def held_by_gateway(port: int) -> list[str]:
+    """The connections of a port that are open, with bytes that were not read."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    fields = [line.split() for line in lines]
+    return [each[4] for each in fields if each[1].endswith(f":{port:04X}") and int(each[4].partition(":")[0], 16)]
 
 
 async def test_who_leaves_is_forgotten(api: Api) -> None:

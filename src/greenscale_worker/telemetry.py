@@ -33,6 +33,7 @@ Event = Literal[
     "gate_open",
     "gate_shut",
     "gateway_error",
+    "out_of_files",
     "gateway_started",
     "handler_stuck",
     "job",

@@ -1,11 +1,13 @@
 """Real processes at the front door: gateways and workers on a Redis, and an endpoint that counts what it is asked."""
 
 import asyncio
+import math
+import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 from openai import AsyncOpenAI
@@ -15,7 +17,7 @@ from harness.eventually import PATIENCE
 from harness.redis_server import free_port
 from harness.worker_process import Fleet, WorkerProcess
 
-PAGE: int = 4096
+PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass
@@ -63,19 +65,19 @@ class Front:
         jobs = (await self.stats())["jobs"]
         return {jobs.get(name, 0) for name in names}
 
-    async def until_running(self, number: int) -> None:
+    async def until_running(self, number: int, *, most: float = math.inf) -> None:
         """Wait until the endpoint has so many requests in work."""
         async with asyncio.timeout(PATIENCE):
-            while (await self.stats())["in_flight"] < number:  # noqa: ASYNC110  it is asked over HTTP
+            while not number <= (await self.stats())["in_flight"] <= most:  # noqa: ASYNC110  it is asked over HTTP
                 await asyncio.sleep(0.02)
 
-    async def in_queue(self, door: Door, number: int) -> None:
+    async def in_queue(self, door: Door, number: int, *, most: float = math.inf) -> None:
         """Wait until so many jobs wait or run."""
         async with asyncio.timeout(PATIENCE):
             while True:
                 async with self.session.get(f"{door.url}/v1/stats") as response:
                     depth = (await response.json())["depth"]
-                if depth["waiting"] + depth["running"] >= number:
+                if number <= depth["waiting"] + depth["running"] + depth["delayed"] <= most:
                     return
                 await asyncio.sleep(0.1)
 

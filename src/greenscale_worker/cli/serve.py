@@ -2,10 +2,11 @@
 
 import argparse
 import asyncio
+import errno
 import gc
 import signal
 from contextlib import AsyncExitStack, aclosing, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from greenscale_worker.cli import interrupt
 from greenscale_worker.cli.context import logs_json, open_client, settings_in_force
@@ -38,6 +39,7 @@ CODES: Final = """\
    while there are no keys"""
 GARBAGE_THRESHOLD: Final = 50_000  # as of a worker: a request leaves few cycles behind
 AGAIN_SECONDS: Final = 1.0
+SAY_AGAIN_SECONDS: Final = 60.0
 RAISED_FILES: Final = 65_536
 
 
@@ -85,6 +87,7 @@ async def _serve(settings: "Settings") -> int:
         open_without_keys=is_loopback(settings.gateway_host),
     )
     _allow_many_connections()
+    _say_once_that_files_are_out()
     stopping = asyncio.Event()
     async with AsyncExitStack() as stack:
         queue = await stack.enter_async_context(aclosing(await open_client(settings)))
@@ -144,6 +147,24 @@ async def _has_keys(gateway: "Gateway", host: str, stopping: asyncio.Event) -> b
                     " `greenscale-worker keys create`, or GREENSCALE_GATEWAY_KEY, or 127.0.0.1"
                 )
     return True
+
+
+def _say_once_that_files_are_out() -> None:
+    """Log it once a minute: asyncio would write hundreds of tracebacks a second, and do nothing else meanwhile."""
+    from greenscale_worker.telemetry import log
+
+    said_at = float("-inf")
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        nonlocal said_at
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+            loop.default_exception_handler(context)
+        elif loop.time() - said_at > SAY_AGAIN_SECONDS:
+            said_at = loop.time()
+            log.warning("out_of_files", error=error.strerror)
+
+    asyncio.get_running_loop().set_exception_handler(handle)
 
 
 def _allow_many_connections() -> None:

@@ -178,7 +178,9 @@ class Call:
     async def body(self) -> bytes:
         """Read the body. Raises Problem `compressed`, `too_large`, `request_timeout` or `bad_request`."""
         if self.request.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise Problem("compressed", "Content-Encoding: only bodies as they are are accepted", param="Content-Encoding")
+            raise Problem(
+                "compressed", "Content-Encoding: only bodies as they are are accepted", param="Content-Encoding"
+            )
         most = self.gateway.options.max_bytes
         too_large = Problem("too_large", f"at most {most} bytes are accepted (GREENSCALE_MAX_PAYLOAD_BYTES)")
         if (self.request.content_length or 0) > most:

@@ -23,7 +23,10 @@ async def events(call: Call) -> web.StreamResponse:
     if told is None:
         raise no_such_job(call.id)
     call.check_client()
-    followed = Followed(await sse.begin(call.request), told)
+    response = await sse.begin(call.request)
+    if call.request.method == "HEAD":
+        return response
+    followed = Followed(response, told)
     try:
         await _follow(call, followed)
     except Problem:  # the gateway is being stopped: a client that connects again goes on with another one
