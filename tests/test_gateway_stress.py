@@ -80,8 +80,10 @@ AT: Final = {
 }
 
 
-@pytest.mark.parametrize("at", AT)
-@pytest.mark.parametrize("path", ["chat", "completions", "embeddings"])
+@pytest.mark.parametrize(
+    ("path", "at"),
+    [*(("chat", at) for at in AT), ("completions", "amid blank lines"), ("embeddings", "amid blank lines")],
+)
 async def test_a_connection_that_is_cut_runs_nothing_twice(place: Place, path: str, at: str) -> None:
     trap = Trap(b"POST ", keep=AT[at].keep, half=AT[at].half)
     place.proxy.set(trap)

@@ -189,6 +189,7 @@ async def test_the_configured_model_is_listed_where_the_endpoint_lists_none(redi
         ({"service_tier": "gold"}, "service_tier"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": "yes"}, "stream"),
+        ({"stream": 1}, "stream"),
     ],
 )
 async def test_a_bad_request_is_one_at_once(played: Played, fields: dict[str, Any], param: str) -> None:

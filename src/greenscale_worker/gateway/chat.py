@@ -59,7 +59,7 @@ class Asked:
         """Read a request. Raises Problem."""
         body = object_of(raw)
         stream, options = body.pop("stream", None), body.pop("stream_options", None)
-        if stream not in (None, False, True) or (stream and path == EMBEDDINGS_PATH):
+        if not isinstance(stream, bool | None) or (stream and path == EMBEDDINGS_PATH):
             raise Problem("bad_field", "stream: true or false is expected, for embeddings false", param="stream")
         if options is not None and not (stream and isinstance(options, dict)):
             said = "stream_options: an object is expected, and only beside a stream"
