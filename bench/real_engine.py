@@ -19,6 +19,8 @@ import argparse
 import json
 import os
 import signal
+import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -53,6 +55,7 @@ END_SECONDS: Final = 30.0
 ORPHAN_SECONDS: Final = 5.0
 DONE_SECONDS: Final = 900.0
 NO_CALL: Final = ("gate_shut", "drain")  # codes of jobs given back that were not sent, or not answered
+WIDE, ROUNDS = 256, 9
 BURST, BURSTS, KEPT_ALIVE = 64, 8, 5.0  # uvicorn closes connections that were idle for 5 s
 
 
@@ -212,6 +215,14 @@ class Stage:
             self._jobs[f"job-{number}"] = job | {"ignore_eos": True} | parameters
         self.redis.lpush("jobs", *map(json.dumps, list(self._jobs.values())[-count:]))
 
+    def bodies(self) -> list[dict[str, Any]]:
+        """Return the requests that a worker makes of the jobs."""
+        return [
+            {"model": MODEL, "messages": [{"role": "user", "content": job["prompt"]}]}
+            | {name: value for name, value in job.items() if name not in {"job_id", "prompt"}}
+            for job in self._jobs.values()
+        ]
+
     def ended(self) -> int:
         return len(self._jobs) - int(self.redis.llen("jobs")) - int(self.redis.hlen("{jobs}:open"))
 
@@ -370,7 +381,41 @@ def valve(engine: Engine) -> None:
             print(f"{' '.join(options) or 'no valve'}: {rate:.1f} jobs/s, {dead} dead letters, failed calls {failed}")
 
 
-LOOKS: Final = {"bursts": bursts, "answers": answers, "wrong model": wrong_model, "valve": valve}
+def pace(engine: Engine) -> None:
+    """Compare a worker of 256 lanes with a client of 256 lanes and no queue, in turns, by answers per second."""
+    engine.up(*STOPS_AT_ONCE, "--max-num-seqs", str(WIDE))
+    ratios = []
+    for _ in range(ROUNDS):
+        with stage(engine, GREENSCALE_CONCURRENCY=WIDE) as here:
+            here.push(JOBS)
+            bare = _rate_of_client(engine, here.bodies())
+            here.fleet.start()
+            worker = _rate(here)
+            here.done()
+        ratios.append(worker / bare)
+        print(f"{WIDE} lanes: client {bare:.1f} answers/s, worker {worker:.1f}, ratio {ratios[-1]:.3f}", flush=True)
+    print(f"{WIDE} lanes: median ratio {statistics.median(ratios):.3f} of {ROUNDS}")
+
+
+def _rate_of_client(engine: Engine, bodies: Sequence[object]) -> float:
+    task = {"url": f"{engine.url}/v1/chat/completions", "lanes": WIDE, "bodies": bodies}
+    command = [sys.executable, "-m", "bench.bare_client"]
+    done = subprocess.run(command, input=json.dumps(task), capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def _rate(here: Stage) -> float:
+    """Return answers per second from 10 % to 90 % of the jobs."""
+    times = []
+    for part in (1, 9):
+        if not wait(lambda part=part: here.ended() >= JOBS * part // 10, DONE_SECONDS):
+            raise SystemExit("the worker is not done in time")
+        times.append((here.ended(), time.monotonic()))
+    (first, began), (last, ended) = times
+    return (last - first) / (ended - began)
+
+
+LOOKS: Final = {"bursts": bursts, "answers": answers, "wrong model": wrong_model, "valve": valve, "pace": pace}
 
 
 def main() -> int:

@@ -393,6 +393,10 @@ async def test_a_job_is_submitted_with_a_class_and_a_time(redis_url: str, client
         assert (await ours.depth()).scheduled == 2
         with pytest.raises(ValueError, match="job_class 'urgent'"):
             await ours.submit("never", job_class="urgent")  # type: ignore[arg-type]
+        with pytest.raises(BadInputError, match=r"not_before: .* has no time zone"):
+            await ours.submit("never", not_before=datetime(2030, 1, 1))  # noqa: DTZ001  what is refused
+        with pytest.raises(TypeError, match="not_before 'soon': a datetime or seconds since the epoch are expected"):
+            await ours.submit("never", not_before="soon")  # type: ignore[arg-type]
 
 
 async def test_many_jobs_are_handed_in_in_order(redis_url: str, client: Redis) -> None:

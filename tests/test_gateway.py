@@ -4,6 +4,7 @@ import asyncio
 import re
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator
+from html import escape
 from time import time
 from typing import Any, Final
 
@@ -460,6 +461,12 @@ async def test_the_document_and_the_page(on_list: Api) -> None:
         assert word in text
     assert "<script" not in text
     assert "https://" not in text
+    for name, schema in told["components"]["schemas"].items():
+        assert f"<h3 id={name}>" in text, "what a body holds is told where it is named"
+        assert all(f"<code>{field}</code>" in text for field in schema.get("properties", {}))
+    for host in ("127.0.0.1:18400", 'localhost"<b>'):
+        shown = (await on_list.get("/docs", headers={"Host": host})).body.decode()
+        assert f"curl -sS http://{escape(host)}/v1/jobs" in shown, "the example calls this gateway, not the one on 8400"
 
 
 async def test_the_past_and_what_was_saved(api: Api) -> None:

@@ -77,6 +77,7 @@ async def test_without_keys_everybody_here_may_call_and_with_one_nobody_without(
         refused = await api.get("/v1/jobs", headers={"Authorization": authorization})
         assert (refused.status, refused.code) == (401, "invalid_api_key"), authorization
         assert refused.headers["WWW-Authenticate"] == "Bearer"
+        assert ("a key is needed" in refused.json["detail"]) == (not authorization), "a wrong key is called so"
     for path in ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json"):
         assert (await api.get(path)).status == 200
     assert (await key.call("GET", "/v1/jobs", Host="gateway.example")).status == 200
@@ -320,6 +321,11 @@ def test_keys_are_made_shown_once_listed_and_revoked(shell: Shell) -> None:
     code, out, _ = shell("keys", "list")
     assert found[1] in out
     assert found[2] not in out
+    assert "in 89 d 23 h" in out
+    assert "waiting 5, x y" in out
+    shell.client.hset("{jobs}:keys", "0123456789", "of a later version")
+    assert "unreadable" in shell("keys", "list")[1]
+    shell.client.hdel("{jobs}:keys", "0123456789")
     assert shell("keys", "revoke", found[1]) == (0, f"The key {found[1]} is revoked.\n", "")
     assert shell("keys", "revoke", token.strip())[0] == 0
     assert orjson.loads(shell("keys", "list", "--json")[1])["state"] == "revoked"

@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 from dataclasses import astuple, fields
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -200,7 +202,9 @@ def test_no_saving_is_claimed_for_the_time_before_the_ledger_begins(day: Shell) 
     assert told["savings"]["window_seconds"] == pytest.approx(3000 * 60, abs=60)
     assert told["savings"]["replicas_always_on"] == 9
     _, out, _ = day("report", "--since", "7d")
-    assert "since the ledger begins there" in out
+    assert ": the ledger begins there" in out
+    second = out.splitlines()[1]
+    assert len(re.sub(r" UTC, [^:]+", " UTC, 59 m 59 s", second)) <= 80
 
 
 def test_json_has_every_number(day: Shell) -> None:
@@ -290,6 +294,14 @@ def test_what_cannot_be_meant_is_refused(arguments: str, says: str, day: Shell) 
     code, out, err = day("report", *arguments.split(" "))
     assert (code, out) == (2, "")
     assert says in " ".join(err.split())
+
+
+def test_a_time_of_day_that_has_not_come_yet_is_that_of_today(day: Shell) -> None:
+    now = datetime.now(UTC)
+    since, until = (f"{now + timedelta(minutes=minutes):%H:%M}" for minutes in (-30, 30))
+    code, out, err = day("report", "--since", since, "--until", until, "--json")
+    assert (code, err) == (0, "")
+    assert timedelta(0) <= datetime.fromisoformat(orjson.loads(out)["until"]) - now < timedelta(minutes=1)
 
 
 def test_of_a_time_that_the_ledger_does_not_know_it_says_so(shell: Shell) -> None:

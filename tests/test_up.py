@@ -183,7 +183,7 @@ async def test_what_it_prints_works_as_printed_and_fits_a_narrow_terminal(home: 
 
 async def test_its_gateway_answers_where_it_says_and_is_started_again(home: Home) -> None:
     up = await home.up()
-    (url,) = re.findall(r"^  gateway .* (http://127\.0\.0\.1:\d+/v1)$", up.out, re.MULTILINE)
+    (url,) = re.findall(r"^  gateway .* (http://127\.0\.0\.1:\d+/v1)\b", up.out, re.MULTILINE)
     up.kill("gateway")
     await up.says(r"gateway died \(killed by SIGKILL\); it was started again")
     async with ClientSession() as http:
@@ -203,9 +203,8 @@ async def test_a_gateway_takes_another_port_unless_it_was_told_which(home: Home)
         assert services.gateway_port(settings) == int(port)
         assert services.gateway_port(settings.model_copy(update={"origins": {}})) != int(port)
         home.desk.environment["GREENSCALE_GATEWAY_PORT"] = port
-        up = await home.begin()
-        assert await up.exit_code() == 2
-        assert f"cannot listen on 127.0.0.1 port {port}" in up.err
+        said = await home.refused()  # before anything is started: another gateway there would be taken for its own
+        assert f"GREENSCALE_GATEWAY_PORT={port}: Address already in use; expected: a free port" in said
 
 
 PAGE: Final = """\
@@ -344,7 +343,7 @@ async def test_a_second_ctrl_c_while_somebody_waits_at_the_gateway_hands_running
 ) -> None:
     home.desk.environment |= {"GREENSCALE_DRAIN_SECONDS": "600", "GREENSCALE_LEASE_SECONDS": "600"}
     up = await home.up()
-    (url,) = re.findall(r"^  gateway .* (http://127\.0\.0\.1:\d+/v1)$", up.out, re.MULTILINE)
+    (url,) = re.findall(r"^  gateway .* (http://127\.0\.0\.1:\d+/v1)\b", up.out, re.MULTILINE)
     endpoint.hold()
     async with ClientSession() as http:
         job = {"json": {"prompt": "a", "job_id": "a"}, "headers": {"Prefer": "wait=600"}}

@@ -32,6 +32,8 @@ def page() -> None:
     _form()
     if error := st.session_state.get("ask_error"):
         show.trouble(error)
+        if error.kind in {"away", "queue"}:
+            st.caption("Press Ask again then: under the id in this form the job is not run twice.")
     if asked := st.query_params.get(ASKED):
         _watch(asked)
 
@@ -157,7 +159,7 @@ def _wait(job: Job, watch: Watch) -> None:
 
 def _whereabouts(job: Job) -> str:
     again = f", run {job.attempts}" if (job.attempts or 0) > 1 else ""
-    crashes = f", taken over after {job.crashes} crash(es)" if job.crashes else ""
+    crashes = f", taken over after {job.crashes} crash{'es' if job.crashes > 1 else ''}" if job.crashes else ""
     return f"worker {show.literal(job.worker or '')}{again}{crashes}"
 
 

@@ -6,7 +6,7 @@ from typing import Final, Literal, NamedTuple
 
 Kind = Literal["away", "key", "queue", "unknown", "refused", "strange"]
 MAKE_A_KEY: Final = "Make one with `greenscale-worker keys create`, and set GREENSCALE_GATEWAY_KEY."
-RETRY: Final = "Is Redis up? Jobs that were accepted are kept, and this page looks again by itself."
+RETRY: Final = "Is Redis up? Jobs that were accepted are kept."
 REFUSALS: Final[Mapping[int, tuple[Kind, str, str]]] = {
     HTTPStatus.UNAUTHORIZED: (
         "key",

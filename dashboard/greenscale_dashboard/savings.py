@@ -48,7 +48,7 @@ def _compare(history: History, *, chosen: bool) -> None:
     part = f", of which {show.age(known)} are known" if (known or 0) + show.MINUTE < (asked or 0) else ""
     st.caption(
         f"Window: {show.age(asked)}, {show.clock(history.since)} to {show.clock(history.until)}{part}. "
-        "Saved is always on less measured, in replica-hours. Tokens cost the same either way."
+        "Saved is always on less measured, in time of replicas. Tokens cost the same either way."
     )
 
 
@@ -57,7 +57,9 @@ def _figure(label: str, value: str, note: str) -> None:
 
 
 def _hours(seconds: float | None) -> str:
-    return show.UNKNOWN if seconds is None else f"{seconds / show.HOUR:,.1f} h"
+    if seconds is None:
+        return show.UNKNOWN
+    return f"{seconds / show.HOUR:,.1f} h" if abs(seconds) >= show.HOUR else f"{seconds / show.MINUTE:,.1f} min"
 
 
 def _share(savings: Savings) -> str:
@@ -71,6 +73,9 @@ def _draw(history: History) -> None:
         st.caption("No replica has run in this window, or nothing is known of it.")
         return
     st.subheader("Replicas over time")
+    if len(steps) == 1:  # of which no area can be drawn
+        st.caption(f"It is drawn as soon as there are two steps, of {show.age(history.step_seconds)} each.")
+        return
     running = [step.replica_seconds / history.step_seconds for step in steps]
     st.area_chart(
         {"time": [step.at for step in steps], "replicas": running},

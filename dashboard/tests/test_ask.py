@@ -116,7 +116,7 @@ def test_a_failed_attempt_is_told_while_the_job_goes_on(fake: Fake) -> None:
     fake.set(jobs={"a": {"id": "a", "state": "delayed", "error": error, "worker": "w", "attempts": 2, "crashes": 1}})
     page = open_page("ask", job="a")
     assert "overloaded" in page.warning[0].value
-    assert "run 2, taken over after 1 crash" in words(page)
+    assert "run 2, taken over after 1 crash\n" in words(page)
 
 
 def test_a_job_nobody_knows_is_told_as_such(fake: Fake) -> None:  # noqa: ARG001  it knows nothing
@@ -136,6 +136,7 @@ def test_where_handing_in_fails_the_id_stays_so_that_asking_again_is_safe(fake: 
     job_id = page.text_input(key="ask_id").value
     fake.instead("POST /v1/jobs", 503, {"detail": "Redis at 127.0.0.1:1 does not answer"})
     type_and_ask(page)
+    assert "Press Ask again" in words(page)
     assert "Redis at" in words(page)
     assert page.text_input(key="ask_id").value == job_id
     fake.set(instead={})

@@ -60,6 +60,14 @@ def test_a_window_that_is_known_in_part_says_so(fake: Fake) -> None:
     assert "of which 10 min are known" in words(open_page("savings"))
 
 
+def test_the_first_minutes_are_more_than_zeros_and_an_empty_chart(fake: Fake) -> None:
+    told = history(always_on_replica_seconds=282, measured_replica_seconds=102, saved_replica_seconds=180)
+    fake.set(history=told | {"series": told["series"][:1]})
+    page = open_page("savings")
+    assert [value for value, _ in shown(page).values()] == ["4.7 min", "1.7 min", "3.0 min"]
+    assert "as soon as there are two steps, of 15 min each" in words(page)
+
+
 def test_nothing_known_is_shown_as_such(fake: Fake) -> None:
     fake.set(history={})
     page = open_page("savings")

@@ -109,7 +109,8 @@ def _worker_started(facts: EventDict) -> str:
 
 
 def _draining(facts: EventDict) -> str:
-    return "draining: {running} running, for at most {seconds} s".format_map(defaultdict(str, facts))
+    running = f"{facts['running']} running, " if "running" in facts else ""  # a gateway runs no jobs
+    return f"draining: {running}for at most {facts.get('seconds', '')} s"
 
 
 def _probe_failed(facts: EventDict) -> str:

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     Use = Callable[[argparse.Namespace, QueueClient, Settings], Awaitable[int]]
 
 DESCRIPTION: Final = """\
-Keys of the gateway (`greenscale-worker serve`). They lie with the queue, so
+Keys of the gateway (`greenscale-worker serve`). They are kept in Redis, so
 all gateways know them; of a secret only its SHA-256 is kept. A revoked key is
-refused everywhere within 5 s."""
+refused everywhere within 5 s. As soon as there is a key, nobody may call
+without one."""
 CREATE: Final = """\
 Make a key, and print it: it is shown this once, and kept nowhere.
 
@@ -33,7 +34,7 @@ A key of a tenant sees that tenant's jobs only, under ids of its own; one
 without sees everything. Scopes: submit, read, cancel, batch, and admin for all
 of them."""
 LIMITS: Final = """\
-Each gateway counts for itself, but tokens: they are those of the tenant."""
+Each gateway counts for itself, except tokens: all that the tenant uses count."""
 EXAMPLES: Final = {
     "create": "greenscale-worker keys create --tenant search --expires 90d\n"
     "greenscale-worker keys create --scopes read --note dashboard",
@@ -138,15 +139,14 @@ async def _list(args: argparse.Namespace, client: "QueueClient", _settings: "Set
         if args.json:
             say_json({"id": key_id, "state": "unreadable"} if key is None else _facts(key_id, key))
         elif key is None:
-            rows.append((key_id, "unreadable", "-", "-", "-", "-"))
+            rows.append((key_id, "unreadable", "-", "-", "-", "-", ""))
         else:
             limits = ", ".join(f"{name} {value}" for name, value in _limits(key).items())
-            made = f"{age(now - key.created_at)} ago"
-            rows.append(
-                (key_id, key.state(now), key.tenant or "-", ",".join(key.scopes), made, limits or "-", key.note)
-            )
+            made, expires = f"{age(now - key.created_at)} ago", _until(key.expires_at, now)
+            about = ", ".join(filter(None, (limits, key.note)))
+            rows.append((key_id, key.state(now), key.tenant or "-", ",".join(key.scopes), made, expires, about))
     if rows:
-        say(columns(rows, head=("ID", "STATE", "TENANT", "SCOPES", "MADE", "LIMITS", "NOTE"), cut=True))
+        say(columns(rows, head=("ID", "STATE", "TENANT", "SCOPES", "MADE", "EXPIRES", "LIMITS, NOTE"), cut=True))
     elif not args.json:
         hint("there are no keys: a gateway listens on this machine only, and everybody on it may call")
     return 0
@@ -183,6 +183,12 @@ def _facts(key_id: str, key: "Key") -> dict[str, Any]:
         **told,
         "limits": _limits(key),
     }
+
+
+def _until(moment: float | None, now: float) -> str:
+    if moment is None:
+        return "-"
+    return f"in {age(moment - now)}" if moment > now else f"{age(now - moment)} ago"
 
 
 def _limits(key: "Key") -> dict[str, int]:

@@ -1,6 +1,7 @@
 """`report`: what jobs and workers did in a window of time, what it cost, and what scaling saved."""
 
 import argparse
+import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -64,7 +65,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--since", type=since_of, default="24h", metavar="TIME", help="a time, or an age such as 7d (default: 24h)"
     )
-    parser.add_argument("--until", type=since_of, metavar="TIME", help="the same (default: now)")
+    parser.add_argument("--until", type=_until_of, metavar="TIME", help="the same (default: now)")
     parser.add_argument(
         "--step", type=_step, default=HOUR, metavar="SPAN", help="whole minutes, such as 5m, 1h or 1d (default: 1h)"
     )
@@ -129,7 +130,7 @@ class Report:
     def _title(self) -> list[str]:
         whose = f", tenant {bold(self.tenant)}" if self.tenant else ""
         since, until = _minute(self.window.since), _minute(self.window.until)
-        cut = ", since the ledger begins there" if self.is_cut else ""
+        cut = ": the ledger begins there" if self.is_cut else ""
         return [f"queue {bold(self.queue)}{whose}", f"{since} to {until} UTC, {age(self.window.seconds)}{cut}"]
 
     def _totals(self) -> list[str]:
@@ -203,7 +204,11 @@ async def _report(args: argparse.Namespace, client: "QueueClient", settings: "Se
 
     now = time()
     known = await client.ledger(0)  # all: where it begins, no saving may be claimed for the time before
-    since, until = _moment(args.since, now), None if args.until is None else _moment(args.until, now)
+    since, until = _moment(args.since, now), None
+    if args.until is not None:
+        *parsed, is_clock = args.until
+        until = _moment(parsed, now)
+        until += DAY if is_clock and until <= since else 0  # 17:00, where it is not yet that late
     if until is not None and until <= since:
         raise ConfigError("report: --until is before --since; expected: a later time, or a shorter age")
     found = window(since, until, now=now, first=known[0].at if known else None)
@@ -242,7 +247,12 @@ def _exact(value: float | None) -> float | None:
     return round(value, 3) if isinstance(value, float) else value
 
 
-def _moment(since: tuple[float | None, float | None], now: float) -> float:
+def _until_of(text: str) -> tuple[float | None, float | None, bool]:
+    """Parse until when; and whether that is a time of any day."""
+    return *since_of(text), re.fullmatch(r"[\d:]+", text.strip()) is not None and ":" in text
+
+
+def _moment(since: "Sequence[float | None]", now: float) -> float:
     time_, age_ = since
     return time_ if time_ is not None else now - (age_ or 0.0)
 

@@ -157,6 +157,8 @@ def _say_once_that_files_are_out() -> None:
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         nonlocal said_at
+        if "_start_serving" in repr(context.get("handle")):
+            return  # asyncio listens again a second after files were out, also if the gateway was stopped meanwhile
         error = context.get("exception")
         if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
             loop.default_exception_handler(context)

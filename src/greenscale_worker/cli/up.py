@@ -83,7 +83,7 @@ def _folder(text: str) -> Path:
 
 def run(args: argparse.Namespace) -> int:
     """Run everything until a signal. Raises ConfigError."""
-    from greenscale_worker.up import folder, probes, services, valkey
+    from greenscale_worker.up import folder, services, valkey
 
     settings = settings_of_command()
     services.check(settings, args.latency)
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         services.check_dashboard(settings)
     server = valkey.find_server()
     with folder.reserved(args.data, settings.redis_port):
-        probes.check_port("REDIS_PORT", settings.redis_port)
+        services.check_ports(settings)
         programs = services.services(
             settings, server, args.data, ENV_FILE.get(), args.latency, dashboard=args.dashboard
         )

@@ -163,6 +163,8 @@ class Client:
         Raises BadInputError for a job that no worker would run, QueueFullError if the server takes no more, ValueError
         for an unknown class.
         """
+        if isinstance(not_before, datetime) and not_before.tzinfo is None:
+            raise BadInputError("bad_field", f"not_before: {not_before} has no time zone; datetime.now(UTC) has one")
         due = not_before.timestamp() if isinstance(not_before, datetime) else not_before
         known = {"prompt": prompt, "messages": messages, "job_id": job_id, "metadata": metadata, "deadline": deadline}
         job = {**{name: value for name, value in known.items() if value is not None}, **parameters}

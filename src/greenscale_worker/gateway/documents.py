@@ -5,6 +5,7 @@ from typing import Final
 from aiohttp import web
 
 from greenscale_worker.gateway.core import Call
+from greenscale_worker.gateway.page import at
 from greenscale_worker.gateway.route import HTML, Route
 
 # The page has no script, and loads nothing.
@@ -19,7 +20,8 @@ async def openapi(call: Call) -> web.Response:
 async def page(call: Call) -> web.Response:
     """GET /docs."""
     headers = {"Content-Security-Policy": POLICY}
-    return web.Response(text=call.gateway.page, content_type=HTML, charset="utf-8", headers=headers)
+    text = at(call.gateway.page, f"{call.request.scheme}://{call.request.host}")
+    return web.Response(text=text, content_type=HTML, charset="utf-8", headers=headers)
 
 
 ROUTES: Final = (

@@ -61,9 +61,9 @@ def of_job(queue_id: str, record: Record, caller: Caller, answer: bytes | None =
 
 
 def json(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    """Answer with JSON."""
+    """Answer with JSON, and a line feed for terminals."""
     headers = {"Cache-Control": "no-store", **(headers or {}), "Content-Type": JSON}
-    return web.Response(status=status, body=write(value), headers=headers)
+    return web.Response(status=status, body=write(value) + b"\n", headers=headers)
 
 
 def etag_of(body: bytes) -> str:

@@ -118,10 +118,12 @@ class Keyring:
             await self.refresh()
         if not self.exists and self._open_without:
             return None
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        sent = request.headers.get("Authorization", "")
+        scheme, _, token = sent.partition(" ")
         found = TOKEN.fullmatch(token.strip()) if scheme.lower() == "bearer" else None
         if found is None:
-            raise _refused("a key is needed: `Authorization: Bearer gs_…`")
+            said = "this is not a key of a gateway" if sent else "a key is needed"
+            raise _refused(f"{said}: `Authorization: Bearer gs_<id>_<secret>` is expected")
         key = self._own.get(found[1]) or self._keys.get(found[1])
         fits = compare_digest(hash_of(found[2]), NO_SECRET if key is None else key.hash)
         if key is None or not fits:

@@ -15,8 +15,9 @@ td, th { border-bottom: 1px solid #8884; padding: 0.25rem 1rem 0.25rem 0; text-a
 h2 { margin-top: 2.5rem; } h3 { margin-top: 2rem; }
 .method { display: inline-block; min-width: 4.5rem; font-weight: 600; }
 """
-EXAMPLE: Final = """\
-curl -sS {base}/v1/jobs -H 'Prefer: wait=60' \\
+BASE: Final = "http://127.0.0.1:8400"  # in the example, until `at` names the address that was asked
+EXAMPLE: Final = f"""\
+curl -sS {BASE}/v1/jobs -H 'Prefer: wait=60' \\
   -d '{{"prompt": "What is 2+2?"}}'"""
 
 
@@ -29,14 +30,21 @@ def page(document: dict[str, Any]) -> str:
         f"<tr id={escape(name)}><td><code>{escape(name)}</code></td><td>{kind.status}</td><td>{escape(kind.title)}</td>"
         for name, kind in PROBLEMS.items()
     )
-    title, example = escape(document["info"]["title"]), escape(EXAMPLE.format(base="http://127.0.0.1:8400"))
+    objects = "".join(_object(name, told) for name, told in document["components"]["schemas"].items())
+    title, example = escape(document["info"]["title"]), escape(EXAMPLE)
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
         f"<meta name=viewport content='width=device-width'><style>{STYLE}</style>"
         f"<h1>{title}</h1><p>{_prose(document['info']['description'])} The same for machines:"
         f" <a href=/openapi.json>openapi.json</a>.<pre>{example}</pre>{routes}"
+        f"<h2>Objects</h2>{objects}"
         f"<h2>Problems</h2><table><tr><th>code<th>status<th>meaning{problems}</table></html>\n"
     )
+
+
+def at(text: str, base: str) -> str:
+    """Return the page with the address of this gateway in its example."""
+    return text.replace(escape(BASE), escape(base), 1)
 
 
 def _route(method: str, path: str, told: dict[str, Any]) -> str:
@@ -60,8 +68,28 @@ def _route(method: str, path: str, told: dict[str, Any]) -> str:
     )
 
 
+def _object(name: str, told: dict[str, Any]) -> str:
+    required = told.get("required", ())
+    rows = "".join(
+        f"<tr><td><code>{escape(field)}</code>{' *' if field in required else ''}<td>{_type(schema)}"
+        f"<td>{_prose(schema.get('description', ''))}"
+        for field, schema in told.get("properties", {}).items()
+    )
+    about, star = _prose(told.get("description", "")), " * is never missing." if required else ""
+    return f"<h3 id={escape(name)}><code>{escape(name)}</code></h3><p>{about}{star}<table>{rows}</table>"
+
+
 def _type(schema: dict[str, Any]) -> str:
-    return f"<code>{escape(schema.get('$ref', schema.get('type', '')).rpartition('/')[2])}</code>"
+    """Return what a value is: a link to an object, the texts that are accepted, or a type of JSON."""
+    if "$ref" in schema:
+        name = escape(schema["$ref"].rpartition("/")[2])
+        return f"<a href=#{name}><code>{name}</code></a>"
+    if "anyOf" in schema:
+        return " or ".join(_type(each) for each in schema["anyOf"])
+    if "enum" in schema or "const" in schema:
+        return ", ".join(f"<code>{escape(str(each))}</code>" for each in schema.get("enum", [schema.get("const")]))
+    of = f" of {_type(schema['items'])}" if schema.get("items") else ""
+    return escape(schema.get("type", "any")) + of
 
 
 def _prose(text: str) -> str:

@@ -28,8 +28,11 @@ async def http_unready(host: str, port: int, path: str) -> str | None:
     return None if words[1:2] == [b"200"] else _first_line(body or head)
 
 
-def check_port(setting: str, port: int) -> None:
-    """Raise ConfigError if that port of 127.0.0.1 is not allowed or already in use."""
+def check_port(setting: str, port: int, otherwise: str = "") -> None:
+    """Raise ConfigError if that port of 127.0.0.1 is not allowed or already in use.
+
+    Whatever listens there may answer as ours would, and would be taken for it. `otherwise` says what else can be done.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -37,8 +40,8 @@ def check_port(setting: str, port: int) -> None:
         except OSError as error:
             reason = os.strerror(error.errno or 0)
             raise ConfigError(
-                f"{setting}={port}: {reason}; expected: a free port for `up`, such as {setting}={free_port()};"
-                " for a worker on a Redis that runs already: greenscale-worker, without `up`"
+                f"{setting}={port}: {reason}; expected: a free port for `up`, such as"
+                f" {setting}={free_port()}{otherwise}"
             ) from None
 
 

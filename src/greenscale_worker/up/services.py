@@ -11,10 +11,11 @@ from greenscale_worker.config.catalogue import name_of
 from greenscale_worker.config.rules import CHAT_PATH
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.up import backlog, valkey
-from greenscale_worker.up.probes import free_port, http_unready, is_free
+from greenscale_worker.up.probes import check_port, free_port, http_unready, is_free
 from greenscale_worker.up.supervisor import Service
 
 HERE: Final = ("127.0.0.1", "localhost")
+OTHERWISE: Final = "; for a worker on a Redis that runs already: greenscale-worker, without `up`"
 # `-P`: no module of the working directory may shadow one of ours.
 OURSELVES: Final = (sys.executable, "-P", "-m", "greenscale_worker")
 SIMULATOR_STOP_SECONDS: Final = 5.0
@@ -82,6 +83,14 @@ def services(  # noqa: PLR0913  what `up` was told
     return programs
 
 
+def check_ports(settings: Settings) -> None:
+    """Raise ConfigError if another program listens on a port that the settings name."""
+    check_port("REDIS_PORT", settings.redis_port, OTHERWISE)
+    gateway = settings.origins.get("gateway_port") is not None and settings.gateway_host in HERE
+    if gateway and settings.result_ttl_seconds:
+        check_port("GREENSCALE_GATEWAY_PORT", settings.gateway_port)
+
+
 def check_dashboard(settings: Settings) -> None:
     """Raise ConfigError unless the dashboard is installed here, and there will be a gateway for it."""
     if find_spec(DASHBOARD) is None:
@@ -99,7 +108,7 @@ def _dashboard(port: int, gateway: Service, log: Path) -> Service:
         shown=f"http://127.0.0.1:{port}",
         command=[sys.executable, "-P", "-m", DASHBOARD],
         environment={
-            "GREENSCALE_GATEWAY_URL": gateway.shown.removesuffix("/v1"),
+            "GREENSCALE_GATEWAY_URL": gateway.shown.partition("/v1")[0],
             "STREAMLIT_SERVER_ADDRESS": "127.0.0.1",
             "STREAMLIT_SERVER_PORT": str(port),
         },
@@ -131,9 +140,10 @@ def _simulator(port: int, log: Path, latency: float | None) -> Service:
 
 def _gateway(settings: Settings, port: int, environment: dict[str, str], log: Path, env_file: Path | None) -> Service:
     name = f"[{settings.gateway_host}]" if ":" in settings.gateway_host else settings.gateway_host
+    hint = "" if port == settings.gateway_port else f" ({settings.gateway_port} is in use)"
     return Service(
         name="gateway",
-        shown=f"http://{name}:{port}/v1",
+        shown=f"http://{name}:{port}/v1{hint}",
         command=[*OURSELVES, *(["--env-file", str(env_file)] if env_file is not None else []), "serve"],
         environment={**environment, "GREENSCALE_GATEWAY_PORT": str(port), "GREENSCALE_LOG_FORMAT": "console"},
         log=log,
