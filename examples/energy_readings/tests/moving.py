@@ -10,12 +10,8 @@ from harness.tcp_proxy import TcpProxy
 class Name(TcpProxy):
     """A name on the network: who connects from now on reaches another server, connections that are there stay."""
 
-    @property
-    def target(self) -> int:
-        return self._target
-
     def move(self, port: int) -> None:
-        self._target = port
+        self.target = port
 
 
 class Stub:
