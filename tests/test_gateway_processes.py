@@ -91,7 +91,7 @@ async def test_redis_goes_away_and_comes_back_while_100_wait(
             calls = [asyncio.create_task(ask(client, name, stream=stream)) for name in names]
             await front.until_running(len(names))
             redis.kill()
-            await asyncio.sleep(1)
+            await door.process.says("queue_unavailable")
             redis.start()
             assert await outcomes(calls) == {"answer": len(names)}
             assert await front.calls(names) == {1}
