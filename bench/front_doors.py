@@ -7,6 +7,7 @@ their table into docs/gateway.md.
 """
 
 import asyncio
+import http.client
 import json
 import statistics
 import sys
@@ -62,24 +63,23 @@ def scene(endpoint: str, folder: Path, **settings: str) -> Iterator[Scene]:
         port = free_port()
         environment = {"REDIS_URL": server.url, "NEYSA_API_URL": endpoint, "NEYSA_API_KEY": ""}
         environment |= {"GREENSCALE_GATEWAY_PORT": str(port), "GREENSCALE_LOG_LEVEL": "warning"} | settings
-        start = lambda *command: Process([*OURSELVES, *command], environment, folder / "log")  # noqa: E731  twice, here
-        stack.enter_context(start())
-        gateway = stack.enter_context(start("serve"))
-        if not wait(lambda: _answers(port), START_SECONDS):
+        stack.enter_context(Process(OURSELVES, environment, folder / "log"))
+        gateway = stack.enter_context(Process([*OURSELVES, "serve"], environment, folder / "log"))
+        if not wait(lambda: _answers(port, "/readyz"), START_SECONDS):
             raise SystemExit(f"the gateway does not answer: {(folder / 'log').read_text()[-500:]}")
         redis = stack.enter_context(server.client())
         yield Scene(redis, f"http://127.0.0.1:{port}/v1", endpoint, gateway)
 
 
-def _answers(port: int) -> bool:
-    async def ask() -> bool:
-        try:
-            async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}/readyz") as response:
-                return response.status == 200
-        except aiohttp.ClientError:
-            return False
-
-    return asyncio.run(ask())
+def _answers(port: int, path: str) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
 
 
 @contextmanager
@@ -87,19 +87,8 @@ def simulator(folder: Path, *options: str) -> Iterator[str]:
     """Run the simulated endpoint; yields its URL."""
     port = free_port()
     with Process([*OURSELVES, "simulate", "--port", str(port), *options], {}, folder / "simulator.log"):
-        wait(lambda: b"health" in _get(port), START_SECONDS)
+        wait(lambda: _answers(port, "/health"), START_SECONDS)
         yield f"http://127.0.0.1:{port}/v1/chat/completions"
-
-
-def _get(port: int) -> bytes:
-    import http.client  # noqa: PLC0415  only here
-
-    try:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
-        connection.request("GET", "/health")
-        return b"health" if connection.getresponse().status == 200 else b""
-    except OSError:
-        return b""
 
 
 def jobs(folder: Path) -> Figures:

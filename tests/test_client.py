@@ -17,6 +17,7 @@ from typing import Any, Final
 import orjson
 import pytest
 from redis import Redis
+from redis import exceptions as redis_errors
 
 from greenscale_worker import (
     BadInputError,
@@ -38,6 +39,7 @@ from greenscale_worker import (
 from greenscale_worker.client import ends
 from greenscale_worker.client.ends import Ends
 from greenscale_worker.job import Failed, Failure, Output, Succeeded, Usage
+from greenscale_worker.queues.redis.turns import CALLS, Turns
 from greenscale_worker.testing.rig import run
 from harness.eventually import PATIENCE, eventually
 from harness.redis_server import RedisServer, free_port, is_master
@@ -174,6 +176,34 @@ async def test_more_callers_than_connections_wait_for_one(redis_url: str, client
         records = await asyncio.gather(*map(here.record, ids))
     assert {record.state for record in records if record} == {"waiting"}
     assert client.llen("jobs") == len(records) == 400
+
+
+async def test_those_who_follow_texts_keep_nobody_from_calling(redis_url: str) -> None:
+    async with Client(redis_url) as here:
+        queue = await here.queue()
+        readers = {asyncio.create_task(queue.read_tokens({f"{number}": ""}, wait=60)) for number in range(CALLS)}
+        async with asyncio.timeout(PATIENCE):
+            assert await here.submit("question")
+        for reader in readers:
+            reader.cancel()
+        await asyncio.wait(readers)
+
+
+async def test_who_waits_for_a_turn_is_told_at_once_that_the_server_is_away() -> None:
+    turns, tried = Turns(), list[int]()
+
+    async def call(number: int) -> None:
+        async with turns.take():
+            tried.append(number)
+            await asyncio.sleep(0)
+            raise redis_errors.ConnectionError("away")
+
+    ended = await asyncio.gather(*(call(number) for number in range(10 * CALLS)), return_exceptions=True)
+    assert all(isinstance(error, QueueUnavailableError) for error in ended)
+    assert len(tried) == CALLS
+    with pytest.raises(QueueUnavailableError):
+        await call(-1)
+    assert tried[-1] == -1, "who comes later tries anew"
 
 
 async def test_a_server_that_is_away_is_waited_for(start_redis: Callable[..., RedisServer]) -> None:

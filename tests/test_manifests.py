@@ -16,6 +16,7 @@ import yaml
 from greenscale_worker.cli.queue import SCALED_OBJECT
 from greenscale_worker.config import chat_options, load, queue_options, redis_options
 from greenscale_worker.deletion_cost import ACCOUNT
+from greenscale_worker.gateway.app import GOODBYE_SECONDS
 from greenscale_worker.queues import QueueOptions
 from greenscale_worker.queues.redis.keys import OF_LISTS, Keys
 from greenscale_worker.telemetry import Metrics
@@ -313,6 +314,17 @@ def test_a_gateway_that_others_reach_has_a_key(name: str) -> None:
     assert variables["GREENSCALE_GATEWAY_HOST"] == "0.0.0.0"  # noqa: S104  what is tested
     assert variables["GREENSCALE_GATEWAY_KEY"]
     assert (variables["GREENSCALE_GATEWAY_KEY"] == "(secret)") == (name != "dev")
+
+
+@pytest.mark.parametrize("name", [*sorted(WITH_GATEWAY), "gateway"])
+def test_a_gateway_has_time_to_answer_those_who_wait(name: str) -> None:
+    resources = render(name)
+    container = the_gateway(resources)
+    pod = named(resources, "Deployment", "greenscale-gateway")["spec"]["template"]["spec"]
+    drain = float(environment(resources, container)["GREENSCALE_DRAIN_SECONDS"])
+    (_, _, stops) = container["lifecycle"]["preStop"]["exec"]["command"]
+    before = float(stops.partition("sleep(")[2].rstrip(")"))
+    assert pod["terminationGracePeriodSeconds"] >= before + drain + GOODBYE_SECONDS + RELEASE_SECONDS
 
 
 @pytest.mark.parametrize("component", ["gateway-ingress", "gateway-route"])

@@ -15,10 +15,9 @@ import aiohttp
 import orjson
 import pytest
 
-from greenscale_worker import ConfigError, QueueUnavailableError, RedisOptions, open_client
+from greenscale_worker import ConfigError, RedisOptions, open_client
 from greenscale_worker.cli.serve import _has_keys
 from greenscale_worker.gateway import app, core, sse
-from greenscale_worker.gateway.bounded import CALLS, bounded
 from greenscale_worker.gateway.core import Gateway, GatewayOptions
 from greenscale_worker.gateway.keys import new_key
 from greenscale_worker.job import Output, Succeeded
@@ -388,26 +387,6 @@ async def test_hundreds_of_calls_at_once_are_answered(api: Api) -> None:
     assert {look.json["state"] for look in looks} == {"waiting"}
     lists = await asyncio.gather(*(api.get("/v1/jobs?limit=2") for _ in range(20)))
     assert {answer.status for answer in lists} == {200}
-
-
-async def test_who_waits_for_a_turn_is_told_at_once_that_the_queue_is_away() -> None:
-    class Silent:
-        calls = 0
-
-        async def depth(self) -> None:
-            self.calls += 1
-            await asyncio.sleep(0.1)
-            raise QueueUnavailableError("away")
-
-    silent: Any = Silent()
-    queue = bounded(silent)
-    calls = [asyncio.create_task(queue.depth()) for _ in range(10 * CALLS)]
-    done, _ = await asyncio.wait(calls)
-    assert all(isinstance(call.exception(), QueueUnavailableError) for call in done)
-    assert silent.calls == CALLS
-    with pytest.raises(QueueUnavailableError):
-        await queue.depth()
-    assert silent.calls == CALLS + 1, "who comes later tries anew"
 
 
 async def test_a_gateway_that_is_killed_loses_no_job_of_those_who_waited(serve: Any, redis_url: str) -> None:

@@ -11,7 +11,6 @@ from aiohttp import web
 
 from greenscale_worker.errors import BadInputError
 from greenscale_worker.gateway.attending import Attending
-from greenscale_worker.gateway.bounded import bounded
 from greenscale_worker.gateway.errors import Problem
 from greenscale_worker.gateway.following import Following
 from greenscale_worker.gateway.keys import Keyring
@@ -52,7 +51,7 @@ class Gateway:
     """One gateway. `aclose` ends what waits; the client is the caller's to close."""
 
     def __init__(self, queue: QueueClient, options: GatewayOptions) -> None:
-        self.queue = queue = bounded(queue)
+        self.queue = queue
         self.options = options
         self.metrics = GatewayMetrics()
         self.following = Following(queue, on_away=self.queue_is_away)

@@ -8,6 +8,7 @@ from typing import Final
 from greenscale_worker.errors import GreenScaleError
 from greenscale_worker.queues import QueueClient, TokenPiece
 from greenscale_worker.tasks import end
+from greenscale_worker.telemetry import log
 
 WAIT_SECONDS: Final = 0.25  # of one read: those who come meanwhile are read for by another one
 MOST_READS: Final = 16  # at a time
@@ -103,7 +104,9 @@ class TokenReader:
             for piece in await self._queue.read_tokens(positions, wait=WAIT_SECONDS):
                 heard.add(piece.job_id)
                 feeds[piece.job_id].put(piece)
-        except GreenScaleError:  # the queue is away: its end will be told, or the wait for it ends
+        except Exception as error:  # noqa: BLE001  the queue is away, or a plug-in's may raise anything: without texts, ends are told
+            if not isinstance(error, GreenScaleError):
+                log.error("gateway_error", route="tokens", error=type(error).__name__, where=type(self._queue).__name__)
             await asyncio.sleep(AWAY_SECONDS)
         finally:
             for job_id, feed in feeds.items():

@@ -56,6 +56,7 @@ from greenscale_worker.queues.redis.replies import (
 )
 from greenscale_worker.queues.redis.script_loader import Script
 from greenscale_worker.queues.redis.store import Store
+from greenscale_worker.queues.redis.turns import Turns
 from greenscale_worker.queues.replaying import check_letter_id, check_letter_ids
 
 Answer = TypeVar("Answer")
@@ -63,7 +64,6 @@ Answer = TypeVar("Answer")
 PIECES: Final = 100  # of each job
 BLOCK_SECONDS: Final = READ_SECONDS - 1
 PUT_GROUP: Final = 100
-MOST_CALLS: Final = 32  # at a time, as the pool has no more connections than twice that; others wait
 PORTION: Final = 100  # dead letters that one script deletes, replays or mends
 PAGE: Final = 500  # dead letters that one script shows
 PAGE_BYTES: Final = 4 * 1024 * 1024
@@ -102,8 +102,10 @@ class RedisQueueClient:
         self._options = options
         self._reader: Any = None  # blocks, so it has connections of its own
         self._let_in = False
-        self._calls = asyncio.Semaphore(MOST_CALLS)
-        self._listing = Listing(self._client, store, keys, self._records, self._open)
+        self._turns = Turns()
+        self._listing = Listing(
+            self._client, self._turns, store, keys, read_records=self._records, read_open=self._open
+        )
 
     async def put(  # noqa: PLR0913  as `QueueClient`
         self,
@@ -146,13 +148,13 @@ class RedisQueueClient:
 
     async def keys(self) -> dict[str, bytes]:
         """Return the API keys' documents by id."""
-        async with self._calling():
+        async with self._turns.take():
             found = await self._client.hgetall(self._keys.api_keys)
         return {key_id.decode(errors="replace"): bytes(memoryview(document)) for key_id, document in found.items()}
 
     async def set_key(self, key_id: str, document: bytes | None) -> None:
         """Keep an API key's document; None deletes it."""
-        async with self._calling():
+        async with self._turns.take():
             if document is None:
                 await self._client.hdel(self._keys.api_keys, key_id)
             else:
@@ -169,7 +171,7 @@ class RedisQueueClient:
         """Return a job's answer; None if there is none (yet)."""
         if not is_job_id(job_id):
             return None
-        async with self._calling():
+        async with self._turns.take():
             answer = await self._client.get(self._keys.result(job_id))
             return None if answer is None else bytes(memoryview(answer))
 
@@ -177,7 +179,7 @@ class RedisQueueClient:
         """Return the endpoint's whole answer, if the job succeeded and asked for it."""
         if not is_job_id(job_id):
             return None
-        async with self._calling():
+        async with self._turns.take():
             pipe = self._client.pipeline(transaction=False)
             pipe.hget(self._keys.record(job_id), "keep").get(self._keys.body(job_id))
             keep, stored = map(read_result, await pipe.execute(raise_on_error=False))
@@ -197,7 +199,7 @@ class RedisQueueClient:
         while True:
             left = until - monotonic()
             blocks = ["BLOCK", int(1000 * min(left, BLOCK_SECONDS)) or 1] if left > 0 else []
-            async with self._calling():
+            with mapped():  # no turn: it may wait for long
                 words = ["COUNT", PIECES, *blocks, "STREAMS", *known, *positions]
                 found = await self._reader.execute_command("XREAD", *words)
             if found or left <= 0:
@@ -212,7 +214,7 @@ class RedisQueueClient:
             some = job_ids[start : start + LOOK_UPS]
             records = await self._records(some)
             done = [job_id for job_id, record in zip(some, records, strict=True) if record.get("state") == "succeeded"]
-            async with self._calling():
+            async with self._turns.take():
                 pipe = self._client.pipeline(transaction=False)
                 for job_id in done:
                     pipe.get(self._keys.result(job_id))
@@ -229,7 +231,7 @@ class RedisQueueClient:
         if self._keys.cluster or not self._let_in or not all(map(is_job_id, job_ids)):
             return None
         keys = [*self._keys.base, *map(self._keys.record, job_ids)]
-        async with self._calling():
+        async with self._turns.take():
             pipe = self._client.pipeline(transaction=False)
             pipe.execute_command("EVALSHA", self._scripts["look"].sha, len(keys), *keys, "", self._store.word, *job_ids)
             for job_id in job_ids:
@@ -294,7 +296,7 @@ class RedisQueueClient:
     async def depth(self) -> Depth:
         """Count jobs by state. The age of the oldest is known as far as the store knows when it came."""
         keys = self._keys
-        async with self._calling():
+        async with self._turns.take():
             unclaimed, came = await self._store.unclaimed(self._client, keys)
             pipe = self._client.pipeline(transaction=False)
             pipe.zcard(keys.of("ready")).zcard(keys.of("suspect")).zcard(keys.of("delayed"))
@@ -328,7 +330,7 @@ class RedisQueueClient:
 
     async def workers(self) -> list[LiveWorker]:
         """List the worker processes whose heartbeat is no older than a lease."""
-        async with self._calling():
+        async with self._turns.take():
             now = await self._now()
             since = (now - self._options.lease) * 1000
             found = await self._client.zrangebyscore(self._keys.of("workers"), since, "+inf", withscores=True)
@@ -345,7 +347,7 @@ class RedisQueueClient:
         self, since: float, until: float | None = None, *, tenant: str | None = None
     ) -> list[LedgerMinute]:
         """Return what happened in each minute, oldest first."""
-        async with self._calling():
+        async with self._turns.take():
             now = await self._now()
             last = int(now if until is None else max(0, min(now, until))) // 60
             first = int(min(now + 60, max(since, now - (self._options.ledger_days + 1) * DAY))) // 60
@@ -361,15 +363,15 @@ class RedisQueueClient:
 
     async def pause(self) -> None:
         """Stop workers from claiming until `resume`."""
-        async with self._calling():
+        async with self._turns.take():
             await self._client.hset(self._keys.of("control"), "paused", 1)
 
     async def resume(self) -> None:
         """End a pause."""
-        async with self._calling():
+        async with self._turns.take():
             await self._client.hdel(self._keys.of("control"), "paused")
         with suppress(ConfigError):  # where PUBLISH is forbidden, workers notice by themselves
-            async with self._calling():
+            async with self._turns.take():
                 await self._client.publish(self._keys.bell, "resumed")
 
     async def dead(
@@ -460,16 +462,9 @@ class RedisQueueClient:
         """How long a live record lasts; 0: none is written."""
         return LIVE_SECONDS if self._options.result_ttl else 0
 
-    @asynccontextmanager
-    async def _calling(self) -> AsyncIterator[None]:
-        """Call the server, with at most MOST_CALLS others. Raises as `mapped` does."""
-        async with self._calls:
-            with mapped():
-                yield
-
     async def _run(self, script: str, keys: list[str], args: list[Any], read: Callable[[Any], Answer]) -> Answer:
         """Run a script and read its answer; if that fails, the server is not Redis."""
-        async with self._calling():
+        async with self._turns.take():
             if not self._let_in:  # a server that requires a password answers a long command by hanging up
                 await self._client.time()
                 self._let_in = True

@@ -10,10 +10,10 @@ from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import decode, is_job_id
 from greenscale_worker.queues import ENDED, OPEN, PUT_ASIDE, STATES, JobFilter, JobInfo, State
 from greenscale_worker.queues.rate import rate_of
-from greenscale_worker.queues.redis.errors import mapped
 from greenscale_worker.queues.redis.keys import OF_LISTS, RECENT, Keys
 from greenscale_worker.queues.redis.list_pages import ListPages
 from greenscale_worker.queues.redis.store import Store
+from greenscale_worker.queues.redis.turns import Turns
 from greenscale_worker.queues.told import is_number, seconds, with_record
 
 PAGE: Final = 200
@@ -37,8 +37,18 @@ ReadOpen = Callable[[str, bytes], Awaitable[tuple[bytes, list[Any]]]]
 class Listing:
     """Iterates over the jobs of a queue. `read_open` runs open.lua with a place and the score to begin behind."""
 
-    def __init__(self, client: Any, store: Store, keys: Keys, read_records: ReadRecords, read_open: ReadOpen) -> None:
+    def __init__(  # noqa: PLR0913  the parts it is made of
+        self,
+        client: Any,
+        turns: Turns,
+        store: Store,
+        keys: Keys,
+        *,
+        read_records: ReadRecords,
+        read_open: ReadOpen,
+    ) -> None:
         self._client = client
+        self._turns = turns
         self._sources = (ListPages(keys.of(INTERACTIVE)), store, ListPages(keys.of(BACKGROUND)))
         self._keys = keys
         self._read_records = read_records
@@ -100,7 +110,7 @@ class Listing:
     ) -> AsyncIterator[tuple[str | None, Record]]:
         after: bytes | None = None
         while True:
-            with mapped():
+            async with self._turns.take():
                 page = await source.waiting(self._client, after, PAGE_OF_PAYLOADS)
             names = [_name_of(unpack(payload), name) for _, payload, name in page]
             for each in zip(names, await self._read_records([name or "" for name in names]), strict=True):
@@ -112,7 +122,7 @@ class Listing:
     async def _scheduled(self, seen: set[str]) -> AsyncIterator[JobInfo]:
         later, behind = self._keys.of("later"), "-inf"
         while True:
-            with mapped():
+            async with self._turns.take():
                 page = await self._client.zrangebyscore(later, behind, "+inf", start=0, num=PAGE, withscores=True)
                 last = page[-1][1] if len(page) == PAGE else None
                 if last is not None:
@@ -141,7 +151,7 @@ class Listing:
 
     async def _recent(self) -> tuple[int, list[tuple[int, State, str, str]]]:
         """Return the server's time in ms, and the jobs that ended lately, latest first."""
-        with mapped():
+        async with self._turns.take():
             seconds, micros = await self._client.time()
             try:
                 entries = await self._client.lrange(self._keys.of(RECENT), 0, -1)
