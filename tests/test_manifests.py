@@ -206,7 +206,7 @@ def test_containers_are_locked_down_probed_and_limited(name: str) -> None:
 
 
 @every_overlay
-def test_probes_and_monitors_ask_ports_that_there_are(name: str) -> None:
+def test_probes_ask_ports_that_there_are(name: str) -> None:
     resources = render(name)
     for container, spec in containers(resources):
         ports = {port["name"] for port in spec.get("ports", [])}
@@ -216,10 +216,30 @@ def test_probes_and_monitors_ask_ports_that_there_are(name: str) -> None:
     _, worker = the_worker(resources)
     served = int(environment(resources, worker)["GREENSCALE_HEALTH_PORT"])
     assert {"name": "health", "containerPort": served} in worker["ports"]
-    for monitor in of_kind(resources, "PodMonitor"):
-        assert [endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]] == ["health"]
-        deployment = named(resources, "Deployment", "greenscale-worker")
-        assert monitor["spec"]["selector"] == deployment["spec"]["selector"]
+
+
+@pytest.mark.parametrize("name", ["greenscale-worker", "greenscale-gateway"])
+def test_prometheus_asks_a_port_that_answers_and_is_let_in(name: str) -> None:
+    resources = render("production")
+    deployment = named(resources, "Deployment", name)["spec"]
+    (container,) = (each for each in deployment["template"]["spec"]["containers"] if "ports" in each)
+    (served,) = container["ports"]
+    monitor = named(resources, "PodMonitor", name)["spec"]
+    assert monitor["selector"] == deployment["selector"]
+    assert [(each["port"], each["path"]) for each in monitor["podMetricsEndpoints"]] == [(served["name"], "/metrics")]
+    policy = named(resources, "NetworkPolicy", name)["spec"]
+    assert policy["podSelector"] == deployment["selector"]
+    assert lets_in(policy, "monitoring", {"app.kubernetes.io/name": "prometheus"}) == {served["name"]}
+
+
+def lets_in(policy: Resource, namespace: str, pod: dict[str, str]) -> set[str]:
+    """The ports on which a network policy lets pods with these labels, of this namespace, in."""
+    peer = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+        "podSelector": {"matchLabels": pod},
+    }
+    rules = [rule for rule in policy["ingress"] if peer in rule.get("from", [peer])]
+    return {port["port"] for rule in rules for port in rule["ports"]}
 
 
 @every_rendering
