@@ -469,6 +469,14 @@ async def test_the_document_and_the_page(on_list: Api) -> None:
         assert f"curl -sS http://{escape(host)}/v1/jobs" in shown, "the example calls this gateway, not the one on 8400"
 
 
+async def test_who_asks_the_bare_address_is_led_to_the_page(on_list: Api) -> None:
+    first = await on_list.get("/")
+    assert (first.status, first.headers["Location"]) == (307, "/docs")
+    named = set(re.findall(r"^(/\S+)", first.body.decode(), re.MULTILINE))
+    assert named == {"/docs", "/openapi.json", "/v1"}
+    assert (await on_list.get("/nowhere")).status == 404
+
+
 async def test_the_past_and_what_was_saved(api: Api) -> None:
     await api.worker.beat()
     for outcome in (answer(), answer(), Failed("http_400", "no")):

@@ -80,6 +80,7 @@ async def test_without_keys_everybody_here_may_call_and_with_one_nobody_without(
         assert ("a key is needed" in refused.json["detail"]) == (not authorization), "a wrong key is called so"
     for path in ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json"):
         assert (await api.get(path)).status == 200
+    assert (await api.get("/")).status == 307
     assert (await key.call("GET", "/v1/jobs", Host="gateway.example")).status == 200
 
 

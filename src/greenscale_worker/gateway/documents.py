@@ -1,4 +1,4 @@
-"""`/openapi.json` and `/docs`: what the gateway says of itself."""
+"""`/`, `/openapi.json` and `/docs`: what the gateway says of itself."""
 
 from typing import Final
 
@@ -6,10 +6,22 @@ from aiohttp import web
 
 from greenscale_worker.gateway.core import Call
 from greenscale_worker.gateway.page import at
-from greenscale_worker.gateway.route import HTML, Route
+from greenscale_worker.gateway.route import HTML, TEXT, Route
 
 # The page has no script, and loads nothing.
 POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
+
+WHERE: Final = """\
+This is the gateway of GreenScale.
+/docs          its paths, for people
+/openapi.json  the same, for machines
+/v1            where they begin: the base_url of the `openai` client
+"""
+
+
+async def index(_call: Call) -> web.Response:
+    """GET /: a browser goes on to /docs, and who reads by `curl` is told where to look."""
+    return web.Response(text=WHERE, status=307, headers={"Location": "/docs"})
 
 
 async def openapi(call: Call) -> web.Response:
@@ -25,6 +37,14 @@ async def page(call: Call) -> web.Response:
 
 
 ROUTES: Final = (
+    Route(
+        method="GET",
+        path="/",
+        handler=index,
+        summary="Where to look: `/docs`.",
+        scope=None,
+        answers={307: TEXT},
+    ),
     Route(
         method="GET",
         path="/openapi.json",

@@ -80,7 +80,7 @@ def _content(answer: type[BaseModel] | str, refs: Any) -> dict[str, Any]:
 
 
 def _describe(status: int) -> str:
-    return {202: "Accepted: it has not ended yet.", 503: "Not now."}.get(status, "Done.")
+    return {202: "Accepted: it has not ended yet.", 307: "It is at `Location`.", 503: "Not now."}.get(status, "Done.")
 
 
 def _in_path(route: Route) -> list[dict[str, Any]]:
