@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 import orjson
 import pytest
@@ -185,7 +186,7 @@ def rows(said: tuple[int, str, str]) -> list[tuple[str, str]]:
     """Read a table that is all there: id and state of each job."""
     code, out, err = said
     head, *lines = out.splitlines()
-    assert (code, err, head.split()) == (0, "", ["ID", "STATE", "AGE", "ATTEMPTS", "WORKER,", "OR", "WHY"])
+    assert (code, err, head.split()) == (0, "", ["ID", "STATE", "AGE", "ATTEMPTS", "WORKER", "/", "WHY"])
     return [(line.split()[0], line.split()[1]) for line in lines]
 
 
@@ -194,10 +195,10 @@ def test_jobs_of_every_state_are_listed(jobs: Shell) -> None:
     assert sorted(rows(jobs("jobs"))) == sorted(EVERY_STATE)
     out = jobs("jobs")[1]
     assert "\x1b" not in out
-    assert re.search(r"^runs +running +\S+ s +1  \S+:\d+:\S+$", out, re.MULTILINE)
-    assert re.search(r"^later +delayed +\S+ s +0  due in 9 m \d+ s; overload$", out, re.MULTILINE)
-    assert re.search(r"^held +held +\S+ s +1  http_400: no$", out, re.MULTILINE)
-    assert re.search(r"^bad +failed +\S+ s +1  http_422: too  \[31mred and so on", out, re.MULTILINE)
+    assert re.search(r"^runs +running +\S+s +1  \S+:\d+:\S+$", out, re.MULTILINE)
+    assert re.search(r"^later +delayed +\S+s +0  due in 9 m \d+ s; overload$", out, re.MULTILINE)
+    assert re.search(r"^held +held +\S+s +1  http_400: no$", out, re.MULTILINE)
+    assert re.search(r"^bad +failed +\S+s +1  http_422: too  \[31mred and so on", out, re.MULTILINE)
     assert re.search(r"^pushed +waiting +- +0$", out, re.MULTILINE)
 
 
@@ -227,8 +228,8 @@ def test_a_crash_is_shown_where_people_look(shell: Shell) -> None:
         shell.client.hset("{jobs}:meta", id_, f"token|worker|0|{crashes}|{first}|x")  # in format 1
         lines.append(shell("jobs")[1].splitlines()[1])
     assert ["crash" in line for line in lines] == [False, True, True]
-    assert re.search(r"x +delayed +\S+ s +0  1 crash; due in ", lines[1])
-    assert re.search(r"x +delayed +\S+ s +0  2 crashes; due in ", lines[2])
+    assert re.search(r"x +delayed +\S+s +0  1 crash; due in ", lines[1])
+    assert re.search(r"x +delayed +\S+s +0  2 crashes; due in ", lines[2])
 
 
 def listed(said: tuple[int, str, str]) -> list[dict[str, Any]]:
@@ -304,13 +305,35 @@ def test_a_terminal_of_80_columns_shows_ids_and_reasons(shell: Shell, redis_url:
     why = "the prompt is against the policy of the house, which is a long one, for it is an old house"
     shell.run(Failed("x", "no"), Failed("http_400", why), None)
     head, runs, *ended = on_a_terminal(redis_url, "jobs")
-    assert re.fullmatch(rf"{'ID':<32}  STATE    AGE +ATTEMPTS  WORKER, OR WHY", head)
-    assert re.fullmatch(r"short +running  \S+ s +1  \S+:2-[0-9a-f]{8}", runs)
+    assert re.fullmatch(rf"{'ID':<32}  STATE    AGE +ATTEMPTS  WORKER / WHY", head)
+    assert re.fullmatch(r"short +running  \S+s +1  \S+:2-[0-9a-f]{8}", runs)
     assert len(runs) <= 80
     assert (ended[0][:43], ended[1]) == (f"{wide}  failed   ", f"    http_400: {why[:65]}…")
     assert (ended[2], ended[3][:43], ended[3][-7:]) == (long, f"{'':<32}  failed   ", "  x: no")
     letters = on_a_terminal(redis_url, "dead", "list")
     assert letters[2] == f"    {why[:75]}…"
+
+
+def test_a_job_with_a_uuid_takes_one_line_of_80_columns(shell: Shell, redis_url: str) -> None:
+    done, runs, waits, unwanted = ids = [str(uuid4()) for _ in range(4)]
+    for job_id in ids:
+        shell("submit", "x", "--id", job_id)
+    shell.run(ANSWER, None)
+    shell("cancel", unwanted)
+    shell.client.hincrby(f"job:{done}", "finished_at_ms", -(3600 - 30) * 1000)  # an age of the widest kind
+    head, *lines = on_a_terminal(redis_url, "jobs")
+    assert head.split() == ["ID", "STATE", "AGE", "ATTEMPTS", "WORKER", "/", "WHY"]
+    assert [line[:36] for line in lines] == [runs, waits, unwanted, done]
+    assert max(map(len, (head, *lines))) <= 80
+    for line in (lines[0], lines[-1]):
+        assert re.search(r" 1  …\S*-[0-9a-f]{8}$", line), "the end of the worker's name, which --worker takes"
+
+
+def test_a_heading_is_whole_or_not_there(shell: Shell, redis_url: str) -> None:
+    shell("submit", "x", "--id", str(uuid4()))
+    shell.run(Failed("http_400", "no"))
+    head, *_ = on_a_terminal(redis_url, "dead", "list")
+    assert head.split() == ["ID", "JOB", "DIED", "CODE"]
 
 
 # --- queue ---

@@ -34,7 +34,7 @@ STATES: "Final[tuple[State, ...]]" = (
 COUNTED: Final = {"running", "waiting", "delayed", "held", "scheduled"}
 IDLE: Final = {"waiting", "cancelling"}
 PAUSED: Final = "paused"
-HEAD: Final = ("ID", "STATE", "AGE", "ATTEMPTS", "WORKER, OR WHY")
+HEAD: Final = ("ID", "STATE", "AGE", "ATTEMPTS", "WORKER / WHY")
 
 DESCRIPTION: Final = """\
 Show jobs: those that run, wait, are delayed, held and scheduled for later,
@@ -138,7 +138,8 @@ async def _total(args: argparse.Namespace, client: "QueueClient") -> str:
 
 def _row(job: "JobInfo", now: float, *, paused: bool) -> tuple[str, ...]:
     since = {"running": job.claimed_at}.get(job.state, job.finished_at or job.submitted_at)
-    passed = "-" if since is None else age(max(0.0, now - since))
+    # Without blanks, so that beside a UUID the end of a worker's name fits 80 columns.
+    passed = "-" if since is None else age(max(0.0, now - since)).replace(" ", "")
     return (
         job.job_id or "-",
         job.state,

@@ -98,7 +98,7 @@ def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _fitted(cells: Iterable[Sequence[str]], edge: int) -> list[str]:
-    """Align rows within `edge` columns; the first row, a head, in one line."""
+    """Align rows within `edge` columns; the first row, a head, in one line, less its last cell if that does not fit."""
     table = [[row[0], *(_cut(cell, WIDEST) for cell in row[1:-1]), row[-1]] for row in cells]
     first, *others = zip(*table, strict=True)
     widths = [max(len(cell) for cell in first if len(cell) <= WIDEST), *(max(map(len, column)) for column in others)]
@@ -109,7 +109,8 @@ def _fitted(cells: Iterable[Sequence[str]], edge: int) -> list[str]:
             lines.append(name)
             start = ""
         line = "".join(f"{cell:<{width}}  " for cell, width in zip([start, *middle], widths, strict=False))
-        lines += _ended(line, last, edge) if lines else [(line + last)[:edge].rstrip()]
+        fits = len(line) + len(last) <= edge
+        lines += _ended(line, last, edge) if lines or fits else [line.rstrip()]
     return lines
 
 
