@@ -1,4 +1,4 @@
-"""The image: what it holds, and how it behaves as the manifests run it: read-only, no rights, no root."""
+"""The images: what they hold, and how they behave as the manifests run them: read-only, no rights, no root."""
 
 import json
 import os
@@ -35,6 +35,7 @@ CALL_SECONDS: Final = 2.0
 LANES: Final = 4
 JOBS: Final = 2 * LANES
 HEALTH: Final = "8080"
+PAGE: Final = 8501
 
 
 def ran(*words: str) -> subprocess.CompletedProcess[str]:
@@ -47,8 +48,17 @@ def image() -> str:
     """The image of this tree; GREENSCALE_TEST_IMAGE names one that has been built already."""
     if name := os.environ.get("GREENSCALE_TEST_IMAGE"):
         return name
-    name = "greenscale-worker:test"
-    built = ran(DOCKER, "build", "--quiet", "--network", "host", "-f", "Containerfile", "-t", name, ".")
+    return build("greenscale-worker:test", "Containerfile", ".")
+
+
+@pytest.fixture(scope="module")
+def page_image() -> str:
+    """The image of the dashboard of this tree."""
+    return build("greenscale-dashboard:test", "dashboard/Containerfile", "dashboard")
+
+
+def build(name: str, file: str, folder: str) -> str:
+    built = ran(DOCKER, "build", "--quiet", "--network", "host", "-f", file, "-t", name, folder)
     assert built.returncode == 0, built.stderr
     return name
 
@@ -258,6 +268,41 @@ def test_the_redis_of_the_manifests_starts_remembers_and_passes_its_probe(
         assert (b"NOAUTH" in stranger) == bool(password)
     finally:
         container.remove(force=True)
+
+
+def test_the_page_is_served_and_nothing_but_its_gateway_is_asked(page_image: str, engine: docker.DockerClient) -> None:
+    draw = """
+from streamlit.testing.v1 import AppTest
+page = AppTest.from_string("from greenscale_dashboard import app, now; now.page()").run(timeout=30)
+print(len(page.exception), *(each.value for each in page.error))
+"""
+    gateway = {"GREENSCALE_GATEWAY_URL": "http://127.0.0.1:9"}
+    scratch = {"/tmp": "size=64m"}  # noqa: S108  in the container, as in the pod
+    container = engine.containers.create(
+        page_image, environment=gateway, tmpfs=scratch, ports={PAGE: ("127.0.0.1", None)}, **LOCKED_DOWN
+    )
+    try:
+        container.start()
+        container.reload()
+        (bound,) = container.ports[f"{PAGE}/tcp"]
+        until(lambda: healthy(bound["HostPort"]))
+        assert container.exec_run(["id", "-u"]).output.decode().strip() == "65532"
+        drawn = container.exec_run(["python", "-c", draw], stderr=False).output.decode()
+        assert drawn.startswith("0 "), drawn
+        assert "No gateway answers" in drawn
+        code, log = stop(container)
+        assert code == 0, log
+        assert "xternal" not in log, "it asks the internet for no address of its own"
+    finally:
+        container.remove(force=True)
+
+
+def healthy(port: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=5) as answer:
+            return bool(answer.read() == b"ok")
+    except OSError:
+        return False
 
 
 def test_compose_answers() -> None:
