@@ -21,11 +21,8 @@ demo: $(VENV)/.installed ## 50 prompts, answered by a simulated endpoint
 up: $(VENV)/.installed $(VENV)/.up ## Redis, an endpoint and a worker (ARGS="--data DIR")
 	@$(BIN)/greenscale-worker up $(ARGS)
 
-# The page knows one address, so the gateway may not choose another port. Ctrl-C ends `up`, and then the page.
-dashboard: $(VENV)/.installed $(VENV)/.up $(DASHBOARD)/.made ## all of `up`, and the page in front of it (port 8501)
-	@export GREENSCALE_GATEWAY_PORT=$${GREENSCALE_GATEWAY_PORT:-8400}; trap : INT TERM; trap 'kill $$page 2>/dev/null' EXIT; \
-	GREENSCALE_GATEWAY_URL=http://127.0.0.1:$$GREENSCALE_GATEWAY_PORT $(DASHBOARD)/bin/streamlit run dashboard/app.py & \
-	page=$$!; $(BIN)/greenscale-worker up $(ARGS)
+dashboard: $(VENV)/.installed $(VENV)/.up $(DASHBOARD)/.installed ## all of `up`, and the page in front of it (port 8501)
+	@$(BIN)/greenscale-worker up --dashboard $(DASHBOARD)/bin/python $(ARGS)
 
 dashboard-test: $(VENV)/.installed $(DASHBOARD)/.tools ## tests of the page
 	cd dashboard && .venv/bin/mypy
@@ -104,8 +101,14 @@ $(VENV)/.tools: $(VENV)/.made requirements-dev.txt
 
 $(DASHBOARD)/.made: dashboard/requirements.txt
 	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer is needed, with venv (Debian: apt-get install python3-venv)'; exit 2; } >&2
+	@echo "Installing the page's packages: once, about a minute."
 	$(PYTHON) -m venv --clear $(DASHBOARD)
 	$(DASHBOARD)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r dashboard/requirements.txt
+	@touch $@
+
+# As `pip install --editable` does, which would fetch a build backend.
+$(DASHBOARD)/.installed: $(DASHBOARD)/.made
+	@echo '$(CURDIR)/dashboard' >"$$($(DASHBOARD)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/greenscale-dashboard.pth"
 	@touch $@
 
 $(DASHBOARD)/.tools: $(DASHBOARD)/.made dashboard/requirements-dev.txt

@@ -60,6 +60,17 @@ async def test_readme_up_and_what_is_typed_meanwhile(checkout: Checkout) -> None
     assert "stopping Valkey" in said.read_text()
 
 
+def test_make_dashboard_says_what_takes_a_minute_and_lets_up_name_the_page(checkout: Checkout) -> None:
+    (checkout.path / "dashboard").mkdir()
+    (checkout.path / "dashboard/requirements.txt").touch()
+    said = checkout.type("make dashboard --dry-run")
+    assert "`make dashboard`" in (ROOT / "README.md").read_text()
+    *before, last = said.splitlines()
+    assert "about a minute" in said.partition("dashboard/requirements.txt")[0]
+    assert last.rstrip() == ".venv/bin/greenscale-worker up --dashboard dashboard/.venv/bin/python"
+    assert any("greenscale-dashboard.pth" in line for line in before), "its Python finds the page"
+
+
 def test_readme_the_picture_shows_what_is_printed() -> None:
     picture = ET.parse(terminal.PICTURE).getroot()  # noqa: S314  our own
     shown = {"".join(line.itertext()) for line in picture.iter("{http://www.w3.org/2000/svg}text")}

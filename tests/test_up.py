@@ -226,8 +226,10 @@ async def test_the_page_is_told_where_the_gateway_is(home: Home) -> None:
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "__main__.py").write_text(PAGE)
-    home.desk.environment["PYTHONPATH"] = str(package.parent)
-    up = await home.up("--dashboard")
+    python = home.desk.directory / "python"  # another one, which has the package
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={package.parent} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    up = await home.up("--dashboard", str(python))
     found = dict(re.findall(r"^  (gateway|dashboard) .* (http://127\.0\.0\.1:\d+)", up.out, re.MULTILINE))
     async with ClientSession() as http, http.get(found["dashboard"]) as response:
         assert await response.text() == found["gateway"]
@@ -235,6 +237,7 @@ async def test_the_page_is_told_where_the_gateway_is(home: Home) -> None:
 
 async def test_without_the_page_it_says_how_to_have_it(home: Home) -> None:
     assert "pip install ./dashboard" in await home.refused("--dashboard")
+    assert "/nowhere/python does not have" in await home.refused("--dashboard", "/nowhere/python")
     home.desk.environment |= {"PYTHONPATH": str(Path(__file__).parents[1] / "dashboard")}
     home.desk.environment |= {"GREENSCALE_RESULT_TTL_SECONDS": "0"}
     assert "GREENSCALE_RESULT_TTL_SECONDS" in await home.refused("--dashboard")

@@ -72,8 +72,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
     parser.add_argument(
         "--dashboard",
-        action="store_true",
-        help="the page for people, too; it needs the package greenscale-dashboard",
+        nargs="?",
+        const=sys.executable,
+        metavar="PYTHON",
+        help="the page for people, too, run by PYTHON (default: this one), which has greenscale-dashboard",
     )
 
 
@@ -87,8 +89,8 @@ def run(args: argparse.Namespace) -> int:
 
     settings = settings_of_command()
     services.check(settings, args.latency)
-    if args.dashboard:
-        services.check_dashboard(settings)
+    if args.dashboard is not None:
+        services.check_dashboard(settings, args.dashboard)
     server = valkey.find_server()
     with folder.reserved(args.data, settings.redis_port):
         services.check_ports(settings)

@@ -1,8 +1,8 @@
 """The programs that `up` runs, in the order of their start: Redis, an endpoint if none is named, worker, gateway."""
 
+import subprocess
 import sys
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -56,12 +56,12 @@ def services(  # noqa: PLR0913  what `up` was told
     env_file: Path | None,
     latency: float | None,
     *,
-    dashboard: bool = False,
+    dashboard: str | None = None,
 ) -> list[Service]:
     """Return the programs, in the order of their start. Ports that no setting names are chosen here.
 
     `latency` is how many seconds the simulated endpoint takes for an answer; None: as long as a fast model.
-    `dashboard`: the page, too. Raises ConfigError if that is not installed.
+    `dashboard` is the Python that runs the page; None: no page.
     """
     password = redis_options(settings).password
     programs = [valkey.service(server, folder, settings.redis_port, password)]
@@ -77,9 +77,9 @@ def services(  # noqa: PLR0913  what `up` was told
         log = folder / "gateway.log"
         gateway = _gateway(settings, gateway_port(settings, *promised), environment, log, env_file)
         programs.append(gateway)
-        if dashboard:
+        if dashboard is not None:
             page_port = DASHBOARD_PORT if is_free(DASHBOARD_PORT) else free_port(*promised)
-            programs.append(_dashboard(page_port, gateway, folder / "dashboard.log"))
+            programs.append(_dashboard(dashboard, page_port, gateway, folder / "dashboard.log"))
     return programs
 
 
@@ -91,22 +91,30 @@ def check_ports(settings: Settings) -> None:
         check_port("GREENSCALE_GATEWAY_PORT", settings.gateway_port)
 
 
-def check_dashboard(settings: Settings) -> None:
-    """Raise ConfigError unless the dashboard is installed here, and there will be a gateway for it."""
-    if find_spec(DASHBOARD) is None:
+def check_dashboard(settings: Settings, python: str) -> None:
+    """Raise ConfigError unless this Python has the dashboard, and there will be a gateway for it."""
+    if not _has_dashboard(python):
         raise ConfigError(
-            "--dashboard needs the package greenscale-dashboard, which is not installed here; expected:"
+            f"--dashboard needs the package greenscale-dashboard, which {python} does not have; expected:"
             " `pip install ./dashboard` in a clone, or there `make dashboard`, which needs no installation"
         )
     if not settings.result_ttl_seconds:
         raise ConfigError("--dashboard needs a gateway; expected: GREENSCALE_RESULT_TTL_SECONDS above 0")
 
 
-def _dashboard(port: int, gateway: Service, log: Path) -> Service:
+def _has_dashboard(python: str) -> bool:
+    look = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({DASHBOARD!r}) is None)"
+    try:
+        return subprocess.run([python, "-P", "-c", look], capture_output=True, check=False).returncode == 0  # noqa: S603  named by the user
+    except OSError:
+        return False
+
+
+def _dashboard(python: str, port: int, gateway: Service, log: Path) -> Service:
     return Service(
         name="dashboard",
         shown=f"http://127.0.0.1:{port}",
-        command=[sys.executable, "-P", "-m", DASHBOARD],
+        command=[python, "-P", "-m", DASHBOARD],
         environment={
             "GREENSCALE_GATEWAY_URL": gateway.shown.partition("/v1")[0],
             "STREAMLIT_SERVER_ADDRESS": "127.0.0.1",
