@@ -1,6 +1,6 @@
 """Savings: what the replicas that ran cost, beside a number of them always on. All of it as the gateway says."""
 
-from typing import Final
+from typing import Any, Final
 
 import streamlit as st
 
@@ -8,6 +8,8 @@ from greenscale_dashboard import gateway, show
 from greenscale_dashboard.records import History, Savings
 
 GREEN: Final = "#2f9e63"  # reads on white and on black
+# Of an axis of time, in the language of Vega: the date at midnight, otherwise 24 hours, in the reader's zone.
+CLOCK: Final = "timeFormat(datum.value, hours(datum.value) + minutes(datum.value) ? '%H:%M' : '%a %d')"
 WINDOWS: Final = {"1 hour": ("1h", 60), "24 hours": ("24h", 900), "7 days": ("7d", 7_200)}  # and seconds of a step
 
 
@@ -76,13 +78,23 @@ def _draw(history: History) -> None:
     if len(steps) == 1:  # of which no area can be drawn
         st.caption(f"It is drawn as soon as there are two steps, of {show.age(history.step_seconds)} each.")
         return
-    running = [step.replica_seconds / history.step_seconds for step in steps]
-    st.area_chart(
-        {"time": [step.at for step in steps], "replicas": running},
-        x="time",
-        y="replicas",
-        x_label="",
-        y_label="",
-        color=GREEN,
-        height=240,
-    )
+    values = [
+        {"time": step.at.isoformat(), "replicas": step.replica_seconds / history.step_seconds}
+        for step in steps
+        if step.at is not None
+    ]
+    st.vega_lite_chart(_chart(values), height=240)
+
+
+def _chart(values: list[dict[str, Any]]) -> dict[str, Any]:
+    time = {"field": "time", "type": "temporal", "title": None}
+    replicas = {"field": "replicas", "type": "quantitative", "title": None}
+    return {
+        "data": {"values": values},
+        "mark": {"type": "area", "color": GREEN},
+        "encoding": {
+            "x": {**time, "axis": {"labelExpr": CLOCK, "grid": False, "ticks": False}},
+            "y": replicas,
+            "tooltip": [{**time, "format": "%Y-%m-%d %H:%M"}, {**replicas, "format": ".2~f"}],
+        },
+    }

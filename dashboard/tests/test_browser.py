@@ -1,5 +1,6 @@
 """The page in Chromium, before a gateway that is set as the test needs it: how it looks, and what it never does."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -94,6 +95,16 @@ def test_the_parts_are_one_click_away_also_on_a_phone(reader: Reader, fake: Fake
     until(lambda: reader.chrome.find_elements(By.CSS_SELECTOR, opener))[0].click()
     reader.click("Now")
     reader.sees("Workers: 2")
+
+
+def test_a_day_has_24_hours_and_begins_with_its_date(reader: Reader, fake: Fake) -> None:
+    hours = [f"2030-01-0{2 + hour // 24}T{hour % 24:02}:00:00Z" for hour in range(14, 32)]
+    fake.set(history=history() | {"series": [{"at": at, "replica_seconds": 900} for at in hours]})
+    reader.chrome.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": "UTC"})
+    reader.open("savings")
+    chart = "document.querySelector('[data-testid=stVegaLiteChart]').innerText"
+    reader.sees("16:00", "Thu 03", "02:00")
+    assert not re.search(r"\b[AP]M\b", reader.ask(chart))
 
 
 def test_the_pieces_of_an_answer_appear_while_it_is_written(reader: Reader, fake: Fake) -> None:
