@@ -325,7 +325,7 @@ async def test_pieces_come_as_they_are_shown(played: Played) -> None:
 
 async def test_what_pieces_do_not_have_comes_from_the_whole_answer(played: Played) -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
-    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    message = {"role": "assistant", "content": None, "reasoning_content": "Call it.", "tool_calls": [call]}
     body = {
         "id": "x",
         "object": "chat.completion",
@@ -343,6 +343,8 @@ async def test_what_pieces_do_not_have_comes_from_the_whole_answer(played: Playe
     chunks = [chunk async for chunk in stream]
     for chunk in chunks:
         strict(ChatCompletionChunk, chunk)
+    reasoned = [getattr(chunk.choices[0].delta, "reasoning_content", None) for chunk in chunks if chunk.choices]
+    assert list(filter(None, reasoned)) == ["Call it."]
     (called,) = [tool for chunk in chunks for tool in chunk.choices[0].delta.tool_calls or ()]
     assert called.function is not None
     assert (called.index, called.id, called.function.arguments) == (0, "call_1", '{"a": 1}')
