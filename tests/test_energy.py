@@ -19,7 +19,7 @@ from tests.support.kustomize import (
     render,
 )
 
-EXAMPLE: Final = ROOT / "examples" / "energy_readings"
+SYSTEM: Final = ROOT / "systems" / "energy_readings"
 PORTS: Final = {"ingest": 8000, "readings": 8001, "page": 3000}
 RELEASE_SECONDS: Final = 2
 
@@ -37,7 +37,7 @@ def of_worker(resources: tuple[Resource, ...]) -> dict[str, str]:
 
 def literal(name: str) -> Any:
     """What the example's processing.py calls so; it is not installed here."""
-    source = (EXAMPLE / "src/energy_readings/processing.py").read_text()
+    source = (SYSTEM / "src/energy_readings/processing.py").read_text()
     found = next(
         node.value
         for node in ast.walk(ast.parse(source))
@@ -102,7 +102,7 @@ def test_keda_goes_from_0_to_10_by_the_stream(resources: tuple[Resource, ...]) -
 
 
 def test_compose_locks_all_roles_down_and_gives_the_worker_time() -> None:
-    services = yaml.safe_load((EXAMPLE / "compose.yaml").read_text())["services"]
+    services = yaml.safe_load((SYSTEM / "compose.yaml").read_text())["services"]
     assert services.keys() == {"redis", "process", *PORTS}
     for name, service in services.items():
         assert service["read_only"] is True
@@ -115,7 +115,7 @@ def test_compose_locks_all_roles_down_and_gives_the_worker_time() -> None:
 
 
 def test_its_image_is_of_its_version() -> None:
-    version = re.search(r'^version = "(.+)"$', (EXAMPLE / "pyproject.toml").read_text(), re.MULTILINE)
+    version = re.search(r'^version = "(.+)"$', (SYSTEM / "pyproject.toml").read_text(), re.MULTILINE)
     assert version is not None
     for resource in of_kind(render("energy-readings"), "Deployment"):
         (container,) = resource["spec"]["template"]["spec"]["containers"]

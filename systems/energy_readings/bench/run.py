@@ -209,7 +209,7 @@ def main() -> None:
     when, load = datetime.now(UTC), os.getloadavg()[0]
     text = table(measure(repeats))
     about = (
-        f"`make -C examples/energy_readings bench`, {when:%Y-%m-%d}: {machine()}. Medians of {repeats} interleaved "
+        f"`make -C systems/energy_readings bench`, {when:%Y-%m-%d}: {machine()}. Medians of {repeats} interleaved "
         "runs, the least and the most in brackets; in bold what it is to the loop with single readings. Load of the "
         f"machine before: {load:.1f}; above 1, others had a part of the two cores."
     )
