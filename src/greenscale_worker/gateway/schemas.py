@@ -342,11 +342,17 @@ class RunningJob(Out):
 
 
 class WorkerObject(Out):
-    """A live worker. `why` says why it makes no calls."""
+    """A live worker. `why` says why it makes no calls.
+
+    `lanes` is how many jobs it runs at once at most: null if it does not say, as those of the previous version.
+    `busy_lanes` is how many it runs now, those in `running`: null if too many jobs run in all to be read.
+    """
 
     name: str
     beat_seconds: float
     why: str | None
+    lanes: int | None
+    busy_lanes: int | None
     running: list[RunningJob]
 
 

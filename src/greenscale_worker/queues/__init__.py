@@ -200,10 +200,11 @@ class Queue(Protocol):
         """
         ...
 
-    async def beat(self, why: str | None = None) -> None:
+    async def beat(self, why: str | None = None, *, lanes: int | None = None) -> None:
         """Send a heartbeat: prolong all leases in one call, and `lose` those that we no longer own.
 
-        `why` is one line on why this worker makes no calls until the next heartbeat; None: it makes calls.
+        `why` is one line on why this worker makes no calls until the next heartbeat; None: it makes calls. `lanes` is
+        how many jobs it runs at once, for those who list workers.
         """
         ...
 
@@ -337,12 +338,14 @@ class JobFilter:
 class LiveWorker:
     """A live worker process. It sent its last heartbeat `beat_seconds` ago.
 
-    `why` says why it makes no calls now; None: it does, or it is of the previous version, which does not say.
+    `why` says why it makes no calls now; None: it does, or it is of the previous version, which does not say. `lanes` is
+    how many jobs it runs at once at most; None: it does not say, as those of the previous version.
     """
 
     name: str
     beat_seconds: float
     why: str | None = None
+    lanes: int | None = None
 
 
 class QueueClient(Protocol):

@@ -199,7 +199,9 @@ class MemoryClient:
     async def workers(self) -> list[LiveWorker]:
         """See QueueClient."""
         store = self._store
-        workers = [LiveWorker(name, store.clock() - beat, why) for name, (beat, why) in store.beats.items()]
+        workers = [
+            LiveWorker(name, store.clock() - beat.at, beat.why, beat.lanes) for name, beat in store.beats.items()
+        ]
         return [worker for worker in workers if worker.beat_seconds <= store.options.lease]
 
     async def ledger(

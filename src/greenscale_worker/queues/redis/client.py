@@ -43,6 +43,7 @@ from greenscale_worker.queues.redis.replies import (
     read_flag,
     read_flags,
     read_found,
+    read_lanes,
     read_ledger,
     read_open,
     read_page,
@@ -336,11 +337,11 @@ class RedisQueueClient:
             found = await self._client.zrangebyscore(self._keys.of("workers"), since, "+inf", withscores=True)
             pipe = self._client.pipeline(transaction=False)
             for name, _ in found:
-                pipe.get(self._keys.why(name.decode()))
-            whys = await pipe.execute(raise_on_error=False) if found else []
+                pipe.get(self._keys.why(name.decode())).get(self._keys.lanes(name.decode()))
+            said = await pipe.execute(raise_on_error=False) if found else []
             return [
-                LiveWorker(name.decode(), max(0.0, now - beat_ms / 1000), read_why(why))
-                for (name, beat_ms), why in zip(found, whys, strict=True)
+                LiveWorker(name.decode(), max(0.0, now - beat_ms / 1000), read_why(why), read_lanes(lanes))
+                for (name, beat_ms), why, lanes in zip(found, said[::2], said[1::2], strict=True)
             ]
 
     async def ledger(
