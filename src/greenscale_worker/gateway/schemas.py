@@ -178,9 +178,9 @@ class JobObject(Out):
     id: str
     object: Literal["job"]
     state: State
-    job_class: JobClass | None = Field(None, alias="class")
+    job_class: JobClass | None = Field(alias="class", description="Null for a job that was pushed.")
     tenant: str | None = None
-    created_at: Time = None
+    created_at: Time = Field(description="When its producer made it, if that says so.")
     submitted_at: Time
     claimed_at: Time
     due_at: Time
