@@ -345,7 +345,12 @@ MUTANTS: Final = [
     Mutant(
         "without a seat, too, it waits for what falls due", "claim", "if not seated then return", "if false then return"
     ),
-    Mutant("a heartbeat does not say how many lanes there are", "heartbeat", "if (ARGV[11] or '') ~= '' then", "if false then"),
+    Mutant(
+        "a heartbeat does not say how many lanes there are",
+        "heartbeat",
+        "if (ARGV[11] or '') ~= '' then",
+        "if false then",
+    ),
     Mutant("a heartbeat enters nobody", "heartbeat", "and sit_down(owner)", "and false"),
     Mutant("a heartbeat takes nobody out", "heartbeat", "  stand_up(owner)  --", "  --"),
     Mutant("a heartbeat does not look at the list", "heartbeat", "claimable = unclaimed() +", "claimable ="),

@@ -341,8 +341,8 @@ class JobFilter:
 class LiveWorker:
     """A live worker process. It sent its last heartbeat `beat_seconds` ago.
 
-    `why` says why it makes no calls now; None: it does, or it is of the previous version, which does not say. `lanes` is
-    how many jobs it runs at once at most; None: it does not say, as those of the previous version.
+    `why` says why it makes no calls now; None: it does, or it is of the previous version, which does not say. `lanes`
+    is how many jobs it runs at once at most; None: it does not say, as those of the previous version.
     """
 
     name: str
@@ -366,14 +366,15 @@ class QueueClient(Protocol):
         digest: str = "",
         unpack: Callable[[bytes], bytes] | None = None,
     ) -> list[bool]:
-        """Append jobs, each an id and a payload, in order, and record them as waiting, with `created_at` and `metadata`.
+        """Append jobs, each an id and a payload, in order, and record them as waiting.
 
+        Records have the class of their jobs, and `created_at` and `metadata` as payloads say.
         `fold` skips a job whose id is known to belong to one that waits, runs or has succeeded, `once` each job of
         which there is any record. Classes are served in the order of CLASSES; a lower one that waits gets at least
         every tenth job. Jobs of which `not_before` (seconds since the epoch, by the queue's clock) is not over yet are
         recorded as `scheduled`, and appended when they are due; one whose id is scheduled already is skipped. `tenant`
-        and `digest` are written into the records, and stay in them until they expire, as does the class. `unpack` turns
-        a payload into JSON, for a queue that stores another form.
+        and `digest` are written into the records, and stay in them until they expire, as does the class.
+        `unpack` turns a payload into JSON, for a queue that stores another form of it.
         Returns for each job whether it was appended, or scheduled. Raises BadInputError for an invalid id, before
         anything is written, ValueError for an unknown class or a time that is not finite, and QueueFullError if the
         server is full.
