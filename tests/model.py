@@ -284,7 +284,7 @@ class Walk(Actors):
             "settle": [9],
             "release": [9],
             "retry": [9, 9],
-            "put": [9, "none", "standard", "", "", "", "j-0", "payload"],
+            "put": [9, "none", "standard", "", "", "", "j-0", "payload", "", ""],
             "promote": [9],
             "cancel": ["j-0", 9, 9],
             "uncancel": [9],

@@ -345,6 +345,12 @@ MUTANTS: Final = [
     Mutant(
         "without a seat, too, it waits for what falls due", "claim", "if not seated then return", "if false then return"
     ),
+    Mutant(
+        "a heartbeat does not say how many lanes there are",
+        "heartbeat",
+        "if (ARGV[11] or '') ~= '' then",
+        "if false then",
+    ),
     Mutant("a heartbeat enters nobody", "heartbeat", "and sit_down(owner)", "and false"),
     Mutant("a heartbeat takes nobody out", "heartbeat", "  stand_up(owner)  --", "  --"),
     Mutant("a heartbeat does not look at the list", "heartbeat", "claimable = unclaimed() +", "claimable ="),
@@ -589,7 +595,7 @@ MUTANTS: Final = [
     Mutant(
         "all jobs of a group are put into the first one's record",
         "put",
-        "local key = ITEMS + arg - 9",
+        "local key = ITEMS + (arg - 9) / 2",
         "local key = ITEMS",
     ),
     *(
@@ -598,7 +604,7 @@ MUTANTS: Final = [
             # Classes
             ("prelude", "a class outlives its job", "  if classed then call('HDEL', CLASS, unpack(ids)) end\n", ""),
             ("prelude", "a job that has a class is not noticed", "(length[CLASS] or 1) > 0", "0 > 0"),
-            ("prelude", "tenant and digest are lost", "{'submitted_ms', 'tenant', 'digest'}", "{'submitted_ms'}"),
+            ("prelude", "class, tenant and digest are lost", "'class', 'tenant', 'digest'}", "}"),
             ("waiting", "what comes back is in no class", "where, place_of(id), id)", "where, store.place(id), id)"),
             ("claim", "a lower class may starve", "turn == 9 and 'background' or turn == 4 and 'standard'", "nil"),
             ("claim", "the lowest class may starve", "turn == 9 and 'background' or ", ""),
@@ -662,6 +668,15 @@ MUTANTS: Final = [
                 "ttl",
             ),
             ("put", "a record does not say whose job it is", "push(own, 'tenant', tenant)", "local _"),
+            ("put", "a record does not say its class", "push(own, 'class', LISTS[class] and class or 'standard')", ""),
+            ("put", "a record lacks what the producer added", "push(fields, 'metadata', metadata)", "local _"),
+            ("put", "a record does not say when its job was made", "push(fields, 'created_at', created_at)", "local _"),
+            (
+                "bind",
+                "what is cancelled loses what its producer added",
+                "NOW,\n                   unpack(ARGV, start + 4, start + 3 + ARGV[start + 3]))",
+                "NOW)",
+            ),
             ("cancel", "what is kept cannot be cancelled", "call('HDEL', LATER_PAYLOADS, job_id) == 1", "false"),
             ("cancel", "what is kept and cancelled becomes due", "  call('ZREM', LATER, job_id)\n", ""),
             ("heartbeat", "nobody is told what is due", "  due = due_later()\n", ""),
@@ -671,8 +686,9 @@ MUTANTS: Final = [
             ("promote", "what is promoted is kept, too", "  call('HDEL', LATER_PAYLOADS, job_id)\n", ""),
             ("promote", "what is promoted takes the record of a job in flight", " or bound_elsewhere(job_id, '')", ""),
             ("promote", "what is promoted hides that it will be cancelled", "call('EXISTS', tombstone) == 1", "false"),
-            ("promote", "what is promoted says it is kept", "  write_record(record, ttl, true, 'state',", "  print("),
-            ("promote", "what is promoted was submitted twice", "ttl, true, 'state'", "ttl, false, 'state'"),
+            ("promote", "what is promoted says it is kept", "  write_record(record, ttl, KEPT, 'state',", "  print("),
+            ("promote", "what is promoted was submitted twice", "ttl, KEPT, 'state'", "ttl, false, 'state'"),
+            ("promote", "what is promoted loses what its producer added", "ttl, KEPT, 'state'", "ttl, true, 'state'"),
             ("promote", "what is promoted goes to no class", "append(class, known", "append('', known"),
         )
     ),

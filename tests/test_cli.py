@@ -879,7 +879,7 @@ def test_a_record_is_shown_in_one_order_however_long_it_is(shell: Shell) -> None
     shell("submit", "1", "--id", "x")
     shell.run(Failed("http_422", "long" * 100))
     names = [line.split()[0] for line in shell("status", "x")[1].splitlines()]
-    assert names[-6:] == ["attempts", "crashes", "worker", "backend", "error_code", "error_message"]
+    assert names[-7:] == ["attempts", "crashes", "worker", "backend", "error_code", "error_message", "class"]
 
 
 async def test_workers_that_live_are_listed(fleet: Fleet, redis_url: str) -> None:

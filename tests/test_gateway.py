@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import orjson
 import pytest
+from redis import Redis
 
 from greenscale_worker.gateway.table import ROUTES
 from greenscale_worker.job import Failed, Output, Released, Succeeded, Usage
@@ -303,13 +304,13 @@ async def test_the_numbers_of_the_queue(api: Api) -> None:
     await api.submit(job_id="runs")
     await api.submit()
     lease = await run(api.worker)
-    await api.worker.beat("the gate is shut for 3 s")
+    await api.worker.beat("the gate is shut for 3 s", lanes=4)
     await api.queue.pause()
     stats = (await api.get("/v1/stats")).json
     depth = {name: stats["depth"][name] for name in ("waiting", "standard", "running", "paused")}
     assert depth == {"waiting": 1, "standard": 1, "running": 1, "paused": True}
     (worker,) = stats["workers"]
-    assert worker["why"] == "the gate is shut for 3 s"
+    assert (worker["why"], worker["lanes"], worker["busy_lanes"]) == ("the gate is shut for 3 s", 4, 1)
     assert [(job["id"], job["attempts"]) for job in worker["running"]] == [("runs", 1)]
     assert any("paused" in reason for reason in stats["reasons"])
     assert stats["remaining_seconds"] is None
@@ -396,6 +397,31 @@ async def test_jobs_have_a_class_and_may_begin_later(api: Api) -> None:
     assert (await run(api.worker)).job_id == soon, "though no worker sends a heartbeat"
     cancelled = await api.call("DELETE", later.json["links"]["self"])
     assert (cancelled.status, cancelled.json["state"]) == (200, "cancelled")
+
+
+async def test_a_job_object_has_metadata_class_and_creation_from_the_answer_to_its_submission_on(api: Api) -> None:
+    told = ({"a": "b"}, "background", "2026-01-02T02:04:05.000Z")
+
+    def said(job: dict[str, Any]) -> tuple[Any, ...]:
+        return job["metadata"], job["class"], job["created_at"]
+
+    fields = {"prompt": "x", "metadata": {"a": "b"}, "class": "background", "created_at": "2026-01-02T03:04:05+01:00"}
+    job = (await api.post("/v1/jobs", fields)).json
+    assert (said(job), job["state"]) == (told, "waiting")
+    assert said((await api.get(job["links"]["self"])).json) == told
+    assert [said(each) for each in (await api.get("/v1/jobs")).json["data"]] == [told]
+    await settle(api)
+    assert said((await api.get(job["links"]["self"])).json) == told
+    plain = (await api.post("/v1/jobs", {"prompt": "x"})).json
+    assert said(plain) == (None, "standard", None)
+
+
+async def test_the_class_of_a_job_that_was_pushed_is_not_known(on_list: Api, redis_url: str) -> None:
+    with Redis.from_url(redis_url) as client:
+        client.lpush("jobs", b'{"job_id": "pushed", "prompt": "x"}')
+    await run(on_list.worker)
+    pushed = (await on_list.get("/v1/jobs/pushed")).json
+    assert (pushed["state"], pushed["class"], pushed["created_at"]) == ("running", None, None)
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/chat/completions", "/v1/embeddings", "/v1/dead/replay"])

@@ -99,7 +99,7 @@ def _workers(workers: Sequence[Worker]) -> None:
 
 
 def _card(worker: Worker) -> None:
-    lanes = f" of {worker.lanes} lanes" if worker.lanes is not None else ""
+    lanes = "" if worker.lanes is None else f" of {worker.lanes} {'lane' if worker.lanes == 1 else 'lanes'}"
     lines = [
         f"**{show.literal(worker.name)}**",
         f":small[runs {len(worker.running)}{lanes} · heartbeat {show.age(worker.beat_seconds)} ago]",

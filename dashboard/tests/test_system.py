@@ -55,7 +55,7 @@ def test_a_prompt_is_answered(reader: Reader, system: System) -> None:
     reader.open(f"jobs?job={job_id}")
     reader.sees("succeeded", answer)
     reader.open("now")
-    reader.sees("Workers: 1", "Waiting\n0")
+    reader.sees("Workers: 1", "runs 0 of 16 lanes", "Waiting\n0")
     reader.open("savings")
     reader.sees("Always on", "Measured")
 

@@ -362,7 +362,8 @@ class Worker:
             self.beat_tried = loop.time()
             with suppress(TimeoutError, QueueUnavailableError):
                 async with asyncio.timeout(2 * self._heartbeat):
-                    await self._queue.beat(self.why and " ".join(self.why.split())[:LONGEST_WHY])
+                    why = self.why and " ".join(self.why.split())[:LONGEST_WHY]
+                    await self._queue.beat(why, lanes=self._concurrency)
             await asyncio.sleep(max(0.0, self.beat_tried + self._heartbeat - loop.time()))
 
     async def _backend_is_ready(self) -> bool:

@@ -148,8 +148,12 @@ class Actors:
         own = self.rnd.choice([{}, {"tenant": "t"}, {"tenant": "u", "digest": "d"}])
         keys = flat((self.keys.record(job_id), self.keys.cancel(job_id)) for job_id, _ in jobs)
         args = [LIVE_SECONDS if self.setup.ttl else 0, skip, job_class, due or ""]
-        args += [own.get("tenant", ""), own.get("digest", ""), *flat(jobs)]
-        answers = self.send("put", keys, args, lambda: self.ledger.put(jobs, skip, job_class, due, own))
+        args += [own.get("tenant", ""), own.get("digest", "")]
+        said = [self.rnd.choice([{}, {}, {"metadata": "{}"}, {"created_at": "then", "metadata": "{}"}]) for _ in jobs]
+        for job, words in zip(jobs, said, strict=True):
+            args += [*job, words.get("created_at", ""), words.get("metadata", "")]
+        records = [{"class": job_class} | own | words for words in said]
+        answers = self.send("put", keys, args, lambda: self.ledger.put(jobs, skip, job_class, due, records))
         self.happened.update(f"put: {'appended' if answer else 'left out'}" for answer in answers)
         put = [payload for answer, (_, payload) in zip(answers, jobs, strict=True) if answer]
         self.witness.pushed += put
@@ -467,7 +471,8 @@ class Actors:
         held = [(each.id, each.token) for each in group]
         idle = last and self.rnd.random() < 0.5
         args: list[Any] = [LEASE, BEAT, process.max_crashes, process.name, int(last), int(idle)]
-        args += [len(process.held), LEDGER_DAYS]
+        lanes = self.rnd.choice(["", str(self.ledger.now % 99)])
+        args += [len(process.held), LEDGER_DAYS, lanes]
         args += flat((self.setup.name(id_), token) for id_, token in held)
 
         def expected() -> list[Any]:
@@ -479,13 +484,16 @@ class Actors:
 
         def seen(answer: list[Any]) -> None:
             self.witness.beaten({id_ for id_, _ in set(held) - lost(answer)}, self.ledger.now)
+            told = self.redis.get(self.keys.lanes(process.name))
+            assert not lanes or told == lanes.encode(), f"{process.name} has {lanes} lanes, not {told!r}"
 
         def heard(answer: list[Any]) -> None:
             process.let_go(each for each in group if (each.id, each.token) in lost(answer))
             if due := [name.decode() for name in answer[5]]:
                 self.promote(process, due)
 
-        self.call(process, Call("heartbeat", [], args, expected, [], seen, heard))
+        keys = [self.keys.lanes(process.name)]
+        self.call(process, Call("heartbeat", keys, args, expected, [], seen, heard))
 
     def resend(self, process: Process) -> None:
         if process.unanswered:

@@ -8,7 +8,7 @@ that Redis has given to the latter in the script that is looked at; `stopped`: a
 
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +40,8 @@ from tests.support.entries import (
 )
 
 TRY, KNOWN, ALONE = 1000, 1500, 120_000
-OF_THE_JOB = {"submitted_ms", "tenant", "digest"}  # in a record, whatever becomes of its runs
+OF_THE_JOB = {"submitted_ms", "class", "tenant", "digest"}  # in a record, whatever becomes of its runs
+OF_THE_PAYLOAD = {"created_at", "metadata"}  # in a record, until a run writes it anew
 OF_A_FAILURE = {"due_ms", "error_code", "error_message"}  # in a record; what is cancelled forgets it
 UPGRADED = re.compile(r":2-[0-9a-f]+$")  # the end of a worker's name, where it knows format 2
 
@@ -225,13 +226,15 @@ class Ledger:
         due = self.due() if last else []
         return [reaped, 0 if self.paused else claimable, lost, self.buried, int(seated), due]
 
-    def put(self, jobs: Iterable[tuple[str, bytes]], skip: str, job_class: str, due: int, own: Record) -> list[int]:
-        """Append jobs, or keep them until they are due: milliseconds, 0 for now. `own` is for the records."""
+    def put(
+        self, jobs: Iterable[tuple[str, bytes]], skip: str, job_class: str, due: int, said: Iterable[Record]
+    ) -> list[int]:
+        """Append jobs, or keep them until they are due: milliseconds, 0 for now. `said` is for the records."""
         is_later = due > self.now
         if any(self.listed.values()):
             self.rare["put beside a class"] += 1
         answers, appended = [], 0
-        for job_id, payload in jobs:
+        for (job_id, payload), own in zip(jobs, said, strict=True):
             bound, record = self._is_elsewhere(job_id, 0), self.records.get(job_id)
             state = record.get("state") if isinstance(record, dict) else None
             known = bound or job_id in self.later
@@ -270,7 +273,7 @@ class Ledger:
             self._append(job.job_class, job.payload)
             promoted, rings = promoted + 1, rings or job.job_class != "standard"
             if self.setup.ttl and not self._is_elsewhere(job_id, 0):
-                self._begin(job_id)
+                self._begin(job_id, OF_THE_JOB | OF_THE_PAYLOAD)
                 state = "cancelling" if job_id in self.tombstones else "waiting"
                 known = self.records.get(job_id, {})
                 kept = {} if isinstance(known, str) else known
@@ -575,7 +578,7 @@ class Ledger:
             self.tombstones.remove(job_id)
             self._end(id_, "cancelled")
             self._begin(job_id)
-            self._write(job_id, self.setup.ttl, {"state": "cancelled", "finished_ms": str(self.now)})
+            self._write(job_id, self.setup.ttl, fields | {"state": "cancelled", "finished_ms": str(self.now)})
             return "CANCELLED"
         self.bound[job_id] = id_
         if (former := self.open[id_].job_id) != job_id:
@@ -809,11 +812,11 @@ class Ledger:
         self.index -= letter.members(self.setup.name(id_))
         return letter
 
-    def _begin(self, job_id: str) -> None:
+    def _begin(self, job_id: str, kept: Container[str] = OF_THE_JOB) -> None:
         """Forget what a record tells of earlier runs."""
         record = self.records.get(job_id)
         if self.setup.ttl and isinstance(record, dict):
-            self.records[job_id] = {name: value for name, value in record.items() if name in OF_THE_JOB}
+            self.records[job_id] = {name: value for name, value in record.items() if name in kept}
 
     def _write(self, job_id: str, lifetime: int, fields: Record) -> bool:
         """Say whether a foreign type was replaced."""

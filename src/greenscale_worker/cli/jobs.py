@@ -24,7 +24,8 @@ MS: Final = "_ms"
 NUMBERS: Final = ("attempts", "crashes", "prompt_tokens", "completion_tokens", "total_tokens")
 IN_ORDER: Final = (
     *("attempts", "crashes", "worker", "backend", "model", "finish_reason"),
-    *("prompt_tokens", "completion_tokens", "total_tokens", "error_code", "error_message", "created_at", "metadata"),
+    *("prompt_tokens", "completion_tokens", "total_tokens", "error_code", "error_message"),
+    *("class", "created_at", "metadata"),
 )
 UNKNOWN_TEXT: Final = "unknown or waiting"
 WITH_REASON: Final = ("failed", "delayed", "held")

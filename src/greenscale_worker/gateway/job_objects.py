@@ -12,7 +12,7 @@ from greenscale_worker.queues import JobInfo
 from greenscale_worker.queues.told import of_record
 from greenscale_worker.wire_json import write
 
-TIMES: Final = ("submitted_at", "claimed_at", "due_at", "finished_at")
+TIMES: Final = ("created_at", "submitted_at", "claimed_at", "due_at", "finished_at")
 JSON: Final = "application/json"
 
 
@@ -35,6 +35,7 @@ def of_info(job: JobInfo, caller: Caller) -> dict[str, Any]:
         "id": job_id,
         "object": "job",
         "state": job.state,
+        "class": job.job_class,
         **({} if job.tenant is None else {"tenant": job.tenant}),
         **{name: moment(getattr(job, name)) for name in TIMES},
         "attempts": job.attempts,

@@ -178,9 +178,9 @@ class JobObject(Out):
     id: str
     object: Literal["job"]
     state: State
-    job_class: JobClass | None = Field(None, alias="class")
+    job_class: JobClass | None = Field(alias="class", description="Null for a job that was pushed.")
     tenant: str | None = None
-    created_at: Time = None
+    created_at: Time = Field(description="When its producer made it, if that says so.")
     submitted_at: Time
     claimed_at: Time
     due_at: Time
@@ -342,11 +342,17 @@ class RunningJob(Out):
 
 
 class WorkerObject(Out):
-    """A live worker. `why` says why it makes no calls."""
+    """A live worker. `why` says why it makes no calls.
+
+    `lanes` is how many jobs it runs at once at most: null if it does not say, as those of the previous version.
+    `busy_lanes` is how many it runs now, those in `running`: null if too many jobs run in all to be read.
+    """
 
     name: str
     beat_seconds: float
     why: str | None
+    lanes: int | None
+    busy_lanes: int | None
     running: list[RunningJob]
 
 

@@ -50,6 +50,8 @@ async def _read(queue: QueueClient, name: str, shared: Shared) -> dict[str, Any]
                 "name": worker.name,
                 "beat_seconds": round(worker.beat_seconds, 3),
                 "why": worker.why,
+                "lanes": worker.lanes,
+                "busy_lanes": len(runs[worker.name]) if depth.running <= MOST_READ else None,
                 "running": [_running(job, now) for job in runs[worker.name]],
             }
             for worker in sorted(stands.workers, key=lambda each: each.name)

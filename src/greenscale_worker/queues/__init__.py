@@ -200,10 +200,11 @@ class Queue(Protocol):
         """
         ...
 
-    async def beat(self, why: str | None = None) -> None:
+    async def beat(self, why: str | None = None, *, lanes: int | None = None) -> None:
         """Send a heartbeat: prolong all leases in one call, and `lose` those that we no longer own.
 
-        `why` is one line on why this worker makes no calls until the next heartbeat; None: it makes calls.
+        `why` is one line on why this worker makes no calls until the next heartbeat; None: it makes calls. `lanes` is
+        how many jobs it runs at once, for those who list workers.
         """
         ...
 
@@ -295,7 +296,8 @@ class JobInfo:
 
     `attempts` counts its calls, including the current one; `crashes` counts runs that were cut off, which are no
     attempts. `claimed_at` is when its last run began, `due_at` when it runs, or runs again. `code` and `message` say
-    why it failed, or is delayed or held. The rest comes from the record of an ended job (docs/wire-contract.md).
+    why it failed, or is delayed or held. `job_class` is unknown of a job that was pushed, `created_at` is what its
+    producer wrote. The rest comes from the record of an ended job (docs/wire-contract.md).
     `job_id` is None for an unclaimed job whose payload cannot be read.
     """
 
@@ -317,6 +319,8 @@ class JobInfo:
     total_tokens: int | None = None
     metadata: dict[str, str] | None = None
     tenant: str | None = None
+    job_class: JobClass | None = None
+    created_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -337,12 +341,14 @@ class JobFilter:
 class LiveWorker:
     """A live worker process. It sent its last heartbeat `beat_seconds` ago.
 
-    `why` says why it makes no calls now; None: it does, or it is of the previous version, which does not say.
+    `why` says why it makes no calls now; None: it does, or it is of the previous version, which does not say. `lanes`
+    is how many jobs it runs at once at most; None: it does not say, as those of the previous version.
     """
 
     name: str
     beat_seconds: float
     why: str | None = None
+    lanes: int | None = None
 
 
 class QueueClient(Protocol):
@@ -358,14 +364,17 @@ class QueueClient(Protocol):
         not_before: float | None = None,
         tenant: str = "",
         digest: str = "",
+        unpack: Callable[[bytes], bytes] | None = None,
     ) -> list[bool]:
         """Append jobs, each an id and a payload, in order, and record them as waiting.
 
+        Records have the class of their jobs, and `created_at` and `metadata` as payloads say.
         `fold` skips a job whose id is known to belong to one that waits, runs or has succeeded, `once` each job of
         which there is any record. Classes are served in the order of CLASSES; a lower one that waits gets at least
         every tenth job. Jobs of which `not_before` (seconds since the epoch, by the queue's clock) is not over yet are
         recorded as `scheduled`, and appended when they are due; one whose id is scheduled already is skipped. `tenant`
-        and `digest` are written into the records, and stay in them until they expire.
+        and `digest` are written into the records, and stay in them until they expire, as does the class.
+        `unpack` turns a payload into JSON, for a queue that stores another form of it.
         Returns for each job whether it was appended, or scheduled. Raises BadInputError for an invalid id, before
         anything is written, ValueError for an unknown class or a time that is not finite, and QueueFullError if the
         server is full.

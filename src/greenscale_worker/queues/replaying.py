@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-OF_THE_JOB: Final = ("submitted_ms", "tenant", "digest")  # in a record, whatever becomes of its runs; as in prelude.lua
-KEPT: Final = (*OF_THE_JOB, "metadata", "created_at")
+# In a record, whatever becomes of its runs, and that with what its payload says; as in prelude.lua.
+OF_THE_JOB: Final = ("submitted_ms", "class", "tenant", "digest")
+KEPT: Final = (*OF_THE_JOB, "created_at", "metadata")
 
 
 def replayed(record: Mapping[str, str]) -> dict[str, str]:

@@ -1,11 +1,12 @@
 """Reads a job's record into a JobInfo; tolerates records that other programs wrote."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
 
-from greenscale_worker.queues import STATES, JobInfo
+from greenscale_worker.queues import CLASSES, STATES, JobInfo
 
 DIGITS: Final = 16
 COUNTS: Final = ("attempts", "crashes", "prompt_tokens", "completion_tokens", "total_tokens")
@@ -26,6 +27,8 @@ def with_record(record: Mapping[str, str], **known: Any) -> JobInfo:
         f"{name}_at": seconds(record, f"{name}_ms") for name in TIMES
     }
     told["metadata"] = _metadata(record.get("metadata"))
+    told["job_class"] = next((each for each in CLASSES if each == record.get("class")), None)
+    told["created_at"] = _time(record.get("created_at"))
     return JobInfo(**{**{name: value for name, value in told.items() if value is not None}, **known})
 
 
@@ -52,3 +55,12 @@ def _metadata(text: str | None) -> dict[str, str] | None:
     except orjson.JSONDecodeError:
         return None
     return metadata if isinstance(metadata, dict) else None
+
+
+def _time(text: str | None) -> float | None:
+    """Return a time as we write it, RFC 3339, in seconds since the epoch."""
+    try:
+        time = datetime.fromisoformat(text or "")
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None

@@ -112,7 +112,7 @@ class PackedClient:
 
     async def put(self, jobs: Sequence[tuple[str, bytes]], **how: Any) -> list[bool]:
         """Append jobs."""
-        return await self._client.put([(job_id, pack(payload)) for job_id, payload in jobs], **how)
+        return await self._client.put([(job_id, pack(payload)) for job_id, payload in jobs], unpack=unpack, **how)
 
     def jobs(
         self,

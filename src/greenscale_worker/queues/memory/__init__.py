@@ -12,7 +12,7 @@ from greenscale_worker.blame import decide
 from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded
 from greenscale_worker.queues import SUSPECT_CRASHES, Binding, DeadLetter, Lease, QueueOptions, Verdict, token_seconds
 from greenscale_worker.queues.memory.client import MemoryClient
-from greenscale_worker.queues.memory.store import Entry, Store
+from greenscale_worker.queues.memory.store import Beat, Entry, Store
 
 SHORTEST_SLEEP: Final = 0.01
 
@@ -163,7 +163,7 @@ class MemoryQueue(MemoryClient):
         """Return when the call of a job began, by the queue's clock; without a call: now."""
         return self._store.clock() - (0.0 if lease.began is None else time.monotonic() - lease.began)
 
-    async def beat(self, why: str | None = None) -> None:
+    async def beat(self, why: str | None = None, *, lanes: int | None = None) -> None:
         """See Queue."""
         store = self._store
         for lease in list(self._held.values()):
@@ -177,7 +177,7 @@ class MemoryQueue(MemoryClient):
         self._trim()
         self._count_time()
         store.promote()
-        store.beats[self._worker] = store.clock(), why
+        store.beats[self._worker] = Beat(store.clock(), why, lanes)
 
     async def aclose(self) -> None:
         """Leave the list of live workers. Jobs are never claimed ahead, so there is none to hand back."""
@@ -188,8 +188,8 @@ class MemoryQueue(MemoryClient):
     def _count_time(self) -> None:
         """Count in the ledger what has passed since the last heartbeat; at most the time of two, as in ledger.lua."""
         store, now, most = self._store, self._store.clock(), 2 * self._store.options.heartbeat
-        before, _ = store.beats.get(self._worker, (now, None))
-        alive = {self._worker, *(name for name, (beat, _) in store.beats.items() if now - beat <= most)}
+        before = store.beats.get(self._worker, Beat(now)).at
+        alive = {self._worker, *(name for name, beat in store.beats.items() if now - beat.at <= most)}
         store.ledger.worked(min(now - before, most), leases=len(self._held), alive=len(alive))
 
     def _claim(self) -> Lease | None:

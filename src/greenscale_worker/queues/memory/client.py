@@ -26,7 +26,7 @@ from greenscale_worker.queues import (
 )
 from greenscale_worker.queues.memory.listing import listed
 from greenscale_worker.queues.memory.store import Scheduled, Store
-from greenscale_worker.queues.putting import check_put
+from greenscale_worker.queues.putting import check_put, echoed_in
 from greenscale_worker.queues.rate import rate_of
 from greenscale_worker.queues.replaying import check_letter_id, check_letter_ids
 
@@ -47,17 +47,19 @@ class MemoryClient:
         not_before: float | None = None,
         tenant: str = "",
         digest: str = "",
+        unpack: Callable[[bytes], bytes] | None = None,
     ) -> list[bool]:
         """See QueueClient."""
         check_put(jobs, job_class, not_before)
         store, put = self._store, list[bool]()
         due = None if not_before is None or not_before <= store.clock() else not_before
-        own = {name: value for name, value in (("tenant", tenant), ("digest", digest)) if value}
+        of_all = {"class": job_class, "tenant": tenant, "digest": digest}
         for job_id, payload in jobs:
             put.append(not self._skips(job_id, fold=fold, once=once, scheduled=due is not None))
             if not put[-1]:
                 continue
             is_open = job_id in store.bound
+            own = {**of_all, **echoed_in(job_id, unpack(payload) if unpack else payload)}
             if due is not None:
                 store.later[job_id] = Scheduled(payload, job_class, due)
                 if not is_open:
@@ -199,7 +201,9 @@ class MemoryClient:
     async def workers(self) -> list[LiveWorker]:
         """See QueueClient."""
         store = self._store
-        workers = [LiveWorker(name, store.clock() - beat, why) for name, (beat, why) in store.beats.items()]
+        workers = [
+            LiveWorker(name, store.clock() - beat.at, beat.why, beat.lanes) for name, beat in store.beats.items()
+        ]
         return [worker for worker in workers if worker.beat_seconds <= store.options.lease]
 
     async def ledger(

@@ -5,11 +5,10 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Generic, TypeVar
 
-import orjson
-
 from greenscale_worker.job import Failed, Job, Keep, Output, Usage
 from greenscale_worker.queues import ENDED, LIVE_SECONDS, Lease, QueueOptions
-from greenscale_worker.queues.replaying import OF_THE_JOB, replayed
+from greenscale_worker.queues.putting import echoed
+from greenscale_worker.queues.replaying import KEPT, OF_THE_JOB, replayed
 
 MOST_RECENT: Final = 1000
 OVER_AT_THE_END: Final = frozenset({"due_ms", "error_code", "error_message"})
@@ -78,16 +77,17 @@ class Records:
     def waiting(self, job_id: str, *, cancelled: bool = False, **own: str) -> None:
         """Record a submitted job; `cancelled`: its cancellation came before it. `own` stays in the record."""
         state = "cancelling" if cancelled else "waiting"
-        self._write(job_id, {"state": state, "submitted_ms": ms(self._clock()), **own})
+        self._write(job_id, {"state": state, "submitted_ms": ms(self._clock()), **_said(own)})
 
     def scheduled(self, job_id: str, due: float, **own: str) -> None:
         """Record a submitted job that is not due yet."""
         submitted = {"submitted_ms": ms(self._clock()), "due_ms": ms(due)}
-        self._write(job_id, {"state": "scheduled", **submitted, **own})
+        self._write(job_id, {"state": "scheduled", **submitted, **_said(own)})
 
     def promoted(self, job_id: str, *, cancelled: bool) -> None:
         """Record that a scheduled job has become due."""
-        self.waiting(job_id, cancelled=cancelled, **self._of_the_job(job_id))
+        said = {name: value for name, value in self.get(job_id).items() if name in KEPT}
+        self.waiting(job_id, cancelled=cancelled, **said)
 
     def replayed(self, job_id: str) -> None:
         """Record that a dead letter waits again."""
@@ -112,12 +112,8 @@ class Records:
             "claimed_ms": ms(lease.claimed_at),
             "worker": worker,
         }
-        known = {
-            "backend": self._options.backend or None,
-            "created_at": job.created_at.isoformat() if job.created_at else None,
-            "metadata": orjson.dumps(job.metadata).decode() if job.metadata else None,
-        }
-        self._write(job.job_id, {**record, **_present(known), **self._of_the_job(job.job_id)})
+        backend = _present({"backend": self._options.backend or None})
+        self._write(job.job_id, {**record, **backend, **echoed(job), **self._of_the_job(job.job_id)})
 
     def postponed(self, job_id: str, due: float, state: str, code: str, message: str = "") -> None:
         """Record that a job went back to the queue."""
@@ -174,6 +170,10 @@ def ms(seconds: float) -> str:
 def _tokens(usage: Usage) -> Record:
     names = ("prompt_tokens", "completion_tokens", "total_tokens")
     return _present({name: getattr(usage, name) for name in names})
+
+
+def _said(fields: Record) -> Record:
+    return {name: value for name, value in fields.items() if value}
 
 
 def _present(fields: Mapping[str, str | int | None]) -> Record:

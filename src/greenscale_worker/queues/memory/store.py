@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Final
+from typing import Final, NamedTuple
 
 from greenscale_worker.blame import KNOWN, FleetEvidence
 from greenscale_worker.queues import CLASSES, SUSPECT_CRASHES, TURNS, DeadLetter, JobClass, Lease, QueueOptions
@@ -60,6 +60,14 @@ class Scheduled:
     due: float
 
 
+class Beat(NamedTuple):
+    """A worker's last heartbeat: when it came, and what it said."""
+
+    at: float
+    why: str | None = None
+    lanes: int | None = None
+
+
 class Store:
     """Holds all jobs, and the lanes that wait for one."""
 
@@ -83,7 +91,7 @@ class Store:
         self.tokens = Tokens(clock)
         self.ledger = Ledger(options.ledger_days, clock)
         self.tombstones: Expiring[str] = Expiring(clock)
-        self.beats: dict[str, tuple[float, str | None]] = {}  # when, and why the worker makes no calls
+        self.beats: dict[str, Beat] = {}  # by worker
         self.bells: dict[asyncio.Future[None], None] = {}
         self.paused = False
         self._ids = itertools.count(1)

@@ -27,7 +27,7 @@ from greenscale_worker.queues import (
     check_positions,
 )
 from greenscale_worker.queues.bodies import unpacked
-from greenscale_worker.queues.putting import check_put
+from greenscale_worker.queues.putting import check_put, echoed_in
 from greenscale_worker.queues.redis.connections import READ_SECONDS, close
 from greenscale_worker.queues.redis.errors import mapped
 from greenscale_worker.queues.redis.keys import LEDGER, OF_LISTS, Keys
@@ -43,6 +43,7 @@ from greenscale_worker.queues.redis.replies import (
     read_flag,
     read_flags,
     read_found,
+    read_lanes,
     read_ledger,
     read_open,
     read_page,
@@ -117,6 +118,7 @@ class RedisQueueClient:
         not_before: float | None = None,
         tenant: str = "",
         digest: str = "",
+        unpack: Callable[[bytes], bytes] | None = None,
     ) -> list[bool]:
         """Append jobs in order, each with a record, in groups that are put as a whole."""
         check_put(jobs, job_class, not_before)
@@ -129,7 +131,8 @@ class RedisQueueClient:
             args = [*head]
             for job_id, payload in jobs[start : start + PUT_GROUP]:
                 keys += [self._keys.record(job_id), self._keys.cancel(job_id)]
-                args += [job_id, payload]
+                said = echoed_in(job_id, unpack(payload) if unpack else payload)
+                args += [job_id, payload, said.get("created_at", ""), said.get("metadata", "")]
             try:
                 put += await self._run("put", keys, args, read_flags)
             except QueueUnavailableError as error:
@@ -336,11 +339,11 @@ class RedisQueueClient:
             found = await self._client.zrangebyscore(self._keys.of("workers"), since, "+inf", withscores=True)
             pipe = self._client.pipeline(transaction=False)
             for name, _ in found:
-                pipe.get(self._keys.why(name.decode()))
-            whys = await pipe.execute(raise_on_error=False) if found else []
+                pipe.get(self._keys.why(name.decode())).get(self._keys.lanes(name.decode()))
+            said = await pipe.execute(raise_on_error=False) if found else []
             return [
-                LiveWorker(name.decode(), max(0.0, now - beat_ms / 1000), read_why(why))
-                for (name, beat_ms), why in zip(found, whys, strict=True)
+                LiveWorker(name.decode(), max(0.0, now - beat_ms / 1000), read_why(why), read_lanes(lanes))
+                for (name, beat_ms), why, lanes in zip(found, said[::2], said[1::2], strict=True)
             ]
 
     async def ledger(

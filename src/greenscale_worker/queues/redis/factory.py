@@ -83,7 +83,8 @@ async def open_client(store: Store, redis: RedisOptions, options: QueueOptions) 
 
 
 async def _check_format(client: Any, store: Store, keys: Keys) -> None:
-    others = [keys.result("-"), keys.record("-"), keys.body("-"), keys.cancel("-"), keys.claim("-"), keys.why("-")]
+    others = [keys.result("-"), keys.record("-"), keys.body("-"), keys.cancel("-")]
+    others += [keys.claim("-"), keys.why("-"), keys.lanes("-")]
     check_format = load(store.script, "check_format", shared={})["check_format"]
     found = await check_format(client, [*keys.base, *others], ["", store.word, FORMATS[-1]])
     if found not in FORMATS:

@@ -24,7 +24,7 @@ PUBLIC: Final = ("result", "job", "body")
 # A name such as `{jobs}:dead` is taken by the keys of the list `jobs`.
 PUBLIC_PARTS: Final = "|".join(PUBLIC)
 PARTS: Final = "|".join((*BASE, *OF_STORES, "bell", "ended", "keys"))
-TAKEN: Final = re.compile(rf"\{{[^}}]+\}}(:({PARTS}|(claim|why|cancel|tokens|(.*:)?({'|'.join(PUBLIC)})):.*))?")
+TAKEN: Final = re.compile(rf"\{{[^}}]+\}}(:({PARTS}|(claim|why|lanes|cancel|tokens|(.*:)?({'|'.join(PUBLIC)})):.*))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,10 @@ class Keys:
     def why(self, owner: str) -> str:
         """The key where an owner says why it makes no calls."""
         return self.of(f"why:{owner}")
+
+    def lanes(self, owner: str) -> str:
+        """The key where an owner says how many lanes it has."""
+        return self.of(f"lanes:{owner}")
 
     def cancel(self, job_id: str) -> str:
         """The key of the tombstone that waits for an unclaimed job."""

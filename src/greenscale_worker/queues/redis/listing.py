@@ -100,7 +100,8 @@ class Listing:
             async for name, record in self._unclaimed_of(source, unpack):
                 if name is None or name not in seen:
                     state: State = "cancelling" if record.get("state") == "cancelling" else "waiting"
-                    yield JobInfo(job_id=name, state=state, submitted_at=seconds(record, "submitted_ms"))
+                    known = record if record.get("state") in UNCLAIMED else {}
+                    yield with_record(known, job_id=name, state=state, submitted_at=seconds(record, "submitted_ms"))
                 if name is not None:
                     waiting.add(name)
         seen |= waiting  # not before: many jobs with one id may wait

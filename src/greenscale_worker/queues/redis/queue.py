@@ -78,6 +78,7 @@ class RedisQueue:
         self._metrics = metrics
         self._why: str | None = None
         self._told_why = False
+        self._lanes: int | None = None
         self._clients = clients
         self._redis = RetryingClient(clients.commands, greet=self.greet, heartbeat=options.heartbeat)
         self._bind = Grouper(self._send_bind, most=GROUP, most_bytes=GROUP_BYTES, size=_payload_size)
@@ -153,9 +154,9 @@ class RedisQueue:
         self._fetcher.forget(lease)
         return verdict
 
-    async def beat(self, why: str | None = None) -> None:
+    async def beat(self, why: str | None = None, *, lanes: int | None = None) -> None:
         """Prolong all leases. While Redis is unavailable, the recovery of the client sends the heartbeat first."""
-        self._why = why
+        self._why, self._lanes = why, lanes
         if not self._redis.up:
             return
         try:
@@ -169,12 +170,13 @@ class RedisQueue:
         options = self.options
         times = [int(options.lease * 1000), int(options.heartbeat * 1000)]
         head = [*self._head, *times, options.max_crashes, self._owner]
+        keys, lanes = [*self._keys.base, self._keys.lanes(self._owner)], "" if self._lanes is None else self._lanes
         for start in range(0, len(held) or 1, BEAT_GROUP):
             last = start + BEAT_GROUP >= len(held)
-            args = [*head, int(last), int(last and self._fetcher.idle), len(held), options.ledger_days]
+            args = [*head, int(last), int(last and self._fetcher.idle), len(held), options.ledger_days, lanes]
             for lease in held[start : start + BEAT_GROUP]:
                 args += [lease.id, lease.token]
-            beat = await self._redis.once(self._scripts["heartbeat"], self._keys.base, args, _read_beat)
+            beat = await self._redis.once(self._scripts["heartbeat"], keys, args, _read_beat)
             reaped, claimable, lost, buried, seated, due = beat
             self._metrics.reaped(reaped)
             if reaped or claimable:
@@ -215,7 +217,7 @@ class RedisQueue:
             await group.aclose()
         try:
             # On an open connection: during a failover, Sentinel may know no master for a new one.
-            keys = [*self._keys.base, self._keys.claim(self._owner)]
+            keys = [*self._keys.base, self._keys.claim(self._owner), self._keys.lanes(self._owner)]
             args = [*self._head, self._owner, int(self.options.heartbeat * 1000)]
             await self._redis.once(self._scripts["unregister"], keys, args, _unread)
             await self._tell_why(None)

@@ -2,20 +2,14 @@
 
 from typing import Any
 
-import orjson
-
 from greenscale_worker.job import Job, Succeeded, Usage
 from greenscale_worker.queues import Lease
+from greenscale_worker.queues.putting import echoed
 
 
 def of_run(job: Job) -> list[Any]:
     """Return the fields for a job that begins to run, besides those that the script knows."""
-    fields: list[Any] = []
-    if job.created_at is not None:
-        fields += ["created_at", job.created_at.isoformat()]
-    if job.metadata:
-        fields += ["metadata", orjson.dumps(job.metadata)]
-    return fields
+    return [word for field in echoed(job).items() for word in field]
 
 
 def encoded(text: str) -> bytes:

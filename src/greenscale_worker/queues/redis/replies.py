@@ -9,6 +9,7 @@ from redis.exceptions import ResponseError
 
 from greenscale_worker.queues import DeadLetter, LedgerMinute, Replay, TokenPiece
 from greenscale_worker.queues.replaying import replayed
+from greenscale_worker.queues.told import is_number
 
 LEDGER_SUMS: Final = Struct(">11d")  # of a minute, as in ledger.lua
 LEDGER_NAMES: Final = (
@@ -63,6 +64,12 @@ def _is_sum(value: float) -> bool:
 def read_why(answer: Any) -> str | None:
     """Read why a worker makes no calls; a value of another type counts as none."""
     return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else None
+
+
+def read_lanes(answer: Any) -> int | None:
+    """Read how many lanes a worker has; anything but a count says nothing."""
+    text = answer.decode("utf-8", "replace") if isinstance(answer, bytes) else ""
+    return int(text) if is_number(text) else None
 
 
 def read_pieces(job_ids: Mapping[bytes, str], answer: Any) -> list[TokenPiece]:

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from greenscale_worker.job import Failed, Released, Succeeded
-from greenscale_worker.testing.rig import ANSWER, PATIENCE, Rig, claim, decoded, run
+from greenscale_worker.testing.rig import ANSWER, PATIENCE, Rig, claim, decoded, run, soon
 
 
 async def test_a_bound_job_has_a_record_that_says_running(open_rig: Callable[..., Awaitable[Rig]]) -> None:
@@ -37,7 +37,48 @@ async def test_a_put_job_has_a_record_that_says_waiting(rig: Rig) -> None:
     (job_id,) = await rig.put("1")
     record = await rig.client.record(job_id)
     assert abs(int(record.pop("submitted_ms")) / 1000 - time.time()) < PATIENCE
-    assert record == {"state": "waiting"}
+    assert record == {"state": "waiting", "class": "standard"}
+
+
+async def test_a_record_has_class_and_metadata_from_when_the_job_was_put(rig: Rig) -> None:
+    made = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    said = {"metadata": {"team": "é|1", "note": "x" * 200}, "created_at": made.isoformat()}
+    first, second, plain = rig.job("1", **said), rig.job("2", **said), rig.job("3")
+    await rig.client.put([first, plain], job_class="background")
+    await rig.client.put([second], job_class="interactive", not_before=soon())
+
+    async def told(job_id: str) -> tuple[object, ...]:
+        record = await rig.client.record(job_id)
+        (job,) = [each async for each in rig.client.jobs() if each.job_id == job_id]
+        assert (job.job_class, job.metadata) == (record["class"], orjson.loads(record.get("metadata", "null")))
+        assert job.created_at == (made.timestamp() if "created_at" in record else None)
+        return record["state"], job.job_class, job.metadata
+
+    assert await told(plain[0]) == ("waiting", "background", None)
+    assert await told(first[0]) == ("waiting", "background", said["metadata"])
+    assert await told(second[0]) == ("scheduled", "interactive", said["metadata"])
+    await rig.promoted(1)
+    assert await told(second[0]) == ("waiting", "interactive", said["metadata"])
+    assert await rig.a.settle(await run(rig.a), ANSWER)
+    assert await told(second[0]) == ("succeeded", "interactive", said["metadata"])
+    assert await rig.client.cancel(first[0]) == "will_be_cancelled"
+    assert await told(first[0]) == ("cancelling", "background", said["metadata"])
+    assert await rig.a.bind(lease := await claim(rig.a), decoded(lease)) == "cancelled"
+    assert await told(first[0]) == ("cancelled", "background", said["metadata"])
+
+
+async def test_the_record_of_a_job_with_the_id_of_an_ended_one_says_nothing_of_that(rig: Rig) -> None:
+    job_id, payload = rig.job("1", metadata={"team": "a"})
+    await rig.client.put([(job_id, payload)])
+    assert await rig.a.settle(await run(rig.a), ANSWER)
+    await rig.client.put([rig.job("1")])
+    assert "metadata" not in await rig.client.record(job_id), "that is another job"
+
+
+async def test_a_payload_that_nobody_can_read_is_put_all_the_same(rig: Rig) -> None:
+    job_id, _ = rig.job("1")
+    assert await rig.client.put([(job_id, b'{"metadata": "created_at"'), (job_id, b'["metadata"]')]) == [True, True]
+    assert "metadata" not in await rig.client.record(job_id)
 
 
 async def test_an_unknown_job_has_neither_record_nor_result(rig: Rig) -> None:

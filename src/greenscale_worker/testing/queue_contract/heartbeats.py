@@ -159,6 +159,31 @@ async def test_dead_workers_are_not_listed_for_long(short: Rig) -> None:
     await until(alone)
 
 
+async def test_a_worker_says_how_many_lanes_it_has_until_it_says_so_no_more(short: Rig) -> None:
+    async def lanes() -> list[int | None]:
+        return sorted((worker.lanes for worker in await short.client.workers()), key=str)
+
+    await short.a.beat(lanes=16)
+    await short.b.beat("the endpoint is away")
+    assert await lanes() == [16, None], "of the version before, or a queue that is not told"
+    await short.a.beat("the endpoint is away", lanes=4)
+    assert await lanes() == [4, None]
+
+    async def forgotten() -> bool:
+        await short.a.beat()
+        return await lanes() == [None, None]
+
+    async with short.beating(short.b):
+        await until(forgotten)
+
+
+async def test_a_worker_that_has_left_has_no_lanes(rig: Rig) -> None:
+    await rig.a.beat(lanes=16)
+    await rig.b.beat(lanes=2)
+    await rig.a.aclose()
+    assert [worker.lanes for worker in await rig.client.workers()] == [2]
+
+
 async def test_a_worker_says_why_it_sends_nothing_until_it_sends_again_or_is_gone(rig: Rig) -> None:
     async def whys() -> list[str | None]:
         return sorted((worker.why for worker in await rig.client.workers()), key=str)

@@ -40,7 +40,7 @@ async def test_jobs_that_have_become_due_are_put_into_their_class(rig: Rig) -> N
     assert (depth.scheduled, depth.interactive, depth.background) == (0, 150, 1)
     record = await rig.client.record(jobs[0][0])
     assert record["state"] == "waiting"
-    assert record.keys() == {"state", "submitted_ms"}
+    assert record.keys() == {"state", "submitted_ms", "class"}
     assert name_of(await run(rig.a)).startswith("interactive")
 
 

@@ -38,7 +38,8 @@ local function bind(i, token, start)
     drop(id, m, 'cancelled')
     ledger.count('cancelled')
     if final_ttl > 0 then
-      write_record(record, final_ttl, true, 'state', 'cancelled', 'finished_ms', NOW)
+      write_record(record, final_ttl, true, 'state', 'cancelled', 'finished_ms', NOW,
+                   unpack(ARGV, start + 4, start + 3 + ARGV[start + 3]))
       written[record] = true
       ended(job_id, 'cancelled')
     end

@@ -1,10 +1,10 @@
 -- Prolongs leases, returns which are lost, and reaps expired ones. Sent every heartbeat, even without leases: if the clock
 -- stands still for two heartbeats, an amnesty begins, during which nothing is reaped.
 --
--- KEYS  as in prelude.lua
+-- KEYS  as in prelude.lua; then lanes:<owner> STRING
 -- ARGV  3 lease ms, 4 heartbeat ms, 5 max crashes, 6 owner, 7 whether to reap (0 while more of our leases follow),
 --       8 whether the owner has a free lane and nothing to run on it (1 or 0), 9 leases it holds in all,
---       10 days the ledger is kept (0: none is);
+--       10 days the ledger is kept (0: none is), 11 how many lanes the owner has (empty: it does not say);
 --       then id, token of each lease held
 -- Output {reaped, jobs that may be claimed now, {lost id, its token, taken or gone, …}, {id buried, its job id, its code…},
 --         whether the owner has a seat (1 or 0), {job id that is due, …}}
@@ -13,7 +13,7 @@ local lease_ms, beat_ms, max_crashes, owner = tonumber(ARGV[3]), tonumber(ARGV[4
 run_when_full()
 tick(lease_ms, beat_ms)
 local lost = {}
-for arg = 11, #ARGV, 2 do
+for arg = 12, #ARGV, 2 do
   local id = ARGV[arg]
   local m = read_meta(id)
   if m and m.token == ARGV[arg + 1] and call('ZSCORE', LEASE, id) then
@@ -99,6 +99,7 @@ end
 local days = tonumber(ARGV[10]) or 0
 if ledger.work(owner, beat_ms, tonumber(ARGV[9]) or 0) or days == 0 then ledger.trim(days) end
 call('ZADD', WORKERS, NOW, owner)
+if (ARGV[11] or '') ~= '' then call('SET', KEYS[ITEMS], ARGV[11], 'PX', ARGV[3]) end
 ledger.alive(beat_ms)
 ledger.write()
 for _, silent in ipairs(call('ZRANGEBYSCORE', WORKERS, '-inf', digits(now - 2 * lease_ms))) do

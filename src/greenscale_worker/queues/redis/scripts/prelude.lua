@@ -275,17 +275,18 @@ local function bound_elsewhere(job_id, id)
   return nil
 end
 
--- What a record says of the job and not of a run; the same names are in replaying.py.
-local KEPT = {'submitted_ms', 'tenant', 'digest'}
+-- What a record says of the job and not of a run, and that with what its payload says; the same names are in replaying.py.
+local OF_THE_JOB = {'submitted_ms', 'class', 'tenant', 'digest'}
+local KEPT = {'submitted_ms', 'class', 'tenant', 'digest', 'created_at', 'metadata'}
 
--- Writes fields and values of a record. `begins`: the old record is deleted, except for what is KEPT. A value of
--- another type under its name is replaced; returns whether it was.
+-- Writes fields and values of a record. `begins`: the old record is deleted, except for what is OF_THE_JOB, or for the names
+-- given in its place. A value of another type under its name is replaced; returns whether it was.
 local function write_record(key, ttl, begins, ...)
   local foreign, kept = false, {}
   if begins then
     local found = call('TYPE', key).ok
     foreign = found ~= 'none' and found ~= 'hash'
-    for name, value in pairs(found == 'hash' and pick(key, KEPT) or {}) do
+    for name, value in pairs(found == 'hash' and pick(key, type(begins) == 'table' and begins or OF_THE_JOB) or {}) do
       if value then push(kept, name, value) end
     end
     if found ~= 'none' then call('DEL', key) end

@@ -20,7 +20,7 @@ local function promote(job_id, record, tombstone)
   call('HDEL', LATER_PAYLOADS, job_id)
   if not kept or ttl == 0 or not is_job_id(job_id) or bound_elsewhere(job_id, '') then return end
   local state = call('EXISTS', tombstone) == 1 and 'cancelling' or 'waiting'
-  write_record(record, ttl, true, 'state', state, 'submitted_ms', NOW)
+  write_record(record, ttl, KEPT, 'state', state, 'submitted_ms', NOW)
 end
 
 for arg = 4, #ARGV do
