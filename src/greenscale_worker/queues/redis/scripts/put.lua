@@ -22,8 +22,9 @@ local function is_known(record)
   return state and (skip == 'once' or state ~= 'failed' and state ~= 'cancelled')
 end
 
-local function fields_of(state, created_at, metadata)
-  local fields = {'state', state, 'submitted_ms', NOW, unpack(own)}
+local function with_own(created_at, metadata)
+  if created_at == '' and metadata == '' then return own end
+  local fields = {unpack(own)}
   if created_at ~= '' then push(fields, 'created_at', created_at) end
   if metadata ~= '' then push(fields, 'metadata', metadata) end
   return fields
@@ -46,7 +47,7 @@ local function put(job_id, payload, created_at, metadata, record, tombstone)
     if may_exist then call('DEL', record) end
     local life = due and ttl + math.ceil((due - now) / 1000) or ttl
     local state = due and 'scheduled' or cancelled and 'cancelling' or 'waiting'
-    write_record(record, life, false, unpack(fields_of(state, created_at, metadata)))
+    write_record(record, life, false, 'state', state, 'submitted_ms', NOW, unpack(with_own(created_at, metadata)))
     written[record] = true
   end
   return 1
