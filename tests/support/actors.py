@@ -148,7 +148,7 @@ class Actors:
         own = self.rnd.choice([{}, {"tenant": "t"}, {"tenant": "u", "digest": "d"}])
         keys = flat((self.keys.record(job_id), self.keys.cancel(job_id)) for job_id, _ in jobs)
         args = [LIVE_SECONDS if self.setup.ttl else 0, skip, job_class, due or ""]
-        args += [own.get("tenant", ""), own.get("digest", ""), *flat(jobs)]
+        args += [own.get("tenant", ""), own.get("digest", ""), "", *flat(jobs)]
         answers = self.send("put", keys, args, lambda: self.ledger.put(jobs, skip, job_class, due, own))
         self.happened.update(f"put: {'appended' if answer else 'left out'}" for answer in answers)
         put = [payload for answer, (_, payload) in zip(answers, jobs, strict=True) if answer]

@@ -12,7 +12,9 @@ from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.job import check_job_id, is_job_id
 from greenscale_worker.queues import (
     LIVE_SECONDS,
+    Attendance,
     Cancellation,
+    Change,
     DeadFilter,
     DeadLetter,
     Depth,
@@ -43,6 +45,7 @@ from greenscale_worker.queues.redis.replies import (
     read_flag,
     read_flags,
     read_found,
+    read_joined,
     read_ledger,
     read_open,
     read_page,
@@ -117,12 +120,14 @@ class RedisQueueClient:
         not_before: float | None = None,
         tenant: str = "",
         digest: str = "",
+        attendance: Attendance | None = None,
     ) -> list[bool]:
         """Append jobs in order, each with a record, in groups that are put as a whole."""
         check_put(jobs, job_class, not_before)
         due = "" if not_before is None else math.ceil(min(max(not_before * 1000, 0), LATEST_MS))
         head: list[Any] = [self._live_seconds, "once" if once else "fold" if fold else "none", job_class, due]
-        head += [encoded(tenant), encoded(digest)]
+        head += [encoded(tenant), encoded(digest), "" if attendance is None else _member(attendance)]
+        found_by = [] if attendance is None else [self._keys.gateways, self._keys.alike(attendance.alike)]
         put = list[bool]()
         for start in range(0, len(jobs), PUT_GROUP):
             keys: list[str] = self._keys.base
@@ -131,7 +136,7 @@ class RedisQueueClient:
                 keys += [self._keys.record(job_id), self._keys.cancel(job_id)]
                 args += [job_id, payload]
             try:
-                put += await self._run("put", keys, args, read_flags)
+                put += await self._run("put", [*keys, *found_by], args, read_flags)
             except QueueUnavailableError as error:
                 error.undone = error.undone and not put
                 raise
@@ -145,6 +150,21 @@ class RedisQueueClient:
             some, due = await self._run("promote", keys, args, read_promoted)
             promoted += some
         return promoted
+
+    async def attend(self, gateway: str, changes: Sequence[tuple[Attendance, Change]]) -> list[bool]:
+        """Show that a gateway lives, and note what has become of its clients, in groups."""
+        held = list[bool]()
+        for start in range(0, max(len(changes), 1), PUT_GROUP):
+            group = changes[start : start + PUT_GROUP]
+            keys = [*self._keys.base, self._keys.gateways, *(self._keys.alike(each.alike) for each, _ in group)]
+            args = [word for each, change in group for word in (_member(each), change)]
+            held += await self._run("attend", keys, [gateway, *args], read_flags)
+        return held
+
+    async def join(self, alike: str, gateway: str, number: int) -> tuple[str | None, int]:
+        """Return a job of equal requests whose client has gone, and how many clients wait."""
+        keys = [*self._keys.base, self._keys.gateways, self._keys.alike(alike)]
+        return await self._run("join", keys, [gateway, number], read_joined)
 
     async def keys(self) -> dict[str, bytes]:
         """Return the API keys' documents by id."""
@@ -498,6 +518,10 @@ def _filter(which: DeadFilter | None) -> list[Any]:
     which = which or DeadFilter()
     times = (which.since, which.younger_than, which.older_than)
     return [(which.code or "").encode(errors="replace"), *("" if time is None else int(time * 1000) for time in times)]
+
+
+def _member(attendance: Attendance) -> str:
+    return f"{attendance.job_id} {attendance.gateway} {attendance.number}"
 
 
 def _id(name: str) -> bytes:
