@@ -19,7 +19,7 @@ from greenscale_worker.telemetry import log
 
 PATIENCE_SECONDS: Final = 10.0  # after which the job of a client that has left is cancelled
 DELIVERED_SECONDS: Final = 5.0  # after which an answer that was sent has come, if its connection is still there
-LEAVING_SECONDS: Final = ALIVE_SECONDS + 1.0  # for which a retry waits, as the end of another client may be noticed later
+LEAVING_SECONDS: Final = ALIVE_SECONDS + 1.0  # for which a retry waits: that a client has gone may be noticed after it
 TELL_SECONDS: Final = ALIVE_SECONDS / 4
 RENEW_SECONDS: Final = ATTENDED_SECONDS / 2
 LOOK_SECONDS: Final = 0.05  # twice as long each time
@@ -68,6 +68,7 @@ class Attending:
         self._telling = asyncio.Lock()
         self._told = 0.0
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     def begin(self, alike: str, job_id: str, transport: asyncio.Transport | None) -> Attended:
         """Attend a job from now on; `left` or `answered` ends it. To be put with its `attendance`."""
@@ -76,8 +77,8 @@ class Attending:
     async def join(self, alike: str, transport: asyncio.Transport | None) -> Attended | None:
         """Attend the job of an equal request whose client has gone; None if there is none. Raises GreenScaleError."""
         number, ends, pause = next(self._numbers), self._now() + LEAVING_SECONDS, LOOK_SECONDS
+        await self._tell()  # its client may have been at this gateway
         while True:
-            await self._tell()
             try:
                 job_id, waiting = await self._queue.join(alike, self._name, number)
             except BaseException:  # cancelled, too: it may have been joined
@@ -105,8 +106,8 @@ class Attending:
 
     async def aclose(self) -> None:
         """Let the jobs that are attended here be joined elsewhere; they go on."""
-        if self._task is not None:
-            await end(self._task)
+        self._closed = True
+        await end(self._task)
         for job in self._jobs:
             if not job.answered:
                 job.transport, job.answered = None, True
@@ -119,7 +120,7 @@ class Attending:
         return job
 
     def _start(self) -> None:
-        if self._task is None or self._task.done():
+        if not self._closed and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._keep())
 
     def _end(self, job: Attended) -> None:

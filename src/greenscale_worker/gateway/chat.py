@@ -153,7 +153,7 @@ async def _attended(call: Call, asked: Asked) -> Attended:
 
 async def _answer(call: Call, asked: Asked, attended: Attended | None) -> web.StreamResponse:
     """Put the job, unless it is there, and answer with its end."""
-    attendance = attended and attended.attendance
+    attendance = None if attended is None else attended.attendance
     named = {"job_id": call.caller.public_id(attendance.job_id)} if attendance else {}
     job = await submit(
         call,

@@ -397,16 +397,16 @@ class QueueClient(Protocol):
     async def attend(self, gateway: str, changes: Sequence[tuple[Attendance, Change]]) -> list[bool]:
         """Show that a gateway lives, for ALIVE_SECONDS, and note what has become of its clients.
 
-        `waits`: `join` is to find the job for ATTENDED_SECONDS more. `left`: the same, and it may be joined. `over`: it is
-        to be found no more. Returns for each whether the job was still this client's: nobody has joined it.
+        `waits`: `join` is to find the job for ATTENDED_SECONDS more. `left`: the same, and it may be joined. `over`: it
+        is to be found no more. Returns for each whether the job was still this client's: nobody has joined it.
         """
         ...
 
     async def join(self, alike: str, gateway: str, number: int) -> tuple[str | None, int]:
         """Return a job of equal requests whose client has gone, which from now on is that of this client.
 
-        It has gone if it `left`, or if its gateway is dead. If there is none: None, and how many clients wait for such a
-        job. Two calls never return the same job, unless its client has gone again, or they are of the same client.
+        It has gone if it `left`, or if its gateway is dead. If there is none: None, and how many clients wait for such
+        a job. Two calls never return the same job, unless its client has gone again, or they are of the same client.
         """
         ...
 

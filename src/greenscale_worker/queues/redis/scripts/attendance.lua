@@ -12,13 +12,9 @@ local function attend(alike, member, has_gone)
   call('EXPIRE', alike, ATTENDED_SECONDS)
 end
 
+-- Also forgets the dead: afterwards, the gateways are those that live.
 local function show_alive(gateways, gateway)
   call('ZADD', gateways, NOW, gateway)
   call('ZREMRANGEBYSCORE', gateways, '-inf', digits(now - ALIVE_MS))
   call('EXPIRE', gateways, ATTENDED_SECONDS)
-end
-
-local function is_alive(gateways, gateway)
-  local last = call('ZSCORE', gateways, gateway)
-  return last and tonumber(last) > now - ALIVE_MS
 end

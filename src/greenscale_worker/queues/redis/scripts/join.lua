@@ -11,7 +11,7 @@ local has_gone = call('ZRANGEBYSCORE', alike, '-inf', '(-' .. NOW, 'LIMIT', 0, 1
 show_alive(gateways, gateway)
 for _, member in ipairs(call('ZRANGEBYSCORE', alike, '(' .. NOW, '+inf', 'LIMIT', 0, MOST_ALIKE)) do
   if string.sub(member, -#own) == own then return {string.match(member, '^%S+'), 0} end
-  if is_alive(gateways, string.match(member, ' (%S+) ') or '') then
+  if call('ZSCORE', gateways, string.match(member, ' (%S+) ') or '') then
     waiting = waiting + 1
   else
     has_gone = has_gone or member
