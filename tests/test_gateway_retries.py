@@ -164,8 +164,9 @@ async def test_a_retry_does_not_join_a_job_whose_client_waits_elsewhere(
 ) -> None:
     monkeypatch.setattr(attending, "LEAVING_SECONDS", 0.1)
     first = await two.asked()
-    async with client_of(two.port(1), default_headers={"x-stainless-retry-count": "1"}) as retry:
-        second = asyncio.create_task(retry.chat.completions.create(model="m", messages=HELLO))
+    async with client_of(two.port(1)) as client:
+        create, extra = client.chat.completions.create, {"x-stainless-retry-count": "1"}
+        second = asyncio.create_task(create(model="m", messages=HELLO, extra_headers=extra))
         await eventually(lambda: len(set(two.handler.runs)) == 2)
         two.handler.go.set()
         await asyncio.gather(first, second)
