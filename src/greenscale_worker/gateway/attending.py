@@ -7,6 +7,7 @@ clients have gone, and shows that it lives.
 """
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from secrets import token_hex
@@ -39,6 +40,7 @@ class Attended:
     answered: bool = False
     offered: bool = False
     over: bool = False
+    timer: asyncio.TimerHandle | None = None
 
     @property
     def gone(self) -> bool:
@@ -77,7 +79,11 @@ class Attending:
     async def join(self, alike: str, transport: asyncio.Transport | None) -> Attended | None:
         """Attend the job of an equal request whose client has gone; None if there is none. Raises GreenScaleError."""
         number, ends, pause = next(self._numbers), self._now() + LEAVING_SECONDS, LOOK_SECONDS
-        await self._tell()  # its client may have been at this gateway
+        for job in self._jobs:  # a client that comes again has not left for good, even if the queue is away now
+            if job.attendance.alike == alike and job.gone and not job.answered and not job.over:
+                self._wind(job, PATIENCE_SECONDS)
+        with suppress(GreenScaleError):
+            await self._tell()  # its client may have been at this gateway
         while True:
             try:
                 job_id, waiting = await self._queue.join(alike, self._name, number)
@@ -95,13 +101,13 @@ class Attending:
     def answered(self, job: Attended) -> None:
         """Note that its answer was sent; its client may still not have got it."""
         job.answered = True
-        asyncio.get_running_loop().call_later(DELIVERED_SECONDS, self._end, job)
+        self._wind(job, DELIVERED_SECONDS)
 
     def left(self, job: Attended, *, cancel: bool = True) -> None:
         """Note that its client has left: without a retry, it will be cancelled, or go on."""
         job.transport = None
         job.answered = not cancel
-        asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._end, job)
+        self._wind(job, PATIENCE_SECONDS)
         self._news.set()
 
     async def aclose(self) -> None:
@@ -122,6 +128,11 @@ class Attending:
     def _start(self) -> None:
         if not self._closed and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._keep())
+
+    def _wind(self, job: Attended, seconds: float) -> None:
+        if job.timer is not None:
+            job.timer.cancel()
+        job.timer = asyncio.get_running_loop().call_later(seconds, self._end, job)
 
     def _end(self, job: Attended) -> None:
         job.over = True
