@@ -67,8 +67,6 @@ class Attending:
         self._unknown = set[tuple[str, int]]()  # what was to be joined, where no answer has come
         self._abandoned = set[str]()  # jobs to cancel
         self._news = asyncio.Event()
-        self._telling = asyncio.Lock()
-        self._told = 0.0
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -82,8 +80,6 @@ class Attending:
         for job in self._jobs:  # a client that comes again has not left for good, even if the queue is away now
             if job.attendance.alike == alike and job.gone and not job.answered and not job.over:
                 self._wind(job, PATIENCE_SECONDS)
-        with suppress(GreenScaleError):
-            await self._tell()  # its client may have been at this gateway
         while True:
             try:
                 job_id, waiting = await self._queue.join(alike, self._name, number)
@@ -141,11 +137,9 @@ class Attending:
     async def _keep(self) -> None:
         """Tell the queue what is new, while any job is attended."""
         while self._jobs or self._unknown or self._abandoned:
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(TELL_SECONDS):
                     await self._news.wait()
-            except TimeoutError:
-                pass
             self._news.clear()
             await self._tell_all()
 
@@ -165,19 +159,16 @@ class Attending:
 
     async def _tell(self) -> None:
         """Tell the queue what has become of clients, and that this gateway lives."""
-        async with self._telling:
-            now = self._now()
-            ended = [job for job in self._jobs if job.over]
-            changes = [(job, change) for job in self._jobs if (change := job.change(now))]
-            if changes or now - self._told >= TELL_SECONDS:
-                held = await self._queue.attend(self._name, [(job.attendance, change) for job, change in changes])
-                self._told = now
-                for (job, change), is_held in zip(changes, held, strict=True):
-                    job.offered = job.offered or (change == "left" and is_held)
-                    job.renewed = now
-                    if change == "over" and is_held and not job.answered:
-                        self._abandoned.add(job.attendance.job_id)
-            self._jobs.difference_update(ended)
+        now = self._now()
+        ended = [job for job in self._jobs if job.over]
+        changes = [(job, change) for job in self._jobs if (change := job.change(now))]
+        held = await self._queue.attend(self._name, [(job.attendance, change) for job, change in changes])
+        for (job, change), is_held in zip(changes, held, strict=True):
+            job.offered = job.offered or (change == "left" and is_held)
+            job.renewed = now
+            if change == "over" and is_held and not job.answered:
+                self._abandoned.add(job.attendance.job_id)
+        self._jobs.difference_update(ended)
 
     async def _cancel_abandoned(self) -> None:
         async def cancel(job_id: str) -> None:
