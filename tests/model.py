@@ -284,10 +284,12 @@ class Walk(Actors):
             "settle": [9],
             "release": [9],
             "retry": [9, 9],
-            "put": [9, "none", "standard", "", "", "", "j-0", "payload", "", ""],
+            "put": [9, "none", "standard", "", "", "", "", "j-0", "payload", "", ""],
             "promote": [9],
             "cancel": ["j-0", 9, 9],
             "uncancel": [9],
+            "attend": ["gateway"],
+            "join": ["gateway", 1],
         }
         of_letters: dict[str, list[Any]] = {
             "replay": [9, self.setup.name(next(iter(self.ledger.dead), 1))],

@@ -590,12 +590,17 @@ MUTANTS: Final = [
         "cancel",
         "    call('HDEL', record, 'due_ms', 'error_code', 'error_message')",
     ),
-    Mutant("put does not look for records", "put", "call('EXISTS', unpack(KEYS, ITEMS)) > 0", "false"),
+    Mutant(
+        "put does not look for records",
+        "put",
+        "call('EXISTS', unpack(KEYS, ITEMS, ITEMS + 2 * #names - 1)) > 0",
+        "false",
+    ),
     Mutant("put overwrites the record of a job in flight", "put", " and not is_open then", " then"),
     Mutant(
         "all jobs of a group are put into the first one's record",
         "put",
-        "local key = ITEMS + (arg - 9) / 2",
+        "local key = ITEMS + (arg - 10) / 2",
         "local key = ITEMS",
     ),
     *(

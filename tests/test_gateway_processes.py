@@ -43,39 +43,26 @@ async def outcomes(calls: list[asyncio.Task[str]]) -> Counter[str]:
     )
 
 
+@pytest.mark.parametrize("keyed", [False, True])
 @pytest.mark.parametrize("number", [100, pytest.param(500, marks=pytest.mark.long)])
 async def test_a_gateway_is_killed_while_many_wait_and_their_retries_join_their_jobs(
-    tmp_path: Path, redis_url: str, number: int
+    tmp_path: Path, redis_url: str, number: int, *, keyed: bool
 ) -> None:
     names = [f"n{each}" for each in range(number)]
     async with a_front(tmp_path, redis_url, ttft=1) as front:
         first, second = await front.gateway(), await front.gateway()
         async with TcpProxy(first.port) as proxy, client_of(proxy.port, max_retries=4) as client:
-            calls = [asyncio.create_task(ask(client, name, extra_headers={"Idempotency-Key": name})) for name in names]
+            headers = [{"Idempotency-Key": name} if keyed else {} for name in names]
+            calls = [
+                asyncio.create_task(ask(client, name, extra_headers=extra))
+                for name, extra in zip(names, headers, strict=True)
+            ]
             await front.in_queue(second, len(names))
             proxy.target = second.port
             first.process.kill()
             front.worker(GREENSCALE_CONCURRENCY=200)
             assert await outcomes(calls) == {"answer": number}
         assert await front.calls(names) == {1}
-
-
-async def test_a_gateway_is_killed_and_the_jobs_of_those_who_waited_end(tmp_path: Path, redis_url: str) -> None:
-    """Without an Idempotency-Key, another gateway cannot know which of equal requests a retry is: it runs anew."""
-    names = [f"n{each}" for each in range(50)]
-    async with a_front(tmp_path, redis_url, ttft=1) as front:
-        first, second = await front.gateway(), await front.gateway()
-        async with TcpProxy(first.port) as proxy, client_of(proxy.port, max_retries=4) as client:
-            calls = [asyncio.create_task(ask(client, name)) for name in names]
-            await front.in_queue(second, len(names))
-            proxy.target = second.port
-            first.process.kill()
-            front.worker(GREENSCALE_CONCURRENCY=100)
-            assert await outcomes(calls) == {"answer": len(names)}
-        await front.in_queue(second, 0, most=0)
-        async with front.session.get(f"{second.url}/v1/jobs?limit=1000") as response:
-            jobs = (await response.json())["data"]
-        assert Counter(job["state"] for job in jobs) == {"succeeded": 2 * len(names)}
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -461,10 +461,15 @@ async def test_equal_requests_that_are_no_retries_are_jobs_of_their_own(played: 
 
 
 async def test_what_is_answered_is_forgotten(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attending, "REMEMBERED_SECONDS", 0.05)
+    monkeypatch.setattr(attending, "DELIVERED_SECONDS", 0.05)
     played.handler.go.set()
-    await played.client.chat.completions.create(model="m", messages=HELLO)
-    await eventually(lambda: not played.api.gateway.attending._jobs)  # noqa: SLF001  nobody is left in it
+    for _ in range(2):
+        answer = await played.client.chat.completions.create(
+            model="m", messages=HELLO, extra_headers={"x-stainless-retry-count": "1"}
+        )
+        assert answer.choices[0].message.content == "the answer"
+        await eventually(lambda: not played.api.gateway.attending._jobs)  # noqa: SLF001  nobody is left in it
+    assert len(set(played.handler.runs)) == 2
 
 
 async def test_a_slow_reader_of_a_stream_is_cut_off_and_holds_up_nobody(

@@ -148,7 +148,7 @@ class Actors:
         own = self.rnd.choice([{}, {"tenant": "t"}, {"tenant": "u", "digest": "d"}])
         keys = flat((self.keys.record(job_id), self.keys.cancel(job_id)) for job_id, _ in jobs)
         args = [LIVE_SECONDS if self.setup.ttl else 0, skip, job_class, due or ""]
-        args += [own.get("tenant", ""), own.get("digest", "")]
+        args += [own.get("tenant", ""), own.get("digest", ""), ""]
         said = [self.rnd.choice([{}, {}, {"metadata": "{}"}, {"created_at": "then", "metadata": "{}"}]) for _ in jobs]
         for job, words in zip(jobs, said, strict=True):
             args += [*job, words.get("created_at", ""), words.get("metadata", "")]

@@ -83,7 +83,7 @@ class Waiting:
 
     call: Call
     asked: Asked
-    attended: Attended
+    attended: Attended | None
     queue_id: str
     job_id: str
     headers: dict[str, str] = field(init=False)
@@ -121,23 +121,19 @@ class Waiting:
 async def answer(path: Path, call: Call) -> web.StreamResponse:
     """POST: make a job of the request, or join that of an earlier one, and answer with its end."""
     asked = Asked.of(path, await call.body())
+    if "Idempotency-Key" in call.request.headers:  # by which a retry finds the job, at any time
+        return await _answer(call, asked, None)
     attending, attended = call.gateway.attending, await _attended(call, asked)
-    named = {} if attended.kept else {"job_id": call.caller.public_id(attended.queue_id)}
     try:
-        job = await submit(call, {**named, **asked.fields()}, raw=asked.raw, once=True, job_class=asked.job_class)
-        waiting = Waiting(call, asked, attended, job.queue_id, call.caller.public_id(job.queue_id))
-        try:
-            response = await (_stream(waiting) if asked.stream else _whole(waiting))
-        except Problem as problem:
-            raise waiting.located(problem) from None
+        response = await _answer(call, asked, attended)
     except BaseException as error:
         has_left = isinstance(error, asyncio.CancelledError | ConnectionError) or call.request.transport is None
         if has_left or isinstance(error, QueueUnavailableError):  # it may run: a retry is to find it
             attending.left(attended)
-        elif isinstance(error, Problem) and error.kind in ("job_failed", "job_cancelled"):
-            attending.answered(attended)
+        elif isinstance(error, Problem) and error.kind == "shutting_down":
+            attending.left(attended, cancel=False)
         else:
-            attending.forget(attended)
+            attending.answered(attended)
         raise
     if attended.transport is not None:  # it was not given up on the way
         attending.answered(attended)
@@ -146,14 +142,32 @@ async def answer(path: Path, call: Call) -> web.StreamResponse:
 
 async def _attended(call: Call, asked: Asked) -> Attended:
     """Return a new job; if this is a retry, that of an equal request whose client has gone."""
-    key = call.request.headers.get("Idempotency-Key")
-    alike = (call.caller.key_id, call.caller.tenant, asked.path, key, sha256(asked.raw).digest())
+    words = (call.caller.key_id, call.caller.tenant or "", asked.path, sha256(asked.raw).hexdigest())
+    alike = sha256("\0".join(words).encode()).hexdigest()[:32]
     transport, attending = call.request.transport, call.gateway.attending
     joined = None
-    if key is None and call.request.headers.get(RETRY, "0") not in ("", "0"):
+    if call.request.headers.get(RETRY, "0") not in ("", "0"):
         joined = await attending.join(alike, transport)
-    queue_id = call.caller.queue_id(f"chat-{uuid4().hex}")
-    return joined or attending.begin(alike, queue_id, transport, kept=key is not None)
+    return joined or attending.begin(alike, call.caller.queue_id(f"chat-{uuid4().hex}"), transport)
+
+
+async def _answer(call: Call, asked: Asked, attended: Attended | None) -> web.StreamResponse:
+    """Put the job, unless it is there, and answer with its end."""
+    attendance = None if attended is None else attended.attendance
+    named = {"job_id": call.caller.public_id(attendance.job_id)} if attendance else {}
+    job = await submit(
+        call,
+        {**named, **asked.fields()},
+        raw=asked.raw,
+        once=True,
+        job_class=asked.job_class,
+        attendance=attendance,
+    )
+    waiting = Waiting(call, asked, attended, job.queue_id, call.caller.public_id(job.queue_id))
+    try:
+        return await (_stream(waiting) if asked.stream else _whole(waiting))
+    except Problem as problem:
+        raise waiting.located(problem) from None
 
 
 async def _whole(waiting: Waiting) -> web.StreamResponse:
@@ -193,7 +207,7 @@ async def _stream(waiting: Waiting) -> web.StreamResponse:
         problem = problem_of(error)
         gateway.metrics.problem(problem.kind)
         await stream.write(stream.chunks.error(problem.openai()))
-        if problem.kind == "restarted":  # nobody waits for the other run
+        if problem.kind == "restarted" and waiting.attended is not None:  # nobody waits for the other run
             gateway.attending.left(waiting.attended)
     return await stream.begin()
 

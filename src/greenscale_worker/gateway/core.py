@@ -19,7 +19,7 @@ from greenscale_worker.gateway.metrics import GatewayMetrics
 from greenscale_worker.gateway.shared import Shared
 from greenscale_worker.gateway.tokens import TokenReader
 from greenscale_worker.job import JOB_ID_ACCEPTED, is_job_id
-from greenscale_worker.queues import OPEN, QueueClient
+from greenscale_worker.queues import QueueClient
 from greenscale_worker.telemetry import log
 from greenscale_worker.wire_json import fault_of, read
 
@@ -58,7 +58,7 @@ class Gateway:
         self._queue_is_away = False
         self.shared = Shared()
         self.keyring = Keyring(queue, own=options.key, open_without=options.open_without_keys)
-        self.attending = Attending(self._cancel)
+        self.attending = Attending(queue)
         self.tokens = TokenReader(queue)
         self.accounts = Accounts(queue, self.shared)
         self.document, self.page = b"", ""
@@ -91,13 +91,6 @@ class Gateway:
         await self.following.close()
         await self.tokens.aclose()
         await self.attending.aclose()
-
-    async def _cancel(self, job_id: str) -> bool:
-        """Cancel a job if it is in the queue and has not ended. Return whether it was."""
-        is_open = (await self.queue.record(job_id)).get("state") in OPEN
-        if is_open:
-            await self.queue.cancel(job_id)
-        return is_open
 
 
 @dataclass(frozen=True, slots=True)

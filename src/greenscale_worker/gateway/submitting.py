@@ -10,7 +10,7 @@ from greenscale_worker.client.payload import check
 from greenscale_worker.gateway.core import Call
 from greenscale_worker.gateway.errors import Problem
 from greenscale_worker.gateway.route import LONGEST_KEY
-from greenscale_worker.queues import JobClass
+from greenscale_worker.queues import Attendance, JobClass
 from greenscale_worker.wire_json import write
 
 
@@ -30,6 +30,7 @@ async def submit(  # noqa: PLR0913  how it is put
     once: bool = False,
     job_class: JobClass = "standard",
     not_before: float | None = None,
+    attendance: Attendance | None = None,
 ) -> Submitted:
     """Put a job into the queue, unless it is there already. `raw` is the request's body.
 
@@ -57,6 +58,7 @@ async def submit(  # noqa: PLR0913  how it is put
         not_before=not_before,
         tenant=tenant,
         digest=digest,
+        attendance=attendance,
     )
     if call.caller.account is not None and call.caller.account.limits.waiting is not None:
         call.caller.account.jobs.add(queue_id)

@@ -17,6 +17,7 @@ Cancellation = Literal["cancelled", "will_be_cancelled", "finished", "unknown"]
 Replay = Literal["replayed", "unknown", "payload_lost"]
 Loss = Literal["taken", "gone"]
 Verdict = Literal["delayed", "held", "dead", "stale"]
+Change = Literal["waits", "left", "over"]
 JobClass = Literal["interactive", "standard", "background"]
 CLASSES: Final[tuple[JobClass, ...]] = get_args(JobClass)  # in the order in which they are served
 TURNS: Final = 10  # of so many jobs in a row, a lower class that waits gets one; as in claim.lua
@@ -28,6 +29,8 @@ PUT_ASIDE: Final[frozenset[str]] = frozenset({"delayed", "held"})
 SUSPECT_CRASHES: Final = 2  # a worker holds at most one job with so many or more; as in prelude.lua
 TOKEN_SECONDS: Final = 3600  # the least that the text of a running job lasts: pieces are never so far apart
 POSITION: Final = re.compile(r"[0-9]{1,16}-[0-9]{1,16}")
+ATTENDED_SECONDS: Final = 120  # in which a retry finds a job, unless its gateway says more; as in attendance.lua
+ALIVE_SECONDS: Final = 2  # after which a gateway that says nothing is dead; as in attendance.lua
 LIVE_SECONDS: Final = 7 * 86_400  # lifetime of an open job's record, and of a cancellation that waits for its job
 
 
@@ -351,6 +354,19 @@ class LiveWorker:
     lanes: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Attendance:
+    """A client waits for a job at a gateway; neither name has spaces in it.
+
+    `alike` is equal for requests that are equal. `number` is another one for each client of a gateway.
+    """
+
+    alike: str
+    job_id: str
+    gateway: str
+    number: int
+
+
 class QueueClient(Protocol):
     """The client side. Calls raise QueueUnavailableError if the server does not answer."""
 
@@ -365,6 +381,7 @@ class QueueClient(Protocol):
         tenant: str = "",
         digest: str = "",
         unpack: Callable[[bytes], bytes] | None = None,
+        attendance: Attendance | None = None,
     ) -> list[bool]:
         """Append jobs, each an id and a payload, in order, and record them as waiting.
 
@@ -374,7 +391,8 @@ class QueueClient(Protocol):
         every tenth job. Jobs of which `not_before` (seconds since the epoch, by the queue's clock) is not over yet are
         recorded as `scheduled`, and appended when they are due; one whose id is scheduled already is skipped. `tenant`
         and `digest` are written into the records, and stay in them until they expire, as does the class.
-        `unpack` turns a payload into JSON, for a queue that stores another form of it.
+        `unpack` turns a payload into JSON, for a queue that stores another form of it. With `attendance`, `join` finds
+        its job, for ATTENDED_SECONDS or as long as `attend` says.
         Returns for each job whether it was appended, or scheduled. Raises BadInputError for an invalid id, before
         anything is written, ValueError for an unknown class or a time that is not finite, and QueueFullError if the
         server is full.
@@ -383,6 +401,22 @@ class QueueClient(Protocol):
 
     async def promote(self) -> int:
         """Append jobs that have become due to their class, and return how many; workers do it with each heartbeat."""
+        ...
+
+    async def attend(self, gateway: str, changes: Sequence[tuple[Attendance, Change]]) -> list[bool]:
+        """Show that a gateway lives, for ALIVE_SECONDS, and note what has become of its clients.
+
+        `waits`: `join` is to find the job for ATTENDED_SECONDS more. `left`: the same, and it may be joined. `over`: it
+        is to be found no more. Returns for each whether the job was still this client's: nobody has joined it.
+        """
+        ...
+
+    async def join(self, alike: str, gateway: str, number: int) -> tuple[str | None, int]:
+        """Return a job of equal requests whose client has gone, which from now on is that of this client.
+
+        It has gone if it `left`, or if its gateway is dead. If there is none: None, and how many clients wait for such
+        a job. Two calls never return the same job, unless its client has gone again, or they are of the same client.
+        """
         ...
 
     async def keys(self) -> dict[str, bytes]:

@@ -86,6 +86,8 @@ class PackedClient:
     def __init__(self, client: QueueClient) -> None:
         self._client = client
         self.promote = client.promote
+        self.attend = client.attend
+        self.join = client.join
         self.keys = client.keys
         self.set_key = client.set_key
         self.record = client.record

@@ -11,7 +11,9 @@ from greenscale_worker.job import check_job_id
 from greenscale_worker.queues import (
     ENDED,
     LIVE_SECONDS,
+    Attendance,
     Cancellation,
+    Change,
     DeadFilter,
     DeadLetter,
     Depth,
@@ -48,6 +50,7 @@ class MemoryClient:
         tenant: str = "",
         digest: str = "",
         unpack: Callable[[bytes], bytes] | None = None,
+        attendance: Attendance | None = None,
     ) -> list[bool]:
         """See QueueClient."""
         check_put(jobs, job_class, not_before)
@@ -70,6 +73,8 @@ class MemoryClient:
                     store.records.waiting(job_id, cancelled=store.tombstones.get(job_id) is not None, **own)
         if due is None:
             store.ring(sum(put))
+        if attendance is not None:
+            store.attending.begin(attendance)
         return put
 
     def _skips(self, job_id: str, *, fold: bool, once: bool, scheduled: bool) -> bool:
@@ -83,6 +88,15 @@ class MemoryClient:
     async def promote(self) -> int:
         """See QueueClient."""
         return self._store.promote()
+
+    async def attend(self, gateway: str, changes: Sequence[tuple[Attendance, Change]]) -> list[bool]:
+        """See QueueClient."""
+        self._store.attending.show_alive(gateway)
+        return [self._store.attending.note(attendance, change) for attendance, change in changes]
+
+    async def join(self, alike: str, gateway: str, number: int) -> tuple[str | None, int]:
+        """See QueueClient."""
+        return self._store.attending.join(alike, gateway, number)
 
     async def keys(self) -> dict[str, bytes]:
         """See QueueClient."""

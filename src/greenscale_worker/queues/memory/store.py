@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from greenscale_worker.blame import KNOWN, FleetEvidence
 from greenscale_worker.queues import CLASSES, SUSPECT_CRASHES, TURNS, DeadLetter, JobClass, Lease, QueueOptions
+from greenscale_worker.queues.memory.attending import Attending
 from greenscale_worker.queues.memory.ledger import Ledger
 from greenscale_worker.queues.memory.records import Expiring, Records
 from greenscale_worker.queues.memory.tokens import Tokens
@@ -78,6 +79,7 @@ class Store:
         self.unclaimed: dict[JobClass, deque[Entry]] = {each: deque() for each in CLASSES} | {"standard": self.waiting}
         self.later: dict[str, Scheduled] = {}  # by job id
         self.api_keys: dict[str, bytes] = {}
+        self.attending = Attending(clock)
         self.open: dict[int, Entry] = {}  # claimed, not settled; each is in one of the next five, too
         self.ready: list[Entry] = []  # by place
         self.suspects: list[Entry] = []  # by place

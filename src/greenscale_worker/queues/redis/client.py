@@ -12,7 +12,9 @@ from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.job import check_job_id, is_job_id
 from greenscale_worker.queues import (
     LIVE_SECONDS,
+    Attendance,
     Cancellation,
+    Change,
     DeadFilter,
     DeadLetter,
     Depth,
@@ -43,6 +45,7 @@ from greenscale_worker.queues.redis.replies import (
     read_flag,
     read_flags,
     read_found,
+    read_joined,
     read_lanes,
     read_ledger,
     read_open,
@@ -119,12 +122,14 @@ class RedisQueueClient:
         tenant: str = "",
         digest: str = "",
         unpack: Callable[[bytes], bytes] | None = None,
+        attendance: Attendance | None = None,
     ) -> list[bool]:
         """Append jobs in order, each with a record, in groups that are put as a whole."""
         check_put(jobs, job_class, not_before)
         due = "" if not_before is None else math.ceil(min(max(not_before * 1000, 0), LATEST_MS))
         head: list[Any] = [self._live_seconds, "once" if once else "fold" if fold else "none", job_class, due]
-        head += [encoded(tenant), encoded(digest)]
+        head += [encoded(tenant), encoded(digest), "" if attendance is None else _member(attendance)]
+        found_by = [] if attendance is None else [self._keys.gateways, self._keys.alike(attendance.alike)]
         put = list[bool]()
         for start in range(0, len(jobs), PUT_GROUP):
             keys: list[str] = self._keys.base
@@ -134,7 +139,7 @@ class RedisQueueClient:
                 said = echoed_in(job_id, unpack(payload) if unpack else payload)
                 args += [job_id, payload, said.get("created_at", ""), said.get("metadata", "")]
             try:
-                put += await self._run("put", keys, args, read_flags)
+                put += await self._run("put", [*keys, *found_by], args, read_flags)
             except QueueUnavailableError as error:
                 error.undone = error.undone and not put
                 raise
@@ -148,6 +153,21 @@ class RedisQueueClient:
             some, due = await self._run("promote", keys, args, read_promoted)
             promoted += some
         return promoted
+
+    async def attend(self, gateway: str, changes: Sequence[tuple[Attendance, Change]]) -> list[bool]:
+        """Show that a gateway lives, and note what has become of its clients, in groups."""
+        held = list[bool]()
+        for start in range(0, max(len(changes), 1), PUT_GROUP):
+            group = changes[start : start + PUT_GROUP]
+            keys = [*self._keys.base, self._keys.gateways, *(self._keys.alike(each.alike) for each, _ in group)]
+            args = [word for each, change in group for word in (_member(each), change)]
+            held += await self._run("attend", keys, [gateway, *args], read_flags)
+        return held
+
+    async def join(self, alike: str, gateway: str, number: int) -> tuple[str | None, int]:
+        """Return a job of equal requests whose client has gone, and how many clients wait."""
+        keys = [*self._keys.base, self._keys.gateways, self._keys.alike(alike)]
+        return await self._run("join", keys, [gateway, number], read_joined)
 
     async def keys(self) -> dict[str, bytes]:
         """Return the API keys' documents by id."""
@@ -501,6 +521,10 @@ def _filter(which: DeadFilter | None) -> list[Any]:
     which = which or DeadFilter()
     times = (which.since, which.younger_than, which.older_than)
     return [(which.code or "").encode(errors="replace"), *("" if time is None else int(time * 1000) for time in times)]
+
+
+def _member(attendance: Attendance) -> str:
+    return f"{attendance.job_id} {attendance.gateway} {attendance.number}"
 
 
 def _id(name: str) -> bytes:

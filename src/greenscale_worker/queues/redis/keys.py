@@ -23,8 +23,9 @@ PUBLIC: Final = ("result", "job", "body")
 
 # A name such as `{jobs}:dead` is taken by the keys of the list `jobs`.
 PUBLIC_PARTS: Final = "|".join(PUBLIC)
-PARTS: Final = "|".join((*BASE, *OF_STORES, "bell", "ended", "keys"))
-TAKEN: Final = re.compile(rf"\{{[^}}]+\}}(:({PARTS}|(claim|why|lanes|cancel|tokens|(.*:)?({'|'.join(PUBLIC)})):.*))?")
+PARTS: Final = "|".join((*BASE, *OF_STORES, "bell", "ended", "keys", "gateways"))
+OF_IDS: Final = f"claim|why|lanes|cancel|tokens|alike|(.*:)?({PUBLIC_PARTS})"
+TAKEN: Final = re.compile(rf"\{{[^}}]+\}}(:({PARTS}|({OF_IDS}):.*))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,11 @@ class Keys:
         return self.of("ended")
 
     @property
+    def gateways(self) -> str:
+        """The key where gateways show that they live."""
+        return self.of("gateways")
+
+    @property
     def api_keys(self) -> str:
         """The key of the API keys' documents."""
         return self.of("keys")
@@ -112,6 +118,10 @@ class Keys:
     def body(self, job_id: str) -> str:
         """The public key of the endpoint's whole answer, compressed, where the job asked for it."""
         return self._public(f"body:{job_id}")
+
+    def alike(self, digest: str) -> str:
+        """The key of the jobs of equal requests, which their retries find."""
+        return self.of(f"alike:{digest}")
 
     def tokens(self, job_id: str) -> str:
         """The key of the text that a job's runs have shown."""

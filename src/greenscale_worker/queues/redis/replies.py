@@ -20,6 +20,12 @@ MOST: Final = 9e15  # of a count, as in prelude.lua
 NOT_REPLAYED: Final[dict[bytes, Replay]] = {b"GONE": "unknown", b"LOST": "payload_lost"}
 
 
+def read_joined(answer: Any) -> tuple[str | None, int]:
+    """Read the id of a job that was joined, and how many clients wait."""
+    job_id, waiting = answer
+    return job_id.decode() or None, int(waiting)
+
+
 def read_result(answer: Any) -> bytes | None:
     """Read an answer; a value of another type under its name counts as none."""
     if isinstance(answer, ResponseError) and str(answer).startswith("WRONGTYPE"):

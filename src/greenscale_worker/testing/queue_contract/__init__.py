@@ -3,6 +3,7 @@
 A module of tests imports everything from here and has a fixture `queue_under_test`, which returns a QueueUnderTest.
 """
 
+from greenscale_worker.testing.queue_contract.attending import *
 from greenscale_worker.testing.queue_contract.binding import *
 from greenscale_worker.testing.queue_contract.blame import *
 from greenscale_worker.testing.queue_contract.cancelling import *
