@@ -5,7 +5,7 @@ from typing import Final
 
 from bench.bars import all_bars
 from bench.results import Results
-from bench.scenarios import CREWS, DEPTHS, FLEETS, SIZES
+from bench.scenarios import CREWS, DEPTHS, FLEETS, LANES, SIZES
 from bench.systems import SYSTEMS
 from bench.tables import Column, by_system, by_variant, cell
 from harness.figures import amount, bold, table
@@ -180,6 +180,7 @@ After many jobs at 0 ms, idle again:
 def _growth(results: Results) -> str:
     scale = {f"scale_{count}": f"{count} workers" for count in CREWS}
     depth = {f"depth_{waiting}": f"{waiting:,} waiting" for waiting in DEPTHS}
+    lanes = {f"lanes_{count}": f"{count} lanes" if count > 1 else "1 lane" for count in LANES}
     size = {f"size_{size}": f"{size:,} bytes" for size in SIZES}
     return f"""## Scale
 
@@ -194,6 +195,12 @@ Workers on one Redis, 100 lanes each, endpoint at 200 ms, 1,500 jobs for each wo
 Jobs at 0 ms from the head of a queue of that depth (5,000 of them, or all): a claim must cost the same.
 
 {by_variant(results, depth, (RATE, REDIS_CPU))}
+
+## Number of lanes
+
+0 ms. Jobs that are claimed and recorded together share the cost of a script, and more lanes make larger groups.
+
+{by_variant(results, lanes, (RATE, CPU, Column("script calls per job", "scripts_per_job", ratio=False)))}
 
 ## Size of the payload
 
