@@ -42,6 +42,10 @@ class Stage:
             for job in self._jobs.values()
         ]
 
+    def tokens(self) -> int:
+        """Return how many tokens all answers together have."""
+        return sum(int(job["max_tokens"]) for job in self._jobs.values())
+
     def ended(self) -> int:
         return len(self._jobs) - int(self.redis.llen("jobs")) - int(self.redis.hlen("{jobs}:open"))
 

@@ -80,7 +80,7 @@ def count(tree: Path, who: Who, jobs: int, size: int) -> int:
         for process in (program, redis):
             process.signal(signal.SIGTERM)
             process.popen.wait(END_SECONDS)
-        log = (program if who == "worker" else redis).log.read_text(errors="replace")
+        log = (redis if who == "Redis" else program).log.read_text(errors="replace")
         found = COUNTED.search(log)
         if found is None:
             raise RuntimeError(f"{who} of {tree} was not counted: {log[-500:]}")

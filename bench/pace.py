@@ -2,8 +2,9 @@
 
 The endpoint is simulated: it answers as an engine does, at the ends of steps of 25 ms, a token for every request in a
 step, and computes nothing. So it takes no processor from the worker, and only lanes that idle cost answers. With a real
-engine (`bench.real_engine --only pace`) all share the processors: the CPU time of each is printed, and the ratio that
-follows if processors are all that is short. The two take turns, also in who is first.
+engine (`bench.real_engine --only pace`) all share the processors: the CPU time of each is printed, the ratio that
+follows if processors are all that is short, and the requests in a step: how full each keeps the engine, however fast it
+is. The two take turns, also in who is first.
 """
 
 import json
@@ -22,7 +23,7 @@ from typing import Final
 from bench.engine_stage import Stage, stage
 from harness import machine
 from harness.endpoint import Endpoint
-from harness.processes import cpu_seconds_of
+from harness.processes import cpu_seconds, cpu_seconds_of
 
 WIDE: Final = 256
 JOBS: Final = 3000
@@ -32,49 +33,63 @@ STEP_MS: Final = 25.0  # of vLLM with a tiny model and 256 requests, on two core
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Answers per second between a tenth and nine tenths of the jobs, and ms of CPU for each by process."""
+    """Answers per second between a tenth and nine tenths of the jobs, and ms of CPU for each by process.
+
+    `batch` is the mean number of requests in a step, from the first job to the last; 0 where steps are not counted.
+    """
 
     rate: float
+    batch: float
     engine: float
     redis: float
     own: float
 
     def __str__(self) -> str:
-        return (
-            f"{self.rate:.1f} answers/s, ms of CPU: engine {self.engine:.2f}, Redis {self.redis:.2f}, "
-            f"own {self.own:.2f}"
-        )
+        costs = f"engine {self.engine:.2f}, Redis {self.redis:.2f}, own {self.own:.2f}"
+        return f"{self.rate:.1f} answers/s, {self.batch:.1f} in a step, ms of CPU: {costs}"
 
 
-def compare(url: str, engine_cpu: Callable[[], float], *, jobs: int, rounds: int) -> float:
-    """Print every round and the median ratio of worker to client.
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Where it is, and what it has spent so far: seconds of CPU, and steps in which it computed."""
 
-    Return the ratio that follows if an answer takes CPU time alone: as both sides take the same for the engine's part.
+    url: str
+    cpu_seconds: Callable[[], float]
+    steps: Callable[[], float] = lambda: 0.0
+
+
+def compare(engine: Engine, *, jobs: int, rounds: int) -> float:
+    """Print every round and the median ratios of worker to client.
+
+    Return the ratio that follows if an answer takes CPU time alone: both sides take the same for the engine's part.
     """
-    ratios, shares = [], []
+    ratios, batches, predicted = [], [], []
     for number in range(rounds):
         order = (_client, _worker) if number % 2 == 0 else (_worker, _client)
-        turns = {run: _turn(run, url, engine_cpu, jobs) for run in order}
+        turns = {run: _turn(run, engine, jobs) for run in order}
         client, worker = turns[_client], turns[_worker]
-        engine = (client.engine + worker.engine) / 2
+        shared = (client.engine + worker.engine) / 2
         ratios.append(worker.rate / client.rate)
-        shares.append((engine + client.own) / (engine + worker.own + worker.redis))
-        print(f"client: {client}\nworker: {worker}, ratio {ratios[-1]:.3f}", flush=True)
-    print(f"{WIDE} lanes: median ratio {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
-    return statistics.median(shares)
+        batches.append(worker.batch / client.batch if client.batch else 1.0)
+        predicted.append((shared + client.own) / (shared + worker.own + worker.redis))
+        print(f"client: {client}\nworker: {worker}; ratio {ratios[-1]:.3f}, of the steps {batches[-1]:.3f}", flush=True)
+    for name, values in (("answers", ratios), ("requests in a step", batches)):
+        median = statistics.median(values)
+        print(f"{WIDE} lanes, {name}: median ratio {median:.3f} ({min(values):.3f} to {max(values):.3f})")
+    return statistics.median(predicted)
 
 
-def _turn(
-    run: Callable[[Stage, str], tuple[list[float], float]], url: str, engine_cpu: Callable[[], float], jobs: int
-) -> Turn:
-    with stage(url, GREENSCALE_CONCURRENCY=WIDE) as here:
+def _turn(run: Callable[[Stage, str], tuple[list[float], float]], engine: Engine, jobs: int) -> Turn:
+    with stage(engine.url, GREENSCALE_CONCURRENCY=WIDE) as here:
         here.push(jobs)
-        engine, redis = engine_cpu(), _redis_cpu(here)
-        ends, own = run(here, url)
+        spent, steps, redis = engine.cpu_seconds(), engine.steps(), _redis_cpu(here)
+        ends, own = run(here, engine.url)
         first, last = jobs // 10, jobs * 9 // 10
         rate = (last - first) / (ends[last] - ends[first])
-        spent = (engine_cpu() - engine, _redis_cpu(here) - redis, own)
-        return Turn(rate, *(seconds / jobs * 1000 for seconds in spent))
+        steps = engine.steps() - steps
+        batch = here.tokens() / steps if steps else 0.0
+        costs = (engine.cpu_seconds() - spent, _redis_cpu(here) - redis, own)
+        return Turn(rate, batch, *(seconds / jobs * 1000 for seconds in costs))
 
 
 def _client(here: Stage, url: str) -> tuple[list[float], float]:
@@ -106,7 +121,8 @@ def main() -> None:
         endpoint = Endpoint(Path(name), 0, STEP_MS)
         with endpoint.process as process:
             url = endpoint.url.removesuffix("/v1/chat/completions")
-            compare(url, lambda: cpu_seconds_of([process.popen.pid]), jobs=JOBS, rounds=ROUNDS)
+            engine = Engine(url, lambda: cpu_seconds([process]))
+            compare(engine, jobs=JOBS, rounds=ROUNDS)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ To install an engine without a GPU, in an environment of its own (Python 3.11, 8
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -31,8 +32,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from bench import pace as pacing
 from bench.engine_stage import DONE_SECONDS, JOBS, MODEL, stage
-from bench.pace import WIDE, compare
 from harness import machine
 from harness.endpoint import wait
 from harness.processes import Process, cpu_seconds, family
@@ -48,6 +49,7 @@ HANG_SECONDS: Final = 100.0
 HANG_TIMEOUT: Final = 5  # of a call
 END_SECONDS: Final = 30.0
 ORPHAN_SECONDS: Final = 5.0
+STEPS: Final = re.compile(r"^vllm:iteration_tokens_total_count\{.*?\} (\S+)", re.MULTILINE)
 ROUNDS: Final = 9
 BURST, BURSTS, KEPT_ALIVE = 64, 8, 5.0  # uvicorn closes connections that were idle for 5 s
 
@@ -116,6 +118,12 @@ class Engine:
     def cpu_seconds(self) -> float:
         """Return the CPU time of all its processes so far."""
         return cpu_seconds([self._process]) if self._process is not None else 0.0
+
+    def steps(self) -> float:
+        """Return how many steps it has made."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:  # noqa: S310  ours
+            found = STEPS.search(answer.read().decode())
+        return float(found[1]) if found else 0.0
 
     def _alive(self) -> bool:
         return self._process is not None and self._process.alive
@@ -311,8 +319,9 @@ def valve(engine: Engine) -> None:
 
 def pace(engine: Engine) -> None:
     """Compare a worker of 256 lanes with a client of 256 lanes and no queue: see `bench.pace`."""
-    engine.up(*STOPS_AT_ONCE, "--max-num-seqs", str(WIDE))
-    predicted = compare(engine.url, engine.cpu_seconds, jobs=JOBS, rounds=ROUNDS)
+    engine.up(*STOPS_AT_ONCE, "--max-num-seqs", str(pacing.WIDE))
+    measured = pacing.Engine(engine.url, engine.cpu_seconds, engine.steps)
+    predicted = pacing.compare(measured, jobs=JOBS, rounds=ROUNDS)
     print(f"predicted by the CPU times, if processors are all that is short: {predicted:.3f}")
 
 
