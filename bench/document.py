@@ -45,6 +45,7 @@ def render(results: Results, findings: Mapping[str, str]) -> str:
         _pickup(results),
         _start_and_memory(results),
         _growth(results),
+        *([_lanes(results)] if any(f"lanes_{count}" in results.scenarios for count in LANES) else []),
         _idle(results),
         _fleet(results),
         _better(results),
@@ -180,7 +181,6 @@ After many jobs at 0 ms, idle again:
 def _growth(results: Results) -> str:
     scale = {f"scale_{count}": f"{count} workers" for count in CREWS}
     depth = {f"depth_{waiting}": f"{waiting:,} waiting" for waiting in DEPTHS}
-    lanes = {f"lanes_{count}": f"{count} lanes" if count > 1 else "1 lane" for count in LANES}
     size = {f"size_{size}": f"{size:,} bytes" for size in SIZES}
     return f"""## Scale
 
@@ -196,17 +196,20 @@ Jobs at 0 ms from the head of a queue of that depth (5,000 of them, or all): a c
 
 {by_variant(results, depth, (RATE, REDIS_CPU))}
 
-## Number of lanes
-
-0 ms. Jobs that are claimed and recorded together share the cost of a script, and more lanes make larger groups.
-
-{by_variant(results, lanes, (RATE, CPU, Column("script calls per job", "scripts_per_job", ratio=False)))}
-
 ## Size of the payload
 
 0 ms, 100 lanes; prompts of that size.
 
 {by_variant(results, size, (RATE, CPU))}"""
+
+
+def _lanes(results: Results) -> str:
+    lanes = {f"lanes_{count}": f"{count} lanes" if count > 1 else "1 lane" for count in LANES}
+    return f"""## Number of lanes
+
+0 ms. Jobs that are claimed and recorded together share the cost of a script, and more lanes make larger groups.
+
+{by_variant(results, lanes, (RATE, CPU, Column("script calls per job", "scripts_per_job", ratio=False)))}"""
 
 
 def _idle(results: Results) -> str:
