@@ -14,11 +14,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bench.engine_stage import Stage, stage
 from harness import machine
@@ -33,7 +33,7 @@ STEP_MS: Final = 25.0  # of vLLM with a tiny model and 256 requests, on two core
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Answers per second between a tenth and nine tenths of the jobs, and ms of CPU for each by process.
+    """Answers per second without the first and last of every lane, and ms of CPU for each by process.
 
     `batch` is the mean number of requests in a step, from the first job to the last; 0 where steps are not counted.
     """
@@ -46,7 +46,8 @@ class Turn:
 
     def __str__(self) -> str:
         costs = f"engine {self.engine:.2f}, Redis {self.redis:.2f}, own {self.own:.2f}"
-        return f"{self.rate:.1f} answers/s, {self.batch:.1f} in a step, ms of CPU: {costs}"
+        steps = f"{self.batch:.1f} in a step, " if self.batch else ""
+        return f"{self.rate:.1f} answers/s, {steps}ms of CPU: {costs}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +71,13 @@ def compare(engine: Engine, *, jobs: int, rounds: int) -> float:
         client, worker = turns[_client], turns[_worker]
         shared = (client.engine + worker.engine) / 2
         ratios.append(worker.rate / client.rate)
-        batches.append(worker.batch / client.batch if client.batch else 1.0)
+        batches += [worker.batch / client.batch] if client.batch else []
         predicted.append((shared + client.own) / (shared + worker.own + worker.redis))
-        print(f"client: {client}\nworker: {worker}; ratio {ratios[-1]:.3f}, of the steps {batches[-1]:.3f}", flush=True)
+        print(f"client: {client}\nworker: {worker}; ratio {ratios[-1]:.3f}", flush=True)
     for name, values in (("answers", ratios), ("requests in a step", batches)):
-        median = statistics.median(values)
-        print(f"{WIDE} lanes, {name}: median ratio {median:.3f} ({min(values):.3f} to {max(values):.3f})")
+        if values:
+            median = statistics.median(values)
+            print(f"{WIDE} lanes, {name}: median ratio {median:.3f} ({min(values):.3f} to {max(values):.3f})")
     return statistics.median(predicted)
 
 
@@ -84,12 +86,20 @@ def _turn(run: Callable[[Stage, str], tuple[list[float], float]], engine: Engine
         here.push(jobs)
         spent, steps, redis = engine.cpu_seconds(), engine.steps(), _redis_cpu(here)
         ends, own = run(here, engine.url)
-        first, last = jobs // 10, jobs * 9 // 10
-        rate = (last - first) / (ends[last] - ends[first])
+        rate = (jobs - 2 * WIDE) / (ends[-WIDE] - ends[WIDE])  # while no lane is without a job
         steps = engine.steps() - steps
         batch = here.tokens() / steps if steps else 0.0
         costs = (engine.cpu_seconds() - spent, _redis_cpu(here) - redis, own)
         return Turn(rate, batch, *(seconds / jobs * 1000 for seconds in costs))
+
+
+def _lanes_in_use(lines: Sequence[Mapping[str, Any]], began: float, ended: float) -> float:
+    """Return the mean number of jobs between claim and answer in that window, as the worker's log tells it."""
+    answered = [
+        (datetime.fromisoformat(line["timestamp"]).timestamp() - line["record_seconds"], line) for line in lines
+    ]
+    spans = (min(end, ended) - max(end - line["run_seconds"], began) for end, line in answered)
+    return sum(span for span in spans if span > 0) / (ended - began)
 
 
 def _client(here: Stage, url: str) -> tuple[list[float], float]:
@@ -105,7 +115,10 @@ def _worker(here: Stage, _: str) -> tuple[list[float], float]:
     worker = here.fleet.start()
     if not here.done():
         raise SystemExit("the worker is not done in time")
-    ends = [datetime.fromisoformat(line["timestamp"]).timestamp() for line in worker.log("job")]
+    lines = worker.log("job")
+    ends = [datetime.fromisoformat(line["timestamp"]).timestamp() for line in lines]
+    used = _lanes_in_use(lines, ends[WIDE], ends[-WIDE])
+    print(f"the worker's lanes in use while jobs wait: {used:.1f} of {WIDE}", flush=True)
     return ends, cpu_seconds_of([worker.pid])
 
 
