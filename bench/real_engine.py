@@ -50,7 +50,7 @@ HANG_TIMEOUT: Final = 5  # of a call
 END_SECONDS: Final = 30.0
 ORPHAN_SECONDS: Final = 5.0
 STEPS: Final = re.compile(r"^vllm:iteration_tokens_total_count\{.*?\} (\S+)", re.MULTILINE)
-ROUNDS: Final = 9
+ROUNDS: Final = 5
 BURST, BURSTS, KEPT_ALIVE = 64, 8, 5.0  # uvicorn closes connections that were idle for 5 s
 
 
