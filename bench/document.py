@@ -5,7 +5,7 @@ from typing import Final
 
 from bench.bars import all_bars
 from bench.results import Results
-from bench.scenarios import CREWS, DEPTHS, FLEETS, SIZES
+from bench.scenarios import CREWS, DEPTHS, FLEETS, LANES, SIZES
 from bench.systems import SYSTEMS
 from bench.tables import Column, by_system, by_variant, cell
 from harness.figures import amount, bold, table
@@ -45,6 +45,7 @@ def render(results: Results, findings: Mapping[str, str]) -> str:
         _pickup(results),
         _start_and_memory(results),
         _growth(results),
+        *([_lanes(results)] if any(f"lanes_{count}" in results.scenarios for count in LANES) else []),
         _idle(results),
         _fleet(results),
         _better(results),
@@ -200,6 +201,15 @@ Jobs at 0 ms from the head of a queue of that depth (5,000 of them, or all): a c
 0 ms, 100 lanes; prompts of that size.
 
 {by_variant(results, size, (RATE, CPU))}"""
+
+
+def _lanes(results: Results) -> str:
+    lanes = {f"lanes_{count}": f"{count} lanes" if count > 1 else "1 lane" for count in LANES}
+    return f"""## Number of lanes
+
+0 ms. Jobs that are claimed and recorded together share the cost of a script, and more lanes make larger groups.
+
+{by_variant(results, lanes, (RATE, CPU, Column("script calls per job", "scripts_per_job", ratio=False)))}"""
 
 
 def _idle(results: Results) -> str:

@@ -18,32 +18,28 @@ To install an engine without a GPU, in an environment of its own (Python 3.11, 8
 import argparse
 import json
 import os
+import re
 import signal
-import statistics
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from bench import pace as pacing
+from bench.engine_stage import DONE_SECONDS, JOBS, MODEL, stage
 from harness import machine
 from harness.endpoint import wait
-from harness.processes import Process, family
-from harness.redis_server import RedisServer, free_port
-from harness.worker_process import Fleet
+from harness.processes import Process, cpu_seconds, family
+from harness.redis_server import free_port
 
-MODEL: Final = "tiny"
-JOBS: Final = 2000
 MOST_BURIED: Final = 2
-SHORTEST, LONGEST = 16, 64  # tokens of an answer; `ignore_eos` gives each exactly the length it asks for
 OTHERS, OTHERS_TOKENS = 48, 1900  # requests of other clients, which a draining engine still answers
 START_SECONDS: Final = 300.0
 DRAIN_SECONDS: Final = 60
@@ -53,9 +49,8 @@ HANG_SECONDS: Final = 100.0
 HANG_TIMEOUT: Final = 5  # of a call
 END_SECONDS: Final = 30.0
 ORPHAN_SECONDS: Final = 5.0
-DONE_SECONDS: Final = 900.0
-NO_CALL: Final = ("gate_shut", "drain")  # codes of jobs given back that were not sent, or not answered
-WIDE, ROUNDS = 256, 9
+STEPS: Final = re.compile(r"^vllm:iteration_tokens_total_count\{.*?\} (\S+)", re.MULTILINE)
+ROUNDS: Final = 5
 BURST, BURSTS, KEPT_ALIVE = 64, 8, 5.0  # uvicorn closes connections that were idle for 5 s
 
 
@@ -119,6 +114,16 @@ class Engine:
         )
         with suppress(OSError), urllib.request.urlopen(request, timeout=300) as answer:  # noqa: S310  as above
             answer.read()
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time of all its processes so far."""
+        return cpu_seconds([self._process]) if self._process is not None else 0.0
+
+    def steps(self) -> float:
+        """Return how many steps it has made."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:  # noqa: S310  ours
+            found = STEPS.search(answer.read().decode())
+        return float(found[1]) if found else 0.0
 
     def _alive(self) -> bool:
         return self._process is not None and self._process.alive
@@ -200,75 +205,6 @@ BLOWS: Final = {
 }
 
 
-class Stage:
-    """A Redis with jobs, and a fleet to start workers in."""
-
-    def __init__(self, redis: Any, fleet: Fleet) -> None:
-        self.redis = redis
-        self.fleet = fleet
-        self._jobs: dict[str, dict[str, Any]] = {}
-
-    def push(self, count: int, **parameters: object) -> None:
-        for number in range(len(self._jobs), len(self._jobs) + count):
-            tokens = SHORTEST + number % (LONGEST - SHORTEST + 1)
-            job = {"job_id": f"job-{number}", "prompt": f"what is the price of job {number}", "max_tokens": tokens}
-            self._jobs[f"job-{number}"] = job | {"ignore_eos": True} | parameters
-        self.redis.lpush("jobs", *map(json.dumps, list(self._jobs.values())[-count:]))
-
-    def bodies(self) -> list[dict[str, Any]]:
-        """Return the requests that a worker makes of the jobs."""
-        return [
-            {"model": MODEL, "messages": [{"role": "user", "content": job["prompt"]}]}
-            | {name: value for name, value in job.items() if name not in {"job_id", "prompt"}}
-            for job in self._jobs.values()
-        ]
-
-    def ended(self) -> int:
-        return len(self._jobs) - int(self.redis.llen("jobs")) - int(self.redis.hlen("{jobs}:open"))
-
-    def done(self, seconds: float = DONE_SECONDS) -> bool:
-        """Wait until every job has ended; return whether they did in time."""
-        return wait(lambda: self.ended() == len(self._jobs), seconds)
-
-    def records(self) -> list[dict[str, str]]:
-        pipe = self.redis.pipeline(transaction=False)
-        for job_id in self._jobs:
-            pipe.hgetall(f"job:{job_id}")
-        return list(pipe.execute())
-
-    def failed_calls(self) -> Counter[str]:
-        """Count failed calls by code."""
-        lines = (line for worker in self.fleet.workers for line in worker.log("job"))
-        return Counter(line["code"] for line in lines if line["code"] and line["code"] not in NO_CALL)
-
-    def cut_short(self, records: Sequence[Mapping[str, str]]) -> int:
-        """Count successes that are shorter or longer than requested, or were cut off."""
-        asked = (job["max_tokens"] for job in self._jobs.values())
-        return sum(
-            record.get("state") == "succeeded"
-            and (record.get("completion_tokens") != str(tokens) or record.get("finish_reason") != "length")
-            for record, tokens in zip(records, asked, strict=True)
-        )
-
-
-@contextmanager
-def stage(engine: Engine, **settings: object) -> Iterator[Stage]:
-    """Set up a stage, and close it at the end."""
-    with tempfile.TemporaryDirectory(prefix="real-engine-") as name:
-        server = RedisServer(Path(name) / "redis", docker=False)
-        server.start()
-        common = {
-            "REDIS_URL": server.url,
-            "NEYSA_API_URL": f"{engine.url}/v1/chat/completions",
-            "GREENSCALE_MODEL": MODEL,
-        }
-        try:
-            with server.client(decode_responses=True) as redis, Fleet(Path(name), **common | settings) as fleet:
-                yield Stage(redis, fleet)
-        finally:
-            server.close()
-
-
 HEAD: Final = """\
 | the engine is | answered | dead letters | cut short | calls | of them failed | it lasted | all done after it healed |
 |---|---|---|---|---|---|---|---|"""
@@ -277,7 +213,7 @@ HEAD: Final = """\
 def befall(name: str, blow: Blow, engine: Engine, jobs: int) -> bool:
     """Strike the engine while jobs run, and print the row. Return whether all promises held."""
     engine.up(*blow.options)
-    with stage(engine, **blow.settings) as here:
+    with stage(engine.url, **blow.settings) as here:
         here.push(jobs)
         for _ in range(blow.workers):
             here.fleet.start()
@@ -319,7 +255,7 @@ def _listed(counts: Mapping[Any, int]) -> str:
 def bursts(engine: Engine) -> None:
     """Push bursts with pauses as long as a server keeps idle connections: it must not cut any call."""
     engine.up(*STOPS_AT_ONCE)
-    with stage(engine, GREENSCALE_CONCURRENCY=BURST) as here:
+    with stage(engine.url, GREENSCALE_CONCURRENCY=BURST) as here:
         here.fleet.start()
         for _ in range(BURSTS):
             here.push(BURST)
@@ -339,7 +275,7 @@ def answers(engine: Engine) -> None:
         **{name: {"allowed_token_ids": [number], "ignore_eos": False} for name, number in token.items()},
         "seed 2**70": {"seed": 2**70},
     }
-    with stage(engine) as here:
+    with stage(engine.url) as here:
         for parameters in odd.values():
             here.push(1, **parameters)
         here.fleet.start()
@@ -353,7 +289,7 @@ def answers(engine: Engine) -> None:
 def wrong_model(engine: Engine) -> None:
     """Configure a model that the engine does not have: no job is lost, and record and log say why."""
     engine.up(*STOPS_AT_ONCE)
-    with stage(engine) as here:
+    with stage(engine.url) as here:
         here.push(BURST)
         wrong = here.fleet.start(GREENSCALE_MODEL="nope")
         wait(lambda: bool(wrong.log("breaker_opened")), END_SECONDS)
@@ -371,7 +307,7 @@ def valve(engine: Engine) -> None:
     """Use twice the lanes that the engine lets wait: it refuses some calls, and the worker reduces its lanes."""
     for options in ((), ("--max-num-queued-reqs", "32")):
         engine.up(*STOPS_AT_ONCE, *options)
-        with stage(engine, GREENSCALE_CONCURRENCY=BURST) as here:
+        with stage(engine.url, GREENSCALE_CONCURRENCY=BURST) as here:
             here.push(JOBS)
             began = time.monotonic()
             here.fleet.start()
@@ -382,37 +318,11 @@ def valve(engine: Engine) -> None:
 
 
 def pace(engine: Engine) -> None:
-    """Compare a worker of 256 lanes with a client of 256 lanes and no queue, in turns, by answers per second."""
-    engine.up(*STOPS_AT_ONCE, "--max-num-seqs", str(WIDE))
-    ratios = []
-    for _ in range(ROUNDS):
-        with stage(engine, GREENSCALE_CONCURRENCY=WIDE) as here:
-            here.push(JOBS)
-            bare = _rate_of_client(engine, here.bodies())
-            here.fleet.start()
-            worker = _rate(here)
-            here.done()
-        ratios.append(worker / bare)
-        print(f"{WIDE} lanes: client {bare:.1f} answers/s, worker {worker:.1f}, ratio {ratios[-1]:.3f}", flush=True)
-    print(f"{WIDE} lanes: median ratio {statistics.median(ratios):.3f} of {ROUNDS}")
-
-
-def _rate_of_client(engine: Engine, bodies: Sequence[object]) -> float:
-    task = {"url": f"{engine.url}/v1/chat/completions", "lanes": WIDE, "bodies": bodies}
-    command = [sys.executable, "-m", "bench.bare_client"]
-    done = subprocess.run(command, input=json.dumps(task), capture_output=True, text=True, check=True)
-    return float(done.stdout)
-
-
-def _rate(here: Stage) -> float:
-    """Return answers per second from 10 % to 90 % of the jobs."""
-    times = []
-    for part in (1, 9):
-        if not wait(lambda part=part: here.ended() >= JOBS * part // 10, DONE_SECONDS):
-            raise SystemExit("the worker is not done in time")
-        times.append((here.ended(), time.monotonic()))
-    (first, began), (last, ended) = times
-    return (last - first) / (ended - began)
+    """Compare a worker of 256 lanes with a client of 256 lanes and no queue: see `bench.pace`."""
+    engine.up(*STOPS_AT_ONCE, "--max-num-seqs", str(pacing.WIDE))
+    measured = pacing.Engine(engine.url, engine.cpu_seconds, engine.steps)
+    predicted = pacing.compare(measured, jobs=JOBS, rounds=ROUNDS)
+    print(f"predicted by the CPU times, if processors are all that is short: {predicted:.3f}")
 
 
 LOOKS: Final = {"bursts": bursts, "answers": answers, "wrong model": wrong_model, "valve": valve, "pace": pace}

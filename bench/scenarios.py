@@ -194,6 +194,7 @@ class Scenario:
 
 
 DEPTHS: Final = (1_000, 10_000, 100_000, 1_000_000)
+LANES: Final = {1: 1000, 8: 2000, 16: 3000, 32: 3000, 64: 5000, 100: 5000, 200: 5000, 400: 5000}
 SIZES: Final = {200: 3000, 10_000: 2000, 100_000: 500, 1_000_000: 100}
 CREWS: Final = (1, 2, 4, 8)
 FLEETS: Final = (1, 8, 100)
@@ -209,6 +210,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "leak": Scenario(run=partial(leak, jobs=100_000), repeats=1),
     **{f"scale_{count}": Scenario(run=partial(scale, workers=count, jobs_each=1500)) for count in CREWS},
     **{f"depth_{waiting}": Scenario(run=partial(depth, waiting=waiting, jobs=5000)) for waiting in DEPTHS},
+    **{f"lanes_{lanes}": Scenario(run=partial(throughput, jobs=n, lanes=lanes)) for lanes, n in LANES.items()},
     **{f"size_{size}": Scenario(run=partial(throughput, jobs=n, lanes=100, size=size)) for size, n in SIZES.items()},
     **{f"fleet_{count}": Scenario(run=partial(fleet, workers=count), repeats=1) for count in FLEETS},
     "idle_50": Scenario(run=partial(idle_crowd, workers=50, seconds=10.0), repeats=1),

@@ -26,9 +26,9 @@ class Call:
 class Endpoint:
     """A stub in a process of its own."""
 
-    def __init__(self, folder: Path, latency_ms: float) -> None:
+    def __init__(self, folder: Path, latency_ms: float, step_ms: float = 0) -> None:
         self._port = free_port()
-        command = (sys.executable, "-m", "harness.stub", str(self._port), str(latency_ms))
+        command = (sys.executable, "-m", "harness.stub", str(self._port), str(latency_ms), str(step_ms))
         self.process = Process(command, {}, folder / "stub.log")
         self.url = f"http://127.0.0.1:{self._port}/v1/chat/completions"
         until(self._answers)

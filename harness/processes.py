@@ -3,7 +3,7 @@
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -116,6 +116,12 @@ def family(processes: Sequence[Process]) -> dict[int, list[str]]:
 def cpu_seconds(processes: Sequence[Process]) -> float:
     """Return user and system time of all of them so far, including children that have ended."""
     return sum(sum(map(int, stat[11:15])) for stat in family(processes).values()) / TICKS
+
+
+def cpu_seconds_of(pids: Iterable[int]) -> float:
+    """Return user and system time of these processes so far, without their children."""
+    stats = (_stat(Path("/proc") / str(pid)) for pid in pids)
+    return sum(sum(map(int, stat[11:13])) for stat in stats if stat) / TICKS
 
 
 def memory_mib(processes: Sequence[Process]) -> float:

@@ -1,8 +1,9 @@
-"""A minimal endpoint: answers every POST with the same completion, after a fixed time.
+"""A minimal endpoint: answers every POST with the same completion, after a fixed time, or in steps as an engine does.
 
 A job whose name begins with `job-6` is refused once, with a 500.
 
-`python -m harness.stub PORT LATENCY_MS`. It records every call: `GET /count` returns the number of calls so far,
+`python -m harness.stub PORT LATENCY_MS [STEP_MS]`. With steps, a request joins at the end of the current one and stays
+for `max_tokens` of them. It records every call: `GET /count` returns the number of calls so far,
 `GET /calls?N` those from the N-th on, a line each: the monotonic time (ns) of arrival and the job's name.
 """
 
@@ -19,11 +20,13 @@ BODY = (
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
 ANSWER = HEAD % (b"application/json", len(BODY)) + BODY
 REFUSAL = HEAD.replace(b"200 OK", b"500 Internal Server Error") % (b"application/json", 2) + b"{}"
+TOKENS = re.compile(rb'"max_tokens": *(\d+)')
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class Stub(asyncio.Protocol):
     latency = 0.0
+    step = 0.0
     calls: list[tuple[int, bytes]] = []  # noqa: RUF012  shared by all connections
     refused: set[bytes] = set()  # noqa: RUF012  likewise
 
@@ -52,8 +55,13 @@ class Stub(asyncio.Protocol):
         if name.startswith(b"job-6") and name not in self.refused:
             self.refused.add(name)
             answer = REFUSAL
-        if self.latency:
-            asyncio.get_running_loop().call_later(self.latency, self.answer, answer)
+        loop = asyncio.get_running_loop()
+        if self.step:
+            tokens = TOKENS.search(self.buffer, end, size)
+            steps = loop.time() // self.step + 1 + (int(tokens[1]) if tokens else 1)
+            loop.call_at(steps * self.step, self.answer, answer)
+        elif self.latency:
+            loop.call_later(self.latency, self.answer, answer)
         else:
             self.answer(answer)
 
@@ -69,7 +77,7 @@ class Stub(asyncio.Protocol):
 
 
 async def main() -> None:
-    Stub.latency = float(sys.argv[2]) / 1000
+    Stub.latency, Stub.step = (float(ms) / 1000 for ms in (*sys.argv[2:], "0")[:2])
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Stub, "127.0.0.1", int(sys.argv[1]), backlog=2000)
     stop = asyncio.Event()
