@@ -13,7 +13,10 @@ import pytest
 from redis import Redis
 
 from greenscale_worker.gateway.table import ROUTES
+from greenscale_worker.gateway.tokens import TokenReader
 from greenscale_worker.job import Failed, Output, Released, Succeeded, Usage
+from greenscale_worker.queues import TokenPiece
+from greenscale_worker.queues.memory import MemoryQueue
 from greenscale_worker.testing.rig import claim, decoded, run
 from harness.eventually import PATIENCE
 from tests.support.api import Api, a_gateway
@@ -234,6 +237,17 @@ async def test_the_text_of_a_job_can_be_followed_and_gone_on_with(api: Api) -> N
         ({"Last-Event-ID": "nothing"}, ["state", "token", "token", "restart", "token", "end"]),
     ):
         assert [event async for event, _ in read_events(api, path, **last_seen)] == expected
+
+
+async def test_pieces_that_are_read_twice_at_a_jobs_end_are_told_once() -> None:
+    """The reader for all and the one who sees the end read at the same time; a job's last pieces came twice."""
+    reader = TokenReader(MemoryQueue())
+    pieces = [TokenPiece("j", "7-0", 1, "a"), TokenPiece("j", "7-1", 1, "b"), TokenPiece("j", "10-0", 2, "c")]
+    with reader.follow("j", asyncio.Event()) as feed:
+        for piece in [*pieces[:2], *pieces]:
+            feed.put(piece)
+        assert feed.take() == pieces
+    await reader.aclose()
 
 
 async def next_of(events: Any, wanted: str) -> tuple[Any, str]:

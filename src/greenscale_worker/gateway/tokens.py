@@ -27,7 +27,9 @@ class Feed:
         self._pieces: list[TokenPiece] = []
 
     def put(self, piece: TokenPiece) -> None:
-        """Add a piece."""
+        """Add a piece, unless it came before: at a job's end, its last pieces may be read twice at the same time."""
+        if _order(piece.position) <= _order(self.position):
+            return
         self._pieces.append(piece)
         self.position = piece.position
         self.news.set()
@@ -38,6 +40,11 @@ class Feed:
         if pieces:
             self._reader.listen(self)
         return pieces
+
+
+def _order(position: str) -> tuple[int, ...]:
+    """Return what positions are ordered by; the start is before all of them."""
+    return tuple(int(number) for number in position.split("-")) if position else ()
 
 
 class TokenReader:
