@@ -1,0 +1,51 @@
+"""A lease: at most one process at a time does what must be done by one, such as reconciling."""
+
+import time
+from typing import Any
+
+from sqlalchemy import ColumnElement, Double, cast, delete, extract, func, literal, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from kubeserve.database.engine import Database
+from kubeserve.database.tables import leases
+
+
+class Lease:
+    """The lease `name`, for the process `holder`: held from `take` for `seconds`, by the database's clock."""
+
+    def __init__(self, database: Database, name: str, holder: str, seconds: float) -> None:
+        self._database = database
+        self._name = name
+        self._holder = holder
+        self._seconds = seconds
+
+    async def take(self) -> bool:
+        """Take the lease, or renew it. False while another one holds it."""
+        try:
+            async with self._database.begin() as connection:
+                ends = _clock(connection) + self._seconds
+                mine = update(leases).where(leases.c.name == self._name)
+                mine = mine.where(or_(leases.c.holder == self._holder, leases.c.expires <= _clock(connection)))
+                if (await connection.execute(mine.values(holder=self._holder, expires=ends))).rowcount:
+                    return True
+                if (await connection.execute(select(leases.c.name).where(leases.c.name == self._name))).first():
+                    return False
+                row: dict[str, Any] = {"name": self._name, "holder": self._holder, "expires": ends}
+                await connection.execute(leases.insert().values(row))
+                return True
+        except IntegrityError:  # another one has just made the row
+            return False
+
+    async def give_back(self) -> None:
+        """Let others take it at once. Nothing happens if another one holds it."""
+        async with self._database.begin() as connection:
+            held = (leases.c.name == self._name) & (leases.c.holder == self._holder)
+            await connection.execute(delete(leases).where(held))
+
+
+def _clock(connection: AsyncConnection) -> ColumnElement[float]:
+    """Give the time of the database; that of SQLite is this machine's."""
+    if connection.dialect.name == "postgresql":
+        return cast(extract("epoch", func.clock_timestamp()), Double)
+    return literal(time.time())

@@ -1,0 +1,1 @@
+"""One module per form of the tables, in order. A form that was released is never changed."""
