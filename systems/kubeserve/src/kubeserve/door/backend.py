@@ -1,0 +1,73 @@
+"""The models of a deployment as a backend of GreenScale: a job is one call, with one or many rows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Final
+
+import orjson
+from greenscale_worker import Job, Output, PermanentError, TransientError
+
+from kubeserve.door.metrics import Metrics
+from kubeserve.door.pool import Pool
+from kubeserve.door.replica import DiedError, RefusedError, StartError
+from kubeserve.places.workload import Replicable
+
+BAD_INPUT: Final = "instances: a list of at least one row is expected"
+
+
+class ModelBackend:
+    """Answers jobs with whatever revision `current` returns: its pool, and what it runs.
+
+    The answer is JSON: `{"predictions": [...], "revision": n, "version": tag}`.
+    """
+
+    def __init__(self, deployment_id: str, current: Callable[[], "Current | None"], metrics: Metrics) -> None:
+        self.why_not_ready = "no revision of it runs yet"
+        self._deployment_id = deployment_id
+        self._current = current
+        self._metrics = metrics
+
+    async def infer(self, job: Job) -> Output:
+        """Answer. A model's own refusal is final; a replica that does not come up leaves the job in the queue."""
+        began, outcome = perf_counter(), "error"
+        try:
+            output = await self._infer(job)
+            outcome = "success"
+            return output
+        finally:
+            self._metrics.count(self._deployment_id, outcome, perf_counter() - began)
+
+    async def _infer(self, job: Job) -> Output:
+        rows: Any = job.payload.get("instances")
+        if not isinstance(rows, list) or not rows:
+            raise PermanentError("bad_instance", BAD_INPUT)
+        current = self._current()
+        if current is None:
+            raise TransientError("not_ready", self.why_not_ready, prior="endpoint")
+        try:
+            predictions = await current.pool.predict(rows)
+        except StartError as error:
+            raise TransientError("replica_failed", str(error), prior="endpoint") from error
+        except RefusedError as error:
+            where = "" if error.index is None else f"[{error.index}] "
+            raise PermanentError(error.code, f"{where}{error}") from error
+        except DiedError as error:
+            raise PermanentError(error.code, f"{error}; asked again alone, the same happened") from error
+        answer = {"predictions": predictions, "revision": current.what.revision, "version": current.what.tag}
+        return Output(orjson.dumps(answer).decode(), model=current.what.tag)
+
+    async def ready(self) -> bool:
+        """Return whether a revision has come up, so that jobs can be answered."""
+        return self._current() is not None
+
+    async def aclose(self) -> None:
+        """Close nothing: the pools belong to the deployment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """The revision that answers."""
+
+    pool: Pool
+    what: Replicable

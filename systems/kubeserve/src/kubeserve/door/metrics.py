@@ -1,0 +1,43 @@
+"""What the door counts, by the names that the platform promises."""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+
+BUCKETS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000)
+
+
+class Metrics:
+    """`prediction_latency_ms` (histogram) and `predictions_total` (counter, by outcome), of each deployment."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._latency = Histogram(
+            "prediction_latency_ms",
+            "From taking a prediction to its answer, in milliseconds.",
+            ["deployment"],
+            buckets=BUCKETS_MS,
+            registry=self._registry,
+        )
+        self._predictions = Counter(
+            "predictions", "Predictions made, by outcome.", ["deployment", "outcome"], registry=self._registry
+        )
+
+    def count(self, deployment_id: str, outcome: str, seconds: float) -> None:
+        """Count one call."""
+        self._latency.labels(deployment_id).observe(seconds * 1000)
+        self._predictions.labels(deployment_id, outcome).inc()
+
+    def forget(self, deployment_id: str) -> None:
+        """Drop the series of a deployment that is gone."""
+        self._latency.remove(deployment_id) if self._has(deployment_id) else None
+        for outcome in ("success", "error"):
+            if (deployment_id, outcome) in self._predictions._metrics:  # noqa: SLF001  the library has no question for it
+                self._predictions.remove(deployment_id, outcome)
+
+    def _has(self, deployment_id: str) -> bool:
+        return (deployment_id,) in self._latency._metrics  # noqa: SLF001  as above
+
+    def text(self) -> bytes:
+        """Return all of them in Prometheus' text format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,224 @@
+"""The process that forks the replicas of one tenant in one environment (kubeserve/runtime/zygote.py)."""
+
+import asyncio
+import os
+import shutil
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+import kubeserve.runtime
+from kubeserve.door.frames import FrameError, read_frame, write_frame
+from kubeserve.places.logs import open_log
+
+RUNTIME: Final = Path(kubeserve.runtime.__file__).parent
+START_SECONDS: Final = 60.0  # the imports of an environment on a cold disk
+FORK_SECONDS: Final = 10.0
+POLL_SECONDS: Final = 0.01
+
+
+class ZygoteError(Exception):
+    """The process does not start, or has ended. The message is one line for the owner of the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a replica ended: one line."""
+
+    reason: str
+
+
+class Zygote:
+    """Imports an environment's packages once and forks replicas, each of which walls itself in.
+
+    `folder` is where its socket lies, and where its replicas' sockets and logs have to lie; `models` is the folder of
+    the models that they may load, `minimum` the walls without which none is loaded. All of its replicas die with it.
+    """
+
+    def __init__(
+        self, environment: Path, folder: Path, models: Path, *, preload: Sequence[str], minimum: Mapping[str, Any]
+    ) -> None:
+        self.folder = folder
+        self._environment = environment
+        self._models = models
+        self._preload = preload
+        self._minimum = minimum
+        self._process: asyncio.subprocess.Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._forks: dict[str, asyncio.Future[None]] = {}
+        self._exits: dict[str, asyncio.Future[Exit]] = {}
+        self._reading: asyncio.Task[None] | None = None
+        self._starting = asyncio.Lock()
+        self._stopped = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can fork."""
+        return self._reading is not None and not self._reading.done()
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id while it runs."""
+        return self._process.pid if self._process is not None and self.alive else None
+
+    async def start(self) -> None:
+        """Start it if it does not run. Raises ZygoteError, also once it was stopped."""
+        async with self._starting:
+            if self._stopped:
+                raise ZygoteError("the environment's interpreter was stopped")
+            if not self.alive:
+                await self._end_process()
+                await self._start()
+
+    async def _start(self) -> None:
+        scratch = self.folder / "scratch"
+        shutil.rmtree(self.folder, ignore_errors=True)
+        scratch.mkdir(mode=0o700, parents=True)
+        self._models.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self.folder / "zygote.sock"
+        log = self.folder / "zygote.txt"
+        command = [str(self._environment / "bin" / "python"), "-I", "-S", "-B", str(RUNTIME), "zygote"]
+        command += ["--socket", str(path), "--models", str(self._models), "--scratch", str(scratch)]
+        command += ["--preload", ",".join(self._preload), "--minimum", orjson.dumps(dict(self._minimum)).decode()]
+        try:
+            with log.open("wb") as output:
+                self._process = await asyncio.create_subprocess_exec(
+                    *command, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
+                    env={}, start_new_session=True,
+                )  # fmt: skip
+            async with asyncio.timeout(START_SECONDS):
+                reader, self._writer = await self._connect(path)
+                hello = await read_frame(reader)
+        except BaseException as error:
+            await self._end_process()
+            if isinstance(error, (EOFError, FrameError, OSError)):
+                raise ZygoteError(
+                    f"the environment's interpreter does not start: {_last_line(log) or error}"
+                ) from error
+            raise
+        if not hello.get("ready"):
+            await self._end_process()
+            raise ZygoteError(f"the environment's interpreter does not start: {_message(hello)}")
+        self._reading = asyncio.create_task(self._read(reader))
+
+    async def _connect(self, path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while True:
+            if self._stopped or self._process is None or self._process.returncode is not None:
+                raise OSError("it has ended")
+            with suppress(FileNotFoundError, ConnectionRefusedError):
+                return await asyncio.open_unix_connection(str(path))
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def fork(self, name: str, request: dict[str, Any]) -> "asyncio.Future[Exit]":
+        """Fork a replica. Return a future of its end. Raises ZygoteError; `kill` it then: it may come up later."""
+        if self._writer is None or not self.alive:
+            raise ZygoteError("the environment's interpreter has ended")
+        loop = asyncio.get_running_loop()
+        forked = self._forks[name] = loop.create_future()
+        ended = self._exits[name] = loop.create_future()
+        try:
+            await write_frame(self._writer, {"op": "fork", "id": name, **request})
+            async with asyncio.timeout(FORK_SECONDS):
+                await forked
+        except OSError as error:  # too late counts as one
+            raise ZygoteError("the environment's interpreter does not answer") from error
+        finally:
+            self._forks.pop(name, None)
+        return ended
+
+    async def kill(self, name: str) -> None:
+        """Kill a replica and wait until it is gone. One that has ended already is fine.
+
+        A zygote that does not say so in time is ended with all its replicas.
+        """
+        ended = self._exits.get(name)
+        if ended is None or ended.done() or self._writer is None or not self.alive:
+            return
+        with suppress(OSError):
+            async with asyncio.timeout(FORK_SECONDS):
+                await write_frame(self._writer, {"op": "kill", "id": name})
+                await asyncio.wait({ended})
+        if not ended.done():
+            self._signal()
+
+    async def stop(self) -> None:
+        """End it and its replicas, for good."""
+        self._stopped = True
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait({self._reading})
+        await self._end_process()
+
+    async def _end_process(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if self._process is not None:
+            self._signal()
+            await self._process.wait()
+            self._process = None
+
+    def _signal(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        reason = "the environment's interpreter ended"
+        try:
+            while True:
+                self._take(await read_frame(reader))
+        except FrameError as error:
+            reason = f"the environment's interpreter sent {error}"
+        except (EOFError, OSError):
+            pass
+        finally:
+            self._give_up(reason)
+
+    def _take(self, frame: dict[str, Any]) -> None:
+        name = str(frame.get("exited") or frame.get("id") or "")
+        if "exited" in frame:
+            ended = self._exits.pop(name, None)
+            if ended is not None and not ended.done():
+                ended.set_result(Exit(str(frame.get("reason") or "it ended")[:500]))
+            return
+        forked = self._forks.get(name)
+        if "error" in frame:
+            ended = self._exits.pop(name, None)
+            if ended is not None and not ended.done():
+                ended.set_result(Exit(_message(frame)))
+        if forked is None or forked.done():
+            return
+        if "error" in frame:
+            forked.set_exception(ZygoteError(_message(frame)))
+        else:
+            forked.set_result(None)
+
+    def _give_up(self, reason: str) -> None:
+        for forked in self._forks.values():
+            if not forked.done():
+                forked.set_exception(ZygoteError(reason))
+        for ended in self._exits.values():
+            if not ended.done():
+                ended.set_result(Exit(reason))
+        self._exits.clear()
+
+
+def _message(frame: dict[str, Any]) -> str:
+    error = frame.get("error")
+    return str(error.get("message") if isinstance(error, dict) else error)[:500]
+
+
+def _last_line(log: Path) -> str:
+    try:
+        with open_log(log) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+            lines = file.read(4096).decode(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
