@@ -1,0 +1,59 @@
+"""Accounts, tokens and keys."""
+
+from aiohttp import web
+
+from kubeserve.api.answers import json_answer
+from kubeserve.api.bodies import Login, NewKey, Registration
+from kubeserve.api.call import Call
+from kubeserve.api.credentials import check_same_origin, clear_cookie, set_cookie
+from kubeserve.api.shapes import KeyShape, LoginShape, NewKeyShape, UserShape
+
+
+async def register(call: Call, body: Registration) -> UserShape:
+    """Make an account. The first one is the admin's."""
+    user = await call.plane.accounts.register(body.email, body.password, caller=call.request.remote)
+    return UserShape.model_validate(user)
+
+
+async def login(call: Call, body: Login) -> LoginShape | web.Response:
+    """Log in: get a token, or with `cookie` a cookie for the page."""
+    if body.cookie:
+        check_same_origin(call.request)
+    user, token = await call.plane.accounts.login(body.email, body.password, caller=call.request.remote)
+    seconds = call.plane.settings.token_ttl
+    told = LoginShape(token=token, expires_in=seconds, user=UserShape.model_validate(user))
+    if not body.cookie:
+        return told
+    response = json_answer(told.model_copy(update={"token": None}).model_dump(mode="json"))
+    set_cookie(response, token, seconds=seconds, secure=call.secure)
+    return response
+
+
+async def logout(call: Call) -> web.Response:
+    """Remove the cookie."""
+    check_same_origin(call.request)
+    response = web.Response(status=204)
+    clear_cookie(response, secure=call.secure)
+    return response
+
+
+async def me(call: Call) -> UserShape:
+    """Tell who calls."""
+    return UserShape.model_validate(call.caller.user)
+
+
+async def keys(call: Call) -> list[KeyShape]:
+    """List one's keys, without their texts."""
+    return [KeyShape.model_validate(key) for key in await call.plane.accounts.keys(call.owner_id)]
+
+
+async def create_key(call: Call, body: NewKey) -> NewKeyShape:
+    """Make a key, for one deployment or for all. Its text is told this once."""
+    key, text = await call.plane.accounts.create_key(call.owner_id, body.name, body.deployment_id, body.expires_at)
+    return NewKeyShape.made(key, text)
+
+
+async def revoke_key(call: Call) -> None:
+    """Let a key be good for nothing any more."""
+    await call.plane.accounts.revoke_key(call.owner_id, call.part("key_id"))
+    call.state.changed()

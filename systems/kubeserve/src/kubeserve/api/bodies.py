@@ -1,0 +1,121 @@
+"""What requests may say."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+LONGEST_TEXT = 4096
+Text = Annotated[str, Field(max_length=LONGEST_TEXT)]  # a service says what is accepted
+Sample = Annotated[list[Any], Field(description="Rows that a proof and the page may try it with.")]
+
+
+class Body(BaseModel):
+    """A field that is not known is a mistake, and told."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Page(BaseModel):
+    """A page of a list: at most `limit` things behind the one with the id `after`. `Link` names the next page."""
+
+    after: Annotated[str, Field(max_length=36)] | None = None
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+
+
+class EventPage(BaseModel):
+    """A page of events: at most `limit` behind the one with the id `after`."""
+
+    after: Annotated[int, Field(ge=0)] = 0
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+
+
+class LogQuery(BaseModel):
+    """`follow`: go on when all is told."""
+
+    follow: bool = True
+
+
+class Registration(Body):
+    """A new account."""
+
+    email: Text
+    password: Text
+
+
+class Login(Registration):
+    """`cookie`: keep the token in a cookie, for the page."""
+
+    cookie: bool = False
+
+
+class NewKey(Body):
+    """A new key, for one deployment or for all."""
+
+    name: Text
+    deployment_id: Text | None = None
+    expires_at: datetime | None = None
+
+
+class NewModel(Body):
+    """A new model."""
+
+    name: Text
+    description: Text = ""
+
+
+class ModelChange(Body):
+    """What is to be changed of a model."""
+
+    name: Text | None = None
+    description: Text | None = None
+
+
+class NewVersion(Body):
+    """A new version."""
+
+    tag: Text
+
+
+class Finish(Body):
+    """SHA-256 in hex of files, by name: they are compared with what has come."""
+
+    sha256: dict[Text, Text] = {}
+
+
+class AliasChange(Body):
+    """The version that the alias shall name."""
+
+    version_id: Text
+
+
+class SpecBody(Body):
+    """How a deployment runs; what is left out is as before, or as usual."""
+
+    minimum: int | None = None
+    maximum: int | None = None
+    concurrency: int | None = None
+    idle: float | None = None
+    timeout: float | None = None
+    memory: int | None = None
+    sample: Sample | None = None
+
+
+class NewDeployment(SpecBody):
+    """A new deployment of a version that is ready. Its model is told by the version."""
+
+    name: Text
+    version_id: Text
+    model_id: Text | None = None
+
+
+class Revise(SpecBody):
+    """A new revision of a deployment."""
+
+    version_id: Text | None = None
+
+
+class Rollback(Body):
+    """The number of the revision that shall answer again."""
+
+    revision: int

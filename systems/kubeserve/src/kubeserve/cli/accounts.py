@@ -1,0 +1,163 @@
+"""`kubeserve register`, `login`, `logout`, `me` and `keys`."""
+
+import argparse
+import getpass
+import sys
+from typing import Final
+
+from greenscale_worker import ConfigError
+from greenscale_worker.cli.terminal import hint
+
+from kubeserve.cli import session
+from kubeserve.cli.command import Command, Json, add_json, ago, describe, facts, show, table
+from kubeserve.cli.names import deployment_of
+from kubeserve.client import KubeServe
+from kubeserve.domain import EMAIL_ACCEPTED, SHORTEST_PASSWORD, is_email
+from kubeserve.errors import NotFoundError
+
+ASKED: Final = "The password is asked for, or read from stdin (one line)."
+
+
+def _credentials(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("email", metavar="EMAIL")
+    parser.add_argument("--url", metavar="URL", help="where KubeServe is; later commands call it, too")
+
+
+def _register_arguments(parser: argparse.ArgumentParser) -> None:
+    text = "Make an account and log in. The first account of an installation is its admin's."
+    describe(parser, text, "kubeserve register anna@example.org", ASKED)
+    _credentials(parser)
+
+
+def _register(given: argparse.Namespace) -> int:
+    return _log_in(given, new=True)
+
+
+def _login_arguments(parser: argparse.ArgumentParser) -> None:
+    describe(
+        parser,
+        "Log in. The token is kept in a file that only you can read, for later commands.",
+        "kubeserve login anna@example.org\nkubeserve login anna@example.org --url https://models.example.org < file",
+        ASKED,
+    )
+    _credentials(parser)
+
+
+def _login(given: argparse.Namespace) -> int:
+    return _log_in(given, new=False)
+
+
+def _log_in(given: argparse.Namespace, *, new: bool) -> int:
+    if new and not is_email(given.email.strip()):
+        raise ConfigError(f"{given.email!r}: {EMAIL_ACCEPTED}")
+    address = session.checked(given.url) if given.url else session.url()
+    password = _password(again=new)
+    with KubeServe(address, patience=session.HURRIED) as api:
+        if new:
+            api.register(given.email, password)
+        answer = api.login(given.email, password)
+    session.remember(address, answer["token"])
+    hint(f"{'Registered and logged' if new else 'Logged'} in at {address} as {given.email}.")
+    return 0
+
+
+def _password(*, again: bool) -> str:
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    try:
+        password = getpass.getpass(f"Password ({SHORTEST_PASSWORD} characters or more): " if again else "Password: ")
+        if again and getpass.getpass("Once more: ") != password:
+            raise ConfigError("the two passwords differ")
+    except EOFError:
+        raise ConfigError("a password is expected") from None
+    return password
+
+
+def _logout_arguments(parser: argparse.ArgumentParser) -> None:
+    describe(parser, "Forget the token of the KubeServe that is called.", "kubeserve logout")
+
+
+def _logout(_given: argparse.Namespace) -> int:
+    address = session.url()
+    hint(f"Logged out of {address}." if session.forget(address) else f"Nobody was logged in at {address}.")
+    return 0
+
+
+def _me_arguments(parser: argparse.ArgumentParser) -> None:
+    describe(parser, "Show who calls, and which KubeServe.", "kubeserve me\nkubeserve me --json")
+    add_json(parser)
+
+
+def _me(given: argparse.Namespace) -> int:
+    with session.connect() as api:
+        user = api.me()
+    rows = [("email", user["email"]), ("role", user["role"]), ("id", user["id"]), ("url", session.url())]
+    show(given, user, facts(rows))
+    return 0
+
+
+def _keys_arguments(parser: argparse.ArgumentParser) -> None:
+    describe(
+        parser,
+        "List your API keys, create one, or revoke one. Keys are for programs: a key\n"
+        "goes where a token goes, and may be for the predictions of one deployment alone.",
+        "kubeserve keys\nkubeserve keys create laptop\n"
+        "kubeserve keys create shop --deployment iris\nkubeserve keys revoke laptop",
+    )
+    add_json(parser)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    create = actions.add_parser("create", help="create a key; its text is shown this once")
+    create.add_argument("name", metavar="NAME")
+    create.add_argument("--deployment", metavar="DEPLOYMENT", help="for the predictions of this one alone")
+    revoke = actions.add_parser("revoke", help="let a key be good for nothing any more")
+    revoke.add_argument("name", metavar="NAME", help="the key's name, or its text's beginning")
+    for action in (create, revoke):
+        action.set_defaults(run="keys")
+        action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def _keys(given: argparse.Namespace) -> int:
+    with session.connect() as api:
+        if given.action == "create":
+            only = deployment_of(api, given.deployment)["id"] if given.deployment else None
+            made = api.create_key(given.name, only)
+            show(given, made, made["key"])
+            hint("This text is shown this once: keep it.")
+        elif given.action == "revoke":
+            key = _meant(api.keys(), given.name)
+            api.revoke_key(key["id"])
+            hint(f"The key {key['name']} is good for nothing any more.")
+        else:
+            found = api.keys()
+            names = {each["id"]: each["name"] for each in api.deployments()} if not given.json else {}
+            rows = [
+                (
+                    key["name"],
+                    "revoked" if key["revoked_at"] else "valid",
+                    names.get(key["deployment_id"], key["deployment_id"]) or "all",
+                    key["prefix"],
+                    ago(key["created_at"]),
+                )
+                for key in found
+            ]
+            show(given, found, table(("NAME", "STATE", "FOR", "BEGINS", "CREATED"), rows, "There are no keys."))
+    return 0
+
+
+def _meant(found: list[Json], text: str) -> Json:
+    """Return the key, not yet revoked, of that name, beginning or id. Raises NotFoundError, ConfigError if several."""
+    valid = [key for key in found if key["revoked_at"] is None]
+    those = [key for key in valid if text in {key["name"], key["prefix"], key["id"]}]
+    if not those:
+        raise NotFoundError(f"there is no key {text!r}; `kubeserve keys` lists them")
+    if len(those) > 1:
+        lines = (f"  {key['prefix']}  created {ago(key['created_at'])}" for key in those)
+        raise ConfigError("\n".join((f"{len(those)} keys are called {text!r}: give the beginning of one", *lines)))
+    return those[0]
+
+
+register = Command(_register_arguments, _register)
+login = Command(_login_arguments, _login)
+logout = Command(_logout_arguments, _logout)
+me = Command(_me_arguments, _me)
+keys = Command(_keys_arguments, _keys)

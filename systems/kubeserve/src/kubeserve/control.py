@@ -1,0 +1,220 @@
+"""The control plane: all services of one process, opened from the settings, and what it does by itself.
+
+Of several control planes on one database one reconciles at a time. A data directory has one control plane.
+"""
+
+import asyncio
+import fcntl
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Final, Self
+
+import structlog
+from greenscale_worker import ConfigError, RedisOptions
+
+from kubeserve import queueing
+from kubeserve.accounts import Accounts
+from kubeserve.database import Database, Lease, open_database
+from kubeserve.deployments import Deployments
+from kubeserve.domain import Quota, Version
+from kubeserve.errors import KubeServeError, UnavailableError
+from kubeserve.intake import Bounds, Environments, Intake, IntakeSettings
+from kubeserve.objects import Objects, open_objects
+from kubeserve.places.layout import Layout
+from kubeserve.places.local import LocalPlace
+from kubeserve.predictions import Predictions
+from kubeserve.reconciler import Reconciler
+from kubeserve.registry import Registry
+from kubeserve.settings import Settings
+from kubeserve.uploads import Uploads
+
+LEASE_SECONDS: Final = 15.0
+SWEEP_SECONDS: Final = 3600.0
+OLDEST_UPLOAD: Final = 7 * 86_400.0  # seconds since its last byte
+PAUSE: Final = 1.0
+log = structlog.get_logger()
+
+
+class ControlPlane:
+    """The services of one process. `stopping` is set when it ends: who waits for long waits for that, too."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        redis: RedisOptions,
+        database: Database,
+        objects: Objects,
+        environments: Environments | None = None,
+    ) -> None:
+        data = settings.data
+        quota = Quota(settings.quota_replicas, settings.quota_memory)
+        self.settings = settings
+        self.redis = redis
+        self.database = database
+        self.objects = objects
+        self.stopping = asyncio.Event()
+        self.accounts = Accounts(database, settings.signing_secret(), token_ttl=settings.token_ttl)
+        self.registry = Registry(database)
+        self.deployments = Deployments(database, quota)
+        self.uploads = Uploads(self.registry, objects, data / "uploads")
+        self.environments = environments or Environments(data / "environments")
+        self.intake = Intake(
+            self.registry,
+            objects,
+            self.environments,
+            data / "proofs",
+            IntakeSettings(bounds=Bounds(minimum=settings.minimum)),
+        )
+        self.place = LocalPlace(Layout(data), self._fetch)
+        self.predictions = Predictions(redis)
+        self.reconciler = Reconciler(
+            self.deployments,
+            self.registry,
+            self.place,
+            environment=lambda name: (data / "environments" / name).resolve(),
+            purge=self._purge,
+        )
+        self._work: list[asyncio.Task[None]] = []
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, settings: Settings, redis: RedisOptions, environments: Environments | None = None
+    ) -> AsyncIterator[Self]:
+        """Bring the database to its newest form and begin to work; at the end, stop and close all.
+
+        A database that is away is waited for. Raises ConfigError.
+        """
+        with _alone(settings.data):
+            database = await open_database(settings.database)
+            try:
+                await _migrated(database)
+                plane = cls(settings, redis, database, open_objects(settings.objects_url), environments)
+                try:
+                    plane.start()
+                    yield plane
+                finally:
+                    await plane.aclose()
+            finally:
+                await database.aclose()
+
+    def start(self) -> None:
+        """Begin to prove, to reconcile and to clean up."""
+        for work in (self.intake.start(), self._reconcile(), self._keep_clean()):
+            self._work.append(asyncio.create_task(work))
+
+    async def aclose(self) -> None:
+        """Stop all work, where it can be taken up again, and close what was opened."""
+        self.stopping.set()
+        for task in self._work:
+            task.cancel()
+        await asyncio.gather(*self._work, return_exceptions=True)
+        await self.intake.aclose()
+        await self.predictions.aclose()
+        await self.place.aclose()
+        self.accounts.close()
+
+    async def delete_model(self, owner_id: str, model_id: str) -> None:
+        """Delete a model with its versions, their proofs and files. Raises ConflictError while it is deployed."""
+        model = await self.registry.model(owner_id, model_id)
+        for version in await self.registry.delete_model(owner_id, model_id):
+            await self._forget(version)
+        await self.objects.delete(f"models/{owner_id}/{model.name}")
+
+    async def delete_version(self, owner_id: str, version_id: str) -> None:
+        """Delete a version, its proof and its files. Raises ConflictError while a deployment or an alias names it."""
+        version = await self.registry.version(owner_id, version_id)
+        model = await self.registry.model(owner_id, version.model_id)
+        await self._forget(await self.registry.delete_version(owner_id, version_id))
+        await self.objects.delete(f"models/{owner_id}/{model.name}/{version.tag}")
+
+    async def sweep(self) -> None:
+        """Remove what nobody needs: forgotten uploads, environments, and files whose deletion was cut off."""
+        await self.uploads.sweep(OLDEST_UPLOAD)
+        await asyncio.to_thread(self.environments.collect, await self.registry.environments())
+        found = {"/".join(key.split("/")[:4]) for key in await self.objects.list("models")}
+        for place in found - await self.registry.places():
+            if place not in await self.registry.places():  # nor made anew meanwhile
+                await self.objects.delete(place)
+
+    async def _forget(self, version: Version) -> None:
+        await self.intake.cancel(version.id)
+        self.uploads.discard(version.id)
+
+    async def _fetch(self, key: str, path: Path) -> None:
+        await self.objects.fetch(key, path)
+
+    async def _purge(self, deployment_id: str) -> None:
+        await self.predictions.forget(deployment_id)
+        await queueing.purge(self.redis, deployment_id)
+
+    async def _reconcile(self) -> None:
+        """Reconcile for as long as this process has the lease."""
+        holder = f"{socket.gethostname()}:{self.settings.data.resolve()}"[-100:]  # the same after a restart
+        lease = Lease(self.database, "reconciler", holder, LEASE_SECONDS)
+        work: asyncio.Task[None] | None = None
+        try:
+            while True:
+                held = await _take(lease)
+                if work is not None and (work.done() or not held):
+                    await _end(work)
+                    work = None
+                if held and work is None:
+                    work = asyncio.create_task(self.reconciler.run())
+                await asyncio.sleep(LEASE_SECONDS / 3)
+        finally:
+            if work is not None:
+                await _end(work)
+            with suppress(KubeServeError):
+                await lease.give_back()
+
+    async def _keep_clean(self) -> None:
+        while True:
+            try:
+                await self.sweep()
+            except (OSError, KubeServeError) as error:
+                log.warning("sweep_failed", why=str(error))
+            await asyncio.sleep(SWEEP_SECONDS)
+
+
+async def _take(lease: Lease) -> bool:
+    try:
+        return await lease.take()
+    except UnavailableError:
+        return False
+
+
+async def _end(work: asyncio.Task[None]) -> None:
+    work.cancel()
+    (result,) = await asyncio.gather(work, return_exceptions=True)
+    if isinstance(result, Exception):
+        log.error("reconciler_broke", error=type(result).__name__, why=str(result))
+
+
+async def _migrated(database: Database) -> None:
+    while True:
+        try:
+            return await database.migrate()
+        except UnavailableError:
+            log.warning("database_away", retry_seconds=PAUSE)
+            await asyncio.sleep(PAUSE)
+
+
+@contextmanager
+def _alone(data: Path) -> Iterator[None]:
+    """Hold the data directory. Raises ConfigError if another control plane has it."""
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(data / "control.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"KUBESERVE_DATA: {data}: {error.strerror}; a directory to write is accepted") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise ConfigError(f"KUBESERVE_DATA: another control plane runs on {data}; name another directory") from None
+    finally:
+        os.close(handle)

@@ -1,0 +1,329 @@
+"""Whatever is sent, the answer is a refusal that says what is wrong, and the next call is answered."""
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from harness.eventually import eventually
+from harness.redis_server import RedisServer
+
+from kubeserve.api import reading, streams
+from kubeserve.domain import Spec, VersionState
+from people import walk
+from stack import PASSWORD, Person, Stack
+
+BOUNDARY = "xx"
+FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+HEAD = b'--xx\r\nContent-Disposition: form-data; name="model"; filename="m.joblib"\r\n\r\n'
+NESTED = b"--xx\r\nContent-Type: multipart/mixed; boundary=yy\r\n\r\n--yy\r\n\r\nx\r\n--yy--\r\n--xx--\r\n"
+ENCODED = HEAD.replace(b"\r\n\r\n", b"\r\nContent-Transfer-Encoding: base64\r\n\r\n") + b"eA==\r\n--xx--\r\n"
+DEEP = b'{"a":' * 10_000 + b"1" + b"}" * 10_000
+
+BODIES = [  # to a route that takes {"name", "description"}
+    ("nothing", b"", 400, "bad_request"),
+    ("half of it", b'{"name": "x"', 400, "bad_json"),
+    ("no text", b"\xff\xfe\x00", 400, "bad_json"),
+    ("a number that is none", b'{"name": NaN}', 400, "bad_request"),
+    ("null", b"null", 400, "bad_request"),
+    ("a list", b"[]", 400, "bad_request"),
+    ("deep objects", DEEP, 400, "bad_json"),
+    ("deep lists", b"[" * 10_000, 400, "bad_json"),
+    ("a deep field", b'{"name":' + b"[" * 10_000 + b"]" * 10_000 + b"}", 400, "bad_json"),
+    ("a number for a text", b'{"name": 1}', 400, "bad_request"),
+    ("null for a text", b'{"name": null}', 400, "bad_request"),
+    ("an unknown field", b'{"name": "x", "owner_id": "y"}', 400, "bad_request"),
+    ("a zero byte", b'{"name": "a\\u0000b"}', 400, "bad_request"),
+    ("half a character", b'{"name": "\\ud800"}', 400, "bad_json"),
+    ("a path", b'{"name": "../../etc"}', 400, "bad_request"),
+    ("a long name", json.dumps({"name": "x" * 5000}).encode(), 400, "bad_request"),
+    ("an unprintable text", b'{"name": "x", "description": "\\u001b[2J"}', 400, "bad_request"),
+    ("too much", b'{"name": "' + b"x" * 70_000 + b'"}', 413, "too_large"),
+    ("a form", HEAD + b"x\r\n--xx--\r\n", 400, "bad_json"),
+]
+DEPLOYMENTS: list[tuple[str, dict[str, Any]]] = [
+    ("maximum", {"maximum": 10**30}),
+    ("maximum", {"maximum": True}),
+    ("maximum", {"maximum": "5"}),
+    ("minimum", {"minimum": -1}),
+    ("idle", {"idle": 1e308}),
+    ("timeout", {"timeout": float("nan")}),
+    ("memory", {"memory": 1}),
+    ("memory", {"memory": 1.5}),
+    ("sample", {"sample": {"a": 1}}),
+    ("sample", {"sample": [float("inf")]}),
+    ("name", {"name": "A B"}),
+]
+ROWS = [
+    ("nothing", b"", 400, "bad_json"),
+    ("an empty object", b"{}", 422, "bad_instance"),
+    ("no rows", b"[]", 422, "bad_instance"),
+    ("rows that are a text", b'{"instances": "x"}', 422, "bad_instance"),
+    ("not a number", b'{"instances": [[NaN]]}', 400, "bad_json"),
+    ("deep", b"[" * 100_000 + b"]" * 100_000, 400, "bad_json"),
+    ("quite deep", b"[" * 600 + b"]" * 600, 422, "bad_field"),
+    ("too much", b"[" + b"1," * 2_200_000 + b"1]", 413, "too_large"),
+]
+FORMS = [
+    ("no form", {"Content-Type": "application/json"}, b"{}"),
+    ("no boundary", {"Content-Type": "multipart/form-data"}, HEAD + b"x\r\n--xx--\r\n"),
+    ("nothing", FORM, b""),
+    ("another boundary", FORM, HEAD.replace(b"xx", b"yy") + b"x\r\n--yy--\r\n"),
+    ("no end", FORM, HEAD + b"x" * 100_000),
+    ("no end of the form", FORM, HEAD + b"x" * 100_000 + b"\r\n--xx"),
+    ("no file", FORM, b'--xx\r\nContent-Disposition: form-data; name="a"\r\n\r\nx\r\n--xx--\r\n'),
+    ("no disposition", FORM, b"--xx\r\n\r\nx\r\n--xx--\r\n"),
+    ("a form in it", FORM, NESTED),
+    ("an encoding", FORM, ENCODED),
+    ("a path", FORM, HEAD.replace(b"m.joblib", b"../m.joblib") + b"x\r\n--xx--\r\n"),
+    ("another suffix", FORM, HEAD.replace(b"m.joblib", b"m.sh") + b"x\r\n--xx--\r\n"),
+    ("many headers", FORM, b"--xx\r\n" + b"a: b\r\n" * 10_000 + b"\r\nx\r\n--xx--\r\n"),
+    ("a long header", FORM, b"--xx\r\na: " + b"b" * 100_000 + b"\r\n\r\nx\r\n--xx--\r\n"),
+    ("many files", FORM, (HEAD + b"x\r\n") * 50 + b"--xx--\r\n"),
+]  # fmt: skip
+RANGES = [
+    "bytes",
+    "bytes 0-0/0",
+    "bytes 5-2/9",
+    "bytes 0-9/5",
+    "bytes -1-2/9",
+    "items 0-0/1",
+    "bytes 0-999/1000",
+    "x" * 5000,
+]
+CREDENTIALS = (
+    "Basic YTpi", "Bearer", "Bearer  ", "bearer x", "Bearer " + "x" * 5000, "Bearer eyJhbGciOiJub25lIn0.e30.",
+    f"Bearer ks_{'0' * 32}_{'0' * 64}", "Bearer \u00e4",
+)  # fmt: skip
+
+
+@pytest.fixture
+async def stack(tmp_path: Path, science: Path, redis_server: RedisServer, db: redis.Redis) -> AsyncIterator[Stack]:
+    db.ping()
+    async with Stack.open(tmp_path, science, f"{redis_server.url}/0", door=False) as stack:
+        yield stack
+
+
+async def refused(person: Person, method: str, path: str, status: int, code: str | None, **more: Any) -> Any:
+    """Call, and see that it is refused like that."""
+    answered, told, _ = await person.call(method, path, **more)
+    assert (answered, code or told["code"]) == (status, told["code"]), told
+    assert set(told) == {"error", "code", "faults"}
+    assert told["error"]
+    assert all(set(fault) == {"field", "message"} for fault in told["faults"])
+    return told
+
+
+async def test_json_that_is_not_as_it_should_be(stack: Stack) -> None:
+    anna = await stack.person()
+    for what, body, status, code in BODIES:
+        told = await refused(anna, "POST", "/models", status, code, data=body)
+        assert code != "bad_request" or told["faults"], what
+    for path in ("/auth/login", "/auth/register", "/deployments"):
+        for _, body, status, _ in BODIES:
+            await refused(anna, "POST", path, status, None, data=body)
+    assert await anna.ask("GET", "/models") == []
+
+
+async def test_a_body_without_a_length_is_bounded_too(stack: Stack) -> None:
+    anna = await stack.person()
+
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(1000):
+            yield b"x" * 1000
+
+    await refused(anna, "POST", "/models", 413, "too_large", data=endless())
+
+
+async def test_a_slow_body_is_let_go(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    anna = await stack.person()
+    monkeypatch.setattr(reading, "BODY_SECONDS", 0.2)
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(30)
+
+    async with asyncio.timeout(10):
+        await refused(anna, "POST", "/models", 408, "slow", data=slow())
+
+
+async def test_paths_methods_and_queries_that_are_not_there(stack: Stack) -> None:
+    anna = await stack.person()
+    await refused(anna, "GET", "/nothing", 404, "not_found")
+    await refused(anna, "GET", "/api/v2/models", 404, "not_found")
+    told, _, headers = await anna.call("DELETE", "/me")
+    assert (told, "GET" in headers["Allow"]) == (405, True)
+    await refused(anna, "DELETE", "/me", 405, "method_not_allowed")
+    for query in ("limit=0", "limit=1001", "limit=x", f"limit={'9' * 5000}", f"after={'a' * 100}"):
+        await refused(anna, "GET", f"/models?{query}", 400, None)
+    await refused(anna, "GET", "/models?after=x", 404, "not_found")
+    for part in ("x", "%00", "..%2f..", "0" * 5000, "01A00000-0000-7000-8000-000000000000", "%F0%9F%90%8D"):
+        await refused(anna, "GET", f"/models/{part}", 404, "not_found")
+        await refused(anna, "GET", f"/predictions/{part}", 404, "not_found")
+
+
+async def test_deployments_that_cannot_be(stack: Stack) -> None:
+    anna = await stack.person()
+    registry = stack.plane.registry
+    model = await registry.create_model(anna.id, "m")
+    version = await registry.create_version(anna.id, model.id, "v1")
+    good = {"name": "d", "version_id": version.id}
+    await refused(anna, "POST", "/deployments", 409, "conflict", json=good)  # a draft
+    await walk(registry, version, VersionState.READY)
+    for field, change in DEPLOYMENTS:
+        body = json.dumps(good | change).encode()
+        told = await refused(anna, "POST", "/deployments", 400, "bad_request", data=body)
+        assert field in [fault["field"] for fault in told["faults"]], change
+    assert (await anna.ask("POST", "/deployments", good))["state"] == "pending"
+
+
+async def test_rows_that_cannot_be_asked(stack: Stack) -> None:
+    anna = await stack.person()
+    registry = stack.plane.registry
+    model = await registry.create_model(anna.id, "m")
+    version = await walk(registry, await registry.create_version(anna.id, model.id, "v1"), VersionState.READY)
+    deployment = await stack.plane.deployments.create(anna.id, model.id, "d", Spec(version.id))
+    for _, body, status, code in ROWS:
+        await refused(anna, "POST", f"/predict/{deployment.id}", status, code, data=io.BytesIO(body))
+
+
+async def test_forms_that_are_none_leave_no_whole_file(stack: Stack) -> None:
+    anna = await stack.person()
+    registry = stack.plane.registry
+    model = await registry.create_model(anna.id, "m")
+    for number, (what, headers, body) in enumerate(FORMS):
+        version = await registry.create_version(anna.id, model.id, f"v{number}")
+        async with asyncio.timeout(10):
+            told = await refused(anna, "POST", f"/versions/{version.id}/upload", 400, None, data=body, headers=headers)
+        assert "Traceback" not in told["error"]
+        read = await anna.ask("GET", f"/versions/{version.id}")
+        assert read["state"] in {"draft", "receiving"}, what
+        if what == "no end":
+            assert not any(file["complete"] for file in read["files"]), what
+
+
+async def test_ranges_that_do_not_fit(stack: Stack) -> None:
+    anna = await stack.person()
+    model = await stack.plane.registry.create_model(anna.id, "m")
+    version = await stack.plane.registry.create_version(anna.id, model.id, "v1")
+    path = f"/versions/{version.id}/files/m.joblib"
+    for text in RANGES:
+        await refused(anna, "PUT", path, 400, "bad_range", data=b"x", headers={"Content-Range": text})
+    told, _, headers = await anna.call("PUT", path, data=b"yz", headers={"Content-Range": "bytes 1-2/3"})
+    assert (told, headers["Upload-Offset"]) == (409, "0")
+    for name in ("..%2fm.joblib", ".joblib", "m.sh", "%00.joblib", "x" * 300 + ".joblib"):
+        await refused(anna, "PUT", f"/versions/{version.id}/files/{name}", 400, None, data=b"x")
+
+
+async def test_credentials_that_are_none(stack: Stack) -> None:
+    anna = await stack.person()
+    for header in CREDENTIALS:
+        await refused(stack.nobody, "GET", "/me", 401, "unauthenticated", headers={"Authorization": header})
+    assert (await anna.ask("GET", "/me"))["email"] == "anna@example.org"
+
+
+async def test_the_cookie_is_for_the_page_alone(stack: Stack) -> None:
+    anna = await stack.person()
+    login = {"email": "anna@example.org", "password": PASSWORD, "cookie": True}
+    status, told, headers = await stack.nobody.call("POST", "/auth/login", login)
+    assert (status, told["token"]) == (200, None)
+    cookie = headers["Set-Cookie"]
+    assert {"HttpOnly", "Path=/", "SameSite=Strict"} <= set(cookie.split("; "))
+    assert "Secure" not in cookie
+    proxied = await stack.nobody.call("POST", "/auth/login", login, headers={"X-Forwarded-Proto": "https"})
+    assert "Secure" in proxied[2]["Set-Cookie"]
+    page = {"Cookie": cookie.partition(";")[0]}
+    assert (await stack.nobody.call("GET", "/me", headers=page))[0] == 200
+    model = {"name": "m"}
+    for more, accepted in (
+        ({}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://[", "Sec-Fetch-Site": "same-origin"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 201),
+        ({"Origin": stack.url}, 409),
+    ):
+        assert (await stack.nobody.call("POST", "/models", model, headers=page | more))[0] == accepted, more
+    other = await stack.nobody.call("POST", "/auth/login", login, headers={"Sec-Fetch-Site": "cross-site"})
+    assert other[0] == 403
+    status, _, headers = await stack.nobody.call("POST", "/auth/logout", headers=page)
+    assert status == 204
+    assert "Max-Age=0" in headers["Set-Cookie"]
+    assert (await anna.call("GET", "/me"))[0] == 200
+
+
+async def test_a_mistake_of_ours_has_a_number_and_tells_nothing(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    anna = await stack.person()
+
+    async def broken(*_: object) -> None:
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(stack.plane.registry, "models", broken)
+    status, told, headers = await anna.call("GET", "/models")
+    assert (status, told["code"], len(told["id"])) == (500, "internal", 16)
+    assert told["id"] in told["error"]
+    assert "secret" not in json.dumps(told)
+    assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_too_many_who_follow_are_refused(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    anna = await stack.person()
+    model = await stack.plane.registry.create_model(anna.id, "m")
+    version = await stack.plane.registry.create_version(anna.id, model.id, "v1")
+    monkeypatch.setattr("kubeserve.api.state.MOST_STREAMS_EACH", 1)
+    monkeypatch.setattr(streams, "BEAT_SECONDS", 0.05)
+    url = f"{stack.url}/api/v1/versions/{version.id}/steps"
+    async with anna.http.get(url, headers=anna.headers) as answer:
+        assert (await answer.content.readline()).startswith(b"event: version")
+        told = await refused(anna, "GET", f"/versions/{version.id}/steps", 429, "limited")
+        assert told
+        while b"still here" not in await answer.content.readline():
+            pass
+
+    async def is_free() -> int:
+        async with anna.http.get(url, headers=anna.headers) as again:
+            return again.status
+
+    async with asyncio.timeout(10):
+        while await is_free() != 200:  # noqa: ASYNC110  the server notices it with its next comment
+            await asyncio.sleep(0.02)
+
+
+async def test_who_does_not_read_is_let_go(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    anna = await stack.person()
+    registry = stack.plane.registry
+    model = await registry.create_model(anna.id, "m")
+    version = await walk(registry, await registry.create_version(anna.id, model.id, "v1"), VersionState.READY)
+    deployment = await stack.plane.deployments.create(anna.id, model.id, "d", Spec(version.id))
+    made = 0
+
+    async def endless(_deployment_id: str, *, follow: bool) -> AsyncIterator[str]:
+        nonlocal made
+        while follow:
+            made += 1
+            yield "x" * 10_000
+
+    monkeypatch.setattr(stack.plane.place, "logs", endless)
+    monkeypatch.setattr(streams, "SLOW_SECONDS", 0.3)
+    host, _, port = stack.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
+    path = f"/api/v1/deployments/{deployment.id}/logs"
+    head = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {anna.token}\r\n\r\n"
+    writer.write(head.encode())
+    await eventually(lambda: made)
+    before = -1
+    async with asyncio.timeout(20):
+        while before != made:
+            before = made
+            await asyncio.sleep(0.5)
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await reader.readexactly(1 << 30)
+    writer.close()
+    assert made < 5000
+    assert (await anna.ask("GET", "/me"))["id"] == anna.id
