@@ -1,0 +1,50 @@
+// API keys: those for everything, or those of one deployment.
+import { call } from "./api.js";
+import { copier } from "./copy.js";
+import { button, element, h, show } from "./dom.js";
+import { onSubmit } from "./form.js";
+import { follow } from "./live.js";
+import { ask } from "./question.js";
+import { since } from "./words.js";
+
+/**
+ * Shows keys and makes new ones. `made` is told the text of a new one, which is shown once.
+ * @param {string|null} deployment null: for all, and all are listed @param {(text: string) => void} [made]
+ */
+export function showKeys(deployment, made = () => {}) {
+  const now = follow(async () => {
+    const keys = (await call("GET", "/keys")).filter((key) => !deployment || key.deployment_id === deployment);
+    show(element("keys"), keys.map((key) => [key, since(key.created_at)]), () => keys.reverse().map((key) => row(key, now)));
+  }, 5000);
+  async function make(name) {
+    const key = await call("POST", "/keys", { name, deployment_id: deployment });
+    const note = element("key-made");
+    note.replaceChildren(h("strong", {}, `The key ${key.name}, shown this once: `), h("code", { id: "key-text" }, key.key), " ",
+      copier("the key", () => key.key));
+    note.hidden = false;
+    made(key.key);
+    await now();
+  }
+  onSubmit(element("make-key"), async ({ name }) => {
+    await make(name.trim());
+    element("make-key").reset();
+  });
+  return make;
+}
+
+function row(key, now) {
+  const expired = key.expires_at && Date.parse(key.expires_at) < Date.now();
+  const away = key.revoked_at ? `revoked ${since(key.revoked_at)}` : expired ? "expired" : "";
+  const scope = key.deployment_id
+    ? h("a", { href: `/deployments/${key.deployment_id}` }, "one deployment")
+    : "everything";
+  return h("li", { class: away ? "away" : "" },
+    h("div", { class: "what" }, h("strong", {}, key.name), " ", h("code", {}, `${key.prefix}…`),
+      h("p", { class: "hint" }, `made ${since(key.created_at)} · for `, scope, away && ` · ${away}`)),
+    !away && button("Revoke", key.name, async () => {
+      if (await ask(`Revoke ${key.name}?`, "Whoever calls with it is refused from now on.", "Revoke the key")) {
+        await call("DELETE", `/keys/${key.id}`);
+        await now();
+      }
+    }, "danger quiet"));
+}
