@@ -8,7 +8,6 @@ from sqlalchemy import (
     Column,
     Double,
     ForeignKey,
-    ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
@@ -168,34 +167,6 @@ events: Final = Table(
     Column("detail", JSON, nullable=False),
     Index(None, "subject_id", "id"),
     sqlite_autoincrement=True,  # an id is never given twice
-)
-
-usage: Final = Table(
-    "usage",
-    metadata,
-    Column("deployment_id", String(36), primary_key=True),
-    Column("minute", Moment, primary_key=True),
-    Column("owner_id", String(36), nullable=False),
-    Column("requests", BigInteger, nullable=False),
-    Column("errors", BigInteger, nullable=False),
-    Column("rows", BigInteger, nullable=False),
-    Column("cpu_seconds", Double, nullable=False),
-    Column("replica_seconds", Double, nullable=False),
-    Index(None, "owner_id", "minute"),
-)
-
-environments: Final = Table(
-    "environments",
-    metadata,
-    Column("owner_id", String(36), primary_key=True),
-    Column("id", String(64), primary_key=True),  # the hash of its lock and its Python
-    Column("python", String(20), nullable=False),
-    Column("state", String(20), nullable=False),
-    Column("state_reason", Text, nullable=False),
-    Column("size", BigInteger, nullable=False),
-    _moment("created_at"),
-    _moment("used_at"),
-    ForeignKeyConstraint(["owner_id"], ["users.id"]),
 )
 
 leases: Final = Table(

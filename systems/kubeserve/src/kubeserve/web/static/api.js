@@ -59,7 +59,7 @@ export async function answered(method, path, body, patience = PATIENCE) {
 
 /** Throws what is refused; who is not known any more goes to the login. */
 export function refuse(status, told) {
-  if (status === 401 && !["/login", "/register"].includes(location.pathname)) {
+  if (status === 401 && !["/login", "/register", "/architecture"].includes(location.pathname)) {
     location.assign(`/login?next=${encodeURIComponent(location.pathname)}`);
   }
   throw new Refusal(status, told);

@@ -13,9 +13,7 @@ def upgrade() -> None:
     """Make them."""
     _events()
     _leases()
-    _usage()
     _users()
-    _environments()
     _models()
     _deployments()
     _versions()
@@ -52,22 +50,6 @@ def _leases() -> None:
     )
 
 
-def _usage() -> None:
-    op.create_table(
-        "usage",
-        sa.Column("deployment_id", sa.String(length=36), nullable=False),
-        sa.Column("minute", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("owner_id", sa.String(length=36), nullable=False),
-        sa.Column("requests", sa.BigInteger(), nullable=False),
-        sa.Column("errors", sa.BigInteger(), nullable=False),
-        sa.Column("rows", sa.BigInteger(), nullable=False),
-        sa.Column("cpu_seconds", sa.Double(), nullable=False),
-        sa.Column("replica_seconds", sa.Double(), nullable=False),
-        sa.PrimaryKeyConstraint("deployment_id", "minute", name=op.f("pk_usage")),
-    )
-    op.create_index(op.f("ix_usage_owner_id_minute"), "usage", ["owner_id", "minute"], unique=False)
-
-
 def _users() -> None:
     op.create_table(
         "users",
@@ -80,22 +62,6 @@ def _users() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_users")),
         sa.UniqueConstraint("email", name=op.f("uq_users_email")),
         sa.UniqueConstraint("namespace", name=op.f("uq_users_namespace")),
-    )
-
-
-def _environments() -> None:
-    op.create_table(
-        "environments",
-        sa.Column("owner_id", sa.String(length=36), nullable=False),
-        sa.Column("id", sa.String(length=64), nullable=False),
-        sa.Column("python", sa.String(length=20), nullable=False),
-        sa.Column("state", sa.String(length=20), nullable=False),
-        sa.Column("state_reason", sa.Text(), nullable=False),
-        sa.Column("size", sa.BigInteger(), nullable=False),
-        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("used_at", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(["owner_id"], ["users.id"], name=op.f("fk_environments_owner_id_users")),
-        sa.PrimaryKeyConstraint("owner_id", "id", name=op.f("pk_environments")),
     )
 
 
