@@ -442,6 +442,27 @@ def test_all_is_done_by_keyboard_alone(reader: Reader, iris: Path) -> None:
     until(lambda: reader.path == "/deployments")
 
 
+AT_ONCE = """
+const [done] = arguments, dialog = document.getElementById("question");
+import(document.querySelector("script[type=module]").src.replace(/[^/]+$/, "question.js")).then(async ({ ask }) => {
+  const first = ask("one", "", "Yes");
+  await new Promise((go) => setTimeout(go));
+  dialog.close();
+  const second = ask("two", "", "Yes");
+  const told = [await first];
+  await new Promise((go) => setTimeout(go, 50));
+  dialog.close("yes");
+  told.push(await second);
+  done(told);
+});
+"""
+
+
+def test_a_question_is_not_answered_by_the_end_of_the_one_before(reader: Reader) -> None:
+    reader.sees("No models yet")
+    assert reader.chrome.execute_async_script(AT_ONCE) == [False, True]
+
+
 BASICS = Path(__file__).with_name("basics.js").read_text()
 
 
