@@ -101,6 +101,22 @@ def ill_for(how: str, jobs: int, code: str = "400") -> dict[str, Any]:
     }
 
 
+def again_and_buried(code: str = "http_400") -> dict[str, Any]:
+    """A job that had its answer when it was pushed again and met an illness, and that failed with `code`."""
+    return {
+        "pushes": [FIRST, FIRST, SECOND, RUBBISH],
+        "journal": {b"A": 2, b"B": 1, b"C": 1},
+        "letters": [LETTER, Letter("http_400", b"A")],
+        "records": {"a": {"state": "failed", "error_code": code}, "b": {"state": "succeeded"}},
+        "executions": [
+            replace(CALLED, began=1.0, ended=2.0),
+            Execution("b", "0.0", "ok", "b #1", 10.0, 11.0),
+            Execution("a", "0.0", "ill 400", "", 10.0, 10.1),
+        ],
+        "disturbances": [ILLNESS],
+    }
+
+
 def ill_twice(answered: float, code: str = "400") -> dict[str, Any]:
     """Three jobs that met both of two illnesses and are dead letters; another was answered then."""
     ill = ill_for(code, 3, code)
@@ -123,6 +139,7 @@ BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
     "an answer that was replaced": ("changed", {"results": {"a": "a #2", "b": "b #1"}}),
     "an answer that has gone": ("changed", {"results": {"b": "b #1"}}),
     "a record that says otherwise": ("changed", {"records": FAILED}),
+    "answered, pushed again and buried, and the record says something else": ("changed", again_and_buried("timeout")),
     "an answer that no call gave": ("answer of nobody", {"written": {"a": ["?"], "b": ["b #1"]}}),
     "a dead letter that nobody pushed": (
         "dead letter of nobody",
@@ -247,6 +264,7 @@ HARMLESS: dict[str, dict[str, Any]] = {
     "refused, or never known to be accepted": {"pushes": [FIRST, SECOND, RUBBISH, Push("d", b"D", told=False)]},
     "called again after its worker's death": {"executions": [CALLED, AGAIN], "disturbances": [DEATH]},
     "called again after a fault of the endpoint": {"executions": [replace(CALLED, fate="5xx"), AGAIN]},
+    "answered, pushed again and buried by an illness": again_and_buried(),
     "folded into its twin": {"pushes": [FIRST, FIRST, SECOND, RUBBISH], "journal": {b"A": 2, b"B": 1, b"C": 1}},
     "two buried by an illness": ill_for("400", 2),
     "buried by two illnesses, with an answer between": ill_twice(5.0),
