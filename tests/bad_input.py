@@ -128,6 +128,7 @@ CASES: Final = (
     ),
     _job("another thing to keep", "bad_field", **ASK, keep="all"),
     _job("tokens that are a word", "bad_field", **ASK, tokens="yes"),
+    _job("a notice that is a word", "bad_field", **ASK, notify="yes"),
     _job("tokens of embeddings", "bad_field", path="/v1/embeddings", input="x", tokens=True),
     _job("no prompt", "bad_request"),
     _job("a prompt that is null", "bad_request", prompt=None),

@@ -554,6 +554,39 @@ MUTANTS: Final = [
     ),
     # check_format, cancel, put, replay
     Mutant("whoever starts changes the format", "check_format", "'HSETNX'", "'HSET'"),
+    # Notices of ends
+    Mutant("a job is told of at each of its ends", "prelude", "  call_with('HDEL', NOTIFY, names)\n"),
+    Mutant("two notices have one id", "prelude", "last = math.max(last + 1, micros)", "last = micros"),
+    Mutant("the ids of notices begin anew", "prelude", "  call('HSET', CONTROL, 'noticed', digits(last))\n"),
+    Mutant(
+        "a wish that comes after an end is lost with it",
+        "prelude",
+        "with_notice[job_id] = nil, nil",
+        "with_notice[job_id] = nil, true",
+    ),
+    Mutant("what is put is not told of", "put", "  if wants_notice then notify(job_id) end\n"),
+    Mutant("what a payload asks for is not heard", "bind", "  if ARGV[start + 3] == '1' then notify(job_id) end\n"),
+    Mutant("an answer is not told of", "settle", "    noticed(job_id, 'succeeded')\n"),
+    Mutant(
+        "an answer after the burial is not told of",
+        "settle",
+        "  if succeeded and header.notify then notify(job_id) end\n",
+    ),
+    Mutant("a cancellation is not told of", "cancel", "  noticed(job_id, 'cancelled')\n"),
+    Mutant("a cancellation of what nobody claimed is not told of", "bind", "    noticed(job_id, 'cancelled')\n"),
+    Mutant("a burial by a script is not told of", "rescue", "  leave_notices()\n"),
+    Mutant(
+        "a conflict is told as the end of the other",
+        "dead_letters",
+        " and not bound_elsewhere(job_id, id) and noticed",
+        " and noticed",
+    ),
+    Mutant(
+        "what is replayed is not told of again",
+        "replay",
+        "  if m.job_id ~= '' and header and header.notify then notify(m.job_id) end\n",
+    ),
+    Mutant("an open job is forgotten", "forget", "if bound_elsewhere(job_id, '') or", "if"),
     Mutant("a cancelled job runs on", "cancel", "  forget({[id] = load_or_forget(id)})\n"),
     Mutant("a worker is not told", "cancel", "  if is_open then ring('gone ' .. id) end\n"),
     Mutant("a finished job leaves a tombstone", "cancel", "if state == 'succeeded' or", "if"),
@@ -600,7 +633,7 @@ MUTANTS: Final = [
     Mutant(
         "all jobs of a group are put into the first one's record",
         "put",
-        "local key = ITEMS + (arg - 10) / 2",
+        "local key = ITEMS + (arg - 11) / 2",
         "local key = ITEMS",
     ),
     *(
@@ -648,7 +681,7 @@ MUTANTS: Final = [
                 "claimable = unclaimed()",
                 "claimable = store.unclaimed()",
             ),
-            ("dead_letters", "a dead letter forgets its class", ", class = class}", "}"),
+            ("dead_letters", "a dead letter forgets its class", ", class = class,", ","),
             (
                 "dead_letters",
                 "the class of a dead letter is not read",
@@ -679,7 +712,7 @@ MUTANTS: Final = [
             (
                 "bind",
                 "what is cancelled loses what its producer added",
-                "NOW,\n                   unpack(ARGV, start + 4, start + 3 + ARGV[start + 3]))",
+                "NOW,\n                   unpack(ARGV, start + 5, start + 4 + ARGV[start + 4]))",
                 "NOW)",
             ),
             ("cancel", "what is kept cannot be cancelled", "call('HDEL', LATER_PAYLOADS, job_id) == 1", "false"),
@@ -853,7 +886,7 @@ LATE: Final = {
     "the latest answer is not kept": 7,
     "what was held comes back among the suspects": 7,
     "a job is retried without a lease": 8,
-    "what fails while two are buried is no witness of it": 77,
+    "what fails while two are buried is no witness of it": 80,
     "a late answer leaves its dead letter": 14,
     "held by a fleet that does not know it": 14,
     "the queue's time forgets that the clock went back before": 17,

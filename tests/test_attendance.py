@@ -117,7 +117,7 @@ def walk(redis: Redis, scripts: dict[str, bytes], seed: int) -> set[str]:
                 jobs += 1
                 member = f"j{jobs} {gateway} {number}"
                 keys = [KEYS.record(f"j{jobs}"), KEYS.cancel(f"j{jobs}"), gateways, alike]
-                args = [9, "once", "standard", "", "", "", member, f"j{jobs}", "payload"]
+                args = [9, "once", "standard", "", "", "", member, 0, f"j{jobs}", "payload"]
                 assert run("put", keys, args) == model.put(member)
             case "attend":
                 known = [*model.alike, "j0 a 1"]
@@ -161,6 +161,6 @@ def test_a_foreign_type_under_the_keys_does_not_keep_a_job_out(redis_url: str, k
     with Redis.from_url(redis_url) as redis:
         redis.set(key, "foreign")
         keys = [*KEYS.base, KEYS.record("j"), KEYS.cancel("j"), KEYS.gateways, KEYS.alike("x")]
-        args = ["", STORE.word, 9, "once", "standard", "", "", "", "j a 1", "j", "payload"]
+        args = ["", STORE.word, 9, "once", "standard", "", "", "", "j a 1", 0, "j", "payload"]
         assert redis.eval(sources("list")["put"], len(keys), *keys, *args) == [1]
         assert redis.lrange("jobs", 0, -1) == [b"payload"]

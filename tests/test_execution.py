@@ -1,6 +1,7 @@
 """One job, one call: what comes of it, what the gate and the queue are told, and what ends it."""
 
 import asyncio
+import math
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -18,7 +19,7 @@ from greenscale_worker.backends import Backend, ChatOptions
 from greenscale_worker.backends.chat import ChatBackend
 from greenscale_worker.backends.handlers import HandlerBackend
 from greenscale_worker.blame import Call
-from greenscale_worker.errors import PermanentError, TransientError
+from greenscale_worker.errors import LONGEST_SNOOZE, PermanentError, Snooze, TransientError
 from greenscale_worker.execution import Executor, Policy
 from greenscale_worker.gate import Gate
 from greenscale_worker.job import Failed, Failure, Job, Outcome, Output, Released, Succeeded, Usage
@@ -444,6 +445,60 @@ async def test_a_backend_that_turns_its_cancellation_into_an_error_has_timed_out
         return ""
 
     failed(await handler(stubborn, timeout=0.02).run(), "timeout")
+
+
+# --- a handler that wants to go on later ---
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_a_snooze_is_neither_a_failure_nor_a_success(is_async: bool) -> None:  # noqa: FBT001  a column
+    async def snooze(_job: Job) -> str:
+        raise Snooze(7)
+
+    def snooze_in_a_thread(_job: Job) -> str:
+        raise Snooze(7)
+
+    bench = Bench(HandlerBackend(snooze if is_async else snooze_in_a_thread))
+    open_breaker(bench.gate)
+    before = bench.gate.remaining()
+    assert await bench.run(probe=True, tries=4.9, runs=7) == Released("snoozed", 7)
+    assert bench.gate.is_open
+    assert bench.gate.remaining() <= before
+    assert bench.retries("snoozed") == 0
+    for _ in range(5):
+        assert await Bench(HandlerBackend(snooze)).run(runs=1000, tries=4.9) == Released("snoozed", 7)
+
+
+@pytest.mark.parametrize(
+    ("delay", "waits"), [(0, 0.0), (0.25, 0.25), (1e9, LONGEST_SNOOZE), (math.inf, LONGEST_SNOOZE)]
+)
+async def test_a_snooze_is_a_day_at_most(delay: float, waits: float) -> None:
+    assert await raising(Snooze(delay)).run() == Released("snoozed", waits)
+
+
+@pytest.mark.parametrize("delay", [-1, math.nan])
+async def test_a_snooze_that_makes_no_sense_is_the_handlers_fault(delay: float) -> None:
+    async def careless(_job: Job) -> str:
+        raise Snooze(delay)
+
+    failed(await handler(careless).run(), "backend_error")
+    spoilt = Snooze()
+    spoilt.delay = delay
+    failed(await raising(spoilt).run(), "backend_error")
+
+
+async def test_a_snooze_beyond_the_deadline_ends_the_job() -> None:
+    outcome = await raising(Snooze(60)).run(due_in=30)
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "deadline_passed"
+    assert await raising(Snooze(20)).run(due_in=30) == Released("snoozed", 20)
+
+
+async def test_a_job_that_is_snoozed_for_ever_may_be_of_any_age() -> None:
+    too_old = await raising(Snooze()).run(age=1e6)
+    assert isinstance(too_old, Failed)
+    assert too_old.code == "too_old"
+    assert await raising(Snooze(), max_age=math.inf).run(age=1e12) == Released("snoozed", 0)
 
 
 async def test_cancellation_passes() -> None:

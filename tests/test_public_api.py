@@ -44,6 +44,21 @@ def test_type_checkers_see_the_names_that_programs_get() -> None:
     assert sorted(seen) == sorted(greenscale_worker.__all__) == sorted(greenscale_worker._MODULE_OF)  # noqa: SLF001  the table itself
 
 
+async def test_a_program_may_ask_redis_something_of_its_own(redis_url: str) -> None:
+    async with greenscale_worker.redis_client(greenscale_worker.RedisOptions(url=redis_url)) as client:
+        await client.set("mine", "1")
+        assert await client.get("mine") in {b"1", "1"}
+        with pytest.raises(greenscale_worker.ConfigError, match="of another type"):
+            async with greenscale_worker.redis_client(greenscale_worker.RedisOptions(url=redis_url)) as other:
+                await other.llen("mine")
+    with pytest.raises(greenscale_worker.QueueUnavailableError):
+        async with greenscale_worker.redis_client(greenscale_worker.RedisOptions(url="redis://127.0.0.1:1/0")) as away:
+            await away.ping()
+    with pytest.raises(greenscale_worker.ConfigError):
+        async with greenscale_worker.redis_client(greenscale_worker.RedisOptions(url="http://x")):
+            pass
+
+
 def test_former_names_are_those_of_today_for_one_release_more() -> None:
     assert greenscale_worker.QueueAdmin is greenscale_worker.QueueClient  # type: ignore[attr-defined]
     assert greenscale_worker.open_admin is greenscale_worker.open_client  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 import asyncio
 import importlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from typing import Final
 
 import orjson
@@ -81,6 +81,48 @@ async def test_a_job_whose_place_somebody_deleted_comes_back(
     assert [decode(lease.payload, max_bytes=99).job_id for lease in again] == ["one", "two"]
     assert [await queue.settle(lease, ANSWER) for lease in again] == [True, True]
     assert not client.hlen("{jobs}:meta")
+
+
+async def test_a_notice_is_found_among_what_others_wrote(
+    client: Redis, kind: str, redis_url: str, open_queue: Open
+) -> None:
+    queue = await open_queue()
+    spoilt = {b"": 1, b"\xff\x00": 2, b"1 2 running j x": 3, b"1 2 failed": 4, "9" * 20 + " 2 failed j ": 5}
+    client.zadd("{jobs}:notices", spoilt)
+    client.hset("{jobs}:control", "noticed", "not a number")
+    module = importlib.import_module(f"greenscale_worker.queues.redis.{kind}")
+    async with aclosing(await module.open_client(RedisOptions(url=redis_url), QueueOptions())) as reader:
+        await reader.put([("j", b'{"job_id":"j","prompt":"x"}')], notify=True)
+        lease = await claim(queue)
+        assert await queue.bind(lease, decode(lease.payload, max_bytes=99)) == "run"
+        assert await queue.settle(lease, ANSWER)
+        assert [notice.job_id for notice in await reader.notices(2)] == ["j"]
+        (notice,) = await reader.notices()
+        await reader.acknowledge_notices([notice.id])
+        assert await reader.notices() == []
+    assert not client.exists("{jobs}:notices", "{jobs}:notify")
+
+
+@pytest.mark.parametrize("part", ["notify", "notices"])
+async def test_an_end_whose_notice_cannot_be_written_waits_for_it(
+    client: Redis, kind: str, open_queue: Open, part: str
+) -> None:
+    queue = await open_queue(lease=15.0)
+    payload = b'{"job_id":"one","prompt":"x","notify":true}'
+    client.lpush("jobs", payload) if kind == "list" else client.xadd("jobs", {"job": payload})
+    lease = await claim(queue)
+    assert await queue.bind(lease, decode(lease.payload, max_bytes=99)) == "run"
+    kept = client.hgetall("{jobs}:notify")
+    client.delete(f"{{jobs}}:{part}")
+    client.set(f"{{jobs}}:{part}", "foreign")
+    settling = asyncio.create_task(queue.settle(lease, ANSWER))
+    await eventually(lambda: not queue.up)
+    assert client.hget("job:one", "state") == b"running"
+    client.delete(f"{{jobs}}:{part}")
+    client.hset("{jobs}:notify", mapping=kept)
+    assert await asyncio.wait_for(settling, PATIENCE)
+    assert client.hget("job:one", "state") == b"succeeded"
+    assert client.zcard("{jobs}:notices") == 1
 
 
 async def test_jobs_that_are_held_outlive_what_the_queue_knew_of_itself(

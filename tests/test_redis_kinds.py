@@ -1,5 +1,6 @@
 """The ways of running Redis, and of using a list or a stream: the whole worker on each of them."""
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import aclosing
@@ -9,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from greenscale_worker.queues import RedisOptions
+from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.registry import open_client
 from harness.eventually import eventually
 from harness.redis_server import CERTIFICATE, RedisServer, is_master
@@ -63,6 +64,16 @@ async def test_a_cluster(cases: Cases, kind: str) -> None:
         await the_bell_is_heard(scene, url, kind)
         await everything_once(scene, worker)
         assert scene.jobs.client.get("{jobs}:result:jobs-0") == b"jobs-0 #1"
+        async with aclosing(await open_client(kind, RedisOptions(url=url), QueueOptions())) as client:
+            await client.put([("told", b'{"job_id":"told","prompt":"x"}')], not_before=time.time() + 600, notify=True)
+            assert await client.cancel("told") == "cancelled"
+            (notice,) = await client.notices()
+            assert notice.job_id == "told"
+            await client.acknowledge_notices([notice.id])
+            assert await client.notices() == []
+            assert await client.bodies(["told", "jobs-0"]) == [None, None]
+            assert await client.forget(["told", "jobs-0", "unknown"]) == 2
+            assert not scene.jobs.client.exists("{jobs}:result:jobs-0", "{jobs}:job:told")
 
 
 @at_once

@@ -239,7 +239,7 @@ async def test_a_heartbeat_unseats_any_number_of_dead_workers(redis_url: str, ki
     async with crew(redis_url, kind, 2) as here:
         here.redis.zadd(IDLE, {f"dead worker {number}": number for number in range(100)})
         await here.queues[0].beat()
-        assert here.has_seat() == [True, True]
+        await eventually(lambda: here.has_seat() == [True, True])  # one of them may just have given its seat back
 
 
 @every_kind

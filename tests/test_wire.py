@@ -74,9 +74,9 @@ def test_what_can_be_read_is_kept_beside_what_cannot() -> None:
 @pytest.mark.parametrize(
     ("written", "fault"),
     [
-        (b"hello", "byte 0 is not what JSON has there"),
-        (b"nothing", "byte 0 is not what JSON has there"),
-        ('{"é": secret}'.encode(), "byte 7 is not what JSON has there"),
+        (b"hello", "byte 0 is unexpected"),
+        (b"nothing", "byte 0 is unexpected"),
+        ('{"é": secret}'.encode(), "byte 7 is unexpected"),
         (b'{"prompt": "secret', "it breaks off after 18 bytes"),
         (b'{"prompt": \xff}', "byte 11 is not UTF-8"),
         (b" \n", "it is empty"),

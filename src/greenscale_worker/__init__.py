@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         PermanentError,
         QueueFullError,
         QueueUnavailableError,
+        Snooze,
         TransientError,
     )
     from greenscale_worker.execution import Policy
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         LedgerMinute,
         LiveWorker,
         Loss,
+        Notice,
         Queue,
         QueueClient,
         QueueOptions,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
         Verdict,
     )
     from greenscale_worker.queues.memory import MemoryQueue
+    from greenscale_worker.queues.redis.opened import redis_client
     from greenscale_worker.queues.registry import QueueKind, open_client, open_queue
     from greenscale_worker.telemetry import Metrics
     from greenscale_worker.worker import Worker
@@ -60,14 +63,15 @@ _MODULES: Final = {
     "backends.handlers": "HandlerBackend",
     "client": "Client Completed SyncClient",
     "errors": "BadInputError ConfigError GreenScaleError JobCancelled JobFailed JobGone PermanentError QueueFullError "
-    "QueueUnavailableError TransientError",
+    "QueueUnavailableError Snooze TransientError",
     "execution": "Policy",
     "gate": "Gate",
     "grouping": "Grouper",
     "job": "Failed Failure Job Outcome Output Released Succeeded Usage decode",
     "queues": "Binding Cancellation DeadFilter DeadLetter Depth JobFilter JobInfo Lease LedgerMinute LiveWorker Loss "
-    "Queue QueueClient QueueOptions RedisOptions Replay State TokenPiece Verdict",
+    "Notice Queue QueueClient QueueOptions RedisOptions Replay State TokenPiece Verdict",
     "queues.memory": "MemoryQueue",
+    "queues.redis.opened": "redis_client",
     "queues.registry": "QueueKind open_client open_queue",
     "telemetry": "Metrics",
     "worker": "Worker",
@@ -106,6 +110,7 @@ __all__ = [  # written out for type checkers, which do not run code
     "Loss",
     "MemoryQueue",
     "Metrics",
+    "Notice",
     "Outcome",
     "Output",
     "PermanentError",
@@ -119,6 +124,7 @@ __all__ = [  # written out for type checkers, which do not run code
     "RedisOptions",
     "Released",
     "Replay",
+    "Snooze",
     "State",
     "Succeeded",
     "SyncClient",
@@ -132,6 +138,7 @@ __all__ = [  # written out for type checkers, which do not run code
     "open_backend",
     "open_client",
     "open_queue",
+    "redis_client",
 ]
 
 

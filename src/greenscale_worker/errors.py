@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 Prior = Literal["job", "endpoint", "unknown"]
 
 LONGEST_RETRY_AFTER: Final = 600.0
+LONGEST_SNOOZE: Final = 86_400.0  # well below the lifetime of an open job's record
 
 
 class GreenScaleError(Exception):
@@ -39,6 +40,14 @@ class QueueFullError(QueueUnavailableError):
     """The queue's server has no room left and refuses jobs until there is some."""
 
     undone = True
+
+
+class FilesUnavailableError(GreenScaleError):
+    """The store of files does not answer right now, refuses our credentials, or is `full`. Nothing is lost: retry."""
+
+    def __init__(self, message: str, *, full: bool = False) -> None:
+        super().__init__(message)
+        self.full = full
 
 
 class BadInputError(GreenScaleError):
@@ -98,6 +107,20 @@ class PermanentError(GreenScaleError):
         super().__init__(message)
         self.code = str(code)
         self.usage = usage
+
+
+class Snooze(GreenScaleError):  # noqa: N818  a handler's wish, not a fault
+    """Raised by a handler: the job goes on later. It goes back to the queue and runs again, `delay` seconds from now.
+
+    No try is used up, and it counts neither as a failure nor as a success. Crashes of earlier runs are forgiven: this
+    one has come through. A delay is a day at most. Raises ValueError for a negative one, or one that is no number.
+    """
+
+    def __init__(self, delay: float = 0.0) -> None:
+        if not delay >= 0:  # nor NaN
+            raise ValueError(f"delay: seconds from 0 up are expected, not {delay!r}")
+        self.delay = min(float(delay), LONGEST_SNOOZE)
+        super().__init__(f"again in {self.delay:g} s")
 
 
 class JobFailed(GreenScaleError):  # noqa: N818  it names what happened to the job, not a fault of the caller

@@ -12,9 +12,9 @@ from weakref import WeakSet
 from greenscale_worker.backends import Backend
 from greenscale_worker.blame import Call
 from greenscale_worker.cancel_scope import CancelScope, Timeouts
-from greenscale_worker.errors import BadInputError, PermanentError, Prior, TransientError
+from greenscale_worker.errors import LONGEST_SNOOZE, BadInputError, PermanentError, Prior, Snooze, TransientError
 from greenscale_worker.gate import Gate
-from greenscale_worker.job import Failed, Failure, Job, Outcome, Output, Released, Succeeded, Usage, begin
+from greenscale_worker.job import SNOOZED, Failed, Failure, Job, Outcome, Output, Released, Succeeded, Usage, begin
 from greenscale_worker.queues import Lease
 from greenscale_worker.telemetry import Metrics, log
 
@@ -23,7 +23,7 @@ LARGEST_RESULT: Final = 64 * 1024 * 1024  # Redis takes 512 MiB; a result it ref
 LONGEST_PEERS: Final = 256  # characters
 PRIORS: Final = get_args(Prior)
 
-Answer: TypeAlias = Output | TransientError | PermanentError | BadInputError
+Answer: TypeAlias = Output | TransientError | PermanentError | BadInputError | Snooze
 OnException: TypeAlias = Callable[[Job, BaseException], None]
 
 
@@ -32,7 +32,8 @@ class Policy:
     """How often and how long a job is tried. Times are seconds.
 
     A job becomes a dead letter when its failures use up `max_tries` tries, or `max_crashes` of its leases expired.
-    `timeout` bounds one call, `max_age` the time since the first claim. `max_crashes` None: the queue's options say.
+    `timeout` bounds one call, `max_age` the time since the first claim; it may be infinite. `max_crashes` None: the
+    queue's options say.
     """
 
     max_tries: int = 5
@@ -115,14 +116,15 @@ class Executor:
         if isinstance(answer, BadInputError):
             lease.began = lease.call_seconds = None  # nothing was sent
             return Failed(answer.code, str(answer))
+        if isinstance(answer, Snooze):  # a handler's wish is evidence of nothing
+            wait = answer.delay
+            return Released(SNOOZED, wait) if wait < run.left() else _too_late(f"it was to go on in {wait:g} s")
         call = Call(
             run.job.job_id, self._peers(run.job), lease.began or monotonic(), lease.tries, lease.runs, probe=run.probe
         )
         if isinstance(answer, Output):
             self._gate.succeeded(call)
-            if len(answer.text) > LARGEST_RESULT:
-                return Failed("result_too_large", f"{len(answer.text)} characters; at most {LARGEST_RESULT} are kept")
-            return Succeeded(answer)
+            return _answered(answer)
         if isinstance(answer, PermanentError):  # certainly the job's fault: no evidence about the endpoint
             return Failed(answer.code, str(answer), answer.usage or Usage())
         used, delay = self._gate.failed(call, answer)
@@ -167,7 +169,7 @@ class Executor:
     async def _ask(self, job: Job, scope: CancelScope) -> Answer:
         try:
             output: object = await self._backend.infer(job)
-        except (TransientError, PermanentError, BadInputError) as error:
+        except (TransientError, PermanentError, BadInputError, Snooze) as error:
             return error if _is_usable(error) else self._backend_error(job, error)
         except asyncio.CancelledError as error:
             if scope.task.cancelling():
@@ -198,9 +200,11 @@ class Executor:
         return TransientError("backend_error", f"{kind} at {where}", fingerprint=f"backend_error {kind} {where}")
 
 
-def _is_usable(error: TransientError | PermanentError | BadInputError) -> bool:
+def _is_usable(error: TransientError | PermanentError | BadInputError | Snooze) -> bool:
     """Return whether an error raised by a backend has the attributes that its class promises."""
     try:
+        if isinstance(error, Snooze):
+            return isinstance(error.delay, float | int) and 0 <= error.delay <= LONGEST_SNOOZE
         if isinstance(error, PermanentError):
             parts_fit = isinstance(error.usage, Usage | None)
         elif isinstance(error, BadInputError):
@@ -216,6 +220,12 @@ def _is_usable(error: TransientError | PermanentError | BadInputError) -> bool:
 def timed_out() -> TransientError:
     """Return the error of a call whose time limit has passed."""
     return TransientError("timeout", "no answer within the time limit")
+
+
+def _answered(output: Output) -> Succeeded | Failed:
+    if len(output.text) > LARGEST_RESULT:
+        return Failed("result_too_large", f"{len(output.text)} characters; at most {LARGEST_RESULT} are kept")
+    return Succeeded(output)
 
 
 def _too_late(why: str) -> Failed:

@@ -22,13 +22,16 @@ DEADLINE_ACCEPTED: Final = "a time with its offset from UTC is expected, such as
 TRACEPARENT: Final = r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
 OBJECT_ACCEPTED: Final = 'a JSON object is expected, such as {"job_id": "test-001", "prompt": "What is 2+2?"}'
 ENVELOPE: Final = ("job_id", "metadata", "deadline", "traceparent", "created_at")
-OPTIONS: Final = frozenset({"tenant", "path", "keep", "tokens"})  # the rest of the envelope, which most jobs leave out
+OPTIONS: Final = frozenset(
+    {"tenant", "path", "keep", "tokens", "notify"}
+)  # the rest of the envelope, which most jobs leave out
 TENANT: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 Path: TypeAlias = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
 Keep: TypeAlias = Literal["text", "body"]
 PATHS: Final[tuple[Path, ...]] = get_args(Path)
 CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH = PATHS
 KEEPS: Final[tuple[Keep, ...]] = get_args(Keep)
+SNOOZED: Final = "snoozed"  # the reason of a release that a handler asked for; as in release.lua
 CHAT: Final = "/chat/completions"
 BATCH_LINE: Final = frozenset({"url", "body", "method", "custom_id"})
 
@@ -48,7 +51,8 @@ class Job(BaseModel):
     """One decoded job. `payload` is what the producer wrote, less the other fields here.
 
     `verbatim`: the payload is the whole request; only a model is added, where it names none. `path` is that of the
-    endpoint's API, `keep` what is stored of the answer beside its text, `tokens` whether its text is shown as it comes.
+    endpoint's API, `keep` what is stored of the answer beside its text, `tokens` whether its text is shown as it comes,
+    `notify` whether its end leaves a notice.
     Raises ValidationError for what the wire contract does not accept, such as a bad `job_id`.
     """
 
@@ -66,6 +70,7 @@ class Job(BaseModel):
     path: Path = CHAT_PATH
     keep: Keep = "text"
     tokens: Annotated[bool, Field(strict=True)] = False
+    notify: Annotated[bool, Field(strict=True)] = False
 
     @property
     def attempt(self) -> int:
@@ -175,7 +180,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The job was not finished and goes back to the queue, to be run `delay` seconds from now."""
+    """The job was not finished and goes back to the queue, to be run `delay` seconds from now.
+
+    With the reason SNOOZED, its crashes are counted from 0 again.
+    """
 
     reason: str
     delay: float = 0.0
@@ -233,9 +241,12 @@ def decode(raw: bytes, *, max_bytes: int, default_job_id: str | None = None) -> 
         return _mended(envelope, data)
 
 
-def is_chat(url: object) -> bool:
-    """Return whether the `url` of a line of OpenAI's Batch is that of chat completions."""
-    return isinstance(url, str) and url.rstrip("/").endswith(CHAT)
+def path_of(url: object) -> Path | None:
+    """Return the path that the `url` of a line of OpenAI's Batch names, with or without a host; None if it is none."""
+    if not isinstance(url, str):
+        return None
+    url = url.rstrip("/")  # of the paths, chat comes first, as it ends like another
+    return next((path for path in PATHS if url.endswith(path.removeprefix("/v1"))), None)
 
 
 def _opened(data: dict[str, Any], job_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -257,11 +268,8 @@ def _opened(data: dict[str, Any], job_id: str) -> tuple[dict[str, Any], dict[str
 
 def _path_of_line(data: dict[str, Any]) -> Path | None:
     """Return the path that a line of OpenAI's Batch names by its `url`; None if this is no such line."""
-    url = data.get("url")
-    if not (data.keys() <= BATCH_LINE and isinstance(data["body"], dict) and isinstance(url, str)):
-        return None
-    url = url.rstrip("/")  # of the paths, chat comes first, as it ends like another
-    return next((path for path in PATHS if url.endswith(path.removeprefix("/v1"))), None)
+    is_line = data.keys() <= BATCH_LINE and isinstance(data["body"], dict)
+    return path_of(data.get("url")) if is_line else None
 
 
 def _options(data: dict[str, Any], job_id: str) -> dict[str, Any]:
@@ -271,8 +279,9 @@ def _options(data: dict[str, Any], job_id: str) -> dict[str, Any]:
     for name, accepted in (("path", PATHS), ("keep", KEEPS)):
         if name in given and given[name] not in accepted:
             raise BadInputError("bad_field", f"{name}: {' or '.join(accepted)} is expected", job_id=job_id)
-    if not isinstance(given.get("tokens", False), bool):
-        raise BadInputError("bad_field", "tokens: true or false is expected", job_id=job_id)
+    for name in ("tokens", "notify"):
+        if not isinstance(given.get(name, False), bool):
+            raise BadInputError("bad_field", f"{name}: true or false is expected", job_id=job_id)
     if not given.get("tokens", True):
         del given["tokens"]
     return {**given, "tenant": tenant} if isinstance(tenant, str) and TENANT.fullmatch(tenant) else given

@@ -65,7 +65,7 @@ def fault_of(error: ValueError, raw: bytes) -> str:
     if not isinstance(error, json.JSONDecodeError):
         return "it is nested too deeply, or has a number that is none of JSON"
     at = len(text[: error.pos].encode())
-    return f"it breaks off after {at} bytes" if at >= len(raw.rstrip()) else f"byte {at} is not what JSON has there"
+    return f"it breaks off after {at} bytes" if at >= len(raw.rstrip()) else f"byte {at} is unexpected"
 
 
 def kind_of(value: Any) -> str:

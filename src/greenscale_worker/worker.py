@@ -50,8 +50,9 @@ class Worker:
     `concurrency` is the number of lanes, each of which claims one job and runs it at once; None: the gate's, else 16.
     `drain` is how many seconds running jobs may go on after `stop`; the rest are handed back. `heartbeat` is the
     seconds between heartbeats. `heartbeat` and `policy.max_crashes` default to the queue's options. `on_exception` is
-    called with the job and every exception of a handler. `beat_tried` is the loop's time at the last attempt to send a
-    heartbeat, `ready` whether the backend was found ready, `draining` whether `stop` was called.
+    called with the job and every exception of a handler. `quiet`: neither its start nor its drain is logged.
+    `beat_tried` is the loop's time at the last attempt to send a heartbeat, `ready` whether the backend was found
+    ready, `draining` whether `stop` was called.
 
     `async with` runs the worker in the background, and drains it on leaving. An error that ends a lane cancels the task
     inside at once, and is raised on leaving. Raises TypeError where `backend` is neither a backend nor a function.
@@ -70,12 +71,14 @@ class Worker:
         policy: Policy | None = None,
         metrics: Metrics | None = None,
         on_exception: OnException | None = None,
+        quiet: bool = False,
     ) -> None:
         self.beat_tried: float | None = None
         self.ready = False
         self._queue = queue
         self._backend = as_backend(backend)
         self._own_backend = self._backend is not backend
+        self._quiet = quiet
         self._concurrency = concurrency or (gate.lanes if gate is not None else LANES)
         self._drain_seconds = drain
         options = getattr(queue, "options", None) or QueueOptions()
@@ -169,10 +172,12 @@ class Worker:
         heartbeats = asyncio.create_task(self._send_heartbeats())
         try:
             if await self._backend_is_ready():
-                log.info("ready", concurrency=self._concurrency)
+                if not self._quiet:
+                    log.info("ready", concurrency=self._concurrency)
                 self._lanes |= {asyncio.create_task(self._lane()) for _ in range(self._concurrency)}
                 await self._watch(heartbeats)
-                log.info("draining", running=len(self._running), seconds=self._drain_seconds)
+                if not self._quiet:
+                    log.info("draining", running=len(self._running), seconds=self._drain_seconds)
                 await self._drain()
             limit = asyncio.get_running_loop().time() + RELEASE_SECONDS
             clean = await self._hand_back(limit)

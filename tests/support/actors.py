@@ -148,12 +148,15 @@ class Actors:
         own = self.rnd.choice([{}, {"tenant": "t"}, {"tenant": "u", "digest": "d"}])
         keys = flat((self.keys.record(job_id), self.keys.cancel(job_id)) for job_id, _ in jobs)
         args = [LIVE_SECONDS if self.setup.ttl else 0, skip, job_class, due or ""]
-        args += [own.get("tenant", ""), own.get("digest", ""), ""]
+        notify = self.rnd.random() < 0.3
+        args += [own.get("tenant", ""), own.get("digest", ""), "", int(notify)]
         said = [self.rnd.choice([{}, {}, {"metadata": "{}"}, {"created_at": "then", "metadata": "{}"}]) for _ in jobs]
         for job, words in zip(jobs, said, strict=True):
             args += [*job, words.get("created_at", ""), words.get("metadata", "")]
         records = [{"class": job_class} | own | words for words in said]
-        answers = self.send("put", keys, args, lambda: self.ledger.put(jobs, skip, job_class, due, records))
+        answers = self.send(
+            "put", keys, args, lambda: self.ledger.put(jobs, skip, job_class, due, records, notify=notify)
+        )
         self.happened.update(f"put: {'appended' if answer else 'left out'}" for answer in answers)
         put = [payload for answer, (_, payload) in zip(answers, jobs, strict=True) if answer]
         self.witness.pushed += put
@@ -189,6 +192,22 @@ class Actors:
         args = [job_id, TOMBSTONE_SECONDS, self.setup.ttl]
         answer = self.send("cancel", keys, args, lambda: self.ledger.cancel(job_id))
         self.happened[f"cancel: {answer.decode()}"] += 1
+
+    def forget(self, _: Process) -> None:
+        """Forget some jobs, whether they have ended or not."""
+        bound = [job_id for job_id in self.ledger.bound if job_id in JOB_IDS]
+        job_ids = self.rnd.sample(sorted({*JOB_IDS[:3], *bound}), 3)
+        of_job = (self.keys.record, self.keys.result, self.keys.body, self.keys.tokens)
+        keys = flat((name(each) for name in of_job) for each in job_ids)
+        answer = self.send("forget", keys, job_ids, lambda: self.ledger.forget(job_ids))
+        self.happened["forgotten"] += answer
+
+    def acknowledge(self, _: Process) -> None:
+        """Let a reader acknowledge the oldest notice."""
+        if self.ledger.notices:
+            oldest = min(self.ledger.notices)
+            assert self.redis.zremrangebyscore(self.keys.notices, oldest, oldest) == 1
+            del self.ledger.notices[oldest]
 
     def uncancel(self, _: Process) -> None:
         job_id = self.rnd.choice([*sorted(self.ledger.tombstones), *self.ledger.records, *JOB_IDS])
@@ -359,12 +378,15 @@ class Actors:
 
     def bind(self, process: Process, *, everything: bool = False) -> None:
         group = self.some([held for held in process.at("claimed") if held.usable], everything=everything)
-        items = [Binding(held.id, held.token, held.job_id, {"metadata": self.rnd.choice(TEXTS)}) for held in group]
+        items = [
+            Binding(held.id, held.token, held.job_id, self.rnd.randrange(2), {"metadata": self.rnd.choice(TEXTS)})
+            for held in group
+        ]
         keys: list[str] = []
         args: list[Any] = [LIVE_SECONDS, self.setup.ttl, process.name, BACKEND]
-        for id_, token, job_id, fields in items:
+        for id_, token, job_id, notify, fields in items:
             keys += [self.keys.record(job_id), self.keys.cancel(job_id)]
-            args += [self.setup.name(id_), token, job_id, 2 * len(fields), *flat(fields.items())]
+            args += [self.setup.name(id_), token, job_id, notify, 2 * len(fields), *flat(fields.items())]
         before: list[tuple[int, bytes]] = []
 
         def expected() -> list[str]:

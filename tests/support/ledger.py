@@ -105,6 +105,9 @@ class Ledger:
     back: int | None = None
     last: int | None = None
     counters: Counter[str] = field(default_factory=Counter)
+    notify: set[str] = field(default_factory=set)
+    notices: dict[int, str] = field(default_factory=dict)
+    noticed: int = 0
     bells: list[str] = field(default_factory=list)
     buried: list[str] = field(default_factory=list)
     rare: Counter[str] = field(default_factory=Counter)
@@ -226,8 +229,15 @@ class Ledger:
         due = self.due() if last else []
         return [reaped, 0 if self.paused else claimable, lost, self.buried, int(seated), due]
 
-    def put(
-        self, jobs: Iterable[tuple[str, bytes]], skip: str, job_class: str, due: int, said: Iterable[Record]
+    def put(  # noqa: PLR0913  as put.lua
+        self,
+        jobs: Iterable[tuple[str, bytes]],
+        skip: str,
+        job_class: str,
+        due: int,
+        said: Iterable[Record],
+        *,
+        notify: bool = False,
     ) -> list[int]:
         """Append jobs, or keep them until they are due: milliseconds, 0 for now. `said` is for the records."""
         is_later = due > self.now
@@ -248,6 +258,8 @@ class Ledger:
             else:
                 self._append(job_class, payload)
                 appended += 1
+            if notify:
+                self.notify.add(job_id)
             if self.setup.ttl and not bound:
                 self.records.pop(job_id, None)
                 state = "cancelling" if job_id in self.tombstones else "waiting"
@@ -297,6 +309,7 @@ class Ledger:
             self._end(id_, "cancelled")
             self.bells.append(f"gone {self.setup.name(id_)}")
         if is_open or later is not None:
+            self._leave_notice(job_id, "cancelled")
             self._write(job_id, self.setup.ttl, {"state": "cancelled", "finished_ms": str(self.now)})
             if isinstance(record := self.records.get(job_id), dict):
                 self.records[job_id] = {name: record[name] for name in record.keys() - OF_A_FAILURE}
@@ -310,6 +323,18 @@ class Ledger:
             return "UNKNOWN"
         self._write(job_id, LIVE_SECONDS, {"state": "cancelling"})
         return "LATER"
+
+    def forget(self, job_ids: Iterable[str]) -> int:
+        forgotten = 0
+        for job_id in job_ids:
+            record = self.records.get(job_id)
+            ended = isinstance(record, dict) and record.get("state") in {"succeeded", "failed", "cancelled"}
+            if ended and not self._is_elsewhere(job_id, 0) and job_id not in self.later:
+                del self.records[job_id]
+                self.results.pop(job_id, None)
+                self.notify.discard(job_id)
+                forgotten += 1
+        return forgotten
 
     def uncancel(self, job_id: str) -> int:
         if job_id not in self.tombstones:
@@ -326,6 +351,9 @@ class Ledger:
             return "GONE"
         letter = self._forget_letter(id_)
         job_id = "" if self._is_elsewhere(letter.header["job_id"], id_) else letter.header["job_id"]
+        if job_id and letter.header.get("notify"):
+            self.rare["replayed, with a notice to leave"] += 1
+            self.notify.add(job_id)
         alias = (letter.header["job_id"] or self.setup.name(new)) if self.setup.kind == "stream" else ""
         job_class = letter.header.get("class", "standard")
         self.rare["replayed in its class"] += job_class != "standard"
@@ -566,7 +594,7 @@ class Ledger:
         return self.last
 
     def _bind(self, item: Binding, worker: str) -> str:
-        id_, token, job_id, fields = item
+        id_, token, job_id, notify, fields = item
         if not self._held(id_, token):
             return "STALE"
         if self._is_elsewhere(job_id, id_):
@@ -574,9 +602,12 @@ class Ledger:
                 return "CONFLICT"
             self._end(id_, "duplicate")
             return "DUPLICATE"
+        if notify:
+            self.notify.add(job_id)
         if job_id in self.tombstones:
             self.tombstones.remove(job_id)
             self._end(id_, "cancelled")
+            self._leave_notice(job_id, "cancelled")
             self._begin(job_id)
             self._write(job_id, self.setup.ttl, fields | {"state": "cancelled", "finished_ms": str(self.now)})
             return "CANCELLED"
@@ -600,6 +631,7 @@ class Ledger:
             return "STALE"
         if item.state == "succeeded":
             self._end(item.id, "succeeded")
+            self._leave_notice(item.job_id, "succeeded")
         else:
             code = "conflict" if clash else item.text
             self._bury(item.id, item.job_id, code, item.message, int(item.fields["attempts"]))
@@ -621,6 +653,9 @@ class Ledger:
             return "GONE"
         self.ended.append(self._forget_letter(item.id).payload)
         self.counters["succeeded"] += 1
+        if letter.header.get("notify"):
+            self.notify.add(item.job_id)
+        self._leave_notice(item.job_id, "succeeded")
         self._begin(item.job_id)
         run = {"attempts": str(letter.header["tries"]), "crashes": str(letter.header["crashes"])}
         return self._record_end(item, run)
@@ -800,8 +835,20 @@ class Ledger:
         header |= {"crashes": job.crashes, "first_claimed_ms": str(job.first), "died_ms": str(self.now)}
         if job.job_class != "standard":
             header["class"] = job.job_class
+        if not self._is_elsewhere(job_id, id_) and self._leave_notice(job_id, "failed", code):
+            header["notify"] = 1
         self.dead[id_] = letter = Letter(header, job.payload, apart=self.format == "2")
         self.index |= letter.members(self.setup.name(id_))
+
+    def _leave_notice(self, job_id: str, state: str, code: str = "") -> bool:
+        """Tell of the end of a job that asked for it, once; say whether it did."""
+        if job_id not in self.notify:
+            return False
+        self.notify.remove(job_id)
+        self.noticed = max(self.noticed + 1, 1000 * self.now)
+        self.notices[self.noticed] = f"{self.noticed} {self.now} {state} {job_id} {code[:64]}"
+        self.rare[f"a notice: {state}"] += 1
+        return True
 
     def _bury_unsettled(self, id_: int, job_id: str, code: str, message: str) -> None:
         self._bury(id_, job_id, code, message)

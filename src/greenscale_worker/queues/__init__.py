@@ -280,6 +280,20 @@ class DeadLetter:
     payload: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A job that was put with `notify` has ended: `state` says how, `code` why it failed.
+
+    `id` is another one for each end, and the same for all who read it. `at` is seconds since the epoch.
+    """
+
+    id: str
+    job_id: str
+    state: State
+    at: float
+    code: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadFilter:
     """Selects dead letters; fields that are None match all.
@@ -382,6 +396,7 @@ class QueueClient(Protocol):
         digest: str = "",
         unpack: Callable[[bytes], bytes] | None = None,
         attendance: Attendance | None = None,
+        notify: bool = False,
     ) -> list[bool]:
         """Append jobs, each an id and a payload, in order, and record them as waiting.
 
@@ -392,7 +407,9 @@ class QueueClient(Protocol):
         recorded as `scheduled`, and appended when they are due; one whose id is scheduled already is skipped. `tenant`
         and `digest` are written into the records, and stay in them until they expire, as does the class.
         `unpack` turns a payload into JSON, for a queue that stores another form of it. With `attendance`, `join` finds
-        its job, for ATTENDED_SECONDS or as long as `attend` says.
+        its job, for ATTENDED_SECONDS or as long as `attend` says. `notify`: the end of each job that is appended leaves
+        a notice (see `notices`), as does that of a job whose payload says `"notify": true`. Of two jobs with one id
+        that are in the queue at a time, the first to end does.
         Returns for each job whether it was appended, or scheduled. Raises BadInputError for an invalid id, before
         anything is written, ValueError for an unknown class or a time that is not finite, and QueueFullError if the
         server is full.
@@ -437,6 +454,34 @@ class QueueClient(Protocol):
 
     async def body(self, job_id: str) -> bytes | None:
         """Return the endpoint's whole answer, as JSON, if the job succeeded and its `keep` is `body`; else None."""
+        ...
+
+    async def bodies(self, job_ids: Sequence[str]) -> list[bytes | None]:
+        """Return the same for each of many jobs, read in batches."""
+        ...
+
+    async def forget(self, job_ids: Sequence[str]) -> int:
+        """Delete record, answer, whole answer and shown text of jobs that have ended, and return of how many.
+
+        Open jobs are left, also those that wait after a replay; so are jobs without a record, and dead letters. Of a
+        job that was forgotten nothing is known: `put` with `once` appends it again. Raises TypeError for one id.
+        """
+        ...
+
+    async def notices(self, limit: int = 100) -> list[Notice]:
+        """Return the oldest notices that nobody has acknowledged, `limit` at most, oldest first.
+
+        A notice is written in the same step as the end of its job, also where no records are kept. Reading removes
+        nothing: whoever reads the same ones after a crash, or beside another reader, must bear seeing them twice. Each
+        is kept until it is acknowledged.
+        """
+        ...
+
+    async def acknowledge_notices(self, ids: Sequence[str]) -> None:
+        """Delete notices by their ids; those that are gone already are passed over.
+
+        Raises TypeError for one id, ValueError for what is no notice's id.
+        """
         ...
 
     async def read_tokens(self, after: Mapping[str, str], *, wait: float) -> list[TokenPiece]:

@@ -93,6 +93,10 @@ class PackedClient:
         self.record = client.record
         self.result = client.result
         self.body = client.body
+        self.bodies = client.bodies
+        self.forget = client.forget
+        self.notices = client.notices
+        self.acknowledge_notices = client.acknowledge_notices
         self.read_tokens = client.read_tokens
         self.look_up = client.look_up
         self.listen = client.listen

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from greenscale_worker.blame import decide
-from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded
+from greenscale_worker.job import SNOOZED, Failed, Failure, Job, Outcome, Released, Succeeded
 from greenscale_worker.queues import SUSPECT_CRASHES, Binding, DeadLetter, Lease, QueueOptions, Verdict, token_seconds
 from greenscale_worker.queues.memory.client import MemoryClient
 from greenscale_worker.queues.memory.store import Beat, Entry, Store
@@ -84,9 +84,12 @@ class MemoryQueue(MemoryClient):
         if other is not entry:
             self._drop(lease, entry)
             return "duplicate"
+        if job.notify:
+            store.notices.ask(job.job_id)
         if store.tombstones.pop(job.job_id):
             self._drop(lease, entry)
             store.records.cancelled(job.job_id)
+            store.notices.ended(job.job_id, "cancelled")
             store.ledger.count("cancelled")
             return "cancelled"
         store.bound[job.job_id] = entry
@@ -113,6 +116,7 @@ class MemoryQueue(MemoryClient):
             self._store.evidence.succeeded(self._began(lease), held=bool(self._store.held))
             if lease.job_id is not None:
                 self._store.records.succeeded(lease.job_id, outcome.output, lease.keep)
+                self._store.notices.ended(lease.job_id, "succeeded")
         return True
 
     async def write_tokens(self, lease: Lease, text: str, *, last: bool = False) -> bool:
@@ -229,6 +233,8 @@ class MemoryQueue(MemoryClient):
             return False
         self._tell(lease, outcome)
         self._held.pop(lease.token, None)
+        if outcome.reason == SNOOZED:
+            entry.crashes = 0
         due = store.clock() + outcome.delay
         if outcome.delay > 0:
             store.delay(entry, due)
@@ -249,6 +255,9 @@ class MemoryQueue(MemoryClient):
             self._store.ledger.count("ended", lease, outcome.output.usage)
             if lease.job_id is not None:
                 self._store.records.succeeded(lease.job_id, outcome.output, lease.keep)
+                if entry.notify:
+                    self._store.notices.ask(lease.job_id)
+                self._store.notices.ended(lease.job_id, "succeeded")
         return True
 
     def _bury(self, entry: Entry, job_id: str | None, fault: Failed, attempts: int) -> None:
@@ -258,6 +267,7 @@ class MemoryQueue(MemoryClient):
         counts = (attempts, entry.crashes, store.clock())
         letter = DeadLetter(str(entry.id), job_id, code, fault.message, *counts, entry.payload)
         store.dead[letter.id] = (letter, entry)
+        entry.notify = not clash and store.notices.ended(job_id, "failed", code)
         self._trim()
         if job_id is not None and not clash:
             store.records.failed(job_id, fault, ran=entry.bound_to == job_id, attempts=attempts, crashes=entry.crashes)

@@ -22,6 +22,7 @@ from greenscale_worker.queues import (
     JobInfo,
     LedgerMinute,
     LiveWorker,
+    Notice,
     Replay,
     TokenPiece,
     check_positions,
@@ -30,7 +31,7 @@ from greenscale_worker.queues.memory.listing import listed
 from greenscale_worker.queues.memory.store import Scheduled, Store
 from greenscale_worker.queues.putting import check_put, echoed_in
 from greenscale_worker.queues.rate import rate_of
-from greenscale_worker.queues.replaying import check_letter_id, check_letter_ids
+from greenscale_worker.queues.replaying import check_job_ids, check_letter_id, check_letter_ids, check_notice_ids
 
 
 class MemoryClient:
@@ -51,6 +52,7 @@ class MemoryClient:
         digest: str = "",
         unpack: Callable[[bytes], bytes] | None = None,
         attendance: Attendance | None = None,
+        notify: bool = False,
     ) -> list[bool]:
         """See QueueClient."""
         check_put(jobs, job_class, not_before)
@@ -61,6 +63,8 @@ class MemoryClient:
             put.append(not self._skips(job_id, fold=fold, once=once, scheduled=due is not None))
             if not put[-1]:
                 continue
+            if notify:
+                store.notices.ask(job_id)
             is_open = job_id in store.bound
             own = {**of_all, **echoed_in(job_id, unpack(payload) if unpack else payload)}
             if due is not None:
@@ -120,6 +124,29 @@ class MemoryClient:
         """See QueueClient."""
         return self._store.records.body(job_id)
 
+    async def bodies(self, job_ids: Sequence[str]) -> list[bytes | None]:
+        """See QueueClient."""
+        return [self._store.records.body(job_id) for job_id in job_ids]
+
+    async def forget(self, job_ids: Sequence[str]) -> int:
+        """See QueueClient."""
+        check_job_ids(job_ids)
+        store, gone = self._store, 0
+        for job_id in job_ids:
+            if job_id not in store.bound and job_id not in store.later and store.records.forget(job_id):
+                store.tokens.forget(job_id)
+                gone += 1
+        return gone
+
+    async def notices(self, limit: int = 100) -> list[Notice]:
+        """See QueueClient."""
+        return self._store.notices.oldest(limit)
+
+    async def acknowledge_notices(self, ids: Sequence[str]) -> None:
+        """See QueueClient."""
+        check_notice_ids(ids)
+        self._store.notices.acknowledge(ids)
+
     async def read_tokens(self, after: Mapping[str, str], *, wait: float) -> list[TokenPiece]:
         """See QueueClient."""
         check_positions(after)
@@ -172,6 +199,7 @@ class MemoryClient:
                 entry.lease.lose("gone")
         if entry is not None or scheduled is not None:
             store.records.cancelled(job_id)
+            store.notices.ended(job_id, "cancelled")
             store.ledger.count("cancelled")
             return "cancelled"
         state = store.records.get(job_id).get("state")

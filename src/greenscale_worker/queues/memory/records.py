@@ -74,6 +74,14 @@ class Records:
         """Return the endpoint's whole answer, or None."""
         return self._bodies.get(job_id) if self.get(job_id).get("keep") == "body" else None
 
+    def forget(self, job_id: str) -> bool:
+        """Delete record and answers of a job that has ended; return whether there was one."""
+        if self.get(job_id).get("state") not in ENDED:
+            return False
+        for kept in (self._records, self._results, self._bodies):
+            kept.pop(job_id)
+        return True
+
     def waiting(self, job_id: str, *, cancelled: bool = False, **own: str) -> None:
         """Record a submitted job; `cancelled`: its cancellation came before it. `own` stays in the record."""
         state = "cancelling" if cancelled else "waiting"

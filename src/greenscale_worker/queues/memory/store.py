@@ -17,6 +17,7 @@ from greenscale_worker.blame import KNOWN, FleetEvidence
 from greenscale_worker.queues import CLASSES, SUSPECT_CRASHES, TURNS, DeadLetter, JobClass, Lease, QueueOptions
 from greenscale_worker.queues.memory.attending import Attending
 from greenscale_worker.queues.memory.ledger import Ledger
+from greenscale_worker.queues.memory.notices import Notices
 from greenscale_worker.queues.memory.records import Expiring, Records
 from greenscale_worker.queues.memory.tokens import Tokens
 
@@ -40,6 +41,7 @@ class Entry:
     expires: float = 0.0
     bound_to: str | None = None
     lease: Lease | None = None
+    notify: bool = False  # of a dead one: whether its end has left a notice, as the next will
 
     @property
     def place(self) -> tuple[int, int]:
@@ -91,6 +93,7 @@ class Store:
         self.bound: dict[str, Entry] = {}
         self.records = Records(options, clock)
         self.tokens = Tokens(clock)
+        self.notices = Notices(clock)
         self.ledger = Ledger(options.ledger_days, clock)
         self.tombstones: Expiring[str] = Expiring(clock)
         self.beats: dict[str, Beat] = {}  # by worker
@@ -255,6 +258,8 @@ class Store:
         if job_id is not None and job_id not in self.bound:
             self.bound[job_id] = fresh
             fresh.bound_to = job_id
+            if entry.notify:
+                self.notices.ask(job_id)
             self.records.replayed(job_id)
         self.open[fresh.id] = fresh
         self.requeue(fresh)

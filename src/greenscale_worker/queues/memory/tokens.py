@@ -44,6 +44,10 @@ class Tokens:
             if not bell.done():
                 bell.set_result(None)
 
+    def forget(self, job_id: str) -> None:
+        """Delete the text of a job."""
+        self._texts.pop(job_id)
+
     async def read(self, after: Mapping[str, str], wait: float) -> list[TokenPiece]:
         """Return the pieces behind these positions; if there are none, wait for some."""
         loop = asyncio.get_running_loop()

@@ -23,6 +23,7 @@ from greenscale_worker.queues import (
     JobInfo,
     LedgerMinute,
     LiveWorker,
+    Notice,
     QueueOptions,
     Replay,
     TokenPiece,
@@ -48,6 +49,7 @@ from greenscale_worker.queues.redis.replies import (
     read_joined,
     read_lanes,
     read_ledger,
+    read_notice,
     read_open,
     read_page,
     read_pieces,
@@ -61,7 +63,7 @@ from greenscale_worker.queues.redis.replies import (
 from greenscale_worker.queues.redis.script_loader import Script
 from greenscale_worker.queues.redis.store import Store
 from greenscale_worker.queues.redis.turns import Turns
-from greenscale_worker.queues.replaying import check_letter_id, check_letter_ids
+from greenscale_worker.queues.replaying import check_job_ids, check_letter_id, check_letter_ids, check_notice_ids
 
 Answer = TypeVar("Answer")
 
@@ -72,6 +74,7 @@ PORTION: Final = 100  # dead letters that one script deletes, replays or mends
 PAGE: Final = 500  # dead letters that one script shows
 PAGE_BYTES: Final = 4 * 1024 * 1024
 LOOK_UPS: Final = 200  # jobs
+BODIES: Final = 50  # whole answers that one round trip reads
 FEW: Final = 4  # jobs whose answers may be read in vain
 MINUTES: Final = 1440  # of the ledger, read with one command
 DAY: Final = 86_400
@@ -123,12 +126,13 @@ class RedisQueueClient:
         digest: str = "",
         unpack: Callable[[bytes], bytes] | None = None,
         attendance: Attendance | None = None,
+        notify: bool = False,
     ) -> list[bool]:
         """Append jobs in order, each with a record, in groups that are put as a whole."""
         check_put(jobs, job_class, not_before)
         due = "" if not_before is None else math.ceil(min(max(not_before * 1000, 0), LATEST_MS))
         head: list[Any] = [self._live_seconds, "once" if once else "fold" if fold else "none", job_class, due]
-        head += [encoded(tenant), encoded(digest), "" if attendance is None else _member(attendance)]
+        head += [encoded(tenant), encoded(digest), "" if attendance is None else _member(attendance), int(notify)]
         found_by = [] if attendance is None else [self._keys.gateways, self._keys.alike(attendance.alike)]
         put = list[bool]()
         for start in range(0, len(jobs), PUT_GROUP):
@@ -200,13 +204,53 @@ class RedisQueueClient:
 
     async def body(self, job_id: str) -> bytes | None:
         """Return the endpoint's whole answer, if the job succeeded and asked for it."""
-        if not is_job_id(job_id):
-            return None
+        (body,) = await self.bodies([job_id])
+        return body
+
+    async def bodies(self, job_ids: Sequence[str]) -> list[bytes | None]:
+        """Return the endpoint's whole answer of many jobs, a portion at a time."""
+        found: list[bytes | None] = []
+        for start in range(0, len(job_ids), BODIES):
+            some = job_ids[start : start + BODIES]
+            known = [job_id for job_id in some if is_job_id(job_id)]
+            async with self._turns.take():
+                pipe = self._client.pipeline(transaction=False)
+                for job_id in known:
+                    pipe.hget(self._keys.record(job_id), "keep").get(self._keys.body(job_id))
+                answers = [read_result(answer) for answer in await pipe.execute(raise_on_error=False)] if known else []
+            kept = zip(known, answers[::2], answers[1::2], strict=True)
+            bodies = {job_id: unpacked(body) for job_id, keep, body in kept if keep == b"body" and body is not None}
+            found += [bodies.get(job_id) for job_id in some]
+        return found
+
+    async def forget(self, job_ids: Sequence[str]) -> int:
+        """Delete record, answers and shown text of jobs that have ended, a portion at a time."""
+        check_job_ids(job_ids)
+        known, gone = [job_id for job_id in job_ids if is_job_id(job_id)], 0
+        for start in range(0, len(known), PORTION):
+            some, keys = known[start : start + PORTION], self._keys
+            names = [name(each) for each in some for name in (keys.record, keys.result, keys.body, keys.tokens)]
+            gone += await self._run("forget", [*keys.base, *names], some, int)
+        return gone
+
+    async def notices(self, limit: int = 100) -> list[Notice]:
+        """Return the oldest notices that nobody has acknowledged."""
         async with self._turns.take():
-            pipe = self._client.pipeline(transaction=False)
-            pipe.hget(self._keys.record(job_id), "keep").get(self._keys.body(job_id))
-            keep, stored = map(read_result, await pipe.execute(raise_on_error=False))
-        return unpacked(stored) if keep == b"body" and stored is not None else None
+            found = await self._client.zrange(self._keys.notices, 0, limit - 1) if limit > 0 else []
+            notices = {bytes(memoryview(each)): read_notice(each) for each in found}
+            if foreign := [each for each, notice in notices.items() if notice is None]:  # none is to hide ours
+                await self._client.zrem(self._keys.notices, *foreign)
+        return [notice for notice in notices.values() if notice] or (await self.notices(limit) if foreign else [])
+
+    async def acknowledge_notices(self, ids: Sequence[str]) -> None:
+        """Delete notices, a portion at a time."""
+        check_notice_ids(ids)
+        for start in range(0, len(ids), PORTION):
+            async with self._turns.take():
+                pipe = self._client.pipeline(transaction=False)
+                for notice_id in ids[start : start + PORTION]:
+                    pipe.zremrangebyscore(self._keys.notices, notice_id, notice_id)
+                await answers_of(pipe)
 
     async def read_tokens(self, after: Mapping[str, str], *, wait: float) -> list[TokenPiece]:
         """Return pieces of the text of many jobs by one blocking command; if there are none, wait for some."""

@@ -26,7 +26,7 @@ WORKER_SCRIPTS: Final = (
     *("claim", "bind", "write_tokens", "settle", "release", "retry"),
     *("heartbeat", "why", "record_dead", "unregister", "promote"),
 )
-CLIENT_SCRIPTS: Final = ("put", "promote", "look", "cancel", "uncancel", "open", "attend", "join")
+CLIENT_SCRIPTS: Final = ("put", "promote", "look", "cancel", "uncancel", "open", "attend", "join", "forget")
 LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "discard", "tidy")
 SHARED: Final = {  # parts of scripts, in this order, and which scripts have them
     "ledger": ("claim", "bind", "settle", "retry", "heartbeat", "unregister", "cancel"),

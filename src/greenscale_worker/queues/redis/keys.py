@@ -16,7 +16,8 @@ OF_LISTS: Final = ("interactive", "background")
 OF_CLASSES: Final = (*OF_LISTS, "class")
 OF_LATER: Final = ("later", "later:payload")
 LEDGER: Final = "ledger"
-BASE: Final = (*OURS, *OF_LETTERS, RECENT, IDLE, *OF_CLASSES, *OF_LATER, LEDGER)
+OF_NOTICES: Final = ("notify", "notices")
+BASE: Final = (*OURS, *OF_LETTERS, RECENT, IDLE, *OF_CLASSES, *OF_LATER, LEDGER, *OF_NOTICES)
 OF_STORES: Final = ("open",)
 PUBLIC: Final = ("result", "job", "body")
 
@@ -80,6 +81,11 @@ class Keys:
     def ended(self) -> str:
         """The channel for ids of jobs that have ended; a message has one or more, separated by spaces."""
         return self.of("ended")
+
+    @property
+    def notices(self) -> str:
+        """The key of the notices that nobody has acknowledged."""
+        return self.of("notices")
 
     @property
     def gateways(self) -> str:

@@ -285,7 +285,7 @@ class RedisQueue:
         for lease, job in items:
             keys += [self._keys.record(job.job_id), self._keys.cancel(job.job_id)]
             fields = record_fields.of_run(job) if self.options.result_ttl else []
-            args += [lease.id, lease.token, job.job_id, len(fields), *fields]
+            args += [lease.id, lease.token, job.job_id, int(job.notify), len(fields), *fields]
         answers, _ = await self._redis.call(self._scripts["bind"], keys, args, _words(len(items), BINDINGS))
         _warn_of_foreign_keys(answers, [job.job_id for _, job in items])
         return [BINDINGS[answer] for answer in answers]

@@ -1,13 +1,14 @@
 """Parses Redis' replies to a client. Raises ValueError and the like for a reply that is not from our scripts."""
 
+import re
 from collections.abc import Mapping, Sequence
 from struct import Struct
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 from redis.exceptions import ResponseError
 
-from greenscale_worker.queues import DeadLetter, LedgerMinute, Replay, TokenPiece
+from greenscale_worker.queues import DeadLetter, LedgerMinute, Notice, Replay, State, TokenPiece
 from greenscale_worker.queues.replaying import replayed
 from greenscale_worker.queues.told import is_number
 
@@ -17,6 +18,7 @@ LEDGER_NAMES: Final = (
     *("call_ms", "replica_ms", "busy_lane_ms", "replicas_peak"),
 )
 MOST: Final = 9e15  # of a count, as in prelude.lua
+NOTICE: Final = re.compile(r"([0-9]{1,16}) ([0-9]{1,16}) (succeeded|failed|cancelled) (\S+) (.*)", re.DOTALL)
 NOT_REPLAYED: Final[dict[bytes, Replay]] = {b"GONE": "unknown", b"LOST": "payload_lost"}
 
 
@@ -90,6 +92,15 @@ def read_pieces(job_ids: Mapping[bytes, str], answer: Any) -> list[TokenPiece]:
         for name, entries in answer or ()
         for position, fields in entries
     ]
+
+
+def read_notice(member: bytes) -> Notice | None:
+    """Read a notice; None for what another program wrote."""
+    found = NOTICE.fullmatch(member.decode("utf-8", "replace"))
+    if found is None:
+        return None
+    id_, ms, state, job_id, code = found.groups()
+    return Notice(id_, job_id, cast("State", state), int(ms) / 1000, code or None)
 
 
 def read_open(answer: Any) -> tuple[bytes, list[Any]]:

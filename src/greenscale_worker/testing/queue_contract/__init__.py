@@ -9,11 +9,13 @@ from greenscale_worker.testing.queue_contract.blame import *
 from greenscale_worker.testing.queue_contract.cancelling import *
 from greenscale_worker.testing.queue_contract.classes import *
 from greenscale_worker.testing.queue_contract.dead_letters import *
+from greenscale_worker.testing.queue_contract.forgetting import *
 from greenscale_worker.testing.queue_contract.going_back import *
 from greenscale_worker.testing.queue_contract.heartbeats import *
 from greenscale_worker.testing.queue_contract.keeping import *
 from greenscale_worker.testing.queue_contract.leasing import *
 from greenscale_worker.testing.queue_contract.ledger import *
+from greenscale_worker.testing.queue_contract.notices import *
 from greenscale_worker.testing.queue_contract.pause_and_depth import *
 from greenscale_worker.testing.queue_contract.scheduling import *
 from greenscale_worker.testing.queue_contract.settling import *

@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 
-from greenscale_worker.job import Failed, Failure, Released
+from greenscale_worker.job import SNOOZED, Failed, Failure, Released
 from greenscale_worker.testing.rig import ANSWER, PATIENCE, Rig, claim, failure, gets_nothing, lanes, name_of, run
 
 
@@ -17,6 +17,18 @@ async def test_a_released_job_goes_to_the_head_uncounted(rig: Rig) -> None:
     assert again.token != first.token
     assert again.first_claimed_at == first.first_claimed_at
     assert again.claimed_at >= first.claimed_at
+
+
+async def test_a_snooze_forgives_crashes(short: Rig) -> None:
+    await short.put("1")
+    await short.crash(1, jobs=1)
+    lease = await run(short.a)
+    assert lease.crashes == 1
+    assert await short.a.settle(lease, Released("drain"))
+    lease = await run(short.a)
+    assert lease.crashes == 1
+    assert await short.a.settle(lease, Released(SNOOZED))
+    assert (await run(short.b)).crashes == 0
 
 
 async def test_released_jobs_keep_their_old_order_before_fresh_ones(rig: Rig) -> None:

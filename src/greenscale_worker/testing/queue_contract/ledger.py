@@ -144,9 +144,9 @@ async def test_heartbeats_count_the_time_of_workers_and_of_the_jobs_they_hold(sh
     await short.put("1", "2")
     for _ in range(2):
         await run(short.a)
+    began = time.monotonic()
     await short.a.beat()
     before, busy_before = await times(short.client)
-    began = time.monotonic()
     for _ in range(5):
         await asyncio.sleep(short.heartbeat)
         await short.a.beat()

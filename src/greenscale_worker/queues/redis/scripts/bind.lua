@@ -2,7 +2,8 @@
 --
 -- KEYS  as in prelude.lua; then for each item its record HASH and its cancel:<job id> STRING
 -- ARGV  3 seconds a live record lasts, 4 seconds a final record lasts, 5 worker and 6 backend for the records;
---       then for each item: id, token, job id, number of words, record field, value, …
+--       then for each item: id, token, job id, whether its end leaves a notice (1: yes; else as `put` was told), number of words,
+--       record field, value, …
 -- Output for each item RUN, DUPLICATE, CONFLICT, CANCELLED or STALE; BADTYPE: RUN, and a foreign key was replaced
 local live_ttl, final_ttl, worker, backend = ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 run_when_full()
@@ -12,7 +13,7 @@ local arg = 7
 while arg <= #ARGV do
   starts[#starts + 1] = arg
   ids[#starts], names[#starts] = ARGV[arg], ARGV[arg + 2]
-  arg = arg + 4 + ARGV[arg + 3]
+  arg = arg + 5 + ARGV[arg + 4]
 end
 local metas, bound = read_metas(ids, owned), pick(BOUND, names)
 local bindings, changed, written = {}, {}, {}
@@ -34,12 +35,14 @@ local function bind(i, token, start)
     drop(id, m, 'duplicate')
     return 'DUPLICATE'
   end
+  if ARGV[start + 3] == '1' then notify(job_id) end
   if any_known and call('DEL', tombstone) == 1 then
     drop(id, m, 'cancelled')
     ledger.count('cancelled')
+    noticed(job_id, 'cancelled')
     if final_ttl > 0 then
       write_record(record, final_ttl, true, 'state', 'cancelled', 'finished_ms', NOW,
-                   unpack(ARGV, start + 4, start + 3 + ARGV[start + 3]))
+                   unpack(ARGV, start + 5, start + 4 + ARGV[start + 4]))
       written[record] = true
       ended(job_id, 'cancelled')
     end
@@ -61,7 +64,7 @@ local function bind(i, token, start)
   local foreign = write_record(record, live_ttl, begins, 'state', 'running', 'claimed_ms', NOW, 'attempts', shown(m.runs) + 1,
                                'crashes', shown(m.crashes), 'first_claimed_ms', type(m.first) == 'string' and m.first or NOW,
                                'worker', worker, 'backend', backend,
-                               unpack(ARGV, start + 4, start + 3 + ARGV[start + 3]))
+                               unpack(ARGV, start + 5, start + 4 + ARGV[start + 4]))
   return foreign and 'BADTYPE' or 'RUN'
 end
 

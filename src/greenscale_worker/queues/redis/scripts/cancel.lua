@@ -18,13 +18,14 @@ if is_open then
 end
 if is_open or was_later then
   ledger.count('cancelled')
+  noticed(job_id, 'cancelled')
   if final_ttl > 0 then
     write_record(record, final_ttl, false, 'state', 'cancelled', 'finished_ms', NOW)
     call('HDEL', record, 'due_ms', 'error_code', 'error_message')  -- of a failure before
     ended(job_id, 'cancelled')
-    tell_ends()
   end
   ledger.write()
+  tell_ends()
   if is_open then ring('gone ' .. id) end
   return 'CANCELLED'
 end

@@ -22,7 +22,9 @@
 --      19 class     HASH  id -> class of a claimed job, unless that is standard
 --      20 later     ZSET  job id -> ms: jobs that are not due yet; 21 later:payload HASH job id -> class and payload
 --      22 ledger    HASH  minute, or minute and tenant -> sums: see ledger.lua
---      23 …         the store's own keys, if any; then those of the script, from KEYS[ITEMS] on
+--      23 notify    HASH  job id -> 1: jobs whose end leaves a notice; 24 notices ZSET "id ms state job-id code" -> id: those
+--                   that nobody has acknowledged (see `noticed`)
+--      25 …         the store's own keys, if any; then those of the script, from KEYS[ITEMS] on
 -- Times in delayed and lease, and the end of an amnesty, are in the queue's time: the server's clock plus an offset for every
 -- step back it made, so that the queue's time never goes back. All other times are the server's.
 -- Other programs may write to these keys, so every value is checked before it is used: an error would recur with every call
@@ -34,6 +36,7 @@ local SOURCE, READY, SUSPECT, DELAYED, LEASE = KEYS[1], KEYS[2], KEYS[3], KEYS[4
 local META, DEAD, CONTROL, BOUND, WORKERS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local HELD, BLAME, PAYLOADS, INDEX, RECENT, IDLE = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
 local INTERACTIVE, BACKGROUND, CLASS, LATER, LATER_PAYLOADS, LEDGER = KEYS[17], KEYS[18], KEYS[19], KEYS[20], KEYS[21], KEYS[22]
+local NOTIFY, NOTICES = KEYS[23], KEYS[24]
 local BELL, ENDED = string.sub(CONTROL, 1, -8) .. 'bell', string.sub(CONTROL, 1, -8) .. 'ended'
 local SUSPECT_CRASHES, BURIAL_MARGIN, BATCH, MOST_RECENT, LONGEST_CODE = 2, 2, 64, 1000, 64
 local LARGEST = 8 * 1024 * 1024  -- bytes of a payload that workers read; as in job.py
@@ -59,11 +62,11 @@ local function is_foreign(key, wanted)
 end
 
 local function foreign(source, own)
-  local refused = is_foreign(SOURCE, source) or own and is_foreign(KEYS[23], own)
-  for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE, WORKERS, HELD, IDLE, LATER}) do
+  local refused = is_foreign(SOURCE, source) or own and is_foreign(KEYS[25], own)
+  for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE, WORKERS, HELD, IDLE, LATER, NOTICES}) do
     refused = refused or is_foreign(key, 'zset')
   end
-  for _, key in ipairs({META, DEAD, CONTROL, BOUND, BLAME, CLASS, LATER_PAYLOADS}) do
+  for _, key in ipairs({META, DEAD, CONTROL, BOUND, BLAME, CLASS, LATER_PAYLOADS, NOTIFY}) do
     refused = refused or is_foreign(key, 'hash')
   end
   for _, key in ipairs({INTERACTIVE, BACKGROUND}) do refused = refused or is_foreign(key, 'list') end
@@ -96,7 +99,7 @@ end
 
 -- Publishes them after all else is written, so that a listener finds result and record. A foreign type or a missing right does
 -- not undo an end; clients that wait poll, too.
-local function tell_ends()
+local function publish_ends()
   if #ends == 0 then return end
   redis.pcall('LPUSH', RECENT, unpack(ends))
   redis.pcall('LTRIM', RECENT, 0, MOST_RECENT - 1)
@@ -134,6 +137,43 @@ local function pick(key, fields)
   local values, found = {}, #fields > 0 and call('HMGET', key, unpack(fields))
   for i = 1, #fields do values[fields[i]] = found[i] end
   return values
+end
+
+-- Jobs that this script ends and whose end is to leave a notice, in order: job id, state and code of each.
+local notices, with_notice = {}, {}
+
+-- Lets the end of a job leave a notice.
+local function notify(job_id)
+  call('HSET', NOTIFY, job_id, '1')
+  length[NOTIFY], with_notice[job_id] = nil, nil
+end
+
+-- Notes the end of a job; returns whether it leaves a notice. Costs nothing where no job asks for one.
+local function noticed(job_id, state, code)
+  if length[NOTIFY] == 0 or job_id == '' or with_notice[job_id] or call('HEXISTS', NOTIFY, job_id) == 0 then return false end
+  notices[#notices + 1] = NOW .. ' ' .. state .. ' ' .. job_id .. ' ' .. (code and string.sub(code, 1, LONGEST_CODE) or '')
+  with_notice[job_id] = true
+  return true
+end
+
+-- Writes the notices, after all else is written. An id is given as that of a job is: never twice, and in order.
+local function leave_notices()
+  if #notices == 0 then return end
+  local last, words, names = whole(call('HGET', CONTROL, 'noticed')) or 0, {}, {}
+  for _, notice in ipairs(notices) do
+    last = math.max(last + 1, micros)
+    push(words, digits(last), digits(last) .. ' ' .. notice)
+  end
+  for job_id in pairs(with_notice) do names[#names + 1] = job_id end
+  call('HSET', CONTROL, 'noticed', digits(last))
+  call_with('ZADD', NOTICES, words)
+  call_with('HDEL', NOTIFY, names)
+  notices, with_notice = {}, {}
+end
+
+local function tell_ends()
+  leave_notices()
+  publish_ends()
 end
 
 -- Set by `read_control`, after the types of the keys were checked: fields of control, whether the format is 2, the field with

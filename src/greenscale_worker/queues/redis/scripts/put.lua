@@ -5,13 +5,13 @@
 --       (see attendance.lua)
 -- ARGV  3 seconds a live record lasts (0: none is written), 4 which jobs to skip: fold (those that are known and have not failed),
 --       once (those that have any record), or none, 5 class, 6 when they are due, ms (empty: at once), 7 tenant and 8 digest for
---       the records (empty: none), 9 attendance: a member of alike (empty: none); then for each job: id, payload, created_at and
---       metadata for its record (empty: none)
+--       the records (empty: none), 9 attendance: a member of alike (empty: none), 10 whether ends leave a notice (1 or 0); then for
+--       each job: id, payload, created_at and metadata for its record (empty: none)
 -- Output for each job 1; 0: it was skipped, as is one to be kept under an id that is kept already
 local ttl, skip, class, due, tenant, digest = tonumber(ARGV[3]), ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7], ARGV[8]
-local attendance = ARGV[9]
+local attendance, wants_notice = ARGV[9], ARGV[10] == '1'
 local answers, names, written, own = {}, {}, {}, {}
-for arg = 10, #ARGV, 4 do names[#names + 1] = ARGV[arg] end
+for arg = 11, #ARGV, 4 do names[#names + 1] = ARGV[arg] end
 local bound = pick(BOUND, names)
 local any_known = #names > 0 and call('EXISTS', unpack(KEYS, ITEMS, ITEMS + 2 * #names - 1)) > 0  -- whether there is a record or a tombstone
 if due and due <= now then due = nil end
@@ -45,6 +45,7 @@ local function put(job_id, payload, created_at, metadata, record, tombstone)
   else
     append(class, payload)
   end
+  if wants_notice then notify(job_id) end
   if ttl > 0 and not is_open then
     local cancelled = any_known and call('EXISTS', tombstone) == 1
     if may_exist then call('DEL', record) end
@@ -56,8 +57,8 @@ local function put(job_id, payload, created_at, metadata, record, tombstone)
   return 1
 end
 
-for arg = 10, #ARGV, 4 do
-  local key = ITEMS + (arg - 10) / 2
+for arg = 11, #ARGV, 4 do
+  local key = ITEMS + (arg - 11) / 2
   answers[#answers + 1] = put(ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3], KEYS[key], KEYS[key + 1])
 end
 if attendance ~= '' then

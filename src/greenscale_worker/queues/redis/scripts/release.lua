@@ -3,7 +3,7 @@
 --
 -- KEYS  as in prelude.lua; then for each item its record HASH
 -- ARGV  3 seconds a live record lasts (0: none is written);
---       then for each item: id, token, delay ms, job id (empty: no record), reason
+--       then for each item: id, token, delay ms, job id (empty: no record), reason; snoozed clears the count of crashes
 -- Output for each item OK, STALE or GONE; BADTYPE: OK, and a foreign key was replaced
 local ttl = tonumber(ARGV[3])
 local rings = false
@@ -13,6 +13,7 @@ local function release(id, token, delay, job_id, reason, record)
   local m = read_meta(id)
   if not m then return 'GONE' end
   if m.token ~= token or not call('ZSCORE', LEASE, id) then return 'STALE' end
+  if reason == 'snoozed' then m.crashes = 0 end  -- a job of many steps is no poison pill for each worker it outlived
   if delay > 0 then postpone(id, m, delay) else requeue(id, m) end
   rings = true
   increment('released')

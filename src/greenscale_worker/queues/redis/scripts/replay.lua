@@ -25,6 +25,7 @@ local function replay(id)
   requeue(kept, m)
   -- Its record still says `failed`; the binding makes it possible to cancel it.
   if m.job_id ~= '' then call('HSET', BOUND, m.job_id, kept) end
+  if m.job_id ~= '' and header and header.notify then notify(m.job_id) end
   letters.drop(id, header)
   bytes, rings = bytes + #payload, true
   return kept

@@ -15,6 +15,7 @@ local function bury_unsettled(id, m, code, message)
   bury(id, m, m.job_id, code, message)
   ledger.count('failed')
   ledger.write()
+  leave_notices()
   push(buried, id, m.job_id)
   buried[#buried + 1] = code
 end

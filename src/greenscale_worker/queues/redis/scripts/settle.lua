@@ -37,6 +37,7 @@ local function late(id, token, succeeded, job_id)
   if not header or header.token ~= token then return nil end
   if succeeded and clashes(job_id, id) then return nil end
   if succeeded then letters.drop(id, header) end
+  if succeeded and header.notify then notify(job_id) end
   return header
 end
 
@@ -59,7 +60,10 @@ local function settle(id, token, state, job_id, text, message, start, result, re
   end
   settled[state] = settled[state] + 1
   local began = ledger.count(succeeded and 'ended' or 'failed', ARGV[start + 6])
-  if succeeded then began_last = math.max(began_last, began) end
+  if succeeded then
+    began_last = math.max(began_last, began)
+    noticed(job_id, 'succeeded')
+  end
   if job_id == '' or ttl == '0' then return 'OK' end
   if succeeded then call('SET', result, text, 'EX', ttl) end
   if body then call('SET', body, message, 'EX', ttl) end
