@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from greenscale_worker.backends import ChatOptions, open_backend
 from greenscale_worker.backends.echo import EchoBackend
 from greenscale_worker.batch import Batch, Tally
-from greenscale_worker.batch.requests import NAME_AT_END, NAME_AT_START, TAIL, count_lines
+from greenscale_worker.batch.lines import NAME_AT_END, NAME_AT_START
+from greenscale_worker.batch.raw_lines import TAIL
+from greenscale_worker.batch.requests import count_lines
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.job import Job, Output
 from greenscale_worker.simulator import CHAT_PATH, SimulatorOptions, running
@@ -149,6 +151,45 @@ async def test_each_kind_of_line_is_answered_in_the_shape_of_openai_batch(
     assert len({line["id"] for line in lines.values()}) == 5
 
 
+async def test_each_line_asks_the_path_that_its_url_names(files: Files, endpoint: tuple[str, Any]) -> None:
+    files.write(
+        [
+            {"custom_id": "text", "method": "POST", "url": "/v1/completions", "body": {"prompt": "What is 2+2?"}},
+            {"custom_id": "vectors", "method": "POST", "url": "/v1/embeddings", "body": {"input": ["a", "b"]}},
+        ]
+    )
+    backend = open_backend("chat", ChatOptions(url=endpoint[0], model="a-model"))
+    tally = await run(files, backend)
+    assert (tally.answered, tally.failed) == (2, 0)
+    bodies = {name: line["response"]["body"] for name, line in files.by_custom_id().items()}
+    assert bodies["text"]["choices"][0]["text"] == "4"
+    assert [each["object"] for each in bodies["vectors"]["data"]] == ["embedding", "embedding"]
+    assert (await run(files, backend)).earlier == 2
+    await backend.aclose()
+
+
+async def test_a_backend_of_texts_completes_and_makes_no_embeddings(files: Files) -> None:
+    files.write(
+        [
+            {"custom_id": "text", "url": "/v1/completions", "body": {"prompt": "hello"}},
+            {"custom_id": "vectors", "url": "/v1/embeddings", "body": {"input": "hello"}},
+        ]
+    )
+    tally = await run(files)
+    assert (tally.answered, tally.failed) == (1, 1)
+    lines = files.by_custom_id()
+    body = lines["text"]["response"]["body"]
+    assert (body["object"], body["choices"][0]["text"]) == ("text_completion", "hello")
+    assert lines["vectors"]["error"]["code"] == "no_answer"
+
+
+async def test_a_line_that_asks_the_same_of_another_path_is_another_line(files: Files) -> None:
+    files.write([{"custom_id": "a", "url": "/v1/chat/completions", "body": {"prompt": "1"}}])
+    assert await asked(files) == ["1"]
+    files.write([{"custom_id": "a", "url": "/v1/completions", "body": {"prompt": "1"}}])
+    assert await asked(files) == ["1"]
+
+
 async def test_a_backend_without_a_body_gives_one_as_an_endpoint_would(files: Files) -> None:
     files.write([{"prompt": "hello", "model": "m"}])
     await run(files)
@@ -170,7 +211,8 @@ BAD_LINES: list[tuple[str, Any]] = [
     ("bad_line", {"custom_id": 7, "prompt": "x"}),
     ("bad_line", {"custom_id": "a", "body": "x"}),
     ("bad_line", {"custom_id": "b", "method": "GET", "body": {"prompt": "x"}}),
-    ("bad_line", {"custom_id": "c", "url": "/v1/embeddings", "body": {"prompt": "x"}}),
+    ("bad_line", {"custom_id": "c", "url": "/v1/responses", "body": {"prompt": "x"}}),
+    ("bad_request", {"custom_id": "d", "url": "/v1/embeddings", "body": {"prompt": "x"}}),
     ("bad_request", {}),
     ("bad_request", {"prompt": ""}),
     ("bad_request", {"prompt": "x", "messages": [{"role": "user", "content": "x"}]}),

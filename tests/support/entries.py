@@ -115,6 +115,7 @@ class Binding(NamedTuple):
     id: int
     token: str
     job_id: str
+    notify: int
     fields: Record
 
 

@@ -15,6 +15,7 @@ from typing import Final
 
 from greenscale_worker.backends import Backend
 from greenscale_worker.batch.answers import Answers
+from greenscale_worker.batch.output import body_of
 from greenscale_worker.batch.requests import IN_VAIN, Request, count_lines, read_requests
 from greenscale_worker.blame import Call
 from greenscale_worker.errors import ConfigError, TransientError
@@ -191,16 +192,24 @@ class Batch:
         if self.fault is not None:
             return
         try:
-            if isinstance(outcome, Succeeded):
-                self._answers.succeeded(request, outcome.output)
-            else:
-                self._answers.failed(request, outcome.code, outcome.message)
+            outcome = self._write(request, outcome)
         except OSError as error:
             self._give_up(error)
             return
         self.tally.count(outcome)
         if self._on_finished is not None:
             self._on_finished(request, outcome)
+
+    def _write(self, request: Request, outcome: Succeeded | Failed) -> Succeeded | Failed:
+        """Write a line, and return the outcome that it tells. Raises OSError."""
+        if isinstance(outcome, Succeeded):
+            body = body_of(outcome.output, request.path, request.key)
+            if body is not None:
+                self._answers.succeeded(request, body)
+                return outcome
+            outcome = Failed("no_answer", "the backend makes no embeddings")
+        self._answers.failed(request, outcome.code, outcome.message)
+        return outcome
 
     def _to_be_mended(self, fault: TransientError, jobs: int) -> None:
         """Stop if the very first lines show that none will succeed; later, the worker waits until that is fixed."""

@@ -1,20 +1,15 @@
-"""The output of a batch: lines in the format of OpenAI Batch, each written whole, and read at the next start."""
+"""The file of a batch's output: each line is written whole, and read at the next start."""
 
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
-
+from greenscale_worker.batch.output import ID, answer_line, error_line, key_of, line_id, read_output_line
 from greenscale_worker.batch.requests import IN_VAIN, Request
 from greenscale_worker.errors import ConfigError
-from greenscale_worker.job import Output
 from greenscale_worker.telemetry import log
-from greenscale_worker.wire_json import read, write
 
-PREFIX: Final = b'{"id":"batch_req_'
-ID: Final = "batch_req_"
-OK: Final = 200
+PREFIX: Final = f'{{"id":"{ID}'.encode()
 TAIL: Final = 64 * 1024
 
 
@@ -42,19 +37,15 @@ class Answers:
         """Close the file."""
         self._file.close()
 
-    def succeeded(self, request: Request, output: Output) -> None:
+    def succeeded(self, request: Request, body: Mapping[str, Any]) -> None:
         """Write an answer, with the endpoint's whole body."""
-        body = _body(request, output)
-        response = {"status_code": OK, "request_id": str(body.get("id") or ""), "body": body}
-        self._write(request, response, None)
+        self._write(answer_line(line_id(request.key), request.custom_id, body))
 
     def failed(self, request: Request, code: str, message: str) -> None:
         """Write why there is no answer."""
-        self._write(request, None, {"code": code, "message": message})
+        self._write(error_line(line_id(request.key), request.custom_id, code, message))
 
-    def _write(self, request: Request, response: dict[str, Any] | None, error: dict[str, str] | None) -> None:
-        line = {"id": f"{ID}{request.key:016x}", "custom_id": request.custom_id, "response": response, "error": error}
-        data = write(line) + b"\n"
+    def _write(self, data: bytes) -> None:
         if (written := self._file.write(data)) != len(data):
             raise OSError(f"only {written} of {len(data)} bytes of a line could be written")
 
@@ -80,7 +71,7 @@ class Answers:
         last = self._last_line(size)
         if not last:
             return
-        if _line(last) is not None:
+        if read_output_line(last) is not None:
             self._file.write(b"\n")
         elif last.startswith(PREFIX[: len(last)]):
             self._file.truncate(size - len(last))
@@ -101,12 +92,12 @@ class Answers:
         self._file.seek(0)
         with self._path.open("rb") as file:
             for number, raw in enumerate(file):
-                line = _line(raw)
+                line = read_output_line(raw)
                 if line is None:
                     if number == 0:
                         raise self._foreign()
                     continue  # not an answer; its request is sent again
-                key = _key(line["id"])
+                key = key_of(line["id"])
                 if key is None:
                     continue
                 if line["error"] is None:
@@ -116,41 +107,3 @@ class Answers:
 
     def _foreign(self) -> ConfigError:
         return ConfigError(f"{self._path} is there and is not the output of a batch; it is left alone")
-
-
-def _line(raw: bytes) -> dict[str, Any] | None:
-    try:
-        line = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return None
-    return line if isinstance(line, dict) and {"id", "custom_id", "response", "error"} <= line.keys() else None
-
-
-def _key(name: object) -> int | None:
-    if not isinstance(name, str) or not name.startswith(ID):
-        return None
-    try:
-        return int(name.removeprefix(ID), 16)
-    except ValueError:
-        return None
-
-
-def _body(request: Request, output: Output) -> dict[str, Any]:
-    """Return the endpoint's body, or if the backend has none, one in the format of an endpoint."""
-    if output.body:
-        body: dict[str, Any] = read(output.body)
-        return body
-    usage = output.usage
-    message = {"role": "assistant", "content": output.text.encode("utf-8", "replace").decode()}
-    return {
-        "id": f"chatcmpl-{request.key:016x}",
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": output.model,
-        "choices": [{"index": 0, "message": message, "finish_reason": output.finish_reason or "stop"}],
-        "usage": {
-            "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "total_tokens": usage.total_tokens,
-        },
-    }

@@ -41,7 +41,8 @@ a line of IN is one of these:
    "body": {"messages": …}}                                        (in one line)
 The first two take any parameter of a chat completion, and a custom_id; where
 they name no temperature or max_tokens, those of the settings are sent. A body
-is sent as it is: only a model is added, where it names none.
+is sent as it is: only a model is added, where it names none. A url may be that
+of /v1/completions or /v1/embeddings, too.
 
 lines of OUT are in the order in which they finish; response or error is null:
   {"id": …, "custom_id": "a-1", "response": {"status_code": 200,
