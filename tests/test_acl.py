@@ -1,5 +1,6 @@
 """The users in kustomize/components/external-redis have the rights that they need, and no others."""
 
+import asyncio
 import os
 import re
 import socket
@@ -9,27 +10,34 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from openai import OpenAI
 from redis import Redis
 from redis.exceptions import NoPermissionError
 
 from greenscale_worker import SyncClient
-from greenscale_worker.cli import main
+from greenscale_worker.cli import beside, main
+from greenscale_worker.config import load
+from greenscale_worker.execution import Policy
 from greenscale_worker.job import Failed, Output, Released, Succeeded
 from greenscale_worker.queues import QueueOptions, RedisOptions
 from greenscale_worker.queues.redis.keys import OF_LISTS
 from greenscale_worker.queues.redis.script_loader import SCRIPTS
 from greenscale_worker.queues.redis.stream import open_client, open_queue
 from greenscale_worker.telemetry import Metrics
+from harness.eventually import eventually
 from harness.redis_server import RedisServer, free_port, until
+from tests.support.batches import line_of
 from tests.support.kustomize import TREE
 
 PASSWORD: Final = "s3cret"  # noqa: S105  the test's own
 FILES: Final = {"list": "users.acl", "stream": "users-stream.acl"}
 OPTIONAL: Final = {"config", "config|get"}  # would show whether Redis persists, and its secrets too
 CONTAINERS: Final = {"XGROUP", "XINFO"}  # their rights are given by the subcommand
+EVENTS: Final = ["batch.completed"]
 ANSWER: Final = Succeeded(Output("4"))
 COUNT: Final = """
 local kind = redis.call('TYPE', KEYS[1]).ok
@@ -92,11 +100,37 @@ def leave_a_stray(client: Redis) -> None:
     client.xclaim("jobs", "greenscale", "somebody", 0, [read[0][1][0][0]], idle=60_000, justid=True)
 
 
+def run_a_batch(redis: Any, directory: Path) -> None:
+    """Run a batch by a gateway that is the user of the queue, and tell of it: both have queues of their own."""
+    port = free_port()
+    settings = {
+        "GREENSCALE_GATEWAY_PORT": str(port),
+        "GREENSCALE_FILES": str(directory),
+        "GREENSCALE_WEBHOOKS_ALLOW_PRIVATE": "true",
+    }
+    process = subprocess.Popen([sys.executable, "-m", "greenscale_worker", "serve"], env=os.environ | settings)
+    try:
+        until(lambda: is_served(port))
+        with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="unused") as client:
+            url = f"http://127.0.0.1:{free_port()}"  # nobody is there, so it is tried again
+            client.post("/webhook_endpoints", body={"name": "n", "url": url, "event_types": EVENTS}, cast_to=object)
+            file = client.files.create(file=("in.jsonl", line_of("a")), purpose="batch")
+            batch = client.batches.create(
+                input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+            )
+            until(lambda: client.batches.retrieve(batch.id).status == "completed")
+        until(lambda: len([*redis.scan_iter("webhooks:job:evt_*")]) == 2)
+    finally:
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+
+
 @every_kind
-def test_the_worker_and_its_commands_need_these_rights_and_no_others(
+def test_worker_gateway_and_commands_need_these_rights_and_no_others(
     start_redis: Callable[..., RedisServer],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
     kind: str,
 ) -> None:
     server = start_redis(*users(kind))
@@ -110,6 +144,8 @@ def test_the_worker_and_its_commands_need_these_rights_and_no_others(
                 assert [piece.text for piece in reader.tokens("shown")] == ["hello"]
                 assert reader.body("shown") is None
             with server.client(db=database) as client:
+                if database == 0:
+                    run_a_batch(client, tmp_path)
                 step_the_clock_back(client)
                 add(client, kind, b'{"job_id":"bad"}')
                 client.lpush("{jobs}:background", b'{"job_id":"classed","prompt":"hello"}')
@@ -129,6 +165,28 @@ def test_the_worker_and_its_commands_need_these_rights_and_no_others(
     used, refused = commands(server)
     assert refused <= OPTIONAL
     assert unused(granted(kind, "greenscale-worker"), used) == set(), "granted and never used"
+
+
+async def test_a_gateway_without_rights_to_a_queue_of_its_own_says_so_once(
+    start_redis: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(beside, "AGAIN_SECONDS", 0.01)
+    server = start_redis(*(line.replace(" ~webhooks:*", "") for line in users("list")))
+    settings = load({"REDIS_URL": server.url, "REDIS_USERNAME": "greenscale-worker", "REDIS_PASSWORD": PASSWORD})
+    stopping, hurry = asyncio.Event(), asyncio.Event()
+    with server.client() as client:
+
+        def refusals() -> int:
+            return int(client.info("commandstats").get("cmdstat_evalsha", {"rejected_calls": 0})["rejected_calls"])
+
+        own = beside.beside(
+            settings, "webhooks", lambda _: "", lanes=1, policy=Policy(), stopping=stopping, hurry=hurry
+        )
+        async with own:
+            await eventually(lambda: refusals() > 2)
+    said = capsys.readouterr().out
+    assert said.count("queue_unavailable") == 1
+    assert "{jobs}:webhooks: Redis refuses this client" in said
 
 
 @every_kind

@@ -65,6 +65,7 @@ def test_the_overlays_and_components_are_those_that_are_promised() -> None:
     assert OVERLAYS == ["dev", "energy", "gpu", "production"]
     promised = (
         "dashboard deletion-cost energy-readings external-redis gateway gateway-ingress gateway-open-key gateway-route"
+        " gateway-files-s3 gateway-files-volume"
     )
     promised += " host-alias keda-list keda-stream keda-stream-classic monitoring network-policy redis simulator vllm"
     assert set(COMPONENTS) >= set(promised.split())
@@ -370,6 +371,20 @@ def test_a_gateway_with_another_redis_logs_in_there() -> None:
     assert variables["REDIS_USERNAME"] == variables["REDIS_PASSWORD"] == "(secret)"
     policy = named(resources, "NetworkPolicy", "greenscale-gateway")
     assert {"ports": [{"protocol": "TCP", "port": 6379}]} in policy["spec"]["egress"]
+
+
+def test_a_gateway_keeps_files_in_s3_or_in_a_volume_that_it_may_write() -> None:
+    s3 = the_gateway(render_anew(components=["gateway", "gateway-files-s3"]))
+    assert {"secretRef": {"name": "greenscale-files", "optional": True}} in s3["envFrom"]
+    resources = render_anew(components=["gateway", "gateway-files-volume"])
+    container = the_gateway(resources)
+    pod = named(resources, "Deployment", "greenscale-gateway")["spec"]["template"]["spec"]
+    (mount,) = container["volumeMounts"]
+    assert environment(resources, container)["GREENSCALE_FILES"].startswith(mount["mountPath"] + "/")
+    (volume,) = pod["volumes"]
+    assert volume["name"] == mount["name"]
+    assert named(resources, "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"])
+    assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsGroup"]
 
 
 def the_gateway(resources: tuple[Resource, ...]) -> Resource:

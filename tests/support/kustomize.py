@@ -108,7 +108,8 @@ def environment(resources: tuple[Resource, ...], container: Resource) -> dict[st
     """
     found: dict[str, str] = {}
     for source in container.get("envFrom", []):
-        found |= named(resources, "ConfigMap", source["configMapRef"]["name"])["data"]
+        if "secretRef" not in source:  # what a Secret has, nobody here knows
+            found |= named(resources, "ConfigMap", source["configMapRef"]["name"])["data"]
     for variable in container.get("env", []):
         value = variable.get("value", "")
         match variable.get("valueFrom", {}):

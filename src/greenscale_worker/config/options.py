@@ -4,6 +4,7 @@ Each function reads only what it needs, so a command that sends nothing to an en
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -125,6 +126,13 @@ def queue_name(settings: Settings) -> str:
     if "list_name" in settings.model_fields_set and settings.list_name != settings.stream_name:
         raise ConfigError("REDIS_LIST_NAME and REDIS_STREAM_NAME contradict each other; expected: one of the two")
     return settings.stream_name
+
+
+def own_queue_options(settings: Settings, part: str) -> QueueOptions:
+    """Return the options of a list of the gateways' own, such as `{jobs}:webhooks`, in the slot of the queue."""
+    name = queue_name(settings)
+    own = f"{name}:{part}" if "{" in name else f"{{{name}}}:{part}"
+    return replace(queue_options(settings), name=own, take_from="right", result_prefix=f"{part}:", backend=part)
 
 
 def own_pod(settings: Settings) -> str | None:

@@ -13,6 +13,8 @@ from pydantic import BeforeValidator, GetCoreSchemaHandler, SecretStr
 from pydantic_core import CoreSchema, core_schema
 
 from greenscale_worker.errors import ConfigError
+from greenscale_worker.files.store import ACCEPTED as FILES_ACCEPTED
+from greenscale_worker.files.store import names_a_store
 from greenscale_worker.queues.redis.keys import Keys
 
 CHAT_PATH: Final = "/chat/completions"
@@ -137,6 +139,7 @@ REDIS_URL: Final = Rule(
     _is_redis_url,
 )
 API_KEY: Final = Rule("a key, without spaces and line breaks, or nothing", _matches(r"[!-~]*"))
+FILES: Final = Rule(FILES_ACCEPTED, names_a_store)
 GATEWAY_KEY: Final = Rule(
     "gs_, an id of small letters and digits, _, and 32 to 128 letters and digits",
     _matches(r"gs_[a-z0-9]{1,32}_[A-Za-z0-9]{32,128}"),

@@ -9,6 +9,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr
 from greenscale_worker.config.rules import (
     API_KEY,
     BASE_URL,
+    FILES,
     GATEWAY_KEY,
     GROUP_NAME,
     HEADERS,
@@ -335,6 +336,18 @@ class GatewaySettings(Section):
         None,
         alias="GREENSCALE_GATEWAY_KEY",
         description="A key for the operator, beside those of `greenscale-worker keys`: it may do all, on all jobs.",
+    )
+    files_url: Annotated[str | None, FILES] = Field(
+        None,
+        alias="GREENSCALE_FILES",
+        description="Where `serve` keeps files and batches: a directory, or `s3://bucket/prefix` by the variables "
+        "`AWS_*`. Without it, they are refused. Must be the same for all gateways of a queue.",
+    )
+    webhooks_allow_private: bool = Field(
+        default=False,
+        alias="GREENSCALE_WEBHOOKS_ALLOW_PRIVATE",
+        description="Whether webhooks may go to private addresses and this machine, and by `http`. Whoever may make "
+        "endpoints can then have the gateway call what only its network reaches.",
     )
 
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -75,6 +76,8 @@ def services(  # noqa: PLR0913  what `up` was told
     if settings.result_ttl_seconds:  # a gateway could give no answer
         promised = (settings.redis_port, port, health_port)
         log = folder / "gateway.log"
+        if settings.files_url is None and find_spec("obstore") is not None:
+            environment = {**environment, "GREENSCALE_FILES": str((folder / "files").absolute())}
         gateway = _gateway(settings, gateway_port(settings, *promised), environment, log, env_file)
         programs.append(gateway)
         if dashboard is not None:
