@@ -15,6 +15,8 @@ from redis import Redis
 from greenscale_worker import Worker
 from greenscale_worker.errors import QueueUnavailableError
 from greenscale_worker.gateway import attending
+from greenscale_worker.job import Output, Succeeded
+from greenscale_worker.testing.rig import run
 from harness.eventually import PATIENCE, eventually
 from harness.tcp_proxy import TcpProxy, Trap
 from tests.support.api import Api, a_gateway
@@ -157,6 +159,23 @@ async def test_who_leaves_for_good_cancels_at_the_gateway_it_has_come_to(
     await eventually(lambda: two.handler.cut_off == two.handler.runs)
     assert await two.state() == "cancelled"
     assert len(two.handler.runs) == 1
+
+
+async def test_a_retry_that_comes_late_finds_a_job_that_has_ended(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attending, "PATIENCE_SECONDS", 0.0)
+    async with a_gateway(redis_url) as api:
+        here = api.gateway.attending
+        job = here.begin("alike", "a", None)
+        await api.queue.put([("a", b'{"job_id": "a", "prompt": "?"}')], attendance=job.attendance)
+        assert await api.worker.settle(await run(api.worker), Succeeded(Output("4")))
+        here.left(job)
+        await eventually(lambda: not here._jobs)  # noqa: SLF001  nobody else can tell
+        joined = await here.join("alike", None)
+        assert joined is not None
+        assert joined.attendance.job_id == "a"
+        assert (await api.queue.record("a"))["state"] == "succeeded"
 
 
 async def test_a_retry_does_not_join_a_job_whose_client_waits_elsewhere(

@@ -14,7 +14,7 @@ from openai import AsyncOpenAI
 from greenscale_worker import Worker
 from greenscale_worker.backends import ChatOptions, open_backend
 from greenscale_worker.errors import QueueUnavailableError
-from greenscale_worker.gateway import attending, chat
+from greenscale_worker.gateway import attending, waiting
 from greenscale_worker.gateway.keys import new_key
 from greenscale_worker.simulator import CHAT_PATH, SimulatorOptions, running
 from harness.eventually import PATIENCE, eventually
@@ -57,8 +57,8 @@ def endpoint() -> SimulatorOptions:
 
 @pytest.fixture
 async def place(redis_url: str, endpoint: SimulatorOptions, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
-    monkeypatch.setattr(chat, "HELD_SECONDS", 0.2)
-    monkeypatch.setattr(chat, "BLANK_SECONDS", 0.05)
+    monkeypatch.setattr(waiting, "HELD_SECONDS", 0.2)
+    monkeypatch.setattr(waiting, "BLANK_SECONDS", 0.05)
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(running(endpoint))
         backend = open_backend("chat", ChatOptions(url=url + CHAT_PATH, model="m"))
@@ -149,7 +149,7 @@ async def test_a_job_that_may_have_been_accepted_is_not_submitted_twice(place: P
 async def test_an_answer_that_cannot_be_read_is_a_clear_error_and_the_retry_reads_it(
     place: Place, monkeypatch: pytest.MonkeyPatch, *, held: float, stream: bool
 ) -> None:
-    monkeypatch.setattr(chat, "HELD_SECONDS", held)
+    monkeypatch.setattr(waiting, "HELD_SECONDS", held)
     read, away = place.api.gateway.queue.body, [True]
 
     async def body(job_id: str) -> bytes | None:

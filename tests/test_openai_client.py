@@ -21,7 +21,7 @@ from greenscale_worker import Worker
 from greenscale_worker.backends import ChatOptions, open_backend
 from greenscale_worker.config import load
 from greenscale_worker.errors import PermanentError, QueueUnavailableError
-from greenscale_worker.gateway import attending, chat, sse
+from greenscale_worker.gateway import attending, sse, waiting
 from greenscale_worker.gateway.core import GatewayOptions
 from greenscale_worker.job import Job, Output, Usage
 from greenscale_worker.simulator import CHAT_PATH, Faults, SimulatorOptions, running
@@ -231,8 +231,8 @@ async def test_a_job_that_fails_is_an_error_with_a_status_and_is_not_tried_again
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No header is held back for long."""
-    monkeypatch.setattr(chat, "HELD_SECONDS", 0.1)
-    monkeypatch.setattr(chat, "BLANK_SECONDS", 0.05)
+    monkeypatch.setattr(waiting, "HELD_SECONDS", 0.1)
+    monkeypatch.setattr(waiting, "BLANK_SECONDS", 0.05)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -536,7 +536,7 @@ async def test_up_gives_the_gateway_the_endpoint(tmp_path: Path) -> None:
 async def test_a_queue_that_is_away_when_the_answer_is_to_be_read_makes_nothing_run_twice(
     played: Played, monkeypatch: pytest.MonkeyPatch, held: float, *, stream: bool
 ) -> None:
-    monkeypatch.setattr(chat, "HELD_SECONDS", held)
+    monkeypatch.setattr(waiting, "HELD_SECONDS", held)
     body, away = played.api.queue.body, list[str]()
 
     async def once_away(job_id: str) -> bytes | None:
@@ -565,7 +565,7 @@ async def test_a_fault_after_the_headers_cuts_the_connection(played: Played, mon
     async def broken(_job_id: str) -> bytes | None:
         raise RuntimeError
 
-    monkeypatch.setattr(chat, "HELD_SECONDS", 0.0)
+    monkeypatch.setattr(waiting, "HELD_SECONDS", 0.0)
     monkeypatch.setattr(played.api.queue, "body", broken)
     played.handler.go.set()
     with pytest.raises(openai.APIConnectionError):

@@ -36,6 +36,12 @@ class Door:
         """Resident bytes."""
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * PAGE
 
+    @property
+    def peak(self) -> int:
+        """The most resident bytes so far."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
 
 @dataclass
 class Front:

@@ -7,6 +7,7 @@ clients have gone, and shows that it lives.
 """
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -14,11 +15,11 @@ from secrets import token_hex
 from typing import Final
 
 from greenscale_worker.errors import GreenScaleError
-from greenscale_worker.queues import ALIVE_SECONDS, ATTENDED_SECONDS, OPEN, Attendance, Change, QueueClient
+from greenscale_worker.queues import ALIVE_SECONDS, ATTENDED_SECONDS, ENDED, OPEN, Attendance, Change, QueueClient
 from greenscale_worker.tasks import end
 from greenscale_worker.telemetry import log
 
-PATIENCE_SECONDS: Final = 10.0  # after which the job of a client that has left is cancelled
+PATIENCE_SECONDS: Final = 10.0  # after which the job of a client that has left is cancelled, unless it has ended
 DELIVERED_SECONDS: Final = 5.0  # after which an answer that was sent has come, if its connection is still there
 LEAVING_SECONDS: Final = ALIVE_SECONDS + 1.0  # for which a retry waits: that a client has gone may be noticed after it
 TELL_SECONDS: Final = ALIVE_SECONDS / 4
@@ -160,7 +161,8 @@ class Attending:
     async def _tell(self) -> None:
         """Tell the queue what has become of clients, and that this gateway lives."""
         now = self._now()
-        ended = [job for job in self._jobs if job.over]
+        over = [job for job in self._jobs if job.over]
+        await self._leave_answers([job for job in over if not job.answered])
         changes = [(job, change) for job in self._jobs if (change := job.change(now))]
         held = await self._queue.attend(self._name, [(job.attendance, change) for job, change in changes])
         for (job, change), is_held in zip(changes, held, strict=True):
@@ -168,7 +170,13 @@ class Attending:
             job.renewed = now
             if change == "over" and is_held and not job.answered:
                 self._abandoned.add(job.attendance.job_id)
-        self._jobs.difference_update(ended)
+        self._jobs.difference_update(over)
+
+    async def _leave_answers(self, jobs: Sequence[Attended]) -> None:
+        """Let a late retry find those that have ended: there is nothing to cancel, and their answer was paid for."""
+        records = await asyncio.gather(*(self._queue.record(job.attendance.job_id) for job in jobs))
+        for job, record in zip(jobs, records, strict=True):
+            job.answered = record.get("state") in ENDED
 
     async def _cancel_abandoned(self) -> None:
         async def cancel(job_id: str) -> None:

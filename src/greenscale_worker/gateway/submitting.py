@@ -1,5 +1,6 @@
 """Makes jobs of requests, and puts them into the queue once."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -26,21 +27,24 @@ async def submit(  # noqa: PLR0913  how it is put
     call: Call,
     fields: dict[str, Any],
     *,
-    raw: bytes,
+    digest: str,
     once: bool = False,
     job_class: JobClass = "standard",
     not_before: float | None = None,
     attendance: Attendance | None = None,
+    prefix: str = "idem-",
+    first: Callable[[], Awaitable[None]] | None = None,
 ) -> Submitted:
-    """Put a job into the queue, unless it is there already. `raw` is the request's body.
+    """Put a job into the queue, unless it is there already. `digest` is that of the request, by `digest_of`.
 
     A job with an Idempotency-Key, or `once`, is put once, as long as there is a record of it; any other with a `job_id`
-    again if it has failed or was cancelled. Raises BadInputError for a job that no worker would run, Problem if the key
-    or the id belongs to a request with another body.
+    again if it has failed or was cancelled. The id that a key makes begins with `prefix`. `first`
+    is awaited before a job that is good is put. Raises BadInputError for a job that no worker would run, Problem if the
+    key or the id belongs to a request with another body.
     """
     key = call.request.headers.get("Idempotency-Key")
     if key is not None:
-        fields = {**fields, "job_id": _id_of_key(call, key, fields.get("job_id"))}
+        fields = {**fields, "job_id": _id_of(call, key, prefix, fields.get("job_id"))}
     job_id = fields.get("job_id")
     queue_id = call.caller.queue_id(job_id or uuid4().hex)
     tenant, options = call.caller.tenant or "", call.gateway.options
@@ -49,7 +53,8 @@ async def submit(  # noqa: PLR0913  how it is put
     except ValueError as error:
         raise Problem("bad_field", str(error)) from None
     check(payload, max_bytes=options.max_bytes, chat=options.chat)
-    digest = sha256(call.request.path.encode() + b"\0" + raw).hexdigest()
+    if first is not None:
+        await first()
     (put,) = await call.queue.put(
         [(queue_id, payload)],
         fold=not once and key is None,
@@ -59,9 +64,10 @@ async def submit(  # noqa: PLR0913  how it is put
         tenant=tenant,
         digest=digest,
         attendance=attendance,
+        notify=fields.get("notify") is True,
     )
-    if call.caller.account is not None and call.caller.account.limits.waiting is not None:
-        call.caller.account.jobs.add(queue_id)
+    if call.caller.account is not None:
+        call.caller.account.submitted(call.queue, queue_id)
     record = {"state": "waiting"} if put and once else await call.queue.record(queue_id)
     if record.get("digest", digest) != digest:
         if key is not None:
@@ -70,13 +76,24 @@ async def submit(  # noqa: PLR0913  how it is put
     return Submitted(queue_id, record or {"state": "waiting"})
 
 
-def _id_of_key(call: Call, key: str, job_id: object) -> str:
+def id_of_key(call: Call, key: str, prefix: str) -> str:
     """Return the id of the job with an Idempotency-Key. Raises Problem."""
     if not 0 < len(key) <= LONGEST_KEY:
         raise Problem(
             "bad_field", f"Idempotency-Key: 1 to {LONGEST_KEY} characters are accepted", param="Idempotency-Key"
         )
-    if job_id is not None:
+    return prefix + sha256(f"{call.caller.tenant or ''}\0{key}".encode(errors="surrogateescape")).hexdigest()
+
+
+def digest_of(call: Call, raw: bytes) -> str:
+    """Return what is equal for equal requests."""
+    return sha256(call.request.path.encode() + b"\0" + raw).hexdigest()
+
+
+def _id_of(call: Call, key: str, prefix: str, job_id: object) -> str:
+    """Return the id that a key makes. Raises Problem if the request names another."""
+    made = id_of_key(call, key, prefix)
+    if job_id not in (None, made):
         said = "job_id: not beside an Idempotency-Key, which makes the id; one of the two is expected"
         raise Problem("bad_field", said, param="job_id")
-    return "idem-" + sha256(f"{call.caller.tenant or ''}\0{key}".encode(errors="surrogateescape")).hexdigest()
+    return made
