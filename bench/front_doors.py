@@ -48,14 +48,15 @@ class Scene:
     """Addresses of what runs, and the gateway's process."""
 
     redis: Any
+    redis_url: str
     gateway: str
     endpoint: str
     process: Process
 
 
 @contextmanager
-def scene(endpoint: str, folder: Path, **settings: str) -> Iterator[Scene]:
-    """Run a Redis, a worker and a gateway in front of an endpoint."""
+def scene(endpoint: str, folder: Path, *, workers: int = 1, **settings: str) -> Iterator[Scene]:
+    """Run a Redis, workers and a gateway in front of an endpoint."""
     with ExitStack() as stack:
         server = RedisServer(folder / "redis", docker=None)
         server.start()
@@ -63,12 +64,13 @@ def scene(endpoint: str, folder: Path, **settings: str) -> Iterator[Scene]:
         port = free_port()
         environment = {"REDIS_URL": server.url, "NEYSA_API_URL": endpoint, "NEYSA_API_KEY": ""}
         environment |= {"GREENSCALE_GATEWAY_PORT": str(port), "GREENSCALE_LOG_LEVEL": "warning"} | settings
-        stack.enter_context(Process(OURSELVES, environment, folder / "log"))
+        for _ in range(workers):
+            stack.enter_context(Process(OURSELVES, environment, folder / "log"))
         gateway = stack.enter_context(Process([*OURSELVES, "serve"], environment, folder / "log"))
         if not wait(lambda: _answers(port, "/readyz"), START_SECONDS):
             raise SystemExit(f"the gateway does not answer: {(folder / 'log').read_text()[-500:]}")
         redis = stack.enter_context(server.client())
-        yield Scene(redis, f"http://127.0.0.1:{port}/v1", endpoint, gateway)
+        yield Scene(redis, server.url, f"http://127.0.0.1:{port}/v1", endpoint, gateway)
 
 
 def _answers(port: int, path: str) -> bool:

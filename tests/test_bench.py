@@ -1,12 +1,13 @@
 """The benchmark's own parts: its document says what its figures say, every system is complete. No speed is judged."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from bench import report
+from bench import batches, report
 from bench.bars import all_bars
 from bench.results import Results
 from bench.systems import SYSTEMS
@@ -22,6 +23,11 @@ everybody = pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS)
 @pytest.mark.parametrize("path", [report.DOCUMENT, README], ids=["document", "readme"])
 def test_the_text_is_what_the_kept_figures_render(path: Path) -> None:
     assert report.texts()[path] == path.read_text(), "stale: make bench ARGS=report"
+
+
+def test_the_document_of_batches_says_the_kept_figures() -> None:
+    kept = json.loads(batches.RESULTS.read_text())
+    assert batches.document(kept) == batches.DOCUMENT.read_text()
 
 
 def test_every_picture_of_the_document_is_there() -> None:
