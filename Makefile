@@ -32,7 +32,7 @@ dashboard-pictures: $(DASHBOARD)/.tools  # draws the pictures of docs/dashboard.
 	$(DASHBOARD)/bin/python dashboard/pictures.py
 
 test: $(VENV)/.installed $(VENV)/.tools ## the tests, against a real Redis (ARGS="-k gate" picks some)
-	$(BIN)/python -m pytest -m "not long" $(ARGS)
+	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile $(ARGS)
 
 test-long: $(VENV)/.installed $(VENV)/.tools ## longer searches for faults
 	$(BIN)/python -m pytest -m long --timeout 0 $(ARGS)
@@ -40,9 +40,9 @@ test-long: $(VENV)/.installed $(VENV)/.tools ## longer searches for faults
 contract: $(VENV)/.installed $(VENV)/.tools ## the contract of queues, against each Redis and Valkey
 	$(BIN)/python -m tests.servers $(ARGS)
 
-bench: $(VENV)/.installed $(VENV)/.tools ## measure beside others, 25 minutes (ARGS=--quick: one)
+bench: $(VENV)/.installed $(VENV)/.tools ## measure beside others, 35 minutes (ARGS=--quick: one)
 	$(BIN)/python -m bench $(ARGS)
-	$(if $(ARGS),,$(BIN)/python -m bench.front_doors)
+	$(if $(ARGS),,$(BIN)/python -m bench.front_doors && $(BIN)/python -m bench.batches)
 
 chaos: $(VENV)/.installed $(VENV)/.tools ## break everything, lose nothing (ARGS="--seconds 3600")
 	$(BIN)/python -m chaos $(ARGS)
@@ -58,15 +58,17 @@ check: $(VENV)/.installed $(VENV)/.tools ## lint, types, layers, generated docum
 	$(BIN)/greenscale-worker config --markdown | diff -u docs/configuration.md - || \
 		{ echo 'docs/configuration.md is stale: make docs' >&2; exit 1; }
 	$(BIN)/python -m tests.layers --check CONTRIBUTING.md
+	$(BIN)/python -m tests.support.lines --check docs/batches.md
 
 docs: $(VENV)/.installed ## write the documents that are generated
 	$(BIN)/greenscale-worker config --markdown >docs/configuration.md
 	$(BIN)/python -m tests.layers --write CONTRIBUTING.md
+	$(BIN)/python -m tests.support.lines --write docs/batches.md
 
 lock: ## pin what pyproject.toml asks for (ARGS=--upgrade)
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet --disable-pip-version-check $(UV)
-	$(call compile,requirements.txt,pyproject.toml --extra cli)
+	$(call compile,requirements.txt,pyproject.toml --extra cli --extra files)
 	$(call compile,requirements-build.txt,--group build -c requirements.txt)
 	$(call compile,requirements-up.txt,pyproject.toml --extra up -c requirements.txt)
 	$(call compile,requirements-dev.txt,--group dev -c requirements.txt -c requirements-build.txt -c requirements-up.txt)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 import structlog
+from hypothesis import settings
 from redis import Redis
 
 from greenscale_worker.telemetry import log
@@ -18,6 +19,9 @@ from harness.redis_server import RedisServer, start_shared
 from tests.support.cases import Cases
 from tests.support.shell import Shell
 
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and commands would break their lines there
+settings.register_profile("tests", deadline=None)  # no test depends on speed; one that hangs has its time limit
+settings.load_profile("tests")
 SHARED: pytest.StashKey[tuple[RedisServer | None, str]] = pytest.StashKey()
 
 

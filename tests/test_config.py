@@ -180,6 +180,10 @@ TEXTS = {
         ],
     ),
     "REDIS_HOST": (["redis", "10.0.0.1", "my_redis", "a.b-c.svc", "::1"], ["redis://h", "h:1", "a/b", "a b", "-h"]),
+    "GREENSCALE_FILES": (
+        ["/data/files", "files", "s3://bucket", "s3://bucket/a/b"],
+        ["gs://bucket", "s3://", "s3://bucket?x=1", "s3://user:word@bucket", "https://h/x"],
+    ),
     "GREENSCALE_GATEWAY_KEY": ([f"gs_ops_{'0' * 32}"], ["sk-1", f"gs_OPS_{'0' * 32}", f"gs_ops_{'0' * 31}"]),
     "GREENSCALE_HEALTH_HOST": (["127.0.0.1", "::", "localhost"], ["0.0.0.0:80", "*"]),
     "GREENSCALE_GATEWAY_HOST": (["127.0.0.1", "::", "localhost"], ["0.0.0.0:80", "*"]),
@@ -196,6 +200,7 @@ TEXTS = {
     "GREENSCALE_LOG_LEVEL": (["debug", "info", "warning", "error"], ["verbose"]),
     "GREENSCALE_LOG_EXCEPTIONS": (["auto", "true", "false"], ["yes", "True"]),
     "GREENSCALE_LOG_CONTENT": (["true", "False", "1", "no"], ["maybe", "2"]),
+    "GREENSCALE_WEBHOOKS_ALLOW_PRIVATE": (["true", "false"], ["3"]),
     "GREENSCALE_POD_DELETION_COST": (["true", "false"], ["3"]),
     "GREENSCALE_POD_NAME": (
         ["greenscale-worker-6d4cf56db6-x2x7k", "a.b", "0", "a" * 253],

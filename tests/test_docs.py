@@ -60,6 +60,7 @@ def shown() -> dict[str, set[str]]:
     gateway = GatewayMetrics()
     with gateway.answering("GET /v1/jobs"):
         gateway.problem("not_found")
+    gateway.webhook("retried", "http_5xx")
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families((metrics.render() + gateway.render()).decode()):
         if family.name.startswith("greenscale_") and not family.name.endswith("_created"):

@@ -66,6 +66,19 @@ async def test_a_job_is_submitted_and_its_answer_read(api: Api) -> None:
     assert (result.status, result.body, result.headers["Content-Type"]) == (200, b"4", "text/plain; charset=utf-8")
 
 
+async def test_a_job_that_asks_for_it_leaves_a_notice_however_it_ends(api: Api) -> None:
+    done = (await api.post("/v1/jobs", {"prompt": "x", "job_id": "done", "notify": True})).json["id"]
+    assert (await api.post("/v1/jobs", {"prompt": "x", "job_id": "silent", "notify": False})).status == 202
+    later = {"prompt": "x", "job_id": "later", "notify": True, "not_before": time() + 600}
+    assert (await api.post("/v1/jobs", later)).status == 202
+    assert (await api.post("/v1/jobs", {"prompt": "x", "notify": "yes"})).status == 400
+    assert (await api.call("DELETE", "/v1/jobs/later")).status in {200, 202, 204}
+    await settle(api)
+    await settle(api)
+    notices = await api.queue.notices()
+    assert [(notice.job_id, notice.state) for notice in notices] == [("later", "cancelled"), (done, "succeeded")]
+
+
 async def test_who_prefers_to_wait_gets_the_answer(api: Api) -> None:
     call = asyncio.create_task(api.post("/v1/jobs", {"prompt": "What is 2+2?"}, headers=LONG))
     await settle(api)

@@ -3,16 +3,20 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from time import time
 from typing import Any, Final
 
+import aiohttp
 import orjson
 import pytest
 
 from greenscale_worker.errors import QueueUnavailableError
+from greenscale_worker.files.store import open_files
 from greenscale_worker.gateway import keys, limits, upkeep
 from greenscale_worker.gateway.core import GatewayOptions
 from greenscale_worker.gateway.keys import Limits, new_key
+from greenscale_worker.gateway.route import SCOPES
 from greenscale_worker.gateway.table import ROUTES
 from greenscale_worker.job import Failed, Output, Succeeded, Usage
 from greenscale_worker.testing.rig import run
@@ -51,7 +55,7 @@ async def holder(api: Api, **fields: Any) -> Holder:
 
 @pytest.fixture
 async def api(redis_url: str) -> AsyncIterator[Api]:
-    async with a_gateway(redis_url) as api:
+    async with a_gateway(redis_url, files=open_files("memory:")) as api:
         yield api
 
 
@@ -167,43 +171,138 @@ async def test_a_tenant_sees_its_own_jobs_only_under_its_own_ids(api: Api) -> No
     assert record["tenant"] == "a"
 
 
+async def a_batch(key: Holder) -> dict[str, Any]:
+    """Upload a file; return a request for a batch of it."""
+    form = aiohttp.FormData({"purpose": "batch"})
+    form.add_field("file", b'{"secret": 1}\n', filename="secret.jsonl")
+    file = await key.api.call("POST", "/v1/files", data=form, headers=key.headers)
+    return {"input_file_id": file.json["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+
+
+async def owned_by(b: Holder) -> dict[str, str]:
+    """One thing of each kind of B that has an id, by the path of the kind, and with something secret in it."""
+    hook = {"event_types": ["job.failed"], "name": "secret hook", "url": "http://127.0.0.1:9/secret"}
+    asked = {"model": "m", "input": "secret question", "background": True}
+    batch = {**await a_batch(b), "metadata": {"a": "secret"}}
+    made = {
+        "/v1/jobs": await b.submit(job_id="done", prompt="secret prompt"),
+        "/v1/files": batch["input_file_id"],
+        "/v1/batches": (await b.call("POST", "/v1/batches", batch)).json["id"],
+        "/v1/responses": (await b.call("POST", "/v1/responses", asked)).json["id"],
+        "/v1/webhook_endpoints": (await b.call("POST", "/v1/webhook_endpoints", hook)).json["id"],
+    }
+    await b.submit(job_id="dead")
+    await settle(b.api, Succeeded(Output("secret answer")))
+    await settle(b.api)
+    await settle(b.api, Failed("secret_code", "secret message"))
+    return made | {"/v1/dead": (await b.call("GET", "/v1/dead")).json["data"][0]["id"]}
+
+
+def forged(name: str) -> list[str]:
+    """An id of B's, and what might be taken for one on the way to where things are kept."""
+    steps = ("", "b:", "b%3A", "a:b:", "../b/", "..%2Fb%2F", "%2e%2e%2fb%2f", "b%2F", "%00", "%ff", "_%2F")
+    return [f"{step}{name}" for step in steps] + [f"{name}%00", f"{name}%2F..", f"{name}%0a", "é", "..", "x" * 7000]
+
+
 async def test_a_key_of_a_sees_nothing_of_b_on_any_route(api: Api) -> None:
     a, b = await holder(api, tenant="a", scopes=("admin",)), await holder(api, tenant="b", scopes=("admin",))
-    dead, waits, done = await b.submit(job_id="dead"), await b.submit(job_id="waits"), await b.submit(job_id="done")
-    await settle(api, Failed("secret_code", "secret message"))
-    lease = await run(api.worker)
-    await settle(api, Succeeded(Output("secret answer")))
-    before = (await b.call("GET", "/v1/jobs?limit=100")).json, (await b.call("GET", "/v1/dead")).json
-    (letter,) = before[1]["data"]
-    ids = [dead, waits, done, letter["id"], "b:dead", "b:waits", "b:done", "a:b:done", "..", "b%3Adone"]
+    owned = await owned_by(b)
+    shows = [f"{kind}/{name}" for kind, name in owned.items()]
+    lists = ["/v1/jobs?limit=100", *(kind for kind in owned if kind not in ("/v1/jobs", "/v1/responses"))]
+    before = [(await b.call("GET", path)).json for path in (*shows, *lists)]
+    assert all("error" not in each or each["error"] is None for each in before), "B sees all of it"
     bodies: dict[str, Any] = {
-        "/v1/jobs": {**JOB, "job_id": "mine"},
-        "/v1/dead/replay": {"ids": [*ids[:3], *ids[4:7]]},
+        "POST /v1/jobs": {**JOB, "job_id": "mine"},
+        "POST /v1/dead/replay": {"ids": list(owned.values())},
+        "POST /v1/batches": {
+            "input_file_id": owned["/v1/files"],
+            "endpoint": "/v1/chat/completions",
+            "completion_window": "24h",
+        },
+        "POST /v1/responses": {"input": "x", "previous_response_id": owned["/v1/responses"]},
+        "POST /v1/webhook_endpoints/{id}/failures/replay": {"ids": list(owned.values())},
     }
+    nobodys = {"/v1/models": "no-such-model"}
+    waits = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
     for route in ROUTES:
         if route.scope is None:
             continue
-        for name in ids if "{id}" in route.path else [""]:
-            path = route.path.replace("{id}", name)
-            answer = await a.call(route.method, path, bodies.get(path))
-            if "{id}" in route.path:
-                assert answer.status == 404, (route.name, name, answer)
+        kind, has_id, _ = route.path.partition("/{id}")
+        for name in forged((owned | nobodys)[kind]) if has_id else [""]:
+            body = bodies.get(route.name, {} if route.body is not None or route.path in waits else None)
+            path = f"{route.path.replace('{id}', name)}" + ("?stream=true" if has_id and route.query and name else "")
+            if "stream" in path and "stream" not in route.query.model_fields:  # type: ignore[union-attr]  it has one
+                path = path.removesuffix("?stream=true")
+            answer = await a.call(route.method, path, body)
+            if has_id:
+                assert answer.status == 404 or (name == ".." and answer.status in (400, 404, 405)), (route.name, answer)
             elif route.whole:
                 assert (answer.status, answer.code) == (403, "missing_scope"), route.name
             said = answer.body.decode() + str(answer.headers)
             assert "secret" not in said, route.name
-            assert name == letter["id"] or letter["id"] not in said, route.name
-    for query in ("code=secret_code", f"after={letter['id']}", "after=dead"):
-        answer = await a.call("GET", f"/v1/dead?{query}")
-        assert answer.status == 404 or answer.json["data"] == [], query
+            assert all(name == each or name in str(bodies.get(route.name)) or each not in said
+                       for each in owned.values() if not has_id), route.name  # fmt: skip
+    for listed in (route.path for route in ROUTES if route.query is not None and "after" in route.query.model_fields):
+        for name in owned.values():
+            answer = await a.call("GET", f"{listed.replace('{id}', name)}?after={name}")
+            assert answer.status == 404 or "secret" not in answer.body.decode(), listed
     assert (await a.call("POST", "/v1/dead/replay", {"code": "secret_code"})).json["replayed"] == 0
     assert (await a.call("GET", "/v1/dead/codes")).json["data"] == []
-    assert await api.worker.settle(lease, Succeeded(Output("4")))
-    assert lease.lost is None
-    jobs = {job["id"]: job["state"] for job in (await b.call("GET", "/v1/jobs?limit=100")).json["data"]}
-    assert jobs == {"dead": "failed", "waits": "succeeded", "done": "succeeded"}
-    assert (await b.call("GET", "/v1/dead")).json == before[1], "and none of them was touched"
+    refused = await a.call("POST", "/v1/batches", bodies["POST /v1/batches"])
+    assert (refused.status, refused.json["error"]["param"]) == (400, "input_file_id")
+    after = [(await b.call("GET", path)).json for path in (*shows, *lists)]
+    assert after == before, "and none of it was touched"
     assert {job["id"] for job in (await a.call("GET", "/v1/jobs")).json["data"]} == {"mine"}
+    for path in ("/v1/files", "/v1/batches", "/v1/webhook_endpoints", "/v1/dead"):
+        assert (await a.call("GET", path)).json["data"] == [], path
+
+
+async def test_an_idempotency_key_of_another_tenant_means_nothing(api: Api) -> None:
+    a, b = await holder(api, tenant="a", scopes=("admin",)), await holder(api, tenant="b", scopes=("admin",))
+    for path, body in (
+        ("/v1/jobs", JOB),
+        ("/v1/responses", {"model": "m", "input": "x", "background": True}),
+    ):
+        made = [(await key.call("POST", path, body, **{"Idempotency-Key": "1"})).json["id"] for key in (a, b, a)]
+        assert made[0] == made[2] != made[1], path
+    asked = {key.key_id: await a_batch(key) for key in (a, b)}
+    batches = [
+        (await key.call("POST", "/v1/batches", asked[key.key_id], **{"Idempotency-Key": "1"})).json["id"]
+        for key in (a, b, a)
+    ]
+    assert batches[0] == batches[2] != batches[1]
+
+
+async def test_every_route_wants_the_scope_that_the_table_and_the_page_say(api: Api) -> None:
+    may = {scope: await holder(api, scopes=(scope,)) for scope in SCOPES}
+    revoked, expired = await holder(api, revoked_at=1.0), await holder(api, expires_at=1.0)
+    page = (Path(__file__).parents[1] / "docs" / "gateway.md").read_text()
+    for route in ROUTES:
+        if route.scope is None:
+            continue
+        assert f"`{route.name}` | `{route.scope}` |" in page, route.name
+        path = route.path.replace("{id}", "nobody")
+        for scope, key in may.items():
+            if scope not in (route.scope, "admin"):
+                answer = await key.call(route.method, path, {})
+                assert (answer.status, answer.code) == (403, "missing_scope"), (scope, route.name)
+        for key in (revoked, expired):
+            assert (await key.call(route.method, path, {})).code == "invalid_api_key", route.name
+
+
+async def test_a_batch_counts_as_one_job_that_has_not_ended(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LOOK_SECONDS", 0.0)
+    key = await holder(api, scopes=("batch", "submit"), limits=Limits(waiting=2))
+    asked = await a_batch(key)
+    made = await key.call("POST", "/v1/batches", asked, **{"Idempotency-Key": "1"})
+    await key.submit()
+    for path, body in (("/v1/batches", asked), ("/v1/jobs", JOB)):
+        refused = await key.call("POST", path, body)
+        assert (refused.status, refused.json["error"]["param"]) == (429, "waiting"), path
+    again = await key.call("POST", "/v1/batches", asked, **{"Idempotency-Key": "1"})
+    assert again.json["id"] == made.json["id"], "one that is there is no new one"
+    await settle(api)
+    assert (await key.call("POST", "/v1/batches", asked)).status == 200
 
 
 async def test_no_client_names_its_tenant(api: Api) -> None:

@@ -7,7 +7,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from itertools import cycle
+from itertools import cycle, groupby, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,7 +83,8 @@ async def test_redis_goes_away_and_comes_back_while_100_wait(
             assert await outcomes(calls) == {"answer": len(names)}
             assert await front.calls(names) == {1}
         await door.process.stop()
-        assert [line["event"] for line in door.process.log()] == AWAY
+        said = [line["event"] for line in door.process.log()]
+        assert [event for event, _ in groupby(said)] == AWAY, "each of the gateway's queues may say it"
 
 
 async def test_redis_is_full_and_then_is_not(tmp_path: Path, start_redis: Callable[..., RedisServer]) -> None:
@@ -147,7 +148,9 @@ async def test_there_are_too_few_files(tmp_path: Path, redis_url: str) -> None:
         async with client_of(door.port) as client:
             assert (await ask(client, "later")).startswith("This is")
         await door.process.stop()
-        assert [line["event"] for line in door.process.log()] == [*GOOD[:1], "out_of_files", *GOOD[1:]]
+        said = [line["event"] for line in door.process.log()]
+        said = [event for event in said if event not in AWAY[1:3]]  # a new connection to Redis may have found no file
+        assert said == [*GOOD[:1], "out_of_files", *GOOD[1:]]
 
 
 HEAD: Final = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\n"
@@ -335,7 +338,8 @@ async def test_connections_are_cut_at_random_on_both_sides(tmp_path: Path, redis
                 return await ask(client, name)
 
         calls = [asyncio.create_task(ask_in_turn(name)) for name in names]
-        for proxy in cycle((before, behind)):
+        # So few that no client is away for longer than its job is kept for it, as one is that waits longer each time.
+        for proxy in islice(cycle((before, behind)), number // 3):
             await asyncio.sleep(dice.random() * 0.4)
             proxy.cut()
             if behind.cuts and sum(call.done() for call in calls) > number * 0.7:

@@ -30,6 +30,7 @@ async def test_nothing_that_is_asked_is_answered_otherwise_than_documented(
             "REDIS_URL": redis_url,
             "GREENSCALE_GATEWAY_PORT": str(port),
             "GREENSCALE_BACKEND": "echo",
+            "GREENSCALE_FILES": str(tmp_path / "files"),
         }
         if key is not None:
             desk.environment["GREENSCALE_GATEWAY_KEY"] = key

@@ -23,6 +23,8 @@ from greenscale_worker.log_writer import LogWriter
 Event = Literal[
     "backend_error",
     "backend_exception",
+    "batch_error",
+    "batch_waits",
     "breaker_closed",
     "breaker_opened",
     "dead_letters_trimmed",
@@ -34,6 +36,8 @@ Event = Literal[
     "gate_shut",
     "gateway_error",
     "out_of_files",
+    "files_swept",
+    "files_unavailable",
     "gateway_started",
     "handler_stuck",
     "job",
@@ -52,6 +56,8 @@ Event = Literal[
     "tokens_not_written",
     "unknown_setting",
     "waiting_for_backend",
+    "webhook_disabled",
+    "webhook_failed",
     "worker_started",
 ]
 

@@ -10,11 +10,14 @@ import orjson
 from jsonschema import Draft202012Validator
 
 from greenscale_worker import Metrics, Queue, QueueOptions, RedisOptions, open_client, open_queue
+from greenscale_worker.files import Files
 from greenscale_worker.gateway.app import serving
 from greenscale_worker.gateway.core import Gateway, GatewayOptions
 from greenscale_worker.gateway.openapi import document
 from greenscale_worker.gateway.table import ROUTES
 from greenscale_worker.queues import QueueClient
+from greenscale_worker.webhooks.sender import Sender
+from greenscale_worker.webhooks.service import Webhooks
 
 DOCUMENT: Final = document(ROUTES)
 NO_HEADERS: Final[Mapping[str, str]] = {}
@@ -47,6 +50,7 @@ class Api:
     gateway: Gateway
     queue: QueueClient
     worker: Queue
+    webhooks: Webhooks
 
     async def call(
         self, method: str, path: str, *, json: Any = None, data: Any = None, headers: Mapping[str, str] = NO_HEADERS
@@ -103,19 +107,41 @@ def _operation(method: str, path: str) -> Any:
     return None
 
 
+def own_options(name: str, part: str) -> QueueOptions:
+    """A queue of the gateways' own, such as that of webhooks, beside a list."""
+    own = f"{name}:{part}" if "{" in name else f"{{{name}}}:{part}"
+    return QueueOptions(name=own, result_prefix=f"{part}:")
+
+
 @asynccontextmanager
 async def a_gateway(
-    url: str, kind: str = "list", options: GatewayOptions | None = None, **queue: Any
+    url: str,
+    kind: str = "list",
+    options: GatewayOptions | None = None,
+    files: Files | None = None,
+    *,
+    sender: Sender | None = None,
+    **queue: Any,
 ) -> AsyncIterator[Api]:
-    """Serve a queue in this process, with a worker's side that the test plays."""
+    """Serve a queue in this process, with a worker's side that the test plays.
+
+    Nobody delivers webhooks or feeds batches.
+    """
     redis, chosen = RedisOptions(url=url), QueueOptions(**queue)
     async with AsyncExitStack() as stack:
         client = await open_client(kind, redis, chosen)
         await stack.enter_async_context(aclosing(client))
         worker = await open_queue(kind, redis, chosen, Metrics())
         await stack.enter_async_context(aclosing(worker))
-        gateway = Gateway(client, options or GatewayOptions(queue=chosen.name))
+        own = await open_client("list", redis, own_options(chosen.name, "webhooks"))
+        await stack.enter_async_context(aclosing(own))
+        webhooks = Webhooks(own, sender=sender or Sender(allow_private=True))
+        await stack.enter_async_context(aclosing(webhooks))
+        batch_jobs = await open_client("list", redis, own_options(chosen.name, "batches"))
+        await stack.enter_async_context(aclosing(batch_jobs))
+        options = options or GatewayOptions(queue=chosen.name)
+        gateway = Gateway(client, options, files, webhooks=webhooks, batch_jobs=batch_jobs)
         connector = aiohttp.TCPConnector(limit=0)
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
         port = await stack.enter_async_context(serving(gateway, "127.0.0.1", 0))
-        yield Api(session, f"http://127.0.0.1:{port}", gateway, client, worker)
+        yield Api(session, f"http://127.0.0.1:{port}", gateway, client, worker, webhooks)

@@ -103,7 +103,18 @@ def of(ledger: Ledger) -> Picture:
     control = {f"n_{name}": count for name, count in ledger.counters.items() if count}
     control |= {
         name: value
-        for name in ("clock", "offset", "amnesty", "format", "blamed", "blamed_by", "accused", "answered", "healed")
+        for name in (
+            "clock",
+            "offset",
+            "amnesty",
+            "format",
+            "blamed",
+            "blamed_by",
+            "accused",
+            "answered",
+            "healed",
+            "noticed",
+        )
         if (value := getattr(ledger, name))
     }
     if ledger.format == "2":
@@ -146,6 +157,8 @@ def of(ledger: Ledger) -> Picture:
             "bound": {job_id.encode(): name(id_).encode() for job_id, id_ in ledger.bound.items()},
             "workers": {name.encode(): float(at) for name, at in ledger.workers.items()},
             "idle": {name.encode(): float(at) for name, at in ledger.idle.items()},
+            "notify": {job_id.encode(): b"1" for job_id in ledger.notify},
+            "notices": {notice.encode(): float(id_) for id_, notice in ledger.notices.items()},
             "recent": [entry.encode() for entry in ledger.recent],
             "records": {
                 job_id: _living(record, ledger.lifetimes.get(job_id)) for job_id, record in ledger.records.items()

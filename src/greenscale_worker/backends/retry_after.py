@@ -10,21 +10,21 @@ LONGEST: Final = 600.0
 NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Read `retry-after-ms`, else `Retry-After` (RFC 9110, 10.2.3): seconds, at most 600.
+def retry_after(headers: Mapping[str, str], *, longest: float = LONGEST) -> float | None:
+    """Read `retry-after-ms`, else `Retry-After` (RFC 9110, 10.2.3): seconds, at most `longest`.
 
     A date is compared with the response's own `Date`, so that our clock does not matter. Negative, zero or
     unreadable: None.
     """
     milliseconds = _number(headers.get("retry-after-ms", ""))
     if milliseconds:
-        return min(milliseconds / 1000, LONGEST)
+        return min(milliseconds / 1000, longest)
     value = headers.get("Retry-After", "")
     seconds = _number(value)
     if seconds is None:
         then, now = _date(value), _date(headers.get("Date", ""))
         seconds = (then - now).total_seconds() if then and now else 0.0
-    return min(seconds, LONGEST) if seconds > 0 else None
+    return min(seconds, longest) if seconds > 0 else None
 
 
 def _number(text: str) -> float | None:

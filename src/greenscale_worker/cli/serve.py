@@ -15,8 +15,12 @@ from greenscale_worker.errors import ConfigError, QueueUnavailableError
 
 if TYPE_CHECKING:
     from greenscale_worker.backends.chat import ChatBackend
+    from greenscale_worker.batches.feeder import Feeder
     from greenscale_worker.config import Settings
+    from greenscale_worker.files import Files
     from greenscale_worker.gateway.core import Gateway
+    from greenscale_worker.queues import QueueClient
+    from greenscale_worker.webhooks.service import Webhooks
 
 DESCRIPTION: Final = """\
 Serve the queue over HTTP, until SIGTERM or Ctrl-C: submit jobs, follow, cancel
@@ -41,6 +45,8 @@ GARBAGE_THRESHOLD: Final = 50_000  # as of a worker: a request leaves few cycles
 AGAIN_SECONDS: Final = 1.0
 SAY_AGAIN_SECONDS: Final = 60.0
 RAISED_FILES: Final = 65_536
+# Log events of the workers beside it, of which it has too many, or which those of the jobs log as well.
+OF_WORKERS: Final = ("job", "redis_not_persistent", "redis_may_evict")
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -55,7 +61,7 @@ def run(_args: argparse.Namespace) -> int:
     from greenscale_worker.telemetry import configure_logging, flush_log, log
 
     settings = settings_in_force()
-    configure_logging(json=logs_json(settings), level=settings.log_level)
+    configure_logging(json=logs_json(settings), level=settings.log_level, left_out=OF_WORKERS)
     for notice in settings.notices:
         log.warning("unknown_setting", name=notice.name, hint=notice.hint)
     try:
@@ -65,11 +71,15 @@ def run(_args: argparse.Namespace) -> int:
 
 
 async def _serve(settings: "Settings") -> int:
+    from greenscale_worker.batches import feeder
+    from greenscale_worker.cli.beside import beside
     from greenscale_worker.config import chat_options, queue_name, redis_options
     from greenscale_worker.config.rules import masked
+    from greenscale_worker.files.store import open_files
     from greenscale_worker.gateway.app import serving
     from greenscale_worker.gateway.core import Gateway, GatewayOptions, is_loopback
     from greenscale_worker.telemetry import log
+    from greenscale_worker.webhooks import delivery
 
     if not settings.result_ttl_seconds:
         raise ConfigError(
@@ -83,6 +93,7 @@ async def _serve(settings: "Settings") -> int:
         drain=settings.drain_seconds,
         key=settings.gateway_key.get_secret_value() if settings.gateway_key else None,
         model=None if endpoint is None else chat_options(settings, model_optional=True).model,
+        max_tokens_parameter=settings.max_tokens_parameter,
         list_models=None if endpoint is None else endpoint.models,
         open_without_keys=is_loopback(settings.gateway_host),
     )
@@ -93,7 +104,12 @@ async def _serve(settings: "Settings") -> int:
         queue = await stack.enter_async_context(aclosing(await open_client(settings)))
         if endpoint is not None:
             stack.push_async_callback(endpoint.aclose)
-        gateway = Gateway(queue, options)
+        files = open_files(settings.files_url) if settings.files_url else None
+        if files is not None:
+            await stack.enter_async_context(aclosing(files))
+        webhooks = await _webhooks(settings, stack)
+        batch_jobs = None if files is None else await _own_queue(settings, "batches", stack)
+        gateway = Gateway(queue, options, files, webhooks=webhooks, batch_jobs=batch_jobs)
 
         def stop() -> None:
             (gateway.hurry if stopping.is_set() else stopping).set()
@@ -102,6 +118,27 @@ async def _serve(settings: "Settings") -> int:
             asyncio.get_running_loop().add_signal_handler(number, stop)
         if not options.open_without_keys and not await _has_keys(gateway, settings.gateway_host, stopping):
             return 0
+        delivering = beside(
+            settings,
+            "webhooks",
+            webhooks.deliveries,
+            lanes=delivery.LANES,
+            policy=delivery.POLICY,
+            stopping=stopping,
+            hurry=gateway.hurry,
+        )
+        await stack.enter_async_context(delivering)
+        if files is not None and batch_jobs is not None:
+            feeding = beside(
+                settings,
+                "batches",
+                _feeder(settings, files, gateway, batch_jobs, stopping),
+                lanes=feeder.LANES,
+                policy=feeder.POLICY,
+                stopping=stopping,
+                hurry=gateway.hurry,
+            )
+            await stack.enter_async_context(feeding)
         async with serving(gateway, settings.gateway_host, settings.gateway_port) as port:
             name = f"[{settings.gateway_host}]" if ":" in settings.gateway_host else settings.gateway_host
             log.info(
@@ -117,6 +154,49 @@ async def _serve(settings: "Settings") -> int:
             log.info("draining", seconds=options.drain)
     log.info("stopped")
     return 0
+
+
+async def _webhooks(settings: "Settings", stack: AsyncExitStack) -> "Webhooks":
+    """Open the queue of webhooks."""
+    from greenscale_worker.webhooks.sender import Sender
+    from greenscale_worker.webhooks.service import Webhooks
+
+    client = await _own_queue(settings, "webhooks", stack)
+    webhooks = Webhooks(client, sender=Sender(allow_private=settings.webhooks_allow_private))
+    stack.push_async_callback(webhooks.aclose)
+    return webhooks
+
+
+async def _own_queue(settings: "Settings", part: str, stack: AsyncExitStack) -> "QueueClient":
+    """Open a queue of the gateways' own, which is a list beside that of the jobs, whatever kind that is."""
+    from greenscale_worker.config import own_queue_options, redis_options
+    from greenscale_worker.queues.registry import open_client
+
+    client = await open_client("list", redis_options(settings), own_queue_options(settings, part))
+    return await stack.enter_async_context(aclosing(client))
+
+
+def _feeder(
+    settings: "Settings", files: "Files", gateway: "Gateway", batch_jobs: "QueueClient", stopping: asyncio.Event
+) -> "Feeder":
+    """Return what runs batches; once `stopping` is set, its steps end soon."""
+    from greenscale_worker.batches.feeder import Feeder, FeederOptions
+    from greenscale_worker.batches.store import Batches
+    from greenscale_worker.files.objects import FileObjects
+
+    async def others() -> int:
+        depth = await batch_jobs.depth()
+        return depth.waiting + depth.delayed
+
+    return Feeder(
+        Batches(files),
+        FileObjects(files),
+        gateway.queue,
+        options=FeederOptions(max_bytes=settings.max_payload_bytes, answers_last=settings.result_ttl_seconds),
+        tell=None if gateway.webhooks is None else gateway.webhooks.events.tell,
+        others=others,
+        hurried=stopping,
+    )
 
 
 def _endpoint(settings: "Settings") -> "ChatBackend | None":

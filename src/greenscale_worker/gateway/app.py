@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from pydantic import ValidationError
 
-from greenscale_worker.errors import ConfigError
+from greenscale_worker.errors import ConfigError, FilesUnavailableError
 from greenscale_worker.gateway import sse
 from greenscale_worker.gateway.core import Call, Caller, Gateway, is_loopback
 from greenscale_worker.gateway.errors import Problem, of_error, of_validation, problem_of
@@ -21,6 +21,7 @@ from greenscale_worker.gateway.limits import request_of
 from greenscale_worker.gateway.metrics import GatewayMetrics
 from greenscale_worker.gateway.openapi import document
 from greenscale_worker.gateway.page import page
+from greenscale_worker.gateway.response_ends import KeepsResponses
 from greenscale_worker.gateway.route import Route
 from greenscale_worker.gateway.table import ROUTES
 from greenscale_worker.gateway.upkeep import upkeep
@@ -79,6 +80,10 @@ async def serving(gateway: Gateway, host: str, port: int) -> AsyncIterator[int]:
             reason = str(error.strerror).rpartition(": ")[2]  # asyncio puts the address before it
             where = f"GREENSCALE_GATEWAY_HOST and GREENSCALE_GATEWAY_PORT: cannot listen on {host} port {port}"
             raise ConfigError(f"{where}: {reason}; an address of this machine and a free port are accepted") from error
+        if gateway.files is not None:
+            gateway.notices.consumers.append(KeepsResponses(gateway, gateway.files))
+        if gateway.webhooks is not None:
+            gateway.notices.consumers.append(gateway.webhooks.events.told)
         async with upkeep(gateway):
             yield runner.addresses[0][1]
     finally:
@@ -118,6 +123,8 @@ async def _answer(gateway: Gateway, route: Route, request: web.Request) -> web.S
             response = problem.response()
             if problem.kind == "queue_unavailable":
                 gateway.queue_is_away(str(error))
+            if isinstance(error, FilesUnavailableError):
+                gateway.files_are_away(str(error))
         else:
             if route.scope is not None:
                 gateway.queue_is_back()

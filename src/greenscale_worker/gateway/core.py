@@ -9,21 +9,29 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from greenscale_worker.batches.creating import Creator
+from greenscale_worker.batches.store import Batches
 from greenscale_worker.errors import BadInputError
+from greenscale_worker.files import Files
+from greenscale_worker.files.objects import FileObjects
 from greenscale_worker.gateway.attending import Attending
 from greenscale_worker.gateway.errors import Problem
 from greenscale_worker.gateway.following import Following
 from greenscale_worker.gateway.keys import Keyring
 from greenscale_worker.gateway.limits import Account, Accounts, check_bytes
 from greenscale_worker.gateway.metrics import GatewayMetrics
+from greenscale_worker.gateway.notices import Notices
 from greenscale_worker.gateway.shared import Shared
 from greenscale_worker.gateway.tokens import TokenReader
+from greenscale_worker.gateway.upload_places import UploadPlaces
 from greenscale_worker.job import JOB_ID_ACCEPTED, is_job_id
 from greenscale_worker.queues import QueueClient
 from greenscale_worker.telemetry import log
+from greenscale_worker.webhooks.service import Webhooks
 from greenscale_worker.wire_json import fault_of, read
 
 BODY_SECONDS: Final = 30.0
+SAY_AGAIN_SECONDS: Final = 60.0
 Handler = Callable[["Call"], Awaitable[web.StreamResponse]]
 
 
@@ -34,7 +42,7 @@ class GatewayOptions:
     `max_bytes` is the largest payload that the workers take, `drain` for how many seconds those who wait may go on
     waiting when the gateway is being stopped. `key` is the operator's, from the settings; `open_without_keys`: while
     there are none, everybody who reaches the gateway may call. `model` is the endpoint's default one, `list_models`
-    returns what the endpoint lists, None if it lists nothing.
+    returns what the endpoint lists, None if it lists nothing. `max_tokens_parameter` is its name of the most tokens.
     """
 
     queue: str
@@ -45,22 +53,43 @@ class GatewayOptions:
     model: str | None = None
     list_models: Callable[[], Awaitable[bytes | None]] | None = None
     open_without_keys: bool = True
+    max_tokens_parameter: str = "max_tokens"
 
 
 class Gateway:
-    """One gateway. `aclose` ends what waits; the client is the caller's to close."""
+    """One gateway. `aclose` ends what waits; client, store of files and webhooks are the caller's to close.
 
-    def __init__(self, queue: QueueClient, options: GatewayOptions) -> None:
+    Without a store, what needs one is refused. `batch_jobs` is the queue of batches.
+    """
+
+    def __init__(
+        self,
+        queue: QueueClient,
+        options: GatewayOptions,
+        files: Files | None = None,
+        *,
+        webhooks: Webhooks | None = None,
+        batch_jobs: QueueClient | None = None,
+    ) -> None:
         self.queue = queue
+        self.files = files
+        self.file_objects = None if files is None else FileObjects(files)
+        self.batching = None if files is None or batch_jobs is None else Creator(Batches(files), batch_jobs)
         self.options = options
+        self.webhooks = webhooks
         self.metrics = GatewayMetrics()
+        if webhooks is not None:
+            webhooks.count = self.metrics.webhook
         self.following = Following(queue, on_away=self.queue_is_away)
         self._queue_is_away = False
+        self._files_away_said_at = float("-inf")
         self.shared = Shared()
         self.keyring = Keyring(queue, own=options.key, open_without=options.open_without_keys)
         self.attending = Attending(queue)
         self.tokens = TokenReader(queue)
+        self.notices = Notices(queue, on_files_away=self.files_are_away)
         self.accounts = Accounts(queue, self.shared)
+        self.upload_places = UploadPlaces()
         self.document, self.page = b"", ""
         self.draining, self.hurry = asyncio.Event(), asyncio.Event()
 
@@ -75,6 +104,13 @@ class Gateway:
         if self._queue_is_away:
             log.info("queue_back")
         self._queue_is_away = False
+
+    def files_are_away(self, reason: str) -> None:
+        """Log it, once a minute."""
+        now = asyncio.get_running_loop().time()
+        if now - self._files_away_said_at > SAY_AGAIN_SECONDS:
+            self._files_away_said_at = now
+            log.warning("files_unavailable", error=reason)
 
     async def drain(self) -> None:
         """Let those who wait go on for `drain` seconds, or until `hurry` is set; then tell them where to look."""
@@ -141,6 +177,13 @@ class Call:
         return self.gateway.queue
 
     @property
+    def file_objects(self) -> FileObjects:
+        """The files of all tenants. Raises Problem `files_not_configured`."""
+        if self.gateway.file_objects is None:
+            raise _no_files()
+        return self.gateway.file_objects
+
+    @property
     def id(self) -> str:
         """The id in the path, as the caller knows it."""
         return self.request.match_info["id"]
@@ -167,12 +210,23 @@ class Call:
         if self.request.transport is not None:
             self.request.transport.close()
 
-    async def body(self) -> bytes:
-        """Read the body. Raises Problem `compressed`, `too_large`, `request_timeout` or `bad_request`."""
+    @property
+    def batching(self) -> Creator:
+        """The batches of all tenants. Raises Problem `files_not_configured`."""
+        if self.gateway.batching is None:
+            raise _no_files()
+        return self.gateway.batching
+
+    def check_encoding(self) -> None:
+        """Raise Problem `compressed` for a body that is."""
         if self.request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise Problem(
                 "compressed", "Content-Encoding: only bodies as they are are accepted", param="Content-Encoding"
             )
+
+    async def body(self) -> bytes:
+        """Read the body. Raises Problem `compressed`, `too_large`, `request_timeout` or `bad_request`."""
+        self.check_encoding()
         most = self.gateway.options.max_bytes
         too_large = Problem("too_large", f"at most {most} bytes are accepted (GREENSCALE_MAX_PAYLOAD_BYTES)")
         if (self.request.content_length or 0) > most:
@@ -194,6 +248,11 @@ class Call:
     async def object(self) -> dict[str, Any]:
         """Read the body as a JSON object. Raises Problem."""
         return object_of(await self.body())
+
+
+def _no_files() -> Problem:
+    said = "this gateway keeps no files; its operator has to set GREENSCALE_FILES"
+    return Problem("files_not_configured", said, headers={"x-should-retry": "false"})
 
 
 def object_of(raw: bytes) -> dict[str, Any]:

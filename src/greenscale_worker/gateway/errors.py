@@ -6,7 +6,13 @@ from typing import Any, Final, NamedTuple
 from aiohttp import web
 from pydantic import ValidationError
 
-from greenscale_worker.errors import BadInputError, ConfigError, QueueFullError, QueueUnavailableError
+from greenscale_worker.errors import (
+    BadInputError,
+    ConfigError,
+    FilesUnavailableError,
+    QueueFullError,
+    QueueUnavailableError,
+)
 from greenscale_worker.wire_json import write
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -37,17 +43,22 @@ PROBLEMS: Final[Mapping[str, Kind]] = {
     "request_timeout": Kind(408, "The body did not arrive in time"),
     "payload_lost": Kind(410, "There is nothing left to run"),
     "compressed": Kind(415, "The body is compressed"),
-    "too_large": Kind(413, "The body is larger than jobs may be"),
+    "too_large": Kind(413, "The body is larger than is accepted"),
+    "range_not_satisfiable": Kind(416, "The file has no such bytes"),
     "idempotency_key_reuse": Kind(422, "The Idempotency-Key belongs to another request"),
     "job_id_reuse": Kind(422, "The job_id belongs to another request"),
     "job_failed": Kind(424, "The job has failed"),
     "restarted": Kind(503, "The answer begins anew", "server_error"),
+    "receiver_unreachable": Kind(424, "The receiver of webhooks cannot be reached"),
     "job_cancelled": Kind(424, "The job was cancelled"),
     "rate_limit_exceeded": Kind(429, "A limit of the key is reached", "rate_limit_error"),
     "no_answer": Kind(502, "The backend gave no such answer", "server_error"),
     "internal_error": Kind(500, "The gateway has a fault", "server_error"),
     "queue_unavailable": Kind(503, "The queue does not answer", "server_error"),
     "queue_full": Kind(503, "The queue takes no more jobs", "server_error"),
+    "files_unavailable": Kind(503, "The store of files does not answer", "server_error"),
+    "files_full": Kind(507, "The store of files is full", "server_error"),
+    "files_not_configured": Kind(501, "The gateway keeps no files", "server_error"),
     "shutting_down": Kind(503, "The gateway is being stopped", "server_error"),
 }
 
@@ -68,9 +79,9 @@ class Problem(Exception):  # noqa: N818  RFC 9457 calls it so
         super().__init__(detail)
         self.status = status or PROBLEMS[kind].status
         self.kind = kind
-        self.detail = detail
+        self.detail = _writable(detail)
         self.code = code or kind
-        self.param = param
+        self.param = None if param is None else _writable(param)
         self.headers = dict(headers or {})
 
     def document(self) -> dict[str, Any]:
@@ -95,7 +106,7 @@ class Problem(Exception):  # noqa: N818  RFC 9457 calls it so
         return web.Response(status=self.status, body=write(self.document()), headers=headers)
 
 
-def of_error(error: Exception) -> Problem | None:
+def of_error(error: Exception) -> Problem | None:  # noqa: PLR0911  one for each kind of error
     """Return the problem that an error of this package is, None for any other error."""
     match error:
         case Problem():
@@ -108,10 +119,19 @@ def of_error(error: Exception) -> Problem | None:
         case ConfigError():  # an access rule, a password that has changed: our message is for operators
             said = "the queue refuses the gateway; its operator has to look"
             return Problem("queue_unavailable", said, headers=_after(AGAIN_SECONDS))
+        case FilesUnavailableError():
+            return _of_files(error)
         case BadInputError():
             kind = error.code if error.code in PROBLEMS else "bad_request"
             return Problem(kind, str(error), param=_field(str(error)))
     return None
+
+
+def _of_files(error: FilesUnavailableError) -> Problem:
+    if error.full:
+        return Problem("files_full", "the store of files is full; try again later", headers=_after(FULL_SECONDS))
+    said = "the store of files does not answer; nothing that it has is lost, try again"
+    return Problem("files_unavailable", said, headers=_after(AGAIN_SECONDS))
 
 
 def problem_of(error: Exception) -> Problem:
@@ -142,6 +162,11 @@ def _field(message: str) -> str | None:
     """Return the field that a message of ours begins with."""
     name, colon, _ = message.partition(": ")
     return name if colon and name.replace(".", "").replace("_", "").isalnum() else None
+
+
+def _writable(text: str) -> str:
+    """Return a text, which may quote a request, without half surrogate pairs: aiohttp makes some of broken UTF-8."""
+    return text.encode(errors="replace").decode()
 
 
 def _after(seconds: int) -> dict[str, str]:

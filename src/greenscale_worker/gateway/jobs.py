@@ -15,7 +15,7 @@ from greenscale_worker.gateway.events import events
 from greenscale_worker.gateway.job_objects import JSON, etag_of, json, of_info, of_job
 from greenscale_worker.gateway.route import EVENTS, TEXT, Route
 from greenscale_worker.gateway.schemas import Include, JobList, JobObject, JobRequest, JobsQuery
-from greenscale_worker.gateway.submitting import submit
+from greenscale_worker.gateway.submitting import digest_of, submit
 from greenscale_worker.queues import ENDED, JobFilter, JobInfo
 from greenscale_worker.wire_json import write
 
@@ -36,7 +36,9 @@ async def submit_job(call: Call) -> web.Response:
     if "tenant" in fields:
         raise Problem("bad_field", "tenant: is not the client's to set, it is that of the key", param="tenant")
     payload = {name: value for name, value in fields.items() if name not in OF_THE_GATEWAY}
-    job = await submit(call, payload, raw=raw, job_class=asked.job_class, not_before=asked.not_before)
+    job = await submit(
+        call, payload, digest=digest_of(call, raw), job_class=asked.job_class, not_before=asked.not_before
+    )
     return await _answer(call, job.queue_id, job.record, submitted=True)
 
 

@@ -51,7 +51,7 @@ class Account:
     limits: Limits
     tenant: str | None
     in_flight: int = 0
-    jobs: set[str] = field(default_factory=set)
+    jobs: dict[QueueClient, set[str]] = field(default_factory=dict)
     looked_at: float = float("-inf")
     requests: Bucket | None = None
     bytes: Bucket | None = None
@@ -61,6 +61,16 @@ class Account:
             self.requests = Bucket(self.limits.requests_per_minute)
         if self.limits.bytes_per_minute is not None:
             self.bytes = Bucket(self.limits.bytes_per_minute)
+
+    @property
+    def waiting(self) -> int:
+        """How many of its jobs have not ended, as far as is known; a batch is one."""
+        return sum(map(len, self.jobs.values()))
+
+    def submitted(self, queue: QueueClient, job_id: str) -> None:
+        """Count a job that has not ended."""
+        if self.limits.waiting is not None:
+            self.jobs.setdefault(queue, set()).add(job_id)
 
 
 class Accounts:
@@ -83,9 +93,9 @@ class Accounts:
     async def check_submission(self, account: Account) -> dict[str, str]:
         """Raise Problem if the key may not submit a job now. Return headers on what is left."""
         most = account.limits.waiting
-        if most is not None and len(account.jobs) >= most:
+        if most is not None and account.waiting >= most:
             await self._forget_ended(account)
-            if len(account.jobs) >= most:
+            if account.waiting >= most:
                 raise _too_many("waiting", f"{most} jobs that have not ended", LOOK_SECONDS)
         budget = account.limits.tokens_per_minute
         if budget is None:
@@ -101,10 +111,11 @@ class Accounts:
         now = monotonic()
         if now - account.looked_at < LOOK_SECONDS:
             return
-        account.looked_at, jobs = now, list(account.jobs)
-        for job_id, (record, _) in zip(jobs, await self._queue.look_up(jobs), strict=True):
-            if record.get("state") not in OPEN:
-                account.jobs.discard(job_id)
+        account.looked_at = now
+        for queue, jobs in list(account.jobs.items()):
+            ids = list(jobs)
+            found = await queue.look_up(ids)
+            jobs -= {name for name, (record, _) in zip(ids, found, strict=True) if record.get("state") not in OPEN}
 
 
 @contextmanager

@@ -28,6 +28,9 @@ class GatewayMetrics:
             "greenscale_gateway_open_requests", "Requests that are being answered", ["route"], registry=own
         )
         self._problems = Counter("greenscale_gateway_problems", "Requests refused or failed", ["code"], registry=own)
+        self._webhooks = Counter(
+            "greenscale_webhook_deliveries", "Tries to deliver a webhook", ["outcome", "kind"], registry=own
+        )
         self._depth = Gauge("greenscale_queue_jobs", "Jobs of the whole queue, by state", ["state"], registry=own)
 
     @contextmanager
@@ -45,6 +48,10 @@ class GatewayMetrics:
     def problem(self, kind: str) -> None:
         """Count an answer that says what went wrong."""
         self._problems.labels(kind).inc()
+
+    def webhook(self, outcome: str, kind: str) -> None:
+        """Count a try to deliver a webhook; both are words of few."""
+        self._webhooks.labels(outcome, kind).inc()
 
     def depth(self, depth: Depth) -> None:
         """Set the number of jobs in each state. Until this is called, nothing is shown, rather than zeros."""

@@ -68,7 +68,7 @@ def _operation(route: Route, refs: Any) -> dict[str, Any]:
     if "If-None-Match" in route.headers:
         told["responses"]["304"] = {"description": "Nothing has changed."}
     if route.body is not None:
-        content = {"application/json": {"schema": refs[(route.body, "validation")]}}
+        content = {route.takes: {"schema": refs[(route.body, "validation")]}}
         told["requestBody"] = {"required": True, "content": content}
     return told
 
@@ -80,7 +80,12 @@ def _content(answer: type[BaseModel] | str, refs: Any) -> dict[str, Any]:
 
 
 def _describe(status: int) -> str:
-    return {202: "Accepted: it has not ended yet.", 307: "It is at `Location`.", 503: "Not now."}.get(status, "Done.")
+    return {
+        202: "Accepted: it has not ended yet.",
+        206: "A part of it.",
+        307: "It is at `Location`.",
+        503: "Not now.",
+    }.get(status, "Done.")
 
 
 def _in_path(route: Route) -> list[dict[str, Any]]:

@@ -53,8 +53,10 @@ def _route(method: str, path: str, told: dict[str, Any]) -> str:
         for each in told["parameters"]
         if each["in"] != "path"
     )
-    body = told.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
-    takes = f"<p>Body: {_type(body)}." if body else ""
+    takes = "".join(
+        f"<p>Body: {_type(body['schema'])}, {escape(media)}."
+        for media, body in told.get("requestBody", {}).get("content", {}).items()
+    )
     gives = ", ".join(
         f"{status}: {_type(next(iter(answer['content'].values()))['schema'])}"
         for status, answer in told["responses"].items()

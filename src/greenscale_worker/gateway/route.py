@@ -14,6 +14,8 @@ SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 TEXT: Final = "text/plain"
 EVENTS: Final = "text/event-stream"
 HTML: Final = "text/html"
+BINARY: Final = "application/octet-stream"
+FORM: Final = "multipart/form-data"
 LONGEST_KEY: Final = 255  # characters of an Idempotency-Key
 LIMITS: Final[Mapping[str, Mapping[str, int]]] = {"Idempotency-Key": {"minLength": 1, "maxLength": LONGEST_KEY}}
 HEADERS: Final[Mapping[str, str]] = {
@@ -21,6 +23,7 @@ HEADERS: Final[Mapping[str, str]] = {
     "Idempotency-Key": "The same key with the same body is the same job, however often it is sent.",
     "Accept": "`application/json`: the endpoint's whole answer, if the job's `keep` is `body`.",
     "If-None-Match": "An `ETag`: 304 if nothing has changed since.",
+    "Range": "`bytes=0-1023`: only these bytes (RFC 9110).",
     "Last-Event-ID": "The id of the last event that was received: go on behind it.",
 }
 
@@ -31,7 +34,7 @@ class Route:
 
     `whole`: it is about the whole queue, so a tenant's key is refused. `answers` are a model, or a media type, by
     status; problems are not listed. `headers` are keys of HEADERS. `also`: a media type that the first of them may
-    have instead. `pattern` is aiohttp's form of the path, where it differs.
+    have instead. `pattern` is aiohttp's form of the path, where it differs. `takes` is the body's media type.
     """
 
     method: str
@@ -42,6 +45,7 @@ class Route:
     answers: Mapping[int, type[BaseModel] | str]
     query: type[BaseModel] | None = None
     body: type[BaseModel] | None = None
+    takes: str = "application/json"
     headers: tuple[str, ...] = ()
     whole: bool = False
     also: str = ""

@@ -2,16 +2,35 @@
 
 from typing import Final
 
-from greenscale_worker.gateway import chat, dead, documents, history, jobs, models, probes, stats
+from greenscale_worker.gateway import (
+    batches,
+    chat,
+    dead,
+    documents,
+    files,
+    history,
+    jobs,
+    models,
+    probes,
+    responses,
+    stats,
+    webhook_failures,
+    webhooks,
+)
 from greenscale_worker.gateway.route import Route
 
 ROUTES: Final[tuple[Route, ...]] = (
     *jobs.ROUTES,
     *chat.ROUTES,
+    *responses.ROUTES,
     *models.ROUTES,
+    *files.ROUTES,
+    *batches.ROUTES,
     *dead.ROUTES,
     *stats.ROUTES,
     *history.ROUTES,
+    *webhooks.ROUTES,
+    *webhook_failures.ROUTES,
     *documents.ROUTES,
     *probes.ROUTES,
 )
