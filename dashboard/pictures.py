@@ -3,6 +3,7 @@
 import math
 import sys
 import tempfile
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -26,13 +27,14 @@ ANSWER: Final = """So that none is lost.
 
 ANSWERED: Final = "5d0c6f0e-2f4b-4d53-9a0e-8c1f6f2b7a10"
 FAILED: Final = "b7e1a9c4-60d2-4f7e-8f35-21c4d90e6a55"
+BEGUN: Final = "batch_fe5ddb6580d34e9d4cd51262"
 
 
 def main() -> None:
     """Draw all of them."""
     FOLDER.mkdir(exist_ok=True)
     fake = Fake()
-    fake.set(stats=stats(), history=history(), jobs=jobs(), dead=dead())
+    fake.set(stats=stats(), history=history(), jobs=jobs(), dead=dead(), batches=batches())
     with tempfile.TemporaryDirectory() as folder:
         served = page(Path(folder), free_port(), fake.url)
         served.start()
@@ -58,6 +60,9 @@ def draw(reader: Reader) -> None:
     reader.open(f"jobs?job={FAILED}", PHONE)
     reader.sees("max_tokens is too large")
     keep(reader, "jobs")
+    reader.open(f"batches?batch={BEGUN}", (width, 760), dark=True)
+    reader.sees("31,250 answered")
+    keep(reader, "batches")
     reader.open("savings", (width, 830))
     reader.sees("Replicas over time")
     reader.fill("Price of a replica-hour", "2.5\t")
@@ -144,6 +149,25 @@ def jobs() -> dict[str, Any]:
     states = ("running", "running", "waiting", "delayed", "succeeded", "succeeded", "cancelled", "succeeded")
     found |= {some_id(17 * n): {"state": state, **worker, **times} for n, state in enumerate(states, 1)}
     return {job_id: {"id": job_id, **job} for job_id, job in found.items()}
+
+
+def batches() -> dict[str, Any]:
+    """Return a batch that runs, and others that have ended."""
+    now = int(time.time())
+    counts = (
+        (BEGUN, "in_progress", 50_000, 31_250, 12),
+        ("batch_fe5ddb661b024e07a2f0c3d8", "completed", 4_000, 3_988, 12),
+        ("batch_fe5ddb66c48e19d5b07a4f61", "cancelled", 20_000, 327, 19_673),
+        ("batch_fe5ddb67f0a27c3b18e9d4aa", "failed", 0, 0, 0),
+    )
+    found = {}
+    for number, (batch_id, status, total, completed, failed) in enumerate(counts):
+        found[batch_id] = {
+            "id": batch_id, "status": status, "endpoint": "/v1/chat/completions", "model": "llama-3.3-70b-instruct",
+            "created_at": now - 900 - 2_000 * number, "expires_at": now + 80_000,
+            "request_counts": {"total": total, "completed": completed, "failed": failed},
+        }  # fmt: skip
+    return found
 
 
 def dead() -> dict[str, Any]:

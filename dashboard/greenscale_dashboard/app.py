@@ -6,13 +6,14 @@ from typing import Final
 
 import streamlit as st
 
-from greenscale_dashboard import ask, jobs, now, savings
+from greenscale_dashboard import ask, batches, jobs, now, savings
 
 ICON: Final = Path(__file__).with_name("icon.png")  # a file of ours: one of Streamlit's would come from a font server
 PAGES: Final[tuple[tuple[Callable[[], None], str, str], ...]] = (
     (ask.page, "Ask", ":material/chat:"),
     (now.page, "Now", ":material/monitoring:"),
     (jobs.page, "Jobs", ":material/list:"),
+    (batches.page, "Batches", ":material/stacks:"),
     (savings.page, "Savings", ":material/eco:"),
 )
 

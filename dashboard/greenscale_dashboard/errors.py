@@ -23,6 +23,11 @@ REFUSALS: Final[Mapping[int, tuple[Kind, str, str]]] = {
         "The gateway knows nothing of it.",
         "It may have expired, or the id is a slip.",
     ),
+    HTTPStatus.NOT_IMPLEMENTED: (
+        "refused",
+        "The gateway keeps no files, which batches need.",
+        "Set GREENSCALE_FILES where the gateway runs: a directory, or s3://bucket/prefix.",
+    ),
     HTTPStatus.TOO_MANY_REQUESTS: ("refused", "The gateway's limit is reached.", "Try again later."),
 }
 LONGEST: Final = 500  # characters of what somebody else says about an error
@@ -70,7 +75,8 @@ def refusal(status: int, told: Told, *, has_key: bool) -> GatewayError:
         when = f"Try again in {told.retry_after} s."
         return GatewayError("refused", "The gateway's limit is reached.", when, told.detail)
     if status in REFUSALS:
-        return GatewayError(*REFUSALS[status], told.detail)
+        detail = "" if status == HTTPStatus.NOT_IMPLEMENTED else told.detail  # the gateway's words are the same
+        return GatewayError(*REFUSALS[status], detail)
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         problem = told.title or "The gateway is there, but cannot reach its queue"
         return GatewayError("queue", f"{problem}.", RETRY, told.detail)

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import quote
 
 import requests
@@ -18,7 +18,7 @@ import urllib3
 from greenscale_dashboard.errors import GatewayError, Told, away, refusal, strange
 from greenscale_dashboard.events import Event, read_events
 from greenscale_dashboard.reading import count, fields, rows, text
-from greenscale_dashboard.records import DeadLetter, History, Job, Page, Stats
+from greenscale_dashboard.records import Batch, DeadLetter, History, Job, Page, Stats
 
 URL: Final = "GREENSCALE_GATEWAY_URL"
 KEY: Final = "GREENSCALE_GATEWAY_KEY"
@@ -26,6 +26,8 @@ DEFAULT_URL: Final = "http://127.0.0.1:8400"
 CONNECT_SECONDS: Final = 3.0
 ANSWER_SECONDS: Final = 10.0  # for a whole answer, however slowly it drips
 LARGEST: Final = 16 * 1024 * 1024  # bytes of an answer; the endpoint's largest is 8 MiB
+LARGEST_FILE: Final = 64 * 1024 * 1024  # bytes of a file of answers that the page passes on
+UPLOAD_SECONDS: Final = 120.0  # for a file of 200 MiB
 PIECE: Final = 64 * 1024
 PAGE: Final = 20
 
@@ -92,6 +94,36 @@ class Gateway:
         """Let the jobs of all dead letters with this code run again. Returns how many, if the gateway says so."""
         return count(fields(self._ask("POST", "/v1/dead/replay", body={"code": code})).get("replayed"))
 
+    def create_batch(self, content: bytes, name: str, *, endpoint: str, window: str, key: str) -> Batch:
+        """Upload a file of lines and begin a batch of it. The same `key` again is the same batch."""
+        form = {"purpose": (None, "batch"), "file": (name, content, "application/jsonl")}
+        file = fields(self._ask("POST", "/v1/files", files=form, patience=UPLOAD_SECONDS))
+        asked = {"input_file_id": text(file.get("id")) or "", "endpoint": endpoint, "completion_window": window}
+        return Batch.read(self._ask("POST", "/v1/batches", body=asked, headers={"Idempotency-Key": key}))
+
+    def batches(self, *, after: str | None, limit: int = PAGE) -> Page[Batch]:
+        """List batches, the latest first."""
+        answer = fields(self._ask("GET", "/v1/batches", {"after": after, "limit": limit}))
+        return Page([Batch.read(each) for each in rows(answer.get("data"))], _next(answer))
+
+    def batch(self, batch_id: str) -> Batch:
+        """Look a batch up."""
+        return Batch.read(self._ask("GET", f"/v1/batches/{_segment(batch_id)}"))
+
+    def cancel_batch(self, batch_id: str) -> Batch:
+        """Cancel a batch that has not ended."""
+        return Batch.read(self._ask("POST", f"/v1/batches/{_segment(batch_id)}/cancel"))
+
+    def resubmit(self, batch_id: str) -> Batch:
+        """Begin a batch of the lines that failed in another one."""
+        return Batch.read(self._ask("POST", f"/v1/batches/{_segment(batch_id)}/resubmit"))
+
+    def lines(self, batch_id: str, part: Literal["output", "errors"]) -> bytes:
+        """Return the lines of output or of errors that a batch has so far."""
+        return self._bytes(
+            "GET", f"/v1/batches/{_segment(batch_id)}/{part}", most=LARGEST_FILE, patience=UPLOAD_SECONDS
+        )
+
     def stats(self) -> Stats:
         """Return the queue as it is now."""
         return Stats.read(self._ask("GET", "/v1/stats"))
@@ -106,16 +138,25 @@ class Gateway:
             request.headers["Authorization"] = f"Bearer {self._key}"
         return request
 
-    def _ask(self, method: str, path: str, query: Query | None = None, body: Any = None) -> Any:
+    def _ask(self, method: str, path: str, query: Query | None = None, body: Any = None, **more: Any) -> Any:
+        return self._parse(*self._whole(method, path, query=query, body=body, **more))
+
+    def _bytes(self, method: str, path: str, **more: Any) -> bytes:
+        return self._whole(method, path, **more)[1]
+
+    def _whole(
+        self, method: str, path: str, *, most: int | None = None, patience: float | None = None, **more: Any
+    ) -> tuple[requests.Response, bytes]:
+        most, patience = most or LARGEST, patience or ANSWER_SECONDS
         try:
-            with self._send(method, path, query=query, body=body) as reply:
-                said = b"".join(_whole(reply, time.monotonic() + ANSWER_SECONDS))
+            with self._send(method, path, patience=patience, **more) as reply:
+                said = b"".join(_whole(reply, time.monotonic() + patience, most))
         except requests.RequestException as error:
             raise away(self.url, _why(error)) from None
         except OverflowError:
-            raise strange(self.url, f"an answer of more than {LARGEST // 1024 // 1024} MiB") from None
+            raise strange(self.url, f"an answer of more than {most // 1024 // 1024} MiB") from None
         self._check(reply, said)
-        return self._parse(reply, said)
+        return reply, said
 
     def _send(  # noqa: PLR0913  what a request consists of
         self,
@@ -124,6 +165,7 @@ class Gateway:
         *,
         query: Query | None = None,
         body: Any = None,
+        files: Any = None,
         headers: Mapping[str, str] | None = None,
         patience: float = ANSWER_SECONDS,
     ) -> requests.Response:
@@ -133,6 +175,7 @@ class Gateway:
                 self.url + path,
                 params={name: value for name, value in (query or {}).items() if value is not None},
                 json=body,
+                files=files,
                 headers=headers,
                 timeout=(CONNECT_SECONDS, patience),
                 stream=True,
@@ -170,13 +213,13 @@ def _segment(name: str) -> str:
     return quote(name, safe="")
 
 
-def _whole(reply: requests.Response, ends: float) -> Iterator[bytes]:
+def _whole(reply: requests.Response, ends: float, most: int) -> Iterator[bytes]:
     """Read an answer. Raises OverflowError where it is too large, ReadTimeout where it takes too long."""
     size = 0
     for piece in _pieces(reply):
         yield piece
         size += len(piece)
-        if size > LARGEST:
+        if size > most:
             raise OverflowError
         if time.monotonic() > ends:
             raise requests.ReadTimeout

@@ -1,4 +1,4 @@
-"""What the lists of jobs and of dead letters have in common: rows, pages, and questions before something is done."""
+"""What lists of jobs, dead letters and batches have in common: rows, pages, questions before something is done."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from greenscale_dashboard import show
 from greenscale_dashboard.errors import GatewayError
 
 BADGE: Final = 95  # pixels, so that ids stand below each other
-JOB, LETTER = "job", "letter"  # in the address: which one is open
+JOB, LETTER, BATCH = "job", "letter", "batch"  # in the address: which one is open
 
 
 @contextmanager
@@ -109,7 +109,7 @@ def draw(name: str, lines: Sequence[Line]) -> None:
 
 
 def open_one(name: str, which: str) -> None:
-    """Open the job or letter with this id."""
+    """Open the job, letter or batch with this id."""
     st.query_params[name] = which
 
 

@@ -39,6 +39,15 @@ def moment(value: Any) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
+def epoch(value: Any) -> datetime | None:
+    """Return a time given as seconds since the epoch, or None."""
+    found = number(value)
+    try:
+        return None if found is None else datetime.fromtimestamp(found, UTC)
+    except (OverflowError, ValueError, OSError):
+        return None
+
+
 def fields(value: Any) -> Mapping[str, Any]:
     """Return an object, or an empty one."""
     return value if isinstance(value, dict) else {}

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Generic, Self, TypeVar
 
-from greenscale_dashboard.reading import count, fields, moment, number, rows, text, texts
+from greenscale_dashboard.reading import count, epoch, fields, moment, number, rows, text, texts
 
 Row = TypeVar("Row")
 Number = TypeVar("Number", int, float)
 ENDED: Final = frozenset({"succeeded", "failed", "cancelled"})
 OPEN: Final = ("waiting", "scheduled", "running", "delayed", "held", "cancelling")
+BATCH_ENDS: Final = ("completed", "failed", "expired", "cancelled")
 STATES: Final = (*OPEN, "succeeded", "failed", "cancelled")
 
 
@@ -69,6 +70,75 @@ class Job:
     def ended(self) -> bool:
         """Whether it will not change any more, unless it is replayed."""
         return self.state in ENDED or self.finished_at is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What made a batch fail before it began."""
+
+    code: str
+    message: str
+    line: int | None
+
+    @classmethod
+    def read(cls, said: Mapping[str, Any]) -> Self:
+        """Read an error of a batch."""
+        return cls(
+            code=text(said.get("code")) or "no code",
+            message=text(said.get("message")) or "",
+            line=count(said.get("line")),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """A batch and how it stands. `total` is 0 until its lines were counted."""
+
+    id: str
+    status: str
+    endpoint: str | None
+    model: str | None
+    created_at: datetime | None
+    expires_at: datetime | None
+    ended_at: datetime | None
+    total: int
+    completed: int
+    failed: int
+    output_file_id: str | None
+    error_file_id: str | None
+    faults: list[Fault]
+
+    @classmethod
+    def read(cls, answer: Any) -> Self:
+        """Read a batch object."""
+        said = fields(answer)
+        counts = fields(said.get("request_counts"))
+        ends = [epoch(said.get(f"{status}_at")) for status in BATCH_ENDS]
+        return cls(
+            id=text(said.get("id")) or "",
+            status=text(said.get("status")) or "unknown",
+            endpoint=text(said.get("endpoint")),
+            model=text(said.get("model")),
+            created_at=epoch(said.get("created_at")),
+            expires_at=epoch(said.get("expires_at")),
+            ended_at=next((end for end in ends if end), None),
+            total=count(counts.get("total")) or 0,
+            completed=count(counts.get("completed")) or 0,
+            failed=count(counts.get("failed")) or 0,
+            output_file_id=text(said.get("output_file_id")),
+            error_file_id=text(said.get("error_file_id")),
+            faults=[Fault.read(each) for each in rows(fields(said.get("errors")).get("data"))],
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Whether it will not change any more."""
+        return self.status in BATCH_ENDS
+
+    @property
+    def share(self) -> float:
+        """How much of it is done, from 0 to 1."""
+        return min(1.0, max(0.0, (self.completed + self.failed) / self.total)) if self.total > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,11 @@ COLOURS: Final = {
     "delayed": "orange",
     "cancelled": "gray",
     "cancelling": "gray",
+    "validating": "blue",
+    "in_progress": "blue",
+    "finalizing": "blue",
+    "completed": "green",
+    "expired": "orange",
 }
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
 

@@ -76,12 +76,12 @@ class Reader:
         field.send_keys(text)
 
     def click(self, text: str) -> None:
-        """Click on a button, a link or a head that says this, in the page rather than in its menu."""
+        """Click on a button, a link or a head that says this, in the page before its menu, once it is enabled."""
         script = """
             const all = ["[data-testid=stMain] ", ""].flatMap(place =>
                 [...document.querySelectorAll(["button", "a", "summary"].map(each => place + each).join())]);
             const says = (each, text) => each.innerText.split("\\n").some(line => line.trim() === text);
-            const found = all.find(each => says(each, arguments[0]) && each.offsetParent !== null);
+            const found = all.find(each => says(each, arguments[0]) && each.offsetParent && !each.disabled);
             if (found) found.click();
             return Boolean(found);
         """
@@ -94,6 +94,16 @@ class Reader:
 
     def ask(self, script: str) -> Any:
         return self.chrome.execute_script(f"return {script}")
+
+    def upload(self, file: Path) -> None:
+        """Choose a file."""
+        until(lambda: self.chrome.find_elements(By.CSS_SELECTOR, "input[type=file]"))[0].send_keys(str(file))
+        self.sees(file.name)
+
+    def save_in(self, folder: Path) -> None:
+        """Say where downloads go."""
+        where = {"behavior": "allow", "downloadPath": str(folder)}
+        self.chrome.execute_cdp_cmd("Browser.setDownloadBehavior", where)
 
     def picture(self) -> bytes:
         shot = self.chrome.execute_cdp_cmd("Page.captureScreenshot", {"format": "webp", "quality": 80})

@@ -46,7 +46,7 @@ def one_fake() -> Iterator[Fake]:
 
 @pytest.fixture
 def fake(one_fake: Fake, monkeypatch: pytest.MonkeyPatch) -> Fake:
-    one_fake.set(stats={}, history={}, jobs={}, dead={}, events={}, key=None, instead={})
+    one_fake.set(stats={}, history={}, jobs={}, dead={}, events={}, batches={}, lines={}, key=None, instead={})
     monkeypatch.setenv("GREENSCALE_GATEWAY_URL", one_fake.url)
     monkeypatch.delenv("GREENSCALE_GATEWAY_KEY", raising=False)
     return one_fake

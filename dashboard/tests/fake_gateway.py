@@ -1,8 +1,9 @@
 """A gateway for tests: HTTP as the real one speaks it, over a world that the test sets. `python fake_gateway.py PORT`.
 
-`PUT /fake` sets parts of the world: `stats`, `history`, `jobs` and `dead` (by id), `codes`, `key` (what is asked for),
-and `instead`: by "METHOD /path", an answer to give instead of the real one ({"status", "type", "body", "drip"}; `body`
-is JSON unless it is a string). `GET /fake` says which requests came, each with method, path, query and body.
+`PUT /fake` sets parts of the world: `stats`, `history`, `jobs` and `dead` (by id), `batches`, `lines` (by path),
+`codes`, `key` (what is asked for), and `instead`: by "METHOD /path", an answer to give instead of the real one
+({"status", "type", "body", "drip"}; `body` is JSON unless it is a string). `GET /fake` says which requests came, each
+with method, path, query and body.
 """
 
 import json
@@ -21,7 +22,8 @@ class World:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.parts: dict[str, Any] = {
-            "stats": {}, "history": {}, "jobs": {}, "dead": {}, "events": {}, "key": None, "instead": {}
+            "stats": {}, "history": {}, "jobs": {}, "dead": {}, "events": {}, "batches": {}, "lines": {},
+            "key": None, "instead": {},
         }  # fmt: skip
         self.requests: list[dict[str, Any]] = []
 
@@ -37,7 +39,8 @@ class Handler(BaseHTTPRequestHandler):
         address = urlsplit(self.path)
         path, query = unquote(address.path), {name: values[0] for name, values in parse_qs(address.query).items()}
         said = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        body = json.loads(said) if said else None
+        is_form = self.headers.get("Content-Type", "").startswith("multipart/")
+        body = said.decode("latin-1") if is_form else json.loads(said) if said else None
         with self.world.lock:
             if path == "/fake":
                 self._fake(body)
@@ -95,8 +98,29 @@ class Handler(BaseHTTPRequestHandler):
                 self._say(200, parts["dead"][letter_id])
             case ["dead", letter_id, "replay"], "POST" if letter_id in parts["dead"]:
                 self._say(200, parts["dead"].pop(letter_id))
+            case ["files"], "POST":
+                self._say(200, {"id": "file-1", "object": "file", "purpose": "batch", "status": "processed"})
+            case ["batches"], "POST":
+                self._say(200, self._batch(f"batch_{len(parts['batches'])}", body))
+            case ["batches"], "GET":
+                self._list(list(parts["batches"].values()), query)
+            case ["batches", batch_id], "GET" if batch_id in parts["batches"]:
+                self._say(200, parts["batches"][batch_id])
+            case ["batches", batch_id, "cancel"], "POST" if batch_id in parts["batches"]:
+                parts["batches"][batch_id]["status"] = "cancelling"
+                self._say(200, parts["batches"][batch_id])
+            case ["batches", batch_id, "resubmit"], "POST" if batch_id in parts["batches"]:
+                self._say(200, self._batch("batch_again", {}))
+            case ["batches", batch_id, "output" | "errors"], "GET" if batch_id in parts["batches"]:
+                self._say(200, parts["lines"].get(path, ""), "application/jsonl")
             case _:
                 self._problem(404, f"there is no {path}")
+
+    def _batch(self, batch_id: str, asked: dict[str, Any]) -> dict[str, Any]:
+        counts = {"total": 0, "completed": 0, "failed": 0}
+        batch = {"id": batch_id, "object": "batch", "status": "validating", "created_at": 1_893_553_445, **asked}
+        self.world.parts["batches"][batch_id] = batch | {"request_counts": counts}
+        return self.world.parts["batches"][batch_id]
 
     def _list(self, rows: list[dict[str, Any]], query: dict[str, str]) -> None:
         for name in ("state", "code"):

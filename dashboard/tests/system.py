@@ -95,7 +95,7 @@ class System:
         chosen = {
             "REDIS_PORT": ports[0], "NEYSA_API_URL": f"http://127.0.0.1:{ports[1]}/v1/chat/completions",
             "NEYSA_API_KEY": "", "GREENSCALE_LEASE_SECONDS": 2, "GREENSCALE_HEALTH_PORT": ports[2],
-            "GREENSCALE_GATEWAY_PORT": ports[3],
+            "GREENSCALE_GATEWAY_PORT": ports[3], "GREENSCALE_FILES": folder / "files",
         }  # fmt: skip
         self.redis = Program(folder / "redis.log", ports[0], (
             redis, "--port", str(ports[0]), "--bind", "127.0.0.1", "--appendonly", "yes",

@@ -14,7 +14,7 @@ from test_errors import NASTY
 from test_now import HISTORY, STATS
 from test_savings import history
 
-PATHS = ("?job=a", "now", "jobs?job=b", "savings")
+PATHS = ("?job=a", "now", "jobs?job=b", "batches?batch=c", "savings")
 RESULT = f"{NASTY}\n# Head\n" + "without_a_space" * 60
 
 
@@ -53,7 +53,10 @@ def nasty(fake: Fake) -> Fake:
     run = {"id": NASTY * 3, "attempts": 2, "since_seconds": 3}
     workers = [{"name": NASTY * 3, "why": NASTY * 5, "running": [run] * 9}]
     stats = STATS | {"queue": NASTY, "reasons": [NASTY * 9], "workers": workers}
-    fake.set(stats=stats, history=HISTORY | history(), jobs=jobs)
+    faults = [{"code": NASTY, "message": NASTY * 5, "line": 7}] * 3
+    batch = {"status": NASTY, "endpoint": NASTY, "model": NASTY * 3, "errors": {"data": faults}}
+    batches = {name: batch | {"id": name} for name in ("c", f"d{NASTY}")}
+    fake.set(stats=stats, history=HISTORY | history(), jobs=jobs, batches=batches)
     return fake
 
 
@@ -87,7 +90,10 @@ def test_it_is_dark_in_the_dark(reader: Reader, path: str) -> None:
 def test_the_parts_are_one_click_away_also_on_a_phone(reader: Reader, fake: Fake) -> None:
     fake.set(stats=STATS, history=HISTORY | history())
     reader.open()
-    for name, seen in (("Now", "Workers: 2"), ("Jobs", "There are no such jobs"), ("Savings", "Replicas over time")):
+    for name, seen in (
+        ("Now", "Workers: 2"), ("Jobs", "There are no such jobs"), ("Batches", "There are no batches"),
+        ("Savings", "Replicas over time"),
+    ):  # fmt: skip
         reader.click(name)
         reader.sees(seen)
     reader.open(size=PHONE)

@@ -8,10 +8,10 @@ import pytest
 
 from conftest import Fake
 from greenscale_dashboard import gateway
-from greenscale_dashboard.records import DeadLetter, History, Job, Savings, Stats, Worker
+from greenscale_dashboard.records import Batch, DeadLetter, History, Job, Savings, Stats, Worker
 from pages import open_page, words
 
-PARTS = ("now", "jobs", "savings")
+PARTS = ("now", "jobs", "batches", "savings")
 every_part = pytest.mark.parametrize("part", [*PARTS, "ask"])
 NASTY = "`a` <b>b</b> <script>alert(1)</script> $x^2$ [l](http://e.invalid) ![p](http://e.invalid/p) :smile: \x00\ud800"
 
@@ -104,6 +104,7 @@ STRANGE: list[Any] = [
 FIELDS = {
     "now": ["queue", "at", "depth", "rate_per_second", "remaining_seconds", "reasons", "workers", "totals", "series",
             "step_seconds", "since"],
+    "batches": ["status", "endpoint", "model", "created_at", "expires_at", "completed_at", "request_counts", "errors"],
     "savings": ["since", "until", "step_seconds", "series", "savings"],
     "ask": ["id", "state", "submitted_at", "finished_at", "attempts", "crashes", "worker", "model", "finish_reason",
             "usage", "metadata", "error", "result"],
@@ -127,14 +128,16 @@ def test_a_field_of_another_kind_breaks_nothing(fake: Fake, part: str, number: i
         inside: Any = dict.fromkeys(INSIDE.get(name, []), strange) or strange
         answer[name] = [inside] if name in LISTS else inside
     listed = {"data": [answer], "has_more": True, "last_id": strange}
-    instead = {"GET /v1/jobs": {"status": 200, "body": listed}}
-    fake.set(stats=answer, history=answer, jobs={"a": answer}, instead=instead)
-    page = open_page(part, job="a")
+    instead = {f"GET /v1/{name}": {"status": 200, "body": listed} for name in ("jobs", "batches")}
+    fake.set(stats=answer, history=answer, jobs={"a": answer}, batches={"a": answer}, instead=instead)
+    page = open_page(part, job="a", batch="a")
     assert not page.exception
     assert not page.error or part in {"ask", "jobs"}
 
 
-@pytest.mark.parametrize("read", [Job.read, DeadLetter.read, Stats.read, History.read, Savings.read, Worker.read])
+@pytest.mark.parametrize(
+    "read", [Job.read, Batch.read, DeadLetter.read, Stats.read, History.read, Savings.read, Worker.read]
+)
 def test_every_record_can_be_read_of_anything(read: Callable[[Any], Any]) -> None:
     for strange in STRANGE:
         read(strange)

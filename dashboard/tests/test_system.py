@@ -1,7 +1,10 @@
 """Before the whole system, in Chromium: an answer, also with a worker killed; and each part away, and back."""
 
+import json
+import re
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from selenium import webdriver
@@ -86,6 +89,34 @@ def test_a_worker_killed_while_the_page_is_open_costs_no_answer(reader: Reader, 
     reader.sees("Answered after")
     assert system.job(job_id)["state"] == "succeeded"
     assert system.job(job_id)["crashes"] == 1
+
+
+def test_a_batch_is_handed_in_outlives_a_killed_worker_and_its_answers_are_saved(
+    reader: Reader, system: System, tmp_path: Path
+) -> None:
+    names = [f"line-{number}" for number in range(64)]
+    body = {"model": "m", "messages": [{"role": "user", "content": "What is 9+9?"}]}
+    line = {"method": "POST", "url": "/v1/chat/completions", "body": body}
+    requests = tmp_path / "requests.jsonl"
+    requests.write_text("".join(json.dumps({"custom_id": name, **line}) + "\n" for name in names))
+    system.faults(rate_slow=0.25, slow_seconds=60)  # some are answered, and some are not while this worker lives
+    reader.open("batches")
+    reader.click("Hand in a file")
+    reader.upload(requests)
+    reader.click("Begin")
+    reader.sees("is the batch", "in_progress")
+    until(lambda: re.search(r"[1-9]\d* answered, 0 failed, of 64", reader.text()))
+    system.worker.kill()
+    system.faults()
+    system.worker.start()
+    reader.sees("completed", "64 answered, 0 failed, of 64")
+    reader.save_in(tmp_path)
+    reader.click("Get the answers")
+    reader.click("Save 64 lines")
+    (saved,) = until(lambda: list(tmp_path.glob("batch_*-output.jsonl")))
+    answers = [json.loads(each) for each in saved.read_text().splitlines()]
+    assert sorted(each["custom_id"] for each in answers) == sorted(names)
+    assert {each["response"]["status_code"] for each in answers} == {200}
 
 
 def test_a_gateway_that_is_stopped_is_told_and_its_return_is_seen(reader: Reader, system: System) -> None:
