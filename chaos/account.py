@@ -9,9 +9,10 @@ from itertools import pairwise
 from typing import Final
 
 from chaos.answers import judge_answers
+from chaos.batch_account import judge_batches
 from chaos.endpoint import CUT, ILL, POISONED
 from chaos.facts import Disturbance, Execution, Facts, Letter, Push, Verdict
-from chaos.schedule import ALL_ILL, GATEWAY, ILLNESSES, KILL, LATE, LEASE
+from chaos.schedule import ALL_ILL, FILES_AWAY, GATEWAY, ILLNESSES, KILL, LATE, LEASE
 
 CANCELLED: Final = {"cancelled", "will_be_cancelled"}
 SLACK: Final = 0.5  # seconds between a request to the endpoint to change its behaviour and the change
@@ -20,9 +21,10 @@ ENDPOINT: Final = {"429", "5xx", "hang", "cut", "malformed", POISONED, *(ILL + h
 CODES: Final = {how: f"http_{how}" for how in ILLNESSES} | {"hang": "timeout", CUT: "connection_cut"}
 SEEMS_AT_FAULT: Final = "http_400"  # the only illness that makes the job seem at fault
 MOST_BURIED: Final = 2  # by one illness of the whole endpoint
-FAILURES: Final = {*CODES.values(), "http_429", "http_502", "not_a_completion"}
+FAILURES: Final = frozenset({*CODES.values(), "http_429", "http_502", "not_a_completion"})
 CLOCKS: Final = 0.05  # seconds that two clocks of this machine may differ by
-EVERYBODYS: Final = ("endpoint", "Redis", "CLIENT", "DEBUG", "queue", "dead letters", GATEWAY)  # these undo no work
+# These undo no work.
+EVERYBODYS: Final = ("endpoint", "Redis", "CLIENT", "DEBUG", "queue", "dead letters", FILES_AWAY, GATEWAY)
 
 
 def judge(facts: Facts) -> Verdict:
@@ -34,6 +36,7 @@ def judge(facts: Facts) -> Verdict:
     audit.executions()
     audit.exits()
     judge_answers(facts, audit.breach, audit.verdict.counts)
+    judge_batches(facts, audit.breach, audit.verdict.counts, audit.may_bury, FAILURES)
     for part, count in facts.left.items():
         if count:
             audit.breach("left over", f"{count} in {part}")
@@ -92,7 +95,7 @@ class _Audit:
         self._count[POISONED if push.poisoned else "malformed"] += times
         if len(found) != times:
             self.breach("lost" if len(found) < times else "recorded twice", f"{push.job_id}: {len(found)} of {times}")
-        codes = {push.code} | (FAILURES if push.poisoned else set())
+        codes = {push.code} | (FAILURES if push.poisoned else frozenset())
         if {letter.code for letter in found} - codes or self.facts.written.get(push.job_id):
             self.breach("wrong ending", f"{push.job_id}: {found}, not {push.code}")
 
@@ -106,7 +109,7 @@ class _Audit:
         self._count["conflicts"] += conflicts
         self._count["duplicates"] += pushed - 1
         for letter in buried:
-            if not self._by_an_illness(job_id, letter):
+            if not self.may_bury(job_id, letter):
                 self.breach("wrong ending", f"{job_id}: {letter.code}, {self._executions[job_id]}")
         if cancellation in CANCELLED or (cancellation == "unknown" and state == "cancelled"):
             self._count["cancelled"] += 1
@@ -131,7 +134,7 @@ class _Audit:
         state, codes = record.get("state"), {letter.code for letter in buried}
         return state == "succeeded" or (state == "failed" and record.get("error_code") in codes)
 
-    def _by_an_illness(self, job_id: str, letter: Letter) -> bool:
+    def may_bury(self, job_id: str, letter: Letter) -> bool:
         """Return whether it is one of two jobs that an illness of the whole endpoint may bury, or met two illnesses.
 
         A job that seems at fault, by a 400, twice, with another job answered in between, is dead, however many such
@@ -204,7 +207,8 @@ class _Audit:
         for job, executions in self._executions.items():
             self._count["executed again"] += len(executions) - 1
             self._count["answered twice by the endpoint"] += sum(each.fate == "ok" for each in executions) > 1
-            for before, after in pairwise(executions if self._pushed[job] == 1 else ()):
+            puts = self._pushed[job] + self.facts.lines.get(job, 0)
+            for before, after in pairwise(executions if puts == 1 else ()):
                 reached = disturbances[: bisect.bisect_right(starts, after.began)]
                 if before.fate not in ENDPOINT and not any(_explains(each, before, after) for each in reached):
                     self.breach("executed again for no reason", f"{before}, {after}")

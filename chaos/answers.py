@@ -5,12 +5,13 @@ from collections.abc import Callable
 from typing import Final
 
 from chaos.facts import Disturbance, Facts, Request
-from chaos.schedule import GATEWAY, GATEWAY_ENDED, GATEWAY_KILLED, GATEWAY_STOPPED, STOOD_STILL
+from chaos.schedule import FILES_AWAY, GATEWAY, GATEWAY_ENDED, GATEWAY_KILLED, GATEWAY_STOPPED, STOOD_STILL
 
 SLACK: Final = 0.5  # seconds between a signal and its trace here
 AFTER: Final = 2.0  # seconds from the return of Redis, or of its network, until a gateway has connections again
 UNAVAILABLE: Final = 503
 REDIS: Final = ("Redis", "CLIENT", "DEBUG")
+CUTS: Final = {GATEWAY_KILLED, GATEWAY_STOPPED, STOOD_STILL, FILES_AWAY}  # the last one amid the bytes of a file
 ANSWERED_BADLY: Final = "answered badly"
 TOLD_OTHERWISE: Final = "told otherwise"
 ENDS: Final = {"succeeded", "failed", "cancelled"}
@@ -72,11 +73,13 @@ def _cuts_off(fault: Disturbance, request: Request) -> bool:
     """Return whether a fault explains that a connection broke. Who is being stopped answers what it has received."""
     if fault.kind == GATEWAY_ENDED:
         return fault.began - SLACK <= request.began <= fault.ended + SLACK
-    return fault.kind in {GATEWAY_KILLED, GATEWAY_STOPPED, STOOD_STILL} and request.began <= fault.ended + SLACK
+    return fault.kind in CUTS and request.began <= fault.ended + SLACK
 
 
 def _puts_off(fault: Disturbance, request: Request) -> bool:
     """Return whether a fault explains a 503."""
     if request.said["error"]["code"] == "shutting_down":
         return fault.kind == GATEWAY_ENDED and request.began <= fault.ended + SLACK
+    if request.said["error"]["code"] == "files_unavailable":
+        return fault.kind in {FILES_AWAY, STOOD_STILL} and request.began <= fault.ended + SLACK
     return fault.kind.startswith((GATEWAY, *REDIS, STOOD_STILL)) and request.began <= fault.ended + AFTER

@@ -24,6 +24,7 @@ KEYED: Final = 0.4
 NAMED: Final = 0.5  # of the others: the client chooses the id
 WAITING: Final = 0.3
 LATER: Final = 0.1
+NOTIFY: Final = 0.1
 AHEAD: Final = (1.0, 2.0)  # seconds
 WAIT: Final = 10  # seconds, of `Prefer: wait`
 PATIENCE: Final = 40.0  # seconds beyond that; a gateway gives Redis up after some 15
@@ -93,10 +94,11 @@ class Clients:
     def pushes(self, put: Mapping[str, Sequence[bytes]]) -> list[Push]:
         """Return the jobs that were handed in and not refused. `put`: payloads in Redis' journal by user."""
         return [
-            Push(_id_of(payload), payload, job.line, told=job.told, once=True, due=job.due)
+            Push(job_id, payload, job.line, told=job.told, once=True, due=job.due, notify=notify)
             for job in self._jobs
             if job.told or not job.refused
             for payload in put.get(job.name, [orjson.dumps({"job_id": job.name})])  # the latter is in no journal
+            for job_id, notify in [_known(payload)]
         ]
 
     def cancellations(self, ids: Mapping[str, str]) -> dict[str, str]:
@@ -182,7 +184,7 @@ class Clients:
 
 def _drawn(rnd: random.Random, what: str, name: str, job_class: str, *, line: str) -> Job:
     """Draw a job. It stays in line if its request is answered at once, and not repeated."""
-    keyed, named, waits, later = (rnd.random() < share for share in (KEYED, NAMED, WAITING, LATER))
+    keyed, named, waits, later, notify = (rnd.random() < share for share in (KEYED, NAMED, WAITING, LATER, NOTIFY))
     ahead, model, rubbish = rnd.uniform(*AHEAD), rnd.choice(MODELS), rnd.choice(RUBBISH)
     if what == "rubbish":
         return Job(name=name, body=rubbish, wanted=(400,))
@@ -198,6 +200,8 @@ def _drawn(rnd: random.Random, what: str, name: str, job_class: str, *, line: st
         headers["Prefer"] = f"wait={WAIT}"
     if later:
         fields["not_before"] = time.time() + ahead
+    if notify:
+        fields["notify"] = True
     due = time.monotonic() + ahead if later else float("-inf")
     in_line = not (keyed or waits or later)
     return Job(name=name, body=fields, headers=headers, line=line if in_line else None, due=due)
@@ -207,8 +211,10 @@ def _fields(name: str, **fields: Any) -> dict[str, Any]:
     return {"prompt": name, "user": name, **fields}
 
 
-def _id_of(payload: bytes) -> str:
-    return str(orjson.loads(payload)["job_id"])
+def _known(payload: bytes) -> tuple[str, bool]:
+    """Return the id of a job, and whether its end is told."""
+    fields = orjson.loads(payload)
+    return str(fields["job_id"]), bool(fields.get("notify"))
 
 
 def _read(response: aiohttp.ClientResponse, body: bytes) -> tuple[dict[str, Any], str]:

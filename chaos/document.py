@@ -45,6 +45,31 @@ OF_GATEWAYS: Final[Mapping[str, tuple[str, str]]] = {
         "each client, beside the times of the faults",
     ),
 }
+OF_BATCHES: Final[Mapping[str, tuple[str, str]]] = {
+    "batch ended badly": (
+        "A batch that a gateway accepted ends as it should, once for all, and its counts and output agree",
+        "the clients, who read it as it runs, at its end and at the end of the run",
+    ),
+    "line lost or twice": (
+        "Each line of a batch is once in its output or in its error file, and its job has one result",
+        "the two files, and Redis' journal",
+    ),
+    "line ended wrongly": (
+        "A line's answer is one that its call got; a good line fails only if its batch was cancelled, or as a job may",
+        "the files, beside the endpoint's memory",
+    ),
+    "line put again": (
+        "A line is put once; a gateway that was stopped or cut off may put its window again",
+        "Redis' journal",
+    ),
+    "line left over": ("When its batch has ended, nothing is left of a line", "the keys in Redis"),
+    "event lost": (
+        "Each end of a batch, and of a job with `notify`, is told to its webhook, by one id",
+        "the receiver",
+    ),
+    "event of nobody": ("A webhook is told of nothing else, and each message is signed", "the receiver"),
+}
+ALL: Final = {**PROMISES, **OF_GATEWAYS, **OF_BATCHES}
 NAMES: Final = {
     "long": "long run, list",
     "kills": "kills alone, list",
@@ -58,6 +83,8 @@ COUNTED: Final = (
     *("conflicts", "duplicates"),
     *("executions", "executed again", "answered twice by the endpoint", "late heartbeats"),
     *("requests", "ends told by a gateway", "requests cut off", "requests put off"),
+    *("batches", "lines of batches", "lines answered", "lines failed", "lines cancelled", "lines put again"),
+    *("events", "events sent again"),
 )
 
 
@@ -106,10 +133,12 @@ def _head(runs: Mapping[str, Outcome]) -> str:
 
 `make chaos` breaks everything for two minutes and draws up the account; `make chaos ARGS="--seconds 3600"` for longer.
 Real processes: workers and two gateways that are started again when they end, a Redis that keeps a journal (AOF,
-`appendfsync always`), the simulator as the endpoint, producers that `LPUSH` (or `XADD`), and clients that hand in jobs
-over HTTP. A seed draws what happens, when, and to whom, so that a failing seed replays its schedule. The account is
-drawn up from what others saw: producers and clients, the endpoint, Redis' journal and its keys; never from what a
-worker or a gateway says of itself. What the promises rest on: [queue-protocol.md](queue-protocol.md).
+`appendfsync always`), the simulator as the endpoint, producers that `LPUSH` (or `XADD`), clients that hand in jobs
+over HTTP or upload files and have them answered as [batches](batches.md), and a receiver of [webhooks](webhooks.md)
+that refuses some once. A seed draws what happens, when, and to whom, so that a failing seed replays its schedule. The
+account is drawn up from what others saw: producers, clients and the receiver, the endpoint, Redis' journal and its
+keys; never from what a worker or a gateway says of itself. What the promises rest on:
+[queue-protocol.md](queue-protocol.md).
 
 | | |
 |---|---|
@@ -120,18 +149,19 @@ worker or a gateway says of itself. What the promises rest on: [queue-protocol.m
 
 def _promises(runs: Mapping[str, Outcome]) -> str:
     rows = [
-        [promise, witness, *(_broken(run, key) for run in runs.values())]
-        for key, (promise, witness) in {**PROMISES, **OF_GATEWAYS}.items()
+        [promise, witness, *(_broken(run, key) for run in runs.values())] for key, (promise, witness) in ALL.items()
     ]
     return f"""## What is promised, and how often it was broken
 
 {table(["", "witness", *_names(runs)], rows)}
 
-A dash: there were no gateways in that run yet."""
+A dash: there were no gateways, or no batches, in that run yet."""
 
 
 def _broken(run: Outcome, key: str) -> str:
-    return "–" if key in OF_GATEWAYS and "requests" not in run.verdict.counts else f"{run.verdict.counts.get(key, 0)}"
+    counts = run.verdict.counts
+    absent = (key in OF_GATEWAYS and "requests" not in counts) or (key in OF_BATCHES and "batches" not in counts)
+    return "–" if absent else f"{counts.get(key, 0)}"
 
 
 def _runs(runs: Mapping[str, Outcome]) -> str:

@@ -13,7 +13,7 @@ class Push:
     `producer`: the sender, and the class if it has one, if it waited for each answer before the next push; else None.
     `code`: of the dead letter that it must become, if any; `poisoned`: the endpoint always refuses it, as `code` says.
     `once`: however often it was sent, it is to be put once, as a gateway does. `due`: when it may begin, in monotonic
-    seconds.
+    seconds. `notify`: its end is told to the receiver of webhooks.
     """
 
     job_id: str
@@ -24,6 +24,49 @@ class Push:
     poisoned: bool = False
     once: bool = False
     due: float = float("-inf")
+    notify: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a batch. `code`: of the error that it must get, if any; `poisoned` as for a push."""
+
+    name: str
+    code: str = ""
+    poisoned: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """A batch that a gateway accepted, as its client saw it.
+
+    `refused`: the code with which its file fails, if it must. `cancelled`: somebody asked for it. `told` is the object
+    of its end, `again` that of the end of the run. `partial` is output that was read while it ran.
+    """
+
+    id: str
+    lines: Sequence[Line]
+    refused: str = ""
+    cancelled: bool = False
+    told: Mapping[str, Any] = field(default_factory=dict)
+    again: Mapping[str, Any] = field(default_factory=dict)
+    partial: bytes = b""
+    output: bytes = b""
+    errors: bytes = b""
+
+    def job_id(self, number: int) -> str:
+        """Return the id of a line's job; lines count from 1."""
+        return f"{self.id}.{number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A message that the receiver of webhooks got. `signed`: its signature is right."""
+
+    id: str
+    kind: str
+    about: str
+    signed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +134,9 @@ class Exit:
 class Facts:
     """All facts. `journal` counts payloads that Redis accepted, `written` has every result that was ever written.
 
-    `requests` are those to gateways.
+    `requests` are those to gateways. `batches` are those that clients made, `listed` the ids of those that gateways
+    know. `lines` counts how often the job of each line was put, `lines_kept` has the states of those whose records are
+    still there, `lines_buried` the ids of those with a dead letter.
     """
 
     pushes: Sequence[Push]
@@ -106,6 +151,12 @@ class Facts:
     left: Mapping[str, int]
     exits: Sequence[Exit] = ()
     requests: Sequence[Request] = ()
+    batches: Sequence[Batch] = ()
+    listed: Sequence[str] = ()
+    lines: Mapping[str, int] = field(default_factory=dict)
+    lines_kept: Mapping[str, str] = field(default_factory=dict)
+    lines_buried: Sequence[str] = ()
+    events: Sequence[Event] = ()
 
 
 @dataclass(slots=True)

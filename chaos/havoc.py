@@ -16,6 +16,7 @@ import redis
 from chaos.facts import Disturbance, Exit
 from chaos.schedule import (
     ALL_ILL,
+    FILES_AWAY,
     GATEWAY,
     GATEWAY_ENDED,
     GATEWAY_KILLED,
@@ -241,6 +242,9 @@ class Havoc:
             if not self._pauses:
                 await _insist(self._stage.admin.resume)
 
+    async def _hide_files(self, fault: Fault, _: Slot) -> None:
+        await self._stage.hide_files(fault.lasts)
+
     async def _replay(self, _: Fault, __: Slot) -> bool:
         letters = sorted([letter.id async for letter in self._stage.admin.dead()])
         for letter in self._random.sample(letters, min(LETTERS, len(letters))):
@@ -270,6 +274,7 @@ class Havoc:
         MODEL_ILL: (_fall_ill, False),
         "queue paused": (_pause, False),
         "dead letters replayed": (_replay, False),
+        FILES_AWAY: (_hide_files, False),
         GATEWAY_KILLED: (_end_gateway, True),
         GATEWAY_ENDED: (_end_gateway, True),
         GATEWAY_STOPPED: (_stop, True),

@@ -8,10 +8,15 @@ from typing import Final
 
 import hiredis
 
+from chaos.stage import NAME
+from greenscale_worker.queues.redis.keys import OF_LISTS, Keys
+
 CHUNK: Final = 1024 * 1024
 RESULT: Final = b"result:"
-CLASSES: Final = (b":interactive", b":background")
-LATER: Final = b":later:payload"
+KEYS: Final = Keys(NAME)  # of the jobs; gateways have queues of their own beside them
+SOURCES: Final = {NAME.encode(), *(KEYS.of(part).encode() for part in OF_LISTS)}
+LATER: Final = KEYS.of("later:payload").encode()
+WORKERS: Final = KEYS.of("workers").encode()
 TAKES: Final = {b"HDEL", b"XCLAIM", b"LPOP", b"RPOP"}  # what promote, claim and replay do besides; put only adds
 
 Command = Sequence[bytes]
@@ -40,7 +45,7 @@ def read(directory: Path) -> Journal:
             journal.put.update(_put(step))
         for command in step:
             match command:
-                case [b"ZADD", key, when, owner] if key.endswith(b":workers"):
+                case [b"ZADD", key, when, owner] if key == WORKERS:
                     journal.beats[int(owner.split(b":")[-2])].append(int(when))
                 case [b"SET", key, value, *_] if key.startswith(RESULT):
                     journal.written[key.removeprefix(RESULT).decode()].append(value.decode())
@@ -53,7 +58,7 @@ def _put(step: Sequence[Command]) -> list[bytes]:
     only_adds = not any(command[0] in TAKES for command in step)
     for command in step:
         match command:
-            case [b"HSET", key, _, kept] if key.endswith(LATER):
+            case [b"HSET", key, _, kept] if key == LATER:
                 found.append(kept.partition(b" ")[2])  # behind the class
             case _ if only_adds:
                 found += _appended(command)
@@ -63,9 +68,9 @@ def _put(step: Sequence[Command]) -> list[bytes]:
 def _appended(command: Command) -> Sequence[bytes]:
     """Return the payloads that a command adds to the source or to a class."""
     match command:
-        case [b"LPUSH" | b"RPUSH", key, *payloads] if b":" not in key or key.endswith(CLASSES):
+        case [b"LPUSH" | b"RPUSH", key, *payloads] if key in SOURCES:
             return payloads
-        case [b"XADD", _, *words] if b"job" in words:
+        case [b"XADD", key, *words] if key in SOURCES and b"job" in words:
             return [words[words.index(b"job") + 1]]
     return ()
 

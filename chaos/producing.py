@@ -106,7 +106,11 @@ def _plain(job_id: str, producer: int, **fields: Any) -> Push:
 
 def _poisoned(job_id: str, producer: int, poison: str) -> Push:
     """Return a job that the endpoint always refuses; its prompt says how."""
-    how, _ = POISONS[poison]
-    code = "connection_cut" if how == CUT else f"http_{how}"
     payload = {"job_id": job_id, "prompt": f"{POISON}{poison} {job_id}", "user": job_id}
-    return Push(job_id, orjson.dumps(payload), producer, code=code, poisoned=True)
+    return Push(job_id, orjson.dumps(payload), producer, code=poisoned_code(poison), poisoned=True)
+
+
+def poisoned_code(poison: str) -> str:
+    """Return the code with which a poisoned job fails."""
+    how, _ = POISONS[poison]
+    return "connection_cut" if how == CUT else f"http_{how}"

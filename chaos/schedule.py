@@ -19,6 +19,7 @@ GATEWAY: Final = "gateway: "  # how the names of faults begin that hit a gateway
 GATEWAY_KILLED: Final = f"{GATEWAY}{KILL}"
 GATEWAY_ENDED: Final = f"{GATEWAY}SIGTERM"
 GATEWAY_STOPPED: Final = f"{GATEWAY}SIGSTOP"
+FILES_AWAY: Final = "files away"
 ILLNESSES: Final = ("400", "500", "cut", "403", "hang", "503")  # in turn: a status without words, or another fault
 
 
@@ -58,6 +59,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     MODEL_ILL: Kind(lasts=(2.0, 5.0)),
     "queue paused": Kind(lasts=(0.3, 1.5)),
     "dead letters replayed": Kind(),
+    FILES_AWAY: Kind(lasts=(0.5, LEASE)),
     GATEWAY_KILLED: Kind(weight=2),
     GATEWAY_ENDED: Kind(weight=2),
     GATEWAY_STOPPED: Kind(lasts=(0.5 * LEASE, 2.5 * LEASE)),

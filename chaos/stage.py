@@ -38,10 +38,11 @@ DRAINS: Final = (0.2, 5.0)  # seconds; a short and a long drain, for alternate s
 ENOUGH: Final = 1000  # crashes that bury a job: more than any job will have, so that none is buried
 MODELS: Final = ("one", "other")
 REPLY_SECONDS: Final = 10.0
-START_SECONDS: Final = 30.0  # of a gateway on a busy machine
+START_SECONDS: Final = 60.0  # of a gateway on a busy machine
 PROBE_SECONDS: Final = 1.0
 KEPT_SECONDS: Final = 86_400
 POLL_SECONDS: Final = 0.05
+OWN_QUEUES: Final = (f"{{{NAME}}}:batches", f"{{{NAME}}}:webhooks")  # of the gateways, each a list
 OPTIONS: Final = QueueOptions(name=NAME, lease=LEASE, result_ttl=KEPT_SECONDS)
 
 
@@ -90,6 +91,8 @@ class Stage:
         )
         self.redis_lock = asyncio.Lock()
         self.keys = Keys(NAME)
+        self.files = directory / "files"
+        self._files_lock = asyncio.Lock()
         self._port = free_port()
         self._closing = False
         self._stack = AsyncExitStack()
@@ -138,23 +141,41 @@ class Stage:
     async def waiting(self) -> int:
         """Count jobs that have not ended, claimed or not."""
         pipe = self.client.pipeline(transaction=False)
-        if self.queue == "stream":
-            pipe.xlen(NAME)
-        else:
-            pipe.llen(NAME).hlen(self.keys.of("open"))
-        for unclaimed in OF_LISTS:
-            pipe.llen(self.keys.of(unclaimed))
-        pipe.zcard(self.keys.of("later"))
+        for keys in (self.keys, *map(Keys, OWN_QUEUES)):
+            if keys is self.keys and self.queue == "stream":
+                pipe.xlen(NAME)
+            else:
+                pipe.llen(keys.name).hlen(keys.of("open"))
+            for unclaimed in OF_LISTS:
+                pipe.llen(keys.of(unclaimed))
+            pipe.zcard(keys.of("later"))
+        pipe.hlen(self.keys.of("notify")).zcard(self.keys.notices)
         return sum(await pipe.execute())
+
+    async def all_alive(self) -> bool:
+        """Return whether the queues know the workers and gateways that live, and no others."""
+        pipe = self.client.pipeline(transaction=False).zcard(self.keys.of("workers"))
+        for name in OWN_QUEUES:
+            pipe.zcard(Keys(name).of("workers"))
+        return bool(await pipe.execute() == [self.workers, *len(OWN_QUEUES) * [GATEWAYS]])
+
+    async def hide_files(self, seconds: float) -> None:
+        """Let the gateways' files be away for a while; as without a volume, no gateway starts meanwhile."""
+        async with self._files_lock:
+            while not await self._all_serve():  # noqa: ASYNC110  they are processes, and have to be polled
+                await asyncio.sleep(POLL_SECONDS)
+            away = self.files.rename(self.files.with_name("away"))
+            self.files.touch()  # so that nobody makes it anew
+            await asyncio.sleep(seconds)
+            self.files.unlink()
+            away.rename(self.files)
 
     async def serves(self, gateway: Slot) -> bool:
         """Wait until a gateway answers; return whether it does within START_SECONDS."""
         ends = time.monotonic() + START_SECONDS
         while time.monotonic() < ends:
-            with suppress(aiohttp.ClientError, TimeoutError):
-                async with self._probe.get(f"http://127.0.0.1:{gateway.port}/livez") as response:
-                    if response.status == HTTPStatus.OK:
-                        return True
+            if await self._answers(gateway):
+                return True
             await asyncio.sleep(POLL_SECONDS)
         return False
 
@@ -191,6 +212,16 @@ class Stage:
     def _all(self) -> list[Slot]:
         return [*self.slots, *self.gateways]
 
+    async def _all_serve(self) -> bool:
+        """Return whether all gateways that live answer."""
+        return all([await self._answers(each) for each in self.gateways if each.process.alive])
+
+    async def _answers(self, gateway: Slot) -> bool:
+        with suppress(aiohttp.ClientError, TimeoutError):
+            async with self._probe.get(f"http://127.0.0.1:{gateway.port}/livez") as response:
+                return response.status == HTTPStatus.OK
+        return False
+
     def _settings(self) -> dict[str, object]:
         return {
             "NEYSA_API_URL": f"http://127.0.0.1:{self._port}/v1/chat/completions",
@@ -209,7 +240,8 @@ class Stage:
             "GREENSCALE_DRAIN_SECONDS": DRAINS[slot.number % len(DRAINS)],
         }
         if slot.port:
-            slot.process = self._fleet.start("serve", GREENSCALE_GATEWAY_PORT=slot.port, **common)
+            own = {"GREENSCALE_FILES": self.files, "GREENSCALE_WEBHOOKS_ALLOW_PRIVATE": "true"}
+            slot.process = self._fleet.start("serve", GREENSCALE_GATEWAY_PORT=slot.port, **own, **common)
         else:
             headers = orjson.dumps({WORKER: slot.name}).decode()
             slot.process = self._fleet.start(GREENSCALE_ENDPOINT_HEADERS=headers, **common)
@@ -219,7 +251,8 @@ class Stage:
         """Restart what has ended, as Kubernetes does."""
         while True:
             for slot in self._all:
-                if not self._closing and not slot.process.alive:
+                waits = slot.port and self._files_lock.locked()
+                if not (self._closing or slot.process.alive or waits):
                     self._bury(slot)
                     slot.generation += 1
                     slot.asked = ""

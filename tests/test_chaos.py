@@ -5,16 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from chaos import journal, report
 from chaos.account import judge
-from chaos.document import OF_GATEWAYS, PROMISES
-from chaos.facts import Disturbance, Execution, Exit, Facts, Letter, Push, Request, Verdict
+from chaos.document import ALL
+from chaos.facts import Batch, Disturbance, Event, Execution, Exit, Facts, Letter, Line, Push, Request, Verdict
 from chaos.outcome import FOLDER, Outcome
 from chaos.peers import EVERYBODY, KEPT, Comparison
 from chaos.scenarios import SCENARIOS
-from chaos.schedule import GATEWAY_ENDED, GATEWAY_KILLED, KILL, KINDS, Plan, draw
+from chaos.schedule import FILES_AWAY, GATEWAY_ENDED, GATEWAY_KILLED, GATEWAY_STOPPED, KILL, KINDS, Plan, draw
 from harness.report import README
 
 FIRST, SECOND, RUBBISH = Push("a", b"A"), Push("b", b"B"), Push("c", b"C", code="not_json")
@@ -29,6 +30,9 @@ HANDED_IN = replace(FIRST, once=True)
 ENDED = Request("a", "gateway 0.0", 9.0, 11.5, 200, said={"id": "a", "state": "succeeded", "result": "a #1"})
 PUT_OFF = Request("a", "gateway 0.0", 9.0, 9.5, 503, said={"error": {"code": "queue_unavailable"}})
 LEAVING = replace(PUT_OFF, said={"error": {"code": "shutting_down"}})
+NO_FILES = replace(PUT_OFF, said={"error": {"code": "files_unavailable"}})
+AWAY = Disturbance(FILES_AWAY, None, 9.0, 9.2)
+WRITTEN = {"a": ["a #1"], "b": ["b #1"]}
 CUT_OFF = Request("a", "gateway 0.0", 9.0, 9.5, 0)
 
 
@@ -47,7 +51,7 @@ def facts(**changes: Any) -> Facts:
     well: dict[str, Any] = {
         "pushes": [FIRST, SECOND, RUBBISH],
         "journal": {b"A": 1, b"B": 1, b"C": 1},
-        "written": {"a": ["a #1"], "b": ["b #1"]},
+        "written": WRITTEN,
         "results": {"a": "a #1", "b": "b #1"},
         "records": {
             "a": {"state": "succeeded", "first_claimed_ms": "1"},
@@ -125,6 +129,77 @@ def ill_twice(answered: float, code: str = "400") -> dict[str, Any]:
     (later,) = ill["disturbances"]
     both = [replace(later, began=1.0, ended=2.0), later]
     return ill | {"executions": [*first, *ill["executions"][:-1], between], "disturbances": both}
+
+
+def answer(name: str, text: str) -> bytes:
+    body = {"choices": [{"message": {"content": text}}]}
+    return orjson.dumps({"custom_id": name, "response": {"body": body}, "error": None}) + b"\n"
+
+
+def failure(name: str, code: str) -> bytes:
+    return orjson.dumps({"custom_id": name, "response": None, "error": {"code": code}}) + b"\n"
+
+
+LINES = (Line("one"), Line("two"), Line("bad", "bad_request"))
+BATCH_CALLS = [
+    Execution("batch_1.1", "0.0", "ok", "one #1", 10.0, 11.0),
+    Execution("batch_1.2", "0.0", "ok", "two #1", 10.0, 11.0),
+]
+COMPLETED = Event("evt_1", "batch.completed", "batch_1")
+REFUSED = Event("evt_1", "batch.failed", "batch_1")
+CANCELLED_EVENT = Event("evt_1", "batch.cancelled", "batch_1")
+CANCELLED_THEN = {"cancelled": True, "output": answer("one", "one #1"), "partial": b""} | {
+    "errors": failure("two", "batch_cancelled") + failure("bad", "bad_request")
+}
+
+
+def batch(counts: tuple[int, int, int] = (3, 2, 1), status: str = "completed", **changes: Any) -> dict[str, Any]:
+    """Give a run with a batch of three lines, two of them good. `counts`: all, completed, failed."""
+    told = {"status": status, "request_counts": dict(zip(("total", "completed", "failed"), counts, strict=True))}
+    of_facts = {name: changes.pop(name) for name in list(changes) if name in Facts.__dataclass_fields__}
+    well: dict[str, Any] = {
+        "told": told,
+        "again": told,
+        "partial": answer("one", "one #1"),
+        "output": answer("one", "one #1") + answer("two", "two #1"),
+        "errors": failure("bad", "bad_request"),
+    }
+    return {
+        "batches": [Batch(id="batch_1", lines=LINES, **well | changes)],
+        "listed": ["batch_1"],
+        "lines": {"batch_1.1": 1, "batch_1.2": 1, "batch_1.3": 1},
+        "executions": [*facts().executions, *BATCH_CALLS],
+        "events": [COMPLETED],
+        **of_facts,
+    }
+
+
+def refused(**changes: Any) -> dict[str, Any]:
+    """Give a run with a batch whose file is faulty."""
+    told = {"status": "failed", "errors": {"data": [{"code": "duplicate_custom_id"}]}}
+    empty = {"partial": b"", "output": b"", "errors": b"", "lines": {}}
+    told_of = {"told": told, "again": told, "refused": "duplicate_custom_id", "events": [REFUSED]}
+    return batch(**told_of | empty | changes)
+
+
+def buried_line(code: str, began: float) -> dict[str, Any]:
+    """Give a run in which a good line met a call at a time, and is in the error file with a code."""
+    ill = Execution("batch_1.2", "0.0", "ill 400", "", began, began + 0.1)
+    return batch(
+        (3, 1, 2),
+        output=answer("one", "one #1"),
+        errors=failure("two", code) + failure("bad", "bad_request"),
+        executions=[*facts().executions, BATCH_CALLS[0], ill],
+        disturbances=[ILLNESS],
+    )
+
+
+def notified(*events: Event, **changes: Any) -> dict[str, Any]:
+    """Give a run in which the end of the first job is to be told."""
+    return {"pushes": [replace(FIRST, notify=True), SECOND, RUBBISH], "events": events, **changes}
+
+
+JOB_EVENT = Event("evt_2", "job.succeeded", "a")
 
 
 BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
@@ -251,6 +326,67 @@ BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
         "answered badly",
         {"requests": [PUT_OFF], "disturbances": [Disturbance("Redis killed", None, 1.0, 2.0)]},
     ),
+    "a batch that did not end": ("batch ended badly", batch(status="in_progress")),
+    "a batch cancelled that nobody cancelled": (
+        "batch ended badly",
+        batch((3, 1, 2), "cancelled", **CANCELLED_THEN | {"cancelled": False}),
+    ),
+    "a faulty file that was run": ("batch ended badly", batch(refused="duplicate_custom_id")),
+    "a good file that failed": ("batch ended badly", refused(refused="")),
+    "another fault than the file has": ("batch ended badly", refused(refused="empty_file")),
+    "an end that changed": ("batch ended badly", batch(again={"status": "in_progress"})),
+    "counts that are not those of the files": ("batch ended badly", batch((3, 3, 0))),
+    "output that was written in another order": ("batch ended badly", batch(partial=answer("two", "two #1"))),
+    "a line in neither file": (
+        "line lost or twice",
+        batch((2, 1, 1), output=answer("one", "one #1")),
+    ),
+    "a line in both files": (
+        "line lost or twice",
+        batch((4, 2, 2), errors=failure("one", "http_400") + failure("bad", "bad_request")),
+    ),
+    "a line that nobody wrote": (
+        "line lost or twice",
+        batch((4, 2, 2), errors=failure("three", "bad_request") + failure("bad", "bad_request")),
+    ),
+    "a line with two results": ("line lost or twice", batch(written={**WRITTEN, "batch_1.1": ["one #1", "one #1"]})),
+    "a line with the answer of another": (
+        "line ended wrongly",
+        batch(partial=b"", output=answer("one", "two #1") + answer("two", "one #1")),
+    ),
+    "a good line that failed": ("line ended wrongly", buried_line("http_400", 20.0)),
+    "a good line that failed of something else": ("line ended wrongly", buried_line("answer_lost", 10.0)),
+    "a good line cancelled in a batch that was not": ("line ended wrongly", buried_line("batch_cancelled", 10.0)),
+    "a bad line that was answered": (
+        "line ended wrongly",
+        batch((3, 3, 0), errors=b"", output=b"".join(answer(name, f"{name} #1") for name in ("one", "two", "bad"))),
+    ),
+    "a bad line with another code": ("line ended wrongly", batch(errors=failure("bad", "http_400"))),
+    "a line put again for no reason": ("line put again", batch(lines={"batch_1.1": 2, "batch_1.2": 1, "batch_1.3": 1})),
+    "a line put again and again": (
+        "line put again",
+        batch(lines={"batch_1.1": 300}, **at_the_gateway(GATEWAY_STOPPED)),
+    ),
+    "a line called again for no reason": (
+        "executed again for no reason",
+        batch(executions=[*facts().executions, *BATCH_CALLS, replace(BATCH_CALLS[0], began=14.0, ended=15.0)]),
+    ),
+    "a line whose record is still there": ("line left over", batch(lines_kept={"batch_1.1": "succeeded"})),
+    "a line whose dead letter is still there": ("line left over", batch(lines_buried=["batch_1.3"])),
+    "a batch made twice": ("put twice", batch(listed=["batch_1", "batch_2"])),
+    "lines of a faulty file": ("refused and run", refused(lines={"batch_1.1": 1})),
+    "an end that nobody was told": ("event lost", batch(events=[])),
+    "an end told by two ids": ("event lost", batch(events=[COMPLETED, replace(COMPLETED, id="evt_9")])),
+    "an end that was none": ("event of nobody", batch(events=[COMPLETED, replace(COMPLETED, kind="batch.failed")])),
+    "an event without a signature": ("event of nobody", batch(events=[replace(COMPLETED, signed=False)])),
+    "an event of another's batch": ("event of nobody", batch(events=[COMPLETED, replace(COMPLETED, about="batch_2")])),
+    "a job's end that nobody was told": ("event lost", notified()),
+    "an event of a job that asked for none": ("event of nobody", {"events": [JOB_EVENT]}),
+    "a job's end that was another": ("event of nobody", notified(JOB_EVENT, replace(JOB_EVENT, kind="job.cancelled"))),
+    "files away, and Redis does not answer": (
+        "answered badly",
+        {"requests": [PUT_OFF], "disturbances": [AWAY]},
+    ),
     "leaving, and nobody asked": ("answered badly", {"requests": [LEAVING]} | at_the_gateway(GATEWAY_KILLED)),
 }
 
@@ -290,6 +426,20 @@ HARMLESS: dict[str, dict[str, Any]] = {
         ]
     },
     "begun when it was due": {"pushes": [replace(FIRST, due=10.0), SECOND, RUBBISH]},
+    "a batch as it should be": batch(),
+    "a batch cancelled as asked": batch((3, 1, 2), "cancelled", **CANCELLED_THEN, events=[CANCELLED_EVENT]),
+    "a batch cancelled too late": batch(cancelled=True),
+    "a batch of a faulty file": refused(),
+    "a line buried by an illness": buried_line("http_400", 10.0),
+    "lines put again by a gateway that was stopped": batch(
+        lines={"batch_1.1": 2, "batch_1.2": 1, "batch_1.3": 1}, **at_the_gateway(GATEWAY_STOPPED)
+    ),
+    "a line that ran when its batch was cancelled": batch(
+        (3, 1, 2), "cancelled", **CANCELLED_THEN, events=[CANCELLED_EVENT], lines_kept={"batch_1.2": "cancelled"}
+    ),
+    "told twice, by the same id": batch(events=[COMPLETED, COMPLETED]),
+    "a job's end that was told": notified(JOB_EVENT),
+    "put off while the files were away": {"requests": [NO_FILES], "disturbances": [AWAY]},
     "conflict with its namesake": {
         "pushes": [FIRST, Push("a", b"A2"), SECOND, RUBBISH],
         "journal": {b"A": 1, b"A2": 1, b"B": 1, b"C": 1},
@@ -362,6 +512,10 @@ def test_the_journal_is_read_as_redis_writes_it(tmp_path: Path) -> None:
             (b"XCLAIM", b"jobs", b"greenscale", b"-", b"0", b"4-1", b"FORCE"),
         ),
         *script((b"LPUSH", b"{jobs}:recent", b"1 succeeded a "), (b"LTRIM", b"{jobs}:recent", b"0", b"999")),
+        *script((b"LPUSH", b"{jobs}:webhooks", b"of the gateways"), (b"SET", b"webhooks:result:a", b"delivered")),
+        *script((b"HSET", b"{jobs}:webhooks:later:payload", b"h", b"standard H"), (b"LPUSH", b"{jobs}:batches", b"B")),
+        (b"ZADD", b"{jobs}:webhooks:workers", b"5", b"gateway:12:abc"),
+        (b"ZADD", b"{jobs}:workers", b"7", b"host:13:abc"),
         (b"SET", b"result:a", b"a #2", b"PXAT", b"60"),
         (b"SET", b"other", b"x"),
     ]
@@ -370,6 +524,7 @@ def test_the_journal_is_read_as_redis_writes_it(tmp_path: Path) -> None:
     assert found.pushed == {b"A": 2, b"B": 1, b"C": 1}
     assert found.put == {b"D": 1, b"E": 1, b"F": 1, b"G": 1}
     assert found.written == {"a": ["a #1", "a #2"]}
+    assert found.beats == {13: [7]}
 
 
 @pytest.mark.parametrize("path", [report.DOCUMENT, README], ids=["document", "readme"])
@@ -381,9 +536,7 @@ def test_what_is_published_is_whole() -> None:
     """A breach, or a peer that took no part, is told; nothing is left out."""
     runs = [Outcome.load(path) for path in FOLDER.glob("*.json") if path != KEPT]
     assert {run.settings["queue"] for run in runs} == {"list", "stream"}
-    assert all(
-        breach.partition(":")[0] in {**PROMISES, **OF_GATEWAYS} for run in runs for breach in run.verdict.breaches
-    )
+    assert all(breach.partition(":")[0] in ALL for run in runs for breach in run.verdict.breaches)
     outcomes = Comparison.load().outcomes
     assert outcomes.keys() == SCENARIOS.keys()
     assert all(each.keys() == {system.name for system in EVERYBODY} for each in outcomes.values())
