@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,19 @@ from s3_server import S3Server
 
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and programs would break their lines there
 SECRET = b"a secret of the tests, " * 3  # long enough for any algorithm that a forger may choose
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_stays(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No folder for sockets outlives the door that it was made for."""
+    tmp_path_factory.getbasetemp()  # stays where it is
+    own = Path(tempfile.mkdtemp(prefix="ks", dir="/tmp"))
+    own.chmod(0o711)  # PostgreSQL runs as another user
+    os.environ["TMPDIR"] = tempfile.tempdir = str(own)
+    yield
+    left = [path.name for path in own.glob(f"kubeserve-{os.getuid()}-*")]
+    shutil.rmtree(own, ignore_errors=True)
+    assert left == []
 
 
 @pytest.fixture(scope="session")

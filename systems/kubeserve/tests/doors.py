@@ -11,7 +11,7 @@ from typing import Any
 from greenscale_worker import RedisOptions
 from harness.eventually import POLL
 
-from kubeserve.domain import Format
+from kubeserve.domain import Format, Quota
 from kubeserve.door.app import Door
 from kubeserve.errors import UnavailableError
 from kubeserve.places import Observation
@@ -38,9 +38,9 @@ class Platform:
         self.stopping = asyncio.Event()
         self.door: asyncio.Task[None] | None = None
 
-    def open(self, most_replicas: int = 5, minimum: dict[str, Any] | None = None) -> None:
+    def open(self, most_replicas: int = 5, minimum: dict[str, Any] | None = None, answers: int = 1 << 30) -> None:
         self.stopping = asyncio.Event()
-        door = Door(self.layout, self.redis, most_replicas=most_replicas, minimum=minimum)
+        door = Door(self.layout, self.redis, quota=Quota(replicas=most_replicas, answers=answers), minimum=minimum)
         self.door = asyncio.create_task(door.run(self.stopping))
 
     async def close(self) -> None:

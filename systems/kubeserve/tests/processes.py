@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,6 +59,7 @@ class Up:
         finally:
             for pid in self.left():
                 os.kill(pid, signal.SIGKILL)
+            shutil.rmtree(Layout(self.data).run, ignore_errors=True)  # of a door that was killed: `down` removes it
 
     async def start(self) -> None:
         """Start it, and wait until it says that it is up."""

@@ -122,8 +122,10 @@ class Stack:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, data: Path, science: Path, redis_url: str, *, door: bool = True) -> AsyncIterator[Self]:
-        settings = Settings(data=data, secret="s" * 40)
+    async def open(
+        cls, data: Path, science: Path, redis_url: str, *, door: bool = True, **more: Any
+    ) -> AsyncIterator[Self]:
+        settings = Settings(data=data, secret="s" * 40, **more)
         redis = RedisOptions(url=redis_url)
         stopping = asyncio.Event()
         running = asyncio.create_task(Door(Layout(data), redis).run(stopping)) if door else None

@@ -15,6 +15,7 @@ from harness.eventually import eventually
 from harness.redis_server import RedisServer
 
 from kubeserve.client import KubeServe
+from kubeserve.database.tables import metadata
 from kubeserve.errors import ForbiddenError, UnprocessableError
 from models import IRIS, make
 from stack import PASSWORD, Person, Stack
@@ -28,11 +29,30 @@ def iris(science: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(science, tmp_path_factory.mktemp("iris") / "iris.joblib", IRIS)
 
 
+@pytest.fixture(params=["one machine", "PostgreSQL and S3"])
+def stores(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Where the platform keeps things, if not in its folder."""
+    if request.param == "one machine":
+        return {}
+    postgres, name = request.getfixturevalue("postgres"), request.getfixturevalue("migrated_database")
+    postgres.query(f"TRUNCATE {', '.join(metadata.tables)}", name)
+    for variable, value in request.getfixturevalue("s3_server").environment().items():
+        monkeypatch.setenv(variable, value)
+    return {"database_url": postgres.url(name), "objects": f"s3://models/{tmp_path.name.lower()}"}
+
+
 @pytest.fixture
-async def stack(tmp_path: Path, science: Path, redis_server: RedisServer, db: redis.Redis) -> AsyncIterator[Stack]:
+async def stack(
+    tmp_path: Path, science: Path, redis_server: RedisServer, db: redis.Redis, stores: dict[str, str]
+) -> AsyncIterator[Stack]:
     db.ping()
-    async with Stack.open(tmp_path, science, f"{redis_server.url}/0") as stack:
+    async with Stack.open(tmp_path, science, f"{redis_server.url}/0", **stores) as stack:
         yield stack
+
+
+async def objects_of(stack: Stack) -> list[str]:
+    """Every object of the store."""
+    return list(await stack.plane.objects.list("models"))
 
 
 async def events(person: Person, path: str) -> list[tuple[str, Any]]:
@@ -75,6 +95,7 @@ async def test_the_whole_way_until_nothing_is_left(stack: Stack, iris: Path, db:
     created = await anna.ask("POST", "/deployments", {"name": "flowers", "version_id": first["id"], "idle": 30})
     place = f"/deployments/{created['id']}"
     assert created["url"] == f"{stack.url}/api/v1/predict/{created['id']}"
+    assert '{"instances": [[5.1, 3.5, 1.4, 0.2]]}' in created["curl"], "the row of sample.json"
     await anna.until(place, active_revision=1)
     status, told, headers = await anna.call("POST", f"/predict/{created['id']}", {"instances": [SETOSA, SETOSA]})
     assert status == 200
@@ -111,6 +132,7 @@ async def test_the_whole_way_until_nothing_is_left(stack: Stack, iris: Path, db:
     assert (await anna.call("DELETE", f"/models/{model['id']}"))[0] == 204
     assert db.keys("*ks:*") == []
     await eventually(lambda: children() == [])
+    assert await objects_of(stack) == []
     for folder in ("objects", "uploads", "proofs", "place", "models", "deployments"):
         assert files(stack.data / folder) == [], folder
 
@@ -131,7 +153,29 @@ async def test_files_of_a_deletion_or_an_upload_that_was_cut_off_go(stack: Stack
     assert (await anna.ask("GET", f"/versions/{kept.id}"))["state"] == "draft"
     await plane.objects.put_bytes(keys[2], b"x")
     await anna.ask("DELETE", f"/models/{model.id}")
-    assert files(stack.data / "objects") == []
+    assert await objects_of(stack) == []
+
+
+async def test_what_was_rejected_is_sent_again_under_its_tag(stack: Stack, iris: Path) -> None:
+    anna = await stack.person()
+    model = await anna.ask("POST", "/models", {"name": "iris"})
+    version = await anna.ask("POST", f"/models/{model['id']}/versions", {"tag": "v1"})
+    path = f"/versions/{version['id']}"
+    await anna.ask("PUT", f"{path}/files/m.pkl", data=b"\x80\x04}.")
+    await anna.ask("PUT", f"{path}/files/requirements.txt", data=b"numpy\n")
+    await anna.ask("POST", f"{path}/finish")
+    async with asyncio.timeout(60):
+        while (await anna.ask("GET", path))["state"] != "rejected":  # noqa: ASYNC110  the platform tells nobody
+            await asyncio.sleep(0.05)
+    status, told, _ = await anna.call("POST", f"{path}/finish")
+    assert (status, "send its files again" in told["error"]) == (409, True)
+    await anna.ask("PUT", f"{path}/files/{iris.name}", data=iris.read_bytes())
+    assert (await anna.ask("GET", path))["state"] == "receiving"
+    await anna.ask("POST", f"{path}/finish")
+    ready = await anna.until(path, state="ready")
+    assert [file["name"] for file in ready["files"]] == [iris.name]
+    assert [key.rpartition("/")[2] for key in await objects_of(stack)] == [iris.name]
+    assert (await anna.call("PUT", f"{path}/files/{iris.name}", data=b"x"))[0] == 409
 
 
 async def test_pages_of_lists_follow_one_another(stack: Stack) -> None:
@@ -166,6 +210,11 @@ async def test_the_python_client_goes_the_whole_way(stack: Stack, iris: Path) ->
             with pytest.raises(UnprocessableError) as refused:
                 client.predict(deployment["id"], [[1]])
             assert refused.value.code == "bad_instance"
+            assert str(refused.value) == "row 0 has 1 values; the model takes 4"
+            assert [fault.field for fault in refused.value.faults] == ["instances.0"]
+            with pytest.raises(UnprocessableError) as refused:
+                client.predict(deployment["id"], [SETOSA, [5.1, "x", 1.4, 0.2]])
+            assert [fault.field for fault in refused.value.faults] == ["instances.1.x1"]
             key = client.create_key("k", deployment["id"])
             with KubeServe(stack.url, key=key["key"]) as other:
                 assert other.predict(deployment["id"], [SETOSA])["predictions"] == [0]

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import redis
+from aiohttp import web
 from harness.eventually import eventually
 from harness.redis_server import RedisServer
 
-from kubeserve.api import reading, streams
+from kubeserve.api import build_app, reading, serving, streams
 from kubeserve.domain import Spec, VersionState
+from kubeserve.errors import UnauthenticatedError
 from people import walk
 from stack import PASSWORD, Person, Stack
 
@@ -252,6 +254,11 @@ async def test_the_cookie_is_for_the_page_alone(stack: Stack) -> None:
         assert (await stack.nobody.call("POST", "/models", model, headers=page | more))[0] == accepted, more
     other = await stack.nobody.call("POST", "/auth/login", login, headers={"Sec-Fetch-Site": "cross-site"})
     assert other[0] == 403
+    wrong = await stack.nobody.call("POST", "/auth/login", login | {"password": "x"}, headers=page)
+    assert (wrong[0], "Set-Cookie" in wrong[2]) == (401, False), "one's login outlasts a wrong password"
+    for cookie in ("x", "\u00e4", "ks_" + "0" * 97):
+        status, _, headers = await stack.nobody.call("GET", "/me", headers={"Cookie": f"kubeserve={cookie}"})
+        assert (status, "Max-Age=0" in headers["Set-Cookie"]) == (401, True), "what is good for nothing is removed"
     status, _, headers = await stack.nobody.call("POST", "/auth/logout", headers=page)
     assert status == 204
     assert "Max-Age=0" in headers["Set-Cookie"]
@@ -327,3 +334,92 @@ async def test_who_does_not_read_is_let_go(stack: Stack, monkeypatch: pytest.Mon
     writer.close()
     assert made < 5000
     assert (await anna.ask("GET", "/me"))["id"] == anna.id
+
+
+async def test_limits_are_per_address_also_behind_a_proxy_that_is_trusted(
+    tmp_path: Path, science: Path, redis_server: RedisServer, db: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db.ping()
+    seen = list[str | None]()
+    for trusted in ("", "127.0.0.1 10.0.0.0/8"):
+        (tmp_path / str(len(seen))).mkdir()
+        async with Stack.open(
+            tmp_path / str(len(seen)), science, f"{redis_server.url}/0", door=False, trusted_proxies=trusted
+        ) as stack:
+
+            async def login(*_: object, caller: str | None) -> None:
+                seen.append(caller)
+                raise UnauthenticatedError("no")
+
+            monkeypatch.setattr(stack.plane.accounts, "login", login)
+            body = {"email": "a@example.org", "password": PASSWORD}
+            for told in ("6.6.6.6, 1.2.3.4", "6.6.6.6, 1.2.3.4, 10.0.0.9", "nonsense", " , "):
+                await refused(
+                    stack.nobody, "POST", "/auth/login", 401, None, json=body, headers={"X-Forwarded-For": told}
+                )
+    assert seen == ["127.0.0.1"] * 4 + ["1.2.3.4", "1.2.3.4", "nonsense", "127.0.0.1"]
+
+
+async def test_what_a_key_is_for_is_told_by_name(stack: Stack) -> None:
+    anna = await stack.person()
+    registry = stack.plane.registry
+    model = await registry.create_model(anna.id, "m")
+    version = await walk(registry, await registry.create_version(anna.id, model.id, "v1"), VersionState.READY)
+    deployment = await stack.plane.deployments.create(anna.id, model.id, "flowers", Spec(version.id))
+    made = await anna.ask("POST", "/keys", {"name": "shop", "deployment_id": deployment.id})
+    await anna.ask("POST", "/keys", {"name": "laptop"})
+    assert made["deployment"] == "flowers"
+    told = await anna.ask("GET", "/keys")
+    assert [(key["name"], key["deployment"]) for key in told] == [("shop", "flowers"), ("laptop", None)]
+
+
+async def test_a_version_of_another_model_is_told_as_such(stack: Stack) -> None:
+    anna = await stack.person()
+    registry = stack.plane.registry
+    made = []
+    for name in ("one", "other"):
+        model = await registry.create_model(anna.id, name)
+        made.append(await walk(registry, await registry.create_version(anna.id, model.id, "v1"), VersionState.READY))
+    deployment = await stack.plane.deployments.create(anna.id, made[0].model_id, "d", Spec(made[0].id))
+    path = f"/deployments/{deployment.id}"
+    told = await refused(anna, "PATCH", path, 409, "conflict", json={"version_id": made[1].id})
+    assert "of another model" in told["error"]
+
+
+async def test_metrics_name_what_others_added_to_the_application(stack: Stack) -> None:
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(text="a page")
+
+    admin = await stack.person()
+    app = build_app(stack.plane)
+    app.router.add_get("/pages/{name}", page)
+    async with serving(app, "127.0.0.1", 0) as port:
+        person = Person(stack.http, f"http://127.0.0.1:{port}", admin.token)
+        for path in ("/pages/one", "/pages/two", "/nothing"):
+            async with stack.http.get(f"{person.url}{path}") as answer:
+                await answer.read()
+        text = await person.ask("GET", "/metrics")
+    assert 'kubeserve_requests_total{route="GET /pages/{name}",status="200"} 2.0' in text
+    assert 'kubeserve_requests_total{route="unknown",status="404"} 1.0' in text
+
+
+async def test_who_uploads_too_much_is_refused_and_others_are_not(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kubeserve.uploads.MOST_COMING", 2)
+    monkeypatch.setattr(stack.plane.uploads, "_storage", 5)
+    anna, ben = await stack.person(), await stack.person("ben")
+    paths = []
+    for person in (anna, anna, anna, ben):
+        name = f"m{len(paths)}"
+        model = await stack.plane.registry.create_model(person.id, name)
+        version = await stack.plane.registry.create_version(person.id, model.id, "v1")
+        paths.append(f"/versions/{version.id}")
+    for path in paths[:2]:
+        assert (await anna.call("PUT", f"{path}/files/m.joblib", data=b"12345"))[0] == 201
+    told = await refused(anna, "PUT", f"{paths[2]}/files/m.joblib", 429, "quota", data=b"x")
+    assert "2 uploads are not finished" in told["error"]
+    await anna.ask("POST", f"{paths[0]}/finish")
+    told = await refused(anna, "PUT", f"{paths[2]}/files/m.joblib", 429, "quota", data=b"x")
+    assert "your files take 5 bytes" in told["error"]
+    assert (await ben.call("PUT", f"{paths[3]}/files/m.joblib", data=b"x"))[0] == 201

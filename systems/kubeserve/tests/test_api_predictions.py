@@ -229,3 +229,32 @@ async def test_while_no_revision_comes_up_the_reason_is_told_and_the_prediction_
     status, told, _ = await anna.call("POST", f"/predict/{made['id']}", [[1]])
     assert (status, told["deployment_state"]) == (202, "failed")
     assert "revision 1" in told["reason"]
+
+
+async def test_a_backlog_that_is_too_large_is_not_added_to(doorless: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    anna = await doorless.person()
+    deployment_id = await deployed(doorless, anna)
+    monkeypatch.setattr(predictions, "LARGEST_BACKLOG", 50_000)
+    monkeypatch.setattr(predictions, "LOOK_SECONDS", 0.0)
+    headers = {"Prefer": "respond-async"}
+    answers = [
+        await anna.call("POST", f"/predict/{deployment_id}", [["x" * 20_000]], headers=headers) for _ in range(6)
+    ]
+    assert [status for status, _, _ in answers[:2]] == [202, 202]
+    status, told, sent = answers[-1]
+    assert (status, told["code"], sent["Retry-After"]) == (429, "backlog", "5")
+
+
+async def test_who_asks_for_what_is_foreign_costs_no_connection(doorless: Stack) -> None:
+    anna, ben = await doorless.person(), await doorless.person("ben")
+    deployment_id = await deployed(doorless, anna)
+    asked = await doorless.plane.predictions.submit(deployment_id, [[1]])
+    await doorless.plane.predictions.forget(deployment_id)
+    for method, path in (
+        ("POST", f"/predict/{deployment_id}"),
+        ("GET", f"/predictions/{asked}"),
+        ("DELETE", f"/predictions/{asked}"),
+        ("GET", f"/predictions/{uuid.uuid4()}.{uuid.uuid4()}"),
+    ):
+        assert (await ben.call(method, path, [[1]] if method == "POST" else None))[0] == 404
+    assert doorless.plane.predictions._clients == {}  # noqa: SLF001  to count

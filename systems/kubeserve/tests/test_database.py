@@ -229,6 +229,19 @@ async def test_a_transaction_whose_connection_is_cut_is_undone(postgres: Postgre
     await database.aclose()
 
 
+async def test_a_clock_that_is_set_lets_no_lease_last(connect: Connect) -> None:
+    database = await connect()
+    mine, yours = Lease(database, "reconciler", "a", 60), Lease(database, "reconciler", "b", 60)
+    for expires in (0.0, 2.0**40):  # as it stands when the clock has been set on, and back
+        assert await mine.take()
+        assert not await yours.take()
+        async with database.begin() as connection:
+            await connection.execute(update(leases).values(expires=expires))
+        assert await yours.take()
+        assert not await mine.take(), "who held it is told"
+        await yours.give_back()
+
+
 async def test_a_lease_has_one_holder_at_a_time(connect: Connect) -> None:
     one, other = await connect(), await connect()
     mine, yours = Lease(one, "reconciler", "a", 60), Lease(other, "reconciler", "b", 60)

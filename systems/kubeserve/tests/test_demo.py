@@ -7,6 +7,7 @@ from pathlib import Path
 
 from harness.eventually import eventually
 
+from kubeserve.places.layout import Layout
 from processes import COMMAND, Up
 
 
@@ -28,8 +29,11 @@ async def test_a_kill_leaves_nothing_that_runs(tmp_path: Path, science: Path) ->
         words = [COMMAND, "demo", "--keep", "--data", str(up.data)]
         process = await asyncio.to_thread(subprocess.Popen, words, env=up.environment, stdout=out, stderr=out)
     try:
-        await eventually(lambda: "KubeServe runs" in (tmp_path / "out").read_text(), 30)
+        await eventually(lambda: "KubeServe runs" in (tmp_path / "out").read_text(), 90)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
     await eventually(lambda: up.left() == {}, 30)
+    assert Layout(up.data).run.exists()  # nobody was left to remove it
+    await asyncio.to_thread(up.command, "down", "--data", str(up.data))
+    assert not Layout(up.data).run.exists()

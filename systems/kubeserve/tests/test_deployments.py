@@ -144,11 +144,14 @@ async def test_only_a_version_of_the_model_that_is_ready_is_deployed(
     draft = await registry.create_version(owner, model.id, "v2")
     with pytest.raises(ConflictError, match="the version 'v2' is draft; one that is ready is accepted"):
         await deployments.create(owner, model.id, "live", Spec(draft.id))
-    for model_id, version_id in ((model.id, foreign.id), (other.id, version.id), (model.id, new_id()), ("x", "y")):
+    for model_id, version_id in ((model.id, new_id()), (new_id(), version.id), ("x", "y")):
         with pytest.raises(NotFoundError):
             await deployments.create(owner, model_id, "live", Spec(version_id))
+    for model_id, version_id in ((model.id, foreign.id), (other.id, version.id)):
+        with pytest.raises(ConflictError, match="is one of another model"):
+            await deployments.create(owner, model_id, "live", Spec(version_id))
     made = await deployments.create(owner, model.id, "live", Spec(version.id))
-    with pytest.raises(NotFoundError, match="the model has no such version"):
+    with pytest.raises(ConflictError, match="is one of another model"):
         await deployments.revise(owner, made.id, Spec(foreign.id))
 
 

@@ -12,6 +12,8 @@ from harness.eventually import POLL, eventually
 
 from doors import PATIENCE, Platform
 from kubeserve.domain import DeploymentState
+from kubeserve.door.replica import RefusedError
+from kubeserve.queueing import place_of, told_at
 from models import IRIS, of_python
 
 SETOSA = [5.1, 3.5, 1.4, 0.2]
@@ -37,7 +39,7 @@ async def test_what_a_model_refuses_is_told_to_its_call_alone(platform: Platform
     assert answers[-1].error is not None
     code, message = answers[-1].error
     assert code == "bad_instance"
-    assert message.startswith("[1]")
+    assert message.startswith("[1.x0] row 1: ")
 
 
 async def test_rows_that_kill_a_replica_end_alone_and_their_neighbours_are_answered(platform: Platform) -> None:
@@ -181,3 +183,11 @@ async def test_without_the_walls_that_are_demanded_no_model_is_loaded(platform: 
     workload = await platform.deploy(IRIS)
     seen = await platform.until(workload, lambda seen: seen.state is DeploymentState.FAILED)
     assert "99 is the least that is demanded" in seen.reason
+
+
+def test_a_row_that_is_refused_is_named_by_its_place_in_its_own_call() -> None:
+    told = RefusedError("bad_instance", "row 12: age is a number", 12, "age").of_row(2)
+    assert (str(told), told.index, told.field) == ("row 2: age is a number", 2, "age")
+    assert place_of(told_at(told.index, told.field, str(told))) == ("instances.2.age", "row 2: age is a number")
+    assert place_of(told_at(2, None, "x")) == ("instances.2", "x")
+    assert place_of(told_at(None, None, "x")) == (None, "x")

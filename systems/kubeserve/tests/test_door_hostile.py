@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -10,14 +11,17 @@ from pathlib import Path
 import pytest
 from harness.eventually import POLL, eventually
 from harness.redis_server import RedisServer
+from uv import find_uv_bin
 
 from doors import PATIENCE, Platform
 from kubeserve.domain import DeploymentState
-from kubeserve.door import replica
+from kubeserve.door import replica, zygote
 from kubeserve.door.app import Door
+from kubeserve.door.kept import Kept
 from kubeserve.errors import UnavailableError
 from kubeserve.places.layout import Layout
 from kubeserve.places.logs import LARGEST_READ, new_lines, open_log
+from kubeserve.predictions import problem
 from models import IRIS, of_python
 
 SETOSA = [5.1, 3.5, 1.4, 0.2]
@@ -190,7 +194,7 @@ def test_a_run_folder_that_another_may_write_is_refused(
         layout.run.mkdir()
         layout.run.chmod(0o777)
     with pytest.raises(UnavailableError, match="kubeserve-"):
-        layout.make()
+        layout.make_run()
 
 
 async def test_folders_that_cannot_be_written_are_told_and_waited_for(platform: Platform) -> None:
@@ -357,6 +361,69 @@ async def test_a_replica_that_is_killed_while_it_loads_is_made_again(platform: P
         os.kill(pid, signal.SIGKILL)
     await platform.until(workload, lambda seen: seen.state is READY)
     assert (await platform.ask(workload, [1])).answer is not None
+
+
+FLOODS = """
+import kubeserve.runtime.zygote as zygote
+def run(self):
+    while True:
+        zygote.frames.send(self._control, {"exited": "nobody"})
+zygote._Zygote.run = run
+"""
+FILLS = """
+import sys, pathlib
+run = pathlib.Path(sys.argv[sys.argv.index("--socket") + 1]).parent
+for number in range(8):
+    (run / f"{number}.mine").write_bytes(b"x" * (1 << 20))
+"""
+
+
+def _hostile_environment(place: Path, package: str) -> Path:
+    """An environment whose numpy is that."""
+    venv = place / "hostile"
+    subprocess.run([find_uv_bin(), "-q", "venv", "--python", sys.executable, str(venv)], check=True, timeout=60)  # noqa: S603
+    (next(venv.glob("lib/python*/site-packages")) / "numpy.py").write_text(package)
+    return venv
+
+
+@pytest.mark.parametrize(("package", "reason"), [(FLOODS, "not asked for"), (FILLS, "write takes more than 1,048,576")])
+async def test_packages_that_flood_the_door_or_its_disk_end_with_their_own_deployment(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, reason: str
+) -> None:
+    monkeypatch.setattr(zygote, "LARGEST_FOLDER", 1 << 20)
+    other = await platform.deploy(IRIS)
+    environment = await asyncio.to_thread(_hostile_environment, tmp_path, package)
+    source = "import time\nclass Model:\n    n_features_in_ = 1\n    def predict(self, rows): return [1]"
+    workload = await platform.deploy(platform.written(source, environment=environment, minimum=1))
+    await platform.until(workload, lambda seen: reason in seen.reason)
+    assert (await platform.ask(other, SETOSA)).answer is not None
+    assert len(platform.zygotes()) == 1
+
+
+async def test_answers_that_take_all_the_room_of_a_tenant_are_not_kept(platform: Platform) -> None:
+    await platform.close()
+    platform.open(answers=2000)
+    workload = await platform.deploy(of_python("return ['x' * 500 for row in rows]"))
+    told = [await platform.ask(workload, [1]) for _ in range(5)]
+    assert [answer.state for answer in told] == ["succeeded"] * 3 + ["failed"] * 2
+    assert told[-1].error is not None
+    refused = problem(told[-1])
+    assert (refused.status, refused.code) == (429, "answers_full")
+
+
+def test_what_is_kept_is_counted_for_an_hour_and_for_each_tenant() -> None:
+    now = 0.0
+    kept = Kept(100, lambda: now)
+    assert [kept.admit("a", 60), kept.admit("a", 60), kept.admit("b", 60), kept.admit("a", 40)] == [
+        True,
+        False,
+        True,
+        True,
+    ]
+    now = 3500.0
+    assert not kept.admit("a", 1)
+    now = 3700.0
+    assert kept.admit("a", 100)
 
 
 def test_a_log_is_read_as_what_a_stranger_wrote(tmp_path: Path) -> None:

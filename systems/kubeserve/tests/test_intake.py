@@ -2,15 +2,20 @@
 
 import asyncio
 import os
+import re
+import resource
 import shutil
+import struct
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness.eventually import eventually
 
+from environments import SCIENCE, environment
 from kubeserve.database import Database
 from kubeserve.domain import File, Outcome, Step, Version, VersionState
 from kubeserve.errors import UnavailableError
@@ -78,9 +83,13 @@ class Place:
         self.bounds = Bounds()
         self.intake = self.new()
 
+    @property
+    def settings(self) -> IntakeSettings:
+        return IntakeSettings(bounds=self.bounds)
+
     def new(self) -> Intake:
         self.work = self.folder / "work"
-        return Intake(self.registry, self.objects, self.environments, self.work, IntakeSettings(bounds=self.bounds))
+        return Intake(self.registry, self.objects, self.environments, self.work, self.settings)
 
     async def uploaded(self, files: dict[str, bytes]) -> Version:
         """A version whose files are there, as an upload leaves it."""
@@ -158,6 +167,7 @@ async def test_a_model_of_each_format_is_proved(name: str, place: Place, trained
         ({"m.pkl": b"\x80\x02cno_such\nName\n."}, "loaded", "add no_such to requirements.txt"),
         ({"m.pkl": b"\x80\x04}.", "n.pkl": b"\x80\x04}."}, "identified", "2 models were uploaded"),
         ({"requirements.txt": b""}, "identified", "0 models were uploaded"),
+        ({"m.joblib": b"\x04\x22\x4d\x18" + b"x" * 50}, "loaded", "add lz4 to requirements.txt"),
     ],
 )
 async def test_what_is_not_accepted_is_rejected_at_its_step(
@@ -228,6 +238,31 @@ async def test_a_sample_is_what_the_model_is_asked(
 
     assert version.state is state
     assert version.state_reason.startswith(reason)
+    assert (version.signature or {}).get("example") == (["a", "b"] if state is State.READY else None)
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> tuple[Path, Path]:
+    """An environment with lz4, and a model that it compressed."""
+    made = environment((*SCIENCE, "lz4==4.4.5"))
+    saves = (
+        "import joblib, sys; from sklearn.linear_model import LogisticRegression; "
+        "joblib.dump(LogisticRegression().fit([[0.0], [1.0]], [0, 1]), sys.argv[1], compress='lz4')"
+    )
+    model = tmp_path / "m.joblib"
+    subprocess.run([made / "bin" / "python", "-c", saves, model], check=True, timeout=100)  # noqa: S603 - ours
+    return made, model
+
+
+@pytest.mark.long
+async def test_a_model_that_lz4_compressed_is_proved_where_lz4_is(place: Place, packed: tuple[Path, Path]) -> None:
+    await place.intake.aclose()
+    place.environments = Prepared(packed[0])
+    place.intake = place.new()
+
+    version = await place.proved({"m.joblib": packed[1].read_bytes(), "requirements.txt": b"lz4\n"})
+
+    assert (version.state, version.state_reason) == (State.READY, "proved")
 
 
 async def test_what_is_away_fails_and_may_be_retried(place: Place, trained: Path) -> None:
@@ -429,3 +464,60 @@ def running(folder: Path) -> list[str]:
         except OSError:
             continue
     return found
+
+
+FORGES = "class Model: pass\nimport os\nos.write(3, b'%s\\n%s\\n')\nos._exit(1)"
+LOADED = (
+    '{"step":"loaded","seconds":0,"kind":"x","signature":{"kind":"tabular","features":null,"inputs":[],"outputs":[],'
+    '"classes":null}}'
+)
+
+
+async def test_a_model_that_forges_that_rows_are_missing_is_asked_those_that_are_there(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missed(monkeypatch)
+    forged = pickled(FORGES % (LOADED, '{"error":{"code":"sample_needed"}}'))
+    version = await place.proved({"m.pkl": forged, "sample.json": b"[[1]]"})
+    assert (version.state, version.state_reason) == (State.REJECTED, "it does not predict: sample_needed")
+
+
+@contextmanager
+def _small(place: Path, options: str) -> Iterator[None]:
+    """A disk of 1 MiB: a real one where these tests may mount it, else a limit on files."""
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], check=False, capture_output=True)  # noqa: S603, S607
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if mounted.returncode:
+        if "inodes" in options:
+            pytest.skip("needs to mount a file system")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        if not mounted.returncode:
+            subprocess.run(["umount", "-l", place], check=True)  # noqa: S603, S607
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [("size=1m", "the disk is full|File too large"), ("size=1m,nr_inodes=2", "No space left on device")],
+)
+async def test_a_disk_that_is_full_is_told_and_the_proof_goes_on_when_there_is_room(
+    place: Place, trained: Path, tmp_path: Path, options: str, reason: str
+) -> None:
+    disk = tmp_path / "disk"
+    model = (trained / "m.pkl").read_bytes()
+    unused = b"B" + struct.pack("<I", 4 << 20) + bytes(4 << 20) + b"0"  # bytes that are put on the stack, and dropped
+    content = model[:2] + unused + model[2:]
+    version = await place.uploaded({"m.pkl": content})
+    with _small(disk, options):
+        place.intake = Intake(place.registry, place.objects, place.environments, disk / "work", place.settings)
+        failed = await place.ended(version)
+    assert failed.state is State.FAILED
+    assert re.search(reason, failed.state_reason)
+    assert str(tmp_path) not in failed.state_reason
+    place.intake = place.new()
+    await place.registry.set_state(version.id, State.SCANNING, "again", expected={State.FAILED})
+    assert (await place.ended(version)).state is State.READY

@@ -225,7 +225,7 @@ async def test_an_alias_names_a_version_that_is_ready_and_events_tell_the_former
     with pytest.raises(ConflictError, match="an alias names the version 'v2'"):
         await registry.delete_version(owner, second.id)
     other, _ = await make_ready(registry, owner, "other")
-    with pytest.raises(NotFoundError, match="the model has no such version"):
+    with pytest.raises(ConflictError, match="is one of another model"):
         await registry.set_alias(owner, other.id, "champion", second.id)
     await registry.remove_alias(owner, model.id, "champion")
     assert (await registry.delete_version(owner, second.id)).tag == "v2"

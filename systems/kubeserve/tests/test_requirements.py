@@ -1,5 +1,8 @@
 """A file of requirements is names and versions; every other line is refused, each by its number."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from kubeserve.intake.requirements import MOST_LINES, RequirementsError, canonical, parse_requirements
@@ -87,3 +90,14 @@ def test_what_is_no_text_is_refused() -> None:
 def test_too_many_lines_are_refused() -> None:
     with pytest.raises(RequirementsError, match=f"line {MOST_LINES + 1} is one too many"):
         parse_requirements(b"numpy\n" * 1_000_000)
+
+
+def test_the_readme_names_the_versions_of_the_lock() -> None:
+    system = Path(__file__).parents[1]
+    lock = (system / "src" / "kubeserve" / "intake" / "base.txt").read_text()
+    section = (system / "README.md").read_text().partition("## What a model is proved with")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([a-z0-9-]+) \| ([0-9].*) \|$", section, re.MULTILINE)
+    assert len(rows) == 7
+    for name, told in rows:
+        locked = re.findall(rf"^{name}==([0-9.]+)", lock, re.MULTILINE)
+        assert locked == re.findall(r"([0-9]+\.[0-9]+\.[0-9]+)", told), name

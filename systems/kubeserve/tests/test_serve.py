@@ -25,7 +25,7 @@ from kubeserve.places.layout import Layout
 from models import IRIS, make
 from stack import PASSWORD, Stack
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 class Process:
@@ -35,7 +35,7 @@ class Process:
         self.lines = list[str]()
         self.process = subprocess.Popen(  # noqa: S603  our own
             [sys.executable, "-m", "kubeserve.cli", command],
-            env={"PATH": os.environ["PATH"], **environ},
+            env={"PATH": os.environ["PATH"], "TMPDIR": os.environ["TMPDIR"], **environ},
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

@@ -47,6 +47,9 @@ def test_what_kubernetes_sets_for_a_service_of_this_name_is_no_port() -> None:
         ("KUBESERVE_QUOTA_REPLICAS", "0", "greater than or equal to 1"),
         ("KUBESERVE_QUOTA_MEMORY", "4Gi", "valid integer"),
         ("INGRESS_BASE_PATH", "predict", "a path that begins with '/' is accepted"),
+        ("KUBESERVE_TRUSTED_PROXIES", "10.0.0.0/8 here", "addresses or networks, with spaces between them"),
+        ("KUBESERVE_QUOTA_STORAGE", "20Gi", "valid integer"),
+        ("KUBESERVE_QUOTA_ANSWERS", "1", "greater than or equal to 1048576"),
         ("GRAFANA_URL", "ftp://host", "http://HOST:PORT or https://HOST is accepted"),
     ],
 )

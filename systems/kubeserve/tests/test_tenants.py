@@ -42,6 +42,7 @@ TRIES: dict[tuple[type, str], list[Try]] = {
     (Registry, "version"): [lambda r, me, other: r.version(me.id, other.version.id)],
     (Registry, "delete_version"): [lambda r, me, other: r.delete_version(me.id, other.version.id)],
     (Registry, "archive_version"): [lambda r, me, other: r.archive_version(me.id, other.version.id)],
+    (Registry, "receive"): [lambda r, me, other: r.receive(me.id, other.version.id, storage=1, most=1)],
     (Registry, "set_alias"): [
         lambda r, me, other: r.set_alias(me.id, other.model.id, "champion", other.version.id),
         lambda r, me, other: r.set_alias(me.id, me.model.id, "champion", other.version.id),
@@ -75,6 +76,8 @@ OWN: dict[tuple[type, str], Try] = {
     (Registry, "events"): lambda r, me, other: r.events(me.id, other.model.id),
     (Deployments, "events"): lambda d, me, other: d.events(me.id, other.deployment.id),
     (Deployments, "list"): lambda d, me, other: d.list(me.id, after=other.deployment.id),
+    (Registry, "stored"): lambda r, me, _other: r.stored(me.id),
+    (Deployments, "names"): lambda d, me, _other: d.names(me.id),
     (Accounts, "keys"): lambda a, me, _other: a.keys(me.id),
 }
 ALONE = {(Registry, "create_model")}  # names no other thing

@@ -26,6 +26,7 @@ from kubeserve.errors import (
 from kubeserve.objects import Objects, open_objects
 from kubeserve.registry import Registry
 from kubeserve.uploads import OffsetError, Uploads
+from people import outcomes
 
 MIB = 1024 * 1024
 NAME = "model.pkl"
@@ -311,6 +312,36 @@ async def test_what_sent_nothing_stands_in_nobodys_way(house: House) -> None:
         await house.uploads.receive(house.owner, house.version.id, "wrong.pkl", never(), offset=3, total=5)
 
     assert (await house.uploads.receive(*house.place, come(b"x"))).complete
+
+
+async def test_uploads_at_once_are_bounded(database: Database, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kubeserve.uploads.MOST_COMING", 2)
+    drafts = [await house.registry.create_version(house.owner, house.model, f"t{number}") for number in range(8)]
+    both = [house.uploads, house.again().uploads]
+    calls = [both[at % 2].receive(house.owner, draft.id, NAME, come(b"x")) for at, draft in enumerate(drafts)]
+    assert await outcomes(calls) == ["LimitedError"] * 6 + ["done"] * 2
+    assert (await Registry(database).stored(house.owner))[1] == 2
+
+
+async def test_a_version_that_is_proved_again_takes_no_files_meanwhile(house: House) -> None:
+    await house.uploads.receive(*house.place, come(b"first"))
+    await house.uploads.finish(house.owner, house.version.id)
+    failed = await house.registry.set_state(
+        house.version.id, VersionState.FAILED, "away", expected={VersionState.SCANNING}
+    )
+    calls = [
+        house.registry.set_state(failed.id, VersionState.SCANNING, "again", expected={VersionState.FAILED}),
+        *(each.uploads.receive(*house.place, come(b"other")) for each in (house, house.again())),
+    ]
+    done = await outcomes(calls)
+    now = await house.registry.version(house.owner, failed.id)
+    content = await house.objects.read(now.files[0].key, 10)
+    assert content == b"first", "what is proved is what was sent"
+    if now.state is VersionState.SCANNING:
+        assert done == ["ConflictError", "ConflictError", "done"]
+        assert house.files() == set()
+    else:
+        assert (now.state, house.files()) == (VersionState.RECEIVING, {NAME})
 
 
 async def test_what_is_anothers_is_not_there(house: House) -> None:

@@ -50,7 +50,6 @@ class ControlPlane:
         environments: Environments | None = None,
     ) -> None:
         data = settings.data
-        quota = Quota(settings.quota_replicas, settings.quota_memory)
         self.settings = settings
         self.redis = redis
         self.database = database
@@ -58,8 +57,8 @@ class ControlPlane:
         self.stopping = asyncio.Event()
         self.accounts = Accounts(database, settings.signing_secret(), token_ttl=settings.token_ttl)
         self.registry = Registry(database)
-        self.deployments = Deployments(database, quota)
-        self.uploads = Uploads(self.registry, objects, data / "uploads")
+        self.deployments = Deployments(database, Quota(settings.quota_replicas, settings.quota_memory))
+        self.uploads = Uploads(self.registry, objects, data / "uploads", storage=settings.quota_storage)
         self.environments = environments or Environments(data / "environments")
         self.intake = Intake(
             self.registry,

@@ -20,6 +20,8 @@ LARGEST_SAMPLE: Final = 64 * 1024
 REQUIREMENTS: Final = "requirements.txt"
 SAMPLE: Final = "sample.json"
 SUFFIXES: Final = (".joblib", ".pkl", ".pickle", ".skops", ".onnx")
+NAMESPACE: Final = "ks-"  # before the id of a user: where a cluster runs what is theirs
+COOKIE: Final = "kubeserve"  # of the page: the API gives it to who logs in
 
 
 def is_email(text: str) -> bool:
@@ -185,10 +187,12 @@ class Alias:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What a user's deployments may hold together: replicas, and the bytes of memory of these."""
+    """What a user may hold: replicas, bytes of their memory, bytes of answers in an hour, bytes of uploaded files."""
 
     replicas: int = 5
     memory: int = 4 * 1024**3
+    answers: int = 1024**3
+    storage: int = 20 * 1024**3
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,12 @@
 """A prediction is a job of its deployment's queue: waited for, or asked for later."""
 
+import math
 import re
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Final
 
 import orjson
@@ -20,12 +22,24 @@ from greenscale_worker import (
     RedisOptions,
 )
 
-from kubeserve.errors import KubeServeError, NotFoundError, TooLargeError, UnavailableError, UnprocessableError
-from kubeserve.queueing import LARGEST_BODY, away, queue_options
+from kubeserve.errors import (
+    Fault,
+    KubeServeError,
+    LimitedError,
+    NotFoundError,
+    TooLargeError,
+    UnavailableError,
+    UnprocessableError,
+)
+from kubeserve.queueing import ANSWERS_FULL, LARGEST_BACKLOG, LARGEST_BODY, away, backlog, place_of, queue_options
 
 FULL: Final = "the queue takes no more: Redis has no memory left; send it again later"
 MOST_CLIENTS: Final = 100
 LAST_LOOK_SECONDS: Final = 5.0
+LOOK_SECONDS: Final = 1.0
+BACKLOG_SECONDS: Final = 5.0
+FULL_SECONDS: Final = 60.0
+BACKLOG: Final = f"predictions of {LARGEST_BACKLOG:,} bytes wait for this deployment already; send it again later"
 ENDED: Final = frozenset({"succeeded", "failed", "cancelled"})
 GONE: Final = "there is no such prediction, or its answer has expired"
 ROWS: Final = '{"instances": [row, …]}, a list of rows, or {"instance": row} is expected'
@@ -51,7 +65,7 @@ def rows_of(body: bytes) -> list[Any]:
     if isinstance(value, dict):
         value = [value["instance"]] if "instance" in value else value.get("instances")
     if not isinstance(value, list) or not value:
-        raise UnprocessableError(ROWS, code="bad_instance")
+        raise UnprocessableError(ROWS, code="bad_instance", faults=[Fault("instances", "rows are expected")])
     return value
 
 
@@ -72,13 +86,15 @@ class Predictions:
     def __init__(self, redis: RedisOptions) -> None:
         self._redis = redis
         self._clients: dict[str, _Used] = {}
+        self._backlogs: dict[str, tuple[float, int]] = {}  # when it was looked at, and bytes
 
     async def submit(self, deployment_id: str, rows: list[Any]) -> str:
         """Put a prediction into the queue. Return its id: from now on it will end, whoever dies.
 
-        Raises TooLargeError, UnprocessableError.
+        Raises TooLargeError, UnprocessableError, and LimitedError while too much waits for the deployment.
         """
         prediction_id = f"{deployment_id}.{uuid.uuid4()}"
+        await self._check_backlog(deployment_id)
         async with self._client(deployment_id) as client:
             try:
                 return await client.submit(job_id=prediction_id, instances=rows)
@@ -129,6 +145,17 @@ class Predictions:
         for deployment_id in list(self._clients):
             await self.forget(deployment_id)
 
+    async def _check_backlog(self, deployment_id: str) -> None:
+        """Look once in a second: a flood may come as far as it gets in that time."""
+        looked_at, size = self._backlogs.pop(deployment_id, (-math.inf, 0))
+        if monotonic() - looked_at > LOOK_SECONDS:
+            looked_at, size = monotonic(), await backlog(self._redis, deployment_id)
+        self._backlogs[deployment_id] = looked_at, size  # the last
+        if len(self._backlogs) > MOST_CLIENTS:
+            del self._backlogs[next(iter(self._backlogs))]
+        if size > LARGEST_BACKLOG:
+            raise LimitedError(BACKLOG, code="backlog", retry_after=BACKLOG_SECONDS)
+
     async def _stands(self, client: Client, prediction_id: str) -> Answer:
         try:
             record = await client.record(prediction_id)
@@ -171,8 +198,12 @@ class _Used:
 def problem(answer: Answer) -> KubeServeError:
     """Return the error by which a failed prediction is told: 422 where it is about the rows, 502-like 503 else."""
     code, message = answer.error or ("model_error", "the prediction failed")
+    if code == ANSWERS_FULL:
+        return LimitedError(message, code=code, retry_after=FULL_SECONDS)
+    place, message = place_of(message)
+    faults = [] if place is None else [Fault(place, message)]
     kind = UnprocessableError if code in BAD_ROWS else KubeServeError
-    error = kind(message, code=code)
+    error = kind(message, code=code, faults=faults)
     if kind is KubeServeError:
         error.status = 502
     return error

@@ -1,26 +1,59 @@
 """The queue of a deployment: one list in Redis, with names of its own."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import structlog
-from greenscale_worker import ConfigError, GreenScaleError, QueueOptions, QueueUnavailableError, RedisOptions
-from greenscale_worker.queues.redis.connections import close, open_redis
-from greenscale_worker.queues.redis.errors import mapped
+from greenscale_worker import (
+    ConfigError,
+    GreenScaleError,
+    QueueOptions,
+    QueueUnavailableError,
+    RedisOptions,
+    redis_client,
+)
 
 from kubeserve.errors import UnavailableError
 
 LARGEST_BODY: Final = 4 * 1024 * 1024
-RESULT_SECONDS: Final = 3600
+RESULT_SECONDS: Final = 3600  # an answer is kept
+LARGEST_BACKLOG: Final = 256 * 1024 * 1024  # bytes of a deployment's predictions that nobody has taken up
+ANSWERS_FULL: Final = "answers_full"
+MOST_FAILED: Final = 10  # predictions of a deployment that are kept with their rows
+WHERE: Final = re.compile(r"\[(?P<row>\d{1,9})(\.(?P<field>.{1,80}?))?\] (?P<message>.*)", re.DOTALL)
 SCAN_COUNT: Final = 1000
+SAMPLES: Final = 50
 log = structlog.get_logger()
 
 
 def queue_options(deployment_id: str) -> QueueOptions:
     """Return the options by which the API submits a deployment's predictions and its door takes them."""
     name = f"ks:{deployment_id}"
-    return QueueOptions(name=name, result_prefix=f"{name}:", result_ttl=RESULT_SECONDS, backend="model")
+    return QueueOptions(
+        name=name,
+        result_prefix=f"{name}:",
+        result_ttl=RESULT_SECONDS,
+        dead_max_age=RESULT_SECONDS,
+        dead_max_count=MOST_FAILED,
+        backend="model",
+    )
+
+
+def told_at(row: int | None, field: str | None, message: str) -> str:
+    """Put before a message which row and field it is about, for `place_of`."""
+    if row is None:
+        return message
+    return f"[{row}] {message}" if not field else f"[{row}.{field}] {message}"
+
+
+def place_of(text: str) -> tuple[str | None, str]:
+    """Return where in the request it is, as `instances.0.age`, and the message; None where it names no row."""
+    found = WHERE.fullmatch(text)
+    if found is None:
+        return None, text
+    return ".".join(("instances", found["row"], *([found["field"]] if found["field"] else []))), found["message"]
 
 
 def key_patterns(deployment_id: str) -> tuple[str, ...]:
@@ -39,6 +72,12 @@ async def purge(redis: RedisOptions, deployment_id: str) -> int:
     return deleted
 
 
+async def backlog(redis: RedisOptions, deployment_id: str) -> int:
+    """Return about how many bytes of memory the predictions take that nobody has taken up. Raises UnavailableError."""
+    async with _opened(redis) as client:
+        return int(await client.memory_usage(queue_options(deployment_id).name, samples=SAMPLES) or 0)
+
+
 async def ping(redis: RedisOptions) -> None:
     """Ask Redis whether it is there. Raises UnavailableError."""
     async with _opened(redis) as client:
@@ -53,11 +92,8 @@ def away(error: GreenScaleError) -> UnavailableError:
 
 @asynccontextmanager
 async def _opened(redis: RedisOptions) -> AsyncIterator[Any]:
-    client = open_redis(redis)
     try:
-        with mapped():
+        async with redis_client(redis) as client:
             yield client
     except (QueueUnavailableError, ConfigError) as error:
         raise away(error) from error
-    finally:
-        await close(client)

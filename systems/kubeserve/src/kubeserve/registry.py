@@ -26,7 +26,7 @@ OPEN: Final = frozenset({State.DRAFT, State.RECEIVING})  # its files may still c
 # From where a version may come into a state. After a crash a proof is begun again: to `scanning` from its own states.
 SOURCES: Final[Mapping[VersionState, frozenset[VersionState]]] = {
     State.DRAFT: frozenset(),
-    State.RECEIVING: frozenset({State.DRAFT, State.FAILED}),
+    State.RECEIVING: frozenset({State.DRAFT, State.REJECTED, State.FAILED}),  # from the latter two, with other files
     State.SCANNING: frozenset({State.RECEIVING, State.FAILED}) | WORKING,
     State.BUILDING: frozenset({State.SCANNING}),
     State.CHECKING: frozenset({State.BUILDING}),
@@ -203,6 +203,27 @@ class Registry:
             _may_move(old, state, expected, fields.get("attempt"), during)
             return await _move(connection, old, {"state": state, "state_reason": reason, **fields}, PLATFORM)
 
+    async def receive(self, owner_id: str, version_id: str, *, storage: int, most: int) -> Version:
+        """Let a version take files, in place of those that were rejected or failed. The same again changes nothing.
+
+        Raises LimitedError if the owner's files take `storage` bytes already, or if `most` of his versions receive
+        files; ConflictError if the version takes files no more.
+        """
+        async with self._database.begin() as connection:
+            await lock(connection, f"uploads of {owner_id}")
+            old = await _version(connection, version_id, owner_id, lock=True)
+            if old.state is State.RECEIVING:
+                return old
+            _may_move(old, State.RECEIVING, SOURCES[State.RECEIVING], None, None)
+            stored, coming = await _stored(connection, owner_id)
+            if stored >= storage:
+                message = f"your files take {stored:,} bytes, and {storage:,} are yours: delete a version first"
+                raise LimitedError(message, code="quota")
+            if coming >= most:
+                raise LimitedError(f"{coming} uploads are not finished: finish or delete one first", code="quota")
+            new = {"state": State.RECEIVING, "state_reason": "files are coming", "steps": []}
+            return await _move(connection, old, new, PLATFORM)
+
     async def set_steps(self, version_id: str, attempt: int, steps: Sequence[Step]) -> bool:
         """Show how a proof stands. False if that attempt is not the last one any more, or the version is gone."""
         query = update(versions).where(versions.c.id == version_id, versions.c.attempt == attempt)
@@ -214,6 +235,11 @@ class Registry:
         async with self._database.read() as connection:
             query = select(versions).where(versions.c.state.in_(WORKING)).order_by(versions.c.id)
             return await read_versions(connection, query)
+
+    async def stored(self, owner_id: str) -> tuple[int, int]:
+        """Give the bytes of all files of the owner's versions, and how many versions are receiving files."""
+        async with self._database.read() as connection:
+            return await _stored(connection, owner_id)
 
     async def places(self) -> set[str]:
         """Name where the files of all versions are, or will be: `models/OWNER/MODEL/TAG`."""
@@ -239,7 +265,7 @@ class Registry:
             model = await _model(connection, owner_id, model_id, lock=True)
             version = await _version(connection, version_id, owner_id, lock=True)
             if version.model_id != model_id:
-                raise NotFoundError("the model has no such version")
+                raise ConflictError(f"the version {version.tag!r} is one of another model: an alias names its own's")
             if version.state is not State.READY:
                 raise ConflictError(f"the version {version.tag!r} is {version.state}; one that is ready is accepted")
             here = (aliases.c.model_id == model_id) & (aliases.c.name == name)
@@ -312,6 +338,13 @@ def _page(query: Select[Any], column: ColumnElement[str], after: str | None, lim
 async def _room(connection: AsyncConnection, those: ColumnElement[bool], most: int, things: str, whose: str) -> None:
     if (await connection.scalar(select(func.count()).where(those)) or 0) >= most:
         raise LimitedError(f"{whose} may have {most} {things}: delete one first", code="quota")
+
+
+async def _stored(connection: AsyncConnection, owner_id: str) -> tuple[int, int]:
+    mine = versions.c.owner_id == owner_id
+    size = select(func.coalesce(func.sum(files.c.size), 0)).select_from(files.join(versions)).where(mine)
+    count = select(func.count()).select_from(versions).where(mine, versions.c.state == State.RECEIVING)
+    return int(await connection.scalar(size) or 0), int(await connection.scalar(count) or 0)
 
 
 async def _exists(connection: AsyncConnection, those: ColumnElement[bool]) -> bool:

@@ -6,12 +6,22 @@ import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 from urllib.parse import urlsplit
 
 from greenscale_worker import ConfigError
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+)
 
 INJECTED: Final = re.compile(r"(tcp|udp|sctp)://")  # what Kubernetes sets KUBESERVE_PORT to for a Service of this name
 LEAST: Final[Mapping[str, Any]] = {"landlock": 1, "seccomp": True}  # as a level of the runtime tells them
@@ -24,6 +34,7 @@ DATABASE: Final = "sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/NAME i
 OBJECTS: Final = "the path of a directory, or s3://BUCKET/PREFIX, is accepted"
 SECRET: Final = f"at least {SHORTEST_SECRET} characters are accepted, such as what 'openssl rand -hex 32' prints"
 HTTP_URL: Final = "http://HOST:PORT or https://HOST is accepted"
+PROXIES: Final = "addresses or networks, with spaces between them, are accepted, such as 10.0.0.7 192.168.0.0/16"
 BASE_PATH: Final = "a path that begins with '/' is accepted, such as /api/v1/predict"
 HOST: Final = "the name or the address of a host is accepted"
 
@@ -53,6 +64,17 @@ def _data() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "kubeserve"
 
 
+Network = IPv4Network | IPv6Network
+
+
+def _networks(value: object) -> object:
+    try:
+        return tuple(ip_network(each) for each in value.split()) if isinstance(value, str) else value
+    except ValueError:
+        raise ValueError(PROXIES) from None
+
+
+Networks = Annotated[tuple[Network, ...], BeforeValidator(_networks)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Host = Annotated[Text, _accepted(lambda text: bool(re.fullmatch(r"[A-Za-z0-9_.:-]{1,253}", text)), HOST)]
@@ -78,6 +100,9 @@ class Settings(BaseModel):
     token_ttl: float = Field(12 * 3600, alias="KUBESERVE_TOKEN_TTL", ge=60, le=365 * 86_400)
     quota_replicas: int = Field(5, alias="KUBESERVE_QUOTA_REPLICAS", ge=1, le=1000)
     quota_memory: int = Field(4 * 1024 * MIB, alias="KUBESERVE_QUOTA_MEMORY", ge=64 * MIB)
+    quota_answers: int = Field(1024 * MIB, alias="KUBESERVE_QUOTA_ANSWERS", ge=MIB)
+    quota_storage: int = Field(20 * 1024 * MIB, alias="KUBESERVE_QUOTA_STORAGE", ge=MIB)
+    trusted_proxies: Networks = Field((), alias="KUBESERVE_TRUSTED_PROXIES")
     walls: Walls = Field("landlock seccomp", alias="KUBESERVE_WALLS")
     ingress_host: Host | None = Field(None, alias="INGRESS_HOST")
     ingress_base_path: BasePath = Field("/api/v1/predict", alias="INGRESS_BASE_PATH")

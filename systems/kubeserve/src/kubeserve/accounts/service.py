@@ -7,8 +7,8 @@ import re
 import secrets
 import time
 import uuid
-from datetime import datetime
-from typing import Any, Final
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
 
 import jwt
 from sqlalchemy import RowMapping, delete, func, insert, select, update
@@ -23,8 +23,11 @@ from kubeserve.database.locks import lock
 from kubeserve.database.tables import deployments, keys, users
 from kubeserve.database.text import refused, written
 from kubeserve.database.values import known, new_id, now
-from kubeserve.domain import EMAIL_ACCEPTED, LONGEST_EMAIL, Key, Principal, User, is_email
+from kubeserve.domain import EMAIL_ACCEPTED, LONGEST_EMAIL, NAMESPACE, Key, Principal, User, is_email
 from kubeserve.errors import ConflictError, LimitedError, NotFoundError, UnauthenticatedError
+
+if TYPE_CHECKING:
+    from jwt.types import Options
 
 LONGEST_CREDENTIAL: Final = 4096
 SHORTEST_SECRET: Final = 32
@@ -32,6 +35,7 @@ KEY: Final = re.compile(r"ks_([0-9a-f]{32})_([0-9a-f]{64})")
 LONGEST_KEY_NAME: Final = 100
 PREFIX: Final = 19  # characters of a key that are kept to recognise it by
 MOST_KEYS: Final = 100  # of a user
+CLAIMS: Final["Options"] = {"require": ["sub", "iat", "exp"], "verify_iat": False}  # a clock may have been set back
 ADMIN: Final = "admin"
 USER: Final = "user"
 WRONG: Final = "the e-mail address or the password is wrong"
@@ -69,7 +73,7 @@ class Accounts:
                 await lock(connection, "users")
                 first = not await connection.scalar(select(func.count()).select_from(users))
                 user_id = new_id()
-                user = User(user_id, email, ADMIN if first else USER, f"ks-{user_id}", now())
+                user = User(user_id, email, ADMIN if first else USER, f"{NAMESPACE}{user_id}", now())
                 await connection.execute(insert(users).values(password_hash=password_hash, **_row(user)))
                 return user
         except IntegrityError:
@@ -116,7 +120,7 @@ class Accounts:
         at = now()
         if not (name := written("name", name, LONGEST_KEY_NAME)):
             raise refused("name", f"1 to {LONGEST_KEY_NAME} characters are accepted")
-        if expires_at is not None and (expires_at.tzinfo is None or expires_at <= at):
+        if expires_at is not None and not _is_to_come(expires_at, at):
             raise refused("expires_at", "a time to come, with its zone, is accepted")
         key_id, secret = new_id(), secrets.token_hex(32)
         text = f"ks_{uuid.UUID(key_id).hex}_{secret}"
@@ -160,7 +164,7 @@ class Accounts:
 
     def _subject(self, token: str) -> str:
         try:
-            claims = jwt.decode(token, self._secret, ["HS256"], {"require": ["sub", "iat", "exp"]})
+            claims = jwt.decode(token, self._secret, ["HS256"], CLAIMS)
             return known("user", claims["sub"])
         except (jwt.PyJWTError, NotFoundError, ValueError, RecursionError):  # the latter of JSON that is nested deeply
             raise UnauthenticatedError(UNKNOWN) from None
@@ -191,6 +195,13 @@ def _normal(email: str) -> str:
     if not is_email(email):
         raise refused("email", EMAIL_ACCEPTED)
     return email
+
+
+def _is_to_come(moment: datetime, at: datetime) -> bool:
+    try:
+        return moment.tzinfo is not None and moment.astimezone(UTC) > at
+    except OverflowError:  # the last day there is, in a zone behind UTC
+        return False
 
 
 def _taken(email: str) -> ConflictError:

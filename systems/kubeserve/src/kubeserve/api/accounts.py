@@ -11,7 +11,7 @@ from kubeserve.api.shapes import KeyShape, LoginShape, NewKeyShape, UserShape
 
 async def register(call: Call, body: Registration) -> UserShape:
     """Make an account. The first one is the admin's."""
-    user = await call.plane.accounts.register(body.email, body.password, caller=call.request.remote)
+    user = await call.plane.accounts.register(body.email, body.password, caller=call.address)
     return UserShape.model_validate(user)
 
 
@@ -19,7 +19,7 @@ async def login(call: Call, body: Login) -> LoginShape | web.Response:
     """Log in: get a token, or with `cookie` a cookie for the page."""
     if body.cookie:
         check_same_origin(call.request)
-    user, token = await call.plane.accounts.login(body.email, body.password, caller=call.request.remote)
+    user, token = await call.plane.accounts.login(body.email, body.password, caller=call.address)
     seconds = call.plane.settings.token_ttl
     told = LoginShape(token=token, expires_in=seconds, user=UserShape.model_validate(user))
     if not body.cookie:
@@ -44,13 +44,16 @@ async def me(call: Call) -> UserShape:
 
 async def keys(call: Call) -> list[KeyShape]:
     """List one's keys, without their texts."""
-    return [KeyShape.model_validate(key) for key in await call.plane.accounts.keys(call.owner_id)]
+    found = await call.plane.accounts.keys(call.owner_id)
+    names = await call.plane.deployments.names(call.owner_id)
+    return [KeyShape.of(key, names.get(key.deployment_id or "")) for key in found]
 
 
 async def create_key(call: Call, body: NewKey) -> NewKeyShape:
     """Make a key, for one deployment or for all. Its text is told this once."""
     key, text = await call.plane.accounts.create_key(call.owner_id, body.name, body.deployment_id, body.expires_at)
-    return NewKeyShape.made(key, text)
+    names = await call.plane.deployments.names(call.owner_id) if key.deployment_id else {}
+    return NewKeyShape.made(key, text, names.get(key.deployment_id or ""))
 
 
 async def revoke_key(call: Call) -> None:

@@ -8,19 +8,19 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from greenscale_worker import ConfigError
 
 from kubeserve.api.answers import http_refusal, json_answer, refusal
 from kubeserve.api.call import Call
-from kubeserve.api.credentials import admit
+from kubeserve.api.credentials import BY_COOKIE, admit, clear_cookie
 from kubeserve.api.openapi import document
 from kubeserve.api.reading import read_query, read_shape
 from kubeserve.api.route import Route
 from kubeserve.api.routes import PREDICT, ROUTES
 from kubeserve.api.state import State
 from kubeserve.control import ControlPlane
-from kubeserve.errors import KubeServeError
+from kubeserve.errors import KubeServeError, UnauthenticatedError
 
 IDLE_SECONDS: Final = 30.0
 LINGER_SECONDS: Final = 2.0
@@ -49,10 +49,10 @@ def build_app(plane: ControlPlane) -> web.Application:
     state.openapi = document(ROUTES)
     app.on_response_prepare.append(_add_headers)
     for route in ROUTES:
-        app.router.add_route(route.method, route.path, _handler(state, route))
+        app.router.add_route(route.method, route.path, _handler(state, route), expect_handler=_expected)
     base = plane.settings.ingress_base_path.rstrip("/")
     if (path := f"{base}/{{deployment_id}}") != PREDICT.path:  # so that the URL of a deployment is right without proxy
-        app.router.add_route(PREDICT.method, path, _handler(state, PREDICT))
+        app.router.add_route(PREDICT.method, path, _handler(state, PREDICT), expect_handler=_expected)
     return app
 
 
@@ -111,6 +111,16 @@ def _handler(state: State, route: Route) -> Next:
     return handle
 
 
+async def _expected(request: web.Request) -> web.Response | None:
+    """Do as `Expect` asks, or refuse it. That of aiohttp breaks at what is not UTF-8."""
+    if request.headers["Expect"].lower() != "100-continue":
+        return http_refusal(web.HTTPExpectationFailed())
+    if request.version == HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # of the answer
+    return None
+
+
 @web.middleware
 async def _answered(request: web.Request, handler: Next) -> web.StreamResponse:
     """Answer whatever happens, count it, and write one line of it."""
@@ -119,6 +129,8 @@ async def _answered(request: web.Request, handler: Next) -> web.StreamResponse:
         response = await handler(request)
     except KubeServeError as error:
         response = refusal(error)
+        if isinstance(error, UnauthenticatedError) and BY_COOKIE in request:
+            clear_cookie(response, secure=request.secure)  # it is good for nothing any more
     except web.HTTPException as error:
         response = http_refusal(error)
     except ConnectionError:  # the caller has gone
@@ -126,7 +138,7 @@ async def _answered(request: web.Request, handler: Next) -> web.StreamResponse:
     except Exception as error:  # noqa: BLE001  a mistake of ours, which stops this call alone
         response = _mistake(request, error)
     seconds = time.perf_counter() - began
-    route = request.get(ROUTE, "unknown")
+    route = request.get(ROUTE) or _name(request)
     request.app[STATE].metrics.count(route, response.status, seconds)
     log.info(
         "http_request", route=route, status=response.status, ms=round(seconds * 1000, 1), owner=request.get(OWNER, "")
@@ -134,12 +146,18 @@ async def _answered(request: web.Request, handler: Next) -> web.StreamResponse:
     return response
 
 
+def _name(request: web.Request) -> str:
+    """Name what is no route of the table: a part of the page by its path as it was added, or `unknown`."""
+    resource = request.match_info.route.resource
+    return "unknown" if resource is None else f"{request.method} {resource.canonical}"
+
+
 def _mistake(request: web.Request, error: Exception) -> web.Response:
     """Say so, with an id that the log has, too. What the error says may hold what people sent: it is not logged."""
     number = secrets.token_hex(8)
     where = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-8:]]
     kind = type(error).__name__
-    log.error("request_broke", id=number, route=request.get(ROUTE, "unknown"), error=kind, where=where)
+    log.error("request_broke", id=number, route=request.get(ROUTE) or _name(request), error=kind, where=where)
     message = f"the platform made a mistake; its log has it under {number}"
     return json_answer({"error": message, "code": "internal", "faults": [], "id": number}, 500)
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Final
 
 from aiohttp import web
@@ -10,6 +11,7 @@ from aiohttp import web
 from kubeserve.api.state import State
 from kubeserve.control import ControlPlane
 from kubeserve.domain import Principal
+from kubeserve.settings import Network
 
 HOST: Final = re.compile(r"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:]{2,45}\](:[0-9]{1,5})?")
 
@@ -50,6 +52,17 @@ class Call:
             self.headers["Link"] = f'<{self.request.path}?after={ids[-1]}&limit={limit}>; rel="next"'
 
     @property
+    def address(self) -> str | None:
+        """Where the call comes from: the last address in X-Forwarded-For that is no trusted proxy's."""
+        trusted = self.plane.settings.trusted_proxies
+        address = self.request.remote
+        lines = ",".join(self.request.headers.getall("X-Forwarded-For", []))
+        told = [each.strip() for each in lines.split(",") if each.strip()]
+        while told and _is_of(address, trusted):
+            address = told.pop()
+        return address
+
+    @property
     def secure(self) -> bool:
         """Whether the caller speaks HTTPS, to us or to what stands before us."""
         return self.request.secure or self.request.headers.get("X-Forwarded-Proto") == "https"
@@ -62,3 +75,11 @@ class Call:
         if not HOST.fullmatch(host):
             host = f"{settings.host}:{settings.port}"
         return f"{'https' if self.secure else 'http'}://{host}{settings.ingress_base_path.rstrip('/')}"
+
+
+def _is_of(address: str | None, networks: Sequence[Network]) -> bool:
+    try:
+        known = ip_address((address or "").removeprefix("::ffff:"))  # of IPv4, where the socket is one of IPv6
+    except ValueError:
+        return False
+    return any(known in network for network in networks)

@@ -6,13 +6,13 @@ from aiohttp import web
 
 from kubeserve.api.call import Call
 from kubeserve.api.route import Access, Route
-from kubeserve.domain import Principal
+from kubeserve.domain import COOKIE, Principal
 from kubeserve.errors import ForbiddenError, UnauthenticatedError
 
-COOKIE: Final = "kubeserve"
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 NOBODY: Final = "log in: `Authorization: Bearer` with a token or an API key is expected"
 ADMIN: Final = "admin"
+BY_COOKIE: Final = web.RequestKey("by_cookie", bool)  # whether that says who calls
 
 
 async def admit(call: Call, route: Route) -> Principal | None:
@@ -59,6 +59,7 @@ def _credential(request: web.Request) -> str:
         if not {"Sec-Fetch-Site", "Origin"} & request.headers.keys():
             raise ForbiddenError("with a cookie, a browser says where a call comes from; others send a token")
         check_same_origin(request)
+    request[BY_COOKIE] = True
     return cookie
 
 

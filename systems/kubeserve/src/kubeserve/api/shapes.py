@@ -33,15 +33,24 @@ class LoginShape(Shape):
 
 
 class KeyShape(Shape):
-    """An API key, recognised by its `prefix`. `deployment_id` null: it is for all of its owner's."""
+    """An API key, recognised by its `prefix`. `deployment_id` null: it is for all of its owner's.
+
+    `deployment` is the name of that one.
+    """
 
     id: str
     name: str
     prefix: str
     deployment_id: str | None
+    deployment: str | None = None
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+
+    @classmethod
+    def of(cls, key: Key, deployment: str | None) -> "KeyShape":
+        """Tell the deployment's name beside the key."""
+        return cls.model_validate(key).model_copy(update={"deployment": deployment})
 
 
 class NewKeyShape(KeyShape):
@@ -50,9 +59,9 @@ class NewKeyShape(KeyShape):
     key: str
 
     @classmethod
-    def made(cls, key: Key, text: str) -> Self:
+    def made(cls, key: Key, text: str, deployment: str | None) -> Self:
         """Tell the text beside the rest."""
-        return cls(**KeyShape.model_validate(key).model_dump(), key=text)
+        return cls(**KeyShape.of(key, deployment).model_dump(), key=text)
 
 
 class ModelShape(Shape):

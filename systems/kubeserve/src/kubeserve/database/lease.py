@@ -26,7 +26,8 @@ class Lease:
             async with self._database.begin() as connection:
                 ends = _clock(connection) + self._seconds
                 mine = update(leases).where(leases.c.name == self._name)
-                mine = mine.where(or_(leases.c.holder == self._holder, leases.c.expires <= _clock(connection)))
+                over = or_(leases.c.expires <= _clock(connection), leases.c.expires > ends)  # the clock was set back
+                mine = mine.where(or_(leases.c.holder == self._holder, over))
                 if (await connection.execute(mine.values(holder=self._holder, expires=ends))).rowcount:
                     return True
                 if (await connection.execute(select(leases.c.name).where(leases.c.name == self._name))).first():

@@ -28,6 +28,7 @@ FINAL: Final = frozenset(
 ENDING: Final = frozenset({DeploymentState.STOPPING, DeploymentState.DELETED, DeploymentState.FAILED})
 DEPLOYABLE: Final = frozenset({VersionState.READY})
 ROLLBACK: Final = frozenset({VersionState.READY, VersionState.ARCHIVED})  # a revision is immutable, so is its version
+ITS_OWN: Final = "a deployment runs versions of its own model; make a new deployment for another one"
 MIB: Final = 1024**2
 
 
@@ -179,6 +180,12 @@ class Deployments:
         async with self._database.read() as connection:
             return await read_deployments(connection, query.limit(max(1, min(limit, LARGEST_PAGE))))
 
+    async def names(self, owner_id: str) -> dict[str, str]:
+        """Give the names of the owner's, by their ids."""
+        query = select(deployments.c.id, deployments.c.name).where(deployments.c.owner_id == owner_id)
+        async with self._database.read() as connection:
+            return {row.id: row.name for row in await connection.execute(query)}
+
     async def _all(self, those: ColumnElement[bool]) -> Found:
         async with self._database.read() as connection:
             return await read_deployments(connection, select(deployments).where(those).order_by(deployments.c.id))
@@ -246,11 +253,13 @@ async def _deployable(
     mine = (models.c.id == known("model", model_id)) & (models.c.owner_id == owner_id)
     if await connection.scalar(select(models.c.id).where(mine).with_for_update(read=True)) is None:
         raise NotFoundError("there is no such model")
-    its = (versions.c.id == known("version", version_id)) & (versions.c.model_id == model_id)
-    query = select(versions.c.tag, versions.c.state).where(its)
+    its = (versions.c.id == known("version", version_id)) & (versions.c.owner_id == owner_id)
+    query = select(versions.c.tag, versions.c.state, versions.c.model_id).where(its)
     found = (await connection.execute(query.with_for_update(read=True))).first()
     if found is None:
-        raise NotFoundError("the model has no such version")
+        raise NotFoundError("there is no such version")
+    if found.model_id != model_id:
+        raise ConflictError(f"the version {found.tag!r} is one of another model: {ITS_OWN}")
     if found.state not in states:
         raise ConflictError(f"the version {found.tag!r} is {found.state}; one that is ready is accepted")
 

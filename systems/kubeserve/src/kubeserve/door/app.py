@@ -17,6 +17,7 @@ from greenscale_worker import RedisOptions
 from pydantic import ValidationError
 
 from kubeserve.domain import Quota
+from kubeserve.door.kept import Kept
 from kubeserve.door.metrics import Metrics
 from kubeserve.door.served import Means, Served
 from kubeserve.door.zygotes import Zygotes
@@ -25,15 +26,15 @@ from kubeserve.places.layout import Layout
 from kubeserve.places.workload import Workload
 
 LOOK_SECONDS: Final = 0.2
+USUAL: Final = Quota()
 log = structlog.get_logger()
 
 
 class Door:
     """Serves every deployment that has a file in the place's folder, until stopped.
 
-    The deployments of a tenant have `most_replicas` together, or one each. No model is loaded without the walls of
-    `minimum`. A file that cannot be read is left alone and
-    told in the log: what runs by an earlier one goes on.
+    The deployments of a tenant have the replicas of `quota` together, or one each. No model is loaded without the walls
+    of `minimum`. A file that cannot be read is left alone and told in the log: what runs by an earlier one goes on.
     """
 
     def __init__(
@@ -41,14 +42,14 @@ class Door:
         layout: Layout,
         redis: RedisOptions,
         *,
-        most_replicas: int = Quota().replicas,
+        quota: Quota = USUAL,
         minimum: Mapping[str, Any] | None = None,
     ) -> None:
         self._layout = layout
-        self._most_replicas = most_replicas
+        self._most_replicas = quota.replicas
         self._metrics = Metrics()
         self._zygotes = Zygotes(layout, minimum or {})
-        self._means = Means(redis, self._zygotes, self._metrics)
+        self._means = Means(redis, self._zygotes, self._metrics, Kept(quota.answers))
         self._served: dict[str, Served] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._read: dict[str, tuple[int, int]] = {}
@@ -62,7 +63,7 @@ class Door:
 
     async def _run(self, stopping: asyncio.Event) -> None:
         shutil.rmtree(self._layout.run, ignore_errors=True)  # of a door that was killed
-        self._layout.make()
+        self._layout.make_run()
         runner = await self._listen()
         try:
             while not stopping.is_set():

@@ -12,21 +12,32 @@ from kubeserve.door.metrics import Metrics
 from kubeserve.door.pool import Pool
 from kubeserve.door.replica import DiedError, RefusedError, StartError
 from kubeserve.places.workload import Replicable
+from kubeserve.queueing import ANSWERS_FULL, told_at
 
+FULL: Final = "your answers of the last hour take all the room that you have; ask for fewer or smaller ones, or later"
 BAD_INPUT: Final = "instances: a list of at least one row is expected"
 
 
 class ModelBackend:
     """Answers jobs with whatever revision `current` returns: its pool, and what it runs.
 
+    `may_keep` is asked before an answer of so many bytes is put into Redis.
+
     The answer is JSON: `{"predictions": [...], "revision": n, "version": tag}`.
     """
 
-    def __init__(self, deployment_id: str, current: Callable[[], "Current | None"], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        deployment_id: str,
+        current: Callable[[], "Current | None"],
+        metrics: Metrics,
+        may_keep: Callable[[int], bool],
+    ) -> None:
         self.why_not_ready = "no revision of it runs yet"
         self._deployment_id = deployment_id
         self._current = current
         self._metrics = metrics
+        self._may_keep = may_keep
 
     async def infer(self, job: Job) -> Output:
         """Answer. A model's own refusal is final; a replica that does not come up leaves the job in the queue."""
@@ -50,12 +61,14 @@ class ModelBackend:
         except StartError as error:
             raise TransientError("replica_failed", str(error), prior="endpoint") from error
         except RefusedError as error:
-            where = "" if error.index is None else f"[{error.index}] "
-            raise PermanentError(error.code, f"{where}{error}") from error
+            raise PermanentError(error.code, told_at(error.index, error.field, str(error))) from error
         except DiedError as error:
             raise PermanentError(error.code, f"{error}; asked again alone, the same happened") from error
         answer = {"predictions": predictions, "revision": current.what.revision, "version": current.what.tag}
-        return Output(orjson.dumps(answer).decode(), model=current.what.tag)
+        text = orjson.dumps(answer)
+        if not self._may_keep(len(text)):
+            raise PermanentError(ANSWERS_FULL, FULL)
+        return Output(text.decode(), model=current.what.tag)
 
     async def ready(self) -> bool:
         """Return whether a revision has come up, so that jobs can be answered."""

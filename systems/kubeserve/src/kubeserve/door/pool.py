@@ -204,7 +204,7 @@ class Pool:
         first = 0
         for place in left:
             if error.index is not None and error.index < first + group[place].count:
-                answers[place] = RefusedError(error.code, str(error), error.index - first)
+                answers[place] = error.of_row(error.index - first)
                 return
             first += group[place].count
         if len(left) == 1:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ LOAD_SECONDS: Final = 120.0
 EXIT_SECONDS: Final = 1.0  # between a broken connection and the news of why the process ended
 LARGEST_FILE: Final = 256 * 1024 * 1024
 LARGEST_MESSAGE: Final = 500
+LONGEST_FIELD: Final = 80
 
 
 class StartError(Exception):
@@ -37,12 +39,18 @@ class DiedError(Exception):
 
 
 class RefusedError(Exception):
-    """The model answered with an error. `index` is the row it is about, None where it names none."""
+    """The model answered with an error. `index` and `field` say which row it is about, None where it names none."""
 
-    def __init__(self, code: str, message: str, index: int | None) -> None:
+    def __init__(self, code: str, message: str, index: int | None, field: str | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.index = index
+        self.field = field
+
+    def of_row(self, index: int) -> "RefusedError":
+        """The same, told to a call in which the row has this index."""
+        message = re.sub(rf"\brow {self.index}\b", f"row {index}", str(self), count=1)
+        return RefusedError(self.code, message, index, self.field)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +186,11 @@ class Replica:
 def _refusal(answer: dict[str, Any]) -> RefusedError:
     error = answer.get("error")
     told: dict[str, Any] = error if isinstance(error, dict) else {}
-    index = told.get("index")
+    index, field = told.get("index"), told.get("field")
     code, message = str(told.get("code") or "model_error")[:64], str(told.get("message") or "it says nothing")
-    return RefusedError(code, message[:LARGEST_MESSAGE], index if type(index) is int and index >= 0 else None)
+    named = type(index) is int and index >= 0
+    where = str(field)[:LONGEST_FIELD] if named and field is not None else None
+    return RefusedError(code, message[:LARGEST_MESSAGE], index if named else None, where)
 
 
 def _show(written: Path, log: Path) -> None:

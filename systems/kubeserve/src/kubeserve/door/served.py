@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ from greenscale_worker import Policy, RedisOptions, Worker, open_queue
 
 from kubeserve.domain import DeploymentState
 from kubeserve.door.backend import Current, ModelBackend
+from kubeserve.door.kept import Kept
 from kubeserve.door.metrics import Metrics
 from kubeserve.door.pool import Pool
 from kubeserve.door.replica import LOAD_SECONDS, Replica, StartError
@@ -37,6 +39,7 @@ class Means:
     redis: RedisOptions
     zygotes: Zygotes
     metrics: Metrics
+    kept: Kept
 
 
 class Served:
@@ -137,7 +140,8 @@ class Served:
                 await asyncio.sleep(FIRST_PAUSE)
 
     async def _run_worker(self) -> None:
-        backend = ModelBackend(self._workload.id, lambda: self._current, self._means.metrics)
+        may_keep = partial(self._means.kept.admit, self.tenant)
+        backend = ModelBackend(self._workload.id, lambda: self._current, self._means.metrics, may_keep)
         queue = await open_queue("list", self._means.redis, queue_options(self._workload.id))
         concurrency, timeout = _numbers(self._workload)
         worker = Worker(

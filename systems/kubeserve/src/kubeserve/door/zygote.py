@@ -1,6 +1,7 @@
 """The process that forks the replicas of one tenant in one environment (kubeserve/runtime/zygote.py)."""
 
 import asyncio
+import math
 import os
 import shutil
 import signal
@@ -8,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final
 
 import orjson
+import structlog
 
 import kubeserve.runtime
 from kubeserve.door.frames import FrameError, read_frame, write_frame
@@ -20,6 +23,13 @@ RUNTIME: Final = Path(kubeserve.runtime.__file__).parent
 START_SECONDS: Final = 60.0  # the imports of an environment on a cold disk
 FORK_SECONDS: Final = 10.0
 POLL_SECONDS: Final = 0.01
+LARGEST_FRAME: Final = 64 * 1024
+FRAMES: Final = 2  # that one request is answered with at most: it is done, and later that the replica has ended
+LOOK_SECONDS: Final = 1.0
+BARRED_SECONDS: Final = 60.0
+LARGEST_FOLDER: Final = 512 * 1024 * 1024  # bytes: sockets, logs, and scratch where that is no file system of its own
+MOST_FILES: Final = 10_000
+log = structlog.get_logger()
 
 
 class ZygoteError(Exception):
@@ -53,6 +63,10 @@ class Zygote:
         self._forks: dict[str, asyncio.Future[None]] = {}
         self._exits: dict[str, asyncio.Future[Exit]] = {}
         self._reading: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._barred_until = -math.inf
+        self._owed = 0  # frames that may still come
+        self._reason = "the environment's interpreter ended"
         self._starting = asyncio.Lock()
         self._stopped = False
 
@@ -72,6 +86,8 @@ class Zygote:
             if self._stopped:
                 raise ZygoteError("the environment's interpreter was stopped")
             if not self.alive:
+                if monotonic() < self._barred_until:
+                    raise ZygoteError(self._reason)
                 await self._end_process()
                 await self._start()
 
@@ -93,7 +109,7 @@ class Zygote:
                 )  # fmt: skip
             async with asyncio.timeout(START_SECONDS):
                 reader, self._writer = await self._connect(path)
-                hello = await read_frame(reader)
+                hello = await read_frame(reader, LARGEST_FRAME)
         except BaseException as error:
             await self._end_process()
             if isinstance(error, (EOFError, FrameError, OSError)):
@@ -104,7 +120,9 @@ class Zygote:
         if not hello.get("ready"):
             await self._end_process()
             raise ZygoteError(f"the environment's interpreter does not start: {_message(hello)}")
+        self._owed, self._reason = 0, "the environment's interpreter ended"
         self._reading = asyncio.create_task(self._read(reader))
+        self._watching = asyncio.create_task(self._watch())
 
     async def _connect(self, path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         while True:
@@ -121,6 +139,7 @@ class Zygote:
         loop = asyncio.get_running_loop()
         forked = self._forks[name] = loop.create_future()
         ended = self._exits[name] = loop.create_future()
+        self._owed += FRAMES
         try:
             await write_frame(self._writer, {"op": "fork", "id": name, **request})
             async with asyncio.timeout(FORK_SECONDS):
@@ -149,9 +168,11 @@ class Zygote:
     async def stop(self) -> None:
         """End it and its replicas, for good."""
         self._stopped = True
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.wait({self._reading})
+        tasks = {task for task in (self._reading, self._watching) if task is not None}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         await self._end_process()
 
     async def _end_process(self) -> None:
@@ -169,18 +190,38 @@ class Zygote:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        reason = "the environment's interpreter ended"
         try:
             while True:
-                self._take(await read_frame(reader))
+                self._take(await read_frame(reader, LARGEST_FRAME))
         except FrameError as error:
-            reason = f"the environment's interpreter sent {error}"
+            self._give_no_more(f"the environment's interpreter sent {error}")
         except (EOFError, OSError):
             pass
         finally:
-            self._give_up(reason)
+            self._give_up(self._reason)
+
+    async def _watch(self) -> None:
+        """End it, and its replicas, when what they have written is too much."""
+        process = self._process
+        while self.alive and self._process is process:
+            await asyncio.sleep(LOOK_SECONDS)
+            size, count = await asyncio.to_thread(_filled, self.folder)
+            if size > LARGEST_FOLDER or count > MOST_FILES:
+                self._give_no_more(
+                    f"what its packages and models write takes more than {LARGEST_FOLDER:,} bytes or {MOST_FILES} files"
+                )
+                return
+
+    def _give_no_more(self, reason: str) -> None:
+        """End it for what the tenant's code does in it, and start it again only after a while."""
+        log.warning("zygote_ended", reason=reason)
+        self._reason, self._barred_until = reason, monotonic() + BARRED_SECONDS
+        self._signal()
 
     def _take(self, frame: dict[str, Any]) -> None:
+        if not self._owed:
+            raise FrameError("what it was not asked for")
+        self._owed -= 1
         name = str(frame.get("exited") or frame.get("id") or "")
         if "exited" in frame:
             ended = self._exits.pop(name, None)
@@ -222,3 +263,17 @@ def _last_line(log: Path) -> str:
     except OSError:
         return ""
     return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+
+
+def _filled(folder: Path) -> tuple[int, int]:
+    """Return the bytes and the files in a folder; those beyond `MOST_FILES` are not looked at."""
+    size = count = 0
+    for place, folders, names in os.walk(folder):
+        count += len(folders)
+        for name in names:
+            count += 1
+            with suppress(OSError):  # gone meanwhile
+                size += Path(place, name).lstat().st_blocks * 512
+            if count > MOST_FILES:
+                return size, count
+    return size, count

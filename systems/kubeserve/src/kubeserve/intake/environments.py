@@ -62,7 +62,7 @@ class Environments:
         self._python = Path(sys.executable).resolve()  # the interpreter beneath a virtual environment
         root.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._uv = Uv(root / CACHE, environ)
-        self._base = files(__package__).joinpath("base.txt").read_text("utf-8") if base is None else base
+        self._base = _usual() if base is None else base
 
     async def base(self) -> Environment:
         """The usual packages, for all tenants."""
@@ -182,6 +182,15 @@ def _touched(place: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def usual_packages() -> dict[str, str]:
+    """Return the packages of every environment that this Python builds, by name, with their versions."""
+    return _pins(_usual())
+
+
+def _usual() -> str:
+    return files(__package__).joinpath("base.txt").read_text("utf-8")
 
 
 def _pins(lock: str) -> dict[str, str]:

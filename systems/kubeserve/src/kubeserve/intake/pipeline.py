@@ -1,6 +1,7 @@
 """Takes uploads through their proof: identified, scanned, environment, loaded, predicted."""
 
 import asyncio
+import json
 import logging
 import shutil
 from collections.abc import Awaitable
@@ -36,6 +37,7 @@ State = VersionState
 BEGUN: Final = frozenset({State.SCANNING, State.BUILDING, State.CHECKING})
 MOST_INTERRUPTIONS: Final = 3
 LONGEST_REASON: Final = 500
+LARGEST_EXAMPLE: Final = 4096  # characters of JSON: it is told with the version wherever that is
 UNASKED: Final = f"proved to load; not asked: give {SAMPLE}"
 ROWS: Final[TypeAdapter[list[JsonValue]]] = TypeAdapter(Annotated[list[JsonValue], Field(min_length=1)])
 NAMED: Final = 8  # names of imports that a step's one line shows
@@ -146,6 +148,9 @@ class Intake:
             await progress.move(State.FAILED, _line(error))
         except (SupersededError, ConflictError, NotFoundError):
             raise
+        except OSError as error:  # of our own folder; the model's errors are no exceptions here
+            reason = f"the disk for proofs cannot be written: {error.strerror}; it may be tried again"
+            await progress.move(State.FAILED, reason)
         except asyncio.CancelledError:
             with suppress(KubeServeError):
                 await progress.put_back()
@@ -178,7 +183,7 @@ class Intake:
         asked = "asked for one row" if proof.predictions == 1 else f"asked for {proof.predictions} rows"
         await progress.note("predicted", proof.predict_seconds, proof.not_asked or asked)
         reason = UNASKED if proof.not_asked else "proved"
-        await progress.move(State.READY, reason, signature=proof.signature, level=proof.level)
+        await progress.move(State.READY, reason, signature=proof.signature | _example(sample), level=proof.level)
 
     async def _fetched(self, file: File, work: Path) -> Path:
         """The file as it was uploaded, under its own suffix alone: its name is the uploader's."""
@@ -186,8 +191,10 @@ class Intake:
         path = work / (file.name if beside else f"model{PurePath(file.name).suffix.lower()}")
         try:
             fetched = await self._objects.fetch(file.key, path)
-        except (KubeServeError, OSError) as error:
+        except KubeServeError as error:
             raise FailedError(f"{file.name} cannot be fetched from the store of files: {error}") from None
+        except OSError as error:
+            raise FailedError(f"{file.name} cannot be fetched to be proved: {error.strerror}") from None
         if fetched.sha256 != file.sha256:
             raise FailedError(f"{file.name} has changed in the store of files: its SHA-256 is another one")
         return path
@@ -235,6 +242,11 @@ def _rows(path: Path) -> list[JsonValue]:
         return ROWS.validate_json(path.read_bytes())
     except ValidationError:
         raise RejectedError(f"{SAMPLE} is no JSON list of at least one row, as [[1.5, 2], [3, 4]]") from None
+
+
+def _example(sample: list[JsonValue] | None) -> dict[str, JsonValue]:
+    """Give the row that the page and the command of a deployment begin with."""
+    return {"example": sample[0]} if sample and len(json.dumps(sample[0])) <= LARGEST_EXAMPLE else {}
 
 
 def _of_imports(imports: Imports) -> str:

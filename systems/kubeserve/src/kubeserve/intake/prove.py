@@ -122,10 +122,10 @@ async def prove(  # noqa: PLR0913  each is another part of one question
         ended = await run(python, "-I", "-S", "-B", RUNTIME, "prove", seconds=bounds.seconds, given=given)
     except OSError as error:
         raise FailedError(f"the sandbox cannot be started: {error}") from None
-    return _judged(ended, bounds)
+    return _judged(ended, bounds, asked_with_rows=sample is not None)
 
 
-def _judged(ended: Ended, bounds: Bounds) -> Proof:
+def _judged(ended: Ended, bounds: Bounds, *, asked_with_rows: bool) -> Proof:
     """The lines in the order in which they must come: what a model writes later cannot change an earlier one."""
     said = _said(ended)
     walls, loaded, predicted = next(said, None), next(said, None), next(said, None)
@@ -141,7 +141,7 @@ def _judged(ended: Ended, bounds: Bounds) -> Proof:
     if isinstance(predicted, _Predicted) and ended.status == 0:
         count = len(predicted.predictions)
         return Proof(walls.level, loaded.kind, signature, loaded.seconds, predicted.seconds, count)
-    if isinstance(predicted, _Error) and predicted.error.code == NOT_ASKED:
+    if isinstance(predicted, _Error) and predicted.error.code == NOT_ASKED and not asked_with_rows:
         return Proof(walls.level, loaded.kind, signature, loaded.seconds, 0.0, 0, _text(predicted.error))
     if isinstance(predicted, _Error):
         raise RejectedError(f"it does not predict: {_text(predicted.error)}")

@@ -52,15 +52,23 @@ class Layout:
         return self.data / "deployments" / deployment_id
 
     def make(self) -> None:
-        """Make the folders, readable by this user alone.
+        """Make the folders that last, readable by this user alone. Raises UnavailableError where that cannot be."""
+        _make(self.data, self.workloads, self.models)
 
-        Raises UnavailableError where they cannot be made, or `run`, which everybody may foresee, is another user's.
+    def make_run(self) -> None:
+        """Make `run`, likewise. Raises UnavailableError also where it, which everybody may foresee, is another user's.
+
+        Whoever makes it removes it: the door.
         """
-        try:
-            for folder in (self.data, self.workloads, self.models, self.run):
-                folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-            found = self.run.lstat()
-        except OSError as error:
-            raise UnavailableError(f"{error.filename}: {error.strerror}; a folder to write in is needed") from error
+        _make(self.run)
+        found = self.run.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) != PRIVATE:
             raise UnavailableError(f"{self.run} is no folder of this user's alone (mode 700); remove it, or set TMPDIR")
+
+
+def _make(*folders: Path) -> None:
+    try:
+        for folder in folders:
+            folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnavailableError(f"{error.filename}: {error.strerror}; a folder to write in is needed") from error

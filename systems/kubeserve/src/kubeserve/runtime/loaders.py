@@ -166,6 +166,8 @@ def _note(caught: warnings.WarningMessage) -> str | None:
 def _explained(error: BaseException) -> str:
     """What raised, and what helps in the case that is most common."""
     said = one_line(error)
+    if isinstance(error, ValueError) and "lz4" in said.lower():
+        return f"{said}. The file is compressed by lz4: add lz4 to requirements.txt, or save it by joblib's compress=3"
     if isinstance(error, AttributeError) and "__main__" in said:
         return f"{said}. What the training script itself defines is not in the file: save the model with cloudpickle"
     return said

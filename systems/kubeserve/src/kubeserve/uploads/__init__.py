@@ -8,11 +8,10 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from kubeserve.domain import File, Outcome, Step, Version, VersionState
+from kubeserve.domain import File, Outcome, Quota, Step, Version, VersionState
 from kubeserve.errors import ConflictError, KubeServeError, UnprocessableError
 from kubeserve.objects import Digest, Objects
 from kubeserve.registry import Registry
@@ -22,7 +21,9 @@ from kubeserve.uploads.staging import Begin, OffsetError, Part, Received, Stagin
 __all__ = ["OffsetError", "Received", "Uploads", "check_file"]
 
 OPEN: Final = frozenset({VersionState.DRAFT, VersionState.RECEIVING})
+AGAIN: Final = frozenset({VersionState.REJECTED, VersionState.FAILED})  # files that are sent anew replace its own
 BEYOND: Final = frozenset({VersionState.SCANNING, VersionState.BUILDING, VersionState.CHECKING, VersionState.READY})
+MOST_COMING: Final = 20  # versions of an owner whose files have not all come
 PIECE: Final = 1024 * 1024  # bytes written at once
 PATIENCE: Final = 30.0  # seconds without a byte, after which a client is gone
 
@@ -30,11 +31,20 @@ PATIENCE: Final = 30.0  # seconds without a byte, after which a client is gone
 class Uploads:
     """Uploads of all versions. What belongs to another owner is a NotFoundError."""
 
-    def __init__(self, registry: Registry, objects: Objects, staging: Path, *, patience: float = PATIENCE) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        objects: Objects,
+        staging: Path,
+        *,
+        patience: float = PATIENCE,
+        storage: int = Quota().storage,
+    ) -> None:
         self._registry = registry
         self._objects = objects
         self._staging = Staging(staging)
         self._patience = patience
+        self._storage = storage
 
     async def receive(  # noqa: PLR0913  each is told by a line of the request
         self,
@@ -52,7 +62,8 @@ class Uploads:
         Parts with another `identity` (any text, as a hash or the time of the file) or total are never joined. Raises
         TooLargeError, before anything is read if the total says so; OffsetError with where to go on; ConflictError if
         another call writes the file (`busy`), if another file is half here (`other`), if there is a model already, or
-        if the version does not take files any more; UnavailableError if the disk is full: what has come is kept.
+        if the version does not take files any more; LimitedError if the owner's files are too many, or those uploads
+        that are not finished; UnavailableError if the disk is full: what has come is kept.
         """
         largest = check_file(name, total)
         if offset < 0 or (total is not None and offset > total):
@@ -87,6 +98,8 @@ class Uploads:
         UnprocessableError if one is not as expected, and forgets that one; UnavailableError.
         """
         version = await self._registry.version(owner_id, version_id)
+        if version.state in AGAIN:
+            raise ConflictError(f"the version {version.tag!r} is {version.state}: send its files again first")
         if version.state in BEYOND:
             self._staging.discard(version.id)
             return version
@@ -127,11 +140,8 @@ class Uploads:
         return await asyncio.to_thread(self._staging.sweep, age)
 
     async def _begin(self, version: Version) -> None:
-        if version.state is VersionState.DRAFT:
-            with suppress(ConflictError):  # another file of the version was first
-                await self._registry.set_state(
-                    version.id, VersionState.RECEIVING, "files are coming", expected={VersionState.DRAFT}
-                )
+        if version.state is not VersionState.RECEIVING:
+            await self._registry.receive(version.owner_id, version.id, storage=self._storage, most=MOST_COMING)
 
     async def _write(self, part: Part, chunks: AsyncIterator[bytes], largest: int) -> None:
         """Write in pieces; when anything ends it, what has come is written first."""
@@ -208,7 +218,7 @@ async def _to_its_end(work: Coroutine[None, None, None]) -> None:
 
 
 def _check_open(version: Version) -> None:
-    if version.state not in OPEN:
+    if version.state not in OPEN | AGAIN:
         raise ConflictError(
             f"the version {version.tag!r} is {version.state}, and takes no more files: make another one"
         )

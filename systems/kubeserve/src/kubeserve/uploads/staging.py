@@ -52,7 +52,7 @@ class Begin:
     @property
     def mark(self) -> str:
         """The identity as it is in the name of the part."""
-        return hashlib.sha256(self.identity.encode()).hexdigest()[:16] if self.identity else ""
+        return hashlib.sha256(self.identity.encode(errors="surrogatepass")).hexdigest()[:16] if self.identity else ""
 
 
 class Part:
