@@ -51,7 +51,8 @@ class Platform:
         self.data = data
         self._science = science
         named = {"KUBESERVE_DATA": str(data), "KUBESERVE_PORT": str(self.port), "REDIS_URL": redis_url}
-        self._env = {"PATH": os.environ["PATH"], "HOME": str(data), "KUBESERVE_SECRET": "s" * 40, **named, **settings}
+        own = {name: os.environ[name] for name in ("PATH", "TMPDIR")}
+        self._env = {**own, "HOME": str(data), "KUBESERVE_SECRET": "s" * 40, **named, **settings}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str) -> None:

@@ -121,6 +121,7 @@ def pasted(reader: Reader) -> None:
     until(lambda: "ks_" in reader.text("#curl"))
     command = ["sh", "-c", str(reader.ask("document.getElementById('curl').textContent"))]
     env = {"PATH": os.environ["PATH"]}
+    assert "[[5.1,3.5,1.4,0.2]]" in command[-1], "the last row that was answered"
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603  as pasted
     assert '"predictions":[0]' in done.stdout
 
@@ -172,7 +173,9 @@ def test_from_an_account_to_predictions_and_until_nothing_is_left(
     reader.sees("asleep → woke in", at="#took")
     reader.fill("#input-0", "red")
     reader.submit("#try")
-    reader.sees("number", at="#try .refused")
+    reader.sees("x0 is a number", at="#input-0-fault")
+    assert reader.text("#try .refused") == ""
+    assert reader.chrome.switch_to.active_element.get_attribute("id") == "input-0"
 
     pasted(reader)
 
@@ -200,7 +203,13 @@ def test_versions_are_deleted_and_named_by_aliases(reader: Reader, iris: Path, t
     requirements.write_text("scikit-learn\n")
     sample = tmp_path / "sample.json"
     sample.write_text("[[5.1, 3.5, 1.4, 0.2]]")
-    new_version(reader, "named", iris, requirements, sample)
+    version = new_version(reader, "named")
+    reader.click("#model")
+    reader.comes_to("/models/")
+    reader.sees("An alias is a name of your own", "as soon as a version is ready", at="[aria-labelledby=aliases-title]")
+    reader.open(f"/versions/{version}")
+    reader.drop("#drop", iris, requirements, sample)
+    reader.click("#send")
     becomes(reader, "ready")
     reader.sees("iris.joblib", "requirements.txt", "sample.json", at="#file-list")
     reader.click("#model")
@@ -221,6 +230,20 @@ def test_versions_are_deleted_and_named_by_aliases(reader: Reader, iris: Path, t
     reader.sees("None yet", at="#no-versions")
 
 
+def test_the_form_to_try_begins_with_a_row_of_the_sample(reader: Reader, iris: Path, tmp_path: Path) -> None:
+    sample = tmp_path / "sample.json"
+    sample.write_text("[[5.1, 3.5, 1.4, 0.2], [1, 2, 3, 4]]")
+    new_version(reader, "sampled")
+    reader.drop("#drop", iris, sample)
+    reader.click("#send")
+    becomes(reader, "ready")
+    deploy(reader)
+    until(lambda: reader.chrome.find_elements(By.CSS_SELECTOR, "#input-3"))
+    assert [reader.find(f"#input-{at}").get_attribute("value") for at in range(4)] == ["5.1", "3.5", "1.4", "0.2"]
+    reader.submit("#try")
+    reader.sees("0", at="#prediction")
+
+
 def test_faults_are_told_beside_their_fields(reader: Reader) -> None:
     reader.sees("No models yet")
     reader.fill("#name", "No Good Name")
@@ -232,15 +255,22 @@ def test_faults_are_told_beside_their_fields(reader: Reader) -> None:
     reader.submit("#create")
     reader.comes_to("/models/")
     reader.open("/models/00000000-0000-0000-0000-000000000000")
-    reader.sees("Not here", "there is no such model")
+    reader.sees("Not here", "There is no such model")
+    reader.open("/nope")
+    reader.sees("Not here", "There is no page at this address")
+    until(lambda: reader.text("#who"))
 
 
 def test_without_a_login_every_page_leads_to_it_and_back(reader: Reader) -> None:
     email = reader.text("#who")
     reader.click("#logout")
     reader.comes_to("/login")
-    reader.open("/keys")
-    until(lambda: reader.path == "/login?next=%2Fkeys")
+    reader.faults()
+    for path in ("/", "/architecture", "/keys"):
+        reader.open(path)
+        reader.find("form, figure")
+    assert reader.faults() == [], "whoever visits first has nothing to be refused"
+    assert reader.path == "/login?next=%2Fkeys"
     reader.fill("#email", "nobody@example.org")
     reader.fill("#password", "wrong wrong wrong")
     reader.submit("#enter")
@@ -326,6 +356,19 @@ def test_another_file_of_the_same_name_begins_anew(
     becomes(reader, "ready")
 
 
+def test_what_was_rejected_is_sent_again(reader: Reader, iris: Path, tmp_path: Path) -> None:
+    """Also by a file of the same name and size."""
+    broken = tmp_path / "iris.joblib"
+    broken.write_bytes(os.urandom(iris.stat().st_size))
+    new_version(reader, "mended", broken)
+    becomes(reader, "rejected")
+    reader.sees("Upload all its files again", at="#upload-title")
+    reader.drop("#drop", iris)
+    reader.click("#send")
+    becomes(reader, "ready")
+    assert not reader.find("#upload").is_displayed()
+
+
 def test_a_proof_that_failed_is_made_again(reader: Reader, platform: Platform, iris: Path) -> None:
     new_version(reader, "again", iris)
     until(lambda: reader.text("#badge") in WORKING)
@@ -374,7 +417,7 @@ def test_what_people_and_models_write_stays_text(reader: Reader, science: Path, 
     reader.sees(EVIL, at="#prediction")
     reader.fill("#input-0", EVIL)
     reader.submit("#try")
-    reader.sees(EVIL, at="#try .refused")
+    reader.sees(EVIL, at="#input-0-fault")
     reader.sees(EVIL, at="#logs")
     assert reader.ask("window.hit === undefined")
     assert not reader.chrome.find_elements(By.CSS_SELECTOR, "img[src=x]")

@@ -1,5 +1,6 @@
 """The pages and their files as they are served: who may frame them, what may run in them, what a browser may keep."""
 
+import platform
 import re
 from collections.abc import AsyncIterator
 
@@ -7,9 +8,12 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from kubeserve.intake import usual_packages
 from kubeserve.web import add_pages
 from kubeserve.web.pages import PAGES
 
+LOGGED_IN = {"kubeserve": "a token"}
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 Client = TestClient[web.Request, web.Application]
 PATHS = [re.sub(r"\{.*?\}", "00000000-0000-0000-0000-000000000000", path) for path in PAGES]
 
@@ -17,7 +21,7 @@ PATHS = [re.sub(r"\{.*?\}", "00000000-0000-0000-0000-000000000000", path) for pa
 async def served(grafana_url: str | None) -> AsyncIterator[Client]:
     app = web.Application()
     add_pages(app, grafana_url=grafana_url)
-    async with TestClient(TestServer(app)) as client:
+    async with TestClient(TestServer(app), cookies=LOGGED_IN) as client:
         yield client
 
 
@@ -55,6 +59,49 @@ async def test_a_page_is_asked_for_again_and_sent_only_if_it_has_changed(client:
     assert await again.read() == b""
     other = await client.get("/", headers={"If-None-Match": '"of another content"'})
     assert other.status == 200
+
+
+async def test_whoever_is_not_logged_in_is_sent_to_the_login(client: Client) -> None:
+    client.session.cookie_jar.clear()
+    for path in PATHS:
+        answer = await client.get(path, allow_redirects=False)
+        if path in {"/architecture", "/login", "/register"}:
+            assert answer.status == 200
+            assert "who.js" not in await answer.text(), "nobody is asked for"
+        else:
+            assert answer.status == 302
+            assert answer.headers["Cache-Control"] == "no-store"
+            assert answer.headers["Location"] in {"/login", f"/login?next={path.replace('/', '%2F')}"}
+
+
+async def test_a_browser_gets_a_page_where_there_is_none_and_programs_do_not(client: Client) -> None:
+    answer = await client.get("/nope", headers=BROWSER)
+    assert (answer.status, answer.content_type) == (404, "text/html")
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    assert "There is no page at this address" in await answer.text()
+    again = await client.get("/nope", headers=BROWSER | {"If-None-Match": answer.headers["ETag"]})
+    assert again.status == 404
+    for method, path, headers in (
+        ("GET", "/nope", {}),
+        ("GET", "/api/v1/nope", BROWSER),
+        ("POST", "/nope", BROWSER),
+    ):
+        answer = await client.request(method, path, headers=headers)
+        assert answer.status == 404
+        assert answer.content_type != "text/html"
+
+
+async def test_forms_cannot_be_sent_before_their_module_is_there(client: Client) -> None:
+    """The browser itself would put what is in them into the address."""
+    for path in PATHS:
+        html = await (await client.get(path)).text()
+        for form in re.findall(r"<form(?! method=\"dialog\").*?</form>", html, re.DOTALL):
+            assert re.findall(r"<button(?! type=\"button\")[^>]*>", form) == ["<button disabled>"]
+
+
+async def test_the_upload_names_what_a_model_is_proved_with(client: Client) -> None:
+    html = await (await client.get("/versions/some")).text()
+    assert f"Python {platform.python_version()}, scikit-learn {usual_packages()['scikit-learn']}" in html
 
 
 async def test_every_module_that_a_module_imports_is_served(client: Client) -> None:

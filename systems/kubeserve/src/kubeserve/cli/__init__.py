@@ -31,6 +31,7 @@ COMMANDS: Final = {  # the module that is imported when it is called, or an obje
     "start": ("deployments:start", "let a stopped deployment answer again"),
     "delete": ("deployments:delete", "delete a deployment and all that runs for it"),
     "keys": ("accounts:keys", "list, create or revoke API keys"),
+    "dashboards": ("dashboards", "bring the dashboards into Grafana"),
     "serve": ("serve", "the control plane: API, page, proofs, reconciler"),
     "door": ("door", "what answers on this machine: runs the models"),
 }

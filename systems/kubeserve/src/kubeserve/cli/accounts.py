@@ -129,12 +129,11 @@ def _keys(given: argparse.Namespace) -> int:
             hint(f"The key {key['name']} is good for nothing any more.")
         else:
             found = api.keys()
-            names = {each["id"]: each["name"] for each in api.deployments()} if not given.json else {}
             rows = [
                 (
                     key["name"],
                     "revoked" if key["revoked_at"] else "valid",
-                    names.get(key["deployment_id"], key["deployment_id"]) or "all",
+                    key.get("deployment") or key["deployment_id"] or "all",
                     key["prefix"],
                     ago(key["created_at"]),
                 )

@@ -8,6 +8,7 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
+from shutil import which
 from typing import TYPE_CHECKING, Final
 
 from greenscale_worker import ConfigError
@@ -116,6 +117,7 @@ def _banner(plan: Plan, running: "Sequence[Sequence[str]]") -> str:
     """Return what runs, and what to type next; commands are not broken, so that they can be copied."""
     rows = list(running) if plan.redis is None else [("Redis", "", plan.redis), *running]
     elsewhere = plan.url != DEFAULT_URL
+    ours = Path(sys.executable).parent
     return "\n".join(
         [
             f"{bold('KubeServe is up:')} {plan.url}",
@@ -126,6 +128,7 @@ def _banner(plan: Plan, running: "Sequence[Sequence[str]]") -> str:
             "In another terminal:",
             "",
             *([f"  export KUBESERVE_URL={shlex.quote(plan.url)}"] if elsewhere else []),
+            *([] if which("kubeserve") else [f"  export PATH={shlex.quote(str(ours))}:$PATH"]),
             "  kubeserve register you@example.org",
             "  kubeserve upload iris:v1 model.joblib",
             "  kubeserve deploy iris:v1",

@@ -17,7 +17,7 @@ from kubeserve.errors import ConflictError
 
 REQUIREMENTS: Final = "requirements.txt"
 SAMPLE: Final = "sample.json"
-OPEN: Final = frozenset({"draft", "receiving"})
+OPEN: Final = frozenset({"draft", "receiving", "rejected", "failed"})  # of the latter two the files are replaced
 WIDTH: Final = 30  # of the bar
 NAMES: Final = 12  # of steps
 RUNNING: Final = "running"
@@ -31,7 +31,8 @@ def _upload_arguments(parser: argparse.ArgumentParser) -> None:
         "a model, each created if missing; then watch its proof: it is looked through,\n"
         "loaded and asked once, behind walls, before it is ready.",
         "kubeserve upload iris:v1 model.joblib\nkubeserve upload iris:v2 model.joblib --requirements requirements.txt",
-        "An upload that was interrupted goes on where it ended: repeat the command.",
+        "An upload that was interrupted goes on where it ended: repeat the command.\n"
+        "Files for a version that was rejected, or whose proof failed, replace its own.",
     )
     parser.add_argument("version", metavar="MODEL:TAG")
     parser.add_argument("file", metavar="FILE", type=Path)
@@ -68,7 +69,7 @@ def _upload(given: argparse.Namespace) -> int:
 
 
 def _version(api: KubeServe, name: str, tag: str) -> Json:
-    """Return the version to send to, which is new or not complete yet."""
+    """Return the version to send to, which is new, not complete yet, or did not pass its proof."""
     model = find(api.models(), "name", name) or api.create_model(name)
     version = find(api.versions(model["id"]), "tag", tag) or api.create_version(model["id"], tag)
     if version["state"] not in OPEN:

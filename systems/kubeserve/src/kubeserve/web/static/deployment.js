@@ -1,6 +1,7 @@
 // A deployment: how it stands, how to call it, its revisions, events, logs and keys.
 import "./who.js";
 import { call, shown } from "./api.js";
+import { command, needs } from "./command.js";
 import { copier } from "./copy.js";
 import { badge, element, h, say, show } from "./dom.js";
 import { attempt } from "./form.js";
@@ -20,6 +21,7 @@ const WORDS = {
 let deployment = { state: "", name: "", desired: "" };
 let version = { id: "" };
 let key = "";
+let tried = null;
 
 async function look() {
   const now = await call("GET", `/deployments/${id}`);
@@ -29,6 +31,7 @@ async function look() {
   if (answers && answers !== version.id) {
     version = await call("GET", `/versions/${answers}`);
     trial.show(version);
+    tried = null;
   }
   await Promise.all([showRevisions(now, refresh), showEvents(id)]);
 }
@@ -46,11 +49,13 @@ function draw(now) {
   element("stop").hidden = now.desired !== "running";
   element("delete").disabled = now.desired === "deleted";
   const facts = [["Model", h("a", { href: `/models/${now.model_id}` }, now.model)], ["Version", now.version],
-    ["Revision", String(now.active_revision ?? `${now.target_revision} (comes up)`)], ["Replicas", String(now.replicas)]];
-  show(element("facts"), [now.model, now.version, now.active_revision, now.target_revision, now.replicas],
+    ["Revision", now.active_revision ?? `${now.target_revision}${stopped ? "" : " (comes up)"}`], ["Replicas", String(now.replicas)]];
+  show(element("facts"), [now.model, now.version, now.active_revision, now.target_revision, now.replicas, stopped],
     () => facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
   say(element("url"), now.url);
-  say(element("curl"), key ? now.curl.replace("$KUBESERVE_KEY", key) : now.curl);
+  const text = command(now.curl, tried, key);
+  say(element("curl"), text);
+  say(element("curl-hint"), `${needs(text)}${key && " The key in it is shown this once: keep it to yourself."}`.trim());
 }
 
 async function wish(method, path) {
@@ -58,11 +63,14 @@ async function wish(method, path) {
   await refresh();
 }
 
-const trial = new Trial(id, () => deployment.state, () => refresh());
+const trial = new Trial(id, () => deployment.state, (rows) => {
+  tried = rows ?? tried;
+  draw(deployment);
+  refresh();
+});
 const refresh = follow(look, 1000);
 const makeKey = showKeys(id, (text) => {
   key = text;
-  element("curl-hint").textContent = "The key in this command is shown this once: keep it to yourself.";
   element("with-key").hidden = true;
   draw(deployment);
 });

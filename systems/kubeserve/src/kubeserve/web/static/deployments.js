@@ -18,7 +18,7 @@ function card(deployment) {
     h("h2", {}, h("a", { href: `/deployments/${id}`, id: `deployment-${id}` }, name)),
     h("p", { class: "newest" }, badge(state), h("span", { class: "hint" }, ` ${since(at)} · ${runs}`)),
     h("p", { class: "hint" }, `${model} ${version}`),
-    why && h("p", { class: "why" }, why));
+    why && h("p", { class: ["failed", "degraded"].includes(state) ? "why" : "hint" }, why));
 }
 
 follow(look, 2000);

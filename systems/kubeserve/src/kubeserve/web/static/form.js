@@ -6,9 +6,10 @@ import { element } from "./dom.js";
  * @param {HTMLFormElement} form @param {(values: Record<string, string>) => Promise<any>} act
  */
 export function onSubmit(form, act) {
+  const buttons = [...form.querySelectorAll("button:not([type=button])")];
+  buttons.forEach((button) => { button.disabled = false; });
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    const buttons = [...form.querySelectorAll("button:not([type=button])")];
     if (buttons.some((button) => button.disabled)) {
       return;
     }
@@ -39,7 +40,7 @@ function refused(form, error) {
   for (const { field, message } of error.faults) {
     const place = form.querySelector(`[data-fault="${CSS.escape(field)}"]`);
     if (!place) {
-      untold.push(`${field}: ${message}`);
+      untold.push(field ? `${field}: ${message}` : message);
       continue;
     }
     place.textContent = message;

@@ -14,12 +14,12 @@ import { since } from "./words.js";
 export function showKeys(deployment, made = () => {}) {
   const now = follow(async () => {
     const keys = (await call("GET", "/keys")).filter((key) => !deployment || key.deployment_id === deployment);
-    show(element("keys"), keys.map((key) => [key, since(key.created_at)]), () => keys.reverse().map((key) => row(key, now)));
+    show(element("keys"), keys.map((key) => [key, since(key.created_at)]), () => keys.reverse().map((key) => row(key, !deployment, now)));
   }, 5000);
   async function make(name) {
     const key = await call("POST", "/keys", { name, deployment_id: deployment });
     const note = element("key-made");
-    note.replaceChildren(h("strong", {}, `The key ${key.name}, shown this once: `), h("code", { id: "key-text" }, key.key), " ",
+    note.replaceChildren(h("strong", {}, `${key.name}: `), "copy this key now; it is not shown again. ", h("code", { id: "key-text" }, key.key), " ",
       copier("the key", () => key.key));
     note.hidden = false;
     made(key.key);
@@ -32,15 +32,15 @@ export function showKeys(deployment, made = () => {}) {
   return make;
 }
 
-function row(key, now) {
+function row(key, scoped, now) {
   const expired = key.expires_at && Date.parse(key.expires_at) < Date.now();
   const away = key.revoked_at ? `revoked ${since(key.revoked_at)}` : expired ? "expired" : "";
   const scope = key.deployment_id
-    ? h("a", { href: `/deployments/${key.deployment_id}` }, "one deployment")
+    ? h("a", { href: `/deployments/${key.deployment_id}` }, key.deployment ?? "one deployment")
     : "everything";
   return h("li", { class: away ? "away" : "" },
     h("div", { class: "what" }, h("strong", {}, key.name), " ", h("code", {}, `${key.prefix}…`),
-      h("p", { class: "hint" }, `made ${since(key.created_at)} · for `, scope, away && ` · ${away}`)),
+      h("p", { class: "hint" }, `made ${since(key.created_at)}`, scoped && " · for ", scoped && scope, away && ` · ${away}`)),
     !away && button("Revoke", key.name, async () => {
       if (await ask(`Revoke ${key.name}?`, "Whoever calls with it is refused from now on.", "Revoke the key")) {
         await call("DELETE", `/keys/${key.id}`);

@@ -59,7 +59,7 @@ export function gone(message) {
   title.textContent = "Not here";
   const text = document.createElement("p");
   text.className = "lead";
-  text.textContent = `${message}.`;
+  text.textContent = `${message.charAt(0).toUpperCase()}${message.slice(1)}.`;
   element("main").replaceChildren(title, text);
 }
 

@@ -25,6 +25,7 @@ async function look() {
   const ready = its.filter((version) => version.state === "ready");
   show(element("alias-version"), ready.map((each) => each.id), () => ready.toReversed().map((each) => new Option(each.tag, each.id)));
   element("alias").hidden = ready.length === 0;
+  element("no-alias").hidden = ready.length > 0;
   const tag = element("tag");
   tag.placeholder = nextTag();
 }

@@ -43,7 +43,7 @@ function row(deployment, revision, now) {
   const tag = versions.find((each) => each.id === version)?.tag ?? "a version that was deleted";
   const { active_revision: active, target_revision: target } = deployment;
   const mark = number === active ? h("span", { class: "badge good" }, "answers")
-    : number === target ? h("span", { class: "badge working" }, "comes up") : null;
+    : number === target && deployment.desired === "running" ? h("span", { class: "badge working" }, "comes up") : null;
   const facts = `${minimum} to ${maximum} replicas of ${Math.round(memory / 2 ** 20)} MiB · ${since(revision.created_at)}`;
   return h("li", {}, h("div", { class: "what" },
     h("strong", {}, `${number}`), " ", h("a", { href: `/versions/${version}` }, tag), " ", mark, h("p", { class: "hint" }, facts)),

@@ -10,13 +10,14 @@ const PASSING_CODES = ["offset", "busy", "silent", "broken_body"];
 
 /**
  * Sends a file of a version. `progress` is told the bytes that are there, `waiting` a message and the pause before the
- * next attempt. Throws a Refusal that another attempt would not change.
+ * next attempt. `anew`: nothing that is there counts, until a part has come. Throws a Refusal that another attempt would not change.
  * @param {string} version @param {File} file
- * @param {{progress: (sent: number) => void, waiting: (why: string, pause: number) => void, signal: AbortSignal}} told
+ * @param {{anew: boolean, progress: (sent: number) => void, waiting: (why: string, pause: number) => void, signal: AbortSignal}} told
  */
-export async function transfer(version, file, { progress, waiting, signal }) {
+export async function transfer(version, file, { anew, progress, waiting, signal }) {
   const path = url(`/versions/${version}/files/${encodeURIComponent(file.name)}`);
-  let offset = null;
+  const start = () => (anew ? 0 : null);
+  let offset = start();
   let pause = FIRST_PAUSE;
   while (offset !== file.size || file.size === 0) {
     signal.throwIfAborted();
@@ -26,6 +27,7 @@ export async function transfer(version, file, { progress, waiting, signal }) {
       if (offset < file.size || file.size === 0) {
         offset = await part(path, file, offset, progress, signal);
         pause = FIRST_PAUSE;
+        anew = false;
         if (file.size === 0) {
           return;
         }
@@ -39,10 +41,11 @@ export async function transfer(version, file, { progress, waiting, signal }) {
       if (!PASSING.includes(error.status) && !PASSING_CODES.includes(error.code)) {
         throw error;
       }
+      anew &&= error.code !== "offset"; // some of it has come
       waiting(error.message, pause);
       await sleep(pause, signal);
       pause = Math.min(2 * pause, LONGEST_PAUSE);
-      offset = null;
+      offset = start();
     }
   }
 }

@@ -11,7 +11,7 @@ export class Trial {
   #version = "";
   #inputs = null;
 
-  /** @param {string} deployment its id @param {() => string} state of it now @param {() => void} asked called afterwards */
+  /** @param {string} deployment its id @param {() => string} state of it now @param {(rows?: any[]) => void} asked called afterwards, with rows that were answered */
   constructor(deployment, state, asked) {
     onSubmit(element("try"), async (values) => {
       const instances = this.#inputs ? [this.#inputs.map((port) => valueOf(port, values[`input ${port.name}`]))] : rows(values.rows);
@@ -23,11 +23,11 @@ export class Trial {
         const given = await predicted(deployment, instances);
         const ms = performance.now() - began;
         draw(given, ms, slept);
+        asked(instances);
       } catch (error) {
         element("answer").hidden = true;
-        throw error;
-      } finally {
         asked();
+        throw placed(error, this.#inputs);
       }
     });
   }
@@ -38,24 +38,32 @@ export class Trial {
       return;
     }
     this.#version = version.id;
-    const { kind, inputs } = version.signature ?? { kind: "tabular", inputs: [] };
+    const { kind, inputs, example } = version.signature ?? { kind: "tabular", inputs: [] };
     const simple = kind === "tabular" && inputs.length > 0 && inputs.length <= MOST;
     this.#inputs = simple ? inputs : null;
-    element("inputs").replaceChildren(...(simple ? inputs.map(field) : [area(inputs)]));
+    element("inputs").replaceChildren(...(simple ? inputs.map((port, at) => field(port, at, example)) : [area(inputs, example)]));
   }
 }
 
-function field(port, at) {
+/** @param {any} port @param {number} at its place @param {any} example a row of the version's sample.json, if it has one */
+function field(port, at, example) {
   const id = `input-${at}`;
   const number = !["BYTES", "any", "BOOL"].includes(port.datatype);
   const input = h("input", { id, name: `input ${port.name}`, "aria-describedby": `${id}-fault`, autocomplete: "off",
-    value: port.datatype === "BYTES" ? "" : port.datatype === "BOOL" ? "false" : "0", inputmode: number ? "decimal" : "text" });
+    value: begun(port, Array.isArray(example) ? example[at] : example?.[port.name]), inputmode: number ? "decimal" : "text" });
   return h("div", { class: "field" }, h("label", { for: id }, port.name, " ", h("span", { class: "hint" }, port.datatype)), input,
     h("p", { class: "fault", id: `${id}-fault`, "data-fault": `input ${port.name}` }));
 }
 
-function area(inputs) {
-  const row = inputs.length ? inputs.map(() => 0) : [0];
+function begun(port, value) {
+  if (["string", "number", "boolean"].includes(typeof value)) {
+    return String(value);
+  }
+  return port.datatype === "BYTES" || value === null ? "" : port.datatype === "BOOL" ? "false" : "0";
+}
+
+function area(inputs, example) {
+  const row = example ?? (inputs.length ? inputs.map(() => 0) : [0]);
   const text = h("textarea", { id: "rows", name: "rows", rows: 6, spellcheck: "false", "aria-describedby": "rows-fault" }, JSON.stringify([row]));
   return h("div", { class: "field" }, h("label", { for: "rows" }, "Rows, as JSON"), text,
     h("p", { class: "fault", id: "rows-fault", "data-fault": "rows" }));
@@ -74,6 +82,28 @@ function valueOf(port, text) {
     return null;
   }
   return Number.isFinite(Number(told)) ? Number(told) : text;
+}
+
+/** The refusal with its faults at the fields of this form; an API that names none of them is read. */
+function placed(error, inputs) {
+  const told = error.faults?.length ? error.faults : error.status === 422 ? [{ field: "", message: error.message }] : [];
+  const faults = told.map((fault) => {
+    const message = fault.message.replace(/^\[.*?\] /, "");
+    if (!inputs) {
+      return { field: "rows", message };
+    }
+    const name = inputNamed(inputs, fault.field, message);
+    return { field: name === undefined ? "" : `input ${name}`, message: message.replace(/^row 0:? /, "") };
+  });
+  return Object.assign(error, { faults });
+}
+
+/** The longest first: one name may be the end of another. */
+function inputNamed(inputs, field, message) {
+  const names = inputs.map((port) => port.name).sort((one, other) => other.length - one.length);
+  return names.find((name) => field === name || field === `instances.0.${name}`)
+    ?? names.find((name) => [`row 0: ${name} `, `row 0 lacks ${name}`].some((start) => message.startsWith(start)))
+    ?? names.find((name) => message.startsWith("row 0: the model does not accept ") && message.includes(` as ${name} (`));
 }
 
 function rows(text) {

@@ -8,6 +8,7 @@ import { bytes } from "./words.js";
 const BESIDE = ["requirements.txt", "sample.json"];
 const MODEL = /\.(joblib|pkl|pickle|skops|onnx)$/i;
 const OPEN = ["draft", "receiving"];
+const AGAIN = ["rejected", "failed"]; // files that are sent anew are proved anew
 
 export class Upload {
   /** @type {File[]} */ #files = [];
@@ -15,11 +16,12 @@ export class Upload {
   open = false;
   #stop = new AbortController();
   #held = [];
+  #again = false;
 
-  /** Of a version; `done` is called when its files are there. @param {string} version @param {() => void} done */
-  constructor(version, done) {
+  /** Of a version; `changed` is called when that has begun to come, and when all is there. @param {string} version @param {() => void} changed */
+  constructor(version, changed) {
     this.version = version;
-    this.done = done;
+    this.changed = changed;
     const drop = element("drop");
     element("files").addEventListener("change", (event) => {
       this.#choose([...event.target.files]);
@@ -39,10 +41,16 @@ export class Upload {
 
   /** Follows the version: whether it takes files, and what is there of them. */
   follow(version) {
-    this.open = OPEN.includes(version.state);
+    const again = AGAIN.includes(version.state);
+    this.#again = again;
+    this.open = again || OPEN.includes(version.state);
     element("upload").hidden = !this.open && !this.#sending;
-    this.#held = version.files;
-    const part = version.files.find((file) => !file.complete);
+    say(element("upload-title"), again ? "Upload all its files again" : "Upload");
+    if (again && !this.#sending) {
+      say(element("upload-state"), "");
+    }
+    this.#held = again ? [] : version.files; // what was judged is replaced as a whole
+    const part = !again && version.files.find((file) => !file.complete);
     const resume = element("resume");
     resume.hidden = !part || this.#sending || this.#files.length > 0;
     const there = part && `${bytes(part.size)} of ${bytes(part.total ?? part.size)} of ${part.name} are here.`;
@@ -87,7 +95,8 @@ export class Upload {
         this.#draw();
       })));
     element("chosen").replaceChildren(...rows);
-    element("send").disabled = this.#sending || !this.#files.some((file) => MODEL.test(file.name));
+    element("send").hidden = this.#sending;
+    element("send").disabled = !this.#files.some((file) => MODEL.test(file.name));
     element("drop").hidden = this.#sending;
     element("resume").hidden ||= this.#files.length > 0;
   }
@@ -97,10 +106,11 @@ export class Upload {
     element("upload-fault").textContent = "";
     this.#draw();
     keep(this.version, this.#files);
+    const anew = this.#again;
     try {
       await this.#removeOthers();
       for (const file of this.#files) {
-        await this.#one(file);
+        await this.#one(file, anew);
       }
       await this.#finish();
       this.#files = [];
@@ -110,8 +120,9 @@ export class Upload {
       this.#failed(error);
     } finally {
       this.#sending = false;
+      say(element("upload-rate"), "");
       this.#draw();
-      this.done();
+      this.changed();
     }
   }
 
@@ -133,21 +144,31 @@ export class Upload {
     }
   }
 
-  async #one(file) {
+  async #one(file, anew) {
     const bar = element("chosen").querySelector(`[data-file="${CSS.escape(file.name)}"]`);
-    const began = performance.now();
+    let began = 0;
     let first = null;
+    let come = false;
     await transfer(this.version, file, {
+      anew,
       signal: this.#stop.signal,
       progress: (sent) => {
-        first ??= sent;
+        if (first === null) {
+          [first, began] = [sent, performance.now()];
+          say(element("upload-state"), `${file.name} is being sent.`);
+        } else if (!come) {
+          come = true;
+          this.changed();
+        }
         bar.value = sent;
         const rate = (sent - first) / Math.max(0.001, (performance.now() - began) / 1000);
         const percent = file.size ? Math.floor((100 * sent) / file.size) : 100;
-        bar.title = `${percent} %, ${bytes(Math.round(rate))}/s`;
-        say(element("upload-state"), `${file.name}: ${percent} % of ${bytes(file.size)}`);
+        say(element("upload-rate"), `${percent} % of ${bytes(file.size)}, ${bytes(Math.round(rate))}/s`);
       },
-      waiting: (why, pause) => say(element("upload-state"), `${why.replace(/\.$/, "")}; going on in ${Math.ceil(pause / 1000)} s.`),
+      waiting: (why, pause) => {
+        first = null;
+        say(element("upload-state"), `${why.replace(/\.$/, "")}; going on in ${Math.ceil(pause / 1000)} s.`);
+      },
     });
   }
 
