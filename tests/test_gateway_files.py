@@ -16,7 +16,7 @@ from openai.types import FileDeleted, FileObject
 
 from greenscale_worker.errors import FilesUnavailableError
 from greenscale_worker.files import Files, by_obstore
-from greenscale_worker.files.objects import HOUR, LONGEST, FileObjects, new_id
+from greenscale_worker.files.objects import HOUR, LONGEST, Content, FileObjects, new_id
 from greenscale_worker.files.store import open_files
 from greenscale_worker.gateway import upkeep, upload_places, uploads
 from harness.eventually import PATIENCE, eventually
@@ -526,15 +526,25 @@ async def test_a_file_of_parts_is_their_bytes_and_takes_them_with_it(clock: Cloc
         assert [await files.list(prefix) for prefix in ("files", "out", "expires")] == [[], [], []]
 
 
+async def _old_file(files: Files) -> Content:
+    """Make a file that has expired. Its mark comes last: a sweep that finds the mark alone takes it for a leftover."""
+    async with aclosing(open_files("memory:")) as aside:
+        objects = FileObjects(aside, clock=lambda: 1_600_000_000.0)
+        old = await objects.store("a", content(LINES))
+        await objects.create("a", old, filename="f", purpose="batch")
+        for kind in ("content", "files", "expires"):
+            for stored in await aside.list(kind):
+                await files.create(stored.key, await aside.read(stored.key) or b"")
+    return old
+
+
 async def test_a_gateway_sweeps_at_its_start_and_again(
     redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upkeep, "SWEEP_SECONDS", 0.05)
     async with a_desk(redis_url, str(tmp_path)) as desk:
         for _ in range(2):
-            objects = FileObjects(desk.files, clock=lambda: 1_600_000_000.0)
-            old = await objects.store("a", content(LINES))
-            await objects.create("a", old, filename="f", purpose="batch")
+            old = await _old_file(desk.files)
             kept = await upload(desk)
 
             async def swept(file_id: str = old.id) -> bool:
