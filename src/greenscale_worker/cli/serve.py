@@ -6,6 +6,7 @@ import errno
 import gc
 import signal
 from contextlib import AsyncExitStack, aclosing, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from greenscale_worker.cli import interrupt
@@ -15,9 +16,10 @@ from greenscale_worker.errors import ConfigError, QueueUnavailableError
 
 if TYPE_CHECKING:
     from greenscale_worker.backends.chat import ChatBackend
+    from greenscale_worker.batches.creating import Creator
     from greenscale_worker.batches.feeder import Feeder
     from greenscale_worker.config import Settings
-    from greenscale_worker.files import Files
+    from greenscale_worker.files.objects import FileObjects
     from greenscale_worker.gateway.core import Gateway
     from greenscale_worker.queues import QueueClient
     from greenscale_worker.webhooks.service import Webhooks
@@ -71,20 +73,39 @@ def run(_args: argparse.Namespace) -> int:
 
 
 async def _serve(settings: "Settings") -> int:
-    from greenscale_worker.batches import feeder
-    from greenscale_worker.cli.beside import beside
-    from greenscale_worker.config import chat_options, queue_name, redis_options
-    from greenscale_worker.config.rules import masked
-    from greenscale_worker.files.store import open_files
-    from greenscale_worker.gateway.app import serving
-    from greenscale_worker.gateway.core import Gateway, GatewayOptions, is_loopback
+    from greenscale_worker.gateway.core import is_loopback
     from greenscale_worker.telemetry import log
-    from greenscale_worker.webhooks import delivery
 
     if not settings.result_ttl_seconds:
         raise ConfigError(
             "GREENSCALE_RESULT_TTL_SECONDS is 0, so that no answer is kept that a gateway could give; expected: above 0"
         )
+    _allow_many_connections()
+    _say_once_that_files_are_out()
+    stopping = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        gateway = await _open(settings, stack)
+
+        def stop() -> None:
+            (gateway.hurry if stopping.is_set() else stopping).set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+        is_private = is_loopback(settings.gateway_host)
+        if not is_private and not await _has_keys(gateway, settings.gateway_host, stopping):
+            return 0
+        await _start_workers(settings, gateway, stopping, stack)
+        await _answer(settings, gateway, stopping)
+    log.info("stopped")
+    return 0
+
+
+async def _open(settings: "Settings", stack: AsyncExitStack) -> "Gateway":
+    """Open the gateway with all it needs. Raises ConfigError."""
+    from greenscale_worker.config import chat_options, queue_name
+    from greenscale_worker.files.store import open_files
+    from greenscale_worker.gateway.core import Gateway, GatewayOptions, is_loopback
+
     endpoint = _endpoint(settings)
     options = GatewayOptions(
         queue=queue_name(settings),
@@ -97,63 +118,54 @@ async def _serve(settings: "Settings") -> int:
         list_models=None if endpoint is None else endpoint.models,
         open_without_keys=is_loopback(settings.gateway_host),
     )
-    _allow_many_connections()
-    _say_once_that_files_are_out()
-    stopping = asyncio.Event()
-    async with AsyncExitStack() as stack:
-        queue = await stack.enter_async_context(aclosing(await open_client(settings)))
-        if endpoint is not None:
-            stack.push_async_callback(endpoint.aclose)
-        files = open_files(settings.files_url) if settings.files_url else None
-        if files is not None:
-            await stack.enter_async_context(aclosing(files))
-        webhooks = await _webhooks(settings, stack)
-        batch_jobs = None if files is None else await _own_queue(settings, "batches", stack)
-        gateway = Gateway(queue, options, files, webhooks=webhooks, batch_jobs=batch_jobs)
+    queue = await stack.enter_async_context(aclosing(await open_client(settings)))
+    if endpoint is not None:
+        stack.push_async_callback(endpoint.aclose)
+    files = open_files(settings.files_url) if settings.files_url else None
+    if files is not None:
+        await stack.enter_async_context(aclosing(files))
+    webhooks = await _webhooks(settings, stack)
+    batch_jobs = None if files is None else await _own_queue(settings, "batches", stack)
+    return Gateway(queue, options, files, webhooks=webhooks, batch_jobs=batch_jobs)
 
-        def stop() -> None:
-            (gateway.hurry if stopping.is_set() else stopping).set()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop)
-        if not options.open_without_keys and not await _has_keys(gateway, settings.gateway_host, stopping):
-            return 0
-        delivering = beside(
-            settings,
-            "webhooks",
-            webhooks.deliveries,
-            lanes=delivery.LANES,
-            policy=delivery.POLICY,
-            stopping=stopping,
-            hurry=gateway.hurry,
+async def _start_workers(
+    settings: "Settings", gateway: "Gateway", stopping: asyncio.Event, stack: AsyncExitStack
+) -> None:
+    """Run webhooks, and batches where there are files, beside the gateway until `stopping` is set."""
+    from greenscale_worker.batches import feeder
+    from greenscale_worker.cli.beside import beside
+    from greenscale_worker.webhooks import delivery
+
+    start = partial(beside, settings, stopping=stopping, hurry=gateway.hurry)
+    if gateway.webhooks is not None:
+        deliveries = gateway.webhooks.deliveries
+        await stack.enter_async_context(start("webhooks", deliveries, lanes=delivery.LANES, policy=delivery.POLICY))
+    if gateway.batching is not None and gateway.file_objects is not None:
+        feeding = _feeder(settings, gateway, gateway.batching, gateway.file_objects, stopping)
+        await stack.enter_async_context(start("batches", feeding, lanes=feeder.LANES, policy=feeder.POLICY))
+
+
+async def _answer(settings: "Settings", gateway: "Gateway", stopping: asyncio.Event) -> None:
+    """Answer requests until `stopping` is set. Raises ConfigError if it cannot listen."""
+    from greenscale_worker.config import redis_options
+    from greenscale_worker.config.rules import masked
+    from greenscale_worker.gateway.app import serving
+    from greenscale_worker.telemetry import log
+
+    async with serving(gateway, settings.gateway_host, settings.gateway_port) as port:
+        name = f"[{settings.gateway_host}]" if ":" in settings.gateway_host else settings.gateway_host
+        log.info(
+            "gateway_started",
+            url=f"http://{name}:{port}",
+            queue=gateway.options.queue,
+            kind=settings.queue,
+            redis=masked(redis_options(settings).url),
         )
-        await stack.enter_async_context(delivering)
-        if files is not None and batch_jobs is not None:
-            feeding = beside(
-                settings,
-                "batches",
-                _feeder(settings, files, gateway, batch_jobs, stopping),
-                lanes=feeder.LANES,
-                policy=feeder.POLICY,
-                stopping=stopping,
-                hurry=gateway.hurry,
-            )
-            await stack.enter_async_context(feeding)
-        async with serving(gateway, settings.gateway_host, settings.gateway_port) as port:
-            name = f"[{settings.gateway_host}]" if ":" in settings.gateway_host else settings.gateway_host
-            log.info(
-                "gateway_started",
-                url=f"http://{name}:{port}",
-                queue=options.queue,
-                kind=settings.queue,
-                redis=masked(redis_options(settings).url),
-            )
-            gc.freeze()
-            gc.set_threshold(GARBAGE_THRESHOLD)
-            await stopping.wait()
-            log.info("draining", seconds=options.drain)
-    log.info("stopped")
-    return 0
+        gc.freeze()
+        gc.set_threshold(GARBAGE_THRESHOLD)
+        await stopping.wait()
+        log.info("draining", seconds=gateway.options.drain)
 
 
 async def _webhooks(settings: "Settings", stack: AsyncExitStack) -> "Webhooks":
@@ -177,20 +189,18 @@ async def _own_queue(settings: "Settings", part: str, stack: AsyncExitStack) -> 
 
 
 def _feeder(
-    settings: "Settings", files: "Files", gateway: "Gateway", batch_jobs: "QueueClient", stopping: asyncio.Event
+    settings: "Settings", gateway: "Gateway", batching: "Creator", objects: "FileObjects", stopping: asyncio.Event
 ) -> "Feeder":
     """Return what runs batches; once `stopping` is set, its steps end soon."""
     from greenscale_worker.batches.feeder import Feeder, FeederOptions
-    from greenscale_worker.batches.store import Batches
-    from greenscale_worker.files.objects import FileObjects
 
     async def others() -> int:
-        depth = await batch_jobs.depth()
+        depth = await batching.jobs.depth()
         return depth.waiting + depth.delayed
 
     return Feeder(
-        Batches(files),
-        FileObjects(files),
+        batching.batches,
+        objects,
         gateway.queue,
         options=FeederOptions(max_bytes=settings.max_payload_bytes, answers_last=settings.result_ttl_seconds),
         tell=None if gateway.webhooks is None else gateway.webhooks.events.tell,

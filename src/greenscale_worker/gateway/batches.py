@@ -15,12 +15,12 @@ from greenscale_worker.batches.resubmitting import failed_lines
 from greenscale_worker.batches.store import Kind
 from greenscale_worker.errors import QueueUnavailableError
 from greenscale_worker.files.objects import FileObject
+from greenscale_worker.gateway.batch_schemas import BatchesQuery, BatchList, BatchObject, BatchRequest, seconds_of
 from greenscale_worker.gateway.core import Call, object_of
 from greenscale_worker.gateway.errors import Problem, of_validation
 from greenscale_worker.gateway.files import stream
 from greenscale_worker.gateway.job_objects import json
 from greenscale_worker.gateway.route import BINARY, LONGEST_KEY, Route
-from greenscale_worker.gateway.schemas import BatchesQuery, BatchList, BatchObject, BatchRequest, seconds_of
 
 ID: Final = re.compile(r"batch_[0-9a-f]{24}")
 RETRY: Final = "x-stainless-retry-count"

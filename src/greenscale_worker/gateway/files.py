@@ -11,9 +11,9 @@ from greenscale_worker.files.objects import LONGEST, FileObject
 from greenscale_worker.gateway import sse
 from greenscale_worker.gateway.core import Call
 from greenscale_worker.gateway.errors import Problem
+from greenscale_worker.gateway.file_schemas import FileDeleted, FileDescription, FileList, FileRequest, FilesQuery
 from greenscale_worker.gateway.job_objects import json
 from greenscale_worker.gateway.route import BINARY, FORM, Route
-from greenscale_worker.gateway.schemas import FileDeleted, FileDescription, FileList, FileRequest, FilesQuery
 from greenscale_worker.gateway.uploads import read_upload
 
 SLICE: Final = 64 * 1024  # bytes that a client has a minute to take

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from greenscale_worker.files.objects import Content, FileObjects
 from greenscale_worker.gateway.core import Call
 from greenscale_worker.gateway.errors import Problem, of_validation
+from greenscale_worker.gateway.file_schemas import FileRequest
 from greenscale_worker.gateway.limits import check_bytes
-from greenscale_worker.gateway.schemas import FileRequest
 from greenscale_worker.gateway.upload_places import LARGE
 
 MOST_BYTES: Final = 200 * 1024 * 1024  # of a file
