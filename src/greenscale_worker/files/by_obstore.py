@@ -199,6 +199,7 @@ class ObstoreFiles:
             feed.stop()
             writing.cancel()  # if no thread has begun with it
             await asyncio.wait([writing])
+            await feed.idle()
             raise
         except (BaseError, OSError) as error:
             if feed.error is None:
@@ -224,6 +225,7 @@ class _Feed:
         self._pieces = pieces
         self._loop = asyncio.get_running_loop()
         self._pending: Future[bytes] | None = None
+        self._reading = asyncio.Lock()
         self._stopped = False
 
     def __iter__(self) -> Iterator[bytes]:
@@ -241,12 +243,18 @@ class _Feed:
         if self._pending is not None:
             self._pending.cancel()
 
+    async def idle(self) -> None:
+        """Wait until nothing reads the iterator: one that is being read cannot be closed."""
+        async with self._reading:
+            pass
+
     async def _next(self) -> bytes:
         if self._stopped:
             raise asyncio.CancelledError
         piece, self._first = self._first, b""
         try:
-            piece = piece or await anext(self._pieces, b"")
+            async with self._reading:
+                piece = piece or await anext(self._pieces, b"")
         except BaseException as error:
             self.error = error
             raise
