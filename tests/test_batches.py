@@ -17,6 +17,7 @@ from greenscale_worker.batches.creating import Alike, Creator
 from greenscale_worker.batches.feeder import LANES, LANES_OF_ONE, Feeder, FeederOptions
 from greenscale_worker.batches.objects import OpenLine, Request, State, new_id, shown
 from greenscale_worker.errors import FilesUnavailableError, QueueUnavailableError, Snooze
+from greenscale_worker.job import decode
 from greenscale_worker.queues.memory import MemoryQueue
 from greenscale_worker.simulator import CHAT_PATH, SimulatorOptions, running
 from harness.eventually import PATIENCE, eventually
@@ -181,6 +182,27 @@ async def test_a_request_that_its_own_retry_has_overtaken_makes_no_second_batch(
     another = world.request(id=new_id(NOW + 702))
     assert await creator.create(another, first, NOW + 702) == another
     assert len(await world.files.list("batches")) == 3
+
+
+async def test_a_request_repeated_after_the_end_of_its_batch_runs_nothing() -> None:
+    world = World()
+    await world.write(NAMES)
+    creator, alike = Creator(world.batches, world.queue), Alike(None, "key", b"asked", idempotency_key="once")
+    worker = world.queue.beside("worker")
+
+    async def lose_the_job() -> None:
+        await world.queue.cancel(request.queue_id)
+        lease = await worker.lease()
+        assert await worker.bind(lease, decode(lease.payload, max_bytes=1024 * 1024)) == "cancelled"
+
+    request = await creator.create(world.request(), alike, NOW)
+    await lose_the_job()
+    assert await creator.create(world.request(), alike, NOW + 1) == request
+    assert (await world.queue.depth()).waiting == 1, "a batch that has not ended has its job"
+    await lose_the_job()
+    await world.batches.commit(request, State(number=1, status="completed"))
+    assert await creator.create(world.request(), alike, NOW + 2) == request
+    assert (await world.queue.depth()).waiting == 0
 
 
 async def test_where_many_batches_wait_steps_are_so_short_that_no_answer_expires() -> None:

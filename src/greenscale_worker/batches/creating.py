@@ -79,7 +79,8 @@ class Creator:
         """
         earlier = await self.earlier(alike, now)
         request = earlier or await self._keep(request, alike, now)
-        await self.ensure(request)
+        if earlier is None or not (await self.batches.state(request)).is_final:  # else its end would be told again
+            await self.ensure(request)
         await self.batches.create(request)
         return request
 

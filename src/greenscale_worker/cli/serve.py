@@ -73,7 +73,6 @@ def run(_args: argparse.Namespace) -> int:
 
 
 async def _serve(settings: "Settings") -> int:
-    from greenscale_worker.gateway.core import is_loopback
     from greenscale_worker.telemetry import log
 
     if not settings.result_ttl_seconds:
@@ -91,8 +90,7 @@ async def _serve(settings: "Settings") -> int:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop)
-        is_private = is_loopback(settings.gateway_host)
-        if not is_private and not await _has_keys(gateway, settings.gateway_host, stopping):
+        if not gateway.options.open_without_keys and not await _has_keys(gateway, settings.gateway_host, stopping):
             return 0
         await _start_workers(settings, gateway, stopping, stack)
         await _answer(settings, gateway, stopping)

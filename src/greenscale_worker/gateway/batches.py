@@ -1,5 +1,6 @@
 """`/v1/batches`: batches of lines, as OpenAI's clients create, list, retrieve and cancel them; and what is ours."""
 
+import asyncio
 import re
 import time
 from contextlib import suppress
@@ -59,7 +60,7 @@ async def list_batches(call: Call) -> web.Response:
     if query.after is not None and not ID.fullmatch(query.after):
         raise Problem("not_found", f"after: {query.after[:200]!r} is no batch", param="after")
     found = await call.batching.batches.page(call.caller.tenant, after=query.after, limit=query.limit + 1)
-    data = [await _told(call, request) for request in found[: query.limit]]
+    data = await asyncio.gather(*(_told(call, request) for request in found[: query.limit]))
     first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
     more = len(found) > query.limit
     return json({"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": more})
