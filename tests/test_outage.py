@@ -208,7 +208,7 @@ async def test_a_password_changed_at_run_time(cases: Cases) -> None:
 WRONG_TYPE: Final = (
     "in Redis {key} is a string, a {wanted} is expected: check GREENSCALE_QUEUE and the name of the queue"
 )
-HASHES: Final = ("open", "meta", "dead", "control", "bound", "blame", "class", "payload")
+HASHES: Final = ("open", "meta", "dead", "control", "bound", "blame", "class", "payload", "notify")
 TYPES: Final = dict.fromkeys(HASHES, "hash") | dict.fromkeys(("interactive", "background"), "list")
 
 
