@@ -618,6 +618,8 @@ async def test_the_command_says_in_one_line_what_is_wrong() -> None:
             (["--api-key", ""], "argument --api-key: it is empty; a text is expected"),
             (["--rate-429", "0.6", "--rate-hang", "0.6"], "the rates add up to 1.2"),
             (["--latency", "1", "--ttft", "1"], "latency is the whole time"),
+            (["--latency", "1", "--engine"], "engine says how long an answer takes"),
+            (["--slots", "8"], "slots, steps and a queue are those of an engine inside; expected: --engine"),
         ):
             process = await start(*options)
             async with asyncio.timeout(DEADLINE):

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from greenscale_worker.cli import interrupt
 from greenscale_worker.cli.streams import is_of_stdout
@@ -31,7 +31,11 @@ repeats the same run, in whatever order requests arrive."""
 NOTES = """\
 while it runs:
   GET /stats     requests in all, by outcome and by job; in flight now and at
-                 most; arrivals that did not wait for Retry-After
+                 most; arrivals that did not wait for Retry-After; what is in
+                 the engine; what was taken of a rate limit and refused by it
+  GET /metrics   with --engine: what the engine says of itself, as vLLM does
+  POST /engine   from now on these options of the engine, such as
+                 {"slots": 8}; the others stay as they are
   POST /faults   from now on these faults, named like the options here, with _
                  for -, and {} for none; also "cut": "before" or "amid" and
                  "malformed": "html", "half" or "no_choices"
@@ -41,11 +45,14 @@ or empty (NEYSA_API_KEY=) where there is none."""
 EXAMPLES = """\
 greenscale-worker simulate --latency 0.2
 greenscale-worker simulate --ttft 0.3 --per-token 0.02 --rate-429 0.05
+greenscale-worker simulate --engine --slots 16 --queue-limit 32
+greenscale-worker simulate --requests-per-minute 600 --tokens-per-minute 60000
 curl -d '{"rate_5xx": 1, "status_5xx": 503}' http://127.0.0.1:8000/faults"""
 CODES = """\
 0  stopped by SIGINT or SIGTERM
 2  a wrong option, or a port that is in use"""
 LONGEST_SECONDS = 86_400
+MOST = 1_000_000_000
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -65,6 +72,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     _add(time, "--ttft", "S", 0.0, "instead: time to the first token")
     _add(time, "--per-token", "S", 0.0, "and time for each token")
 
+    _add_engine(parser)
+    _add_budget(parser)
     faults = parser.add_argument_group("faults")
     _add(faults, "--rate-429", "RATE", 0.0, "too many requests")
     _add(faults, "--retry-after", "S", 1.0, "what a 429 says in Retry-After; 0: nothing")
@@ -77,6 +86,31 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     _add(faults, "--rate-malformed", "RATE", 0.0, "status 200 with HTML, half the JSON, or no choices")
     _add(faults, "--rate-slow", "RATE", 0.0, "good answers whose body comes slowly")
     _add(faults, "--slow-seconds", "S", 5.0, "how long such a body takes")
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    text = "instead of a time: slots that requests share, a queue before them, and steps that give each a token"
+    group = parser.add_argument_group("an engine inside", text)
+    group.add_argument("--engine", action="store_true", help="have one")
+    whole = within(1, MOST, int)
+    group.add_argument("--slots", type=whole, default=256, metavar="N", help="how many run (default: %(default)s)")
+    _add(group, "--step", "S", 0.012, "time of a step")
+    _add(group, "--per-sequence", "S", 0.00012, "and time for each request that runs")
+    _add(group, "--per-prompt-token", "S", 0.00002, "and time for each token of the prompts that begin with it")
+    group.add_argument(
+        "--queue-limit", type=within(0, MOST, int), metavar="N", help="refuse requests beyond these that wait"
+    )
+    group.add_argument(
+        "--queue-full", type=int, choices=(503, 429), default=503, help="with this status (default: %(default)s)"
+    )
+
+
+def _add_budget(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("rate limits of a provider, judged over one second; beyond them is 429")
+    for name in ("requests", "tokens"):
+        group.add_argument(f"--{name}-per-minute", type=within(1, MOST), metavar="N", help="default: no limit")
+    text = "tokens count at arrival, as the prompt and max_tokens, or at the end (default: %(default)s)"
+    group.add_argument("--count-tokens", choices=("estimate", "usage"), default="estimate", help=text)
 
 
 def _add(group: "argparse._ArgumentGroup", option: str, metavar: str, default: float, text: str) -> None:
@@ -96,16 +130,23 @@ def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM. Raises ConfigError if options contradict each other or the port is in use."""
     from pydantic import ValidationError
 
-    from greenscale_worker.simulator import Faults, SimulatorOptions, explain
+    from greenscale_worker.simulator import BudgetOptions, EngineOptions, Faults, SimulatorOptions, explain
 
-    given, names = vars(args), (field.name for field in fields(Faults))
+    given = vars(args)
+    engine = EngineOptions(**_given(EngineOptions, given))
+    if engine != EngineOptions() and not args.engine:
+        raise ConfigError("simulate: slots, steps and a queue are those of an engine inside; expected: --engine")
     try:
         options = SimulatorOptions(
-            faults=Faults(**{name: given[name] for name in names if name in given}),
+            faults=Faults(**_given(Faults, given)),
             seed=args.seed,
             latency=args.latency,
             ttft=args.ttft,
             per_token=args.per_token,
+            engine=engine if args.engine else None,
+            budget=BudgetOptions(
+                requests=args.requests_per_minute, tokens=args.tokens_per_minute, count=args.count_tokens
+            ),
             api_key=args.api_key,
         )
     except ValidationError as error:
@@ -120,6 +161,11 @@ def run(args: argparse.Namespace) -> int:
             f"simulate: cannot listen on {args.host} port {args.port}: {reason}; expected: a free one, such as --port 0"
         ) from None
     return 0
+
+
+def _given(options: type[Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments that are fields of a dataclass."""
+    return {field.name: given[field.name] for field in fields(options) if field.name in given}
 
 
 async def _serve(options: "SimulatorOptions", host: str, port: int) -> None:

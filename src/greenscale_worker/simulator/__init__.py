@@ -3,21 +3,39 @@
 import asyncio
 import math
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict
+from http import HTTPStatus
 from importlib.resources import files
 from typing import Final
 
 import orjson
 from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import TypeAdapter, ValidationError
 
 from greenscale_worker.job import CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH
+from greenscale_worker.simulator.budget import Budget, BudgetOptions
 from greenscale_worker.simulator.completions import MODEL, Question, Reply, calculate, fingerprint, read, reply
 from greenscale_worker.simulator.embeddings import Embeddings
-from greenscale_worker.simulator.faults import Fate, Faults, SimulatorOptions, explain
+from greenscale_worker.simulator.engine import BUSY, Engine, EngineOptions, QueueFullError
+from greenscale_worker.simulator.faults import Fate, Faults
+from greenscale_worker.simulator.options import SimulatorOptions, explain
 
-__all__ = ["CHAT_PATH", "Faults", "SimulatorOptions", "build_app", "explain", "fingerprint", "running"]
+__all__ = [
+    "CHAT_PATH",
+    "BudgetOptions",
+    "EngineOptions",
+    "Faults",
+    "SimulatorOptions",
+    "build_app",
+    "explain",
+    "fingerprint",
+    "running",
+]
+
+Pace = Callable[[int], Awaitable[None]]
 
 JSON: Final = {"Content-Type": "application/json"}
 HTML: Final = {"Content-Type": "text/html"}
@@ -33,6 +51,8 @@ class Simulator:
     def __init__(self, options: SimulatorOptions) -> None:
         self.options = options
         self.faults = options.faults
+        self.engine = Engine(options.engine) if options.engine is not None else None
+        self.budget = Budget(options.budget)
         answers = files("greenscale_worker") / "data" / "demo_answers.json"
         self.answers: dict[str, str] = orjson.loads(answers.read_bytes())
         self.outcomes: Counter[str] = Counter()
@@ -71,10 +91,14 @@ class Simulator:
         `outcomes` counts each request by its fate as soon as that is known. `abandoned` are requests whose
         client went away before the end. `too_early` are arrivals before a Retry-After given to any client had
         elapsed (those already on their way count too), `too_early_same_job` only those of the job it was
-        given to.
+        given to. `budget` is what was taken of the rate limits and refused by them, `engine` what is in the engine.
         """
         names = ("jobs", "in_flight", "peak_in_flight", "abandoned", "too_early", "too_early_same_job")
         counts = {name: getattr(self, name) for name in names}
+        if self.engine is not None:
+            counts["engine"] = self.engine.stats()
+        if budget := self.budget.stats():
+            counts["budget"] = budget
         return _json({"requests": self.outcomes.total(), "outcomes": dict(self.outcomes), **counts})
 
     async def change_faults(self, request: web.Request) -> web.Response:
@@ -84,6 +108,35 @@ class Simulator:
         except ValidationError as error:
             return _error(400, "invalid_request_error", explain(error))
         return _json(self.faults)
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        """GET /metrics: what the engine says of itself, as vLLM writes it; 404 without an engine."""
+        if self.engine is None:
+            return _error(404, "invalid_request_error", "there is no engine: --engine")
+        return web.Response(body=self.engine.metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def change_engine(self, request: web.Request) -> web.Response:
+        """POST /engine: from now on these options of the engine, the others as they are."""
+        if self.engine is None:
+            return _error(404, "invalid_request_error", "there is no engine: --engine")
+        try:
+            given = orjson.loads(await request.read())
+            options = asdict(self.engine.options) | given
+            self.engine.options = TypeAdapter(EngineOptions).validate_python(options)
+        except ValidationError as error:
+            return _error(400, "invalid_request_error", explain(error))
+        except (ValueError, TypeError):
+            return _error(400, "invalid_request_error", "an object of options of the engine is expected")
+        return _json(self.engine.options)
+
+    async def tell_budget(self, _: web.Request, response: web.StreamResponse) -> None:
+        """Tell with each answer what is left of the rate limits."""
+        response.headers.update(self.budget.headers())
+
+    async def aclose(self) -> None:
+        """Stop the engine."""
+        if self.engine is not None:
+            await self.engine.aclose()
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         if self._shut_out(request):
@@ -95,6 +148,9 @@ class Simulator:
             self.outcomes["400"] += 1
             return _error(400, "invalid_request_error", str(error))
         seen = self._count(question.job)
+        if pause := self.budget.admit(question.prompt_tokens, question.max_tokens):
+            self.outcomes["rate_limited"] += 1
+            return self._hold(question.job, max(0.001, round(pause, 3)))
         faults = self.faults
         fate, variant = faults.draw(self.options.seed, question.job, seen)
         self.outcomes[fate] += 1
@@ -103,32 +159,61 @@ class Simulator:
         if fate == "hang":
             await asyncio.Event().wait()
         answer = question.embeddings or reply(question, self._text_for(question), seen)
-        if delay := self._delay(question, answer):
-            await asyncio.sleep(delay)
-        if (fate == "ok" and question.stream) or fate == "slow" or variant == "amid":
-            return await self._write(request, question, answer, fate, faults.slow_seconds)
-        return _respond(request, question, answer, fate, variant)
+        try:
+            return await self._answer(request, question, answer, fate, variant)
+        except QueueFullError:
+            self.outcomes[fate] -= 1
+            return self._full()
+
+    async def _answer(
+        self, request: web.Request, question: Question, answer: Reply | Embeddings, fate: Fate, variant: str
+    ) -> web.StreamResponse:
+        """Answer when it is time to. Raises QueueFullError."""
+        async with self._worked_on(question, answer) as pace:
+            self.budget.settle(question.prompt_tokens + _tokens(answer))
+            if (fate == "ok" and question.stream) or fate == "slow" or variant == "amid":
+                return await self._write(request, question, answer, fate, pace)
+            return _respond(request, question, answer, fate, variant)
+
+    @asynccontextmanager
+    async def _worked_on(self, question: Question, answer: Reply | Embeddings) -> AsyncIterator[Pace]:
+        """Wait for the first byte. Yields what waits for each further piece of a stream. Raises QueueFullError."""
+        if self.engine is None:
+            if delay := self._delay(question, answer):
+                await asyncio.sleep(delay)
+            yield lambda _: asyncio.sleep(self.options.per_token)
+            return
+        tokens = _tokens(answer)
+        with self.engine.sequence(question.prompt_tokens, tokens) as sequence:
+            await sequence.reach(1 if question.stream else tokens)
+            yield sequence.reach
+
+    def _full(self) -> web.Response:
+        """Refuse a request that would have to wait in a full queue, as vLLM does: without Retry-After."""
+        status = HTTPStatus(self.engine.options.queue_full if self.engine is not None else 503)
+        self.outcomes["queue_full"] += 1
+        return _json({"error": {"message": BUSY, "type": status.phrase, "param": None, "code": status}}, status)
 
     async def _write(
-        self, request: web.Request, question: Question, answer: Reply | Embeddings, fate: Fate, slow_seconds: float
+        self, request: web.Request, question: Question, answer: Reply | Embeddings, fate: Fate, pace: Pace
     ) -> web.StreamResponse:
         """Write a body piece by piece: a stream, a slow body, or one that is cut off halfway."""
         response = web.StreamResponse(headers=EVENTS if question.stream else JSON)
         if question.stream and isinstance(answer, Reply):
-            pieces, pause = answer.events(usage=question.stream_usage), self.options.per_token
+            pieces = answer.events(usage=question.stream_usage)
         else:
-            body, pause = answer.body(), 0.0
+            body, pace = answer.body(), _no_pause
             response.content_length = len(body)
             size = math.ceil(len(body) / PIECES)
             pieces = [body[at : at + size] for at in range(0, len(body), size)]
-        if fate == "slow":
-            pause = max(pause, slow_seconds / (len(pieces) - 1))
+        pause = self.faults.slow_seconds / (len(pieces) - 1) if fate == "slow" else 0.0
         if fate == "cut":
             pieces = pieces[: len(pieces) // 2]
         try:
             await response.prepare(request)
             for number, piece in enumerate(pieces):
                 if number:
+                    await pace(number)
                     await asyncio.sleep(pause)
                 await response.write(piece)
         except ConnectionError:
@@ -168,7 +253,7 @@ class Simulator:
     def _delay(self, question: Question, answer: Reply | Embeddings) -> float:
         """Return the seconds until the first byte: a stream spends its time per token later on."""
         options = self.options
-        tokens = 0 if question.stream or isinstance(answer, Embeddings) else len(answer.tokens)
+        tokens = 0 if question.stream else _tokens(answer)
         return options.latency or options.ttft + options.per_token * tokens
 
 
@@ -190,6 +275,14 @@ def _respond(
     if variant == "half":
         body = body[: len(body) // 2]
     return web.Response(body=body, headers=EVENTS if question.stream else JSON)
+
+
+def _tokens(answer: Reply | Embeddings) -> int:
+    return 0 if isinstance(answer, Embeddings) else len(answer.tokens)
+
+
+async def _no_pause(_: int) -> None:
+    pass
 
 
 def _unauthorized() -> web.Response:
@@ -219,6 +312,10 @@ def build_app(options: SimulatorOptions) -> web.Application:
     app.router.add_get("/health", simulator.health)
     app.router.add_get("/stats", simulator.stats)
     app.router.add_post("/faults", simulator.change_faults)
+    app.router.add_get("/metrics", simulator.metrics)
+    app.router.add_post("/engine", simulator.change_engine)
+    app.on_response_prepare.append(simulator.tell_budget)
+    app.on_cleanup.append(lambda _: simulator.aclose())
     return app
 
 

@@ -41,6 +41,7 @@ class Question:
     stream: bool
     stream_usage: bool
     chat: bool = True
+    ignore_eos: bool = False
     embeddings: Embeddings | None = None
 
 
@@ -74,6 +75,7 @@ def read(body: bytes, path: str = CHAT_PATH) -> Question:
         stream=data.get("stream") is True and embeddings is None,
         stream_usage=isinstance(options, dict) and options.get("include_usage") is True,
         chat=path == CHAT_PATH,
+        ignore_eos=data.get("ignore_eos") is True and limit is not None,
         embeddings=embeddings,
     )
 
@@ -167,8 +169,13 @@ class Reply:
 
 
 def reply(question: Question, text: str, seen: int) -> Reply:
-    """Answer the `seen`-th request of a question with `text`, cut off at the question's `max_tokens`."""
+    """Answer the `seen`-th request of a question with `text`, cut off at the question's `max_tokens`.
+
+    With `ignore_eos`, which vLLM knows, the text is repeated up to there.
+    """
     whole = TOKEN.findall(text)
+    if question.ignore_eos and question.max_tokens is not None:
+        whole *= 1 + question.max_tokens // len(whole)
     tokens = whole[: question.max_tokens]
     return Reply(
         head={
