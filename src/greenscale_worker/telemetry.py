@@ -31,6 +31,8 @@ Event = Literal[
     "deletion_cost_delayed",
     "deletion_cost_off",
     "draining",
+    "engine_seen",
+    "engine_unseen",
     "foreign_key_replaced",
     "gate_open",
     "gate_shut",
@@ -203,6 +205,7 @@ class Metrics:
         self._depth = cache(
             Gauge("greenscale_queue_jobs", "Jobs of the whole queue, by state", ["state"], registry=own).labels
         )
+        self._engine = Gauge("greenscale_engine_requests", "Requests inside the engine", ["state"], registry=own)
         self._reaped = Counter("greenscale_leases_reaped", "Leases that ended without a word", registry=own)
         self._lost = cache(
             Counter("greenscale_leases_lost", "Leases of this process lost", ["how"], registry=own).labels
@@ -243,6 +246,13 @@ class Metrics:
         """Set the number of jobs by state. Until this is called, nothing is shown, rather than zeros."""
         for state, number in jobs.items():
             self._depth(state).set(number)
+
+    def engine(self, running: float | None, waiting: float | None) -> None:
+        """Set what the engine's metrics say; None: it is not seen, or another worker looks, and nothing is shown."""
+        self._engine.clear()
+        for state, requests in (("running", running), ("waiting", waiting)):
+            if requests is not None:
+                self._engine.labels(state).set(requests)
 
     def reaped(self, jobs: int) -> None:
         """Count leases of any worker that this process found expired."""

@@ -291,6 +291,20 @@ class Flow:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineTurn:
+    """Whether it is this worker's turn to look at the engine, and in how many `seconds` it may be if it is not.
+
+    `limit` and `calm` are what was observed last; None: nothing was, lately. `in_flight` are the fleet's calls.
+    """
+
+    mine: bool
+    seconds: float
+    in_flight: int = 0
+    limit: int | None = None
+    calm: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerMinute:
     """What happened in one minute; `at` is when it began, in seconds since the epoch.
 

@@ -63,7 +63,7 @@ class Bucket:
             "per_minute": self.per_minute,
             "taken": self.taken,
             "refused": self.refused,
-            "used": self.taken / max(1.0, seconds * self.per_minute / 60),
+            "used": self.taken / max(self.size, seconds * self.per_minute / 60),
         }
 
 

@@ -1,0 +1,125 @@
+"""The look before sending: one worker of the fleet reads the engine's metrics every second, and sets the limit."""
+
+import asyncio
+import random
+import ssl
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, Protocol
+
+from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+from yarl import URL
+
+from greenscale_worker.engine_metrics import Aim, Load, next_aim, read_load, total, unseen_aim
+from greenscale_worker.errors import ConfigError, QueueUnavailableError
+from greenscale_worker.queues import EngineTurn
+from greenscale_worker.telemetry import Metrics, log
+
+EVERY_SECONDS: Final = 1.0
+PAGE_SECONDS: Final = 2.0
+PAGE_BYTES: Final = 8 * 1024 * 1024
+TURN_SECONDS: Final = 4.0  # longer than a look takes; when its worker dies, another one looks after that time
+LONGEST_WHY: Final = 300
+OK: Final = 200
+
+
+class Looking(Protocol):
+    """The side of a queue that shares a look at the engine."""
+
+    async def engine_turn(self, seconds: float) -> EngineTurn:
+        """Take or keep the turn to look, for so long, if no other worker has it. Raises QueueUnavailableError."""
+        ...
+
+    async def observe(self, limit: int, calm: int, why: str = "") -> None:
+        """Set the limit, if it is this worker's turn. Raises QueueUnavailableError."""
+        ...
+
+
+class EngineLook:
+    """Looks at the engine as often as it is this worker's turn.
+
+    `urls` are the pages of all engines behind the endpoint, `most` is the highest limit, `tls` what https needs.
+    """
+
+    def __init__(
+        self,
+        queue: Looking,
+        urls: Sequence[str],
+        *,
+        most: int | None = None,
+        tls: ssl.SSLContext | bool = True,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._queue = queue
+        self._urls = urls
+        self._most = most
+        self._tls = tls
+        self._metrics = metrics or Metrics()
+        self._unseen = 0  # looks in a row that saw no engine
+        self._said = ""
+
+    async def run(self) -> None:
+        """Look until cancelled. Raises nothing: what goes wrong is logged, and the limit stays or falls."""
+        clock = asyncio.get_running_loop().time
+        async with ClientSession(
+            connector=TCPConnector(ssl=self._tls, keepalive_timeout=EVERY_SECONDS * 3),
+            timeout=ClientTimeout(total=PAGE_SECONDS),
+            cookie_jar=DummyCookieJar(),
+        ) as session:
+            while True:
+                began, rest = clock(), EVERY_SECONDS
+                with suppress(QueueUnavailableError, ConfigError, TimeoutError):
+                    rest = await self._once(session)
+                await asyncio.sleep(max(0.0, began + rest - clock()))
+
+    async def _once(self, session: ClientSession) -> float:
+        """Look, if it is this worker's turn. Return the seconds until the next time."""
+        turn = await self._queue.engine_turn(TURN_SECONDS)
+        if not turn.mine:
+            self._unseen = 0
+            self._metrics.engine(None, None)
+            return max(EVERY_SECONDS, turn.seconds) * random.uniform(1.0, 1.25)  # noqa: S311  jitter, not a secret
+        aim = Aim() if turn.limit is None else Aim(turn.limit, turn.calm)
+        looks = await asyncio.gather(*(self._look(session, url) for url in self._urls))
+        loads = [look for look in looks if isinstance(look, Load)]
+        why = "; ".join(look for look in looks if isinstance(look, str))[:LONGEST_WHY]
+        if loads:
+            self._unseen, load = 0, total(loads)
+            aim = next_aim(aim, load, turn.in_flight, blind=bool(why), most=self._most)
+            self._metrics.engine(load.running, load.waiting)
+        else:
+            self._unseen += 1
+            aim = unseen_aim(aim, self._unseen, most=self._most)
+            self._metrics.engine(None, None)
+        self._say(why, aim)
+        await self._queue.observe(aim.limit, aim.calm, why)
+        return EVERY_SECONDS
+
+    async def _look(self, session: ClientSession, url: str) -> Load | str:
+        """Look at one engine. Return why it cannot be seen, without credentials, if so."""
+        try:
+            return read_load(await _page(session, url))
+        except TimeoutError:
+            why = f"no answer within {PAGE_SECONDS:g} s"
+        except (OSError, ClientError, ValueError) as error:
+            why = str(error) or type(error).__name__
+        return f"{URL(url).with_user(None).with_query(None)}: {' '.join(why.split())}"
+
+    def _say(self, why: str, aim: Aim) -> None:
+        """Log when the pages become unreadable, or for another reason, and when they are read again."""
+        if why and why != self._said:
+            log.warning("engine_unseen", error=why, limit=aim.limit)
+        elif self._said and not why:
+            log.info("engine_seen", limit=aim.limit)
+        self._said = why
+
+
+async def _page(session: ClientSession, url: str) -> str:
+    """Read a page, up to `PAGE_BYTES`. Raises ValueError if it is another answer than 200."""
+    async with session.get(url, allow_redirects=False) as response:
+        if response.status != OK:
+            raise ValueError(f"HTTP {response.status} {response.reason}")
+        page = bytearray()
+        while len(page) < PAGE_BYTES and (more := await response.content.read(PAGE_BYTES - len(page))):
+            page += more
+        return page.decode(errors="replace")
