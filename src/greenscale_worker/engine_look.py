@@ -4,15 +4,14 @@ import asyncio
 import random
 import ssl
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from yarl import URL
 
 from greenscale_worker.engine_metrics import Aim, Load, next_aim, read_load, total, unseen_aim
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
-from greenscale_worker.queues import EngineTurn
+from greenscale_worker.queues import Queue
 from greenscale_worker.telemetry import Metrics, log
 
 EVERY_SECONDS: Final = 1.0
@@ -23,18 +22,6 @@ LONGEST_WHY: Final = 300
 OK: Final = 200
 
 
-class Looking(Protocol):
-    """The side of a queue that shares a look at the engine."""
-
-    async def engine_turn(self, seconds: float) -> EngineTurn:
-        """Take or keep the turn to look, for so long, if no other worker has it. Raises QueueUnavailableError."""
-        ...
-
-    async def observe(self, limit: int, calm: int, why: str = "") -> None:
-        """Set the limit, if it is this worker's turn. Raises QueueUnavailableError."""
-        ...
-
-
 class EngineLook:
     """Looks at the engine as often as it is this worker's turn.
 
@@ -43,7 +30,7 @@ class EngineLook:
 
     def __init__(
         self,
-        queue: Looking,
+        queue: Queue,
         urls: Sequence[str],
         *,
         most: int | None = None,
@@ -68,8 +55,12 @@ class EngineLook:
         ) as session:
             while True:
                 began, rest = clock(), EVERY_SECONDS
-                with suppress(QueueUnavailableError, ConfigError, TimeoutError):
+                try:
                     rest = await self._once(session)
+                except (QueueUnavailableError, ConfigError, TimeoutError):
+                    pass  # the queue says so itself
+                except Exception as error:  # noqa: BLE001  a bug here must not end the looks of the whole fleet
+                    self._say(type(error).__name__, None)
                 await asyncio.sleep(max(0.0, began + rest - clock()))
 
     async def _once(self, session: ClientSession) -> float:
@@ -91,7 +82,7 @@ class EngineLook:
             self._unseen += 1
             aim = unseen_aim(aim, self._unseen, most=self._most)
             self._metrics.engine(None, None)
-        self._say(why, aim)
+        self._say(why, aim.limit)
         await self._queue.observe(aim.limit, aim.calm, why)
         return EVERY_SECONDS
 
@@ -105,12 +96,12 @@ class EngineLook:
             why = str(error) or type(error).__name__
         return f"{URL(url).with_user(None).with_query(None)}: {' '.join(why.split())}"
 
-    def _say(self, why: str, aim: Aim) -> None:
+    def _say(self, why: str, limit: int | None) -> None:
         """Log when the pages become unreadable, or for another reason, and when they are read again."""
         if why and why != self._said:
-            log.warning("engine_unseen", error=why, limit=aim.limit)
+            log.warning("engine_unseen", error=why, limit=limit)
         elif self._said and not why:
-            log.info("engine_seen", limit=aim.limit)
+            log.info("engine_seen", limit=limit)
         self._said = why
 
 

@@ -15,7 +15,16 @@ from typing import Final
 from greenscale_worker.backends import Backend
 from greenscale_worker.cli import FAILED, interrupt
 from greenscale_worker.cli.context import logs_json, open_client, open_configured_backend, open_queue, settings_in_force
-from greenscale_worker.config import Settings, own_pod, policy, queue_name, queue_options, redis_options
+from greenscale_worker.config import (
+    Settings,
+    engine_pages,
+    most_in_flight,
+    own_pod,
+    policy,
+    queue_name,
+    queue_options,
+    redis_options,
+)
 from greenscale_worker.config.rules import masked
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.execution import same_model
@@ -77,12 +86,13 @@ class Process:
         self._backend: Backend | None = None
         self._paused, self._paused_asked = False, -math.inf
         self._worker: Worker | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
 
     async def run(self) -> bool:
         """Open, work, close. Return whether everything was handed back. Raises ConfigError."""
         settings, loop = self._settings, asyncio.get_running_loop()
-        pod = own_pod(settings)
+        pod, pages = own_pod(settings), engine_pages(settings)
         for number in STOPPING:
             loop.add_signal_handler(number, self.stop)
         async with AsyncExitStack() as stack:
@@ -102,6 +112,8 @@ class Process:
             self._announce()
             if pod is not None:
                 _keep_deletion_cost(stack, pod, self._worker)
+            if pages:
+                self._look_at_engine(stack, pages)
             gc.freeze()
             gc.set_threshold(GARBAGE_THRESHOLD)
             return await self._worker.run()
@@ -111,6 +123,8 @@ class Process:
         self._stopping.set()
         if self._worker is not None:
             self._worker.stop()
+        if self._looking is not None:
+            self._looking.cancel()  # another worker looks
 
     async def _open_queue(self) -> Queue | None:
         """Wait for the queue's server. Return None if stopped before. Raises ConfigError."""
@@ -136,6 +150,20 @@ class Process:
             metrics=self._metrics,
             on_exception=log_exception if _logs_exceptions(settings) else None,
         )
+
+    def _look_at_engine(self, stack: AsyncExitStack, pages: list[str]) -> None:
+        """Start a task that nothing waits for: the look before sending."""
+        from greenscale_worker.engine_look import EngineLook
+        from greenscale_worker.tls import client_context
+
+        queue, file = self._queue, self._settings.endpoint_ca_file
+        if queue is None or not hasattr(queue, "engine_turn"):  # a plug-in's, of an older version
+            raise ConfigError(f"GREENSCALE_ENGINE_METRICS_URL: the queue {self._settings.queue} has no engine_turn")
+        look = EngineLook(
+            queue, pages, most=most_in_flight(self._settings), tls=client_context(ca_file=file), metrics=self._metrics
+        )
+        self._looking = asyncio.create_task(look.run())
+        stack.callback(self._looking.cancel)
 
     def _announce(self) -> None:
         settings = self._settings

@@ -2,7 +2,9 @@
 
 from greenscale_worker.config.options import (
     chat_options,
+    engine_pages,
     has_endpoint,
+    most_in_flight,
     own_pod,
     own_queue_options,
     policy,
@@ -16,8 +18,10 @@ from greenscale_worker.config.settings import Settings
 __all__ = [
     "Settings",
     "chat_options",
+    "engine_pages",
     "has_endpoint",
     "load",
+    "most_in_flight",
     "own_pod",
     "own_queue_options",
     "policy",

@@ -115,7 +115,7 @@ def queue_options(settings: Settings) -> QueueOptions:
         dead_max_age=settings.dead_max_age_seconds or 0.0,
         dead_max_count=settings.dead_max_count or 0,
         ledger_days=settings.ledger_days,
-        limit=_limit(settings.limit),
+        limit="engine" if settings.engine_metrics_url else _limit(settings.limit),
         requests_per_minute=settings.requests_per_minute,
         tokens_per_minute=settings.tokens_per_minute,
         backend=settings.backend,
@@ -125,6 +125,23 @@ def queue_options(settings: Settings) -> QueueOptions:
 def _limit(text: str | None) -> int | Literal["engine"] | None:
     """Return how many calls the fleet may have open."""
     return "engine" if text == "engine" else int(text) if text else None
+
+
+def engine_pages(settings: Settings) -> list[str]:
+    """Return the URLs of the metrics of the engines that are looked at. Raises ConfigError where one is needed."""
+    text = settings.engine_metrics_url.get_secret_value() if settings.engine_metrics_url else ""
+    if settings.limit == "engine" and not text:
+        raise ConfigError(
+            "GREENSCALE_LIMIT=engine: GREENSCALE_ENGINE_METRICS_URL is missing; expected: where the engine tells its"
+            " metrics, such as http://vllm:8000/metrics"
+        )
+    return [url.strip() for url in text.split(",") if url.strip()]
+
+
+def most_in_flight(settings: Settings) -> int | None:
+    """Return how many calls the fleet may have open at most, whatever the engine says; None: no bound."""
+    limit = _limit(settings.limit)
+    return None if limit == "engine" else limit
 
 
 def queue_name(settings: Settings) -> str:

@@ -137,6 +137,10 @@ FLEET_LIMIT: Final = Rule(
     f"a whole number from 1 to {MOST_IN_FLIGHT}, engine, or nothing",
     lambda text: text in ("", "engine") or (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_IN_FLIGHT),
 )
+HTTP_URLS: Final = Rule(
+    "full URLs, http://host:port/metrics, separated by commas, or nothing",
+    lambda text: not text or all(is_http_url(url.strip()) for url in text.split(",")),
+)
 HTTP_URL: Final = Rule("a full URL, https://host/path or http://host/path", is_http_url)
 BASE_URL: Final = Rule(f"a URL such as https://host/v1, without {CHAT_PATH}, which is added", _is_base_url)
 REDIS_URL: Final = Rule(

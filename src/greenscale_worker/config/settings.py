@@ -17,6 +17,7 @@ from greenscale_worker.config.rules import (
     HOSTNAME,
     HTTP_PATH,
     HTTP_URL,
+    HTTP_URLS,
     LIST_NAME,
     OR_NOTHING,
     PEM_FILE,
@@ -235,6 +236,14 @@ class FlowSettings(Section):
         alias="GREENSCALE_LIMIT",
         description="How many calls all workers together may have open (docs/flow-control.md). `engine`: as many as "
         "the engine's own metrics say. Without it: as many as there are lanes.",
+    )
+    engine_metrics_url: Annotated[SecretUrl | None, HTTP_URLS] = Field(
+        None,
+        alias="GREENSCALE_ENGINE_METRICS_URL",
+        description="Where the engine behind the endpoint tells its own metrics (vLLM, SGLang, llama.cpp), such as "
+        "`http://vllm:8000/metrics`; several engines: separated by commas. One worker of the fleet reads them each "
+        "second, and the fleet has as many calls open as the engine has slots, less what others send; "
+        "GREENSCALE_LIMIT=a number is then the most.",
     )
     requests_per_minute: Annotated[float | None, OR_NOTHING] = Field(
         None,
