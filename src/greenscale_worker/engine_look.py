@@ -65,11 +65,11 @@ class EngineLook:
 
     async def _once(self, session: ClientSession) -> float:
         """Look, if it is this worker's turn. Return the seconds until the next time."""
-        turn = await self._queue.engine_turn(TURN_SECONDS)
-        if not turn.mine:
+        turn = await self._queue.observe(TURN_SECONDS)
+        if turn is None:
             self._unseen = 0
             self._metrics.engine(None, None)
-            return max(EVERY_SECONDS, turn.seconds) * random.uniform(1.0, 1.25)  # noqa: S311  jitter, not a secret
+            return random.uniform(0.5, 1.0) * TURN_SECONDS  # noqa: S311  jitter, not a secret
         aim = Aim() if turn.limit is None else Aim(turn.limit, turn.calm)
         looks = await asyncio.gather(*(self._look(session, url) for url in self._urls))
         loads = [look for look in looks if isinstance(look, Load)]
@@ -83,7 +83,7 @@ class EngineLook:
             aim = unseen_aim(aim, self._unseen, most=self._most)
             self._metrics.engine(None, None)
         self._say(why, aim.limit)
-        await self._queue.observe(aim.limit, aim.calm, why)
+        await self._queue.observe(TURN_SECONDS, aim.limit, calm=aim.calm, why=why)
         return EVERY_SECONDS
 
     async def _look(self, session: ClientSession, url: str) -> Load | str:

@@ -157,8 +157,8 @@ class Process:
         from greenscale_worker.tls import client_context
 
         queue, file = self._queue, self._settings.endpoint_ca_file
-        if queue is None or not hasattr(queue, "engine_turn"):  # a plug-in's, of an older version
-            raise ConfigError(f"GREENSCALE_ENGINE_METRICS_URL: the queue {self._settings.queue} has no engine_turn")
+        if queue is None or not hasattr(queue, "observe"):  # a plug-in's, of an older version
+            raise ConfigError(f"GREENSCALE_ENGINE_METRICS_URL: the queue {self._settings.queue} has no observe")
         look = EngineLook(
             queue, pages, most=most_in_flight(self._settings), tls=client_context(ca_file=file), metrics=self._metrics
         )

@@ -159,20 +159,6 @@ def check_positions(after: Mapping[str, str]) -> None:
             raise ValueError(f"{position!r} is no position; that of a TokenPiece is expected, or an empty one")
 
 
-@dataclass(frozen=True, slots=True)
-class EngineTurn:
-    """Whether it is this worker's turn to look at the engine, and in how many `seconds` it may be if it is not.
-
-    `limit` and `calm` are what was observed last; None: nothing was, lately. `in_flight` are the fleet's calls.
-    """
-
-    mine: bool
-    seconds: float
-    in_flight: int = 0
-    limit: int | None = None
-    calm: int = 0
-
-
 class Queue(Protocol):
     """The worker side. Every call except `aclose` may be cancelled at any time without losing a job.
 
@@ -212,21 +198,6 @@ class Queue(Protocol):
         It lasts an hour or as long as a result, and after the `last` piece, which may be empty, as long as a result. A
         queue that keeps no results shows none. Raises QueueUnavailableError or ConfigError rather than wait; then the
         piece may have been written.
-        """
-        ...
-
-    async def engine_turn(self, seconds: float) -> EngineTurn:
-        """Take or keep the turn to look at the engine, for so many seconds, if no other worker has it.
-
-        Raises QueueUnavailableError or ConfigError rather than wait.
-        """
-        ...
-
-    async def observe(self, limit: int, calm: int, why: str = "") -> None:
-        """Set the limit that the engine allows, if it is this worker's turn; `why` says why it cannot be seen.
-
-        `calm` is given to the next turn. The limit is in force where `QueueOptions.limit` is `engine`. Raises
-        QueueUnavailableError or ConfigError rather than wait.
         """
         ...
 
@@ -283,8 +254,7 @@ class Flow:
     leased. `held` names what keeps waiting jobs from being claimed, and `held_seconds` when that may end at the
     earliest. `shut`: the breakers of all live workers are open. `scaled_to_zero`: the queue is paused without a worker.
     `due_seconds` is when the next delayed or scheduled job is due; None: there is none. `workers` are those alive,
-    `call_seconds` is the running mean of a call's time; None: none was made. `engine_unseen` says why the engine's
-    metrics cannot be read, where they set the limit.
+    `call_seconds` is the running mean of a call's time; None: none was made.
     """
 
     waiting: int = 0
@@ -301,7 +271,6 @@ class Flow:
     due_seconds: float | None = None
     workers: int = 0
     call_seconds: float | None = None
-    engine_unseen: str = ""
 
     @property
     def room(self) -> int | None:

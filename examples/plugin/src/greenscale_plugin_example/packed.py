@@ -63,8 +63,6 @@ class PackedQueue:
         self._queue = queue
         self.bind = queue.bind
         self.write_tokens = queue.write_tokens
-        self.engine_turn = queue.engine_turn
-        self.observe = queue.observe
         self.settle = queue.settle
         self.retry = queue.retry
         self.beat = queue.beat

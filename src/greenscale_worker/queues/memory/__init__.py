@@ -10,16 +10,7 @@ from typing import Final
 
 from greenscale_worker.blame import decide
 from greenscale_worker.job import SNOOZED, Failed, Failure, Job, Outcome, Released, Succeeded
-from greenscale_worker.queues import (
-    SUSPECT_CRASHES,
-    Binding,
-    DeadLetter,
-    EngineTurn,
-    Lease,
-    QueueOptions,
-    Verdict,
-    token_seconds,
-)
+from greenscale_worker.queues import SUSPECT_CRASHES, Binding, DeadLetter, Lease, QueueOptions, Verdict, token_seconds
 from greenscale_worker.queues.memory.client import MemoryClient
 from greenscale_worker.queues.memory.store import Beat, Entry, Store
 
@@ -127,15 +118,6 @@ class MemoryQueue(MemoryClient):
                 self._store.records.succeeded(lease.job_id, outcome.output, lease.keep)
                 self._store.notices.ended(lease.job_id, "succeeded")
         return True
-
-    async def engine_turn(self, seconds: float) -> EngineTurn:
-        """See Queue."""
-        return self._store.flow_control.turn(self._worker, seconds, len(self._store.leased))
-
-    async def observe(self, limit: int, calm: int, why: str = "") -> None:
-        """See Queue."""
-        if self._store.flow_control.observe(self._worker, limit, calm, why):
-            self._store.ring()
 
     async def write_tokens(self, lease: Lease, text: str, *, last: bool = False) -> bool:
         """See Queue."""

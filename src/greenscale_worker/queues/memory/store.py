@@ -176,7 +176,6 @@ class Store:
             held="paused" if self.paused and claimable else "",
             due_seconds=max(0.0, min(dues) - now) if dues else None,
             workers=alive,
-            engine_unseen=self.flow_control.engine_unseen if self.options.limit == "engine" else "",
         )
 
     def take(self, *, suspect: bool) -> Lease | None:

@@ -24,7 +24,7 @@ FORMATS: Final = (b"1", b"2")  # of the keys, that this version reads; a new que
 CLOSE_SECONDS: Final = 2.0
 WORKER_SCRIPTS: Final = (
     *("claim", "bind", "write_tokens", "settle", "release", "retry"),
-    *("heartbeat", "why", "record_dead", "unregister", "promote", "engine"),
+    *("heartbeat", "why", "record_dead", "unregister", "promote"),
 )
 CLIENT_SCRIPTS: Final = (
     "put",

@@ -9,16 +9,7 @@ from typing import Any, Final, TypeAlias
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.grouping import Grouper
 from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded, Usage
-from greenscale_worker.queues import (
-    LIVE_SECONDS,
-    PUT_ASIDE,
-    Binding,
-    EngineTurn,
-    Lease,
-    QueueOptions,
-    Verdict,
-    token_seconds,
-)
+from greenscale_worker.queues import LIVE_SECONDS, PUT_ASIDE, Binding, Lease, QueueOptions, Verdict, token_seconds
 from greenscale_worker.queues.bodies import packed
 from greenscale_worker.queues.redis import record_fields
 from greenscale_worker.queues.redis.connections import Clients, close
@@ -26,7 +17,7 @@ from greenscale_worker.queues.redis.fetcher import Fetcher
 from greenscale_worker.queues.redis.keys import Keys
 from greenscale_worker.queues.redis.notifier import Notifier
 from greenscale_worker.queues.redis.promotion import promotion
-from greenscale_worker.queues.redis.replies import read_promoted, read_turn
+from greenscale_worker.queues.redis.replies import read_promoted
 from greenscale_worker.queues.redis.retrying_client import RetryingClient
 from greenscale_worker.queues.redis.script_loader import Script
 from greenscale_worker.queues.redis.store import Store
@@ -218,20 +209,6 @@ class RedisQueue:
         args = [*self._head, int(self.options.lease * 1000), record_fields.encoded(why or "")]
         await self._redis.once(self._scripts["why"], keys, args, _unread)
         self._told_why = why is not None
-
-    async def engine_turn(self, seconds: float) -> EngineTurn:
-        """Take or keep the turn to look at the engine, for so long, if no other worker has it."""
-        return await self._look_at_engine([int(seconds * 1000), "", "", ""])
-
-    async def observe(self, limit: int, calm: int, why: str = "") -> None:
-        """Set the limit that the engine's metrics allow, if it is still this worker's turn."""
-        await self._look_at_engine([0, limit, calm, record_fields.encoded(why)])
-
-    async def _look_at_engine(self, args: list[Any]) -> EngineTurn:
-        if not self._redis.up:
-            raise QueueUnavailableError("Redis does not answer")
-        head = [*self._head, self._owner]
-        return await self._redis.once(self._scripts["engine"], self._base, [*head, *args], read_turn)
 
     async def aclose(self) -> None:
         """Hand back jobs no caller took, finish pending calls, and close every connection."""

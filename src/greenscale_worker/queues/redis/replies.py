@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 import orjson
 from redis.exceptions import ResponseError
 
-from greenscale_worker.queues import DeadLetter, EngineTurn, Flow, LedgerMinute, Notice, Replay, State, TokenPiece
+from greenscale_worker.queues import DeadLetter, Flow, LedgerMinute, Notice, Replay, State, TokenPiece
 from greenscale_worker.queues.replaying import replayed
 from greenscale_worker.queues.told import is_number
 
@@ -111,7 +111,7 @@ def read_open(answer: Any) -> tuple[bytes, list[Any]]:
 
 def read_flow(answer: Any) -> Flow:
     """Read what holds jobs back: counts, flags and times in ms, and texts that are empty where there is no bound."""
-    *counts, held, held_ms, due_ms, limit, requests, tokens, call_ms, unseen = answer
+    *counts, held, held_ms, due_ms, limit, requests, tokens, call_ms = answer
     waiting, open_, in_flight, workers, paused, scaled, shut = map(int, counts)
     return Flow(
         waiting=waiting,
@@ -128,19 +128,6 @@ def read_flow(answer: Any) -> Flow:
         due_seconds=int(due_ms) / 1000 if due_ms else None,
         workers=workers,
         call_seconds=float(call_ms) / 1000 if call_ms else None,
-        engine_unseen=unseen.decode("utf-8", "replace"),
-    )
-
-
-def read_turn(answer: Any) -> EngineTurn:
-    """Read whether it is this worker's turn to look at the engine, and what was found last."""
-    mine, ms, in_flight, limit, calm = answer
-    return EngineTurn(
-        mine=bool(int(mine)),
-        seconds=int(ms) / 1000,
-        in_flight=int(in_flight),
-        limit=int(limit) if limit else None,
-        calm=int(calm) if calm else 0,
     )
 
 

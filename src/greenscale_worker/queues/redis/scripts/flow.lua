@@ -2,9 +2,7 @@
 -- of which no field is needed; the field `flow` of control is there while it is in use:
 --   limit, requests, tokens  as the last claim or heartbeat declared them: how many calls may be open (a number, or `engine`), and how
 --                            many calls and tokens a minute
---   engine, engine_ms        the limit that the engine's own metrics allow, and when they were looked at, ms of the queue's time;
---   engine_calm, engine_why  in how many looks in a row nothing was waiting inside, and why it cannot be seen (empty: it can);
---   looker                   until when, and by whom, it is looked at: see engine.lua
+--   engine, looker           the limit that `observe` found; until when and by whom the engine is observed
 --   r, t, at                 what the budgets hold, and when, ms of the queue's time; told: what the endpoint's headers said last
 --   mean_out, mean_ms        running means of an answer's tokens and of a call's time
 --   hold, hold_why           until when no call is to begin, ms of the queue's time, and why
@@ -12,9 +10,7 @@
 --   probe                    until when a probe is out, and its nonce; shut|<owner>  until when this worker's breaker is open
 -- Another program may have written anything here: what cannot be read counts as missing, and a foreign type as no field at all.
 local flow = {values = {}, on = false}
-local FLOW_FIELDS = {'limit', 'requests', 'tokens', 'engine', 'r', 't', 'at', 'told', 'mean_out', 'mean_ms', 'hold', 'ramp', 'probe',
-                     'engine_ms', 'engine_why'}
-local CAUTIOUS, LATELY = 8, 60000  -- the limit while nobody has looked at the engine, for so many ms; as in engine_metrics.py
+local FLOW_FIELDS = {'limit', 'requests', 'tokens', 'engine', 'r', 't', 'at', 'told', 'mean_out', 'mean_ms', 'hold', 'ramp', 'probe'}
 local LONGEST_HOLD = 700000  -- ms; an endpoint may ask for 600 s, to which jitter is added
 
 -- Text as a number above 0; nil for all else.
@@ -34,11 +30,7 @@ end
 -- How many calls the fleet may have open; nil: no limit.
 function flow.limit()
   local values = flow.values
-  if values.limit == 'engine' then
-    local seen, found = whole(values.engine_ms), whole(values.engine) or CAUTIOUS
-    if not seen or queue_now - seen > LATELY then found = math.min(found, CAUTIOUS) end
-    return math.max(1, found)
-  end
+  if values.limit == 'engine' then return math.max(1, whole(values.engine) or 1) end
   local limit = whole(values.limit)
   return limit and math.max(1, limit)
 end

@@ -3,8 +3,7 @@
 -- KEYS  as in prelude.lua
 -- ARGV  3 ms within which a worker alive has sent a heartbeat
 -- Output {unclaimed, open, in flight, workers alive, whether paused, scaled to zero, shut (1 or 0), what holds jobs back, ms until
---         that may end, ms until the next job is due, limit, requests and tokens a minute, mean ms of a call, why
---         the engine cannot be seen}; empty: none
+--         that may end, ms until the next job is due, limit, requests and tokens a minute, mean ms of a call}; empty: none
 local function flag(is) return is and 1 or 0 end
 
 if control.flow then flow.read() end
@@ -22,5 +21,4 @@ local limit = flow.limit()
 return {waiting, call('HLEN', META), in_flight, workers, flag(paused), flag(paused and call('HGET', CONTROL, 'scaled')), flag(shut),
         held, held_ms, next_due and digits(math.max(0, next_due)) or '', limit and digits(limit) or '',
         positive(flow.values.requests) and flow.values.requests or '', positive(flow.values.tokens) and flow.values.tokens or '',
-        positive(flow.values.mean_ms) and flow.values.mean_ms or '',
-        flow.values.limit == 'engine' and flow.values.engine_why or ''}
+        positive(flow.values.mean_ms) and flow.values.mean_ms or ''}
