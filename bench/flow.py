@@ -214,14 +214,20 @@ def real(command: Sequence[str], slots: int, seconds: float, warm: float) -> Fig
 def throughputs(figures: Figures) -> str:
     """Render the table of limits."""
     best = max(row["tokens"] for row in figures["fixed"])
-    return table(
-        ["limit", "workers", "tokens a second", "of the best fixed", "waiting inside: mean", "most", "refused, 503"],
+    rows = [
         [
-            [f"none ({LANES} lanes)" if row["limit"] is None else str(row["limit"]), str(row["workers"]), f"{row['tokens']:,.0f}", f"{row['tokens'] / best:.2f}",
-             f"{row['waiting']:.1f}", f"{row['most_waiting']:.0f}", str(row["refused"])]
-            for row in (*figures["fixed"], *figures["engine"])
-        ],
-    )  # fmt: skip
+            f"none ({LANES} lanes)" if row["limit"] is None else str(row["limit"]),
+            str(row["workers"]),
+            f"{row['tokens']:,.0f}",
+            f"{row['tokens'] / best:.2f}",
+            f"{row['waiting']:.1f}",
+            f"{row['most_waiting']:.0f}",
+            str(row["refused"]),
+        ]
+        for row in (*figures["fixed"], *figures["engine"])
+    ]
+    head = ["limit", "workers", "tokens a second", "of the best fixed", "waiting inside: mean", "most", "refused, 503"]
+    return table(head, rows)
 
 
 def render(kept: Figures) -> str:
