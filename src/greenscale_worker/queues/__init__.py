@@ -165,10 +165,14 @@ def check_positions(after: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What the fleet does to the engine: the limit found last, None if there is none, and how many calls are open."""
+    """What the fleet does to the engine: the limit found last, None if there is none, and how many calls are open.
+
+    `calm` is what was given with that limit.
+    """
 
     limit: int | None
     in_flight: int
+    calm: int = 0
 
 
 class Queue(Protocol):
@@ -232,10 +236,14 @@ class Queue(Protocol):
         """
         ...
 
-    async def observe(self, seconds: float, limit: int | None = None) -> Observed | None:
+    async def observe(
+        self, seconds: float, limit: int | None = None, *, calm: int = 0, why: str = ""
+    ) -> Observed | None:
         """Be the one worker of the fleet that looks at the engine, for `seconds` from now; None: another one is.
 
-        `limit` is how many calls the engine was found to bear: it holds where the limit of `options` is `engine`.
+        `limit` is how many calls the engine was found to bear: it holds where the limit of `options` is `engine`, and
+        for a minute; then it is 8 at most until somebody looks again. `calm` is for who looks next, `why` says why the
+        engine cannot be seen. Raises QueueUnavailableError or ConfigError rather than wait.
         """
         ...
 
@@ -276,7 +284,8 @@ class Flow:
     leased. `held` names what keeps waiting jobs from being claimed, and `held_seconds` when that may end at the
     earliest. `shut`: the breakers of all live workers are open. `scaled_to_zero`: the queue is paused without a worker.
     `due_seconds` is when the next delayed or scheduled job is due; None: there is none. `workers` are those alive,
-    `call_seconds` is the running mean of a call's time; None: none was made.
+    `call_seconds` is the running mean of a call's time; None: none was made. `engine_unseen` says why the engine's
+    metrics cannot be read, where they set the limit.
     """
 
     waiting: int = 0
@@ -293,6 +302,7 @@ class Flow:
     due_seconds: float | None = None
     workers: int = 0
     call_seconds: float | None = None
+    engine_unseen: str = ""
 
     @property
     def room(self) -> int | None:

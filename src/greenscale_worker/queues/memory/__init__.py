@@ -187,11 +187,16 @@ class MemoryQueue(MemoryClient):
         """Return when the call of a job began, by the queue's clock; without a call: now."""
         return self._store.clock() - (0.0 if lease.began is None else time.monotonic() - lease.began)
 
-    async def observe(self, seconds: float, limit: int | None = None) -> Observed | None:
+    async def observe(
+        self, seconds: float, limit: int | None = None, *, calm: int = 0, why: str = ""
+    ) -> Observed | None:
         """See Queue."""
-        control = self._store.flow_control
-        is_ours = control.observe(self._worker, seconds, limit)
-        return Observed(control.engine, len(self._store.leased)) if is_ours else None
+        control, before = self._store.flow_control, self._store.flow_control.engine or 0
+        if not control.observe(self._worker, seconds, limit, calm=calm, why=why):
+            return None
+        if (control.engine or 0) > before:
+            self._store.ring()
+        return Observed(control.engine, len(self._store.leased), control.engine_calm)
 
     async def beat(self, why: str | None = None, *, lanes: int | None = None, shut: bool = False) -> None:
         """See Queue."""

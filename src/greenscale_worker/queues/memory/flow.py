@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from greenscale_worker.engine_metrics import CAUTIOUS
 from greenscale_worker.job import Rates, Usage
 from greenscale_worker.queues import Lease, QueueOptions
 
 Why = Literal["limit", "requests", "tokens", "pause"]
 
-TOLD_SECONDS: Final = 60.0  # these are explained in flow.lua
+LOOKED_SECONDS: Final = 60.0  # these are explained in flow.lua
+TOLD_SECONDS: Final = 60.0
 UNKNOWN_OUT: Final = 256.0
 LEARNING: Final = 16
 FOR_OTHERS: Final = 0.3
@@ -76,13 +78,19 @@ class FlowControl:
         self._shut: dict[str, float] = {}  # until when, by worker
         self._lanes = 0
         self._engine: int | None = None
+        self._engine_at = -math.inf
+        self.engine_calm = 0
+        self.engine_unseen = ""  # why it cannot be seen
         self._looker: tuple[float, str] | None = None
 
     @property
     def limit(self) -> int | None:
         """How many calls may be open; None: no limit."""
         limit = self._options.limit
-        return self._engine or 1 if limit == "engine" else limit
+        if limit != "engine":
+            return limit
+        found = self._engine or CAUTIOUS
+        return found if self._clock() - self._engine_at <= LOOKED_SECONDS else min(found, CAUTIOUS)
 
     def bound(self, in_flight: int, *, probe: bool) -> tuple[Why | None, float]:
         """Return why no job may be claimed now, None if one may, and for how many seconds."""
@@ -180,13 +188,14 @@ class FlowControl:
         """Return whether the breakers of all these workers are open."""
         return bool(alive) and all(self._shut.get(worker, 0.0) > self._clock() for worker in alive)
 
-    def observe(self, worker: str, seconds: float, limit: int | None) -> bool:
+    def observe(self, worker: str, seconds: float, limit: int | None, *, calm: int, why: str) -> bool:
         """Make a worker the one that looks at the engine. Return False if another one is."""
         now = self._clock()
         if self._looker is not None and self._looker[0] > now and self._looker[1] != worker:
             return False
         self._looker = now + seconds, worker
-        self._engine = limit or self._engine
+        if limit is not None:
+            self._engine, self.engine_calm, self.engine_unseen, self._engine_at = limit, calm, why, now
         return True
 
     @property

@@ -197,6 +197,7 @@ class Store:
             due_seconds=max(0.0, min(dues) - now) if dues else None,
             workers=len(alive),
             call_seconds=self.flow_control.call_seconds,
+            engine_unseen=self.flow_control.engine_unseen if self.options.limit == "engine" else "",
         )
 
     def take(self, *, suspect: bool, probe: bool = False) -> Lease | None:

@@ -85,8 +85,8 @@ def _left(rates: Rates) -> tuple[float | None, float | None]:
 
 def read_observed(answer: Any) -> Observed | None:
     """Read what the fleet does to the engine; None if another worker looks at it."""
-    is_ours, limit, in_flight = answer
-    return Observed(int(limit) if limit else None, int(in_flight)) if int(is_ours) else None
+    is_ours, limit, in_flight, calm = answer
+    return Observed(int(limit) if limit else None, int(in_flight), int(calm)) if int(is_ours) else None
 
 
 def countable(tokens: int | None) -> int:

@@ -173,9 +173,12 @@ class RedisQueue:
         self._fetcher.forget(lease)
         return verdict
 
-    async def observe(self, seconds: float, limit: int | None = None) -> Observed | None:
+    async def observe(
+        self, seconds: float, limit: int | None = None, *, calm: int = 0, why: str = ""
+    ) -> Observed | None:
         """Be the one worker of the fleet that looks at the engine. Raises QueueUnavailableError or ConfigError."""
         args = [*self._head, self._owner, int(1000 * seconds), "" if limit is None else limit]
+        args += [calm, record_fields.encoded(why)]
         return await self._redis.once(self._scripts["observe"], self._keys.base, args, read_observed)
 
     async def beat(self, why: str | None = None, *, lanes: int | None = None, shut: bool = False) -> None:

@@ -111,7 +111,7 @@ def read_open(answer: Any) -> tuple[bytes, list[Any]]:
 
 def read_flow(answer: Any) -> Flow:
     """Read what holds jobs back: counts, flags and times in ms, and texts that are empty where there is no bound."""
-    *counts, held, held_ms, due_ms, limit, requests, tokens, call_ms = answer
+    *counts, held, held_ms, due_ms, limit, requests, tokens, call_ms, unseen = answer
     waiting, open_, in_flight, workers, paused, scaled, shut = map(int, counts)
     return Flow(
         waiting=waiting,
@@ -128,6 +128,7 @@ def read_flow(answer: Any) -> Flow:
         due_seconds=int(due_ms) / 1000 if due_ms else None,
         workers=workers,
         call_seconds=float(call_ms) / 1000 if call_ms else None,
+        engine_unseen=unseen.decode("utf-8", "replace"),
     )
 
 

@@ -2,7 +2,9 @@
 -- hash of which no field is needed; the field `flow` of control is there while it is in use:
 --   limit, requests, tokens  as the last claim or heartbeat declared them: how many calls may be open (a number, or `engine`), how
 --                            many may begin in a minute, and how many tokens they may cost
---   engine, looker           the limit that `observe` found; until when, and by whom, the engine is looked at
+--   engine, engine_ms        the limit that the engine's own metrics allow, and when that was found, ms of the queue's time
+--   engine_calm, engine_why  for who looks next; why the engine cannot be seen (empty: it can)
+--   looker                   until when, and by whom, the engine is looked at: see observe.lua
 --   r, t, at                 what the budgets held, and when, ms of the queue's time
 --   told                     requests and tokens a minute by the endpoint's headers, and when they came
 --   mean_out, mean_ms        running means of an answer's tokens and of a call's time
@@ -13,7 +15,7 @@
 -- Another program may have written anything here: what cannot be read counts as missing, and a foreign type as no field at all.
 local flow = {values = {}, changed = {}, background = nil, why = '', wait = 0, free = math.huge}
 local FLOW_FIELDS = {'limit', 'requests', 'tokens', 'engine', 'r', 't', 'at', 'told', 'mean_out', 'mean_ms', 'hold', 'ramp', 'probe',
-                     'dark'}
+                     'dark', 'engine_ms', 'engine_why'}
 local LONGEST_HOLD = 700000   -- ms; an endpoint may ask for 600 s, to which jitter is added
 local LONGEST_PROBE = 3600000  -- ms
 local TOLD_MS = 60000          -- what headers said counts for so long
@@ -89,7 +91,13 @@ end
 -- How many calls the fleet may have open; nil: no limit.
 function flow.limit()
   local limit = flow.values.limit
-  if limit == 'engine' then limit = whole(flow.values.engine) or 1 else limit = whole(limit) end
+  if limit == 'engine' then
+    local age = queue_now - (whole(flow.values.engine_ms) or 0)
+    limit = whole(flow.values.engine) or 8
+    if age < 0 or age > A_MINUTE then limit = math.min(limit, 8) end  -- nobody has looked; as in engine_metrics.py
+  else
+    limit = whole(limit)
+  end
   return limit and math.max(1, limit)
 end
 
@@ -216,7 +224,7 @@ function flow.tidy()
   local values = flow.values
   local declared = values.limit or values.requests or values.tokens
   if not control.flow or declared or flow.held_until() or ramp() or lasting('probe') or lasting('dark') then return end
-  redis.pcall('HDEL', FLOW, 'looker', unpack(FLOW_FIELDS))
+  redis.pcall('HDEL', FLOW, 'looker', 'engine_calm', unpack(FLOW_FIELDS))
   if redis.pcall('HLEN', FLOW) == 0 then call('HDEL', CONTROL, 'flow') end
 end
 

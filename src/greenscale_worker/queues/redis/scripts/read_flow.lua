@@ -3,7 +3,8 @@
 -- KEYS  as in prelude.lua
 -- ARGV  3 ms within which a worker alive has sent a heartbeat
 -- Output {unclaimed, open, in flight, workers alive, whether paused, scaled to zero, shut (1 or 0), what holds jobs back, ms until
---         that may end, ms until the next job is due, limit, requests and tokens a minute, mean ms of a call}; empty: none
+--         that may end, ms until the next job is due, limit, requests and tokens a minute, mean ms of a call, why
+--         the engine cannot be seen}; empty: none
 local function flag(is) return is and 1 or 0 end
 
 flow.read()
@@ -29,4 +30,4 @@ local function text_of(field) return positive(values[field]) and values[field] o
 return {waiting, call('HLEN', META), call('ZCARD', LEASE), call('ZCOUNT', WORKERS, digits(now - tonumber(ARGV[3])), '+inf'),
         flag(control.paused), flag(control.paused and call('HGET', CONTROL, 'scaled')), flag(shut), held, held_ms,
         next_due and digits(math.max(0, next_due)) or '', limit and digits(limit) or '', text_of('requests'), text_of('tokens'),
-        text_of('mean_ms')}
+        text_of('mean_ms'), values.limit == 'engine' and values.engine_why or ''}
