@@ -126,6 +126,11 @@ class FlowControl:
             lease.charged -= lease.estimated - most
             lease.estimated = most
 
+    @property
+    def is_used(self) -> bool:
+        """Whether anything bounds what may be claimed, so that the end of a job may make room."""
+        return bool(self.limit is not None or self._budgets or self._ramp or self._probe)
+
     def dropped(self, lease: Lease) -> None:
         """Note the end of a job without a call: it gives back all."""
         self._end_probe(lease)

@@ -12,6 +12,7 @@
 --   shut|<owner>, dark       until when this worker's breaker is open; until when those of all are, and where the slow start ends
 -- Another program may have written anything here: what cannot be read counts as missing, and a foreign type as no field at all.
 local flow = {values = {}, changed = {}, background = nil, why = '', wait = 0, free = math.huge}
+do  -- a script may have 200 local names; those of this part are its own
 local FLOW_FIELDS = {'limit', 'requests', 'tokens', 'engine', 'r', 't', 'at', 'told', 'mean_out', 'mean_ms', 'hold', 'ramp', 'probe',
                      'dark'}
 local LONGEST_HOLD = 700000   -- ms; an endpoint may ask for 600 s, to which jitter is added
@@ -29,7 +30,7 @@ local function decimal(text)
   return number and math.abs(number) < MOST and number or nil
 end
 
-local function positive(text)
+function flow.positive(text)
   local number = decimal(text)
   return number and number > 0 and number or nil
 end
@@ -110,11 +111,11 @@ end
 local PLACE = {requests = 1, tokens = 2}
 local LEVEL = {requests = 'r', tokens = 't'}
 local function rate(what)
-  local own = positive(flow.values[what])
+  local own = flow.positive(flow.values[what])
   if not own then return nil end
   local told = {string.match(flow.values.told or '', '^(%S+) (%S+) (%d+)$')}
   local age = queue_now - (whole(told[3]) or 0)
-  return math.min(own, age >= 0 and age <= TOLD_MS and positive(told[PLACE[what]]) or own)
+  return math.min(own, age >= 0 and age <= TOLD_MS and flow.positive(told[PLACE[what]]) or own)
 end
 
 -- What a budget holds; nil: it has no bound. Half a second's worth at most: providers judge by the second, and theirs must never be
@@ -138,7 +139,7 @@ local function set_levels(requests, tokens)
 end
 
 -- What a call is charged for its answer before it is known.
-function flow.estimate() return math.ceil(math.min(positive(flow.values.mean_out) or UNKNOWN_OUT, 1e9)) end
+function flow.estimate() return math.ceil(math.min(flow.positive(flow.values.mean_out) or UNKNOWN_OUT, 1e9)) end
 
 -- How many jobs may be claimed now, of so many asked for; `flow.why` and `flow.wait` then say what allows no more, and for how long.
 function flow.allow(asked, is_probe, beat_ms)
@@ -180,7 +181,7 @@ function flow.charge(payload)
 end
 
 -- Whether jobs are charged.
-function flow.charges() return positive(flow.values.requests) or positive(flow.values.tokens) end
+function flow.charges() return flow.positive(flow.values.requests) or flow.positive(flow.values.tokens) end
 
 -- Notes that a probe is out: while it is, no other worker whose breaker is open makes one.
 function flow.probe(nonce, lease_ms) set('probe', digits(queue_now + lease_ms) .. ' ' .. nonce) end
@@ -247,7 +248,7 @@ function flow.give_back(tokens, requests)
 end
 
 local function learn(field, number)
-  local before = positive(flow.values[field])
+  local before = flow.positive(flow.values[field])
   if number > 0 then set(field, string.format('%.1f', before and before + (number - before) / LEARNING or number)) end
 end
 
@@ -278,8 +279,8 @@ end
 function flow.tell(told)
   local limit_r, left_r, limit_t, left_t = string.match(told, '^(%S+) (%S+) (%S+) (%S+)$')
   if not limit_r then return end
-  if positive(limit_r) or positive(limit_t) then set('told', limit_r .. ' ' .. limit_t .. ' ' .. digits(queue_now)) end
-  flow.left_requests, flow.left_tokens = positive(left_r), positive(left_t)
+  if flow.positive(limit_r) or flow.positive(limit_t) then set('told', limit_r .. ' ' .. limit_t .. ' ' .. digits(queue_now)) end
+  flow.left_requests, flow.left_tokens = flow.positive(left_r), flow.positive(left_t)
 end
 
 -- Puts the budgets right, and writes what this script has noted of calls that ended.
@@ -311,7 +312,7 @@ function flow.is_dark() return control.flow and lasting('dark') and true or fals
 function flow.room(scaled)
   if control.paused and scaled then return 0 end
   if control.paused or flow.is_dark() then return math.max(1, call('ZCARD', LEASE)) end
-  local limit, requests, mean_ms = flow.limit(), positive(flow.values.requests), positive(flow.values.mean_ms)
+  local limit, requests, mean_ms = flow.limit(), flow.positive(flow.values.requests), flow.positive(flow.values.mean_ms)
   local by_rate = requests and mean_ms and math.max(1, math.ceil(requests / 60 * mean_ms / 1000))
   return limit and by_rate and math.min(limit, by_rate) or limit or by_rate
 end
@@ -331,4 +332,5 @@ function flow.write_room(key, room)
     redis.pcall('LPUSH', key, unpack(words))
     length = length + #words
   end
+end
 end
