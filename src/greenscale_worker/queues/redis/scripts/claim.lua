@@ -54,7 +54,7 @@ if control.paused or asked == 0 then
   stand_up(owner)
   return {-2, NOW, reaped, given, buried, '', 0, '', ''}
 end
-local flows = flow.declare(ARGV[13], ARGV[14], ARGV[15])
+local flows = flow.declare(ARGV[13], ARGV[14], ARGV[15]) or is_probe
 if flows then
   n = flow.allow(asked, is_probe, beat_ms)
   charged = flow.charges() and digits(flow.estimate()) or ''

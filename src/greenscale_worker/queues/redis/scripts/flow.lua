@@ -23,6 +23,7 @@ local LEARNING = 16            -- answers that the running means look back at
 local FOR_OTHERS = 0.3         -- of the limit, where `background` does not go
 local MOST_ROOM = 9999
 local A_MINUTE = 60000
+local LEVEL = {requests = 'r', tokens = 't'}  -- the fields with what the budgets held
 
 -- Text as a number; nil for all else.
 local function decimal(text)
@@ -69,7 +70,10 @@ function flow.declare(limit, requests, tokens)
   if not control.flow and declared.limit .. declared.requests .. declared.tokens == '' then return false end
   flow.read()
   for field, text in pairs(declared) do
-    if (flow.values[field] or '') ~= text then set(field, text ~= '' and text or nil) end
+    if (flow.values[field] or '') ~= text then
+      set(field, text ~= '' and text or nil)
+      if text == '' and LEVEL[field] then set(LEVEL[field], nil) end
+    end
   end
   return true
 end
@@ -109,7 +113,6 @@ end
 
 -- How much a budget gets in a minute; nil: it has no bound. Headers may only lower it.
 local PLACE = {requests = 1, tokens = 2}
-local LEVEL = {requests = 'r', tokens = 't'}
 local function rate(what)
   local own = flow.positive(flow.values[what])
   if not own then return nil end
@@ -143,6 +146,7 @@ function flow.estimate() return math.ceil(math.min(flow.positive(flow.values.mea
 
 -- How many jobs may be claimed now, of so many asked for; `flow.why` and `flow.wait` then say what allows no more, and for how long.
 function flow.allow(asked, is_probe, beat_ms)
+  flow.read()
   local n, limit, allowed = asked, flow.limit(), ramp()
   local function bound(most, why, wait)
     most = math.max(0, most)
