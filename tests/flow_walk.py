@@ -111,6 +111,7 @@ class FlowWalk:
         self.paused = False
         self.settled = 0
         self.pushed = 0
+        self.beaten = False
         self.roll_out()
 
     @property
@@ -152,11 +153,13 @@ class FlowWalk:
         self.requests = self.rnd.choice(["", "", 30, 600])
         self.tokens = self.rnd.choice(["", "", 600, 60_000])
         before = getattr(self, "buckets", {})
+        for bucket in before.values():
+            bucket.refill(self.time + 1)
         rates = {"requests": (self.requests, 1), "tokens": (self.tokens, 0)}
         self.buckets = {name: Bucket(rate, least, at=self.time) for name, (rate, least) in rates.items() if rate}
         for name in self.buckets.keys() & before.keys():
             self.buckets[name].level, self.buckets[name].at = before[name].level, before[name].at
-        self.fresh = before.keys() - self.buckets.keys()
+        self.beat()  # which declares them
 
     def declared(self) -> list[Any]:
         return [self.limit, self.requests, self.tokens]
@@ -184,12 +187,10 @@ class FlowWalk:
         if self.last is None:
             return
         (worker, args), answer = self.last
-        if worker not in self.workers:
+        if worker not in self.workers or not answer[3]:  # an empty claim is not remembered
             return
         before = self.redis.hgetall(self.keys.of("flow")) if self.redis.type(self.keys.of("flow")) == b"hash" else {}
         again = self.run("claim", [self.keys.claim(worker.name)], args)
-        if not answer[3]:
-            return  # it was no claim that is remembered
         still = [job for job in answer[3] if self.redis.zscore(self.keys.of("lease"), job[0]) is not None]
         mine = [job for job in still if job[1] in {each[1] for each in again[3]}]
         assert again[3] == mine, "a claim that is repeated brings other jobs"
@@ -398,7 +399,7 @@ class FlowWalk:
 
     def check_room(self) -> None:
         """The list for KEDA says what `flow` says, whenever a script has just written it."""
-        if not getattr(self, "beaten", False):
+        if not self.beaten or not self.honest:
             return
         self.beaten = False
         answer = self.run("read_flow", [], [2 * BEAT])

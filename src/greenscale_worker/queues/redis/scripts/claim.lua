@@ -210,7 +210,7 @@ local function held_back()
   local ready = call('ZCARD', READY)
   local waiting = unclaimed() + ready + call('ZCARD', HELD) + (may_suspect and call('ZCARD', SUSPECT) or 0)
   if waiting == 0 then return '' end
-  if flow.out_of_tokens(function(_, why, wait) flow.why, flow.wait = why, math.ceil(wait) end) then return 'tokens' end
+  if flow.out_of_tokens(function(_, why, wait) flow.why, flow.wait = why, math.ceil(math.min(wait, 60000)) end) then return 'tokens' end
   if #given == n then return flow.why end
   local listed = classed and flow.background and flow.background <= #given and call('LLEN', BACKGROUND) + ready or 0
   return listed > 0 and 'background' or ''

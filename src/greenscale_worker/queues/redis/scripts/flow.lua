@@ -23,6 +23,8 @@ local LEARNING = 16            -- answers that the running means look back at
 local FOR_OTHERS = 0.3         -- of the limit, where `background` does not go
 local MOST_ROOM = 9999
 local A_MINUTE = 60000
+local LONGEST_WAIT = 700000    -- ms
+local MOST_OUT = 1e6           -- tokens of an answer
 local LEVEL = {requests = 'r', tokens = 't'}  -- the fields with what the budgets held
 
 -- Text as a number; nil for all else.
@@ -62,20 +64,6 @@ function flow.write()
     call('HSET', CONTROL, 'flow', '1')
     control.flow = '1'
   end
-end
-
--- Takes over what a worker declares of the fleet. Returns whether anything is in use.
-function flow.declare(limit, requests, tokens)
-  local declared = {limit = limit or '', requests = requests or '', tokens = tokens or ''}
-  if not control.flow and declared.limit .. declared.requests .. declared.tokens == '' then return false end
-  flow.read()
-  for field, text in pairs(declared) do
-    if (flow.values[field] or '') ~= text then
-      set(field, text ~= '' and text or nil)
-      if text == '' and LEVEL[field] then set(LEVEL[field], nil) end
-    end
-  end
-  return true
 end
 
 -- Until when no call is to begin; nil: calls may.
@@ -141,8 +129,28 @@ local function set_levels(requests, tokens)
   if requests or tokens then set('at', digits(queue_now)) end
 end
 
+-- Takes over what a worker declares of the fleet. Returns whether anything is in use.
+function flow.declare(limit, requests, tokens)
+  local declared = {limit = limit or '', requests = requests or '', tokens = tokens or ''}
+  if not control.flow and declared.limit .. declared.requests .. declared.tokens == '' then return false end
+  flow.read()
+  local requests_left, tokens_left = level('requests'), level('tokens')
+  local is_changed = (flow.values.requests or '') ~= declared.requests or (flow.values.tokens or '') ~= declared.tokens
+  if is_changed then set_levels(requests_left, tokens_left) end  -- what was filled by the old rate
+  for field, text in pairs(declared) do
+    if (flow.values[field] or '') ~= text then
+      set(field, text ~= '' and text or nil)
+      if text == '' and LEVEL[field] then set(LEVEL[field], nil) end
+    end
+  end
+  return true
+end
+
 -- What a call is charged for its answer before it is known.
-function flow.estimate() return math.ceil(math.min(flow.positive(flow.values.mean_out) or UNKNOWN_OUT, 1e9)) end
+function flow.estimate()
+  local mean = flow.positive(flow.values.mean_out)
+  return math.ceil(mean and mean <= MOST_OUT and mean or UNKNOWN_OUT)
+end
 
 -- How many jobs may be claimed now, of so many asked for; `flow.why` and `flow.wait` then say what allows no more, and for how long.
 function flow.allow(asked, is_probe, beat_ms)
@@ -151,7 +159,7 @@ function flow.allow(asked, is_probe, beat_ms)
   local function bound(most, why, wait)
     most = math.max(0, most)
     flow.free = math.min(flow.free, most)
-    if most < n then n, flow.why, flow.wait = most, why, math.max(1, math.ceil(wait)) end
+    if most < n then n, flow.why, flow.wait = most, why, math.max(1, math.ceil(math.min(wait, LONGEST_WAIT))) end
   end
   local hold, probe = flow.held_until(), lasting('probe')
   if hold then bound(0, 'pause', hold - queue_now) end
