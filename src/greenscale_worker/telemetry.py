@@ -204,9 +204,7 @@ class Metrics:
             Gauge("greenscale_queue_jobs", "Jobs of the whole queue, by state", ["state"], registry=own).labels
         )
         self._held = cache(
-            Gauge(
-                "greenscale_queue_held", "1 for what keeps waiting jobs from being claimed", ["by"], registry=own
-            ).labels
+            Gauge("greenscale_queue_held", "1 for what holds waiting jobs back", ["by"], registry=own).labels
         )
         self._reaped = Counter("greenscale_leases_reaped", "Leases that ended without a word", registry=own)
         self._lost = cache(

@@ -381,8 +381,9 @@ class Sums(Out):
 
 
 class Stats(Out):
-    """A queue, as it was a second ago at most. `reasons`: why nothing moves; `held_back`: why
-    jobs wait although lanes are free; `totals`: of the last 24 hours.
+    """A queue, as it was a second ago at most.
+
+    `reasons`: why nothing moves; `held_back`: why jobs wait though lanes are free; `totals`: of the last 24 hours.
     """
 
     object: Literal["stats"]
