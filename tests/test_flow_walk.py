@@ -38,7 +38,9 @@ MUTANTS: Final = [
     Mutant("a long probe is forgotten", "heartbeat", "if flows then flow.prolong_probe(m.token, lease_ms) end"),
     Mutant("the end of a probe is not noticed", "flow", "    set('probe', nil)\n"),
     Mutant("held back, a worker claims again at once", "claim", "return {flow.wait, NOW", "return {0, NOW"),
-    Mutant("nobody is told what holds jobs back", "claim", "and held_back() or ''", "and ''"),
+    Mutant(
+        "nobody is told what holds jobs back", "claim", "and flow.held_back(#given, n, may_suspect) or ''", "and ''"
+    ),
     Mutant("new settings are not taken over", "flow", "      set(field, text ~= '' and text or nil)\n"),
     Mutant("KEDA is not told", "flow", "redis.pcall('LPUSH', key, unpack(words))"),
     Mutant("KEDA is told too much", "flow", "redis.pcall('LTRIM', key, 0, wanted - 1)"),
