@@ -34,7 +34,7 @@ LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "discard", 
 SHARED: Final = {  # parts of scripts, in this order, and which scripts have them
     "flow": (
         *("claim", "bind", "settle", "release", "retry", "heartbeat", "unregister"),
-        *("read_flow", "pause", "observe"),
+        *("read_flow", "pause"),
     ),
     "ledger": ("claim", "bind", "settle", "retry", "heartbeat", "unregister", "cancel"),
     "waiting": ("claim", "release", "retry", "heartbeat", "replay"),
