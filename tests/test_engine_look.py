@@ -153,7 +153,7 @@ def test_the_settings_say_what_is_looked_at_and_how_far_it_may_go() -> None:
     url = "GREENSCALE_ENGINE_METRICS_URL"
     both = load({url: "http://a:8000/metrics, http://b:8000/metrics", "GREENSCALE_LIMIT": "40"})
     assert engine_pages(both) == ["http://a:8000/metrics", "http://b:8000/metrics"]
-    assert (queue_options(both).limit, most_in_flight(both)) == ("engine", 40)
+    assert (queue_options(both).limit, queue_options(both).limit_most, most_in_flight(both)) == ("engine", 40, 40)
     alone = load({url: "http://a:8000/metrics"})
     assert (queue_options(alone).limit, most_in_flight(alone)) == ("engine", None)
     off = load({url: "", "GREENSCALE_LIMIT": "40"})

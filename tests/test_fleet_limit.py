@@ -36,9 +36,9 @@ class Crew:
 
     def __init__(self, redis: Redis, url: str, fleet: Fleet, simulated: Simulated) -> None:
         self.simulated = simulated
+        self.fleet = fleet
         self._redis = redis
         self._url = url
-        self.fleet = fleet
         self._numbers = count()
 
     def push(self, number: int, tokens: int | None = None) -> None:

@@ -116,6 +116,7 @@ def queue_options(settings: Settings) -> QueueOptions:
         dead_max_count=settings.dead_max_count or 0,
         ledger_days=settings.ledger_days,
         limit="engine" if settings.engine_metrics_url else _limit(settings.limit),
+        limit_most=most_in_flight(settings) if settings.engine_metrics_url else None,
         requests_per_minute=settings.requests_per_minute,
         tokens_per_minute=settings.tokens_per_minute,
         backend=settings.backend,

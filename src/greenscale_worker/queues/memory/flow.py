@@ -89,8 +89,10 @@ class FlowControl:
         limit = self._options.limit
         if limit != "engine":
             return limit
-        found = self._engine or CAUTIOUS
-        return found if self._clock() - self._engine_at <= LOOKED_SECONDS else min(found, CAUTIOUS)
+        found, most = self._engine or CAUTIOUS, self._options.limit_most
+        if self._clock() - self._engine_at > LOOKED_SECONDS:
+            found = min(found, CAUTIOUS)
+        return found if most is None else min(found, most)
 
     def bound(self, in_flight: int, *, probe: bool) -> tuple[Why | None, float]:
         """Return why no job may be claimed now, None if one may, and for how many seconds."""

@@ -21,7 +21,10 @@ def bounds_of(options: QueueOptions) -> list[str]:
     """Return what claims and heartbeats declare of the fleet: limit, requests and tokens a minute; empty: no bound."""
     numbers = (options.requests_per_minute, options.tokens_per_minute)
     rates = ["" if number is None else f"{number:f}".rstrip("0").rstrip(".") for number in numbers]
-    return ["" if options.limit is None else str(options.limit), *rates]
+    limit = "" if options.limit is None else str(options.limit)
+    if limit == "engine" and options.limit_most is not None:
+        limit += f" {options.limit_most}"
+    return [limit, *rates]
 
 
 def excess(lease: Lease, job: Job) -> tuple[int, int] | None:

@@ -38,6 +38,16 @@ async def test_before_anybody_looked_at_the_engine_the_limit_is_cautious(open_ri
     assert (await rig.client.flow()).limit == CAUTIOUS
 
 
+async def test_the_engine_is_never_given_more_than_the_most_that_was_set(open_rig: OpenRig) -> None:
+    rig = await open_rig(limit="engine", limit_most=3)
+    await rig.a.beat()
+    assert (await rig.client.flow()).limit == 3
+    assert await rig.a.observe(60, 2) is not None
+    assert (await rig.client.flow()).limit == 2
+    assert await rig.a.observe(60, 40) is not None
+    assert (await rig.client.flow()).limit == 3
+
+
 async def test_what_the_engine_allows_is_no_limit_where_none_is_asked_for(rig: Rig) -> None:
     await rig.a.beat()
     assert await rig.a.observe(60, 1, why="unseen") is not None

@@ -1,7 +1,7 @@
 -- Shared by the scripts that decide, or read, how many jobs the fleet may run (docs/queue-protocol.md, "Flow control"). FLOW is a
 -- hash of which no field is needed; the field `flow` of control is there while it is in use:
---   limit, requests, tokens  as the last claim or heartbeat declared them: how many calls may be open (a number, or `engine`), how
---                            many may begin in a minute, and how many tokens they may cost
+--   limit, requests, tokens  as the last claim or heartbeat declared them: how many calls may be open (a number, `engine`, or
+--                            `engine` and the most that it may be), how many may begin in a minute, and how many tokens they may cost
 --   engine, engine_ms        the limit that the engine's own metrics allow, and when that was found, ms of the queue's time
 --   engine_calm, engine_why  for who looks next; why the engine cannot be seen (empty: it can)
 --   looker                   until when, and by whom, the engine is looked at: see observe.lua
@@ -88,10 +88,12 @@ end
 -- How many calls the fleet may have open; nil: no limit.
 function flow.limit()
   local limit = flow.values.limit
-  if limit == 'engine' then
+  local most = string.match(limit or '', '^engine ?(%d*)$')
+  if most then
     local age = queue_now - (whole(flow.values.engine_ms) or 0)
     limit = whole(flow.values.engine) or 8
     if age < 0 or age > A_MINUTE then limit = math.min(limit, 8) end  -- nobody has looked; as in engine_metrics.py
+    limit = math.min(limit, whole(most) or limit)
   else
     limit = whole(limit)
   end
