@@ -1,4 +1,4 @@
-r"""Measures a fleet as one client: `python -m bench.flow` (fifteen minutes; `--quick`: two, and nothing is kept).
+r"""Measures a fleet as one client: `python -m bench.flow` (twenty minutes; `--quick`: five, and nothing is kept).
 
 Before a simulated engine: tokens a second and what waits inside, for fixed limits and for GREENSCALE_LIMIT=engine with
 one and with eight workers; how soon half the engine gone is found; what others' requests gain by being yielded to.
@@ -179,7 +179,7 @@ def rates(workers: int, seconds: float, warm: float, kills: int) -> Figures:
 
 def measure(*, quick: bool) -> Figures:
     """Measure everything before the simulator."""
-    seconds, warm, minutes = (8.0, 15.0, 0.5) if quick else (60.0, 30.0, 5.0)
+    seconds, warm, minutes = (8.0, 15.0, 0.5) if quick else (30.0, 25.0, 5.0)
     fixed = [throughput(limit, 1, seconds, warm) for limit in ((SLOTS,) if quick else FIXED)]
     looked = [throughput("engine", workers, seconds, warm) for workers in FLEETS]
     return {
