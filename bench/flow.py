@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -45,6 +45,7 @@ FLEETS: Final = (1, 8)
 OTHERS: Final = 32
 JOBS_A_SECOND: Final = 100  # more than the engine can answer
 REQUESTS, TOKENS = 600, 60_000  # a minute, of the provider
+ANSWER: Final = 84  # tokens: with its prompt a request takes about its share of both
 START_SECONDS: Final = 60.0
 LOOK_SECONDS: Final = 0.25
 Figures = dict[str, Any]
@@ -72,10 +73,12 @@ def watched(url: str, seconds: float) -> Figures:
 
 
 @contextmanager
-def fleet(root: str, workers: int, lanes: int, jobs: int, **settings: object) -> Iterator[Stage]:
-    """Run so many workers, with so many lanes together, on so many jobs."""
+def fleet(
+    root: str, workers: int, lanes: int, jobs: int, *, asks: Mapping[str, object] | None = None, **settings: object
+) -> Iterator[Stage]:
+    """Run so many workers, with so many lanes together, on so many jobs, which may ask for something else than usual."""
     with stage(root, GREENSCALE_CONCURRENCY=lanes // workers, **settings) as here:
-        here.push(jobs)
+        here.push(jobs, **(asks or {}))
         for _ in range(workers):
             here.fleet.start()
         if not wait(lambda: all(worker.log("ready") for worker in here.fleet.workers), START_SECONDS):
@@ -159,7 +162,7 @@ def rates(workers: int, seconds: float, warm: float, kills: int) -> Figures:
     with (
         tempfile.TemporaryDirectory(prefix="flow-") as name,
         Simulated(Path(name), *options) as provider,
-        fleet(provider.root, workers, LANES, jobs, **settings) as here,
+        fleet(provider.root, workers, LANES, jobs, asks={"max_tokens": ANSWER}, **settings) as here,
     ):
 
         def kill() -> None:
@@ -250,8 +253,8 @@ def render(kept: Figures) -> str:
 - {OTHERS} requests of others at a time take {figures["beside"][0]["alone_ms"]:.0f} ms alone; {others}.
 - A provider of {REQUESTS} requests and {TOKENS:,} tokens a minute, judged over one second, before {rate["workers"]}
   workers for {rate["seconds"] / 60:g} minutes, {rate["kills"]} of which were killed and replaced: it refused
-  {100 * rate["refused"]:.2f} %, and {rate["used_requests"]:.3f} of its requests were used, {rate["used_tokens"]:.3f} of
-  its tokens.
+  {100 * rate["refused"]:.2f} % of what was sent, and {rate["used_requests"]:.3f} of its requests were used,
+  {rate["used_tokens"]:.3f} of its tokens.
 
 Measured by `python -m bench.flow` on {kept["began"]}, commit {kept["commit"]}, {where["processor"]},
 {where["cores"]} cores, Python {where["python"]}, Redis {where["redis"]}; all share the machine.
