@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from bench.engine_stage import MODEL, Stage, stage
 from bench.real_engine import Engine
-from greenscale_worker.engine_metrics import read_load
+from greenscale_worker.engine_load import read_load
 from harness import machine
 from harness.endpoint import wait
 from harness.environments import ROOT
@@ -73,12 +73,10 @@ def watched(url: str, seconds: float) -> Figures:
 
 
 @contextmanager
-def fleet(
-    root: str, workers: int, lanes: int, jobs: int, *, asks: Mapping[str, object] | None = None, **settings: object
-) -> Iterator[Stage]:
-    """Run so many workers, with so many lanes together, on so many jobs, which may ask for something else than usual."""
-    with stage(root, GREENSCALE_CONCURRENCY=lanes // workers, **settings) as here:
-        here.push(jobs, **(asks or {}))
+def fleet(root: str, workers: int, jobs: int, settings: Mapping[str, object], **asks: object) -> Iterator[Stage]:
+    """Run so many workers on so many jobs, which may ask for something else than usual."""
+    with stage(root, GREENSCALE_CONCURRENCY=LANES // workers, **settings) as here:
+        here.push(jobs, **asks)
         for _ in range(workers):
             here.fleet.start()
         if not wait(lambda: all(worker.log("ready") for worker in here.fleet.workers), START_SECONDS):
@@ -99,7 +97,7 @@ def throughput(limit: int | str | None, workers: int, seconds: float, warm: floa
     with (
         tempfile.TemporaryDirectory(prefix="flow-") as name,
         Simulated(Path(name), *ENGINE) as engine,
-        fleet(engine.root, workers, LANES, jobs, **limits(limit, engine.metrics_url)),
+        fleet(engine.root, workers, jobs, limits(limit, engine.metrics_url)),
     ):
         time.sleep(warm)
         before = engine.stats()["engine"]["refused"]
@@ -113,7 +111,7 @@ def halved(workers: int, warm: float) -> Figures:
     options = ENGINE[:3]
     with tempfile.TemporaryDirectory(prefix="flow-") as name, Simulated(Path(name), *options) as engine:
         settings = limits("engine", engine.metrics_url)
-        with fleet(engine.root, workers, LANES, int(JOBS_A_SECOND * (warm + 30)), **settings):
+        with fleet(engine.root, workers, int(JOBS_A_SECOND * (warm + 30)), settings):
             time.sleep(warm)
             engine.change(slots=SLOTS // 2)
             began = time.monotonic()
@@ -127,7 +125,7 @@ def beside(limit: int | str | None, workers: int, warm: float) -> Figures:
     with tempfile.TemporaryDirectory(prefix="flow-") as name, Simulated(Path(name), *ENGINE[:3]) as engine:
         alone = _others(engine.url, warm)
         settings = limits(limit, engine.metrics_url)
-        with fleet(engine.root, workers, LANES, int(JOBS_A_SECOND * 3 * warm), **settings):
+        with fleet(engine.root, workers, int(JOBS_A_SECOND * 3 * warm), settings):
             time.sleep(warm)
             together = _others(engine.url, warm)
     return {"limit": limit, "alone_ms": 1000 * alone, "beside_ms": 1000 * together}
@@ -162,7 +160,7 @@ def rates(workers: int, seconds: float, warm: float, kills: int) -> Figures:
     with (
         tempfile.TemporaryDirectory(prefix="flow-") as name,
         Simulated(Path(name), *options) as provider,
-        fleet(provider.root, workers, LANES, jobs, asks={"max_tokens": ANSWER}, **settings) as here,
+        fleet(provider.root, workers, jobs, settings, max_tokens=ANSWER) as here,
     ):
 
         def kill() -> None:
@@ -204,7 +202,7 @@ def real(command: Sequence[str], slots: int, seconds: float, warm: float) -> Fig
         try:
             for limit, workers in [*tried, *(("engine", workers) for workers in FLEETS)]:
                 settings = limits(limit, url)
-                with fleet(engine.url, workers, LANES, int(JOBS_A_SECOND * (seconds + warm)), **settings):
+                with fleet(engine.url, workers, int(JOBS_A_SECOND * (seconds + warm)), settings):
                     time.sleep(warm)
                     rows.append({"limit": limit, "workers": workers, "refused": 0, **watched(url, seconds)})
                 print(json.dumps(rows[-1]), file=sys.stderr, flush=True)

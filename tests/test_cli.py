@@ -847,6 +847,7 @@ def test_the_queue_is_counted(shell: Shell) -> None:
     counts = {"waiting": 10, "running": 0, "delayed": 1, "held": 0, "dead": 1, "scheduled": 0}
     counts |= {"interactive": 0, "background": 0}
     why = {"paused": False, "failing_seconds": None, "failing_by": None, "why": "no worker is alive"}
+    why |= {"held_back": None, "limit": None, "engine_unseen": None}
     assert found == {"queue": "jobs", **counts, **why, "rate_per_second": 0.0, "eta_seconds": None}
     code, out, _ = shell("queue")
     assert code == 0
@@ -865,6 +866,17 @@ def test_the_queue_says_why_nothing_succeeds(shell: Shell, redis_url: str) -> No
     assert re.search(r"^no worker is alive; no success for 1 m 3\d s: http_401: HTTP 401: ", out, re.MULTILINE)
     assert "\x1b" not in out
     assert shell.json("queue")["failing_by"].startswith("http_401")
+
+
+def test_the_queue_says_why_the_engine_cannot_be_seen(shell: Shell, redis_url: str) -> None:
+    said = "http://vllm:8000/metrics: HTTP 404 Not Found"
+    with redis.Redis.from_url(redis_url) as client:
+        client.hset("{jobs}:control", mapping={"format": "2", "flow": "1"})
+        client.hset("{jobs}:flow", mapping={"limit": "engine 40", "engine": "5", "engine_why": said})
+    out = " ".join(shell("queue")[1].split())
+    assert f"the engine cannot be seen, so the limit does not grow: {said}" in out
+    found = shell.json("queue")
+    assert (found["engine_unseen"], found["limit"]) == (said, 5)
 
 
 def test_jobs_that_wait_for_a_success_are_counted_as_held(shell: Shell) -> None:

@@ -151,6 +151,10 @@ TEXTS = {
         ["X-Team: search", '["a"]', '{"a": 1}', '{"a b": "c"}', '{"a": "b\\nc"}', '{"": "x"}'],
     ),
     "GREENSCALE_ENDPOINT_CA_FILE": ([PEM], ["/nowhere.pem", "/", __file__]),
+    "GREENSCALE_ENGINE_METRICS_URL": (
+        ["", "http://vllm:8000/metrics", "http://u:p@a:1/metrics, https://b/metrics?of=all"],
+        ["vllm:8000", "http://a/metrics,", "http://a/metrics b", "ftp://a/metrics"],
+    ),
     "GREENSCALE_LIMIT": (["1", "1000000", "engine"], ["0", "1000001", "1.5", "-1", "motor"]),
     "GREENSCALE_READY_PATH": (["/", "/health", "/v1/models?x=1"], ["health", "//host/x", "/a b", "https://h/"]),
     "REDIS_URL": (
@@ -532,6 +536,7 @@ def test_a_secret_may_be_in_a_file(name: str, tmp_path: Path) -> None:
         "REDIS_URL": "redis://h",
         "GREENSCALE_ENDPOINT_HEADERS": '{"a": "b"}',
         "GREENSCALE_GATEWAY_KEY": f"gs_ops_{'0' * 64}",
+        "GREENSCALE_ENGINE_METRICS_URL": "http://u:secret@h/metrics,http://i/metrics",
     }.get(name, KEY)
     value += " " * (name == "REDIS_PASSWORD")
     file = tmp_path / "secret"

@@ -56,6 +56,7 @@ def shown() -> dict[str, set[str]]:
     metrics.gate(shut=True, breaker=True)
     metrics.depth(waiting=1, running=1, delayed=1, held=1, dead=1)
     metrics.held("limit", ("limit", "pause"))
+    metrics.engine(1, 1)
     metrics.reaped(1)
     metrics.lost("taken")
     gateway = GatewayMetrics()

@@ -10,8 +10,8 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from greenscale_worker.config import engine_pages, load, most_in_flight, queue_options
+from greenscale_worker.engine_load import CAUTIOUS
 from greenscale_worker.engine_look import EngineLook
-from greenscale_worker.engine_metrics import CAUTIOUS
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.queues import QueueOptions
 from greenscale_worker.queues.memory import MemoryQueue

@@ -43,7 +43,11 @@ class Overview(Standing):
     def facts(self) -> dict[str, Any]:
         """Return everything, for JSON."""
         told = {"rate_per_second": round(self.rate, 3), "eta_seconds": self.eta_seconds, "why": self.why}
-        told |= {"held_back": self.held_back, "limit": self.flow.limit}
+        told |= {
+            "held_back": self.held_back,
+            "limit": self.flow.limit,
+            "engine_unseen": self.flow.engine_unseen or None,
+        }
         return {**asdict(self.depth), **told, "workers": [self._facts_of(worker) for worker in self.workers]}
 
     def _facts_of(self, worker: LiveWorker) -> dict[str, Any]:
@@ -78,7 +82,12 @@ class Overview(Standing):
         return f"\n{pace}" + ("" if eta is None else f", all done in about {age(eta)}")
 
     def _reason(self) -> str:
-        said = [*([f"held back: {self.held_back}"] if self.held_back else []), *([self.why] if self.why else [])]
+        unseen = self.flow.engine_unseen
+        said = [
+            *([f"held back: {self.held_back}"] if self.held_back else []),
+            *([f"the engine cannot be seen, so the limit does not grow: {unseen}"] if unseen else []),
+            *([self.why] if self.why else []),
+        ]
         return "\n" + "\n".join(line for each in said for line in wrap(one_line(each), WIDTH)) if said else ""
 
     def _table(self) -> str:
