@@ -4,10 +4,11 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bench import batches, report
+from bench import batches, flow, report
 from bench.bars import all_bars
 from bench.results import Results
 from bench.systems import SYSTEMS
@@ -25,9 +26,10 @@ def test_the_text_is_what_the_kept_figures_render(path: Path) -> None:
     assert report.texts()[path] == path.read_text(), "stale: make bench ARGS=report"
 
 
-def test_the_document_of_batches_says_the_kept_figures() -> None:
-    kept = json.loads(batches.RESULTS.read_text())
-    assert batches.document(kept) == batches.DOCUMENT.read_text()
+@pytest.mark.parametrize("bench", [batches, flow])
+def test_the_document_of_a_benchmark_says_the_kept_figures(bench: Any) -> None:
+    kept = json.loads(bench.RESULTS.read_text())
+    assert bench.document(kept) == bench.DOCUMENT.read_text()
 
 
 def test_every_picture_of_the_document_is_there() -> None:

@@ -19,6 +19,7 @@ PAGE_SECONDS: Final = 2.0
 PAGE_BYTES: Final = 8 * 1024 * 1024
 TURN_SECONDS: Final = 4.0  # longer than a look takes; when its worker dies, another one looks after that time
 LONGEST_WHY: Final = 300
+MOST_REASONS: Final = 10  # that are logged: an address or a number in one of them may change with each look
 OK: Final = 200
 
 
@@ -43,7 +44,7 @@ class EngineLook:
         self._tls = tls
         self._metrics = metrics or Metrics()
         self._unseen = 0  # looks in a row that saw no engine
-        self._said = ""
+        self._said = set[str]()
 
     async def run(self) -> None:
         """Look until cancelled. Raises nothing: what goes wrong is logged, and the limit stays or falls."""
@@ -97,12 +98,13 @@ class EngineLook:
         return f"{URL(url).with_user(None).with_query(None)}: {' '.join(why.split())}"
 
     def _say(self, why: str, limit: int | None) -> None:
-        """Log when the pages become unreadable, or for another reason, and when they are read again."""
-        if why and why != self._said:
-            log.warning("engine_unseen", error=why, limit=limit)
-        elif self._said and not why:
+        """Log why a page cannot be read, each reason once, and when all are read again."""
+        if not why and self._said:
             log.info("engine_seen", limit=limit)
-        self._said = why
+            self._said.clear()
+        elif why and why not in self._said and len(self._said) < MOST_REASONS:
+            log.warning("engine_unseen", error=why, limit=limit)
+            self._said.add(why)
 
 
 async def _page(session: ClientSession, url: str) -> str:
