@@ -32,6 +32,9 @@ TOKEN_SECONDS: Final = 3600  # the least that the text of a running job lasts: p
 POSITION: Final = re.compile(r"[0-9]{1,16}-[0-9]{1,16}")
 ATTENDED_SECONDS: Final = 120  # in which a retry finds a job, unless its gateway says more; as in attendance.lua
 ALIVE_SECONDS: Final = 2  # after which a gateway that says nothing is dead; as in attendance.lua
+MOST_TENANTS: Final = 1000  # with an entry; as many lines a claim looks at, as in turns.lua
+MOST_WEIGHT: Final = 1000  # as in turns.lua
+MOST_OF_A_LIMIT: Final = 10**9
 LIVE_SECONDS: Final = 7 * 86_400  # lifetime of an open job's record, and of a cancellation that waits for its job
 
 
@@ -288,6 +291,50 @@ class Flow:
         soon = self.due_seconds is not None and self.due_seconds <= start_seconds
         work = self.waiting + self.open + soon
         return work if self.room is None else min(work, self.room)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantLimits:
+    """A tenant's entry: its share, and what it may use. None: no limit.
+
+    Of the jobs of a class, tenants are served by `weight`: 1 to MOST_WEIGHT. `in_flight` is how many of its jobs may
+    be claimed and not have ended: those that run, or wait to be tried again. Raises ValueError.
+    """
+
+    weight: int = 1
+    in_flight: int | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.weight <= MOST_WEIGHT:
+            raise ValueError(f"weight {self.weight}: 1 to {MOST_WEIGHT} is expected")
+        for name in ("in_flight", "requests_per_minute", "tokens_per_minute"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= MOST_OF_A_LIMIT:
+                raise ValueError(f"{name} {value}: 1 to {MOST_OF_A_LIMIT:,} is expected")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantStanding:
+    """A tenant that has an entry, or jobs from the time when it had one; then `limits` is None.
+
+    `waiting` of its jobs nobody has claimed, the oldest of them for `oldest_seconds`; `interactive` of them are of
+    that class. `in_flight` were claimed and have not ended. `held` names what keeps its waiting jobs from being
+    claimed, and `held_seconds` when that may end at the earliest; empty: nothing of its own. `requests_left` and
+    `tokens_left` are what it may use at once; below 0 it has used more than that. None: no limit.
+    """
+
+    name: str
+    limits: TenantLimits | None
+    waiting: int = 0
+    interactive: int = 0
+    in_flight: int = 0
+    oldest_seconds: float | None = None
+    held: Literal["", "in_flight", "requests", "tokens"] = ""
+    held_seconds: float = 0.0
+    requests_left: float | None = None
+    tokens_left: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -597,6 +644,20 @@ class QueueClient(Protocol):
 
     async def flow(self) -> Flow:
         """Tell what holds jobs back, and how many are worth a lane, all at one moment."""
+        ...
+
+    async def set_tenant(self, name: str, limits: TenantLimits | None) -> None:
+        """Give a tenant an entry, in place of any that it has; None deletes it.
+
+        From now on, jobs that are put for it wait in a line of its own. In each class, tenants with a line are served
+        by weight, all other jobs together being those of one more of weight 1. A deleted tenant's jobs keep their place
+        in its line, and are served with weight 1. Raises BadInputError for a name that no job may have, and where
+        MOST_TENANTS have an entry.
+        """
+        ...
+
+    async def tenants(self, name: str | None = None) -> list[TenantStanding]:
+        """Tell how tenants stand, by name, or only one: each that has an entry, or jobs from the time of one."""
         ...
 
     async def workers(self) -> list[LiveWorker]:

@@ -104,6 +104,8 @@ class PackedClient:
         self.cancel = client.cancel
         self.uncancel = client.uncancel
         self.depth = client.depth
+        self.set_tenant = client.set_tenant
+        self.tenants = client.tenants
         self.workers = client.workers
         self.ledger = client.ledger
         self.pause = client.pause

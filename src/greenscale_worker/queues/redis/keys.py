@@ -17,7 +17,22 @@ OF_CLASSES: Final = (*OF_LISTS, "class")
 OF_LATER: Final = ("later", "later:payload")
 LEDGER: Final = "ledger"
 OF_NOTICES: Final = ("notify", "notices")
-BASE: Final = (*OURS, *OF_LETTERS, RECENT, IDLE, *OF_CLASSES, *OF_LATER, LEDGER, *OF_NOTICES)
+FLOW: Final = "flow"
+TURNS: Final = "turns"
+TURN_PAYLOADS: Final = "turns:payload"
+BASE: Final = (
+    *OURS,
+    *OF_LETTERS,
+    RECENT,
+    IDLE,
+    *OF_CLASSES,
+    *OF_LATER,
+    LEDGER,
+    *OF_NOTICES,
+    FLOW,
+    TURNS,
+    TURN_PAYLOADS,
+)
 OF_STORES: Final = ("open",)
 PUBLIC: Final = ("result", "job", "body")
 

@@ -153,11 +153,51 @@ local function take_fresh_of(class, most)
   write_taken()
 end
 
+local function take_unlined(class, most)
+  if LISTS[class] then take_fresh_of(class, most) else take_fresh(most) end
+end
+
+-- Takes the first job of a tenant's line, stored before it leaves that; returns whether there was one that the tenant may have.
+local function take_of_line(class, tenant)
+  local member = turns.held(tenant) == '' and turns.first(class, tenant)
+  if not member then return false end
+  local payload = call('HGET', TURN_PAYLOADS, member)
+  if payload then
+    local id, name = store.keep('', payload, '')
+    turns.claimed(class, tenant, id)
+    call('HDEL', TURN_PAYLOADS, member)
+    store.own(id, owner)
+    take_first(id, payload, name)
+    write_taken()  -- before the store is read
+  else
+    passed = passed + 1
+  end
+  call('ZREM', TURNS, member)
+  return true
+end
+
+-- Takes jobs of a class that were never claimed: of tenants in turn, if any has a line.
+local function take_in_turn(class, most)
+  local queue = turns and room(most) and fairness.begin(class)
+  while queue and room(most) do
+    local tenant, before = fairness.next(queue), #given
+    if not tenant then break end
+    if tenant.tenant ~= '' then
+      tenant.done = not take_of_line(class, tenant.tenant)
+    else
+      take_unlined(class, fairness.is_last(queue, tenant) and most or before + 1)
+      tenant.done = #given == before
+    end
+    if #given > before then fairness.served(queue, tenant) end
+  end
+  if queue then fairness.write(queue) else take_unlined(class, most) end
+end
+
 -- Takes jobs of a class, until there are `most` in all.
 local function serve(class, most)
   local low, high = unpack(RANGES[class])
   take_again(function() return oldest(low, high) end, most)  -- before the store is read: it looks at the leases
-  if LISTS[class] then take_fresh_of(class, most) else take_fresh(most) end
+  take_in_turn(class, most)
 end
 
 -- Of ten jobs in a row, whoever claims them, one is of the lowest class and one is standard, if there are such.

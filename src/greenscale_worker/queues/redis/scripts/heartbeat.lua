@@ -89,11 +89,42 @@ local function due_later()
   return call('ZRANGEBYSCORE', LATER, '-inf', NOW, 'LIMIT', 0, BATCH)
 end
 
+-- Mends what another program has changed in the lines: while there are more payloads than members, each heartbeat looks through a
+-- part; the payload of a member that none of our scripts wrote becomes a job of nobody. In the same way, it deletes what is in flight
+-- no more. Without entries and jobs, the field that says that there are such goes away.
+local function mend_lines()
+  if not turns then
+    if call('EXISTS', TURN_PAYLOADS) == 1 then call('HSET', CONTROL, 'tenants', '1') end
+    return
+  end
+  call('ZREMRANGEBYSCORE', TURNS, '-inf', '(0')
+  call('ZREMRANGEBYSCORE', TURNS, '(0', '+inf')
+  local members, payloads = 0, call('HLEN', TURN_PAYLOADS)
+  for _, class in ipairs({'interactive', 'standard', 'background'}) do members = members + turns.count('w|' .. class .. '|') end
+  if control.tenants == '0' and payloads == 0 and call('ZCARD', TURNS) == 0 then call('HDEL', CONTROL, 'tenants', 'turn') end
+  if payloads > members then
+    local part = call('HSCAN', TURN_PAYLOADS, digits(whole(call('HGET', CONTROL, 'placeless')) or 0), 'COUNT', BATCH)
+    for i = 1, #part[2], 2 do
+      local member, payload = part[2][i], part[2][i + 1]
+      if turns.tenant_of(member) then
+        call('ZADD', TURNS, '0', member)
+      else
+        store.push(payload)
+        call('HDEL', TURN_PAYLOADS, member)
+      end
+    end
+    call('HSET', CONTROL, 'placeless', part[1])
+  end
+  local _, last = turns.drop_ended('l|', call('HGET', CONTROL, 'checked'), BATCH)
+  if last then call('HSET', CONTROL, 'checked', '(' .. last) else call('HDEL', CONTROL, 'checked') end
+end
+
 local reaped, found, due = 0, 0, {}
 if ARGV[7] == '1' then
   reaped = reap(max_crashes)
   found = rescue() + adopt()
   tidy_classes()
+  mend_lines()
   due = due_later()
 end
 local days = tonumber(ARGV[10]) or 0
@@ -106,11 +137,11 @@ for _, silent in ipairs(call('ZRANGEBYSCORE', WORKERS, '-inf', digits(now - 2 * 
   if store.dismiss(silent) then call('ZREM', WORKERS, silent) end
 end
 if reaped + found > 0 then ring('ready') end
-local claimable, held = 0, call('ZCARD', HELD)
+local waiting, held = 0, call('ZCARD', HELD)
 -- Another program deleted the field: claims would never look for held jobs again.
 if held > 0 and not control.held then call('HSET', CONTROL, 'held', '1') end
 if not control.paused then
-  claimable = unclaimed() + call('ZCARD', READY) + call('ZCARD', SUSPECT) + call('ZCOUNT', DELAYED, '-inf', digits(queue_now)) + held
+  waiting = claimable() + call('ZCARD', READY) + call('ZCARD', SUSPECT) + call('ZCOUNT', DELAYED, '-inf', digits(queue_now)) + held
 end
 if not V2 then upgrade() end
 unseat_silent(beat_ms)
@@ -120,4 +151,4 @@ if ARGV[8] == '1' then
 elseif ARGV[7] == '1' then
   stand_up(owner)  -- it may have a seat by a heartbeat that a claim has overtaken, or by an older snapshot
 end
-return {reaped, claimable, lost, buried, seated and 1 or 0, due}
+return {reaped, waiting, lost, buried, seated and 1 or 0, due}
