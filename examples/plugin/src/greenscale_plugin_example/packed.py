@@ -106,6 +106,7 @@ class PackedClient:
         self.depth = client.depth
         self.set_tenant = client.set_tenant
         self.tenants = client.tenants
+        self.flow = client.flow
         self.workers = client.workers
         self.ledger = client.ledger
         self.pause = client.pause

@@ -19,6 +19,7 @@ from greenscale_worker.queues import (
     DeadFilter,
     DeadLetter,
     Depth,
+    Flow,
     JobClass,
     JobFilter,
     JobInfo,
@@ -256,6 +257,10 @@ class MemoryClient:
     async def tenants(self, name: str | None = None) -> list[TenantStanding]:
         """See QueueClient."""
         return self._store.tenants.standings(name)
+
+    async def flow(self) -> Flow:
+        """See QueueClient."""
+        return self._store.flow()
 
     async def workers(self) -> list[LiveWorker]:
         """See QueueClient."""

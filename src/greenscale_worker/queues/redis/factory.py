@@ -28,10 +28,11 @@ WORKER_SCRIPTS: Final = (
 )
 CLIENT_SCRIPTS: Final = (
     *("put", "promote", "look", "cancel", "uncancel", "open", "attend", "join", "forget"),
-    *("set_tenant", "tenants"),
+    *("read_flow", "set_tenant", "tenants"),
 )
 LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "discard", "tidy")
 SHARED: Final = {  # parts of scripts, in this order, and which scripts have them
+    "flow": ("read_flow",),
     "ledger": ("claim", "bind", "settle", "retry", "heartbeat", "unregister", "cancel"),
     "waiting": ("claim", "release", "retry", "heartbeat", "replay"),
     "dead_letters": ("claim", "settle", "retry", "heartbeat", "record_dead", "cancel", *LETTER_SCRIPTS),

@@ -8,8 +8,8 @@
 --       5 lease     ZSET  id -> expiry ms in flight
 --       6 meta      HASH  id -> see `packed`: every job claimed and not settled
 --       7 dead      HASH  id -> JSON header; in format 1 also a line feed and the payload (public)
---       8 control   HASH  time (in format 1: clock), offset, amnesty, paused, format, blamed, blamed_by, held, back, letters,
---                         n_* counters
+--       8 control   HASH  time (in format 1: clock), offset, amnesty, paused, scaled, format, blamed, blamed_by, held, back, flow,
+--                         letters, n_* counters
 --       9 bound     HASH  job id -> id    the open job that has this job id
 --      10 workers   ZSET  worker -> time of its last heartbeat, ms
 --      11 held      ZSET  id -> place     may be claimed when nothing else waits (docs/blame.md)
@@ -25,7 +25,7 @@
 --      22 ledger    HASH  minute, or minute and tenant -> sums: see ledger.lua
 --      23 notify    HASH  job id -> 1: jobs whose end leaves a notice; 24 notices ZSET "id ms state job-id code" -> id: those
 --                   that nobody has acknowledged (see `noticed`)
---      25 flow      HASH  settings and state of what holds jobs back
+--      25 flow      HASH  what holds jobs back: see flow.lua
 --      26 turns     ZSET  tenants' lines, and what they have in flight; all scores 0; 27 turns:payload HASH member -> payload
 --                   (public): see turns.lua
 --      28 …         the store's own keys, if any; then those of the script, from KEYS[ITEMS] on
@@ -190,7 +190,7 @@ local function number_in_control(field) return whole(control[field]) or 0 end
 
 local function read_control()
   control = pick(CONTROL, {'format', 'clock', 'time', 'offset', 'amnesty', 'paused', 'blamed', 'accused', 'answered', 'healed',
-                           'held', 'back', 'tenants'})
+                           'held', 'back', 'flow', 'tenants'})
   V2 = control.format == '2'
   CLOCK = V2 and 'time' or 'clock'
   queue_now = now + number_in_control('offset')
