@@ -82,11 +82,13 @@ class MemoryQueue(MemoryClient):
         if other.payload != entry.payload:
             return "conflict"
         if other is not entry:
+            store.tenants.ends(entry)
             self._drop(lease, entry)
             return "duplicate"
         if job.notify:
             store.notices.ask(job.job_id)
         if store.tombstones.pop(job.job_id):
+            store.tenants.ends(entry)
             self._drop(lease, entry)
             store.records.cancelled(job.job_id)
             store.notices.ended(job.job_id, "cancelled")
@@ -107,6 +109,8 @@ class MemoryQueue(MemoryClient):
         if entry is None:
             return self._settle_late(lease, outcome)
         self._tell(lease, outcome)
+        usage = outcome.usage if isinstance(outcome, Failed) else outcome.output.usage
+        self._store.tenants.ends(entry, usage, called=bool(lease.call_seconds))
         self._drop(lease, entry)
         if isinstance(outcome, Failed):
             self._bury(entry, lease.job_id, outcome, lease.attempts)
@@ -135,6 +139,7 @@ class MemoryQueue(MemoryClient):
         if entry is None:
             return "stale"
         entry.runs += 1
+        store.tenants.ends(entry, called=bool(lease.call_seconds), again=True)
         judged = decide(
             failure,
             store.evidence,
@@ -233,6 +238,7 @@ class MemoryQueue(MemoryClient):
             return False
         self._tell(lease, outcome)
         self._held.pop(lease.token, None)
+        store.tenants.ends(entry)
         if outcome.reason == SNOOZED:
             entry.crashes = 0
         due = store.clock() + outcome.delay

@@ -44,6 +44,7 @@ class Entry:
     bound_to: str | None = None
     lease: Lease | None = None
     tenant: str = ""  # from whose line it came
+    charged: int = 0  # tokens, to its tenant
     notify: bool = False  # of a dead one: whether its end has left a notice, as the next will
 
     @property
@@ -212,6 +213,7 @@ class Store:
             entry.first_claimed = now
             self.open[entry.id] = entry
         self._claimed += 1
+        self.tenants.begins(entry)
         entry.lease = Lease(
             id=str(entry.id),
             token=str(next(self._tokens)),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
+from greenscale_worker.job import Usage
 from greenscale_worker.queues import CLASSES, JobClass, TenantLimits, TenantStanding
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 BURST_SECONDS: Final = 10.0  # a budget holds what comes in so long, or one
 MINUTE: Final = 60.0
+NO_USAGE: Final = Usage()
 NOBODY: Final = ""  # the tenant of all jobs in no line
 
 
@@ -48,6 +50,7 @@ class Tenant:
     lines: "dict[JobClass, deque[Entry]]" = field(default_factory=lambda: {each: deque() for each in CLASSES})
     requests: Budget | None = None
     tokens: Budget | None = None
+    mean: int = 0  # of its answers' tokens
 
     @property
     def waiting(self) -> int:
@@ -113,10 +116,27 @@ class Tenants:
         self._drop_idle(name)
         return entry
 
-    def charge(self, name: str, requests: float, tokens: float) -> None:
-        """Charge a tenant for calls and tokens; less than none: give them back."""
-        tenant, now = self._tenants.get(name), self._clock()
-        for budget, number in () if tenant is None else ((tenant.requests, requests), (tenant.tokens, tokens)):
+    def begins(self, entry: "Entry") -> None:
+        """Charge a job's tenant for a call that is about to be made."""
+        if (tenant := self._tenants.get(entry.tenant)) is not None:
+            entry.charged = int(len(entry.payload) / 4 + tenant.mean)
+            self._charge(tenant, 1, entry.charged)
+
+    def ends(self, entry: "Entry", usage: Usage = NO_USAGE, *, called: bool = False, again: bool = False) -> None:
+        """Put that right once the call has ended. `again`: it failed, and the next one is charged for itself."""
+        if (tenant := self._tenants.get(entry.tenant)) is None:
+            return
+        completion = usage.completion_tokens or 0
+        used = (usage.prompt_tokens or 0) + completion
+        called = called or used > 0
+        if used:
+            tenant.mean = math.ceil(0.9 * tenant.mean + 0.1 * completion) if tenant.mean else completion
+        tokens = used - entry.charged if used else -entry.charged if again or not called else 0
+        self._charge(tenant, 0 if called else -1, tokens)
+
+    def _charge(self, tenant: Tenant, requests: int, tokens: int) -> None:
+        now = self._clock()
+        for budget, number in ((tenant.requests, requests), (tenant.tokens, tokens)):
             if budget is not None:
                 budget.level = budget.left(now) - number
 

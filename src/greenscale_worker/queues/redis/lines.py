@@ -47,7 +47,7 @@ def read_standings(answer: Any) -> list[TenantStanding]:
     return [_read_standing(*row) for row in answer]
 
 
-def _read_standing(  # noqa: PLR0913  as the script answers
+def _read_standing(  # noqa: PLR0913, PLR0917  as the script answers
     name: bytes,
     entry: bytes,
     interactive: int,

@@ -20,6 +20,7 @@ local RANGES = {interactive = {'-inf', '(0'}, standard = {'0', '(' .. digits(STE
 if not classed then RANGES.standard = {'-inf', '+inf'} end
 local given, ids, bytes = {}, {}, 0
 local metas, leases, expiry = {}, {}, nil
+local free_in = math.huge  -- ms until a tenant that a budget holds back may go on
 local passed = 0  -- ids skipped: no longer a job, or unreadable
 run_when_full()
 
@@ -73,6 +74,7 @@ end
 
 local function take(id, m, payload, name)
   m.token, m.owner = nonce .. ':' .. (#given + 1), owner
+  if turns then turns.begins(id, payload) end
   push(metas, id, packed(m))
   push(leases, expiry, id)
   ids[#ids + 1] = id
@@ -159,7 +161,9 @@ end
 
 -- Takes the first job of a tenant's line, stored before it leaves that; returns whether there was one that the tenant may have.
 local function take_of_line(class, tenant)
-  local member = turns.held(tenant) == '' and turns.first(class, tenant)
+  local held, ms = turns.held(tenant)
+  if ms > 0 then free_in = math.min(free_in, ms) end
+  local member = held == '' and turns.first(class, tenant)
   if not member then return false end
   local payload = call('HGET', TURN_PAYLOADS, member)
   if payload then
@@ -247,5 +251,5 @@ end
 
 local due_next, expires_next = earliest(DELAYED), earliest(LEASE)
 if expires_next then expires_next = math.max(expires_next, number_in_control('amnesty')) end
-local next_at = due_next and expires_next and math.min(due_next, expires_next) or due_next or expires_next
-return {next_at and math.min(math.max(10, next_at + 1 - queue_now), A_LONG_TIME) or -1, NOW, reaped, given, buried, from, 1}
+local next_at = math.min(due_next or math.huge, expires_next or math.huge, queue_now + free_in)
+return {next_at < math.huge and math.min(math.max(10, next_at + 1 - queue_now), A_LONG_TIME) or -1, NOW, reaped, given, buried, from, 1}

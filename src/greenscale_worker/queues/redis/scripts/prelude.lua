@@ -19,8 +19,8 @@
 --      15 recent    LIST of the jobs that ended last, latest first: "ms state job-id code" (see `ended`)
 --      16 idle      ZSET  worker -> since when it has a free lane and nothing to run, microseconds: see seats.lua
 --      17 interactive, 18 background  LIST  payloads of these classes that no worker has claimed
---      19 class     HASH  id -> class of a claimed job, unless that is standard; with a blank and its tenant behind it, where it
---                   came from a tenant's line
+--      19 class     HASH  id -> class of a claimed job, unless that is standard; where it came from a tenant's line, also its tenant
+--                   and the tokens that this was charged for it, with blanks between them
 --      20 later     ZSET  job id -> ms: jobs that are not due yet; 21 later:payload HASH job id -> class and payload
 --      22 ledger    HASH  minute, or minute and tenant -> sums: see ledger.lua
 --      23 notify    HASH  job id -> 1: jobs whose end leaves a notice; 24 notices ZSET "id ms state job-id code" -> id: those
@@ -206,7 +206,7 @@ local SHIFT = {interactive = -STEP, background = STEP}
 -- The class of a claimed job (nil: standard), and the tenant from whose line it came (nil: none).
 local function class_of(id)
   if not classed then return nil end
-  local class, tenant = string.match(call('HGET', CLASS, id) or '', '^(%l+) ?([%l%d-]*)$')
+  local class, tenant = string.match(call('HGET', CLASS, id) or '', '^(%l+) ?([%l%d-]*)')
   return LISTS[class] and class or nil, tenant ~= '' and tenant or nil
 end
 

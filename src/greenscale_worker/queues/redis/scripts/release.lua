@@ -14,6 +14,7 @@ local function release(id, token, delay, job_id, reason, record)
   if not m then return 'GONE' end
   if m.token ~= token or not call('ZSCORE', LEASE, id) then return 'STALE' end
   if reason == 'snoozed' then m.crashes = 0 end  -- a job of many steps is no poison pill for each worker it outlived
+  if turns then turns.ends(id) end
   if delay > 0 then postpone(id, m, delay) else requeue(id, m) end
   rings = true
   increment('released')

@@ -64,6 +64,7 @@ local function retry(item, record)
   if not m then return 'GONE' end
   if m.token ~= token or not call('ZSCORE', LEASE, id) then return 'STALE' end
   m.runs = m.runs + 1
+  if turns then turns.ends(id, item[11], true) end
   local verdict
   if prior == 'job' then
     verdict = verdict_of_job(m, fingerprint, began, most)

@@ -2,6 +2,8 @@
 -- entry nor such a job, `control` has no field `tenants`, `turns` is nil, and nothing of this is read.
 --
 -- flow   tenant|<name> -> weight, most jobs in flight, requests and tokens a minute (0: no limit), with blanks between them
+--        bucket|<name> -> what its budgets hold in calls and tokens, when that was in ms of the queue's time, and the mean of its
+--                         answers' tokens
 -- turns  w|<class>|<name>|<number>  a job in the tenant's line of this class, in order; its payload is in turns:payload under this
 --                                   member
 --        l|<name>|<id>              a job from a line that was claimed and has not ended: it counts as in flight, so that those that
@@ -98,7 +100,7 @@ if control.tenants then
 
   -- Notes that a job of a line was claimed.
   function turns.claimed(class, tenant, id)
-    call('HSET', CLASS, id, class .. ' ' .. tenant)
+    call('HSET', CLASS, id, class .. ' ' .. tenant .. ' 0')
     call('ZADD', TURNS, '0', 'l|' .. tenant .. '|' .. id)
   end
 
@@ -106,7 +108,7 @@ if control.tenants then
   function turns.forget(ids)
     local members = {}
     for id, text in pairs(pick(CLASS, ids)) do
-      local tenant = string.match(text or '', '^%l+ ([%l%d-]+)$')
+      local tenant = string.match(text or '', '^%l+ ([%l%d-]+)')
       if tenant then members[#members + 1] = 'l|' .. tenant .. '|' .. id end
     end
     call_with('ZREM', TURNS, members)
@@ -136,28 +138,55 @@ if control.tenants then
     return math.max(free, 0)
   end
 
-  -- What a tenant's budgets hold: calls and tokens, each nil without one. Filled by the queue's time; a field of flow, bucket|<name>,
-  -- has both, and when that was.
+  -- What a tenant's budgets hold: calls and tokens, each nil without one; filled by the queue's time.
   local function bucket_of(tenant)
     local entry = turns.entry(tenant)
     if not entry or entry.requests + entry.tokens == 0 then return nil end
     if not buckets[tenant] then
       local text = redis.pcall('HGET', FLOW, 'bucket|' .. tenant)
-      local calls, tokens, at = string.match(type(text) == 'string' and text or '', '^(%S+) (%S+) (%d+)$')
+      local calls, tokens, at, mean = string.match(type(text) == 'string' and text or '', '^(%S+) (%S+) (%d+) (%d+)$')
       local passed = math.max(0, queue_now - (whole(at) or 0))
-      buckets[tenant] = {entry = entry, calls = filled(calls, entry.requests, passed), tokens = filled(tokens, entry.tokens, passed)}
+      buckets[tenant] = {entry = entry, calls = filled(calls, entry.requests, passed),
+                         tokens = filled(tokens, entry.tokens, passed), mean = whole(mean) or 0}
     end
     return buckets[tenant]
   end
 
   -- Charges a tenant for calls and tokens; less than none: gives them back.
-  function turns.charge(tenant, calls, tokens)
-    local bucket = bucket_of(tenant)
-    if not bucket then return end
+  local function charge(tenant, bucket, calls, tokens)
     bucket.calls = bucket.calls and bucket.calls - calls
     bucket.tokens = bucket.tokens and bucket.tokens - tokens
     redis.pcall('HSET', FLOW, 'bucket|' .. tenant,
-                string.format('%.3f %.3f %.0f', bucket.calls or 0, bucket.tokens or 0, queue_now))
+                string.format('%.3f %.3f %.0f %.0f', bucket.calls or 0, bucket.tokens or 0, queue_now, bucket.mean))
+  end
+
+  -- The tenant of a claimed job with its budgets, and what it was charged for the job; nil: it has none.
+  local function account(id)
+    local class, tenant, tokens = string.match(call('HGET', CLASS, id) or '', '^(%l+) ([%l%d-]+) (%d*)$')
+    local bucket = tenant and bucket_of(tenant)
+    if bucket then return tenant, bucket, whole(tokens) or 0, class end
+  end
+
+  -- Charges a job's tenant for a call that is about to be made: by the payload's bytes, and the mean of its answers.
+  function turns.begins(id, payload)
+    local tenant, bucket, _, class = account(id)
+    if not tenant then return end
+    local tokens = math.floor(#payload / 4 + bucket.mean)
+    charge(tenant, bucket, 1, tokens)
+    call('HSET', CLASS, id, class .. ' ' .. tenant .. ' ' .. digits(tokens))
+  end
+
+  -- Puts that right once a job's call has ended: by the tokens that were used, if they are known. `spent`: see settle.lua; without it
+  -- there was no call. `again`: the call failed, and the next one is charged for itself.
+  function turns.ends(id, spent, again)
+    local tenant, bucket, charged = account(id)
+    if not tenant then return end
+    local ms, prompt, completion = string.match(spent or '', '^%d+ (%d+) (%d+) (%d+)')
+    local used = (tonumber(prompt) or 0) + (tonumber(completion) or 0)
+    local called = used > 0 or (tonumber(ms) or 0) > 0
+    if used > 0 then bucket.mean = bucket.mean == 0 and tonumber(completion) or math.ceil(0.9 * bucket.mean + 0.1 * completion) end
+    local tokens = used > 0 and used - charged or (again or not called) and -charged or 0
+    charge(tenant, bucket, called and 0 or -1, tokens)
   end
 
   -- What holds a tenant back (in_flight, requests, tokens, or nothing: empty) and for how many ms, and what is left of its budgets.
