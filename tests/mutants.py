@@ -21,12 +21,13 @@ class Mutant:
 
     def scripts(self) -> dict[str, bytes]:
         """Load all scripts with the defect in them; that in a part that scripts share is in every one of these."""
-        shared = {name: read_script(name) for name in ("prelude", *SHARED)}
+        shared = {name: read_script(name) for name in ("prelude", "turns", *SHARED)}
         shared["prelude"] = fitted(shared["prelude"])
         shared["store"] = read_script(STORES[self.kind].script)
         whole = sources(self.kind)
         heads = {
-            name: ("prelude", "store", *(part for part, scripts in SHARED.items() if name in scripts)) for name in whole
+            name: ("prelude", "store", "turns", *(part for part, scripts in SHARED.items() if name in scripts))
+            for name in whole
         }
         bodies = {
             name: source.removeprefix(b"".join(shared[part] for part in heads[name])) for name, source in whole.items()

@@ -44,6 +44,7 @@ from tests.support.entries import (
     number_of,
 )
 from tests.support.ledger import Ledger
+from tests.support.tenancy import TENANTS
 from tests.support.witness import Witness
 
 SCRIPTS: Final = (*WORKER_SCRIPTS, *CLIENT_SCRIPTS, "check_format")
@@ -95,6 +96,7 @@ class Actors:
             max_bytes=1_000_000 if self.crowd > BATCH else rnd.choice([60, 300, 1_000_000]),
             ttl=rnd.choice([3600, 3600, 3600, 3600, 0]),
         )
+        self.has_tenants = seed % 4 == 1
         self.formats = rnd.choice(["1", "2", "12"])
         self.upgrades = rnd.random() < 0.5
         self.undisturbed = False
@@ -128,7 +130,15 @@ class Actors:
                 self.ledger.arrivals.append(number_of(self.redis.xadd(self.keys.name, {"job": payload})))
             self.ledger.waiting.append(payload)
             self.witness.pushed.append(payload)
-            self.witness.order["standard"].append(payload)
+            self.witness.order.setdefault(("standard", ""), []).append(payload)
+
+    def set_tenant(self, _: Process) -> None:
+        """Give a tenant an entry, or take it away."""
+        name, entry = self.rnd.choice(TENANTS), (self.rnd.choice([1, 1, 2, 5]), self.rnd.choice([0, 0, 1, 3]))
+        gone = self.rnd.random() < 0.3
+        words = "" if gone else f"{entry[0]} {entry[1]} 0 0"
+        self.send("set_tenant", [], [name, words, 1000], lambda: self.ledger.set_tenant(name, None if gone else entry))
+        self.witness.shares_changed()
 
     def push_listed(self, _: Process) -> None:
         """Hand in a job of a class, by somebody whose bell nobody hears."""
@@ -136,7 +146,7 @@ class Actors:
         self.redis.lpush(self.keys.of(job_class), payload)
         self.ledger.listed[job_class].append(payload)
         self.witness.pushed.append(payload)
-        self.witness.order[job_class].append(payload)
+        self.witness.order.setdefault((job_class, ""), []).append(payload)
 
     def put(self, _: Process) -> None:
         number = self.rnd.choice([2, 2, 2, self.crowd])
@@ -146,6 +156,7 @@ class Actors:
         later = self.rnd.choice([0, 0, 0, -1000, 30_000, 100_000])
         due = later and self.ledger.now + later
         own = self.rnd.choice([{}, {"tenant": "t"}, {"tenant": "u", "digest": "d"}])
+        own |= {"tenant": self.rnd.choice(TENANTS)} if self.has_tenants else {}
         keys = flat((self.keys.record(job_id), self.keys.cancel(job_id)) for job_id, _ in jobs)
         args = [LIVE_SECONDS if self.setup.ttl else 0, skip, job_class, due or ""]
         notify = self.rnd.random() < 0.3
@@ -161,12 +172,13 @@ class Actors:
         put = [payload for answer, (_, payload) in zip(answers, jobs, strict=True) if answer]
         self.witness.pushed += put
         if due <= self.ledger.now:
-            self.appended(job_class, put)
+            self.appended(job_class, put, own.get("tenant", ""))
 
-    def appended(self, job_class: str, payloads: list[bytes]) -> None:
+    def appended(self, job_class: str, payloads: list[bytes], tenant: str) -> None:
         """Learn the ids of entries that a script has added to the stream for the group to read."""
-        self.witness.order[job_class] += payloads
-        if job_class == "standard":
+        tenant = tenant if tenant in self.ledger.tenancy.entries else ""
+        self.witness.order.setdefault((job_class, tenant), []).extend(payloads)
+        if job_class == "standard" and not tenant:
             self.ledger.arrivals.extend(self.ledger.added)
 
     def promote(self, _: Process, job_ids: list[str] | None = None) -> None:
@@ -176,12 +188,16 @@ class Actors:
             _, due = self.send("promote", [], [live], lambda: self.ledger.promote([]))
             job_ids = [name.decode() for name in due]
             job_ids += self.rnd.sample(others := sorted(self.ledger.later.keys() - job_ids), min(len(others), 1))
-        later = [self.ledger.later[job_id] for job_id in job_ids if job_id in self.ledger.later]
+        later = {job_id: self.ledger.later[job_id] for job_id in job_ids if job_id in self.ledger.later}
+        before = {job_id: self.ledger.records.get(job_id, {}) for job_id in later}
         keys = flat((self.keys.record(job_id), self.keys.cancel(job_id)) for job_id in job_ids)
         promoted, _ = self.send("promote", keys, [live, *job_ids], lambda: self.ledger.promote(job_ids))
-        for job in later:
+        for job_id, job in later.items():
             if job.due <= self.ledger.now:
-                self.witness.order[job.job_class].append(job.payload)
+                record = before.get(job_id, {})
+                tenant = "" if isinstance(record, str) else record.get("tenant", "")
+                tenant = tenant if tenant in self.ledger.tenancy.entries else ""
+                self.witness.order.setdefault((job.job_class, tenant), []).append(job.payload)
                 promoted -= 1
         assert promoted == 0, "what is promoted is not what was due"
         self.ledger.arrivals.extend(self.ledger.added)
@@ -358,9 +374,18 @@ class Actors:
             most_crashes = max(MAX_CRASHES) + BURIAL_MARGIN
             classes = {id_: job.job_class for id_, job in self.ledger.open.items()}
             classes |= {id_: letter.header.get("class", "standard") for id_, letter in letters}
+            tenants = {id_: job.tenant for id_, job in self.ledger.open.items()}
+            tenants |= {id_: letter.header.get("tenant", "") for id_, letter in letters}
             fresh = self.witness.claimed(
-                answer[3], unread, self.ledger.now, most_crashes, classes=classes, waiting=self.waiting()
+                answer[3],
+                unread,
+                self.ledger.now,
+                most_crashes,
+                classes=classes,
+                waiting=self.waiting(),
+                tenants=tenants,
             )
+            self.witness.served_in_turn([number_of(job[0]) for job in answer[3]], fresh, self.ledger)
             assert not fresh & self.ids, "an id was given to two jobs"
             self.ids |= fresh
             for id_, token, *_ in answer[3]:
@@ -579,6 +604,9 @@ class Actors:
     def waiting(self) -> set[str]:
         """Give the classes of which jobs wait that nobody has claimed, and that a claim comes to."""
         waiting = {job_class for job_class, listed in self.ledger.listed.items() if listed}
+        lines = self.ledger.tenancy.lines.items()
+        free = self.ledger.tenancy.free
+        waiting |= {each for (each, name), line in lines if line and free(name, self.ledger.in_flight(name))}
         return waiting | ({"standard"} if self.ledger.waiting and not self.ledger.unseen else set())
 
     def execute(self, script: str, keys: list[str], args: list[Any]) -> Any:

@@ -67,6 +67,7 @@ class Open:
     failed: int = 0
     format: str = ""
     job_class: str = "standard"
+    tenant: str = ""
 
     @property
     def suspect(self) -> bool:
