@@ -25,7 +25,7 @@ class LinePages:
     async def waiting(self, client: Any, after: bytes | None, count: int) -> list[Row]:
         """Read up to `count` payloads: position, payload and None of each. See `Store.waiting`."""
         low = b"[w|" if after is None else b"(" + after
-        members = await client.zrangebylex(self._turns, low, b"(w}", start=0, num=count)
+        members = await client.zrange(self._turns, low, b"(w}", bylex=True, offset=0, num=count)
         payloads = await client.hmget(self._payloads, members) if members else []
         found = zip(members, payloads, strict=True)
         rows: list[Row] = [(member, payload, None) for member, payload in found if payload is not None]
