@@ -55,6 +55,7 @@ def shown() -> dict[str, set[str]]:
     metrics.busy(lambda: 1)
     metrics.gate(shut=True, breaker=True)
     metrics.depth(waiting=1, running=1, delayed=1, held=1, dead=1)
+    metrics.held("limit", ("limit", "pause"))
     metrics.reaped(1)
     metrics.lost("taken")
     gateway = GatewayMetrics()

@@ -139,7 +139,7 @@ class FlowControl:
 
     def ended(self, lease: Lease, usage: Usage | None = None, *, worker: str = "", succeeded: bool = False) -> None:
         """Note the end of a job: what its call cost beyond its charge, and that calls succeed."""
-        if lease.began is None:
+        if lease.began is None and not succeeded:
             self.dropped(lease)
             return
         counts = [usage.prompt_tokens, usage.completion_tokens] if usage else []

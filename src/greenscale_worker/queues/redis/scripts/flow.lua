@@ -11,8 +11,12 @@
 --   probe                    until when a probe of the fleet is out, and the nonce of its claim
 --   shut|<owner>, dark       until when this worker's breaker is open; until when those of all are, and where the slow start ends
 -- Another program may have written anything here: what cannot be read counts as missing, and a foreign type as no field at all.
-local flow = {values = {}, changed = {}, background = nil, why = '', wait = 0, free = math.huge}
-do  -- a script may have 200 local names; those of this part are its own
+local flow
+
+-- Defines the functions of this part, once. Only where they are needed: to define them takes a tenth of a job's time here.
+local function begin_flow()
+if flow then return end
+flow = {values = {}, changed = {}, background = nil, why = '', wait = 0, free = math.huge}
 local FLOW_FIELDS = {'limit', 'requests', 'tokens', 'engine', 'r', 't', 'at', 'told', 'mean_out', 'mean_ms', 'hold', 'ramp', 'probe',
                      'dark'}
 local LONGEST_HOLD = 700000   -- ms; an endpoint may ask for 600 s, to which jitter is added
@@ -23,6 +27,9 @@ local LEARNING = 16            -- answers that the running means look back at
 local FOR_OTHERS = 0.3         -- of the limit, where `background` does not go
 local MOST_ROOM = 9999
 local A_MINUTE = 60000
+local LONGEST_WAIT = 700000    -- ms
+local MOST_OUT = 1e6           -- tokens of an answer
+local LEVEL = {requests = 'r', tokens = 't'}  -- the fields with what the budgets held
 
 -- Text as a number; nil for all else.
 local function decimal(text)
@@ -63,17 +70,6 @@ function flow.write()
   end
 end
 
--- Takes over what a worker declares of the fleet. Returns whether anything is in use.
-function flow.declare(limit, requests, tokens)
-  local declared = {limit = limit or '', requests = requests or '', tokens = tokens or ''}
-  if not control.flow and declared.limit .. declared.requests .. declared.tokens == '' then return false end
-  flow.read()
-  for field, text in pairs(declared) do
-    if (flow.values[field] or '') ~= text then set(field, text ~= '' and text or nil) end
-  end
-  return true
-end
-
 -- Until when no call is to begin; nil: calls may.
 function flow.held_until()
   local hold = whole(flow.values.hold)
@@ -109,7 +105,6 @@ end
 
 -- How much a budget gets in a minute; nil: it has no bound. Headers may only lower it.
 local PLACE = {requests = 1, tokens = 2}
-local LEVEL = {requests = 'r', tokens = 't'}
 local function rate(what)
   local own = flow.positive(flow.values[what])
   if not own then return nil end
@@ -138,16 +133,35 @@ local function set_levels(requests, tokens)
   if requests or tokens then set('at', digits(queue_now)) end
 end
 
+-- Takes over what a worker declares of the fleet.
+function flow.declare(limit, requests, tokens)
+  local declared = {limit = limit or '', requests = requests or '', tokens = tokens or ''}
+  flow.read()
+  local requests_left, tokens_left = level('requests'), level('tokens')
+  local is_changed = (flow.values.requests or '') ~= declared.requests or (flow.values.tokens or '') ~= declared.tokens
+  if is_changed then set_levels(requests_left, tokens_left) end  -- what was filled by the old rate
+  for field, text in pairs(declared) do
+    if (flow.values[field] or '') ~= text then
+      set(field, text ~= '' and text or nil)
+      if text == '' and LEVEL[field] then set(LEVEL[field], nil) end
+    end
+  end
+end
+
 -- What a call is charged for its answer before it is known.
-function flow.estimate() return math.ceil(math.min(flow.positive(flow.values.mean_out) or UNKNOWN_OUT, 1e9)) end
+function flow.estimate()
+  local mean = flow.positive(flow.values.mean_out)
+  return math.ceil(mean and mean <= MOST_OUT and mean or UNKNOWN_OUT)
+end
 
 -- How many jobs may be claimed now, of so many asked for; `flow.why` and `flow.wait` then say what allows no more, and for how long.
 function flow.allow(asked, is_probe, beat_ms)
+  flow.read()
   local n, limit, allowed = asked, flow.limit(), ramp()
   local function bound(most, why, wait)
     most = math.max(0, most)
     flow.free = math.min(flow.free, most)
-    if most < n then n, flow.why, flow.wait = most, why, math.max(1, math.ceil(wait)) end
+    if most < n then n, flow.why, flow.wait = most, why, math.max(1, math.ceil(math.min(wait, LONGEST_WAIT))) end
   end
   local hold, probe = flow.held_until(), lasting('probe')
   if hold then bound(0, 'pause', hold - queue_now) end
@@ -174,6 +188,9 @@ function flow.out_of_tokens(bound)
   return is_out
 end
 
+-- How many jobs more may be claimed, after so many.
+function flow.left(given) return flow.out_of_tokens() and 0 or flow.free - given end
+
 -- Charges a job that a claim takes: one request, its payload, and what an answer costs in the mean.
 function flow.charge(payload)
   flow.requests_charged = (flow.requests_charged or 0) + 1
@@ -182,6 +199,18 @@ end
 
 -- Whether jobs are charged.
 function flow.charges() return flow.positive(flow.values.requests) or flow.positive(flow.values.tokens) end
+
+-- Why jobs that wait were not given by a claim: so many were, and it was allowed to give n; empty: none waits.
+function flow.held_back(given, n, may_suspect)
+  local ready = call('ZCARD', READY)
+  local waiting = unclaimed() + ready + call('ZCARD', HELD) + (may_suspect and call('ZCARD', SUSPECT) or 0)
+  if waiting == 0 then return '' end
+  if flow.out_of_tokens(function(_, why, wait) flow.why, flow.wait = why, math.ceil(math.min(wait, 60000)) end) then return 'tokens' end
+  if given == n then return flow.why end
+  local listed = classed and flow.background and flow.background <= given and call('LLEN', BACKGROUND) + ready
+    + (turns and turns.count('w|background|') or 0) or 0
+  return listed > 0 and 'background' or ''
+end
 
 -- Notes that a probe is out: while it is, no other worker whose breaker is open makes one.
 function flow.probe(nonce, lease_ms) set('probe', digits(queue_now + lease_ms) .. ' ' .. nonce) end
@@ -333,4 +362,9 @@ function flow.write_room(key, room)
     length = length + #words
   end
 end
+end
+
+-- Whether a worker declares anything of the fleet, or anything is in use.
+local function flows_by(limit, requests, tokens, more)
+  return control.flow or more or (limit or '') ~= '' or (requests or '') ~= '' or (tokens or '') ~= ''
 end

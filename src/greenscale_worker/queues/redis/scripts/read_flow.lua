@@ -6,6 +6,7 @@
 --         that may end, ms until the next job is due, limit, requests and tokens a minute, mean ms of a call}; empty: none
 local function flag(is) return is and 1 or 0 end
 
+begin_flow()
 flow.read()
 local values, waiting = flow.values, unclaimed()
 local shut, held, held_ms = flow.is_dark(), '', 0

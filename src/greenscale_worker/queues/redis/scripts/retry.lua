@@ -67,7 +67,10 @@ local function retry(item, record)
   m.runs = m.runs + 1
   if turns then turns.ends(id, item[11], true) end
   local hold = tonumber(item[12])
-  if hold > 0 then flow.pause(hold) end
+  if hold > 0 then
+    begin_flow()
+    flow.pause(hold)
+  end
   if control.flow then flow.ended(token, m.owner, false) end
   local verdict
   if prior == 'job' then
@@ -106,6 +109,7 @@ local function retry(item, record)
   return verdict, write_record(record, ttl, false, unpack(fields)) and 1 or 0, delay
 end
 
+if control.flow then begin_flow() end
 local answers, rings = {}, false
 for arg = 6, #ARGV, WORDS do
   local verdict, foreign, delay = retry({unpack(ARGV, arg, arg + WORDS - 1)}, KEYS[ITEMS + (arg - 6) / WORDS])
@@ -113,7 +117,7 @@ for arg = 6, #ARGV, WORDS do
   answers[#answers + 1] = delay or 0
   rings = rings or verdict == 'DELAYED' or verdict == 'HELD'
 end
-if control.flow or flow.loaded then
+if flow then
   flow.read()
   flow.tell(ARGV[5])
   flow.settle()
