@@ -129,6 +129,7 @@ def parser() -> "Parser":
         serve,
         simulate,
         submit,
+        tenants,
         up,
     )
     from greenscale_worker.cli.usage import Parser
@@ -152,7 +153,7 @@ def parser() -> "Parser":
     )
     top.set_defaults(run=None)
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (up, submit, jobs, listing, queue, report, dead, serve, keys, batch, demo, simulate, config):
+    for module in (up, submit, jobs, listing, queue, report, dead, serve, keys, tenants, batch, demo, simulate, config):
         module.add_parser(commands)
     return top
 

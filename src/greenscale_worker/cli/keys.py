@@ -64,7 +64,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     actions = keys.add_subparsers(title="actions", metavar="ACTION")
 
     create = _action(actions, "create", "make a key, and show it once", CREATE, _create, notes=LIMITS)
-    create.add_argument("--tenant", type=_tenant, metavar="NAME", help="whose jobs it is for (default: all jobs)")
+    create.add_argument("--tenant", type=tenant_of, metavar="NAME", help="whose jobs it is for (default: all jobs)")
     create.add_argument(
         "--scopes", metavar="LIST", default=DEFAULT_SCOPES, help="what it may do (default: %(default)s)"
     )
@@ -73,7 +73,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     limits = create.add_argument_group("limits (default: none)")
     for name, help_ in NUMBERS.items():
         option = f"--{name.removesuffix('_per_minute').replace('_', '-')}"
-        limits.add_argument(option, dest=name, type=_count, metavar="N", help=help_)
+        limits.add_argument(option, dest=name, type=count_of, metavar="N", help=help_)
     create.add_argument("--json", action="store_true", help="one line of JSON")
 
     listing = _action(actions, "list", "list them, without their secrets", "List all keys.", _list)
@@ -91,7 +91,8 @@ def _action(  # noqa: PLR0913  the parts of a help
     return parser
 
 
-def _tenant(text: str) -> str:
+def tenant_of(text: str) -> str:
+    """Parse a tenant's name."""
     from greenscale_worker.job import TENANT
 
     if TENANT.fullmatch(text) is None:
@@ -101,7 +102,8 @@ def _tenant(text: str) -> str:
     return text
 
 
-def _count(text: str) -> int:
+def count_of(text: str) -> int:
+    """Parse a whole number above 0."""
     if not (text.isascii() and text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is not accepted; a whole number above 0 is expected")
     return int(text)

@@ -15,6 +15,7 @@ from greenscale_worker.errors import BadInputError
 from greenscale_worker.files import Files
 from greenscale_worker.files.objects import FileObjects
 from greenscale_worker.gateway.attending import Attending
+from greenscale_worker.gateway.budgets import Budgets
 from greenscale_worker.gateway.errors import Problem
 from greenscale_worker.gateway.following import Following
 from greenscale_worker.gateway.keys import Keyring
@@ -31,6 +32,7 @@ from greenscale_worker.webhooks.service import Webhooks
 from greenscale_worker.wire_json import fault_of, read
 
 BODY_SECONDS: Final = 30.0
+LEFT: Final = web.RequestKey("LEFT", dict[str, str])  # headers on what is left of limits
 SAY_AGAIN_SECONDS: Final = 60.0
 Handler = Callable[["Call"], Awaitable[web.StreamResponse]]
 
@@ -89,6 +91,7 @@ class Gateway:
         self.tokens = TokenReader(queue)
         self.notices = Notices(queue, on_files_away=self.files_are_away)
         self.accounts = Accounts(queue, self.shared)
+        self.budgets = Budgets(queue, self.shared)
         self.upload_places = UploadPlaces()
         self.document, self.page = b"", ""
         self.draining, self.hurry = asyncio.Event(), asyncio.Event()

@@ -191,7 +191,7 @@ async def test_tokens_are_charged_as_they_were_used(rig: Rig) -> None:
     charged = (await standing(rig, "a")).tokens_left
     await rig.a.settle(lease, ANSWER)
     settled = (await standing(rig, "a")).tokens_left
-    assert before == 100
+    assert before == pytest.approx(100, abs=0.1)
     assert charged is not None
     assert settled is not None
     assert charged < settled - 10
@@ -204,7 +204,7 @@ async def test_a_job_that_goes_back_without_a_call_costs_its_tenant_nothing(rig:
     for _ in range(5):
         await rig.a.settle(await run(rig.a), Released("draining"))
     found = await standing(rig, "a")
-    assert (found.requests_left, found.tokens_left) == (1, 10)
+    assert (found.requests_left, found.tokens_left) == pytest.approx((1, 10), abs=0.1)
 
 
 async def test_a_tenant_without_requests_left_waits_and_goes_on(rig: Rig) -> None:
