@@ -18,7 +18,7 @@ from greenscale_worker.config import chat_options, load, queue_options, redis_op
 from greenscale_worker.deletion_cost import ACCOUNT
 from greenscale_worker.gateway.app import GOODBYE_SECONDS
 from greenscale_worker.queues import QueueOptions
-from greenscale_worker.queues.redis.keys import OF_LISTS, Keys
+from greenscale_worker.queues.redis.keys import OF_LISTS, TURN_PAYLOADS, Keys
 from greenscale_worker.telemetry import Metrics
 from harness.redis_server import CERTIFICATE
 from tests.support.kustomize import (
@@ -421,8 +421,8 @@ def test_an_open_key_opens_the_dashboard_too() -> None:
 
 
 def classes_of(keys: Keys) -> dict[str, str]:
-    """Triggers for jobs of a class that nobody has claimed, and the lists that they count."""
-    return {job_class: keys.of(job_class) for job_class in OF_LISTS}
+    """Triggers for jobs of a class, or in tenants' lines, that nobody has claimed, and the keys that they count."""
+    return {job_class: keys.of(job_class) for job_class in OF_LISTS} | {"lines": keys.of(TURN_PAYLOADS)}
 
 
 @pytest.mark.parametrize("name", [*(each for each in OVERLAYS if each != "energy"), "keda-list"])
@@ -462,7 +462,7 @@ def test_keda_counts_the_stream_that_the_worker_works_on(redis: str, concurrency
         "streamLength": concurrency,
     }, "with a consumerGroup KEDA would count something else"
     assert scaled["advanced"]["scalingModifiers"] == {
-        "formula": "entries + interactive + background",
+        "formula": "entries + interactive + background + lines",
         "target": concurrency,
         "activationTarget": "0",
         "metricType": "AverageValue",
