@@ -39,7 +39,7 @@ Delete a tenant's entry. Its jobs keep their place in its line and are served
 with weight 1."""
 EXAMPLES: Final = {
     "set": "greenscale-worker tenants set search --weight 3 --in-flight 8\n"
-    "greenscale-worker tenants set trial --requests-per-minute 60 --tokens-per-minute 60000",
+    "greenscale-worker tenants set trial --requests-per-minute 60",
     "list": "greenscale-worker tenants list",
     "delete": "greenscale-worker tenants delete trial",
 }

@@ -19,12 +19,12 @@ if control.tenants then
   -- What a budget holds by now; nil: there is none. What cannot be read is full.
   local function filled(text, per_minute, passed)
     if per_minute == 0 then return nil end
-    local most, level = math.max(1, per_minute * BURST / MINUTE), tonumber(text or nil)
-    if not level or not (level > -MOST and level < most) then return most end
-    return math.min(most, level + passed * per_minute / MINUTE)
+    local most, amount = math.max(1, per_minute * BURST / MINUTE), tonumber(text or nil)
+    if not amount or not (amount > -MOST and amount < most) then return most end
+    return math.min(most, amount + passed * per_minute / MINUTE)
   end
 
-  local function until_positive(level, per_minute) return math.ceil((1e-3 - level) * MINUTE / per_minute) end
+  local function until_positive(amount, per_minute) return math.ceil((1e-3 - amount) * MINUTE / per_minute) end
 
   -- The range of members that begin so; `prefix` ends with |.
   local function range(prefix) return '[' .. prefix, '(' .. string.sub(prefix, 1, -2) .. '}' end
