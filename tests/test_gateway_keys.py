@@ -235,7 +235,7 @@ async def test_a_key_of_a_sees_nothing_of_b_on_any_route(api: Api) -> None:
                 path = path.removesuffix("?stream=true")
             answer = await a.call(route.method, path, body)
             if route.whole:
-                assert (answer.status, answer.code) == (403, "missing_scope") or name == "..", route.name
+                assert (answer.status, answer.code) == (403, "missing_scope") or ".." in name, route.name
             elif has_id:
                 assert answer.status == 404 or (name == ".." and answer.status in (400, 404, 405)), (route.name, answer)
             said = answer.body.decode() + str(answer.headers)

@@ -8,9 +8,13 @@ local fairness = {}
 if turns then
   local TOO_LATE = 1e12  -- to be added to exactly
 
-  -- Begins to serve a class; returns nil if no job waits in a line.
+  local queues = {}  -- by class: a claim may come to one several times
+
+  -- Begins to serve a class, or goes on; returns nil if no job waits in a line.
   function fairness.begin(class)
+    if queues[class] ~= nil then return queues[class] or nil end
     local lines, found = turns.lines(class), {}
+    queues[class] = false
     if #lines == 0 then return nil end
     local field, names, fields = 'turn|' .. class, {''}, {}
     for i = 1, #lines, 2 do names[#names + 1] = lines[i] end
@@ -25,7 +29,8 @@ if turns then
       if not own or not (own >= start) then own = start end
       found[i] = {tenant = name, time = math.min(own, start + 1)}
     end
-    return {field = field, time = start, tenants = found, served = {}}
+    queues[class] = {field = field, time = start, tenants = found, served = {}}
+    return queues[class]
   end
 
   -- The tenant whose turn it is; nil if there is none left.
@@ -58,6 +63,7 @@ if turns then
     local words = {}
     for name, time in pairs(queue.served) do push(words, queue.field .. '|' .. name, string.format('%.17g', time)) end
     if #words == 0 then return end
+    queue.served = {}
     push(words, queue.field, string.format('%.17g', queue.time))
     redis.pcall('HSET', FLOW, unpack(words))
   end
