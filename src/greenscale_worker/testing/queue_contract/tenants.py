@@ -185,7 +185,7 @@ async def test_a_place_that_a_dead_worker_had_is_free_again(short: Rig) -> None:
 
 async def test_tokens_are_charged_as_they_were_used(rig: Rig) -> None:
     await rig.client.set_tenant("a", TenantLimits(tokens_per_minute=600))
-    await rig.client.put([rig.job("x" * 400)], tenant="a")
+    await rig.client.put([rig.job("a.0", metadata={"of": "x" * 400})], tenant="a")
     assert (await standing(rig, "a")).tokens_left == pytest.approx(100, abs=0.1)
     lease = await run(rig.a)
     charged = (await standing(rig, "a")).tokens_left
