@@ -1,6 +1,7 @@
 """Tenants with an entry: their lines, turns and limits, and that no job of theirs is lost."""
 
 import asyncio
+import secrets
 import time
 from collections import Counter
 
@@ -185,7 +186,7 @@ async def test_a_place_that_a_dead_worker_had_is_free_again(short: Rig) -> None:
 
 async def test_tokens_are_charged_as_they_were_used(rig: Rig) -> None:
     await rig.client.set_tenant("a", TenantLimits(tokens_per_minute=600))
-    await rig.client.put([rig.job("a.0", metadata={"of": "x" * 400})], tenant="a")
+    await rig.client.put([rig.job("a.0", prompt=secrets.token_hex(400))], tenant="a")
     assert (await standing(rig, "a")).tokens_left == pytest.approx(100, abs=0.1)
     lease = await run(rig.a)
     charged = (await standing(rig, "a")).tokens_left
