@@ -87,6 +87,10 @@ class Batches:
         """Return the key of a part."""
         return f"{_key('parts', request.tenant, request.id)}/{kind}/{name}"
 
+    async def stored(self, tenant: str | None) -> int:
+        """Return how many bytes the parts of a tenant's outputs have."""
+        return sum(each.size for each in await self.files.list(_key("parts", tenant, "").rstrip("/")))
+
     async def tidy(self, request: Request, state: State) -> None:
         """Delete all that a final state does not need: older ones, and parts that it does not name."""
         states = await self.files.list(_states(request))

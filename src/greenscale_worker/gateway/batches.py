@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any, Final
 
 from aiohttp import web
@@ -114,9 +114,10 @@ async def resubmit_batch(call: Call) -> web.Response:
 
 
 async def _check_limits(call: Call) -> None:
-    """Raise Problem if the key may not submit a batch now."""
+    """Raise Problem if the key may not submit a batch now, whose output will be stored."""
     if call.caller.account is not None:
         await call.gateway.accounts.check_submission(call.caller.account)
+        await call.stored.check(call.caller.account)
 
 
 async def _created(call: Call, request: Request, alike: Alike, now: float) -> Request:
@@ -133,7 +134,8 @@ async def _failed(call: Call, before: Request, state: State) -> FileObject:
     file = await _input(call, before.input_file_id)
     lines = failed_lines(call.batching.batches, objects, before, state, file, max_bytes=most)
     try:
-        content = await objects.store(tenant, lines)
+        async with aclosing(call.stored.counted(tenant, call.caller.account, lines)) as counted:
+            content = await objects.store(tenant, counted)
     except InputGoneError:
         raise _no_input(before.input_file_id) from None
     return await objects.create(tenant, content, filename=f"{before.id}_failed.jsonl", purpose="batch")
