@@ -624,9 +624,11 @@ async def test_a_gateway_sweeps_at_its_start_and_again(
         for _ in range(2):
             old = await _old_file(desk.files)
             kept = await upload(desk)
+            await desk.files.create(f"ends/20200101/_/batch_{'0' * 24}", b"")
 
             async def swept(file_id: str = old.id) -> bool:
-                return not any(file_id in key for key in [*await desk.stored(), *await desk.marks()])
+                left = any(file_id in key for key in [*await desk.stored(), *await desk.marks()])
+                return not left and not await desk.files.list("ends")
 
             await until(swept)
             assert (await desk.client.files.content(kept.id)).content == LINES

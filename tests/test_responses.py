@@ -21,11 +21,12 @@ from greenscale_worker import Worker
 from greenscale_worker.backends import ChatOptions, open_backend
 from greenscale_worker.errors import PermanentError, TransientError
 from greenscale_worker.files import Files
+from greenscale_worker.files.objects import FileObjects
 from greenscale_worker.files.store import open_files
 from greenscale_worker.gateway import waiting
 from greenscale_worker.gateway.core import GatewayOptions
 from greenscale_worker.gateway.response_events import Shown
-from greenscale_worker.gateway.response_files import Ending, Kept, ResponseFiles
+from greenscale_worker.gateway.response_files import KEPT_SECONDS, Ending, Kept, ResponseFiles
 from greenscale_worker.job import Job, Output
 from greenscale_worker.simulator import CHAT_PATH, SimulatorOptions, running
 from harness.eventually import PATIENCE, eventually
@@ -438,6 +439,17 @@ async def test_deleting(played: Played) -> None:
     await played.kept(done.id)
     await played.client.responses.delete(done.id)
     assert await played.files.list("responses") == []
+
+
+async def test_one_is_swept_30_days_after_its_creation() -> None:
+    files, now = open_files("memory:"), int(time.time())
+    kept_in = ResponseFiles(files, "")
+    await kept_in.keep("resp_a", Kept({}, now, "digest"))
+    await kept_in.end("resp_a", Ending({"output": []}, Shown()))
+    await FileObjects(files, clock=lambda: now + KEPT_SECONDS).sweep()
+    assert len(await files.list("responses")) == 2
+    await FileObjects(files, clock=lambda: now + KEPT_SECONDS + 7200).sweep()
+    assert await files.list("responses") == await files.list("expires") == []
 
 
 async def test_one_that_is_deleted_while_its_end_is_kept_leaves_nothing() -> None:

@@ -72,7 +72,7 @@ async def show_batch(call: Call) -> web.Response:
     state, cancelling_at = await call.batching.batches.look(request)
     if not state.is_final:
         with suppress(QueueUnavailableError):  # it can be shown all the same
-            await call.batching.ensure(request)
+            await _put_again(call, request)
     return json(shown(request, state, cancelling_at))
 
 
@@ -80,8 +80,8 @@ async def cancel_batch(call: Call) -> web.Response:
     """POST /v1/batches/{id}/cancel."""
     request = await _request(call)
     if not (await call.batching.batches.state(request)).is_final:
+        await _put_again(call, request)
         await call.batching.batches.cancel(request, int(time.time()))
-        await call.batching.ensure(request)
     return json(await _told(call, request))
 
 
@@ -111,6 +111,12 @@ async def resubmit_batch(call: Call) -> web.Response:
         file = await _failed(call, before, state)
         request = before.model_copy(update={"id": new_id(now), "created_at": int(now), "input_file_id": file.id})
     return json(await _told(call, await _created(call, request, alike, now)))
+
+
+async def _put_again(call: Call, request: Request) -> None:
+    """Let a batch go on whose job was lost. Raises Problem `not_found` if it was deleted since it was read."""
+    if not await call.batching.put_again(request):
+        raise _no_such_batch(request.id)
 
 
 async def _check_limits(call: Call) -> None:
@@ -157,8 +163,12 @@ async def _request(call: Call) -> Request:
     """Return the batch in the path. Raises Problem `not_found`."""
     found = await call.batching.batches.request(call.caller.tenant, call.id) if ID.fullmatch(call.id) else None
     if found is None:
-        raise Problem("not_found", f"there is no batch {call.id[:200]!r}", param="id")
+        raise _no_such_batch(call.id)
     return found
+
+
+def _no_such_batch(batch_id: str) -> Problem:
+    return Problem("not_found", f"there is no batch {batch_id[:200]!r}: unknown, or deleted", param="id")
 
 
 async def _input(call: Call, file_id: str) -> FileObject:
