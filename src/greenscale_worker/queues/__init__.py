@@ -66,8 +66,8 @@ class QueueOptions:
     consumer group of a stream.
     Results and final records last `result_ttl`; 0 writes neither. `result_prefix` begins the names of both, so that
     two queues in one database may have jobs with the same id. A heartbeat is due every `lease / 5`.
-    Dead letters older than `dead_max_age`, and the oldest beyond `dead_max_count`, are deleted; 0 means no limit. So are
-    notices that nobody acknowledges, by `notices_max_age` and `notices_max_count`, of which neither may be 0.
+    Dead letters older than `dead_max_age`, and the oldest beyond `dead_max_count`, are deleted; 0 means no limit.
+    So are notices that nobody acknowledges, by `notices_max_age` and `notices_max_count`, of which neither may be 0.
     The ledger is kept for `ledger_days`; 0: no ledger is kept.
     """
 
