@@ -20,6 +20,7 @@ LAST: Final = 999_999
 KEPT_SECONDS: Final = LONGEST  # after the end of its window, and its own: no less than its output
 MOST_AT_ONCE: Final = 16
 Kind = Literal["output", "errors"]
+PartKind = Literal[Kind, "checked"]
 
 
 class Due(NamedTuple):
@@ -97,8 +98,8 @@ class Batches:
             async for chunk in self.files.chunks(part.key):
                 yield chunk
 
-    def part_key(self, request: Request, kind: Kind, name: str) -> str:
-        """Return the key of a part."""
+    def part_key(self, request: Request, kind: PartKind, name: str) -> str:
+        """Return the key of a part, or of what was checked."""
         return f"{_key('parts', request.tenant, request.id)}/{kind}/{name}"
 
     async def stored(self, tenant: str | None) -> int:
