@@ -184,6 +184,16 @@ async def test_a_request_that_its_own_retry_has_overtaken_makes_no_second_batch(
     assert len(await world.files.list("batches")) == 3
 
 
+async def test_gateways_whose_clocks_differ_make_one_batch_at_midnight() -> None:
+    world, midnight = World(), NOW // 86_400 * 86_400 + 86_400
+    await world.write(NAMES)
+    creator = Creator(world.batches, world.queue)
+    for first, second in ((midnight + 1, midnight - 1), (midnight - 1, midnight + 1)):
+        alike = Alike(None, "key", b"asked", idempotency_key=f"once {first}")
+        made = await creator.create(world.request(id=new_id(first)), alike, first)
+        assert await creator.create(world.request(id=new_id(second)), alike, second) == made
+
+
 async def test_a_request_repeated_after_the_end_of_its_batch_runs_nothing() -> None:
     world = World()
     await world.write(NAMES)

@@ -61,7 +61,8 @@ class Creator:
         """Return what was made of this request before. Raises BadInputError `idempotency_key_reuse`."""
         if alike.idempotency_key is None and not alike.is_retry:
             return None
-        for key in (_key(alike, now), _key(alike, now - timedelta(days=1).total_seconds())):
+        for days in (0, -1, 1):  # the clock of the gateway that kept it may be ahead, at midnight
+            key = _key(alike, now + timedelta(days=days).total_seconds())
             kept = _read(await self.batches.files.read(key))
             if kept is None:
                 continue
