@@ -868,6 +868,11 @@ def test_a_stream_may_be_named_by_either_name_but_not_by_two() -> None:
     assert all(name in one_line(caught.value) for name in QUEUE_NAMES)
 
 
+def test_notices_are_kept_for_a_day_or_as_long_as_results() -> None:
+    for seconds, kept in ((60, 86_400.0), (200_000, 200_000.0)):
+        assert queue_options(load({"GREENSCALE_RESULT_TTL_SECONDS": str(seconds)})).notices_max_age == kept
+
+
 def test_options_of_the_queue() -> None:
     settings = load(
         {

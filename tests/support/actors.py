@@ -51,6 +51,7 @@ STORES: Final[dict[Kind, type[ListStore | StreamStore]]] = {"list": ListStore, "
 A_LONG_TIME: Final = 3_600_000
 GROUPED: Final = {"bind", "settle", "release", "retry"}
 MAX_CRASHES: Final = [2, 5]
+ALL_NOTICES: Final = [10**12, 10**6]  # are kept
 NO_BOUNDS: Final = ["", "", "", 0]  # those have a walk of their own: tests/flow_walk.py
 DONE: Final = {b"OK", b"BADTYPE"}
 RUNS: Final = {b"RUN", b"BADTYPE"}
@@ -495,7 +496,7 @@ class Actors:
         idle = last and self.rnd.random() < 0.5
         args: list[Any] = [LEASE, BEAT, process.max_crashes, process.name, int(last), int(idle)]
         lanes = self.rnd.choice(["", str(self.ledger.now % 99)])
-        args += [len(process.held), LEDGER_DAYS, lanes, *NO_BOUNDS]
+        args += [len(process.held), LEDGER_DAYS, lanes, *NO_BOUNDS, *ALL_NOTICES]
         args += flat((self.setup.name(id_), token) for id_, token in held)
 
         def expected() -> list[Any]:

@@ -69,6 +69,7 @@ class QueueOptions:
     Results and final records last `result_ttl`; 0 writes neither. `result_prefix` begins the names of both, so that
     two queues in one database may have jobs with the same id. A heartbeat is due every `lease / 5`.
     Dead letters older than `dead_max_age`, and the oldest beyond `dead_max_count`, are deleted; 0 means no limit.
+    So are notices that nobody acknowledges, by `notices_max_age` and `notices_max_count`, of which neither may be 0.
     The ledger is kept for `ledger_days`; 0: no ledger is kept.
     `limit` is how many calls the fleet may have open, `requests_per_minute` and `tokens_per_minute` how many it may
     begin and how many tokens they may cost; None: no bound. With the limit `engine` it is what `observe` has found.
@@ -83,6 +84,8 @@ class QueueOptions:
     result_prefix: str = ""
     dead_max_age: float = 0.0
     dead_max_count: int = 0
+    notices_max_age: float = 86_400.0
+    notices_max_count: int = 100_000
     ledger_days: int = 8
     limit: int | Literal["engine"] | None = None
     requests_per_minute: float | None = None
@@ -552,7 +555,7 @@ class QueueClient(Protocol):
 
         A notice is written in the same step as the end of its job, also where no records are kept. Reading removes
         nothing: whoever reads the same ones after a crash, or beside another reader, must bear seeing them twice. Each
-        is kept until it is acknowledged.
+        is kept until it is acknowledged, or until the heartbeat of a worker drops it, as the options say.
         """
         ...
 

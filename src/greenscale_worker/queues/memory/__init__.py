@@ -213,6 +213,7 @@ class MemoryQueue(MemoryClient):
                 lease.lose("taken" if int(lease.id) in store.open else "gone")
         self._tick()
         self._trim()
+        store.notices.trim(store.options.notices_max_age, store.options.notices_max_count)
         self._count_time()
         store.promote()
         store.beats[self._worker] = Beat(store.clock(), why, lanes)

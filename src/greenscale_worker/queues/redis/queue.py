@@ -200,11 +200,11 @@ class RedisQueue:
         for start in range(0, len(held) or 1, BEAT_GROUP):
             last = start + BEAT_GROUP >= len(held)
             args = [*head, int(last), int(last and self._fetcher.idle), len(held), options.ledger_days, lanes]
-            args += bounds
+            args += [*bounds, int(options.notices_max_age * 1000), options.notices_max_count]
             for lease in held[start : start + BEAT_GROUP]:
                 args += [lease.id, lease.token]
             beat = await self._redis.once(self._scripts["heartbeat"], keys, args, _read_beat)
-            reaped, claimable, lost, buried, seated, due = beat
+            reaped, claimable, lost, buried, seated, due, dropped = beat
             self._metrics.reaped(reaped)
             if reaped or claimable:
                 self._fetcher.ring()
@@ -213,6 +213,9 @@ class RedisQueue:
             for id_, token, how in lost:
                 self._lose(id_, how, token=token)
             await self._record_dead(buried)
+            if dropped:
+                self._metrics.notices_dropped(dropped)
+                log.warning("notices_dropped", count=dropped)
         with suppress(QueueUnavailableError, ConfigError):
             await self._promote(due)
             await self._tell_why(self._why)
@@ -399,12 +402,15 @@ def _words(number: int, known: Container[bytes]) -> Callable[[Any], list[bytes]]
     return read
 
 
-def _read_beat(answer: Any) -> tuple[int, int, list[tuple[str, str, str]], list[bytes], bool, list[bytes]]:
-    """Read a heartbeat's answer: jobs reaped, claimable, leases lost, jobs buried, whether it has a seat, jobs due."""
-    reaped, claimable, lost, buried, seated, due = answer
+def _read_beat(answer: Any) -> tuple[int, int, list[tuple[str, str, str]], list[bytes], bool, list[bytes], int]:
+    """Read a heartbeat's answer.
+
+    Jobs reaped, claimable, leases lost, jobs buried, whether it has a seat, jobs due, notices dropped.
+    """
+    reaped, claimable, lost, buried, seated, due, dropped = answer
     words = [word.decode() for word in lost]
     leases = list(zip(words[::3], words[1::3], words[2::3], strict=True))
-    return int(reaped), int(claimable), leases, list(buried), bool(seated), list(due)
+    return int(reaped), int(claimable), leases, list(buried), bool(seated), list(due), int(dropped)
 
 
 def _read_verdicts(answer: Any) -> list[tuple[Verdict, bytes, float]]:
