@@ -21,6 +21,7 @@ from greenscale_worker.log_text import LogText
 from greenscale_worker.log_writer import LogWriter
 
 Event = Literal[
+    "answers_stale",
     "backend_error",
     "backend_exception",
     "batch_error",
@@ -47,10 +48,12 @@ Event = Literal[
     "output_not_locked",
     "probe_failed",
     "queue_back",
+    "queue_refused",
     "queue_unavailable",
     "ready",
     "redis_may_evict",
     "redis_not_persistent",
+    "scaler_started",
     "stopped",
     "thread_left_behind",
     "tokens_not_written",
