@@ -68,6 +68,8 @@ class QueueOptions:
     two queues in one database may have jobs with the same id. A heartbeat is due every `lease / 5`.
     Dead letters older than `dead_max_age`, and the oldest beyond `dead_max_count`, are deleted; 0 means no limit.
     The ledger is kept for `ledger_days`; 0: no ledger is kept.
+    `limit` is how many calls the fleet may have open, `requests_per_minute` and `tokens_per_minute` how many it may
+    begin and how many tokens they may cost; None: no bound. With the limit `engine` it is what `observe` has found.
     """
 
     name: str = "jobs"
@@ -80,6 +82,9 @@ class QueueOptions:
     dead_max_age: float = 0.0
     dead_max_count: int = 0
     ledger_days: int = 8
+    limit: int | Literal["engine"] | None = None
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
     backend: str = ""
 
     @property

@@ -104,6 +104,7 @@ class PackedClient:
         self.cancel = client.cancel
         self.uncancel = client.uncancel
         self.depth = client.depth
+        self.flow = client.flow
         self.workers = client.workers
         self.ledger = client.ledger
         self.pause = client.pause

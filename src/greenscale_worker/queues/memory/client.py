@@ -17,6 +17,7 @@ from greenscale_worker.queues import (
     DeadFilter,
     DeadLetter,
     Depth,
+    Flow,
     JobClass,
     JobFilter,
     JobInfo,
@@ -239,6 +240,10 @@ class MemoryClient:
             background=len(unclaimed["background"]),
             scheduled=len(store.later),
         )
+
+    async def flow(self) -> Flow:
+        """See QueueClient."""
+        return self._store.flow()
 
     async def workers(self) -> list[LiveWorker]:
         """See QueueClient."""

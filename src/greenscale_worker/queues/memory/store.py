@@ -14,8 +14,9 @@ from operator import attrgetter
 from typing import Final, NamedTuple
 
 from greenscale_worker.blame import KNOWN, FleetEvidence
-from greenscale_worker.queues import CLASSES, SUSPECT_CRASHES, TURNS, DeadLetter, JobClass, Lease, QueueOptions
+from greenscale_worker.queues import CLASSES, SUSPECT_CRASHES, TURNS, DeadLetter, Flow, JobClass, Lease, QueueOptions
 from greenscale_worker.queues.memory.attending import Attending
+from greenscale_worker.queues.memory.flow import FlowControl
 from greenscale_worker.queues.memory.ledger import Ledger
 from greenscale_worker.queues.memory.notices import Notices
 from greenscale_worker.queues.memory.records import Expiring, Records
@@ -95,10 +96,11 @@ class Store:
         self.tokens = Tokens(clock)
         self.notices = Notices(clock)
         self.ledger = Ledger(options.ledger_days, clock)
+        self.flow_control = FlowControl(options, clock)
         self.tombstones: Expiring[str] = Expiring(clock)
         self.beats: dict[str, Beat] = {}  # by worker
         self.bells: dict[asyncio.Future[None], None] = {}
-        self.paused = False
+        self.paused = self.scaled_to_zero = False
         self._ids = itertools.count(1)
         self._tokens = itertools.count(1)
         self._claimed = 0
@@ -155,6 +157,26 @@ class Store:
     def next_due(self) -> float | None:
         """Return when the next delayed job is due. Expired leases need no timer: heartbeats find them."""
         return self.delayed[0].due if self.delayed else None
+
+    def flow(self) -> Flow:
+        """Tell what holds jobs back."""
+        now, unclaimed = self.clock(), sum(map(len, self.unclaimed.values()))
+        dues = [*(job.due for job in self.later.values()), *(entry.due for entry in self.delayed[:1])]
+        alive = sum(now - beat.at <= 2 * self.options.heartbeat for beat in self.beats.values())
+        claimable = unclaimed + len(self.ready) + len(self.suspects) + len(self.held)
+        return Flow(
+            waiting=unclaimed,
+            open=len(self.open),
+            in_flight=len(self.leased),
+            limit=self.flow_control.limit,
+            requests=self.options.requests_per_minute,
+            tokens=self.options.tokens_per_minute,
+            paused=self.paused,
+            scaled_to_zero=self.paused and self.scaled_to_zero,
+            held="paused" if self.paused and claimable else "",
+            due_seconds=max(0.0, min(dues) - now) if dues else None,
+            workers=alive,
+        )
 
     def take(self, *, suspect: bool) -> Lease | None:
         """Lease a job, class by class: redeliveries before new ones, held ones last; a suspect only if allowed.

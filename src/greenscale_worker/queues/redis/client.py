@@ -18,6 +18,7 @@ from greenscale_worker.queues import (
     DeadFilter,
     DeadLetter,
     Depth,
+    Flow,
     JobClass,
     JobFilter,
     JobInfo,
@@ -45,6 +46,7 @@ from greenscale_worker.queues.redis.replies import (
     read_cursor,
     read_flag,
     read_flags,
+    read_flow,
     read_found,
     read_joined,
     read_lanes,
@@ -394,6 +396,10 @@ class RedisQueueClient:
             background=background,
             scheduled=scheduled,
         )
+
+    async def flow(self) -> Flow:
+        """Tell what holds jobs back, by one script."""
+        return await self._run("read_flow", self._keys.base, [int(2000 * self._options.heartbeat)], read_flow)
 
     async def workers(self) -> list[LiveWorker]:
         """List the worker processes whose heartbeat is no older than a lease."""

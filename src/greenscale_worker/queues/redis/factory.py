@@ -27,9 +27,21 @@ WORKER_SCRIPTS: Final = (
     *("claim", "bind", "write_tokens", "settle", "release", "retry"),
     *("heartbeat", "why", "record_dead", "unregister", "promote"),
 )
-CLIENT_SCRIPTS: Final = ("put", "promote", "look", "cancel", "uncancel", "open", "attend", "join", "forget")
+CLIENT_SCRIPTS: Final = (
+    "put",
+    "promote",
+    "look",
+    "cancel",
+    "uncancel",
+    "open",
+    "attend",
+    "join",
+    "forget",
+    "read_flow",
+)
 LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "discard", "tidy")
 SHARED: Final = {  # parts of scripts, in this order, and which scripts have them
+    "flow": ("read_flow",),
     "ledger": ("claim", "bind", "settle", "retry", "heartbeat", "unregister", "cancel"),
     "waiting": ("claim", "release", "retry", "heartbeat", "replay"),
     "dead_letters": ("claim", "settle", "retry", "heartbeat", "record_dead", "cancel", *LETTER_SCRIPTS),
