@@ -17,17 +17,18 @@ class ScalerMetrics:
         self.calls = Counter(
             "greenscale_scaler_calls", "Calls and streams of KEDA that ended", ["method", "code"], registry=own
         )
-        self.streams = Gauge("greenscale_scaler_streams", "Streams on which KEDA hears of first jobs", registry=own)
         self.wakes = Counter("greenscale_scaler_wakes", "Times a pod was asked for", registry=own)
         self.look = Histogram(
             "greenscale_scaler_look_seconds", "One round of looks at queues", ["what"], registry=own, buckets=SECONDS
         )
         self._queues = Gauge("greenscale_scaler_queues", "Queues that are watched", registry=own)
+        self._streams = Gauge("greenscale_scaler_streams", "Streams on which KEDA hears of first jobs", registry=own)
         self._age = Gauge("greenscale_scaler_oldest_answer_seconds", "Age of the oldest answer", registry=own)
 
-    def observe(self, *, queues: Callable[[], float], age: Callable[[], float]) -> None:
+    def observe(self, *, queues: Callable[[], float], streams: Callable[[], float], age: Callable[[], float]) -> None:
         """Set what is asked for when somebody scrapes."""
         self._queues.set_function(queues)
+        self._streams.set_function(streams)
         self._age.set_function(age)
 
     def render(self) -> bytes:

@@ -2,8 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -79,7 +79,7 @@ class Service:
         """Say how many jobs one pod runs at the same time."""
         return _spec(await self._trigger(ref, context))
 
-    async def stream_is_active(self, ref: Any, context: Context) -> AsyncIterator[Any]:
+    async def stream_is_active(self, ref: Any, context: Context) -> AsyncGenerator[Any, None]:
         """Say `true` when a pod is to be started, until one lives; nothing else, as KEDA ignores `false`."""
         queue = await self._watched(ref, context)
         ends = self._clock() + self._lifetime()
@@ -95,12 +95,12 @@ class Service:
         finally:
             queue.streams -= 1
 
-    async def stream_metric_spec(self, ref: Any, context: Context) -> AsyncIterator[Any]:
+    async def stream_metric_spec(self, ref: Any, context: Context) -> AsyncGenerator[Any, None]:
         """Say once how many jobs one pod runs: the trigger says it, so it never changes."""
-        trigger = await self._trigger(ref, context)
-        yield _spec(trigger)
+        queue = await self._watched(ref, context)
         ends = self._clock() + self._lifetime()
-        while not self.stopping and await _before(ends, self._watcher.watch(trigger).rung()):
+        yield _spec(queue.trigger)
+        while not self.stopping and await _before(ends, queue.rung()):
             continue
 
     async def _answer(self, ref: Any, context: Context) -> tuple[int, bool]:
@@ -143,11 +143,11 @@ class Service:
         return counted
 
     def _counted_stream(
-        self, name: str, call: Callable[[Any, Context], AsyncIterator[Any]]
+        self, name: str, call: Callable[[Any, Context], AsyncGenerator[Any, None]]
     ) -> Callable[[Any, Context], AsyncIterator[Any]]:
         async def counted(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with self._counting(name, context):
-                async for answer in call(request, context):
+            async with self._counting(name, context), aclosing(call(request, context)) as answers:
+                async for answer in answers:
                     yield answer
 
         return counted

@@ -59,7 +59,11 @@ class Watcher:
         self._metrics = metrics
         self._stale = False
         self._clock = asyncio.get_running_loop().time
-        metrics.observe(queues=lambda: len(self.queues), age=self.oldest)
+        metrics.observe(
+            queues=lambda: len(self.queues),
+            streams=lambda: sum(queue.streams for queue in self.queues.values()),
+            age=self.oldest,
+        )
         self._tasks = [
             asyncio.create_task(self._repeat("arrivals", self._glance)),
             asyncio.create_task(self._repeat("queues", self._look)),
