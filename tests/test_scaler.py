@@ -15,11 +15,11 @@ from greenscale_worker.queues import Flow, QueueClient, QueueOptions, RedisOptio
 from greenscale_worker.queues.registry import open_client
 from greenscale_worker.scaler import contract, watched, watcher
 from greenscale_worker.scaler.server import TLSFiles
-from greenscale_worker.scaler.trigger import START_SECONDS, Trigger, read
+from greenscale_worker.scaler.trigger import START_SECONDS, Own, Trigger, read
 from greenscale_worker.scaler.watched import Watched
 from harness.eventually import eventually
 from harness.redis_server import CERTIFICATE, RedisServer
-from tests.support.keda import FIRST_WAIT, Keda, Scaler, Told, a_lookout, a_scaler, keda_of
+from tests.support.keda import FIRST_WAIT, OWN, Keda, Scaler, Told, a_lookout, a_scaler, keda_of
 
 QUICK = 0.05  # of a second, in which KEDA waits twice as long as in so many of ours
 MANY = 1000
@@ -57,9 +57,12 @@ def test_messages_are_numbered_as_in_keda() -> None:
 
 def test_a_trigger_is_read() -> None:
     of_keda = {"scalerAddress": "s:6000", "enableTLS": "true", "unsafeSsl": "false"}
-    assert read({"listName": "jobs", **of_keda}, target=16) == Trigger("list", "jobs", 16, START_SECONDS)
-    found = read({"stream": "readings", "streamLength": "4", "podStartSeconds": "0.5"}, target=16)
+    assert read({"listName": "jobs", **of_keda}, OWN) == Trigger("list", "jobs", 16, START_SECONDS)
+    found = read({"stream": "readings", "streamLength": "4", "podStartSeconds": "0.5"}, OWN)
     assert found == Trigger("stream", "readings", 4, 0.5)
+    own = Own(8, "stream", "readings")
+    assert read({"streamLength": "4"}, own) == Trigger("stream", "readings", 4, START_SECONDS)
+    assert read({"listName": "jobs"}, own) == Trigger("list", "jobs", 8, START_SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +87,7 @@ async def test_a_trigger_that_is_wrong_is_told_what_is_accepted(
     scaler: Scaler, metadata: dict[str, str], said: str
 ) -> None:
     with pytest.raises(ConfigError) as raised:
-        read(metadata, target=16)
+        read(metadata, OWN)
     assert said in str(raised.value)
     async with keda_of(scaler.port, **metadata) as keda:
         code, text = await keda.refusal()

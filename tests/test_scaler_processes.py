@@ -118,14 +118,25 @@ async def test_by_tls_from_files(fleet: Fleet) -> None:
     await process.stop()
 
 
+async def test_a_trigger_may_leave_the_queue_to_the_settings(fleet: Fleet, client: Redis) -> None:
+    client.lpush("mine", "{}")
+    _, port = await a_scaler(fleet, REDIS_LIST_NAME="mine", GREENSCALE_CONCURRENCY=4)
+    async with keda_of(port) as keda:
+        assert await keda.target() == ("greenscale-work", 4)
+        assert await keda.poll() == (1, True)
+    _, port = await a_scaler(fleet)
+    async with keda_of(port) as keda:
+        assert (await keda.refusal())[0] == "INVALID_ARGUMENT", "a name that nobody wrote is no queue"
+
+
 async def test_a_port_in_use_is_said(fleet: Fleet) -> None:
     _, port = await a_scaler(fleet, free_port())
     second = fleet.start("scaler", GREENSCALE_SCALER_LISTEN=f"127.0.0.1:{port}")
     assert await second.exit_code() == 2
-    assert second.stderr == (
-        f"greenscale-worker: GREENSCALE_SCALER_LISTEN: cannot listen on 127.0.0.1:{port}; an address of this machine and"
-        " a free port are accepted\n"
+    said = (
+        f"GREENSCALE_SCALER_LISTEN: cannot listen on 127.0.0.1:{port}; an address of this machine and a free port are"
     )
+    assert second.stderr == f"greenscale-worker: {said} accepted\n"
 
 
 @pytest.mark.usefixtures("bare")

@@ -14,11 +14,13 @@ from greenscale_worker.scaler import contract
 from greenscale_worker.scaler.metrics import ScalerMetrics
 from greenscale_worker.scaler.server import TLSFiles, serving
 from greenscale_worker.scaler.service import STREAM_SECONDS, Service
+from greenscale_worker.scaler.trigger import Own
 from greenscale_worker.scaler.watcher import Looks, Watcher
 from greenscale_worker.tasks import end
 
 FIRST_WAIT: Final = 2.0  # until a stream is opened again, doubled after each one that did not end well
 LONGEST_WAIT: Final = 60.0
+OWN: Final = Own(16)
 
 
 @dataclass
@@ -136,12 +138,12 @@ class Scaler:
 
 @asynccontextmanager
 async def a_scaler(
-    looks: Looks, *, lasts: tuple[float, float] = STREAM_SECONDS, tls: TLSFiles | None = None
+    looks: Looks, own: Own = OWN, *, lasts: tuple[float, float] = STREAM_SECONDS, tls: TLSFiles | None = None
 ) -> AsyncIterator[Scaler]:
     metrics = ScalerMetrics()
     watcher = Watcher(looks, metrics)
     try:
-        service = Service(watcher, metrics, target=16, lasts=lasts)
+        service = Service(watcher, metrics, own, lasts=lasts)
         async with serving(service, "127.0.0.1:0", tls) as port:
             yield Scaler(port, watcher, metrics, service)
     finally:

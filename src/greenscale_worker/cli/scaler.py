@@ -6,7 +6,7 @@ import os
 import signal
 from contextlib import AsyncExitStack, aclosing
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from greenscale_worker.cli import interrupt
 from greenscale_worker.cli.context import logs_json, settings_in_force
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from greenscale_worker.config import Settings
     from greenscale_worker.scaler.metrics import ScalerMetrics
     from greenscale_worker.scaler.server import TLSFiles
+    from greenscale_worker.scaler.trigger import Own
     from greenscale_worker.scaler.watcher import Watcher
 
 DESCRIPTION: Final = """\
@@ -28,7 +29,8 @@ It listens on GREENSCALE_SCALER_LISTEN (0.0.0.0:6000), with TLS where
 GREENSCALE_SCALER_CERT_FILE is set. It needs the extra `scaler`."""
 NOTES: Final = """\
 metadata of a trigger:
-  listName, stream           the queue: one of the two
+  listName, stream           the queue: one of the two; without it:
+                             REDIS_LIST_NAME or REDIS_STREAM_NAME
   listLength, streamLength   jobs that a pod runs at the same time; without it:
                              GREENSCALE_CONCURRENCY
   podStartSeconds            how long before a scheduled job is due a pod is
@@ -82,13 +84,23 @@ async def _serve(settings: "Settings") -> int:
         lookout = await stack.enter_async_context(aclosing(Lookout(redis, queue_options(settings))))
         watcher = await stack.enter_async_context(aclosing(Watcher(lookout, metrics)))
         await _serve_health(settings, watcher, metrics, stopping, stack)
-        service = Service(watcher, metrics, target=settings.concurrency)
+        service = Service(watcher, metrics, _own(settings))
         port = await stack.enter_async_context(serving(service, settings.scaler_listen, tls))
         log.info("scaler_started", port=port, tls=tls is not None, redis=masked(redis.url))
         await stopping.wait()
         log.info("draining", seconds=0)
     log.info("stopped")
     return 0
+
+
+def _own(settings: "Settings") -> "Own":
+    """Return what the settings say of the queue, as far as they say it."""
+    from greenscale_worker.config import queue_name
+    from greenscale_worker.scaler.trigger import Own
+
+    named = {"list_name", "stream_name"} & settings.model_fields_set and settings.queue in {"list", "stream"}
+    key: Literal["listName", "stream"] = "stream" if settings.queue == "stream" else "listName"
+    return Own(settings.concurrency, key, queue_name(settings) if named else None)
 
 
 def _tls(settings: "Settings") -> "TLSFiles | None":

@@ -11,7 +11,7 @@ import grpc
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.scaler import contract
 from greenscale_worker.scaler.metrics import ScalerMetrics
-from greenscale_worker.scaler.trigger import Trigger, read
+from greenscale_worker.scaler.trigger import Own, Trigger, read
 from greenscale_worker.scaler.watched import Watched
 from greenscale_worker.scaler.watcher import TooManyQueuesError, Watcher
 
@@ -28,12 +28,12 @@ class Service:
     """KEDA's service. Once `stop` was called, streams end well, and no stream lasts longer than some minutes."""
 
     def __init__(
-        self, watcher: Watcher, metrics: ScalerMetrics, *, target: float, lasts: tuple[float, float] = STREAM_SECONDS
+        self, watcher: Watcher, metrics: ScalerMetrics, own: Own, *, lasts: tuple[float, float] = STREAM_SECONDS
     ) -> None:
         self.stopping = False
         self._watcher = watcher
         self._metrics = metrics
-        self._target = target
+        self._own = own
         self._lasts = lasts
         self._clock = asyncio.get_running_loop().time
 
@@ -125,7 +125,7 @@ class Service:
 
     async def _trigger(self, ref: Any, context: Context) -> Trigger:
         try:
-            return read(ref.scalerMetadata, target=self._target)
+            return read(ref.scalerMetadata, self._own)
         except ConfigError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{ref.namespace}/{ref.name}: {error}")
             raise

@@ -33,12 +33,24 @@ class Trigger:
     start: float
 
 
-def read(metadata: Mapping[str, str], *, target: float) -> Trigger:
-    """Read a trigger; one that says nothing of what a pod takes gets `target`.
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What the scaler's own settings say, for triggers that do not: the queue, by key and name, and the target.
 
-    Raises ConfigError, which says what is wrong and what is accepted.
+    `name` None: the settings name no queue.
     """
+
+    target: float
+    key: Literal["listName", "stream"] = "listName"
+    name: str | None = None
+
+
+def read(metadata: Mapping[str, str], own: Own) -> Trigger:
+    """Read a trigger. Raises ConfigError, which says what is wrong and what is accepted."""
     named = [key for key in KINDS if key in metadata]
+    if not named and own.name is not None:
+        metadata = {own.key: own.name, **metadata}
+        named = [own.key]
     if len(named) != 1:
         raise ConfigError(f"metadata: {' and '.join(named) or 'no queue'} named; expected: {ACCEPTED}")
     (key,) = named
@@ -54,7 +66,7 @@ def read(metadata: Mapping[str, str], *, target: float) -> Trigger:
     return Trigger(
         kind,
         name,
-        _number(metadata, length, target, least=1.0, most=MOST_LENGTH),
+        _number(metadata, length, own.target, least=1.0, most=MOST_LENGTH),
         _number(metadata, START, START_SECONDS, least=0.0, most=LONGEST_START),
     )
 
