@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 from redis import Redis
+from structlog.testing import capture_logs
 
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.queues import Flow, QueueClient, QueueOptions, RedisOptions
@@ -190,6 +191,18 @@ async def test_where_somebody_works_the_change_is_told_once() -> None:
         assert queue.announced == 1
         told.flows["jobs"] = Flow(waiting=2)
         await eventually(lambda: len(keda.heard) > 2)  # nobody is left: again and again
+
+
+async def test_a_pod_that_does_not_come_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watcher, "NOBODY_SECONDS", 0.5)
+    with capture_logs() as logs:
+        async with a_scaler(Told(jobs=Flow(waiting=1))) as scaler, keda_of(scaler.port, listName="jobs") as keda:
+            await keda.poll()
+            (queue,) = scaler.watcher.queues.values()
+            await eventually(lambda: logs)
+            announced = queue.announced
+            await eventually(lambda: queue.announced > announced + 1)
+    assert [(line["event"], line["queue"]) for line in logs] == [("nobody_comes", "jobs")]
 
 
 async def test_fewer_pods_are_worth_it_when_the_limit_falls() -> None:

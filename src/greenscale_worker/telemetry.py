@@ -45,6 +45,7 @@ Event = Literal[
     "job_buried",
     "job_taken_over",
     "log_lines_dropped",
+    "nobody_comes",
     "output_not_locked",
     "probe_failed",
     "queue_back",

@@ -31,6 +31,7 @@ class Watched:
         self.used_at = 0.0
         self.streams = 0
         self.announced = 0
+        self.asking_since: float | None = None  # for a pod, of which none has come yet
         self.refused: ConfigError | None = None
         self._failed: GreenScaleError | None = None
         self._read_at = float("-inf")
@@ -46,6 +47,10 @@ class Watched:
         self._wants = open_to_work and self.work > 0
         self._first.set()
         asks = self._wants and (not wanted or not flow.workers)
+        if not self._wants or flow.workers:
+            self.asking_since = None
+        elif self.asking_since is None:
+            self.asking_since = now
         if asks:
             self.announced += 1
             self.ring()

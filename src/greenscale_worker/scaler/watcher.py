@@ -22,6 +22,7 @@ REFUSED_SECONDS: Final = 10.0
 REST: Final = 3  # times as long as it looked, so that many queues cost no more than a quarter of a core
 AT_ONCE: Final = 16
 AGAIN_SECONDS: Final = 1.0
+NOBODY_SECONDS: Final = 60.0  # after which a pod that was asked for should work
 FORGET_SECONDS: Final = 900.0  # after which a queue that nobody asks for is forgotten
 MOST_QUEUES: Final = 10_000
 
@@ -151,8 +152,16 @@ class Watcher:
         now = self._clock()
         if queue.read(flow, now):
             self._metrics.wakes.inc()
+            self._complain(queue, now)
         queue.look_at = now + self._rest_of(queue, flow)
         return True
+
+    def _complain(self, queue: Watched, now: float) -> None:
+        """Say it if no pod comes, once each time that pods are asked for."""
+        since = queue.asking_since
+        if since is not None and now - since > NOBODY_SECONDS:
+            queue.asking_since = float("inf")
+            log.warning("nobody_comes", queue=queue.trigger.name, kind=queue.trigger.kind, seconds=NOBODY_SECONDS)
 
     def _rest_of(self, queue: Watched, flow: Flow) -> float:
         """Return in how many seconds to read a queue again."""
