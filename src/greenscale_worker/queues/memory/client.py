@@ -259,13 +259,13 @@ class MemoryClient:
         """See QueueClient."""
         return self._store.ledger.between(since, until, tenant)
 
-    async def pause(self) -> None:
+    async def pause(self, *, scale_to_zero: bool = False) -> None:
         """See QueueClient."""
-        self._store.paused = True
+        self._store.paused, self._store.scaled_to_zero = True, scale_to_zero
 
     async def resume(self) -> None:
         """See QueueClient."""
-        self._store.paused = False
+        self._store.paused = self._store.scaled_to_zero = False
         self._store.ring()
 
     async def dead(
