@@ -17,6 +17,7 @@ import yaml
 from redis import Redis
 
 from tests.e2e.test_cluster import (
+    CALL_SECONDS,
     NAMESPACE,
     PATIENCE,
     WORKER,
@@ -33,6 +34,7 @@ from tests.e2e.test_cluster import (
 from tests.support.kustomize import Resource, named, render_anew
 
 TRIALS: Final = 10
+MOST_PODS: Final = 5
 GOAL_SECONDS: Final = 0.5  # from a push to the scaled Deployment, at the median
 QUIET_SECONDS: Final = 20.0  # longer than the polling interval
 SCALED: Final = "scaledobject/greenscale-worker-scaler"
@@ -45,7 +47,9 @@ __all__ = ["system"]  # the fixture
 def pushing(system: None) -> None:
     """The overlay dev with keda-push, added as docs/scaling.md says, at rest with no worker."""
     assert system is None
-    resources = render_anew(resource="overlays/dev", components=["keda-push"])
+    resources = render_anew(
+        resource="overlays/dev", components=["keda-push"], images=[{"name": "greenscale-worker", "newTag": "dev"}]
+    )
     of_scaler = [
         each for each in resources if each["metadata"]["labels"]["app.kubernetes.io/name"] == "greenscale-scaler"
     ]
@@ -131,6 +135,21 @@ def test_nobody_is_added_while_paused() -> None:
     finally:
         kubectl(*pod, "resume")
     until(lambda: redis("EXISTS", *(f"result:e2e-paused-{n}" for n in range(84))) == "84", "all are answered")
+    until(lambda: replicas() == 0, "back to zero")
+
+
+@pytest.mark.usefixtures("pushing")
+def test_fewer_pods_stay_when_the_limit_falls() -> None:
+    answer_after(CALL_SECONDS)
+    push(*(f"e2e-limit-{number}" for number in range(600)))
+    until(lambda: replicas() == MOST_PODS, "all pods are worth it")
+    kubectl("set", "env", WORKER, "GREENSCALE_LIMIT=16")  # what one of them has open
+    try:
+        until(lambda: replicas() < MOST_PODS, "those go that the endpoint cannot feed")
+        assert int(redis("LLEN", "jobs")) > 0, "though jobs wait"
+    finally:
+        kubectl("set", "env", WORKER, "GREENSCALE_LIMIT-")
+        redis("DEL", "jobs")
     until(lambda: replicas() == 0, "back to zero")
 
 
