@@ -113,6 +113,8 @@ NUMBERS = {
     "GREENSCALE_DEAD_MAX_AGE_SECONDS": ("1", "31536000", "0", "31536001", "1d"),
     "GREENSCALE_DEAD_MAX_COUNT": ("1", "1000000000", "0", "1000000001", "1.5"),
     "GREENSCALE_LEDGER_DAYS": ("0", "92", "-1", "93", "8d"),
+    "GREENSCALE_REQUESTS_PER_MINUTE": ("0.1", "100000000", "0", "100000001", "x"),
+    "GREENSCALE_TOKENS_PER_MINUTE": ("1", "1000000000000", "0", "1000000000001", "x"),
     "GREENSCALE_MAX_AGE_SECONDS": ("1", "31536000", "0", "31536001", "inf"),
     "GREENSCALE_MAX_PAYLOAD_BYTES": ("1024", "8388608", "1023", "8388609", "1M"),
     "REDIS_PORT": ("1", "65535", "0", "65536", "tcp"),
@@ -149,6 +151,11 @@ TEXTS = {
         ["X-Team: search", '["a"]', '{"a": 1}', '{"a b": "c"}', '{"a": "b\\nc"}', '{"": "x"}'],
     ),
     "GREENSCALE_ENDPOINT_CA_FILE": ([PEM], ["/nowhere.pem", "/", __file__]),
+    "GREENSCALE_LIMIT": (["1", "1000000", "engine"], ["0", "1000001", "1.5", "-1", "motor"]),
+    "GREENSCALE_SCALER_LISTEN": (
+        ["0.0.0.0:6000", "127.0.0.1:0", "[::]:6000", "localhost:65535"],
+        ["6000", ":6000", "0.0.0.0", "::1:6000", "[h]:6000:", "h:65536", "h:-1", "http://h:1"],
+    ),
     "GREENSCALE_READY_PATH": (["/", "/health", "/v1/models?x=1"], ["health", "//host/x", "/a b", "https://h/"]),
     "REDIS_URL": (
         [
@@ -224,7 +231,9 @@ def test_texts_have_rules(name: str) -> None:
 
 def test_every_rule_is_tested() -> None:
     ruled = {setting.name for setting in catalogue() if setting.accepts != "any text"} - {"HTTPS_PROXY"}
-    files = {f"GREENSCALE_{whose}_{what}_FILE" for whose in ("REDIS", "ENDPOINT") for what in ("CA", "CERT", "KEY")}
+    files = {
+        f"GREENSCALE_{whose}_{what}_FILE" for whose in ("REDIS", "ENDPOINT", "SCALER") for what in ("CA", "CERT", "KEY")
+    }
     assert ruled == set(NUMBERS) | set(TEXTS) | files
 
 

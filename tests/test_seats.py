@@ -309,7 +309,7 @@ async def test_a_claim_tells_of_all_lanes_free_and_busy(
     call_last, told = RetryingClient.call_last, list[int]()
 
     async def note(self: RetryingClient, script: Any, keys: list[str], args: list[Any], read: Any) -> Any:
-        told.append(args[-1])
+        told.append(args[11])  # lanes, as ARGV[12] of claim.lua
         return await call_last(self, script, keys, args, read)
 
     async with crew(redis_url, kind, 1) as here:

@@ -70,8 +70,8 @@ _MODULES: Final = {
     "gate": "Gate",
     "grouping": "Grouper",
     "job": "Failed Failure Job Outcome Output Rates Released Succeeded Usage decode",
-    "queues": "Binding Cancellation DeadFilter DeadLetter Depth Flow JobFilter JobInfo Lease LedgerMinute LiveWorker Loss "
-    "Notice Observed Queue QueueClient QueueOptions RedisOptions Replay State TokenPiece Verdict",
+    "queues": "Binding Cancellation DeadFilter DeadLetter Depth Flow JobFilter JobInfo Lease LedgerMinute LiveWorker "
+    "Loss Notice Observed Queue QueueClient QueueOptions RedisOptions Replay State TokenPiece Verdict",
     "queues.memory": "MemoryQueue",
     "queues.redis.opened": "redis_client",
     "queues.registry": "QueueKind open_client open_queue",

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -207,6 +207,9 @@ class Metrics:
         self._depth = cache(
             Gauge("greenscale_queue_jobs", "Jobs of the whole queue, by state", ["state"], registry=own).labels
         )
+        self._held = cache(
+            Gauge("greenscale_queue_held", "1 for what holds waiting jobs back", ["by"], registry=own).labels
+        )
         self._reaped = Counter("greenscale_leases_reaped", "Leases that ended without a word", registry=own)
         self._lost = cache(
             Counter("greenscale_leases_lost", "Leases of this process lost", ["how"], registry=own).labels
@@ -247,6 +250,11 @@ class Metrics:
         """Set the number of jobs by state. Until this is called, nothing is shown, rather than zeros."""
         for state, number in jobs.items():
             self._depth(state).set(number)
+
+    def held(self, by: str, words: Sequence[str]) -> None:
+        """Set which of these words keeps waiting jobs from being claimed; empty: none does."""
+        for word in words:
+            self._held(word).set(word == by)
 
     def reaped(self, jobs: int) -> None:
         """Count leases of any worker that this process found expired."""

@@ -43,6 +43,7 @@ class Overview(Standing):
     def facts(self) -> dict[str, Any]:
         """Return everything, for JSON."""
         told = {"rate_per_second": round(self.rate, 3), "eta_seconds": self.eta_seconds, "why": self.why}
+        told |= {"held_back": self.held_back, "limit": self.flow.limit}
         return {**asdict(self.depth), **told, "workers": [self._facts_of(worker) for worker in self.workers]}
 
     def _facts_of(self, worker: LiveWorker) -> dict[str, Any]:
@@ -77,7 +78,8 @@ class Overview(Standing):
         return f"\n{pace}" + ("" if eta is None else f", all done in about {age(eta)}")
 
     def _reason(self) -> str:
-        return "\n" + "\n".join(wrap(one_line(self.why), WIDTH)) if self.why else ""
+        said = [*([f"held back: {self.held_back}"] if self.held_back else []), *([self.why] if self.why else [])]
+        return "\n" + "\n".join(line for each in said for line in wrap(one_line(each), WIDTH)) if said else ""
 
     def _table(self) -> str:
         rows = []
@@ -93,7 +95,7 @@ async def look(client: QueueClient) -> Overview:
     """Read an Overview of the queue. Raises QueueUnavailableError."""
     now, rate = await standing(client), await client.rate()
     loads = await _loads(client, now.depth, now.workers)
-    return Overview(now.depth, now.workers, now.next_due_seconds, now.tries_anew, loads, rate)
+    return Overview(now.depth, now.workers, now.next_due_seconds, now.tries_anew, now.flow, loads, rate)
 
 
 async def _loads(client: QueueClient, depth: Depth, workers: Sequence[LiveWorker]) -> dict[str, Load] | None:

@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 WATCH_SECONDS: Final = 2.0
 HOME_AND_CLEAR: Final = "\x1b[H\x1b[J"
 CLEAR: Final = "\x1b[2J"
-SCALED_OBJECT: Final = """\
-  kubectl annotate scaledobject greenscale-worker-scaler \\
-    --namespace greenscale-system"""
-ANNOTATION: Final = "autoscaling.keda.sh/paused"
 
 QUEUE: Final = """\
 Show how much there is to do and who does it.
@@ -36,7 +32,7 @@ Show how much there is to do and who does it.
   oldest    age of the oldest job that waits or is held, if known
 
 Below: how many jobs end, of late, and when all are done at that rate; why
-nothing moves, where nothing does; and which workers are alive, how many jobs
+nothing moves, where nothing does, or what holds jobs back; and which workers are alive, how many jobs
 each runs, and for how long the longest of them has run."""
 
 QUEUE_EXAMPLES: Final = """\
@@ -51,12 +47,11 @@ QUEUE_CODES: Final = """\
 
 PAUSE: Final = """\
 Let no worker claim a job until `greenscale-worker resume`; what runs goes on.
-With KEDA, pause the scaler too, or it starts workers that have nothing to do:
-the command for that is printed."""
+KEDA starts no worker meanwhile, and stops those that run nothing but one; with
+--scale-to-zero that one, too."""
 
 RESUME: Final = """\
-Let the workers claim jobs again. The command that lets KEDA scale again is
-printed."""
+Let the workers claim jobs again, and KEDA start them."""
 
 CODES: Final = """\
 0  done, or it was so already
@@ -83,7 +78,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         ("resume", "end a pause", RESUME),
     ):
         parser = add_command(subparsers, name, text, description, examples=f"greenscale-worker {name}", codes=CODES)
-        parser.set_defaults(run=lambda _args, use=_pause if name == "pause" else _resume: with_client(use))
+        if name == "pause":
+            parser.add_argument(
+                "--scale-to-zero", action="store_true", help="let KEDA stop the workers, too, once none runs a job"
+            )
+        use = _pause if name == "pause" else _resume
+        parser.set_defaults(run=lambda args, use=use: with_client(partial(use, args)))
 
 
 def _interval(text: str) -> float:
@@ -124,18 +124,16 @@ def _name(settings: "Settings") -> str:
     return queue_name(settings)
 
 
-async def _pause(client: "QueueClient", settings: "Settings") -> int:
+async def _pause(args: argparse.Namespace, client: "QueueClient", settings: "Settings") -> int:
     was_paused = (await client.depth()).paused
-    await client.pause()
+    await client.pause(scale_to_zero=args.scale_to_zero)
     is_paused = "was paused already" if was_paused else "is paused"
     say(f"The queue {_name(settings)!r} {is_paused}: what runs goes on, nothing more is claimed.")
-    say(f"To pause KEDA's scaler, too:\n{SCALED_OBJECT} {ANNOTATION}=true --overwrite")
     return 0
 
 
-async def _resume(client: "QueueClient", settings: "Settings") -> int:
+async def _resume(_args: argparse.Namespace, client: "QueueClient", settings: "Settings") -> int:
     was_paused = (await client.depth()).paused
     await client.resume()  # even if not paused: it wakes a worker that has missed the end of a pause
     say(f"The queue {_name(settings)!r} {'goes on' if was_paused else 'was not paused'}.")
-    say(f"To let KEDA scale again:\n{SCALED_OBJECT} {ANNOTATION}-")
     return 0

@@ -20,7 +20,7 @@ from greenscale_worker.config.rules import masked
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.execution import same_model
 from greenscale_worker.job import Job, Output
-from greenscale_worker.queues import Queue, QueueClient
+from greenscale_worker.queues import HELD, Queue, QueueClient
 from greenscale_worker.telemetry import Metrics, configure_logging, flush_log, gather_log, log
 from greenscale_worker.worker import NOT_CLEAN, Worker
 
@@ -200,7 +200,8 @@ class Process:
         if self._admin is not None:
             with suppress(TimeoutError, QueueUnavailableError, ConfigError):
                 async with asyncio.timeout(SCRAPE_SECONDS):
-                    depth = await self._admin.depth()
+                    depth, flow = await self._admin.depth(), await self._admin.flow()
+                self._metrics.held(flow.held, HELD)
                 self._metrics.depth(
                     waiting=depth.waiting,
                     running=depth.running,

@@ -7,7 +7,7 @@ from time import time
 from typing import Final
 
 from greenscale_worker.for_people import age
-from greenscale_worker.queues import Depth, JobFilter, LiveWorker, QueueClient
+from greenscale_worker.queues import Depth, Flow, Held, JobFilter, LiveWorker, QueueClient
 
 MOST_READ: Final = 2000  # of the jobs that run
 SECONDS: Final = re.compile(r"\b\d+ s\b")
@@ -15,6 +15,12 @@ PAUSED: Final = "paused: `greenscale-worker resume` ends it"
 DELAYED: Final = "delayed"
 NO_WORKER: Final = "no worker is alive"
 FAILING_SECONDS: Final = 5.0  # a call that fails now and then is not worth a word
+HELD_BACK: Final[dict[Held, str]] = {  # what else holds jobs back is among the reasons why nothing moves
+    "limit": "as many calls are open as the fleet may have (GREENSCALE_LIMIT)",
+    "requests": "the fleet's requests per minute are used up (GREENSCALE_REQUESTS_PER_MINUTE)",
+    "tokens": "the fleet's tokens per minute are used up (GREENSCALE_TOKENS_PER_MINUTE)",
+    "pause": "the endpoint asked for time, after which the fleet begins slowly",
+}
 SHOWN: Final = 2  # different reasons of workers, at most
 
 
@@ -26,6 +32,13 @@ class Standing:
     workers: Sequence[LiveWorker]
     next_due_seconds: float | None
     tries_anew: bool
+    flow: Flow
+
+    @property
+    def held_back(self) -> str | None:
+        """Why jobs wait although workers have free lanes, in a line; None if nothing holds them back."""
+        said = HELD_BACK.get(self.flow.held)
+        return f"{said}: {age(self.flow.held_seconds)} more" if said and self.flow.held_seconds >= 1 else said
 
     def reasons(self, *, patience: float = 0.0) -> dict[str, str]:
         """Return why nothing moves, each reason by a key that stays the same as long as the reason does.
@@ -71,7 +84,7 @@ async def standing(client: QueueClient) -> Standing:
     if depth.delayed:
         async for job in client.jobs(JobFilter(state="delayed"), limit=1):
             next_due = None if job.due_at is None else max(0.0, job.due_at - time())
-    return Standing(depth, workers, next_due, await _tries_anew(client, depth))
+    return Standing(depth, workers, next_due, await _tries_anew(client, depth), await client.flow())
 
 
 async def _tries_anew(client: QueueClient, depth: Depth) -> bool:

@@ -146,7 +146,7 @@ MOST_IN_FLIGHT: Final = 1_000_000
 OR_NOTHING: Final = BeforeValidator(lambda value: None if value == "" else value)
 
 FLEET_LIMIT: Final = Rule(
-    f"a whole number from 1 to {MOST_IN_FLIGHT}, engine, or nothing",
+    f"a count from 1 to {MOST_IN_FLIGHT}, engine, or nothing",
     lambda text: text in ("", "engine") or (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_IN_FLIGHT),
 )
 HTTP_URL: Final = Rule("a full URL, https://host/path or http://host/path", is_http_url)

@@ -381,7 +381,10 @@ class Sums(Out):
 
 
 class Stats(Out):
-    """A queue, as it was a second ago at most. `reasons`: why nothing moves; `totals`: of the last 24 hours."""
+    """A queue, as it was a second ago at most.
+
+    `reasons`: why nothing moves; `held_back`: why jobs wait though lanes are free; `totals`: of the last 24 hours.
+    """
 
     object: Literal["stats"]
     queue: str
@@ -390,6 +393,7 @@ class Stats(Out):
     rate_per_second: float
     remaining_seconds: float | None
     reasons: list[str]
+    held_back: str | None
     workers: list[WorkerObject]
     totals: Sums
 

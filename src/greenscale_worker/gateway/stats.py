@@ -45,6 +45,7 @@ async def _read(queue: QueueClient, name: str, shared: Shared) -> dict[str, Any]
         "rate_per_second": round(rate, 3),
         "remaining_seconds": _remaining(stands, rate, reasons),
         "reasons": reasons,
+        "held_back": stands.held_back,
         "workers": [
             {
                 "name": worker.name,

@@ -23,6 +23,7 @@ Change = Literal["waits", "left", "over"]
 JobClass = Literal["interactive", "standard", "background"]
 CLASSES: Final[tuple[JobClass, ...]] = get_args(JobClass)  # in the order in which they are served
 TURNS: Final = 10  # of so many jobs in a row, a lower class that waits gets one; as in claim.lua
+HELD: Final = tuple(filter(None, get_args(Held)))
 State = Literal["scheduled", "waiting", "running", "delayed", "held", "cancelling", "succeeded", "failed", "cancelled"]
 STATES: Final[tuple[State, ...]] = get_args(State)
 ENDED: Final[frozenset[str]] = frozenset({"succeeded", "failed", "cancelled"})  # states, as are those below

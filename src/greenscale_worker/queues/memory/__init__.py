@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from greenscale_worker.blame import decide
-from greenscale_worker.job import SNOOZED, Failed, Failure, Job, Outcome, Released, Succeeded
+from greenscale_worker.job import SNOOZED, Failed, Failure, Job, Outcome, Released, Succeeded, Usage
 from greenscale_worker.queues import (
     SUSPECT_CRASHES,
     Binding,
@@ -120,14 +120,13 @@ class MemoryQueue(MemoryClient):
             return self._settle_late(lease, outcome)
         self._tell(lease, outcome)
         self._drop(lease, entry)
-        control = self._store.flow_control
         if isinstance(outcome, Failed):
-            control.ended(lease, outcome.usage)
+            self._ended(lease, outcome.usage)
             self._bury(entry, lease.job_id, outcome, lease.attempts)
             self._store.ledger.count("failed", lease, outcome.usage)
         else:
-            control.ended(lease, outcome.output.usage, worker=self._worker, succeeded=True)
-            control.hear(outcome.output.rates)
+            self._ended(lease, outcome.output.usage, succeeded=True)
+            self._store.flow_control.hear(outcome.output.rates)
             self._store.ledger.count("ended", lease, outcome.output.usage)
             self._store.evidence.succeeded(self._began(lease), held=bool(self._store.held))
             if lease.job_id is not None:
@@ -153,7 +152,7 @@ class MemoryQueue(MemoryClient):
         entry.runs += 1
         if failure.hold > 0:
             store.flow_control.pause(failure.hold, len(store.leased))
-        store.flow_control.ended(lease)
+        self._ended(lease)
         store.flow_control.hear(failure.rates)
         judged = decide(
             failure,
@@ -182,6 +181,14 @@ class MemoryQueue(MemoryClient):
                 state = "held" if judged.verdict == "held" else "delayed"
                 store.records.postponed(lease.job_id, due, state, failure.code, failure.message)
         return judged.verdict
+
+    def _ended(self, lease: Lease, usage: Usage | None = None, *, succeeded: bool = False) -> None:
+        """Put budgets and slow start right after a job, and wake lanes that it may have made room for."""
+        control = self._store.flow_control
+        was_used = control.is_used
+        control.ended(lease, usage, worker=self._worker, succeeded=succeeded)
+        if was_used:
+            self._store.ring()
 
     def _began(self, lease: Lease) -> float:
         """Return when the call of a job began, by the queue's clock; without a call: now."""
@@ -266,7 +273,7 @@ class MemoryQueue(MemoryClient):
             return False
         self._tell(lease, outcome)
         self._held.pop(lease.token, None)
-        store.flow_control.ended(lease)
+        self._ended(lease)
         if outcome.reason == SNOOZED:
             entry.crashes = 0
         due = store.clock() + outcome.delay

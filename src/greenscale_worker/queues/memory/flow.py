@@ -126,6 +126,11 @@ class FlowControl:
             lease.charged -= lease.estimated - most
             lease.estimated = most
 
+    @property
+    def is_used(self) -> bool:
+        """Whether anything bounds what may be claimed, so that the end of a job may make room."""
+        return bool(self.limit is not None or self._budgets or self._ramp or self._probe)
+
     def dropped(self, lease: Lease) -> None:
         """Note the end of a job without a call: it gives back all."""
         self._end_probe(lease)
@@ -134,7 +139,7 @@ class FlowControl:
 
     def ended(self, lease: Lease, usage: Usage | None = None, *, worker: str = "", succeeded: bool = False) -> None:
         """Note the end of a job: what its call cost beyond its charge, and that calls succeed."""
-        if lease.began is None:
+        if lease.began is None and not succeeded:
             self.dropped(lease)
             return
         counts = [usage.prompt_tokens, usage.completion_tokens] if usage else []

@@ -300,8 +300,8 @@ class Store:
             self.bound.pop(entry.bound_to, None)
         if entry.suspect:
             self.ring()  # its worker may take the next suspect
-        elif self.flow_control.limit is not None:
-            self.ring(1)
+        elif self.flow_control.is_used:
+            self.ring()
 
     def replay(self, entry: Entry, job_id: str | None) -> None:
         """Put a dead job back to the head with fresh counters; its id is bound, so that it can be cancelled."""

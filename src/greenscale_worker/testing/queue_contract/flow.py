@@ -111,7 +111,7 @@ async def test_jobs_in_the_background_leave_three_tenths_of_the_limit_to_others(
     async with lanes(rig.a, 12) as ours:
         await first(7, *ours)
         await gets_nothing(*(lane for lane in ours if not lane.done()))
-        await rig.put("others", "too", "all", "at the end")
+        await rig.put("others", "too", "all", "last")
         ran = await first(10, *ours)
         assert len({"others", "too", "all"} & {name_of(lease) for lease in ran}) == 3
 

@@ -70,9 +70,12 @@ local function bind(i, token, start)
 end
 
 local answers = {}
-
+for i, start in ipairs(starts) do
+  answers[i] = bind(i, ARGV[start + 1], start)
+end
 -- A job that is not run gives back its request, too; one in conflict does when it is settled.
-local function give_back()
+if ARGV[7] ~= '' and control.flow then
+  begin_flow()
   local backs = flow.pairs(ARGV[7])
   for i, answer in ipairs(answers) do
     if answer == 'RUN' or answer == 'BADTYPE' then
@@ -84,11 +87,6 @@ local function give_back()
   flow.read()
   flow.settle()
 end
-
-for i, start in ipairs(starts) do
-  answers[i] = bind(i, ARGV[start + 1], start)
-end
-if ARGV[7] ~= '' and control.flow then give_back() end
 call_with('HSET', BOUND, bindings)
 call_with('HSET', META, changed)
 ledger.write()

@@ -54,8 +54,10 @@ if control.paused or asked == 0 then
   stand_up(owner)
   return {-2, NOW, reaped, given, buried, '', 0, '', ''}
 end
-local flows = flow.declare(ARGV[13], ARGV[14], ARGV[15])
+local flows = flows_by(ARGV[13], ARGV[14], ARGV[15], is_probe)
 if flows then
+  begin_flow()
+  flow.declare(ARGV[13], ARGV[14], ARGV[15])
   n = flow.allow(asked, is_probe, beat_ms)
   charged = flow.charges() and digits(flow.estimate()) or ''
   if flow.tokens then AT_ONCE = 1 end
@@ -188,9 +190,9 @@ local function serve_in_turn()
   while room() do
     local class, most = next_class((before + #given) % 10)
     if not class then break end
-    most = math.min(most, n, class == 'background' and flow.background or n)
+    most = math.min(most, n, class == 'background' and flows and flow.background or n)
     if #given < most then serve(class, most) end
-    drained[class] = #given < most or most < n and class == 'background' and most == flow.background
+    drained[class] = #given < most or most < n and class == 'background' and flows and most == flow.background
   end
 end
 
@@ -205,27 +207,16 @@ end
 local from = store.taken()  -- last: if it raises, the jobs given are remembered
 if reaped > 0 or unheld then ring('ready') end
 
--- Why jobs that wait were not given.
-local function held_back()
-  local ready = call('ZCARD', READY)
-  local waiting = unclaimed() + ready + call('ZCARD', HELD) + (may_suspect and call('ZCARD', SUSPECT) or 0)
-  if waiting == 0 then return '' end
-  if flow.out_of_tokens(function(_, why, wait) flow.why, flow.wait = why, math.ceil(wait) end) then return 'tokens' end
-  if #given == n then return flow.why end
-  local listed = classed and flow.background and flow.background <= #given and call('LLEN', BACKGROUND) + ready or 0
-  return listed > 0 and 'background' or ''
-end
-
 if flows then
   flow.charged()
   if is_probe and #given > 0 then flow.probe(nonce, lease_ms) end
   flow.write()
 end
 local stopped, seated = #given < n and (bytes >= max_bytes or passed >= BATCH), false
-local held = flows and #given < asked and not stopped and held_back() or ''
+local held = flows and #given < asked and not stopped and flow.held_back(#given, n, may_suspect) or ''
 if #given == asked or stopped then
   stand_up(owner)
-  share(lanes, flow.out_of_tokens() and 0 or flow.free - #given)
+  share(lanes, flows and flow.left(#given) or math.huge)
 end
 if #given < asked or has_more_lanes then seated = sit_down(owner) end
 if reaped == BATCH or #due == BATCH or stopped then

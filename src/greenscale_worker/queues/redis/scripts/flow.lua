@@ -11,7 +11,12 @@
 --   probe                    until when a probe of the fleet is out, and the nonce of its claim
 --   shut|<owner>, dark       until when this worker's breaker is open; until when those of all are, and where the slow start ends
 -- Another program may have written anything here: what cannot be read counts as missing, and a foreign type as no field at all.
-local flow = {values = {}, changed = {}, background = nil, why = '', wait = 0, free = math.huge}
+local flow
+
+-- Defines the functions of this part, once. Only where they are needed: to define them takes a tenth of a job's time here.
+local function begin_flow()
+if flow then return end
+flow = {values = {}, changed = {}, background = nil, why = '', wait = 0, free = math.huge}
 local FLOW_FIELDS = {'limit', 'requests', 'tokens', 'engine', 'r', 't', 'at', 'told', 'mean_out', 'mean_ms', 'hold', 'ramp', 'probe',
                      'dark'}
 local LONGEST_HOLD = 700000   -- ms; an endpoint may ask for 600 s, to which jitter is added
@@ -22,6 +27,9 @@ local LEARNING = 16            -- answers that the running means look back at
 local FOR_OTHERS = 0.3         -- of the limit, where `background` does not go
 local MOST_ROOM = 9999
 local A_MINUTE = 60000
+local LONGEST_WAIT = 700000    -- ms
+local MOST_OUT = 1e6           -- tokens of an answer
+local LEVEL = {requests = 'r', tokens = 't'}  -- the fields with what the budgets held
 
 -- Text as a number; nil for all else.
 local function decimal(text)
@@ -29,7 +37,7 @@ local function decimal(text)
   return number and math.abs(number) < MOST and number or nil
 end
 
-local function positive(text)
+function flow.positive(text)
   local number = decimal(text)
   return number and number > 0 and number or nil
 end
@@ -60,17 +68,6 @@ function flow.write()
     call('HSET', CONTROL, 'flow', '1')
     control.flow = '1'
   end
-end
-
--- Takes over what a worker declares of the fleet. Returns whether anything is in use.
-function flow.declare(limit, requests, tokens)
-  local declared = {limit = limit or '', requests = requests or '', tokens = tokens or ''}
-  if not control.flow and declared.limit .. declared.requests .. declared.tokens == '' then return false end
-  flow.read()
-  for field, text in pairs(declared) do
-    if (flow.values[field] or '') ~= text then set(field, text ~= '' and text or nil) end
-  end
-  return true
 end
 
 -- Until when no call is to begin; nil: calls may.
@@ -108,13 +105,12 @@ end
 
 -- How much a budget gets in a minute; nil: it has no bound. Headers may only lower it.
 local PLACE = {requests = 1, tokens = 2}
-local LEVEL = {requests = 'r', tokens = 't'}
 local function rate(what)
-  local own = positive(flow.values[what])
+  local own = flow.positive(flow.values[what])
   if not own then return nil end
   local told = {string.match(flow.values.told or '', '^(%S+) (%S+) (%d+)$')}
   local age = queue_now - (whole(told[3]) or 0)
-  return math.min(own, age >= 0 and age <= TOLD_MS and positive(told[PLACE[what]]) or own)
+  return math.min(own, age >= 0 and age <= TOLD_MS and flow.positive(told[PLACE[what]]) or own)
 end
 
 -- What a budget holds; nil: it has no bound. Half a second's worth at most: providers judge by the second, and theirs must never be
@@ -137,16 +133,35 @@ local function set_levels(requests, tokens)
   if requests or tokens then set('at', digits(queue_now)) end
 end
 
+-- Takes over what a worker declares of the fleet.
+function flow.declare(limit, requests, tokens)
+  local declared = {limit = limit or '', requests = requests or '', tokens = tokens or ''}
+  flow.read()
+  local requests_left, tokens_left = level('requests'), level('tokens')
+  local is_changed = (flow.values.requests or '') ~= declared.requests or (flow.values.tokens or '') ~= declared.tokens
+  if is_changed then set_levels(requests_left, tokens_left) end  -- what was filled by the old rate
+  for field, text in pairs(declared) do
+    if (flow.values[field] or '') ~= text then
+      set(field, text ~= '' and text or nil)
+      if text == '' and LEVEL[field] then set(LEVEL[field], nil) end
+    end
+  end
+end
+
 -- What a call is charged for its answer before it is known.
-function flow.estimate() return math.ceil(math.min(positive(flow.values.mean_out) or UNKNOWN_OUT, 1e9)) end
+function flow.estimate()
+  local mean = flow.positive(flow.values.mean_out)
+  return math.ceil(mean and mean <= MOST_OUT and mean or UNKNOWN_OUT)
+end
 
 -- How many jobs may be claimed now, of so many asked for; `flow.why` and `flow.wait` then say what allows no more, and for how long.
 function flow.allow(asked, is_probe, beat_ms)
+  flow.read()
   local n, limit, allowed = asked, flow.limit(), ramp()
   local function bound(most, why, wait)
     most = math.max(0, most)
     flow.free = math.min(flow.free, most)
-    if most < n then n, flow.why, flow.wait = most, why, math.max(1, math.ceil(wait)) end
+    if most < n then n, flow.why, flow.wait = most, why, math.max(1, math.ceil(math.min(wait, LONGEST_WAIT))) end
   end
   local hold, probe = flow.held_until(), lasting('probe')
   if hold then bound(0, 'pause', hold - queue_now) end
@@ -173,6 +188,9 @@ function flow.out_of_tokens(bound)
   return is_out
 end
 
+-- How many jobs more may be claimed, after so many.
+function flow.left(given) return flow.out_of_tokens() and 0 or flow.free - given end
+
 -- Charges a job that a claim takes: one request, its payload, and what an answer costs in the mean.
 function flow.charge(payload)
   flow.requests_charged = (flow.requests_charged or 0) + 1
@@ -180,7 +198,18 @@ function flow.charge(payload)
 end
 
 -- Whether jobs are charged.
-function flow.charges() return positive(flow.values.requests) or positive(flow.values.tokens) end
+function flow.charges() return flow.positive(flow.values.requests) or flow.positive(flow.values.tokens) end
+
+-- Why jobs that wait were not given by a claim: so many were, and it was allowed to give n; empty: none waits.
+function flow.held_back(given, n, may_suspect)
+  local ready = call('ZCARD', READY)
+  local waiting = unclaimed() + ready + call('ZCARD', HELD) + (may_suspect and call('ZCARD', SUSPECT) or 0)
+  if waiting == 0 then return '' end
+  if flow.out_of_tokens(function(_, why, wait) flow.why, flow.wait = why, math.ceil(math.min(wait, 60000)) end) then return 'tokens' end
+  if given == n then return flow.why end
+  local listed = classed and flow.background and flow.background <= given and call('LLEN', BACKGROUND) + ready or 0
+  return listed > 0 and 'background' or ''
+end
 
 -- Notes that a probe is out: while it is, no other worker whose breaker is open makes one.
 function flow.probe(nonce, lease_ms) set('probe', digits(queue_now + lease_ms) .. ' ' .. nonce) end
@@ -247,7 +276,7 @@ function flow.give_back(tokens, requests)
 end
 
 local function learn(field, number)
-  local before = positive(flow.values[field])
+  local before = flow.positive(flow.values[field])
   if number > 0 then set(field, string.format('%.1f', before and before + (number - before) / LEARNING or number)) end
 end
 
@@ -278,8 +307,8 @@ end
 function flow.tell(told)
   local limit_r, left_r, limit_t, left_t = string.match(told, '^(%S+) (%S+) (%S+) (%S+)$')
   if not limit_r then return end
-  if positive(limit_r) or positive(limit_t) then set('told', limit_r .. ' ' .. limit_t .. ' ' .. digits(queue_now)) end
-  flow.left_requests, flow.left_tokens = positive(left_r), positive(left_t)
+  if flow.positive(limit_r) or flow.positive(limit_t) then set('told', limit_r .. ' ' .. limit_t .. ' ' .. digits(queue_now)) end
+  flow.left_requests, flow.left_tokens = flow.positive(left_r), flow.positive(left_t)
 end
 
 -- Puts the budgets right, and writes what this script has noted of calls that ended.
@@ -311,7 +340,7 @@ function flow.is_dark() return control.flow and lasting('dark') and true or fals
 function flow.room(scaled)
   if control.paused and scaled then return 0 end
   if control.paused or flow.is_dark() then return math.max(1, call('ZCARD', LEASE)) end
-  local limit, requests, mean_ms = flow.limit(), positive(flow.values.requests), positive(flow.values.mean_ms)
+  local limit, requests, mean_ms = flow.limit(), flow.positive(flow.values.requests), flow.positive(flow.values.mean_ms)
   local by_rate = requests and mean_ms and math.max(1, math.ceil(requests / 60 * mean_ms / 1000))
   return limit and by_rate and math.min(limit, by_rate) or limit or by_rate
 end
@@ -331,4 +360,10 @@ function flow.write_room(key, room)
     redis.pcall('LPUSH', key, unpack(words))
     length = length + #words
   end
+end
+end
+
+-- Whether a worker declares anything of the fleet, or anything is in use.
+local function flows_by(limit, requests, tokens, more)
+  return control.flow or more or (limit or '') ~= '' or (requests or '') ~= '' or (tokens or '') ~= ''
 end

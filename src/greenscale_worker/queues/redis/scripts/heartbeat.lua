@@ -12,7 +12,9 @@
 local lease_ms, beat_ms, max_crashes, owner = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 run_when_full()
 tick(lease_ms, beat_ms)
-local lost, flows = {}, flow.declare(ARGV[12], ARGV[13], ARGV[14]) or ARGV[15] == '1'
+local lost, flows = {}, flows_by(ARGV[12], ARGV[13], ARGV[14], ARGV[15] == '1')
+begin_flow()
+if flows then flow.declare(ARGV[12], ARGV[13], ARGV[14]) end
 flow.read()
 for arg = 16, #ARGV, 2 do
   local id = ARGV[arg]

@@ -4,6 +4,7 @@
 -- ARGV  3 owner, 4 ms for which it looks, 5 the limit it found (empty: none)
 -- Output {whether it is the one (1 or 0), the limit found last (empty: none), calls in flight}
 run_when_full()
+begin_flow()
 flow.read()
 local looker = redis.pcall('HGET', FLOW, 'looker')
 local till, by = string.match(type(looker) == 'string' and looker or '', '^(%d+) (.*)$')

@@ -12,6 +12,7 @@ else
   control.paused = '1'
   if ARGV[3] == 'zero' then call('HSET', CONTROL, 'scaled', '1') else call('HDEL', CONTROL, 'scaled') end
 end
+begin_flow()
 flow.read()
 flow.write_room(KEYS[ITEMS], flow.room(ARGV[3] == 'zero'))
 if ARGV[3] == 'resume' then ring('resumed') end

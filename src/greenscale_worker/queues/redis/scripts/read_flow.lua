@@ -6,6 +6,7 @@
 --         that may end, ms until the next job is due, limit, requests and tokens a minute, mean ms of a call}; empty: none
 local function flag(is) return is and 1 or 0 end
 
+begin_flow()
 flow.read()
 local values, waiting = flow.values, unclaimed()
 local shut, held, held_ms = flow.is_dark(), '', 0
@@ -24,7 +25,7 @@ local later = call('ZRANGE', LATER, 0, 0, 'WITHSCORES')[2]
 due, later = due and due - queue_now, later and later - now
 local next_due = due and later and math.min(due, later) or due or later
 local limit = flow.limit()
-local function text_of(field) return positive(values[field]) and values[field] or '' end
+local function text_of(field) return flow.positive(values[field]) and values[field] or '' end
 
 return {waiting, call('HLEN', META), call('ZCARD', LEASE), call('ZCOUNT', WORKERS, digits(now - tonumber(ARGV[3])), '+inf'),
         flag(control.paused), flag(control.paused and call('HGET', CONTROL, 'scaled')), flag(shut), held, held_ms,

@@ -7,7 +7,8 @@
 --       then for each item: id, token, delay ms, job id (empty: no record), reason; snoozed clears the count of crashes
 -- Output for each item OK, STALE or GONE; BADTYPE: OK, and a foreign key was replaced
 local ttl = tonumber(ARGV[3])
-local rings, backs = false, flow.pairs(ARGV[4])
+if control.flow then begin_flow() end
+local rings, backs = false, control.flow and flow.pairs(ARGV[4])
 run_when_full()
 
 local function release(i, id, token, delay, job_id, reason, record)

@@ -66,7 +66,10 @@ local function retry(item, record)
   if m.token ~= token or not call('ZSCORE', LEASE, id) then return 'STALE' end
   m.runs = m.runs + 1
   local hold = tonumber(item[12])
-  if hold > 0 then flow.pause(hold) end
+  if hold > 0 then
+    begin_flow()
+    flow.pause(hold)
+  end
   if control.flow then flow.ended(token, m.owner, false) end
   local verdict
   if prior == 'job' then
@@ -105,6 +108,7 @@ local function retry(item, record)
   return verdict, write_record(record, ttl, false, unpack(fields)) and 1 or 0, delay
 end
 
+if control.flow then begin_flow() end
 local answers, rings = {}, false
 for arg = 6, #ARGV, WORDS do
   local verdict, foreign, delay = retry({unpack(ARGV, arg, arg + WORDS - 1)}, KEYS[ITEMS + (arg - 6) / WORDS])
@@ -112,7 +116,7 @@ for arg = 6, #ARGV, WORDS do
   answers[#answers + 1] = delay or 0
   rings = rings or verdict == 'DELAYED' or verdict == 'HELD'
 end
-if control.flow or flow.loaded then
+if flow then
   flow.read()
   flow.tell(ARGV[5])
   flow.settle()

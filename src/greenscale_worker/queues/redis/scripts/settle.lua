@@ -22,7 +22,8 @@ while arg <= #ARGV do
   arg = arg + 8 + ARGV[arg + 7]
 end
 local metas, finished, settled = read_metas(ids, owned), {}, {succeeded = 0, failed = 0}
-local backs = flow.pairs(ARGV[4])
+if control.flow then begin_flow() end
+local backs = control.flow and flow.pairs(ARGV[4])
 local began_last = 0  -- ms; the latest begin of a call that succeeded
 
 -- Whether another delivery of the job id is in flight, apart from those that this script is about to end.
@@ -59,7 +60,7 @@ local function settle(i, id, token, state, job_id, text, message, start, result,
     bury(id, checked(m) or without_counts(m), job_id, clash and 'conflict' or text, message, attempts)
     metas[id] = nil
     if clash then
-      flow.give_back(backs[2 * i - 1], backs[2 * i])
+      if control.flow then flow.give_back(backs[2 * i - 1], backs[2 * i]) end
       return 'OK'
     end
   end
