@@ -1,4 +1,4 @@
-"""Measures the push scaler: `python -m bench.scaler` (two minutes).
+"""Measures the push scaler: `python -m bench.scaler` (five minutes).
 
 From a push to the message that has KEDA start a pod, with one queue and with a thousand, each with a stream as KEDA
 holds it; and what watching costs the scaler and Redis meanwhile. It keeps the figures in bench/results and writes their
@@ -34,7 +34,7 @@ BEGIN: Final = "<!-- Written by `python -m bench.scaler`; do not edit. -->\n"
 END: Final = "<!-- End of what `python -m bench.scaler` wrote. -->"
 OURSELVES: Final = (sys.executable, "-m", "greenscale_worker", "scaler")
 MANY: Final = 1000
-PUSHES: Final = 60
+PUSHES: Final = 20
 REST_SECONDS: Final = 10.0
 START_SECONDS: Final = 60.0
 SCENES: Final = (
