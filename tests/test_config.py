@@ -152,6 +152,10 @@ TEXTS = {
     ),
     "GREENSCALE_ENDPOINT_CA_FILE": ([PEM], ["/nowhere.pem", "/", __file__]),
     "GREENSCALE_LIMIT": (["1", "1000000", "engine"], ["0", "1000001", "1.5", "-1", "motor"]),
+    "GREENSCALE_SCALER_LISTEN": (
+        ["0.0.0.0:6000", "127.0.0.1:0", "[::]:6000", "localhost:65535"],
+        ["6000", ":6000", "::1:6000", "[h]:6000:", "h:65536", "h:-1", "http://h:1"],
+    ),
     "GREENSCALE_READY_PATH": (["/", "/health", "/v1/models?x=1"], ["health", "//host/x", "/a b", "https://h/"]),
     "REDIS_URL": (
         [
@@ -227,7 +231,9 @@ def test_texts_have_rules(name: str) -> None:
 
 def test_every_rule_is_tested() -> None:
     ruled = {setting.name for setting in catalogue() if setting.accepts != "any text"} - {"HTTPS_PROXY"}
-    files = {f"GREENSCALE_{whose}_{what}_FILE" for whose in ("REDIS", "ENDPOINT") for what in ("CA", "CERT", "KEY")}
+    files = {
+        f"GREENSCALE_{whose}_{what}_FILE" for whose in ("REDIS", "ENDPOINT", "SCALER") for what in ("CA", "CERT", "KEY")
+    }
     assert ruled == set(NUMBERS) | set(TEXTS) | files
 
 

@@ -67,7 +67,10 @@ def test_the_overlays_and_components_are_those_that_are_promised() -> None:
         "dashboard deletion-cost energy-readings external-redis gateway gateway-ingress gateway-open-key gateway-route"
         " gateway-files-s3 gateway-files-volume"
     )
-    promised += " host-alias keda-list keda-stream keda-stream-classic monitoring network-policy redis simulator vllm"
+    promised += (
+        " host-alias keda-list keda-push keda-push-tls keda-stream keda-stream-classic monitoring network-policy redis"
+    )
+    promised += " simulator vllm"
     assert set(COMPONENTS) >= set(promised.split())
 
 
@@ -619,7 +622,7 @@ def test_in_production_nothing_passes_but_what_must() -> None:
     assert {"ports": [{"protocol": "TCP", "port": redis_port}]} in worker["egress"]
     redis = named(resources, "NetworkPolicy", "redis")["spec"]
     assert redis["policyTypes"] == ["Ingress"]
-    assert [len(rule["from"]) for rule in redis["ingress"]] == [3], "worker, gateway and KEDA"
+    assert [len(rule["from"]) for rule in redis["ingress"]] == [4], "worker, gateway, scaler and KEDA"
 
 
 def test_without_an_external_redis_the_workers_way_leads_to_ours_only() -> None:

@@ -21,6 +21,7 @@ from greenscale_worker.log_text import LogText
 from greenscale_worker.log_writer import LogWriter
 
 Event = Literal[
+    "answers_stale",
     "backend_error",
     "backend_exception",
     "batch_error",
@@ -44,14 +45,17 @@ Event = Literal[
     "job_buried",
     "job_taken_over",
     "log_lines_dropped",
+    "nobody_comes",
     "notices_dropped",
     "output_not_locked",
     "probe_failed",
     "queue_back",
+    "queue_refused",
     "queue_unavailable",
     "ready",
     "redis_may_evict",
     "redis_not_persistent",
+    "scaler_started",
     "stopped",
     "thread_left_behind",
     "tokens_not_written",
