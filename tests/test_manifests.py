@@ -60,6 +60,7 @@ SWITCHED_OFF: Final = re.compile(r"^\s*#\s*(- .*|[\w./-]+:\s*\S*)$", re.MULTILIN
 PINNED: Final = re.compile(r"[\w./-]+(:v?\d[\w.-]*|:dev)?(@sha256:[0-9a-f]{64})?")
 
 WITH_GATEWAY: Final = {"dev", "gpu", "production"}
+WITH_DELETION_COST: Final = {"dev", "gpu", "production"}
 
 every_rendering = pytest.mark.parametrize("name", [*OVERLAYS, *COMPONENTS])
 every_overlay = pytest.mark.parametrize("name", OVERLAYS)
@@ -203,6 +204,8 @@ def test_containers_are_locked_down_probed_and_limited(name: str) -> None:
             "allowPrivilegeEscalation", "capabilities", "readOnlyRootFilesystem", "runAsGroup", "runAsUser"
         }, container  # fmt: skip
         assert {"startupProbe", "livenessProbe", "readinessProbe"} <= spec.keys(), container
+        asked_at_once = spec["startupProbe"].get("initialDelaySeconds", 0) < 1
+        assert not asked_at_once or spec["startupProbe"]["periodSeconds"] > 1, f"{container}: an event at each start"
         assert {"cpu", "memory"} <= spec["resources"]["limits"].keys() & spec["resources"]["requests"].keys(), container
         assert PINNED.fullmatch(spec["image"]), f"{container}: {spec['image']}"
         assert ":" in spec["image"], f"{container}: {spec['image']}"
@@ -629,7 +632,11 @@ def test_keda_and_the_worker_take_what_they_need_from_the_same_secrets(name: str
     resources = render(name)
     _, worker = the_worker(resources)
     login = named(resources, "TriggerAuthentication", "greenscale-redis")["spec"]
-    asked = {each["name"]: each["valueFrom"]["secretKeyRef"] for each in worker["env"] if "valueFrom" in each}
+    asked = {
+        each["name"]: each["valueFrom"]["secretKeyRef"]
+        for each in worker["env"]
+        if "secretKeyRef" in each.get("valueFrom", {})
+    }
     assert {each["name"] for each in login["secretTargetRef"]} == {asked["REDIS_PASSWORD"]["name"]}
     authority = {each["name"] for each in login.get("configMapTargetRef", [])}
     mounted = {each["configMap"]["name"] for each in the_worker(resources)[0].get("volumes", []) if "configMap" in each}
@@ -675,7 +682,7 @@ def test_in_production_nothing_passes_but_what_must() -> None:
     worker = named(resources, "NetworkPolicy", "greenscale-worker")["spec"]
     variables = environment(resources, the_worker(resources)[1])
     redis_port = urlsplit(variables["REDIS_URL"]).port
-    assert {port["port"] for rule in worker["egress"] for port in rule["ports"]} == {53, 443, redis_port}
+    assert {port["port"] for rule in worker["egress"] for port in rule["ports"]} == {53, 443, 6443, redis_port}
     assert [port["port"] for rule in worker["ingress"] for port in rule["ports"]] == ["health"]
     assert {"ports": [{"protocol": "TCP", "port": redis_port}]} in worker["egress"]
     redis = named(resources, "NetworkPolicy", "redis")["spec"]
@@ -700,8 +707,8 @@ def test_an_alias_has_the_address_of_the_overlay() -> None:
 
 @cache
 def everything_with_deletion_cost(namespace: str = "greenscale-system", prefix: str = "") -> tuple[Resource, ...]:
-    """The largest overlay with the component, in a namespace and with names of its own."""
-    return render_anew(resource="overlays/gpu", components=["deletion-cost"], namespace=namespace, namePrefix=prefix)
+    """The largest overlay, in a namespace and with names of its own."""
+    return render_anew(resource="overlays/gpu", namespace=namespace, namePrefix=prefix)
 
 
 def test_the_workers_account_may_patch_pods_and_nothing_else() -> None:
@@ -710,7 +717,8 @@ def test_the_workers_account_may_patch_pods_and_nothing_else() -> None:
     assert role["kind"] == "Role"
     assert role["rules"] == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["patch"]}]
     for overlay in OVERLAYS:
-        assert not of_kind(render(overlay), "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"), overlay
+        roles = of_kind(render(overlay), "Role", "ClusterRole")
+        assert [each["rules"] for each in roles] == ([role["rules"]] if overlay in WITH_DELETION_COST else []), overlay
 
 
 @pytest.mark.parametrize(("namespace", "prefix"), [("greenscale-system", ""), ("blue", "blue-")])
@@ -748,7 +756,8 @@ def test_the_worker_knows_its_own_pod_where_it_is_asked_to() -> None:
     (name,) = (each for each in worker["env"] if each["name"] == "GREENSCALE_POD_NAME")
     assert name["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.name"
     for overlay in OVERLAYS:
-        assert "GREENSCALE_POD_DELETION_COST" not in environment(render(overlay), the_worker(render(overlay))[1])
+        told = environment(render(overlay), the_worker(render(overlay))[1])
+        assert told.get("GREENSCALE_POD_DELETION_COST") == ("true" if overlay in WITH_DELETION_COST else None)
 
 
 def test_with_both_components_the_worker_reaches_the_api_server() -> None:
