@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from greenscale_worker.blame import decide
-from greenscale_worker.job import SNOOZED, Failed, Failure, Job, Outcome, Released, Succeeded
+from greenscale_worker.job import DRAIN, SNOOZED, Failed, Failure, Job, Outcome, Released, Succeeded
 from greenscale_worker.queues import SUSPECT_CRASHES, Binding, DeadLetter, Lease, QueueOptions, Verdict, token_seconds
 from greenscale_worker.queues.memory.client import MemoryClient
 from greenscale_worker.queues.memory.store import Beat, Entry, Store
@@ -242,6 +242,8 @@ class MemoryQueue(MemoryClient):
             store.requeue(entry)
         if lease.job_id is not None:
             store.records.postponed(lease.job_id, due, "delayed", outcome.reason)
+            if outcome.reason == DRAIN:
+                lease.drains = store.records.drained(lease.job_id)
         return True
 
     def _settle_late(self, lease: Lease, outcome: Succeeded | Failed) -> bool:
