@@ -22,7 +22,7 @@ from typing import Any, Final
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from greenscale_worker.queues.redis.keys import LEDGER, OF_LETTERS, RECENT
+from greenscale_worker.queues.redis.keys import FLOW, LEDGER, OF_LETTERS, RECENT
 from harness.redis_server import RedisServer
 from tests.support.actors import JOB_IDS, Actors, Fails, ignore, sources
 from tests.support.crew import Held, Process
@@ -305,7 +305,11 @@ class Walk(Actors):
         keys = [*self.keys.base, self.keys.record("j-0"), self.keys.cancel("j-0")]
         before = self.content()
         for key in self.keys.base:
-            if key in {self.keys.of(RECENT), self.keys.of(LEDGER)}:  # what has ended is worth no refusal
+            if key in {
+                self.keys.of(RECENT),
+                self.keys.of(LEDGER),
+                self.keys.of(FLOW),
+            }:  # what has ended is worth no refusal
                 continue
             if key.encode() in before:
                 self.redis.rename(key, "elsewhere")

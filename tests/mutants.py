@@ -301,7 +301,7 @@ MUTANTS: Final = [
         "take_again(function() return oldest(low, high) end, most)  --",
         "if call('LLEN', SOURCE) == 0 then take_again(function() return oldest(low, high) end, most) end  --",
     ),
-    Mutant("a pause is ignored", "claim", "if control.paused or n == 0 then", "if n == 0 then"),
+    Mutant("a pause is ignored", "claim", "if control.paused or asked == 0 then", "if asked == 0 then"),
     Mutant(
         "a worker sleeps past what falls due",
         "claim",
@@ -332,7 +332,7 @@ MUTANTS: Final = [
     Mutant("who comes back is first again", "seats", "'NX', ", "'XX', "),
     Mutant("a burst wakes one", "seats", "math.ceil(waiting / lanes)", "1"),
     Mutant("a burst wakes all", "seats", "math.ceil(waiting / lanes)", "99"),
-    Mutant("who is full keeps its seat", "claim", "  stand_up(owner)\n  share(lanes)", "  share(lanes)"),
+    Mutant("who is full keeps its seat", "claim", "  stand_up(owner)\n  share(lanes", "  share(lanes"),
     Mutant("a paused queue keeps seats taken", "claim", "  stand_up(owner)\n  return", " return"),
     Mutant(
         "who cannot claim tells nobody what it reaped",
@@ -340,8 +340,8 @@ MUTANTS: Final = [
         "  if reaped > 0 then ring('ready') end\n  stand",
         "  stand",
     ),
-    Mutant("a burst stays where it is", "claim", "  share(lanes)\n"),
-    Mutant("a worker with one free lane wakes as if all had one", "claim", "  share(lanes)\n", "  share(n)\n"),
+    Mutant("a burst stays where it is", "claim", "  share(lanes,", "  share(0,"),
+    Mutant("a worker with one free lane wakes as if all had one", "claim", "  share(lanes,", "  share(n,"),
     Mutant(
         "without a seat, too, it waits for what falls due", "claim", "if not seated then return", "if false then return"
     ),
@@ -409,7 +409,12 @@ MUTANTS: Final = [
         "settle",
         "if succeeded and clashes(job_id, id) then return nil end",
     ),
-    Mutant("a conflict writes the other's record", "settle", "    if clash then return 'OK' end\n"),
+    Mutant(
+        "a conflict writes the other's record",
+        "settle",
+        "      return 'OK'\n    end\n  end\n  settled",
+        "    end\n  end\n  settled",
+    ),
     Mutant(
         "a job never bound adds to an old record",
         "settle",
@@ -542,7 +547,10 @@ MUTANTS: Final = [
     Mutant("a heartbeat prolongs another's lease", "heartbeat", "m.token == ARGV[arg + 1] and "),
     Mutant("a reaped lease comes alive", "heartbeat", " and call('ZSCORE', LEASE, id)"),
     Mutant(
-        "a heartbeat reaps before it prolongs", "heartbeat", "local lost = {}", "local lost = {}\nreap(max_crashes)"
+        "a heartbeat reaps before it prolongs",
+        "heartbeat",
+        "local lost, flows =",
+        "reap(max_crashes)\nlocal lost, flows =",
     ),
     Mutant("a heartbeat does not reap", "heartbeat", "if ARGV[7] == '1' then\n  reaped", "if false then\n  reaped"),
     Mutant(
@@ -552,9 +560,7 @@ MUTANTS: Final = [
         "if true then\n  reaped",
     ),
     Mutant("what is paused may be claimed", "heartbeat", "if not control.paused then", "if true then"),
-    Mutant(
-        "dead workers stay on the list", "heartbeat", "if store.dismiss(silent) then call('ZREM', WORKERS, silent) end"
-    ),
+    Mutant("dead workers stay on the list", "heartbeat", "    call('ZREM', WORKERS, silent)\n"),
     # check_format, cancel, put, replay
     Mutant("whoever starts changes the format", "check_format", "'HSETNX'", "'HSET'"),
     # Notices of ends

@@ -86,7 +86,7 @@ def test_jobs_of_which_somebody_deleted_a_part_stop_nobody(redis: Redis) -> None
     redis.lpush(keys.name, *(str(number) for number in range(8)))
     jobs = claim()
     for id_, token, *_ in jobs[:4]:
-        run("release", 0, id_, token, 2000 * (int(id_) % 2), "", "")
+        run("release", 0, "", id_, token, 2000 * (int(id_) % 2), "", "")
     for id_, *_ in jobs[::2]:
         redis.hdel(keys.of("open"), id_)
     for id_, *_ in jobs[1::4]:

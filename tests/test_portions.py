@@ -81,7 +81,7 @@ def success(redis: Redis, kind: Kind, jobs: int) -> list[int]:
     large = Large(redis, kind, jobs, "held", score=0)
     redis.lpush("jobs", "payload") if kind == "list" else redis.xadd("jobs", {"job": "payload"})
     ((id_, token, *_), *_) = large.claim(NOW, "one")[3]
-    settle = ["3600", id_, token, "succeeded", "", "4", "", f"{NOW} 0 0 0 ", 0]
+    settle = ["3600", "", "", id_, token, "succeeded", "", "4", "", f"{NOW} 0 0 0 ", 0]
     counts = [large.commands(lambda: large.run("settle", NOW + 1, *settle))]
     assert not redis.hexists(large.keys.of("control"), "blamed")
     return [*counts, *(large.commands(lambda n=n: large.claim(NOW + 2, f"two-{n}")) for n in range(3))]

@@ -28,13 +28,14 @@ if TYPE_CHECKING:
     from greenscale_worker.execution import Policy
     from greenscale_worker.gate import Gate
     from greenscale_worker.grouping import Grouper
-    from greenscale_worker.job import Failed, Failure, Job, Outcome, Output, Released, Succeeded, Usage, decode
+    from greenscale_worker.job import Failed, Failure, Job, Outcome, Output, Rates, Released, Succeeded, Usage, decode
     from greenscale_worker.queues import (
         Binding,
         Cancellation,
         DeadFilter,
         DeadLetter,
         Depth,
+        Flow,
         JobFilter,
         JobInfo,
         Lease,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         LiveWorker,
         Loss,
         Notice,
+        Observed,
         Queue,
         QueueClient,
         QueueOptions,
@@ -67,9 +69,9 @@ _MODULES: Final = {
     "execution": "Policy",
     "gate": "Gate",
     "grouping": "Grouper",
-    "job": "Failed Failure Job Outcome Output Released Succeeded Usage decode",
-    "queues": "Binding Cancellation DeadFilter DeadLetter Depth JobFilter JobInfo Lease LedgerMinute LiveWorker Loss "
-    "Notice Queue QueueClient QueueOptions RedisOptions Replay State TokenPiece Verdict",
+    "job": "Failed Failure Job Outcome Output Rates Released Succeeded Usage decode",
+    "queues": "Binding Cancellation DeadFilter DeadLetter Depth Flow JobFilter JobInfo Lease LedgerMinute LiveWorker "
+    "Loss Notice Observed Queue QueueClient QueueOptions RedisOptions Replay State TokenPiece Verdict",
     "queues.memory": "MemoryQueue",
     "queues.redis.opened": "redis_client",
     "queues.registry": "QueueKind open_client open_queue",
@@ -94,6 +96,7 @@ __all__ = [  # written out for type checkers, which do not run code
     "Depth",
     "Failed",
     "Failure",
+    "Flow",
     "Gate",
     "GreenScaleError",
     "Grouper",
@@ -111,6 +114,7 @@ __all__ = [  # written out for type checkers, which do not run code
     "MemoryQueue",
     "Metrics",
     "Notice",
+    "Observed",
     "Outcome",
     "Output",
     "PermanentError",
@@ -121,6 +125,7 @@ __all__ = [  # written out for type checkers, which do not run code
     "QueueKind",
     "QueueOptions",
     "QueueUnavailableError",
+    "Rates",
     "RedisOptions",
     "Released",
     "Replay",

@@ -210,7 +210,8 @@ class Evidence:
             delay = max(delay, wait)
             if 2 * sum(self._failures) >= len(self._failures):
                 self.held_until = max(self.held_until, now + wait)
-        self._break(call, fault, now)
+        if self.is_open or not fault.full:  # a queue limit is no outage
+            self._break(call, fault, now)
         if self.is_open:  # after the next probe, which another job makes if there is one
             delay = max(delay, self.wait(now) + self._pause / 2 + FIRST_PAUSE / 2)
         return used, delay

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
-    from greenscale_worker.job import Usage
+    from greenscale_worker.job import Rates, Usage
 
 Prior = Literal["job", "endpoint", "unknown"]
 
@@ -71,7 +71,8 @@ class TransientError(GreenScaleError):
     `retry_after` is the wait in seconds that the endpoint asked for, 600 at most, None where it said nothing usable.
     `overload`: the endpoint wants fewer calls at a time. `advice` says what an operator has to check; it is logged, so
     it must quote neither the endpoint nor the job. `counted` is the former spelling of `prior`: True for `unknown`,
-    False for `endpoint`.
+    False for `endpoint`. `full`: the endpoint works, and only has no room for this call. `rates` is what it said of the
+    rate it allows.
     """
 
     def __init__(  # noqa: PLR0913  what is known of a fault
@@ -85,6 +86,8 @@ class TransientError(GreenScaleError):
         overload: bool = False,
         advice: str | None = None,
         counted: bool | None = None,
+        full: bool = False,
+        rates: "Rates | None" = None,
     ) -> None:
         super().__init__(message)
         self.code = str(code)
@@ -95,6 +98,8 @@ class TransientError(GreenScaleError):
         )
         self.overload = overload
         self.advice = advice
+        self.full = full
+        self.rates = rates
 
 
 class PermanentError(GreenScaleError):

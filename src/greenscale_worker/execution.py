@@ -14,7 +14,19 @@ from greenscale_worker.blame import Call
 from greenscale_worker.cancel_scope import CancelScope, Timeouts
 from greenscale_worker.errors import LONGEST_SNOOZE, BadInputError, PermanentError, Prior, Snooze, TransientError
 from greenscale_worker.gate import Gate
-from greenscale_worker.job import SNOOZED, Failed, Failure, Job, Outcome, Output, Released, Succeeded, Usage, begin
+from greenscale_worker.job import (
+    SNOOZED,
+    Failed,
+    Failure,
+    Job,
+    Outcome,
+    Output,
+    Rates,
+    Released,
+    Succeeded,
+    Usage,
+    begin,
+)
 from greenscale_worker.queues import Lease
 from greenscale_worker.telemetry import Metrics, log
 
@@ -139,6 +151,8 @@ class Executor:
             used=used,
             max_tries=policy.max_tries,
             delay=delay,
+            hold=0.0 if answer.retry_after is None else self._gate.held_seconds,
+            rates=answer.rates if isinstance(answer.rates, Rates) else None,
         )
 
     def _peers(self, job: Job) -> str:

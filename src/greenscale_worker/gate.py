@@ -115,6 +115,11 @@ class Gate:
             self.on_shut()
         return used, delay
 
+    @property
+    def held_seconds(self) -> float:
+        """For how long the endpoint wants no calls; 0.0: it said nothing, or of one job alone."""
+        return max(0.0, self._evidence.held_until - monotonic())
+
     def _wait(self) -> float:
         """Seconds until a lane may enter; infinite while another lane has to leave or succeed first."""
         evidence = self._evidence

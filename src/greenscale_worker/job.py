@@ -140,11 +140,21 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Rates:
+    """What an endpoint said of the rate it allows: its limits, and what is left of them; None: nothing usable."""
+
+    limit_requests: float | None = None
+    remaining_requests: float | None = None
+    limit_tokens: float | None = None
+    remaining_tokens: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """A backend's answer: the text that the client gets, and what is known about it.
 
     `body` is the endpoint's full answer, JSON as it came, empty where a backend has none. Raises TypeError where
-    a field has the wrong type.
+    a field has the wrong type. `rates` is what the endpoint said of the rate it allows.
     """
 
     text: str
@@ -152,6 +162,7 @@ class Output:
     finish_reason: str | None = None
     usage: Usage = Usage()
     body: bytes = b""
+    rates: Rates | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
@@ -161,6 +172,8 @@ class Output:
                 raise TypeError("model, finish_reason: a string or None is expected")
         if not isinstance(self.usage, Usage):
             raise TypeError(f"usage: Usage is expected, not {type(self.usage).__name__}")
+        if not isinstance(self.rates, Rates | None):
+            raise TypeError(f"rates: Rates or None is expected, not {type(self.rates).__name__}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +208,8 @@ class Failure:
     """A call has failed, and the queue decides whether to retry it (docs/blame.md).
 
     `used` is how much of a try it uses up, `max_tries` how many tries make the job a dead letter, `delay` the least
-    seconds until its next call. `prior` and `fingerprint` are those of `TransientError`.
+    seconds until its next call. `prior` and `fingerprint` are those of `TransientError`. For `hold` seconds the
+    endpoint wants no call of any worker, and `rates` is what it said of the rate it allows.
     """
 
     code: str
@@ -205,6 +219,8 @@ class Failure:
     used: float = 1.0
     max_tries: float = 5.0
     delay: float = 0.0
+    hold: float = 0.0
+    rates: Rates | None = None
 
 
 Outcome = Succeeded | Failed | Released

@@ -232,7 +232,7 @@ class Worker:
             with scope:
                 probe = await self._gate.enter()
                 try:
-                    return await self._queue.lease(), probe
+                    return await (self._queue.lease(probe=True) if probe else self._queue.lease()), probe
                 except BaseException:
                     self._gate.leave(probe=probe)
                     raise
@@ -368,7 +368,7 @@ class Worker:
             with suppress(TimeoutError, QueueUnavailableError):
                 async with asyncio.timeout(2 * self._heartbeat):
                     why = self.why and " ".join(self.why.split())[:LONGEST_WHY]
-                    await self._queue.beat(why, lanes=self._concurrency)
+                    await self._queue.beat(why, lanes=self._concurrency, shut=self._gate.is_open)
             await asyncio.sleep(max(0.0, self.beat_tried + self._heartbeat - loop.time()))
 
     async def _backend_is_ready(self) -> bool:

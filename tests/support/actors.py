@@ -52,6 +52,7 @@ STORES: Final[dict[Kind, type[ListStore | StreamStore]]] = {"list": ListStore, "
 A_LONG_TIME: Final = 3_600_000
 GROUPED: Final = {"bind", "settle", "release", "retry"}
 MAX_CRASHES: Final = [2, 5]
+NO_BOUNDS: Final = ["", "", "", 0]  # those have a walk of their own: tests/flow_walk.py
 DONE: Final = {b"OK", b"BADTYPE"}
 RUNS: Final = {b"RUN", b"BADTYPE"}
 
@@ -347,7 +348,7 @@ class Actors:
         args = [n, LEASE, BEAT, process.name, nonce, process.max_crashes]
         has_more = self.rnd.random() < 0.2
         lanes = n + len(process.held)
-        args += [self.setup.max_bytes, int(may_suspect), int(has_more), lanes]
+        args += [self.setup.max_bytes, int(may_suspect), int(has_more), lanes, *NO_BOUNDS]
 
         def expected() -> list[Any]:
             ledger, most = self.ledger, process.max_crashes
@@ -384,7 +385,7 @@ class Actors:
             for held in group
         ]
         keys: list[str] = []
-        args: list[Any] = [LIVE_SECONDS, self.setup.ttl, process.name, BACKEND]
+        args: list[Any] = [LIVE_SECONDS, self.setup.ttl, process.name, BACKEND, ""]
         for id_, token, job_id, notify, fields in items:
             keys += [self.keys.record(job_id), self.keys.cancel(job_id)]
             args += [self.setup.name(id_), token, job_id, notify, 2 * len(fields), *flat(fields.items())]
@@ -413,7 +414,7 @@ class Actors:
         group = self.some([*process.at("bound", "conflict"), *unusable], everything=everything)[: most or None]
         items = [self.outcome(process, held) for held in group]
         keys: list[str] = []
-        args: list[Any] = [self.setup.ttl]
+        args: list[Any] = [self.setup.ttl, "", ""]
         for item in items:
             keys += [self.keys.result(item.job_id), self.keys.record(item.job_id)]
             args += [self.setup.name(item.id), *item[1:-1], 2 * len(item.fields), *flat(item.fields.items())]
@@ -437,7 +438,7 @@ class Actors:
             wait = wait if delay < 0 else delay
             items.append(Return(held.id, held.token, wait, job_id, self.rnd.choice(TEXTS) or DRAIN))
         keys = [self.keys.record(item.job_id) for item in items]
-        args: list[Any] = [LIVE_SECONDS if self.setup.ttl else 0]
+        args: list[Any] = [LIVE_SECONDS if self.setup.ttl else 0, ""]
         args += flat((self.setup.name(item.id), *item[1:]) for item in items)
 
         def heard(_: list[bytes]) -> None:
@@ -452,8 +453,8 @@ class Actors:
         group = self.some(process.at("bound"), everything=fails is not None)
         items = [self.fault(held, fails) for held in group]
         keys = [self.keys.record(item.job_id) for item in items]
-        args: list[Any] = [LIVE_SECONDS if self.setup.ttl else 0, self.setup.ttl]
-        args += flat((self.setup.name(item.id), *item[1:]) for item in items)
+        args: list[Any] = [LIVE_SECONDS if self.setup.ttl else 0, self.setup.ttl, ""]
+        args += flat((self.setup.name(item.id), *item[1:], 0) for item in items)
 
         def seen(answers: list[Any]) -> None:
             for item, verdict in zip(items, answers[::3], strict=True):
@@ -495,7 +496,7 @@ class Actors:
         idle = last and self.rnd.random() < 0.5
         args: list[Any] = [LEASE, BEAT, process.max_crashes, process.name, int(last), int(idle)]
         lanes = self.rnd.choice(["", str(self.ledger.now % 99)])
-        args += [len(process.held), LEDGER_DAYS, lanes]
+        args += [len(process.held), LEDGER_DAYS, lanes, *NO_BOUNDS]
         args += flat((self.setup.name(id_), token) for id_, token in held)
 
         def expected() -> list[Any]:
@@ -515,7 +516,7 @@ class Actors:
             if due := [name.decode() for name in answer[5]]:
                 self.promote(process, due)
 
-        keys = [self.keys.lanes(process.name)]
+        keys = [self.keys.lanes(process.name), self.keys.room]
         self.call(process, Call("heartbeat", keys, args, expected, [], seen, heard))
 
     def resend(self, process: Process) -> None:

@@ -131,7 +131,7 @@ class Ledger:
             for id_ in still:
                 self.open[id_].until = self.queue_now + LEASE
             self.claims[owner] = (nonce, ids, self.now + 1000 * REMEMBERED_SECONDS)
-            return [0, str(self.now), 0, self._given(still), [], "", 0]
+            return [0, str(self.now), 0, self._given(still), [], "", 0, "", ""]
         classed, self.stopped = self._is_classed(), False
         self._tick()
         self.buried = buried = []
@@ -140,7 +140,7 @@ class Ledger:
             if reaped:
                 self.bells.append("ready")
             self._stand_up(owner)
-            return [-2, str(self.now), reaped, [], buried, "", 0]
+            return [-2, str(self.now), reaped, [], buried, "", 0, "", ""]
         due = self._first("delayed", lambda job: job.until <= self.queue_now)
         for id_ in due:
             self._requeue(self.open[id_])
@@ -158,7 +158,7 @@ class Ledger:
         seated = (len(ids) < n or has_more) and self._sit_down(owner)
         at_once = BATCH in (reaped, len(due)) or full
         sleep = 0 if at_once else self._sleep() if seated else -1
-        return [sleep, str(self.now), reaped, self._given(ids), buried, "", int(seated and not at_once)]
+        return [sleep, str(self.now), reaped, self._given(ids), buried, "", int(seated and not at_once), "", ""]
 
     def bind(self, items: Iterable[Binding], worker: str) -> list[str]:
         return [self._bind(item, worker) for item in items]

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from redis import Redis
 
-from greenscale_worker.queues.redis.keys import BASE, LEDGER, OF_LISTS, RECENT, Keys
+from greenscale_worker.queues.redis.keys import BASE, FLOW, LEDGER, OF_LISTS, RECENT, Keys
 from tests.support.entries import (
     FINAL_SECONDS,
     FOREIGN,
@@ -63,7 +63,7 @@ class Camera:
         found = self._read(keys=[*keys.base, *names, *(keys.claim(owner) for owner in owners)], args=[GROUP])
         picture: Picture = {"source": found[0][1]}
         for part, (kind, value, _) in zip((*BASE, *keys.own), found[1:], strict=False):
-            if part == LEDGER:  # it has tests of its own
+            if part in {FLOW, LEDGER}:  # they have tests of their own
                 continue
             if part in {RECENT, *OF_LISTS}:
                 picture[part] = value

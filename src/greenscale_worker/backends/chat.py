@@ -5,6 +5,7 @@ import os
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from yarl import URL
 from greenscale_worker.backends import ChatOptions
 from greenscale_worker.backends.completion import Judge, read_completion, read_embeddings
 from greenscale_worker.backends.error_body import ErrorBody, read_error
+from greenscale_worker.backends.rate_headers import rates_of
 from greenscale_worker.backends.request import inputs_of, request_of
 from greenscale_worker.backends.status_codes import SHORT, error_of
 from greenscale_worker.backends.streamed import read_stream
@@ -87,11 +89,11 @@ class ChatBackend:
                 if response.status // 100 == SUCCESS:
                     judge = partial(self._error, job, response)
                     if job.tokens:
-                        return await self._follow(job, response, judge)
+                        return _rated(await self._follow(job, response, judge), response)
                     answer = await self._read(response)
                     if job.path == EMBEDDINGS_PATH:
-                        return read_embeddings(answer, judge, inputs=inputs_of(request))
-                    return read_completion(answer, judge, job.path)
+                        return _rated(read_embeddings(answer, judge, inputs=inputs_of(request)), response)
+                    return _rated(read_completion(answer, judge, job.path), response)
                 said = await _read_error(response)
         except ClientError as error:
             raise _lost(error) from error
@@ -278,6 +280,12 @@ def _http_url(name: str, text: str) -> URL:
     if url.scheme not in ("http", "https") or not url.host:
         raise ConfigError(f"the {name} is not complete; http:// or https:// and a host are expected")
     return url
+
+
+def _rated(output: Output, response: ClientResponse) -> Output:
+    """Add to an answer what its headers say of the rate that the endpoint allows."""
+    rates = rates_of(response.headers)
+    return output if rates is None else replace(output, rates=rates)
 
 
 def _headers(options: ChatOptions) -> CIMultiDict[str]:

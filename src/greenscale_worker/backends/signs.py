@@ -9,8 +9,11 @@ from typing import Final, Literal
 
 from greenscale_worker.backends.error_body import ErrorBody
 
-Meaning = Literal["suspended", "filtered", "flagged", "never", "model", "key", "money", "rights", "down", "busy"]
-"""suspended, key, money, rights: of the account. filtered, flagged, never, model: of the request. down, busy: now."""
+Meaning = Literal[
+    "suspended", "filtered", "flagged", "never", "model", "key", "money", "rights", "down", "busy", "full"
+]
+"""suspended, key, money, rights: of the account. filtered, flagged, never, model: of the request. down, busy: now.
+full: busy, as a limit on its queue says."""
 
 NOTHING: Final = r"(?!)"
 LONGEST_READ: Final = 1000  # characters of a message: what comes later is mostly a quotation
@@ -100,6 +103,8 @@ SIGNS: Final = (
         r"|model is (currently |still )?(loading|starting)|\bloading model\b|shutting down"
         r"|no (deployments|available (channel|server|worker|provider)s?)\b",
     ),
+    # vLLM with --max-num-queued-reqs: 503 "Please try again later or on a different instance".
+    _sign("full", NOTHING, r"try again later or on a different instance"),
     # Anthropic: overloaded_error. Google: RESOURCE_EXHAUSTED, UNAVAILABLE. Bedrock: ThrottlingException. vLLM: backlog.
     _sign(
         "busy",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from greenscale_worker.backends.error_body import ErrorBody
+from greenscale_worker.backends.rate_headers import rates_of
 from greenscale_worker.backends.retry_after import retry_after
 from greenscale_worker.backends.signs import Meaning, meaning_of
 from greenscale_worker.errors import PermanentError, Prior, TransientError
@@ -28,6 +29,7 @@ class Judgement:
     prior: Prior | Literal["certain"]
     overload: bool = False
     advice: str | None = None
+    full: bool = False
 
 
 JOB: Final = Judgement("job")
@@ -35,6 +37,7 @@ CERTAIN: Final = Judgement("certain")
 UNKNOWN: Final = Judgement("unknown")
 DOWN: Final = Judgement("endpoint")
 BUSY: Final = Judgement("endpoint", overload=True)
+FULL: Final = Judgement("endpoint", overload=True, full=True)
 KEY: Final = Judgement(
     "endpoint", advice="the endpoint refuses the key; check that it is set, right, not expired, and belongs to this URL"
 )
@@ -70,6 +73,7 @@ BY_MEANING: Final[Mapping[Meaning, Judgement]] = {
     "rights": RIGHTS,
     "down": DOWN,
     "busy": BUSY,
+    "full": FULL,
 }
 BY_STATUS: Final[Mapping[int, Judgement]] = {
     401: KEY,
@@ -147,6 +151,8 @@ def error_of(  # noqa: PLR0913  all there is to know of an answer
         retry_after=after,
         overload=judgement.overload,
         advice=judgement.advice,
+        full=judgement.full,
+        rates=rates_of(headers),
     )
 
 

@@ -5,7 +5,7 @@ Each function reads only what it needs, so a command that sends nothing to an en
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
 
 import orjson
@@ -115,8 +115,16 @@ def queue_options(settings: Settings) -> QueueOptions:
         dead_max_age=settings.dead_max_age_seconds or 0.0,
         dead_max_count=settings.dead_max_count or 0,
         ledger_days=settings.ledger_days,
+        limit=_limit(settings.limit),
+        requests_per_minute=settings.requests_per_minute,
+        tokens_per_minute=settings.tokens_per_minute,
         backend=settings.backend,
     )
+
+
+def _limit(text: str | None) -> int | Literal["engine"] | None:
+    """Return how many calls the fleet may have open."""
+    return "engine" if text == "engine" else int(text) if text else None
 
 
 def queue_name(settings: Settings) -> str:
@@ -132,7 +140,8 @@ def own_queue_options(settings: Settings, part: str) -> QueueOptions:
     """Return the options of a list of the gateways' own, such as `{jobs}:webhooks`, in the slot of the queue."""
     name = queue_name(settings)
     own = f"{name}:{part}" if "{" in name else f"{{{name}}}:{part}"
-    return replace(queue_options(settings), name=own, take_from="right", result_prefix=f"{part}:", backend=part)
+    options = replace(queue_options(settings), name=own, take_from="right", result_prefix=f"{part}:", backend=part)
+    return replace(options, limit=None, requests_per_minute=None, tokens_per_minute=None)  # none of its calls is one
 
 
 def own_pod(settings: Settings) -> str | None:

@@ -128,9 +128,15 @@ def _matches(pattern: str) -> Callable[[str], bool]:
     return lambda text: re.fullmatch(pattern, text) is not None
 
 
+MOST_IN_FLIGHT: Final = 1_000_000
+
 # For numbers that an empty value switches off.
 OR_NOTHING: Final = BeforeValidator(lambda value: None if value == "" else value)
 
+FLEET_LIMIT: Final = Rule(
+    f"a whole number from 1 to {MOST_IN_FLIGHT}, engine, or nothing",
+    lambda text: text in ("", "engine") or (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_IN_FLIGHT),
+)
 HTTP_URL: Final = Rule("a full URL, https://host/path or http://host/path", is_http_url)
 BASE_URL: Final = Rule(f"a URL such as https://host/v1, without {CHAT_PATH}, which is added", _is_base_url)
 REDIS_URL: Final = Rule(

@@ -10,6 +10,7 @@ from greenscale_worker.config.rules import (
     API_KEY,
     BASE_URL,
     FILES,
+    FLEET_LIMIT,
     GATEWAY_KEY,
     GROUP_NAME,
     HEADERS,
@@ -226,6 +227,32 @@ class QueueSettings(Section):
     )
 
 
+class FlowSettings(Section):
+    """Flow control, for all workers of a queue together."""
+
+    limit: Annotated[str | None, FLEET_LIMIT] = Field(
+        None,
+        alias="GREENSCALE_LIMIT",
+        description="How many calls all workers together may have open (docs/flow-control.md). `engine`: as many as "
+        "the engine's own metrics say. Without it: as many as there are lanes.",
+    )
+    requests_per_minute: Annotated[float | None, OR_NOTHING] = Field(
+        None,
+        alias="GREENSCALE_REQUESTS_PER_MINUTE",
+        ge=0.1,
+        le=100_000_000,
+        description="How many calls all workers together may begin in a minute. Without it: no limit.",
+    )
+    tokens_per_minute: Annotated[float | None, OR_NOTHING] = Field(
+        None,
+        alias="GREENSCALE_TOKENS_PER_MINUTE",
+        ge=1,
+        le=1_000_000_000_000,
+        description="How many tokens, of prompts and answers, the calls of all workers together may cost in a minute. "
+        "Without it: no limit.",
+    )
+
+
 class JobSettings(Section):
     """Jobs."""
 
@@ -355,6 +382,7 @@ SECTIONS: Final[tuple[type[Section], ...]] = (
     EndpointSettings,
     RedisSettings,
     QueueSettings,
+    FlowSettings,
     JobSettings,
     WorkerSettings,
     GatewaySettings,
@@ -369,7 +397,9 @@ class Notice:
     hint: str
 
 
-class Settings(GatewaySettings, WorkerSettings, JobSettings, QueueSettings, RedisSettings, EndpointSettings):
+class Settings(
+    GatewaySettings, WorkerSettings, JobSettings, FlowSettings, QueueSettings, RedisSettings, EndpointSettings
+):
     """All settings, each checked by itself; `options` checks them together.
 
     By field, `origins` has the source of each value that is not the default, and `files` the file that holds a secret.

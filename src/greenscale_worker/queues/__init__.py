@@ -18,6 +18,7 @@ Cancellation = Literal["cancelled", "will_be_cancelled", "finished", "unknown"]
 Replay = Literal["replayed", "unknown", "payload_lost"]
 Loss = Literal["taken", "gone"]
 Verdict = Literal["delayed", "held", "dead", "stale"]
+Held = Literal["", "limit", "requests", "tokens", "pause", "breaker", "paused"]  # why no job that waits is claimed
 Change = Literal["waits", "left", "over"]
 JobClass = Literal["interactive", "standard", "background"]
 CLASSES: Final[tuple[JobClass, ...]] = get_args(JobClass)  # in the order in which they are served
@@ -68,6 +69,8 @@ class QueueOptions:
     two queues in one database may have jobs with the same id. A heartbeat is due every `lease / 5`.
     Dead letters older than `dead_max_age`, and the oldest beyond `dead_max_count`, are deleted; 0 means no limit.
     The ledger is kept for `ledger_days`; 0: no ledger is kept.
+    `limit` is how many calls the fleet may have open, `requests_per_minute` and `tokens_per_minute` how many it may
+    begin and how many tokens they may cost; None: no bound. With the limit `engine` it is what `observe` has found.
     """
 
     name: str = "jobs"
@@ -80,6 +83,9 @@ class QueueOptions:
     dead_max_age: float = 0.0
     dead_max_count: int = 0
     ledger_days: int = 8
+    limit: int | Literal["engine"] | None = None
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
     backend: str = ""
 
     @property
@@ -99,7 +105,8 @@ class Lease:
     is no usable id. The ledger counts it for `tenant`, too, and `keep` is what the job says of its answer.
     `default_job_id` is the queue's id for a payload that has none, if the queue provides one. `due_in` is when a job
     that `retry` has put off is due, in seconds; None: as its failure says. `drains` is how many drains have cut the job
-    off, known once one has released it where records are kept.
+    off, known once one has released it where records are kept. The fleet's budget was charged a request and `charged`
+    tokens, `estimated` of them for the answer; None: it was charged nothing.
     """
 
     id: str
@@ -112,6 +119,8 @@ class Lease:
     runs: int = 0
     job_id: str | None = None
     default_job_id: str | None = None
+    charged: int | None = None
+    estimated: int = 0
     keep: Keep = "text"
     attempts: int = 0
     began: float | None = None
@@ -156,6 +165,14 @@ def check_positions(after: Mapping[str, str]) -> None:
             raise ValueError(f"{position!r} is no position; that of a TokenPiece is expected, or an empty one")
 
 
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the fleet does to the engine: the limit found last, None if there is none, and how many calls are open."""
+
+    limit: int | None
+    in_flight: int
+
+
 class Queue(Protocol):
     """The worker side. Every call except `aclose` may be cancelled at any time without losing a job.
 
@@ -168,8 +185,11 @@ class Queue(Protocol):
         """Whether the queue's server answered the last call."""
         ...
 
-    async def lease(self) -> Lease:
-        """Wait for a job and lease it."""
+    async def lease(self, *, probe: bool = False) -> Lease:
+        """Wait for a job and lease it, as soon as the limit and the budgets of all workers together allow it.
+
+        With `probe` this worker's breaker is open: it gets a job only if no other worker has one by such a call.
+        """
         ...
 
     async def bind(self, lease: Lease, job: Job) -> Binding:
@@ -206,11 +226,18 @@ class Queue(Protocol):
         """
         ...
 
-    async def beat(self, why: str | None = None, *, lanes: int | None = None) -> None:
+    async def beat(self, why: str | None = None, *, lanes: int | None = None, shut: bool = False) -> None:
         """Send a heartbeat: prolong all leases in one call, and `lose` those that we no longer own.
 
         `why` is one line on why this worker makes no calls until the next heartbeat; None: it makes calls. `lanes` is
-        how many jobs it runs at once, for those who list workers.
+        how many jobs it runs at once, for those who list workers. `shut`: its breaker is open.
+        """
+        ...
+
+    async def observe(self, seconds: float, limit: int | None = None) -> Observed | None:
+        """Be the one worker of the fleet that looks at the engine, for `seconds` from now; None: another one is.
+
+        `limit` is how many calls the engine was found to bear: it holds where the limit of `options` is `engine`.
         """
         ...
 
@@ -263,7 +290,7 @@ class Flow:
     paused: bool = False
     scaled_to_zero: bool = False
     shut: bool = False
-    held: Literal["", "limit", "requests", "tokens", "pause", "breaker", "paused"] = ""
+    held: Held = ""
     held_seconds: float = 0.0
     due_seconds: float | None = None
     workers: int = 0
@@ -615,8 +642,11 @@ class QueueClient(Protocol):
         """
         ...
 
-    async def pause(self) -> None:
-        """Stop workers from claiming until `resume`; running jobs continue."""
+    async def pause(self, *, scale_to_zero: bool = False) -> None:
+        """Stop workers from claiming until `resume`; running jobs continue.
+
+        With `scale_to_zero` the autoscaler keeps no worker for them.
+        """
         ...
 
     async def resume(self) -> None:

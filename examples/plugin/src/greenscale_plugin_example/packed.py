@@ -66,6 +66,7 @@ class PackedQueue:
         self.settle = queue.settle
         self.retry = queue.retry
         self.beat = queue.beat
+        self.observe = queue.observe
         self.aclose = queue.aclose
 
     @property
@@ -73,9 +74,9 @@ class PackedQueue:
         """Whether Redis answered when it was last asked."""
         return self._queue.up
 
-    async def lease(self) -> Lease:
+    async def lease(self, *, probe: bool = False) -> Lease:
         """Wait for a job and take it."""
-        lease = await self._queue.lease()
+        lease = await self._queue.lease(probe=probe)
         lease.payload = unpack(lease.payload)
         return lease
 
@@ -104,6 +105,7 @@ class PackedClient:
         self.cancel = client.cancel
         self.uncancel = client.uncancel
         self.depth = client.depth
+        self.flow = client.flow
         self.workers = client.workers
         self.ledger = client.ledger
         self.pause = client.pause

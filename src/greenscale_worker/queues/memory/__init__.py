@@ -9,8 +9,17 @@ from collections.abc import Callable
 from typing import Final
 
 from greenscale_worker.blame import decide
-from greenscale_worker.job import DRAIN, SNOOZED, Failed, Failure, Job, Outcome, Released, Succeeded
-from greenscale_worker.queues import SUSPECT_CRASHES, Binding, DeadLetter, Lease, QueueOptions, Verdict, token_seconds
+from greenscale_worker.job import DRAIN, SNOOZED, Failed, Failure, Job, Outcome, Released, Succeeded, Usage
+from greenscale_worker.queues import (
+    SUSPECT_CRASHES,
+    Binding,
+    DeadLetter,
+    Lease,
+    Observed,
+    QueueOptions,
+    Verdict,
+    token_seconds,
+)
 from greenscale_worker.queues.memory.client import MemoryClient
 from greenscale_worker.queues.memory.store import Beat, Entry, Store
 
@@ -55,14 +64,14 @@ class MemoryQueue(MemoryClient):
         """See Queue: there is no server that could be down."""
         return True
 
-    async def lease(self) -> Lease:
+    async def lease(self, *, probe: bool = False) -> Lease:
         """See Queue."""
         store = self._store
         await asyncio.sleep(0)  # a lane that never waits would starve everything else
-        while (lease := self._claim()) is None:
+        while (lease := self._claim(probe=probe)) is None:
             bell = store.new_bell()
             try:
-                async with asyncio.timeout(self._sleep()):
+                async with asyncio.timeout(self._sleep(probe=probe)):
                     await bell
             except TimeoutError:
                 continue
@@ -83,11 +92,13 @@ class MemoryQueue(MemoryClient):
             return "conflict"
         if other is not entry:
             self._drop(lease, entry)
+            store.flow_control.dropped(lease)
             return "duplicate"
         if job.notify:
             store.notices.ask(job.job_id)
         if store.tombstones.pop(job.job_id):
             self._drop(lease, entry)
+            store.flow_control.dropped(lease)
             store.records.cancelled(job.job_id)
             store.notices.ended(job.job_id, "cancelled")
             store.ledger.count("cancelled")
@@ -96,6 +107,7 @@ class MemoryQueue(MemoryClient):
         entry.bound_to = lease.job_id = job.job_id
         lease.tenant, lease.keep = job.tenant, job.keep
         lease.attempts = lease.runs + 1
+        store.flow_control.bound_job(lease, job.payload)
         store.records.running(lease, job, self._worker)
         return "run"
 
@@ -109,9 +121,12 @@ class MemoryQueue(MemoryClient):
         self._tell(lease, outcome)
         self._drop(lease, entry)
         if isinstance(outcome, Failed):
+            self._ended(lease, outcome.usage)
             self._bury(entry, lease.job_id, outcome, lease.attempts)
             self._store.ledger.count("failed", lease, outcome.usage)
         else:
+            self._ended(lease, outcome.output.usage, succeeded=True)
+            self._store.flow_control.hear(outcome.output.rates)
             self._store.ledger.count("ended", lease, outcome.output.usage)
             self._store.evidence.succeeded(self._began(lease), held=bool(self._store.held))
             if lease.job_id is not None:
@@ -135,6 +150,10 @@ class MemoryQueue(MemoryClient):
         if entry is None:
             return "stale"
         entry.runs += 1
+        if failure.hold > 0:
+            store.flow_control.pause(failure.hold, len(store.leased))
+        self._ended(lease)
+        store.flow_control.hear(failure.rates)
         judged = decide(
             failure,
             store.evidence,
@@ -163,17 +182,32 @@ class MemoryQueue(MemoryClient):
                 store.records.postponed(lease.job_id, due, state, failure.code, failure.message)
         return judged.verdict
 
+    def _ended(self, lease: Lease, usage: Usage | None = None, *, succeeded: bool = False) -> None:
+        """Put budgets and slow start right after a job, and wake lanes that it may have made room for."""
+        control = self._store.flow_control
+        was_used = control.is_used
+        control.ended(lease, usage, worker=self._worker, succeeded=succeeded)
+        if was_used:
+            self._store.ring()
+
     def _began(self, lease: Lease) -> float:
         """Return when the call of a job began, by the queue's clock; without a call: now."""
         return self._store.clock() - (0.0 if lease.began is None else time.monotonic() - lease.began)
 
-    async def beat(self, why: str | None = None, *, lanes: int | None = None) -> None:
+    async def observe(self, seconds: float, limit: int | None = None) -> Observed | None:
+        """See Queue."""
+        control = self._store.flow_control
+        is_ours = control.observe(self._worker, seconds, limit)
+        return Observed(control.engine, len(self._store.leased)) if is_ours else None
+
+    async def beat(self, why: str | None = None, *, lanes: int | None = None, shut: bool = False) -> None:
         """See Queue."""
         store = self._store
         for lease in list(self._held.values()):
             entry = store.live(lease)
             if entry is not None:
                 store.prolong(entry)
+                store.flow_control.prolong(lease)
             else:
                 del self._held[lease.token]
                 lease.lose("taken" if int(lease.id) in store.open else "gone")
@@ -182,6 +216,7 @@ class MemoryQueue(MemoryClient):
         self._count_time()
         store.promote()
         store.beats[self._worker] = Beat(store.clock(), why, lanes)
+        store.flow_control.heard(self._worker, shut=shut, alive=len(store.alive()), lanes=lanes or 1)
 
     async def aclose(self) -> None:
         """Leave the list of live workers. Jobs are never claimed ahead, so there is none to hand back."""
@@ -196,19 +231,24 @@ class MemoryQueue(MemoryClient):
         alive = {self._worker, *(name for name, beat in store.beats.items() if now - beat.at <= most)}
         store.ledger.worked(min(now - before, most), leases=len(self._held), alive=len(alive))
 
-    def _claim(self) -> Lease | None:
+    def _claim(self, *, probe: bool) -> Lease | None:
         self._tick()
         if self._store.paused:
             return None
         suspect = any(held.crashes >= SUSPECT_CRASHES and not held.lost for held in self._held.values())
-        lease = self._store.take(suspect=not suspect)
+        lease = self._store.take(suspect=not suspect, probe=probe)
         if lease is not None:
             self._held[lease.token] = lease
         return lease
 
-    def _sleep(self) -> float | None:
-        due = self._store.next_due()
-        return None if due is None or self._store.paused else max(SHORTEST_SLEEP, due - self._store.clock())
+    def _sleep(self, *, probe: bool) -> float | None:
+        store, due = self._store, self._store.next_due()
+        if store.paused:
+            return None
+        why, seconds = store.flow_control.bound(len(store.leased), probe=probe)
+        waits = [] if due is None else [due - store.clock()]
+        waits += [] if why is None else [seconds]
+        return max(SHORTEST_SLEEP, min(waits)) if waits else None
 
     def _tick(self) -> None:
         for entry in self._store.tick():
@@ -233,6 +273,7 @@ class MemoryQueue(MemoryClient):
             return False
         self._tell(lease, outcome)
         self._held.pop(lease.token, None)
+        self._ended(lease)
         if outcome.reason == SNOOZED:
             entry.crashes = 0
         due = store.clock() + outcome.delay

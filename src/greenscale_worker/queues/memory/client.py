@@ -17,6 +17,7 @@ from greenscale_worker.queues import (
     DeadFilter,
     DeadLetter,
     Depth,
+    Flow,
     JobClass,
     JobFilter,
     JobInfo,
@@ -240,6 +241,10 @@ class MemoryClient:
             scheduled=len(store.later),
         )
 
+    async def flow(self) -> Flow:
+        """See QueueClient."""
+        return self._store.flow()
+
     async def workers(self) -> list[LiveWorker]:
         """See QueueClient."""
         store = self._store
@@ -254,13 +259,13 @@ class MemoryClient:
         """See QueueClient."""
         return self._store.ledger.between(since, until, tenant)
 
-    async def pause(self) -> None:
+    async def pause(self, *, scale_to_zero: bool = False) -> None:
         """See QueueClient."""
-        self._store.paused = True
+        self._store.paused, self._store.scaled_to_zero = True, scale_to_zero
 
     async def resume(self) -> None:
         """See QueueClient."""
-        self._store.paused = False
+        self._store.paused = self._store.scaled_to_zero = False
         self._store.ring()
 
     async def dead(

@@ -14,8 +14,19 @@ from operator import attrgetter
 from typing import Final, NamedTuple
 
 from greenscale_worker.blame import KNOWN, FleetEvidence
-from greenscale_worker.queues import CLASSES, SUSPECT_CRASHES, TURNS, DeadLetter, JobClass, Lease, QueueOptions
+from greenscale_worker.queues import (
+    CLASSES,
+    SUSPECT_CRASHES,
+    TURNS,
+    DeadLetter,
+    Flow,
+    Held,
+    JobClass,
+    Lease,
+    QueueOptions,
+)
 from greenscale_worker.queues.memory.attending import Attending
+from greenscale_worker.queues.memory.flow import FlowControl
 from greenscale_worker.queues.memory.ledger import Ledger
 from greenscale_worker.queues.memory.notices import Notices
 from greenscale_worker.queues.memory.records import Expiring, Records
@@ -95,10 +106,11 @@ class Store:
         self.tokens = Tokens(clock)
         self.notices = Notices(clock)
         self.ledger = Ledger(options.ledger_days, clock)
+        self.flow_control = FlowControl(options, clock)
         self.tombstones: Expiring[str] = Expiring(clock)
         self.beats: dict[str, Beat] = {}  # by worker
         self.bells: dict[asyncio.Future[None], None] = {}
-        self.paused = False
+        self.paused = self.scaled_to_zero = False
         self._ids = itertools.count(1)
         self._tokens = itertools.count(1)
         self._claimed = 0
@@ -156,12 +168,45 @@ class Store:
         """Return when the next delayed job is due. Expired leases need no timer: heartbeats find them."""
         return self.delayed[0].due if self.delayed else None
 
-    def take(self, *, suspect: bool) -> Lease | None:
+    def alive(self) -> list[str]:
+        """Return the workers that have sent a heartbeat within the time of two."""
+        now, most = self.clock(), 2 * self.options.heartbeat
+        return [worker for worker, beat in self.beats.items() if now - beat.at <= most]
+
+    def flow(self) -> Flow:
+        """Tell what holds jobs back."""
+        now, unclaimed = self.clock(), sum(map(len, self.unclaimed.values()))
+        dues = [*(job.due for job in self.later.values()), *(entry.due for entry in self.delayed[:1])]
+        alive = self.alive()
+        shut = self.flow_control.is_dark(alive)
+        claimable = unclaimed + len(self.ready) + len(self.suspects) + len(self.held)
+        why, seconds = self.flow_control.bound(len(self.leased), probe=False)
+        held: Held = "" if not claimable else "paused" if self.paused else "breaker" if shut else why or ""
+        return Flow(
+            waiting=unclaimed,
+            open=len(self.open),
+            in_flight=len(self.leased),
+            limit=self.flow_control.limit,
+            requests=self.options.requests_per_minute,
+            tokens=self.options.tokens_per_minute,
+            paused=self.paused,
+            scaled_to_zero=self.paused and self.scaled_to_zero,
+            shut=shut,
+            held=held,
+            held_seconds=seconds if held in {"requests", "tokens", "pause"} else 0.0,
+            due_seconds=max(0.0, min(dues) - now) if dues else None,
+            workers=len(alive),
+            call_seconds=self.flow_control.call_seconds,
+        )
+
+    def take(self, *, suspect: bool, probe: bool = False) -> Lease | None:
         """Lease a job, class by class: redeliveries before new ones, held ones last; a suspect only if allowed.
 
         Held jobs come back one by one, as in claim.lua: many that fail again at once would block the queue.
         """
         now = self.clock()
+        if self.flow_control.bound(len(self.leased), probe=probe)[0] is not None:
+            return None
         if not self.held:
             self.evidence.back = 0
         elif self.evidence.brings_back():
@@ -188,12 +233,16 @@ class Store:
             first_claimed_at=entry.first_claimed,
         )
         self.prolong(entry)
+        self.flow_control.claimed(entry.lease, probe=probe)
         return entry.lease
 
     def _turns(self) -> tuple[JobClass, ...]:
         """Return in which order the classes are asked for the next job; see `serve_in_turn` in claim.lua."""
         favoured: dict[int, tuple[JobClass, ...]] = {TURNS - 1: ("background",), TURNS // 2 - 1: ("standard",)}
-        return (*favoured.get(self._claimed % TURNS, ()), *CLASSES)
+        order = (*favoured.get(self._claimed % TURNS, ()), *CLASSES)
+        if self.flow_control.serves_background(len(self.leased)):
+            return order
+        return tuple(each for each in order if each != "background")
 
     def _oldest(self, job_class: JobClass, *, suspect: bool) -> Entry | None:
         """Take the next job of a class, unless it is held."""
@@ -251,6 +300,8 @@ class Store:
             self.bound.pop(entry.bound_to, None)
         if entry.suspect:
             self.ring()  # its worker may take the next suspect
+        elif self.flow_control.is_used:
+            self.ring()
 
     def replay(self, entry: Entry, job_id: str | None) -> None:
         """Put a dead job back to the head with fresh counters; its id is bound, so that it can be cancelled."""

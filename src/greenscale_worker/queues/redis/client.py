@@ -3,12 +3,12 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from time import monotonic
 from typing import Any, Final, TypeVar
 
-from greenscale_worker.errors import ConfigError, QueueUnavailableError
+from greenscale_worker.errors import QueueUnavailableError
 from greenscale_worker.job import check_job_id, is_job_id
 from greenscale_worker.queues import (
     LIVE_SECONDS,
@@ -18,6 +18,7 @@ from greenscale_worker.queues import (
     DeadFilter,
     DeadLetter,
     Depth,
+    Flow,
     JobClass,
     JobFilter,
     JobInfo,
@@ -45,6 +46,7 @@ from greenscale_worker.queues.redis.replies import (
     read_cursor,
     read_flag,
     read_flags,
+    read_flow,
     read_found,
     read_joined,
     read_lanes,
@@ -395,6 +397,10 @@ class RedisQueueClient:
             scheduled=scheduled,
         )
 
+    async def flow(self) -> Flow:
+        """Tell what holds jobs back, by one script."""
+        return await self._run("read_flow", self._keys.base, [int(2000 * self._options.heartbeat)], read_flow)
+
     async def workers(self) -> list[LiveWorker]:
         """List the worker processes whose heartbeat is no older than a lease."""
         async with self._turns.take():
@@ -428,18 +434,13 @@ class RedisQueueClient:
                 found += read_ledger(minutes, answer)
             return found
 
-    async def pause(self) -> None:
-        """Stop workers from claiming until `resume`."""
-        async with self._turns.take():
-            await self._client.hset(self._keys.of("control"), "paused", 1)
+    async def pause(self, *, scale_to_zero: bool = False) -> None:
+        """Stop workers from claiming until `resume`, and tell KEDA at once."""
+        await self._run("pause", [*self._keys.base, self._keys.room], ["zero" if scale_to_zero else "pause"], bytes)
 
     async def resume(self) -> None:
-        """End a pause."""
-        async with self._turns.take():
-            await self._client.hdel(self._keys.of("control"), "paused")
-        with suppress(ConfigError):  # where PUBLISH is forbidden, workers notice by themselves
-            async with self._turns.take():
-                await self._client.publish(self._keys.bell, "resumed")
+        """End a pause. Where PUBLISH is forbidden, workers notice by themselves."""
+        await self._run("pause", [*self._keys.base, self._keys.room], ["resume"], bytes)
 
     async def dead(
         self,

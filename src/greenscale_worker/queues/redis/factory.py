@@ -24,11 +24,18 @@ FORMATS: Final = (b"1", b"2")  # of the keys, that this version reads; a new que
 CLOSE_SECONDS: Final = 2.0
 WORKER_SCRIPTS: Final = (
     *("claim", "bind", "write_tokens", "settle", "release", "retry"),
-    *("heartbeat", "why", "record_dead", "unregister", "promote"),
+    *("heartbeat", "why", "record_dead", "unregister", "promote", "observe"),
 )
-CLIENT_SCRIPTS: Final = ("put", "promote", "look", "cancel", "uncancel", "open", "attend", "join", "forget")
+CLIENT_SCRIPTS: Final = (
+    *("put", "promote", "look", "cancel", "uncancel", "open", "attend", "join", "forget"),
+    *("pause", "read_flow"),
+)
 LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "discard", "tidy")
 SHARED: Final = {  # parts of scripts, in this order, and which scripts have them
+    "flow": (
+        *("claim", "bind", "settle", "release", "retry", "heartbeat", "unregister"),
+        *("read_flow", "pause", "observe"),
+    ),
     "ledger": ("claim", "bind", "settle", "retry", "heartbeat", "unregister", "cancel"),
     "waiting": ("claim", "release", "retry", "heartbeat", "replay"),
     "dead_letters": ("claim", "settle", "retry", "heartbeat", "record_dead", "cancel", *LETTER_SCRIPTS),

@@ -15,6 +15,7 @@ from typing import Any, Final
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.queues import SUSPECT_CRASHES, Lease, QueueOptions
 from greenscale_worker.queues.redis.errors import mapped
+from greenscale_worker.queues.redis.flow_words import HELD_BACK, bounds_of
 from greenscale_worker.queues.redis.keys import Keys
 from greenscale_worker.queues.redis.retrying_client import RetryingClient
 from greenscale_worker.queues.redis.script_loader import Script
@@ -28,6 +29,7 @@ PEEK_SECONDS: Final = 10
 PEEK_AFTER: Final = 0.003  # so that jobs that arrive one by one are claimed in groups, too
 POLL_SECONDS: Final = 1.0
 PAUSED: Final = -2
+PEEKED: Final = ("", "background")
 
 
 class Fetcher:
@@ -70,13 +72,18 @@ class Fetcher:
         self._from = b""
         self._peek_refused = False
         self._is_known = False  # by the queue, as one with a free lane
+        self._probes = set[asyncio.Future[Lease]]()
+        self._held_back = ""
         self._seated = self._paused = self._resting = False
         self._closing = False
         self._claiming = asyncio.create_task(self._claim_until_closed())
 
-    async def wait(self) -> Lease:
+    async def wait(self, *, probe: bool = False) -> Lease:
         """Wait for a job. If the caller is cancelled, its job goes to another lane or back to the head."""
         future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        if probe:
+            self._probes.add(future)
+            future.add_done_callback(self._probes.discard)
         self._waiting.append(future)
         self._wanted.set()
         if self._claiming.done():
@@ -94,6 +101,11 @@ class Fetcher:
     def idle(self) -> bool:
         """Whether a lane is free and no job was found for it."""
         return self._resting and not self._paused and self._lanes() > 0
+
+    @property
+    def why(self) -> str | None:
+        """Why a worker that runs nothing gets none of the jobs that wait; None if it does not know."""
+        return HELD_BACK.get(self._held_back) if self.idle and not self.held else None
 
     def ring(self) -> None:
         """Claim again, as there may be a job."""
@@ -113,8 +125,8 @@ class Fetcher:
         """Drop a lease that has ended, for whatever reason."""
         if self.held.get(lease.id) is lease:  # otherwise it is ours again, under a new token
             del self.held[lease.id]
-        if lease.crashes >= SUSPECT_CRASHES:
-            self.ring()
+        if lease.crashes >= SUSPECT_CRASHES or self._held_back:
+            self.ring()  # it may have made room
 
     async def aclose(self) -> None:
         """Stop claiming. Waits for a CLAIM in flight and puts its jobs back to the head."""
@@ -147,15 +159,15 @@ class Fetcher:
     async def _claim(self, lanes: int) -> None:
         """Claim once, and rest if that brought fewer jobs than asked for. Without lanes, leave the seat."""
         self._news.clear()
-        asked = min(lanes, MOST)
+        asked, probe = min(lanes, MOST), bool(self._probes)
         options = self._options
         nonce = secrets.token_hex(16)
         may_suspect = not any(lease.crashes >= SUSPECT_CRASHES for lease in self.held.values())
         args = ["", self._store.word, asked, int(options.lease * 1000), int(options.heartbeat * 1000)]
         args += [self._owner, nonce, options.max_crashes, MOST_BYTES, int(may_suspect), int(lanes > asked)]
-        args.append(lanes + len(self.held))
+        args += [lanes + len(self.held), *bounds_of(options), int(probe)]
         claimed = await self._redis.call_last(self._script, self._keys, args, _read)
-        sleep_ms, reaped, leases, buried, self._from, self._seated = claimed
+        sleep_ms, reaped, leases, buried, self._from, self._seated, self._held_back = claimed
         self._paused = lanes > 0 and sleep_ms == PAUSED
         self._is_known = not self._paused and len(leases) < lanes
         self._metrics.reaped(reaped)
@@ -177,7 +189,8 @@ class Fetcher:
         returning.add_done_callback(self._returns.discard)
 
     async def _rest(self, sleep_ms: int) -> None:
-        if self._seated and (self._peek is None or self._peek.done()):
+        may_peek = self._held_back in PEEKED  # else it would return at once, as jobs wait
+        if self._seated and may_peek and (self._peek is None or self._peek.done()):
             self._peek = asyncio.create_task(self._peek_once())
         self._resting = True
         with suppress(TimeoutError):
@@ -205,9 +218,10 @@ class Fetcher:
         self._news.set()
 
 
-def _read(answer: Any) -> tuple[int, int, list[Lease], list[bytes], bytes, bool]:
-    """Read the answer to CLAIM: sleep in ms, jobs reaped, claimed and buried, where to wait from, seated."""
-    sleep_ms, now_ms, reaped, jobs, buried, after, seated = answer
+def _read(answer: Any) -> tuple[int, int, list[Lease], list[bytes], bytes, bool, str]:
+    """Read the answer to CLAIM: sleep in ms, jobs reaped, claimed and buried, where to wait from, seated, held back."""
+    sleep_ms, now_ms, reaped, jobs, buried, after, seated, held_back, estimate = answer
+    estimated = int(estimate) if estimate else None
     leases = [
         Lease(
             id=id_.decode(),
@@ -219,7 +233,9 @@ def _read(answer: Any) -> tuple[int, int, list[Lease], list[bytes], bytes, bool]
             claimed_at=int(now_ms) / 1000,
             first_claimed_at=int(first_ms) / 1000,
             default_job_id=name.decode("utf-8", "replace") or None,
+            charged=None if estimated is None else -(-len(payload) // 4) + estimated,  # as in flow.lua
+            estimated=estimated or 0,
         )
         for id_, token, tries, crashes, first_ms, payload, name, runs in jobs
     ]
-    return int(sleep_ms), int(reaped), leases, list(buried), after, bool(seated)
+    return int(sleep_ms), int(reaped), leases, list(buried), after, bool(seated), held_back.decode()

@@ -17,14 +17,16 @@ OF_CLASSES: Final = (*OF_LISTS, "class")
 OF_LATER: Final = ("later", "later:payload")
 LEDGER: Final = "ledger"
 OF_NOTICES: Final = ("notify", "notices")
-BASE: Final = (*OURS, *OF_LETTERS, RECENT, IDLE, *OF_CLASSES, *OF_LATER, LEDGER, *OF_NOTICES)
+FLOW: Final = "flow"
+ROOM: Final = "room"
+BASE: Final = (*OURS, *OF_LETTERS, RECENT, IDLE, *OF_CLASSES, *OF_LATER, LEDGER, *OF_NOTICES, FLOW)
 OF_STORES: Final = ("open",)
 PUBLIC: Final = ("result", "job", "body")
 
 
 # A name such as `{jobs}:dead` is taken by the keys of the list `jobs`.
 PUBLIC_PARTS: Final = "|".join(PUBLIC)
-PARTS: Final = "|".join((*BASE, *OF_STORES, "bell", "ended", "keys", "gateways"))
+PARTS: Final = "|".join((*BASE, *OF_STORES, "bell", "ended", "keys", "gateways", ROOM))
 OF_IDS: Final = f"claim|why|lanes|cancel|tokens|alike|(.*:)?({PUBLIC_PARTS})"
 TAKEN: Final = re.compile(rf"\{{[^}}]+\}}(:({PARTS}|({OF_IDS}):.*))?")
 
@@ -86,6 +88,11 @@ class Keys:
     def notices(self) -> str:
         """The key of the notices that nobody has acknowledged."""
         return self.of("notices")
+
+    @property
+    def room(self) -> str:
+        """The key of the list that tells KEDA how many jobs are worth a lane: one element more than that."""
+        return self.of(ROOM)
 
     @property
     def gateways(self) -> str:

@@ -9,11 +9,30 @@ from typing import Any, Final, TypeAlias
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.grouping import Grouper
 from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succeeded, Usage
-from greenscale_worker.queues import LIVE_SECONDS, PUT_ASIDE, Binding, Lease, QueueOptions, Verdict, token_seconds
+from greenscale_worker.queues import (
+    LIVE_SECONDS,
+    PUT_ASIDE,
+    Binding,
+    Lease,
+    Observed,
+    QueueOptions,
+    Verdict,
+    token_seconds,
+)
 from greenscale_worker.queues.bodies import packed
 from greenscale_worker.queues.redis import record_fields
 from greenscale_worker.queues.redis.connections import Clients, close
 from greenscale_worker.queues.redis.fetcher import Fetcher
+from greenscale_worker.queues.redis.flow_words import (
+    bounds_of,
+    countable,
+    excess,
+    numbers,
+    overcharged,
+    read_observed,
+    told,
+    words_of,
+)
 from greenscale_worker.queues.redis.keys import Keys
 from greenscale_worker.queues.redis.notifier import Notifier
 from greenscale_worker.queues.redis.promotion import promotion
@@ -32,7 +51,6 @@ BEAT_GROUP: Final = 200
 TRIM_GROUP: Final = 100
 TRIM_PORTIONS: Final = 20  # with one heartbeat
 PROMOTE_PORTIONS: Final = 20  # likewise
-MOST_TOKENS: Final = 10**9  # of one call
 
 Ending: TypeAlias = tuple[Lease, Succeeded | Failed, bytes]  # and the endpoint's whole answer, compressed, to be kept
 
@@ -79,6 +97,7 @@ class RedisQueue:
         self._why: str | None = None
         self._told_why = False
         self._lanes: int | None = None
+        self._shut = False
         self._clients = clients
         self._redis = RetryingClient(clients.commands, greet=self.greet, heartbeat=options.heartbeat)
         self._bind = Grouper(self._send_bind, most=GROUP, most_bytes=GROUP_BYTES, size=_payload_size)
@@ -107,9 +126,9 @@ class RedisQueue:
         """Whether Redis answered the last call."""
         return self._redis.up
 
-    async def lease(self) -> Lease:
+    async def lease(self, *, probe: bool = False) -> Lease:
         """Wait for a job and lease it."""
-        return await self._fetcher.wait()
+        return await self._fetcher.wait(probe=probe)
 
     async def bind(self, lease: Lease, job: Job) -> Binding:
         """Bind the job's id to this lease and write its record."""
@@ -154,9 +173,14 @@ class RedisQueue:
         self._fetcher.forget(lease)
         return verdict
 
-    async def beat(self, why: str | None = None, *, lanes: int | None = None) -> None:
+    async def observe(self, seconds: float, limit: int | None = None) -> Observed | None:
+        """Be the one worker of the fleet that looks at the engine. Raises QueueUnavailableError or ConfigError."""
+        args = [*self._head, self._owner, int(1000 * seconds), "" if limit is None else limit]
+        return await self._redis.once(self._scripts["observe"], self._keys.base, args, read_observed)
+
+    async def beat(self, why: str | None = None, *, lanes: int | None = None, shut: bool = False) -> None:
         """Prolong all leases. While Redis is unavailable, the recovery of the client sends the heartbeat first."""
-        self._why, self._lanes = why, lanes
+        self._why, self._lanes, self._shut = why or self._fetcher.why, lanes, shut
         if not self._redis.up:
             return
         try:
@@ -170,10 +194,13 @@ class RedisQueue:
         options = self.options
         times = [int(options.lease * 1000), int(options.heartbeat * 1000)]
         head = [*self._head, *times, options.max_crashes, self._owner]
-        keys, lanes = [*self._keys.base, self._keys.lanes(self._owner)], "" if self._lanes is None else self._lanes
+        keys = [*self._keys.base, self._keys.lanes(self._owner), self._keys.room]
+        lanes = "" if self._lanes is None else self._lanes
+        bounds = [*bounds_of(options), int(self._shut)]
         for start in range(0, len(held) or 1, BEAT_GROUP):
             last = start + BEAT_GROUP >= len(held)
             args = [*head, int(last), int(last and self._fetcher.idle), len(held), options.ledger_days, lanes]
+            args += bounds
             for lease in held[start : start + BEAT_GROUP]:
                 args += [lease.id, lease.token]
             beat = await self._redis.once(self._scripts["heartbeat"], keys, args, _read_beat)
@@ -282,6 +309,7 @@ class RedisQueue:
     async def _send_bind(self, items: list[tuple[Lease, Job]]) -> list[Binding]:
         keys, args = [*self._base], [*self._head, LIVE_SECONDS, self.options.result_ttl]
         args += [self._owner, self.options.backend]
+        args.append(numbers(excess(lease, job) for lease, job in items))
         for lease, job in items:
             keys += [self._keys.record(job.job_id), self._keys.cancel(job.job_id)]
             fields = record_fields.of_run(job) if self.options.result_ttl else []
@@ -292,6 +320,10 @@ class RedisQueue:
 
     async def _send_settle(self, items: list[Ending]) -> list[bool]:
         keys, args, bodies = [*self._base], [*self._head, self.options.result_ttl], list[str]()
+        args += [
+            numbers(overcharged(lease, outcome) for lease, outcome, _ in items),
+            told([outcome for _, outcome, _ in items]),
+        ]
         for lease, outcome, body in items:
             job_id = lease.job_id or ""
             keys += [self._keys.result(job_id), self._keys.record(job_id)]
@@ -331,6 +363,7 @@ class RedisQueue:
     async def _send_release(self, items: list[tuple[Lease, Released]]) -> list[bool]:
         keys = self._keys.base
         args = [*self._head, LIVE_SECONDS if self.options.result_ttl else 0]
+        args.append(numbers(overcharged(lease, outcome) for lease, outcome in items))
         for lease, outcome in items:
             keys.append(self._keys.record(lease.job_id or ""))
             args += [lease.id, lease.token, int(outcome.delay * 1000)]
@@ -342,13 +375,13 @@ class RedisQueue:
 
     async def _send_retry(self, items: list[tuple[Lease, Failure]]) -> list[Verdict]:
         keys, ttl = self._keys.base, self.options.result_ttl
-        args = [*self._head, LIVE_SECONDS if ttl else 0, ttl]
+        args = [*self._head, LIVE_SECONDS if ttl else 0, ttl, words_of([failure.rates for _, failure in items])]
         for lease, failure in items:
             keys.append(self._keys.record(lease.job_id or ""))
             args += [lease.id, lease.token, lease.job_id or "", record_fields.encoded(failure.code)]
             args += [record_fields.encoded(failure.message), failure.prior, record_fields.encoded(failure.fingerprint)]
             args += [round(failure.used * 1000), round(failure.max_tries * 1000), int(failure.delay * 1000)]
-            args.append(_spent(lease, Usage()))
+            args += [_spent(lease, Usage()), int(failure.hold * 1000)]
         answers, _ = await self._redis.call(self._scripts["retry"], keys, args, _read_verdicts)
         _warn_of_foreign_keys([word for _, word, _ in answers], [lease.job_id for lease, _ in items])
         for (lease, _), (verdict, _, due_in) in zip(items, answers, strict=True):
@@ -427,13 +460,8 @@ def _began_ms(lease: Lease) -> int:
 def _spent(lease: Lease, usage: Usage) -> str:
     """Return what the ledger counts of a call: see settle.lua."""
     ms = int(1000 * (lease.call_seconds or 0.0))
-    tokens = f"{_countable(usage.prompt_tokens)} {_countable(usage.completion_tokens)}"
+    tokens = f"{countable(usage.prompt_tokens)} {countable(usage.completion_tokens)}"
     return f"{_began_ms(lease)} {ms} {tokens} {lease.tenant or ''}"
-
-
-def _countable(tokens: int | None) -> int:
-    """Return tokens as a number for a sum; what no endpoint can mean counts as none."""
-    return tokens if tokens is not None and tokens <= MOST_TOKENS else 0
 
 
 def _payload_size(item: tuple[Lease, Job]) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 import orjson
 from redis.exceptions import ResponseError
 
-from greenscale_worker.queues import DeadLetter, LedgerMinute, Notice, Replay, State, TokenPiece
+from greenscale_worker.queues import DeadLetter, Flow, LedgerMinute, Notice, Replay, State, TokenPiece
 from greenscale_worker.queues.replaying import replayed
 from greenscale_worker.queues.told import is_number
 
@@ -107,6 +107,28 @@ def read_open(answer: Any) -> tuple[bytes, list[Any]]:
     """Read a page of jobs: the score behind which to continue, empty at the end, and a row for each."""
     behind, rows = answer
     return bytes(memoryview(behind)), list(rows)
+
+
+def read_flow(answer: Any) -> Flow:
+    """Read what holds jobs back: counts, flags and times in ms, and texts that are empty where there is no bound."""
+    *counts, held, held_ms, due_ms, limit, requests, tokens, call_ms = answer
+    waiting, open_, in_flight, workers, paused, scaled, shut = map(int, counts)
+    return Flow(
+        waiting=waiting,
+        open=open_,
+        in_flight=in_flight,
+        limit=int(limit) if limit else None,
+        requests=float(requests) if requests else None,
+        tokens=float(tokens) if tokens else None,
+        paused=bool(paused),
+        scaled_to_zero=bool(scaled),
+        shut=bool(shut),
+        held=held.decode(),
+        held_seconds=int(held_ms) / 1000,
+        due_seconds=int(due_ms) / 1000 if due_ms else None,
+        workers=workers,
+        call_seconds=float(call_ms) / 1000 if call_ms else None,
+    )
 
 
 def read_flags(answer: Any) -> list[bool]:

@@ -9,6 +9,7 @@ from greenscale_worker.testing.queue_contract.blame import *
 from greenscale_worker.testing.queue_contract.cancelling import *
 from greenscale_worker.testing.queue_contract.classes import *
 from greenscale_worker.testing.queue_contract.dead_letters import *
+from greenscale_worker.testing.queue_contract.flow import *
 from greenscale_worker.testing.queue_contract.forgetting import *
 from greenscale_worker.testing.queue_contract.going_back import *
 from greenscale_worker.testing.queue_contract.heartbeats import *

@@ -1,7 +1,8 @@
 -- Binds job ids to leases, finds duplicates, consumes cancellations and writes the records, before the jobs are run.
 --
 -- KEYS  as in prelude.lua; then for each item its record HASH and its cancel:<job id> STRING
--- ARGV  3 seconds a live record lasts, 4 seconds a final record lasts, 5 worker and 6 backend for the records;
+-- ARGV  3 seconds a live record lasts, 4 seconds a final record lasts, 5 worker and 6 backend for the records,
+--       7 tokens to give back to the budgets if the job is run, and if it is not, for each item (empty: none);
 --       then for each item: id, token, job id, whether its end leaves a notice (1: yes; else as `put` was told), number of words,
 --       record field, value, …
 -- Output for each item RUN, DUPLICATE, CONFLICT, CANCELLED or STALE; BADTYPE: RUN, and a foreign key was replaced
@@ -9,7 +10,7 @@ local live_ttl, final_ttl, worker, backend = ARGV[3], tonumber(ARGV[4]), ARGV[5]
 run_when_full()
 
 local starts, ids, names = {}, {}, {}
-local arg = 7
+local arg = 8
 while arg <= #ARGV do
   starts[#starts + 1] = arg
   ids[#starts], names[#starts] = ARGV[arg], ARGV[arg + 2]
@@ -69,9 +70,25 @@ local function bind(i, token, start)
 end
 
 local answers = {}
+
+-- A job that is not run gives back its request, too; one in conflict does when it is settled.
+local function give_back()
+  local backs = flow.pairs(ARGV[7])
+  for i, answer in ipairs(answers) do
+    if answer == 'RUN' or answer == 'BADTYPE' then
+      flow.give_back(backs[2 * i - 1], 0)
+    elseif answer ~= 'CONFLICT' then
+      flow.give_back(backs[2 * i], 1)
+    end
+  end
+  flow.read()
+  flow.settle()
+end
+
 for i, start in ipairs(starts) do
   answers[i] = bind(i, ARGV[start + 1], start)
 end
+if ARGV[7] ~= '' and control.flow then give_back() end
 call_with('HSET', BOUND, bindings)
 call_with('HSET', META, changed)
 ledger.write()

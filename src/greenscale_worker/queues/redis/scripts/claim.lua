@@ -4,13 +4,17 @@
 -- KEYS  as in prelude.lua; then claim:<owner> STRING nonce|id,id… of the owner's last claim
 -- ARGV  3 n, 4 lease ms, 5 heartbeat ms, 6 owner, 7 nonce, 8 max crashes, 9 bytes after which to stop,
 --       10 whether a suspect may be taken (1 or 0), 11 whether the owner has more free lanes than n (1 or 0),
---       12 how many lanes the owner has, free and busy
+--       12 how many lanes the owner has, free and busy; 13 limit, 14 requests and 15 tokens a minute, for the fleet (empty: none;
+--       see flow.lua), 16 whether its breaker is open, so that it asks for a probe (1 or 0)
 -- n is 0 if the owner no longer has a free lane: it leaves its seat.
 -- Output {sleep, now ms, reaped, {{id, token, tries, crashes, first ms, payload, name, runs}…}, {id buried, its job id, its code…},
---         from, whether the owner has a seat (1 or 0)}
+--         from, whether the owner has a seat (1 or 0), held, estimate}
 --       name: the job's id if its payload has none, or empty; from: the position to wait from, for the store
 --       sleep: ms until there may be more; -1: until notified; -2: paused
-local n, lease_ms, beat_ms, owner, nonce = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7]
+--       held: why jobs that wait were not given: limit, requests, tokens, pause or probe; background: jobs of that class, as fewer
+--             calls must be open; else empty
+--       estimate: tokens that each job was charged for its answer; empty: nothing is charged
+local asked, lease_ms, beat_ms, owner, nonce = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7]
 local max_crashes, max_bytes, remembered = tonumber(ARGV[8]), tonumber(ARGV[9]), KEYS[ITEMS]
 local may_suspect, has_more_lanes, lanes = ARGV[10] == '1', ARGV[11] == '1', tonumber(ARGV[12])
 local REMEMBERED = 86400
@@ -21,6 +25,7 @@ if not classed then RANGES.standard = {'-inf', '+inf'} end
 local given, ids, bytes = {}, {}, 0
 local metas, leases, expiry = {}, {}, nil
 local passed = 0  -- ids skipped: no longer a job, or unreadable
+local n, is_probe, charged = asked, ARGV[16] == '1', ''
 run_when_full()
 
 local function give(id, m, payload, name)
@@ -29,7 +34,8 @@ end
 
 local last_claim = call('GET', remembered)
 if last_claim and string.sub(last_claim, 1, #nonce + 1) == nonce .. '|' then
-  for id in string.gmatch(string.sub(last_claim, #nonce + 2), '[^,]+') do
+  local given_before, estimate = string.match(string.sub(last_claim, #nonce + 2), '^([^|]*)|?(%d*)$')
+  for id in string.gmatch(given_before or '', '[^,]+') do
     local m = read_meta(id)
     if m and string.sub(m.token, 1, #nonce + 1) == nonce .. ':' and call('ZSCORE', LEASE, id) then
       call('ZADD', LEASE, digits(queue_now + lease_ms), id)
@@ -37,16 +43,22 @@ if last_claim and string.sub(last_claim, 1, #nonce + 1) == nonce .. '|' then
     end
   end
   call('EXPIRE', remembered, REMEMBERED)
-  return {0, NOW, 0, given, {}, '', 0}
+  return {0, NOW, 0, given, {}, '', 0, '', estimate or ''}
 end
 
 tick(lease_ms, beat_ms)
 expiry = digits(queue_now + lease_ms)
 local reaped = reap(max_crashes)
-if control.paused or n == 0 then
+if control.paused or asked == 0 then
   if reaped > 0 then ring('ready') end
   stand_up(owner)
-  return {-2, NOW, reaped, given, buried, '', 0}
+  return {-2, NOW, reaped, given, buried, '', 0, '', ''}
+end
+local flows = flow.declare(ARGV[13], ARGV[14], ARGV[15])
+if flows then
+  n = flow.allow(asked, is_probe, beat_ms)
+  charged = flow.charges() and digits(flow.estimate()) or ''
+  if flow.tokens then AT_ONCE = 1 end
 end
 local due = call('ZRANGEBYSCORE', DELAYED, '-inf', digits(queue_now), 'LIMIT', 0, BATCH)
 for _, id in ipairs(due) do
@@ -77,6 +89,7 @@ local function take(id, m, payload, name)
   push(leases, expiry, id)
   ids[#ids + 1] = id
   bytes = bytes + #payload
+  if flows then flow.charge(payload) end
   give(id, m, payload, name)
 end
 
@@ -87,7 +100,9 @@ local function write_taken()
 end
 
 -- Whether the claim may go on, until it has `most` jobs.
-local function room(most) return #given < (most or n) and bytes < max_bytes and passed < BATCH end
+local function room(most)
+  return #given < (most or n) and bytes < max_bytes and passed < BATCH and not (flows and flow.out_of_tokens())
+end
 
 -- The oldest job with a place in this range that was claimed before.
 local function oldest(low, high)
@@ -173,9 +188,9 @@ local function serve_in_turn()
   while room() do
     local class, most = next_class((before + #given) % 10)
     if not class then break end
-    most = math.min(most, n)
-    serve(class, most)
-    drained[class] = #given < most
+    most = math.min(most, n, class == 'background' and flow.background or n)
+    if #given < most then serve(class, most) end
+    drained[class] = #given < most or most < n and class == 'background' and most == flow.background
   end
 end
 
@@ -184,21 +199,40 @@ if classed then serve_in_turn() else serve('standard', n) end
 if control.held then take_again(function() return call('ZRANGE', HELD, 0, 0)[1], HELD end) end
 
 if #ids > 0 then
-  call('SET', remembered, nonce .. '|' .. table.concat(ids, ','), 'EX', REMEMBERED)
+  call('SET', remembered, nonce .. '|' .. table.concat(ids, ',') .. (charged ~= '' and '|' .. charged or ''), 'EX', REMEMBERED)
   increment('claimed', #ids)
 end
 local from = store.taken()  -- last: if it raises, the jobs given are remembered
 if reaped > 0 or unheld then ring('ready') end
-local stopped, seated = #given < n and not room(), false
-if #given == n or stopped then
+
+-- Why jobs that wait were not given.
+local function held_back()
+  local ready = call('ZCARD', READY)
+  local waiting = unclaimed() + ready + call('ZCARD', HELD) + (may_suspect and call('ZCARD', SUSPECT) or 0)
+  if waiting == 0 then return '' end
+  if flow.out_of_tokens(function(_, why, wait) flow.why, flow.wait = why, math.ceil(wait) end) then return 'tokens' end
+  if #given == n then return flow.why end
+  local listed = classed and flow.background and flow.background <= #given and call('LLEN', BACKGROUND) + ready or 0
+  return listed > 0 and 'background' or ''
+end
+
+if flows then
+  flow.charged()
+  if is_probe and #given > 0 then flow.probe(nonce, lease_ms) end
+  flow.write()
+end
+local stopped, seated = #given < n and (bytes >= max_bytes or passed >= BATCH), false
+local held = flows and #given < asked and not stopped and held_back() or ''
+if #given == asked or stopped then
   stand_up(owner)
-  share(lanes)
+  share(lanes, flow.out_of_tokens() and 0 or flow.free - #given)
 end
-if #given < n or has_more_lanes then seated = sit_down(owner) end
+if #given < asked or has_more_lanes then seated = sit_down(owner) end
 if reaped == BATCH or #due == BATCH or stopped then
-  return {0, NOW, reaped, given, buried, from, 0}
+  return {0, NOW, reaped, given, buried, from, 0, held, charged}
 end
-if not seated then return {-1, NOW, reaped, given, buried, from, 0} end
+if not seated then return {-1, NOW, reaped, given, buried, from, 0, held, charged} end
+if held ~= '' and held ~= 'background' then return {flow.wait, NOW, reaped, given, buried, from, 1, held, charged} end
 
 local function earliest(key)
   local score = call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
@@ -208,4 +242,5 @@ end
 local due_next, expires_next = earliest(DELAYED), earliest(LEASE)
 if expires_next then expires_next = math.max(expires_next, number_in_control('amnesty')) end
 local next_at = due_next and expires_next and math.min(due_next, expires_next) or due_next or expires_next
-return {next_at and math.min(math.max(10, next_at + 1 - queue_now), A_LONG_TIME) or -1, NOW, reaped, given, buried, from, 1}
+return {next_at and math.min(math.max(10, next_at + 1 - queue_now), A_LONG_TIME) or -1, NOW, reaped, given, buried, from, 1,
+        held, charged}

@@ -1,23 +1,25 @@
 -- Prolongs leases, returns which are lost, and reaps expired ones. Sent every heartbeat, even without leases: if the clock
 -- stands still for two heartbeats, an amnesty begins, during which nothing is reaped.
 --
--- KEYS  as in prelude.lua; then lanes:<owner> STRING
+-- KEYS  as in prelude.lua; then lanes:<owner> STRING, room LIST
 -- ARGV  3 lease ms, 4 heartbeat ms, 5 max crashes, 6 owner, 7 whether to reap (0 while more of our leases follow),
 --       8 whether the owner has a free lane and nothing to run on it (1 or 0), 9 leases it holds in all,
---       10 days the ledger is kept (0: none is), 11 how many lanes the owner has (empty: it does not say);
---       then id, token of each lease held
+--       10 days the ledger is kept (0: none is), 11 how many lanes the owner has (empty: it does not say),
+--       12 limit, 13 requests and 14 tokens a minute (see claim.lua), 15 whether its breaker is open (1 or 0); then id, token of each lease held
 -- Output {reaped, jobs that may be claimed now, {lost id, its token, taken or gone, …}, {id buried, its job id, its code…},
 --         whether the owner has a seat (1 or 0), {job id that is due, …}}
 --        taken: reaped, and perhaps claimed by another; gone: cancelled or settled
 local lease_ms, beat_ms, max_crashes, owner = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 run_when_full()
 tick(lease_ms, beat_ms)
-local lost = {}
-for arg = 12, #ARGV, 2 do
+local lost, flows = {}, flow.declare(ARGV[12], ARGV[13], ARGV[14]) or ARGV[15] == '1'
+flow.read()
+for arg = 16, #ARGV, 2 do
   local id = ARGV[arg]
   local m = read_meta(id)
   if m and m.token == ARGV[arg + 1] and call('ZSCORE', LEASE, id) then
     call('ZADD', LEASE, digits(queue_now + lease_ms), id)
+    if flows then flow.prolong_probe(m.token, lease_ms) end
   else
     lost[#lost + 1] = id
     lost[#lost + 1] = ARGV[arg + 1]
@@ -103,7 +105,10 @@ if (ARGV[11] or '') ~= '' then call('SET', KEYS[ITEMS], ARGV[11], 'PX', ARGV[3])
 ledger.alive(beat_ms)
 ledger.write()
 for _, silent in ipairs(call('ZRANGEBYSCORE', WORKERS, '-inf', digits(now - 2 * lease_ms))) do
-  if store.dismiss(silent) then call('ZREM', WORKERS, silent) end
+  if store.dismiss(silent) then
+    call('ZREM', WORKERS, silent)
+    flow.forget(silent)
+  end
 end
 if reaped + found > 0 then ring('ready') end
 local claimable, held = 0, call('ZCARD', HELD)
@@ -112,6 +117,14 @@ if held > 0 and not control.held then call('HSET', CONTROL, 'held', '1') end
 if not control.paused then
   claimable = unclaimed() + call('ZCARD', READY) + call('ZCARD', SUSPECT) + call('ZCOUNT', DELAYED, '-inf', digits(queue_now)) + held
 end
+if flows then
+  claimable = math.min(claimable, flow.allow(claimable, false, beat_ms))
+  local alive = call('ZCOUNT', WORKERS, digits(now - 2 * beat_ms), NOW)
+  flow.shut(owner, ARGV[15] == '1', lease_ms, alive, whole(ARGV[11]) or 1)
+  flow.write()
+  flow.tidy()
+end
+if ARGV[7] == '1' then flow.write_room(KEYS[ITEMS + 1], flow.room(control.paused and call('HGET', CONTROL, 'scaled'))) end
 if not V2 then upgrade() end
 unseat_silent(beat_ms)
 local seated = false

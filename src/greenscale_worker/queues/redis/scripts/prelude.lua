@@ -8,8 +8,8 @@
 --       5 lease     ZSET  id -> expiry ms in flight
 --       6 meta      HASH  id -> see `packed`: every job claimed and not settled
 --       7 dead      HASH  id -> JSON header; in format 1 also a line feed and the payload (public)
---       8 control   HASH  time (in format 1: clock), offset, amnesty, paused, format, blamed, blamed_by, held, back, letters,
---                         n_* counters
+--       8 control   HASH  time (in format 1: clock), offset, amnesty, paused, scaled, format, blamed, blamed_by, held, back, flow,
+--                         letters, n_* counters
 --       9 bound     HASH  job id -> id    the open job that has this job id
 --      10 workers   ZSET  worker -> time of its last heartbeat, ms
 --      11 held      ZSET  id -> place     may be claimed when nothing else waits (docs/blame.md)
@@ -24,7 +24,8 @@
 --      22 ledger    HASH  minute, or minute and tenant -> sums: see ledger.lua
 --      23 notify    HASH  job id -> 1: jobs whose end leaves a notice; 24 notices ZSET "id ms state job-id code" -> id: those
 --                   that nobody has acknowledged (see `noticed`)
---      25 …         the store's own keys, if any; then those of the script, from KEYS[ITEMS] on
+--      25 flow      HASH  what holds jobs back: see flow.lua
+--      26 …         the store's own keys, if any; then those of the script, from KEYS[ITEMS] on
 -- Times in delayed and lease, and the end of an amnesty, are in the queue's time: the server's clock plus an offset for every
 -- step back it made, so that the queue's time never goes back. All other times are the server's.
 -- Other programs may write to these keys, so every value is checked before it is used: an error would recur with every call
@@ -36,7 +37,7 @@ local SOURCE, READY, SUSPECT, DELAYED, LEASE = KEYS[1], KEYS[2], KEYS[3], KEYS[4
 local META, DEAD, CONTROL, BOUND, WORKERS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local HELD, BLAME, PAYLOADS, INDEX, RECENT, IDLE = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
 local INTERACTIVE, BACKGROUND, CLASS, LATER, LATER_PAYLOADS, LEDGER = KEYS[17], KEYS[18], KEYS[19], KEYS[20], KEYS[21], KEYS[22]
-local NOTIFY, NOTICES = KEYS[23], KEYS[24]
+local NOTIFY, NOTICES, FLOW = KEYS[23], KEYS[24], KEYS[25]
 local BELL, ENDED = string.sub(CONTROL, 1, -8) .. 'bell', string.sub(CONTROL, 1, -8) .. 'ended'
 local SUSPECT_CRASHES, BURIAL_MARGIN, BATCH, MOST_RECENT, LONGEST_CODE = 2, 2, 64, 1000, 64
 local LARGEST = 8 * 1024 * 1024  -- bytes of a payload that workers read; as in job.py
@@ -62,7 +63,7 @@ local function is_foreign(key, wanted)
 end
 
 local function foreign(source, own)
-  local refused = is_foreign(SOURCE, source) or own and is_foreign(KEYS[25], own)
+  local refused = is_foreign(SOURCE, source) or own and is_foreign(KEYS[26], own)
   for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE, WORKERS, HELD, IDLE, LATER, NOTICES}) do
     refused = refused or is_foreign(key, 'zset')
   end
@@ -185,7 +186,7 @@ local function number_in_control(field) return whole(control[field]) or 0 end
 
 local function read_control()
   control = pick(CONTROL, {'format', 'clock', 'time', 'offset', 'amnesty', 'paused', 'blamed', 'accused', 'answered', 'healed',
-                           'held', 'back'})
+                           'held', 'back', 'flow'})
   V2 = control.format == '2'
   CLOCK = V2 and 'time' or 'clock'
   queue_now = now + number_in_control('offset')

@@ -2,13 +2,14 @@
 -- job succeeds, or dead. Needs a live lease and its token, so that a call sent twice counts once.
 --
 -- KEYS  as in prelude.lua; then for each item its record HASH
--- ARGV  3 seconds a live record lasts, 4 seconds a final record lasts (0: none is written);
+-- ARGV  3 seconds a live record lasts, 4 seconds a final record lasts (0: none is written), 5 what the endpoint's headers said (see
+--       flow.lua; empty: nothing);
 --       then for each item: id, token, job id (empty: no record), code, message, prior (job, endpoint or unknown),
 --       fingerprint, thousandths of a try that the failure uses up, thousandths at which the job is dead, delay ms, what
---       its call spent (see settle.lua)
+--       its call spent (see settle.lua), for how many ms the endpoint asked the fleet to make no calls
 -- Output for each item its verdict DELAYED, HELD, DEAD, STALE or GONE, 1 if a foreign key was replaced, and ms until it is due
 local live_ttl, final_ttl = ARGV[3], tonumber(ARGV[4])
-local WORDS, TRY = 11, 1000
+local WORDS, TRY = 12, 1000
 local KNOWN = 1500           -- thousandths of a try: such a job is known to be at fault
 local ALONE_MS = 120000      -- between two tries of a job without any other: five take eight minutes
 local MOST_LOOKED_AT = 256   -- open jobs; with more than these, no job is alone
@@ -64,6 +65,9 @@ local function retry(item, record)
   if not m then return 'GONE' end
   if m.token ~= token or not call('ZSCORE', LEASE, id) then return 'STALE' end
   m.runs = m.runs + 1
+  local hold = tonumber(item[12])
+  if hold > 0 then flow.pause(hold) end
+  if control.flow then flow.ended(token, m.owner, false) end
   local verdict
   if prior == 'job' then
     verdict = verdict_of_job(m, fingerprint, began, most)
@@ -102,11 +106,16 @@ local function retry(item, record)
 end
 
 local answers, rings = {}, false
-for arg = 5, #ARGV, WORDS do
-  local verdict, foreign, delay = retry({unpack(ARGV, arg, arg + WORDS - 1)}, KEYS[ITEMS + (arg - 5) / WORDS])
+for arg = 6, #ARGV, WORDS do
+  local verdict, foreign, delay = retry({unpack(ARGV, arg, arg + WORDS - 1)}, KEYS[ITEMS + (arg - 6) / WORDS])
   push(answers, verdict, foreign or 0)
   answers[#answers + 1] = delay or 0
   rings = rings or verdict == 'DELAYED' or verdict == 'HELD'
+end
+if control.flow or flow.loaded then
+  flow.read()
+  flow.tell(ARGV[5])
+  flow.settle()
 end
 if rings then ring('ready') end
 ledger.write()

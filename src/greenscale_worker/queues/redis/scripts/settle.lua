@@ -3,7 +3,8 @@
 --
 -- KEYS  as in prelude.lua; then for each item its result STRING and its record HASH; then for each item that has a whole
 --       answer its body STRING
--- ARGV  3 seconds results and final records last (0: none are written);
+-- ARGV  3 seconds results and final records last (0: none are written), 4 tokens and requests to give back to the budgets, for each
+--       item (empty: none), 5 what the endpoint's headers said (see flow.lua; empty: nothing);
 --       then for each item: id, token, succeeded or failed, job id (empty: no result, no record), result text or
 --       failure code, whole answer (empty: none is kept) or failure message, what its call spent, number of words, record field,
 --       value, …; the first field of a failure is attempts. Spent: when the call began (ms by our clock; 0: none was made), ms
@@ -14,13 +15,14 @@ local ttl = ARGV[3]
 run_when_full()
 
 local starts, ids = {}, {}
-local arg = 4
+local arg = 6
 while arg <= #ARGV do
   starts[#starts + 1] = arg
   ids[#starts] = ARGV[arg]
   arg = arg + 8 + ARGV[arg + 7]
 end
 local metas, finished, settled = read_metas(ids, owned), {}, {succeeded = 0, failed = 0}
+local backs = flow.pairs(ARGV[4])
 local began_last = 0  -- ms; the latest begin of a call that succeeded
 
 -- Whether another delivery of the job id is in flight, apart from those that this script is about to end.
@@ -41,7 +43,7 @@ local function late(id, token, succeeded, job_id)
   return header
 end
 
-local function settle(id, token, state, job_id, text, message, start, result, record, body)
+local function settle(i, id, token, state, job_id, text, message, start, result, record, body)
   local m, succeeded = metas[id], state == 'succeeded'
   local letter = not m and late(id, token, succeeded, job_id)
   if not m then
@@ -56,9 +58,16 @@ local function settle(id, token, state, job_id, text, message, start, result, re
     local attempts = ARGV[start + 8] == 'attempts' and tonumber(ARGV[start + 9]) or nil
     bury(id, checked(m) or without_counts(m), job_id, clash and 'conflict' or text, message, attempts)
     metas[id] = nil
-    if clash then return 'OK' end
+    if clash then
+      flow.give_back(backs[2 * i - 1], backs[2 * i])
+      return 'OK'
+    end
   end
   settled[state] = settled[state] + 1
+  if control.flow then
+    flow.ended(token, m and m.owner or '', succeeded, ARGV[start + 6])
+    flow.give_back(backs[2 * i - 1], backs[2 * i])
+  end
   local began = ledger.count(succeeded and 'ended' or 'failed', ARGV[start + 6])
   if succeeded then
     began_last = math.max(began_last, began)
@@ -80,7 +89,7 @@ for i, start in ipairs(starts) do
   local id, token, state, job_id, text, message = unpack(ARGV, start, start + 5)
   local key, body = ITEMS + 2 * (i - 1), nil
   if state == 'succeeded' and message ~= '' then body, next_body = KEYS[next_body], next_body + 1 end
-  answers[i] = settle(id, token, state, job_id, text, message, start, KEYS[key], KEYS[key + 1], body)
+  answers[i] = settle(i, id, token, state, job_id, text, message, start, KEYS[key], KEYS[key + 1], body)
 end
 if control.held and settled.succeeded > 0 then add(CONTROL, 'back', settled.succeeded) end
 -- A call that began before the first failure proves nothing about it.
@@ -93,6 +102,11 @@ if control.accused and began_last >= number_in_control('accused') then
   call('HSET', CONTROL, 'healed', digits(began_last))
 elseif control.accused and began_last > number_in_control('answered') then
   call('HSET', CONTROL, 'answered', digits(began_last))
+end
+if control.flow then
+  flow.read()
+  flow.tell(ARGV[5])
+  flow.settle()
 end
 forget(finished)  -- last: if anything before it raises, they can be settled again
 for state, many in pairs(settled) do

@@ -7,5 +7,6 @@ call('DEL', KEYS[ITEMS], KEYS[ITEMS + 1])
 ledger.work(ARGV[3], tonumber(ARGV[4]), 0)
 ledger.write()
 stand_up(ARGV[3])
+flow.forget(ARGV[3])
 if store.dismiss(ARGV[3]) then call('ZREM', WORKERS, ARGV[3]) end
 return 'OK'
