@@ -441,7 +441,10 @@ MUTANTS: Final = [
         "postpone(id, m, delay) requeue(id, m) else",
     ),
     Mutant("what is released wakes no worker", "release", "if rings then", " if false then"),
-    Mutant("a lost job keeps its group from being released", "release", "return 'GONE'", "error('GONE')"),
+    Mutant("a lost job keeps its group from being released", "release", "return 'GONE', 0", "error('GONE')"),
+    Mutant("drains are not counted", "release", "'drains')) or 0) + 1", "'drains')) or 0)"),
+    Mutant("every release counts as a drain", "release", "reason == 'drain'", "true"),
+    Mutant("drains are forgotten with each run", "prelude", "'digest', 'drains'}", "'digest'}"),
     # retry
     Mutant("tries are not counted", "retry", "m.tries = m.tries + used", "m.tries = m.tries"),
     Mutant("runs are not counted", "retry", "  m.runs = m.runs + 1\n"),

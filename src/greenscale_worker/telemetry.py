@@ -43,6 +43,7 @@ Event = Literal[
     "handler_stuck",
     "job",
     "job_buried",
+    "job_cut_again",
     "job_taken_over",
     "log_lines_dropped",
     "nobody_comes",

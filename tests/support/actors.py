@@ -9,6 +9,7 @@ from typing import Any, Final
 import orjson
 from redis import Redis
 
+from greenscale_worker.job import DRAIN
 from greenscale_worker.queues.redis.factory import (
     CLIENT_SCRIPTS,
     LETTER_SCRIPTS,
@@ -436,7 +437,7 @@ class Actors:
         for held in group:
             job_id, wait = held.job_id if held.step == "bound" else "", self.rnd.choice([0, 0, 1000, 60_000])
             wait = wait if delay < 0 else delay
-            items.append(Return(held.id, held.token, wait, job_id, self.rnd.choice(TEXTS)))
+            items.append(Return(held.id, held.token, wait, job_id, self.rnd.choice(TEXTS) or DRAIN))
         keys = [self.keys.record(item.job_id) for item in items]
         args: list[Any] = [LIVE_SECONDS if self.setup.ttl else 0, ""]
         args += flat((self.setup.name(item.id), *item[1:]) for item in items)

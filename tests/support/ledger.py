@@ -12,6 +12,7 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from greenscale_worker.job import DRAIN
 from tests.support.entries import (
     AT_ONCE,
     BACKEND,
@@ -40,7 +41,7 @@ from tests.support.entries import (
 )
 
 TRY, KNOWN, ALONE = 1000, 1500, 120_000
-OF_THE_JOB = {"submitted_ms", "class", "tenant", "digest"}  # in a record, whatever becomes of its runs
+OF_THE_JOB = {"submitted_ms", "class", "tenant", "digest", "drains"}  # in a record, whatever becomes of its runs
 OF_THE_PAYLOAD = {"created_at", "metadata"}  # in a record, until a run writes it anew
 OF_A_FAILURE = {"due_ms", "error_code", "error_message"}  # in a record; what is cancelled forgets it
 UPGRADED = re.compile(r":2-[0-9a-f]+$")  # the end of a worker's name, where it knows format 2
@@ -183,9 +184,9 @@ class Ledger:
             self.answered = max(self.answered, *began)
         return answers
 
-    def release(self, items: Iterable[Return]) -> list[str]:
+    def release(self, items: Iterable[Return]) -> list[str | int]:
         before = self.counters["released"]
-        answers = [self._release(item) for item in items]
+        answers = [word for item in items for word in self._release(item)]
         if self.counters["released"] > before:
             self.bells.append("ready")
         return answers
@@ -672,18 +673,22 @@ class Ledger:
         fields = run | item.fields | {"state": item.state, "finished_ms": str(self.now)}
         return "BADTYPE" if self._write(item.job_id, self.setup.ttl, fields) else "OK"
 
-    def _release(self, item: Return) -> str:
+    def _release(self, item: Return) -> tuple[str, int]:
         if item.id not in self.open:
-            return "GONE"
+            return "GONE", 0
         if not self._held(item.id, item.token):
-            return "STALE"
+            return "STALE", 0
         job, due = self.open[item.id], self.now + item.delay
         self._put_back(job, item.delay)
         self.counters["released"] += 1
-        if not item.job_id:
-            return "OK"
+        if not item.job_id or not self.setup.ttl:
+            return "OK", 0
         fields = {"state": "delayed", "due_ms": str(due), "error_code": item.reason}
-        return "BADTYPE" if self._write(item.job_id, LIVE_SECONDS, fields) else "OK"
+        word, drains = "BADTYPE" if self._write(item.job_id, LIVE_SECONDS, fields) else "OK", 0
+        if item.reason == DRAIN:
+            drains = int(self.records[item.job_id].get("drains", 0)) + 1
+            self._write(item.job_id, LIVE_SECONDS, {"drains": str(drains)})
+        return word, drains
 
     def _put_back(self, job: Open, delay: int) -> None:
         if delay:

@@ -108,8 +108,9 @@ class Lease:
     clock, `call_seconds` how long it took; None: no call was made. The outcome is recorded under `job_id`; None: there
     is no usable id. The ledger counts it for `tenant`, too, and `keep` is what the job says of its answer.
     `default_job_id` is the queue's id for a payload that has none, if the queue provides one. `due_in` is when a job
-    that `retry` has put off is due, in seconds; None: as its failure says. The fleet's budget was charged a request and
-    `charged` tokens, `estimated` of them for the answer; None: it was charged nothing.
+    that `retry` has put off is due, in seconds; None: as its failure says. `drains` is how many drains have cut the job
+    off, known once one has released it where records are kept. The fleet's budget was charged a request and `charged`
+    tokens, `estimated` of them for the answer; None: it was charged nothing.
     """
 
     id: str
@@ -130,6 +131,7 @@ class Lease:
     call_seconds: float | None = None
     tenant: str | None = None
     due_in: float | None = None
+    drains: int = 0
     received: float = field(default_factory=monotonic)
     lost: Loss | None = None
     on_lost: Callable[[], None] | None = None

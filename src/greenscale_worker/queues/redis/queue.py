@@ -371,8 +371,10 @@ class RedisQueue:
             keys.append(self._keys.record(lease.job_id or ""))
             args += [lease.id, lease.token, int(outcome.delay * 1000)]
             args += [lease.job_id or "", record_fields.encoded(outcome.reason)]
-        answers, repeated = await self._redis.call(self._scripts["release"], keys, args, _words(len(items), ENDINGS))
-        return _done(answers, [lease for lease, _ in items], repeated=repeated)
+        answers, repeated = await self._redis.call(self._scripts["release"], keys, args, _read_releases)
+        for (lease, _), (_, drains) in zip(items, answers, strict=True):
+            lease.drains = drains
+        return _done([word for word, _ in answers], [lease for lease, _ in items], repeated=repeated)
 
     async def _send_retry(self, items: list[tuple[Lease, Failure]]) -> list[Verdict]:
         keys, ttl = self._keys.base, self.options.result_ttl
@@ -418,6 +420,12 @@ def _read_verdicts(answer: Any) -> list[tuple[Verdict, bytes, float]]:
     replaced = [b"BADTYPE" if int(foreign) else b"OK" for foreign in answer[1::3]]
     due_in = [int(ms) / 1000 for ms in answer[2::3]]
     return list(zip([VERDICTS[verdict] for verdict in answer[::3]], replaced, due_in, strict=True))
+
+
+def _read_releases(answer: Any) -> list[tuple[bytes, int]]:
+    """Read how each release went, and how many drains have cut the job off by now."""
+    words = _words(len(answer) // 2, ENDINGS)(answer[::2])
+    return list(zip(words, map(int, answer[1::2]), strict=True))
 
 
 def _read_purge(answer: Any) -> tuple[int, int]:
