@@ -15,7 +15,6 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from greenscale_worker.cli.queue import SCALED_OBJECT
 from greenscale_worker.config import chat_options, load, queue_options, redis_options
 from greenscale_worker.deletion_cost import ACCOUNT
 from greenscale_worker.gateway.app import GOODBYE_SECONDS
@@ -644,12 +643,6 @@ def test_keda_and_the_worker_take_what_they_need_from_the_same_secrets(name: str
     authority = {each["name"] for each in login.get("configMapTargetRef", [])}
     mounted = {each["configMap"]["name"] for each in the_worker(resources)[0].get("volumes", []) if "configMap" in each}
     assert authority == mounted
-
-
-def test_pause_names_the_scaler_that_there_is() -> None:
-    scaled = named(render("dev"), "ScaledObject", "greenscale-worker-scaler")["metadata"]
-    command = " ".join(SCALED_OBJECT.replace("\\\n", "").split())
-    assert command == f"kubectl annotate scaledobject {scaled['name']} --namespace {scaled['namespace']}"
 
 
 def test_a_setting_of_an_overlay_reaches_keda() -> None:

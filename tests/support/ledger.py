@@ -228,7 +228,7 @@ class Ledger:
             self._stand_up(owner)
         claimable += self._unclaimed()
         due = self.due() if last else []
-        return [reaped, 0 if self.paused else claimable, lost, self.buried, int(seated), due]
+        return [reaped, 0 if self.paused else claimable, lost, self.buried, int(seated), due, 0]
 
     def put(  # noqa: PLR0913  as put.lua
         self,
