@@ -31,7 +31,9 @@ from tests.support.entries import (
     LEASE,
     LEDGER_DAYS,
     LIVE_SECONDS,
+    MOST_NOTICES,
     NOBODY,
+    NOTICES_MS,
     STRANGER,
     SUSPECT_CRASHES,
     TOMBSTONE_SECONDS,
@@ -494,7 +496,7 @@ class Actors:
         idle = last and self.rnd.random() < 0.5
         args: list[Any] = [LEASE, BEAT, process.max_crashes, process.name, int(last), int(idle)]
         lanes = self.rnd.choice(["", str(self.ledger.now % 99)])
-        args += [len(process.held), LEDGER_DAYS, lanes]
+        args += [len(process.held), LEDGER_DAYS, lanes, NOTICES_MS, MOST_NOTICES]
         args += flat((self.setup.name(id_), token) for id_, token in held)
 
         def expected() -> list[Any]:
