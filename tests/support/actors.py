@@ -32,7 +32,9 @@ from tests.support.entries import (
     LEASE,
     LEDGER_DAYS,
     LIVE_SECONDS,
+    MOST_NOTICES,
     NOBODY,
+    NOTICES_MS,
     STRANGER,
     SUSPECT_CRASHES,
     TOMBSTONE_SECONDS,
@@ -497,7 +499,7 @@ class Actors:
         idle = last and self.rnd.random() < 0.5
         args: list[Any] = [LEASE, BEAT, process.max_crashes, process.name, int(last), int(idle)]
         lanes = self.rnd.choice(["", str(self.ledger.now % 99)])
-        args += [len(process.held), LEDGER_DAYS, lanes, *NO_BOUNDS, *ALL_NOTICES]
+        args += [len(process.held), LEDGER_DAYS, lanes, *NO_BOUNDS, NOTICES_MS, MOST_NOTICES]
         args += flat((self.setup.name(id_), token) for id_, token in held)
 
         def expected() -> list[Any]:

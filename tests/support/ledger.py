@@ -23,6 +23,8 @@ from tests.support.entries import (
     LARGEST,
     LEASE,
     LIVE_SECONDS,
+    MOST_NOTICES,
+    NOTICES_MS,
     REMEMBERED_SECONDS,
     SCHEDULED_SECONDS,
     STEP,
@@ -202,6 +204,7 @@ class Ledger:
     ) -> list[Any]:
         self._tick()
         lost: list[str] = []
+        has_notices = bool(self.notices)
         for id_, token in held:
             if self._held(id_, token):
                 self.open[id_].until = self.queue_now + LEASE
@@ -228,7 +231,18 @@ class Ledger:
             self._stand_up(owner)
         claimable += self._unclaimed()
         due = self.due() if last else []
-        return [reaped, 0 if self.paused else claimable, lost, self.buried, int(seated), due, 0]
+        dropped = self._drop_notices() if last and has_notices else 0
+        return [reaped, 0 if self.paused else claimable, lost, self.buried, int(seated), due, dropped]
+
+    def _drop_notices(self) -> int:
+        """Drop notices that are too old, and the oldest of too many; return how many."""
+        young = sorted(id_ for id_ in self.notices if id_ >= 1000 * (self.now - NOTICES_MS))
+        kept = young[-MOST_NOTICES:]
+        dropped = len(self.notices) - len(kept)
+        self.rare["too old a notice"] += len(self.notices) > len(young)
+        self.rare["too many notices"] += len(young) > len(kept)
+        self.notices = {id_: self.notices[id_] for id_ in kept}
+        return dropped
 
     def put(  # noqa: PLR0913  as put.lua
         self,
