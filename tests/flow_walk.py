@@ -238,7 +238,7 @@ class FlowWalk:
             "",
             "drain",
         ]
-        (answer,) = self.run("release", [self.keys.record("-")], args)
+        answer, *_ = self.run("release", [self.keys.record("-")], args)
         worker.held.remove(job)
         if answer == b"OK":
             self.ends_probe(job)

@@ -664,7 +664,12 @@ MUTANTS: Final = [
             # Classes
             ("prelude", "a class outlives its job", "  if classed then call('HDEL', CLASS, unpack(ids)) end\n", ""),
             ("prelude", "a job that has a class is not noticed", "(length[CLASS] or 1) > 0", "0 > 0"),
-            ("prelude", "class, tenant and digest are lost", "'class', 'tenant', 'digest'}", "}"),
+            (
+                "prelude",
+                "class, tenant and digest are lost",
+                "OF_THE_JOB = {'submitted_ms', 'class', 'tenant', 'digest',",
+                "OF_THE_JOB = {'submitted_ms',",
+            ),
             ("waiting", "what comes back is in no class", "where, place_of(id), id)", "where, store.place(id), id)"),
             ("claim", "a lower class may starve", "turn == 9 and 'background' or turn == 4 and 'standard'", "nil"),
             ("claim", "the lowest class may starve", "turn == 9 and 'background' or ", ""),
