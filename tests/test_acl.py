@@ -231,14 +231,15 @@ def test_keda_may_count_and_nothing_else(start_redis: Callable[..., RedisServer]
         client.hset("{jobs}:open", "1", "c")
         client.lpush("{jobs}:interactive", "d")
         client.hset("{jobs}:turns:payload", "w|standard|a|1", "e")
+        client.rpush("{jobs}:room", "", "")
         client.set("result:one", "the answer")
     with server.client(username="greenscale-keda", password=PASSWORD, db=1) as keda:
         assert keda.ping()
         assert keda.eval(COUNT, 1, "jobs") == 2
         assert keda.eval(COUNT, 1, "{jobs}:open") == keda.eval(COUNT, 1, "{jobs}:interactive") == 1
         assert keda.eval(COUNT, 1, "{jobs}:turns:payload") == 1
+        assert keda.eval(COUNT, 1, "{jobs}:room") == 2
         assert keda.eval(COUNT, 1, "{jobs}:background") == 0, "there is none"
-        assert keda.eval(COUNT, 1, "{jobs}:room") == 0, "there is no bound"
         for command in (["GET", "result:one"], ["LRANGE", "jobs", 0, 0], ["DEL", "jobs"], ["ACL", "LIST"]):
             with pytest.raises(NoPermissionError):
                 keda.execute_command(*command)
@@ -257,6 +258,7 @@ async def test_what_keda_counts_of_a_stream_is_all_work_there_is(start_redis: Ca
             return int(keda.xlen("jobs")) + sum(map(int, classes))
 
         assert keda.ping()
+        assert keda.eval(COUNT, 1, "{jobs}:room") == 0, "nothing bounds it"
         async with (
             aclosing(await open_client(redis, QueueOptions())) as admin,
             aclosing(await open_queue(redis, QueueOptions(), Metrics())) as queue,

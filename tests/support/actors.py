@@ -9,6 +9,7 @@ from typing import Any, Final
 import orjson
 from redis import Redis
 
+from greenscale_worker.job import DRAIN
 from greenscale_worker.queues.redis.factory import (
     CLIENT_SCRIPTS,
     LETTER_SCRIPTS,
@@ -31,7 +32,9 @@ from tests.support.entries import (
     LEASE,
     LEDGER_DAYS,
     LIVE_SECONDS,
+    MOST_NOTICES,
     NOBODY,
+    NOTICES_MS,
     STRANGER,
     SUSPECT_CRASHES,
     TOMBSTONE_SECONDS,
@@ -52,6 +55,7 @@ STORES: Final[dict[Kind, type[ListStore | StreamStore]]] = {"list": ListStore, "
 A_LONG_TIME: Final = 3_600_000
 GROUPED: Final = {"bind", "settle", "release", "retry"}
 MAX_CRASHES: Final = [2, 5]
+ALL_NOTICES: Final = [10**12, 10**6]  # are kept
 NO_BOUNDS: Final = ["", "", "", 0]  # those have a walk of their own: tests/flow_walk.py
 DONE: Final = {b"OK", b"BADTYPE"}
 RUNS: Final = {b"RUN", b"BADTYPE"}
@@ -460,7 +464,7 @@ class Actors:
         for held in group:
             job_id, wait = held.job_id if held.step == "bound" else "", self.rnd.choice([0, 0, 1000, 60_000])
             wait = wait if delay < 0 else delay
-            items.append(Return(held.id, held.token, wait, job_id, self.rnd.choice(TEXTS)))
+            items.append(Return(held.id, held.token, wait, job_id, self.rnd.choice(TEXTS) or DRAIN))
         keys = [self.keys.record(item.job_id) for item in items]
         args: list[Any] = [LIVE_SECONDS if self.setup.ttl else 0, ""]
         args += flat((self.setup.name(item.id), *item[1:]) for item in items)
@@ -520,7 +524,7 @@ class Actors:
         idle = last and self.rnd.random() < 0.5
         args: list[Any] = [LEASE, BEAT, process.max_crashes, process.name, int(last), int(idle)]
         lanes = self.rnd.choice(["", str(self.ledger.now % 99)])
-        args += [len(process.held), LEDGER_DAYS, lanes, *NO_BOUNDS]
+        args += [len(process.held), LEDGER_DAYS, lanes, *NO_BOUNDS, NOTICES_MS, MOST_NOTICES]
         args += flat((self.setup.name(id_), token) for id_, token in held)
 
         def expected() -> list[Any]:

@@ -12,6 +12,7 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from greenscale_worker.job import DRAIN
 from tests.support.entries import (
     AT_ONCE,
     BACKEND,
@@ -22,6 +23,8 @@ from tests.support.entries import (
     LARGEST,
     LEASE,
     LIVE_SECONDS,
+    MOST_NOTICES,
+    NOTICES_MS,
     REMEMBERED_SECONDS,
     SCHEDULED_SECONDS,
     STEP,
@@ -41,7 +44,7 @@ from tests.support.entries import (
 from tests.support.tenancy import Tenancy
 
 TRY, KNOWN, ALONE = 1000, 1500, 120_000
-OF_THE_JOB = {"submitted_ms", "class", "tenant", "digest"}  # in a record, whatever becomes of its runs
+OF_THE_JOB = {"submitted_ms", "class", "tenant", "digest", "drains"}  # in a record, whatever becomes of its runs
 OF_THE_PAYLOAD = {"created_at", "metadata"}  # in a record, until a run writes it anew
 OF_A_FAILURE = {"due_ms", "error_code", "error_message"}  # in a record; what is cancelled forgets it
 UPGRADED = re.compile(r":2-[0-9a-f]+$")  # the end of a worker's name, where it knows format 2
@@ -185,9 +188,9 @@ class Ledger:
             self.answered = max(self.answered, *began)
         return answers
 
-    def release(self, items: Iterable[Return]) -> list[str]:
+    def release(self, items: Iterable[Return]) -> list[str | int]:
         before = self.counters["released"]
-        answers = [self._release(item) for item in items]
+        answers = [word for item in items for word in self._release(item)]
         if self.counters["released"] > before:
             self.bells.append("ready")
         return answers
@@ -203,6 +206,7 @@ class Ledger:
     ) -> list[Any]:
         self._tick()
         lost: list[str] = []
+        has_notices = bool(self.notices)
         for id_, token in held:
             if self._held(id_, token):
                 self.open[id_].until = self.queue_now + LEASE
@@ -231,7 +235,18 @@ class Ledger:
             self._stand_up(owner)
         claimable += self._claimable()
         due = self.due() if last else []
-        return [reaped, 0 if self.paused else claimable, lost, self.buried, int(seated), due]
+        dropped = self._drop_notices() if last and has_notices else 0
+        return [reaped, 0 if self.paused else claimable, lost, self.buried, int(seated), due, dropped]
+
+    def _drop_notices(self) -> int:
+        """Drop notices that are too old, and the oldest of too many; return how many."""
+        young = sorted(id_ for id_ in self.notices if id_ >= 1000 * (self.now - NOTICES_MS))
+        kept = young[-MOST_NOTICES:]
+        dropped = len(self.notices) - len(kept)
+        self.rare["too old a notice"] += len(self.notices) > len(young)
+        self.rare["too many notices"] += len(young) > len(kept)
+        self.notices = {id_: self.notices[id_] for id_ in kept}
+        return dropped
 
     def put(  # noqa: PLR0913  as put.lua
         self,
@@ -735,18 +750,22 @@ class Ledger:
         fields = run | item.fields | {"state": item.state, "finished_ms": str(self.now)}
         return "BADTYPE" if self._write(item.job_id, self.setup.ttl, fields) else "OK"
 
-    def _release(self, item: Return) -> str:
+    def _release(self, item: Return) -> tuple[str, int]:
         if item.id not in self.open:
-            return "GONE"
+            return "GONE", 0
         if not self._held(item.id, item.token):
-            return "STALE"
+            return "STALE", 0
         job, due = self.open[item.id], self.now + item.delay
         self._put_back(job, item.delay)
         self.counters["released"] += 1
-        if not item.job_id:
-            return "OK"
+        if not item.job_id or not self.setup.ttl:
+            return "OK", 0
         fields = {"state": "delayed", "due_ms": str(due), "error_code": item.reason}
-        return "BADTYPE" if self._write(item.job_id, LIVE_SECONDS, fields) else "OK"
+        word, drains = "BADTYPE" if self._write(item.job_id, LIVE_SECONDS, fields) else "OK", 0
+        if item.reason == DRAIN:
+            drains = int(self.records[item.job_id].get("drains", 0)) + 1
+            self._write(item.job_id, LIVE_SECONDS, {"drains": str(drains)})
+        return word, drains
 
     def _put_back(self, job: Open, delay: int) -> None:
         if delay:

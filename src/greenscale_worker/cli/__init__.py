@@ -126,6 +126,7 @@ def parser() -> "Parser":
         listing,
         queue,
         report,
+        scaler,
         serve,
         simulate,
         submit,
@@ -153,7 +154,7 @@ def parser() -> "Parser":
     )
     top.set_defaults(run=None)
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (up, submit, jobs, listing, queue, report, dead, serve, keys, tenants, batch, demo, simulate, config):
+    for module in (up, submit, jobs, listing, queue, report, dead, serve, scaler, keys, tenants, batch, demo, simulate, config):
         module.add_parser(commands)
     return top
 

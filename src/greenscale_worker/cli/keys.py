@@ -34,7 +34,8 @@ A key of a tenant sees that tenant's jobs only, under ids of its own; one
 without sees everything. Scopes: submit, read, cancel, batch, and admin for all
 of them."""
 LIMITS: Final = """\
-Each gateway counts for itself, except tokens: all that the tenant uses count."""
+Each gateway counts for itself, except tokens and stored bytes: all that the
+tenant uses count."""
 EXAMPLES: Final = {
     "create": "greenscale-worker keys create --tenant search --expires 90d\n"
     "greenscale-worker keys create --scopes read --note dashboard",
@@ -53,6 +54,7 @@ NUMBERS: Final = {
     "requests_per_minute": "requests a minute",
     "tokens_per_minute": "tokens a minute",
     "bytes_per_minute": "bytes of requests a minute",
+    "stored_bytes": "bytes of files, outputs of batches among them",
 }
 
 

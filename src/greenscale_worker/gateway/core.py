@@ -23,6 +23,7 @@ from greenscale_worker.gateway.limits import Account, Accounts, check_bytes
 from greenscale_worker.gateway.metrics import GatewayMetrics
 from greenscale_worker.gateway.notices import Notices
 from greenscale_worker.gateway.shared import Shared
+from greenscale_worker.gateway.stored import StoredBytes
 from greenscale_worker.gateway.tokens import TokenReader
 from greenscale_worker.gateway.upload_places import UploadPlaces
 from greenscale_worker.job import JOB_ID_ACCEPTED, is_job_id
@@ -77,6 +78,10 @@ class Gateway:
         self.files = files
         self.file_objects = None if files is None else FileObjects(files)
         self.batching = None if files is None or batch_jobs is None else Creator(Batches(files), batch_jobs)
+        self.shared = Shared()
+        self.stored = None
+        if files is not None and self.file_objects is not None:
+            self.stored = StoredBytes(self.shared, self.file_objects, Batches(files))
         self.options = options
         self.webhooks = webhooks
         self.metrics = GatewayMetrics()
@@ -85,7 +90,6 @@ class Gateway:
         self.following = Following(queue, on_away=self.queue_is_away)
         self._queue_is_away = False
         self._files_away_said_at = float("-inf")
-        self.shared = Shared()
         self.keyring = Keyring(queue, own=options.key, open_without=options.open_without_keys)
         self.attending = Attending(queue)
         self.tokens = TokenReader(queue)
@@ -185,6 +189,13 @@ class Call:
         if self.gateway.file_objects is None:
             raise _no_files()
         return self.gateway.file_objects
+
+    @property
+    def stored(self) -> StoredBytes:
+        """What tenants store. Raises Problem `files_not_configured`."""
+        if self.gateway.stored is None:
+            raise _no_files()
+        return self.gateway.stored
 
     @property
     def id(self) -> str:

@@ -72,6 +72,7 @@ class QueueOptions:
     Results and final records last `result_ttl`; 0 writes neither. `result_prefix` begins the names of both, so that
     two queues in one database may have jobs with the same id. A heartbeat is due every `lease / 5`.
     Dead letters older than `dead_max_age`, and the oldest beyond `dead_max_count`, are deleted; 0 means no limit.
+    So are notices that nobody acknowledges, by `notices_max_age` and `notices_max_count`, of which neither may be 0.
     The ledger is kept for `ledger_days`; 0: no ledger is kept.
     `limit` is how many calls the fleet may have open, `requests_per_minute` and `tokens_per_minute` how many it may
     begin and how many tokens they may cost; None: no bound. With the limit `engine` it is what `observe` has found.
@@ -86,6 +87,8 @@ class QueueOptions:
     result_prefix: str = ""
     dead_max_age: float = 0.0
     dead_max_count: int = 0
+    notices_max_age: float = 86_400.0
+    notices_max_count: int = 100_000
     ledger_days: int = 8
     limit: int | Literal["engine"] | None = None
     requests_per_minute: float | None = None
@@ -108,8 +111,9 @@ class Lease:
     clock, `call_seconds` how long it took; None: no call was made. The outcome is recorded under `job_id`; None: there
     is no usable id. The ledger counts it for `tenant`, too, and `keep` is what the job says of its answer.
     `default_job_id` is the queue's id for a payload that has none, if the queue provides one. `due_in` is when a job
-    that `retry` has put off is due, in seconds; None: as its failure says. The fleet's budget was charged a request and
-    `charged` tokens, `estimated` of them for the answer; None: it was charged nothing.
+    that `retry` has put off is due, in seconds; None: as its failure says. `drains` is how many drains have cut the job
+    off, known once one has released it where records are kept. The fleet's budget was charged a request and `charged`
+    tokens, `estimated` of them for the answer; None: it was charged nothing.
     """
 
     id: str
@@ -130,6 +134,7 @@ class Lease:
     call_seconds: float | None = None
     tenant: str | None = None
     due_in: float | None = None
+    drains: int = 0
     received: float = field(default_factory=monotonic)
     lost: Loss | None = None
     on_lost: Callable[[], None] | None = None
@@ -599,7 +604,7 @@ class QueueClient(Protocol):
 
         A notice is written in the same step as the end of its job, also where no records are kept. Reading removes
         nothing: whoever reads the same ones after a crash, or beside another reader, must bear seeing them twice. Each
-        is kept until it is acknowledged.
+        is kept until it is acknowledged, or until the heartbeat of a worker drops it, as the options say.
         """
         ...
 

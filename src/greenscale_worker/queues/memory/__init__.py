@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from greenscale_worker.blame import decide
-from greenscale_worker.job import SNOOZED, Failed, Failure, Job, Outcome, Released, Succeeded, Usage
+from greenscale_worker.job import DRAIN, SNOOZED, Failed, Failure, Job, Outcome, Released, Succeeded, Usage
 from greenscale_worker.queues import (
     SUSPECT_CRASHES,
     Binding,
@@ -218,6 +218,7 @@ class MemoryQueue(MemoryClient):
                 lease.lose("taken" if int(lease.id) in store.open else "gone")
         self._tick()
         self._trim()
+        store.notices.trim(store.options.notices_max_age, store.options.notices_max_count)
         self._count_time()
         store.promote()
         store.beats[self._worker] = Beat(store.clock(), why, lanes)
@@ -289,6 +290,8 @@ class MemoryQueue(MemoryClient):
             store.requeue(entry)
         if lease.job_id is not None:
             store.records.postponed(lease.job_id, due, "delayed", outcome.reason)
+            if outcome.reason == DRAIN:
+                lease.drains = store.records.drained(lease.job_id)
         return True
 
     def _settle_late(self, lease: Lease, outcome: Succeeded | Failed) -> bool:

@@ -324,8 +324,8 @@ local function bound_elsewhere(job_id, id)
 end
 
 -- What a record says of the job and not of a run, and that with what its payload says; the same names are in replaying.py.
-local OF_THE_JOB = {'submitted_ms', 'class', 'tenant', 'digest'}
-local KEPT = {'submitted_ms', 'class', 'tenant', 'digest', 'created_at', 'metadata'}
+local OF_THE_JOB = {'submitted_ms', 'class', 'tenant', 'digest', 'drains'}
+local KEPT = {'submitted_ms', 'class', 'tenant', 'digest', 'drains', 'created_at', 'metadata'}
 
 -- Writes fields and values of a record. `begins`: the old record is deleted, except for what is OF_THE_JOB, or for the names
 -- given in its place. A value of another type under its name is replaced; returns whether it was.
