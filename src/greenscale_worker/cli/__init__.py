@@ -154,7 +154,9 @@ def parser() -> "Parser":
     )
     top.set_defaults(run=None)
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (up, submit, jobs, listing, queue, report, dead, serve, scaler, keys, tenants, batch, demo, simulate, config):
+    of_jobs = (up, submit, jobs, listing, queue, report, dead)
+    of_a_fleet = (serve, scaler, keys, tenants, batch, demo, simulate, config)
+    for module in (*of_jobs, *of_a_fleet):
         module.add_parser(commands)
     return top
 
