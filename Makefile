@@ -68,7 +68,7 @@ docs: $(VENV)/.installed ## write the documents that are generated
 lock: ## pin what pyproject.toml asks for (ARGS=--upgrade)
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet --disable-pip-version-check $(UV)
-	$(call compile,requirements.txt,pyproject.toml --extra cli --extra files)
+	$(call compile,requirements.txt,pyproject.toml --extra cli --extra files --extra scaler)
 	$(call compile,requirements-build.txt,--group build -c requirements.txt)
 	$(call compile,requirements-up.txt,pyproject.toml --extra up -c requirements.txt)
 	$(call compile,requirements-dev.txt,--group dev -c requirements.txt -c requirements-build.txt -c requirements-up.txt)

@@ -25,10 +25,11 @@ REQUESTS: Final = re.compile(r"^SeaweedFS_s3_request_total\{.*\} (\S+)$", re.MUL
 
 
 class S3Server:
-    """Has the bucket `files`. Use with `with`; `port` is that of S3."""
+    """Has one bucket. Use with `with`; `port` is that of S3."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, bucket: str = BUCKET) -> None:
         self._directory = directory
+        self._bucket = bucket
         identity = {"name": "test", "credentials": [{"accessKey": ACCESS, "secretKey": SECRET}], "actions": ["Admin"]}
         (directory / "s3.json").write_text(json.dumps({"identities": [identity]}))
 
@@ -76,7 +77,7 @@ class S3Server:
     def _wait(self) -> None:
         """Write until that has made the bucket and its first volumes, which takes seconds."""
         store = S3Store(
-            BUCKET,
+            self._bucket,
             endpoint=f"http://127.0.0.1:{self.port}",
             access_key_id=ACCESS,
             secret_access_key=SECRET,

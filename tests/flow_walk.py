@@ -18,7 +18,7 @@ from redis import Redis
 
 from greenscale_worker.queues.redis.keys import Keys
 from tests.model import own_redis
-from tests.support.actors import STORES, sources
+from tests.support.actors import ALL_NOTICES, STORES, sources
 from tests.support.entries import Kind
 
 LEASE: Final = 15_000
@@ -238,7 +238,7 @@ class FlowWalk:
             "",
             "drain",
         ]
-        (answer,) = self.run("release", [self.keys.record("-")], args)
+        answer, *_ = self.run("release", [self.keys.record("-")], args)
         worker.held.remove(job)
         if answer == b"OK":
             self.ends_probe(job)
@@ -285,7 +285,8 @@ class FlowWalk:
         if self.rnd.random() < 0.1:
             worker.shut = not worker.shut
         keys = [self.keys.lanes(worker.name), self.keys.room]
-        args = [LEASE, BEAT, 9, worker.name, 1, 0, len(worker.held), 8, MOST_LANES, *self.declared(), int(worker.shut)]
+        args = [LEASE, BEAT, 9, worker.name, 1, 0, len(worker.held), 8, MOST_LANES]
+        args += [*self.declared(), int(worker.shut), *ALL_NOTICES]
         held = list(worker.held)
         lost = self.run("heartbeat", keys, args + [word for job in held for word in (job.id, job.token)])[2][1::3]
         worker.held = [job for job in held if job.token.encode() not in lost]
@@ -307,7 +308,8 @@ class FlowWalk:
         before = self.time
         worker = self.workers[0]
         keys = [self.keys.lanes(worker.name), self.keys.room]
-        args = [LEASE, BEAT, 9, worker.name, 0, 0, 0, 8, MOST_LANES, *self.declared(), int(worker.shut)]
+        args = [LEASE, BEAT, 9, worker.name, 0, 0, 0, 8, MOST_LANES]
+        args += [*self.declared(), int(worker.shut), *ALL_NOTICES]
         self.run("heartbeat", keys, args)
         offset = int(self.redis.hget(self.keys.of("control"), "offset") or 0)
         assert offset >= self.back, "the queue's time goes back"

@@ -22,7 +22,7 @@ from typing import Any, Final
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from greenscale_worker.queues.redis.keys import FLOW, LEDGER, OF_LETTERS, RECENT
+from greenscale_worker.queues.redis.keys import FLOW, LEDGER, OF_LETTERS, RECENT, TURN_PAYLOADS, TURNS
 from harness.redis_server import RedisServer
 from tests.support.actors import JOB_IDS, Actors, Fails, ignore, sources
 from tests.support.crew import Held, Process
@@ -79,6 +79,7 @@ STEPS: Final[dict[str, float]] = {  # what may happen, and how often
     "sabotage": 0.5,
     "save": 1.5,
     "restore": 1,
+    "set_tenant": 4,
 }
 
 
@@ -94,7 +95,11 @@ class Walk(Actors):
 
     def run(self, steps: int) -> Counter[str]:
         """Take so many steps; then everybody dies, and one fresh worker drains all. Raises AssertionError."""
-        weights = STEPS | dict.fromkeys(["clock_back"] if self.fails_over else ["save", "restore"], 0)
+        weights = (
+            STEPS
+            | ({} if self.has_tenants else {"set_tenant": 0})
+            | dict.fromkeys(["clock_back"] if self.fails_over else ["save", "restore"], 0)
+        )
         with self.redis.pubsub(ignore_subscribe_messages=True) as bell:
             bell.psubscribe(self.keys.bell + "*")
             for step in self.rnd.choices(list(weights), list(weights.values()), k=steps):
@@ -305,12 +310,10 @@ class Walk(Actors):
         keys = [*self.keys.base, self.keys.record("j-0"), self.keys.cancel("j-0")]
         before = self.content()
         for key in self.keys.base:
-            if key in {
-                self.keys.of(RECENT),
-                self.keys.of(LEDGER),
-                self.keys.of(FLOW),
-            }:  # what has ended is worth no refusal
+            if key in {self.keys.of(RECENT), self.keys.of(LEDGER), self.keys.of(FLOW)}:  # all do without
                 continue
+            if key in {self.keys.of(TURNS), self.keys.of(TURN_PAYLOADS)} and not self.ledger.tenancy.flag:
+                continue  # nothing reads them
             if key.encode() in before:
                 self.redis.rename(key, "elsewhere")
             self.foreign(key)
@@ -426,6 +429,7 @@ class Walk(Actors):
             assert self.ledger.now - died < 1_000_000, "invariant 8: it goes on for ever"
         left = [*self.ledger.waiting, *self.ledger.open, *self.ledger.strays, *self.ledger.later]
         left += [payload for listed in self.ledger.listed.values() for payload in listed]
+        left += self.ledger.tenancy.waiting()
         assert not left, "invariant 8: something is left"
 
 

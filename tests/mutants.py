@@ -21,12 +21,13 @@ class Mutant:
 
     def scripts(self) -> dict[str, bytes]:
         """Load all scripts with the defect in them; that in a part that scripts share is in every one of these."""
-        shared = {name: read_script(name) for name in ("prelude", *SHARED)}
+        shared = {name: read_script(name) for name in ("prelude", "turns", *SHARED)}
         shared["prelude"] = fitted(shared["prelude"])
         shared["store"] = read_script(STORES[self.kind].script)
         whole = sources(self.kind)
         heads = {
-            name: ("prelude", "store", *(part for part, scripts in SHARED.items() if name in scripts)) for name in whole
+            name: ("prelude", "store", "turns", *(part for part, scripts in SHARED.items() if name in scripts))
+            for name in whole
         }
         bodies = {
             name: source.removeprefix(b"".join(shared[part] for part in heads[name])) for name, source in whole.items()
@@ -142,8 +143,8 @@ MUTANTS: Final = [
     Mutant(
         "a dead letter loses its payload",
         "dead_letters",
-        "  local payload, class = store.payload(id) or '', class_of(id)\n  forget({[id] = m})\n",
-        "  local class = class_of(id)\n  forget({[id] = m})\n  local payload = store.payload(id) or ''\n",
+        "  local payload, class, tenant = store.payload(id) or '', class_of(id)\n  forget({[id] = m})\n",
+        "  local class, tenant = class_of(id)\n  forget({[id] = m})\n  local payload = store.payload(id) or ''\n",
     ),
     Mutant(
         "a line feed in a message hides the payload",
@@ -441,7 +442,10 @@ MUTANTS: Final = [
         "postpone(id, m, delay) requeue(id, m) else",
     ),
     Mutant("what is released wakes no worker", "release", "if rings then", " if false then"),
-    Mutant("a lost job keeps its group from being released", "release", "return 'GONE'", "error('GONE')"),
+    Mutant("a lost job keeps its group from being released", "release", "return 'GONE', 0", "error('GONE')"),
+    Mutant("drains are not counted", "release", "'drains')) or 0) + 1", "'drains')) or 0)"),
+    Mutant("every release counts as a drain", "release", "reason == 'drain'", "true"),
+    Mutant("drains are forgotten with each run", "prelude", "'digest', 'drains'}", "'digest'}"),
     # retry
     Mutant("tries are not counted", "retry", "m.tries = m.tries + used", "m.tries = m.tries"),
     Mutant("runs are not counted", "retry", "  m.runs = m.runs + 1\n"),
@@ -570,6 +574,19 @@ MUTANTS: Final = [
         "with_notice[job_id] = nil, nil",
         "with_notice[job_id] = nil, true",
     ),
+    Mutant("notices grow old", "heartbeat", "'(' .. digits(micros - 1000 * kept_ms)", "'(0'"),
+    Mutant(
+        "there may be one notice too many",
+        "heartbeat",
+        "call('ZCARD', NOTICES) - most",
+        "call('ZCARD', NOTICES) - most - 1",
+    ),
+    Mutant(
+        "the latest notices go",
+        "heartbeat",
+        "call('ZRANGE', NOTICES, 0, beyond - 1)",
+        "call('ZRANGE', NOTICES, -beyond, -1)",
+    ),
     Mutant("what is put is not told of", "put", "  if wants_notice then notify(job_id) end\n"),
     Mutant("what a payload asks for is not heard", "bind", "  if ARGV[start + 3] == '1' then notify(job_id) end\n"),
     Mutant("an answer is not told of", "settle", "    noticed(job_id, 'succeeded')\n"),
@@ -648,7 +665,12 @@ MUTANTS: Final = [
             # Classes
             ("prelude", "a class outlives its job", "  if classed then call('HDEL', CLASS, unpack(ids)) end\n", ""),
             ("prelude", "a job that has a class is not noticed", "(length[CLASS] or 1) > 0", "0 > 0"),
-            ("prelude", "class, tenant and digest are lost", "'class', 'tenant', 'digest'}", "}"),
+            (
+                "prelude",
+                "class, tenant and digest are lost",
+                "OF_THE_JOB = {'submitted_ms', 'class', 'tenant', 'digest',",
+                "OF_THE_JOB = {'submitted_ms',",
+            ),
             ("waiting", "what comes back is in no class", "where, place_of(id), id)", "where, store.place(id), id)"),
             ("claim", "a lower class may starve", "turn == 9 and 'background' or turn == 4 and 'standard'", "nil"),
             ("claim", "the lowest class may starve", "turn == 9 and 'background' or ", ""),
@@ -862,6 +884,126 @@ MUTANTS: Final = [
                 "return last",
             ),
             ("a foreign type under the stream's name is not noticed", "foreign('stream')", "foreign('none')"),
+        )
+    ),
+    # Tenants
+    *(
+        Mutant(name, file, right, wrong, kind)
+        for name, file, right, wrong, kind in (
+            ("a tenant has more in flight than it may", "turns", "return math.max(free, 0)", "return 1", "list"),
+            (
+                "what was claimed from a line does not count",
+                "turns",
+                "    call('ZADD', TURNS, '0', 'l|' .. tenant .. '|' .. id)\n",
+                "",
+                "list",
+            ),
+            ("what has ended is in flight for ever", "turns", "    call_with('ZREM', TURNS, members)\n", "", "list"),
+            ("a job leaves its line twice", "claim", "  call('ZREM', TURNS, member)\n", "", "list"),
+            ("a payload stays in its line", "claim", "    call('HDEL', TURN_PAYLOADS, member)\n", "", "list"),
+            (
+                "a weight is worth nothing",
+                "fairness",
+                "tenant.time + 1 / (entry and entry.weight or 1)",
+                "tenant.time + 1",
+                "list",
+            ),
+            (
+                "whoever was away has saved up",
+                "fairness",
+                "if not own or not (own >= start) then own = start end",
+                "own = own or 0",
+                "list",
+            ),
+            ("whose turn it was is forgotten", "fairness", "  redis.pcall('HSET', FLOW, unpack(words))\n", "", "list"),
+            (
+                "the time of a class stands still",
+                "fairness",
+                "  queue.time = math.max(queue.time, tenant.time)\n",
+                "",
+                "list",
+            ),
+            (
+                "jobs in no line are kept waiting by lines",
+                "fairness",
+                "names, fields = 'turn|' .. class, {''}, {}",
+                "names, fields = 'turn|' .. class, {}, {}",
+                "list",
+            ),
+            (
+                "jobs in no line go before lines",
+                "claim",
+                "fairness.is_last(queue, tenant) and most or before + 1",
+                "most",
+                "list",
+            ),
+            ("a tenant's jobs go to the list of all", "append", "  if has_line then", "  if false then", "list"),
+            ("a job that becomes due forgets its tenant", "promote", "or kept, tenant)", "or kept)", "list"),
+            (
+                "a replayed job forgets its tenant",
+                "replay",
+                "if header and turns and header.tenant then",
+                "if false then",
+                "list",
+            ),
+            (
+                "a dead letter forgets its tenant",
+                "dead_letters",
+                "class = class, tenant = tenant,",
+                "class = class,",
+                "list",
+            ),
+            (
+                "lines are no jobs that wait",
+                "prelude",
+                "    + (turns and call('HLEN', TURN_PAYLOADS) or 0)\n",
+                "",
+                "list",
+            ),
+            (
+                "workers are woken for jobs that they may not claim",
+                "seats",
+                "return turns and unclaimed() - call('HLEN', TURN_PAYLOADS) + turns.claimable() or unclaimed()",
+                "return unclaimed()",
+                "list",
+            ),
+            (
+                "a line is served from its end",
+                "turns",
+                "return call('ZRANGE', TURNS, low, high, 'BYLEX', 'LIMIT', 0, 1)[1]\n",
+                "return call('ZRANGE', TURNS, high, low, 'BYLEX', 'REV', 'LIMIT', 0, 1)[1]\n",
+                "list",
+            ),
+            (
+                "two jobs of a line have one number",
+                "turns",
+                "(number or whole(call('HGET', CONTROL, 'turn')) or 0) + 1, micros)",
+                "0, micros)",
+                "list",
+            ),
+            (
+                "the last entry leaves its flag",
+                "heartbeat",
+                "call('HDEL', CONTROL, 'tenants', 'turn')",
+                "call('HDEL', CONTROL, 'turn')",
+                "list",
+            ),
+            (
+                "the last entry takes the lines with it",
+                "set_tenant",
+                "call('HSET', CONTROL, 'tenants', '0')",
+                "call('HDEL', CONTROL, 'tenants')",
+                "list",
+            ),
+            (
+                "a stream reads what came from a line as a new entry",
+                "claim",
+                "    write_taken()  -- before the store is read\n",
+                "",
+                "stream",
+            ),
+            ("nobody is told of a job in a line", "append", "  if not rung then ring('ready') end\n", "", "list"),
+            ("a foreign type under the lines is not noticed", "turns", "is_foreign(TURNS, 'zset') or ", "", "list"),
         )
     ),
 ]

@@ -23,8 +23,8 @@ from greenscale_worker.cli import beside, main
 from greenscale_worker.config import load
 from greenscale_worker.execution import Policy
 from greenscale_worker.job import Failed, Output, Released, Succeeded
-from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.redis.keys import OF_LISTS
+from greenscale_worker.queues import QueueOptions, RedisOptions, TenantLimits
+from greenscale_worker.queues.redis.keys import OF_LISTS, TURN_PAYLOADS
 from greenscale_worker.queues.redis.script_loader import SCRIPTS
 from greenscale_worker.queues.redis.stream import open_client, open_queue
 from greenscale_worker.telemetry import Metrics
@@ -138,6 +138,8 @@ def test_worker_gateway_and_commands_need_these_rights_and_no_others(
         with working(server, monkeypatch, kind=kind, database=database, side=side) as metrics:
             assert main(["submit", "--id", "one", "hello", "--wait"]) == 0
             assert (main(["result", "one"]), main(["status", "one"]), main(["cancel", "nobody"])) == (0, 0, 3)
+            assert main(["tenants", "set", "search", "--weight", "2"]) == main(["tenants", "list"]) == 0
+            assert main(["tenants", "delete", "search"]) == 0
             assert main(["pause"]) == main(["resume"]) == main(["queue"]) == main(["jobs"]) == 0
             with server.client(db=database) as client, SyncClient.from_env() as reader:
                 add(client, kind, b'{"job_id":"shown","prompt":"hello","tokens":true,"keep":"body"}')
@@ -228,13 +230,16 @@ def test_keda_may_count_and_nothing_else(start_redis: Callable[..., RedisServer]
         client.lpush("jobs", "a", "b")
         client.hset("{jobs}:open", "1", "c")
         client.lpush("{jobs}:interactive", "d")
+        client.hset("{jobs}:turns:payload", "w|standard|a|1", "e")
+        client.rpush("{jobs}:room", "", "")
         client.set("result:one", "the answer")
     with server.client(username="greenscale-keda", password=PASSWORD, db=1) as keda:
         assert keda.ping()
         assert keda.eval(COUNT, 1, "jobs") == 2
         assert keda.eval(COUNT, 1, "{jobs}:open") == keda.eval(COUNT, 1, "{jobs}:interactive") == 1
+        assert keda.eval(COUNT, 1, "{jobs}:turns:payload") == 1
+        assert keda.eval(COUNT, 1, "{jobs}:room") == 2
         assert keda.eval(COUNT, 1, "{jobs}:background") == 0, "there is none"
-        assert keda.eval(COUNT, 1, "{jobs}:room") == 0, "there is no bound"
         for command in (["GET", "result:one"], ["LRANGE", "jobs", 0, 0], ["DEL", "jobs"], ["ACL", "LIST"]):
             with pytest.raises(NoPermissionError):
                 keda.execute_command(*command)
@@ -249,10 +254,11 @@ async def test_what_keda_counts_of_a_stream_is_all_work_there_is(start_redis: Ca
         async def counted(waiting: int, delayed: int, running: int, dead: int) -> int:
             depth = await admin.depth()
             assert (depth.waiting, depth.delayed, depth.running, depth.dead) == (waiting, delayed, running, dead)
-            classes = [keda.eval(COUNT, 1, f"{{jobs}}:{job_class}") for job_class in OF_LISTS]
+            classes = [keda.eval(COUNT, 1, f"{{jobs}}:{part}") for part in (*OF_LISTS, TURN_PAYLOADS)]
             return int(keda.xlen("jobs")) + sum(map(int, classes))
 
         assert keda.ping()
+        assert keda.eval(COUNT, 1, "{jobs}:room") == 0, "nothing bounds it"
         async with (
             aclosing(await open_client(redis, QueueOptions())) as admin,
             aclosing(await open_queue(redis, QueueOptions(), Metrics())) as queue,
@@ -279,6 +285,9 @@ async def test_what_keda_counts_of_a_stream_is_all_work_there_is(start_redis: Ca
             assert await counted(waiting=5, delayed=1, running=0, dead=0) == 6, "what is not due needs no pod"
             await queue.lease()
             assert await counted(waiting=4, delayed=1, running=1, dead=0) == 6, "claimed, it is in the stream"
+            await admin.set_tenant("a", TenantLimits())
+            await admin.put([("j", b"{}")], tenant="a")
+            assert await counted(waiting=5, delayed=1, running=1, dead=0) == 7, "in a line"
         for command in (["XRANGE", "jobs", "-", "+"], ["DEL", "jobs"], ["XLEN", "{jobs}:open"], ["ACL", "LIST"]):
             with pytest.raises(NoPermissionError):
                 keda.execute_command(*command)

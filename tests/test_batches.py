@@ -12,7 +12,7 @@ import pytest
 
 from greenscale_worker.backends import ChatOptions, open_backend
 from greenscale_worker.batch import checking
-from greenscale_worker.batches import parts, reading, step, taking, window
+from greenscale_worker.batches import parts, reading, step, taking, validating, window
 from greenscale_worker.batches.creating import Alike, Creator
 from greenscale_worker.batches.feeder import LANES, LANES_OF_ONE, Feeder, FeederOptions
 from greenscale_worker.batches.objects import OpenLine, Request, State, new_id, shown
@@ -32,7 +32,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every limit so small that nine lines reach it."""
     monkeypatch.setattr(window, "SMALLEST", 4)
     monkeypatch.setattr(window, "LANES_AHEAD", 1)
-    for module in (window, step):
+    for module in (window, step, validating):
         monkeypatch.setattr(module, "AT_ONCE", 3)
     monkeypatch.setattr(taking, "MOST_LINES", 3)
     monkeypatch.setattr(parts, "MERGED", 2)
@@ -184,6 +184,16 @@ async def test_a_request_that_its_own_retry_has_overtaken_makes_no_second_batch(
     assert len(await world.files.list("batches")) == 3
 
 
+async def test_gateways_whose_clocks_differ_make_one_batch_at_midnight() -> None:
+    world, midnight = World(), NOW // 86_400 * 86_400 + 86_400
+    await world.write(NAMES)
+    creator = Creator(world.batches, world.queue)
+    for first, second in ((midnight + 1, midnight - 1), (midnight - 1, midnight + 1)):
+        alike = Alike(None, "key", b"asked", idempotency_key=f"once {first}")
+        made = await creator.create(world.request(id=new_id(first)), alike, first)
+        assert await creator.create(world.request(id=new_id(second)), alike, second) == made
+
+
 async def test_a_request_repeated_after_the_end_of_its_batch_runs_nothing() -> None:
     world = World()
     await world.write(NAMES)
@@ -312,6 +322,74 @@ async def test_a_file_that_is_no_batch_fails_with_the_numbers_of_its_lines() -> 
         ("duplicate_custom_id", 4),
     ]
     assert (told["status"], told["output_file_id"], told["failed_at"]) == ("failed", None, int(world.now))
+
+
+SHORT = FeederOptions(step=0.0)
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of the lines that were validated, in order."""
+    numbers, check = list[int](), checking.Checker.check
+
+    def counted(checker: checking.Checker, raw: Any) -> Any:
+        numbers.append(raw.number)
+        return check(checker, raw)
+
+    monkeypatch.setattr(checking.Checker, "check", counted)
+    return numbers
+
+
+async def test_a_file_is_validated_in_steps_each_line_once(checks: list[int]) -> None:
+    world = World()
+    await world.write([*NAMES, "n0", "n8", "n1"])
+    request, steps = world.request(), 0
+    while not (await world.state(request)).is_final:
+        steps += 1
+        with suppress(Snooze):
+            await world.feeder(options=SHORT)(job_of(request))
+    assert (steps, checks) == (4, list(range(1, 11)))
+    faults = (await world.state(request)).faults
+    assert [(fault.code, fault.line) for fault in faults] == [("duplicate_custom_id", 8), ("duplicate_custom_id", 10)]
+    assert await world.files.list("parts") == [], "what was kept for the next step"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_at_whichever_call_validation_fails_it_goes_on_with_what_was_kept(fault: str) -> None:
+    for at in count(1):
+        world = World()
+        await world.write(NAMES)
+        request, outside = world.request(), Outside(at, error=FAULTS[fault])
+        async with world.working():
+            with suppress(KilledError):
+                await driven(world.feeder(outside, SHORT), request)
+            assert await driven(world.feeder(options=SHORT), request) == "completed"
+        await check_completed(world, request)
+        assert shown(request, await world.state(request))["model"] == "m"
+        if outside.calls < at or at > 40:
+            break
+
+
+@pytest.mark.parametrize("ending", ["expired", "cancelled"])
+async def test_a_batch_may_end_while_it_is_validated(checks: list[int], ending: str) -> None:
+    world = World()
+    await world.write(NAMES)
+    request = world.request()
+    with pytest.raises(Snooze):
+        await world.feeder(options=SHORT)(job_of(request))
+    if ending == "expired":
+        world.now = request.expires_at
+    else:
+        await world.batches.cancel(request, int(world.now))
+    assert await driven(world.feeder(options=SHORT), request) == ending
+    assert checks == [1, 2, 3, 4, 5, 6], "no further than it had come"
+    told = shown(request, await world.state(request))
+    assert (told["status"], told["request_counts"]) == (ending, {"total": 7, "completed": 0, "failed": 7})
+    bad = await world.lines(request, "error")
+    assert Counter(line["custom_id"] for line in bad) == Counter(NAMES)
+    assert {line["error"]["code"] for line in bad} == {f"batch_{ending}"}
+    assert world.calls == {}
+    await check_tidy(world, request)
 
 
 async def test_an_input_file_that_is_deleted_fails_the_batch_and_takes_no_answer_away(

@@ -3,7 +3,6 @@
 import asyncio
 import gzip
 import socket
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from greenscale_worker.backends.chat import IDLE_SECONDS, ChatBackend
 from greenscale_worker.errors import BadInputError, ConfigError, PermanentError, TransientError
 from greenscale_worker.job import Job, Output, Usage, decode
 from tests.support.endpoint import CERTIFICATE, OK, PATH, Endpoint, Reply, completion
+from tests.support.strict_tls import be_strict
 
 KEY = "key-of-the-endpoint-0123456789"
 PROMPT = "What is 2+2? Tell nobody."
@@ -752,14 +752,7 @@ async def test_an_authority_made_by_plain_openssl_is_trusted(monkeypatch: pytest
     old = CERTIFICATE.with_name("old_cluster.pem")  # key and certificate of a server, then its authority
     authority = tmp_path / "ca.crt"
     authority.write_text("".join(old.read_text().rpartition("-----BEGIN CERTIFICATE-----")[1:]))
-    make = ssl.create_default_context
-
-    def of_python_3_13(**options: Any) -> ssl.SSLContext:
-        context = make(**options)
-        context.verify_flags |= ssl.VERIFY_X509_STRICT
-        return context
-
-    monkeypatch.setattr(ssl, "create_default_context", of_python_3_13)
+    be_strict(monkeypatch)
     monkeypatch.setattr("tests.support.endpoint.CERTIFICATE", old)
     async with Endpoint(tls=True) as endpoint:
         assert (await ask(endpoint.url, ca_file=str(authority))).text == "4"

@@ -156,6 +156,10 @@ TEXTS = {
         ["vllm:8000", "http://a/metrics,", "http://a/metrics b", "ftp://a/metrics"],
     ),
     "GREENSCALE_LIMIT": (["1", "1000000", "engine"], ["0", "1000001", "1.5", "-1", "motor"]),
+    "GREENSCALE_SCALER_LISTEN": (
+        ["0.0.0.0:6000", "127.0.0.1:0", "[::]:6000", "localhost:65535"],
+        ["6000", ":6000", "::1:6000", "[h]:6000:", "h:65536", "h:-1", "http://h:1"],
+    ),
     "GREENSCALE_READY_PATH": (["/", "/health", "/v1/models?x=1"], ["health", "//host/x", "/a b", "https://h/"]),
     "REDIS_URL": (
         [
@@ -231,7 +235,9 @@ def test_texts_have_rules(name: str) -> None:
 
 def test_every_rule_is_tested() -> None:
     ruled = {setting.name for setting in catalogue() if setting.accepts != "any text"} - {"HTTPS_PROXY"}
-    files = {f"GREENSCALE_{whose}_{what}_FILE" for whose in ("REDIS", "ENDPOINT") for what in ("CA", "CERT", "KEY")}
+    files = {
+        f"GREENSCALE_{whose}_{what}_FILE" for whose in ("REDIS", "ENDPOINT", "SCALER") for what in ("CA", "CERT", "KEY")
+    }
     assert ruled == set(NUMBERS) | set(TEXTS) | files
 
 
@@ -871,6 +877,11 @@ def test_a_stream_may_be_named_by_either_name_but_not_by_two() -> None:
     with pytest.raises(ConfigError) as caught:
         queue_options(load(dict(zip(QUEUE_NAMES, ("jobs", "r"), strict=True))))
     assert all(name in one_line(caught.value) for name in QUEUE_NAMES)
+
+
+def test_notices_are_kept_for_a_day_or_as_long_as_results() -> None:
+    for seconds, kept in ((60, 86_400.0), (200_000, 200_000.0)):
+        assert queue_options(load({"GREENSCALE_RESULT_TTL_SECONDS": str(seconds)})).notices_max_age == kept
 
 
 def test_options_of_the_queue() -> None:

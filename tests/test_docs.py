@@ -16,6 +16,7 @@ from greenscale_worker.gateway.metrics import GatewayMetrics
 from greenscale_worker.job import Usage
 from greenscale_worker.outcome_log import LOSSES
 from greenscale_worker.queues import Binding
+from greenscale_worker.scaler.metrics import ScalerMetrics
 from greenscale_worker.telemetry import Event, Metrics
 from greenscale_worker.worker import VERDICTS
 
@@ -63,8 +64,11 @@ def shown() -> dict[str, set[str]]:
     with gateway.answering("GET /v1/jobs"):
         gateway.problem("not_found")
     gateway.webhook("retried", "http_5xx")
+    scaler = ScalerMetrics()
+    scaler.calls.labels("GetMetrics", "OK").inc()
+    scaler.look.labels("arrivals").observe(1)
     found: dict[str, set[str]] = {}
-    for family in text_string_to_metric_families((metrics.render() + gateway.render()).decode()):
+    for family in text_string_to_metric_families((metrics.render() + gateway.render() + scaler.render()).decode()):
         if family.name.startswith("greenscale_") and not family.name.endswith("_created"):
             name = family.name + ("_total" if family.type == "counter" else "")
             labels = set(chain.from_iterable(sample.labels for sample in family.samples)) - {"le"}

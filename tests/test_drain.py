@@ -250,6 +250,24 @@ async def test_a_drain_too_short_for_fifty_leaves_all_of_them_at_the_head(stage:
         await the_rest_is_run_in_order(scene, jobs)
 
 
+async def test_a_job_that_drains_cut_again_is_named_with_what_to_change(stage: Play) -> None:
+    async with stage("again", GREENSCALE_DRAIN_SECONDS=0.1) as scene:
+        (job,) = scene.jobs.push(0)
+        scene.endpoint.hold()
+        said = []
+        for _ in range(3):
+            worker = scene.start()
+            await scene.in_flight(1)
+            await stopped(worker, within=0.1)
+            await eventually(lambda: scene.endpoint.waiting.total() == 0)
+            said.append([(line["job_id"], line["drains"]) for line in worker.log("job_cut_again")])
+        assert said == [[], [(job, 2)], [(job, 3)]]
+        (line,) = worker.log("job_cut_again")
+        assert line["level"] == "warning"
+        assert "GREENSCALE_DRAIN_SECONDS" in line["hint"]
+        await the_rest_is_run_in_order(scene, [job])
+
+
 async def test_without_redis_it_ends_with_one_line(stage: Play, start_redis: Callable[..., RedisServer]) -> None:
     server = start_redis()
     async with stage("away", server, GREENSCALE_DRAIN_SECONDS=0.2) as scene:

@@ -90,10 +90,10 @@ def test_no_outage_of_redis_restarts_a_server(resources: tuple[Resource, ...]) -
 def test_keda_goes_from_0_to_10_by_the_stream(resources: tuple[Resource, ...]) -> None:
     (scaled,) = of_kind(resources, "ScaledObject")
     assert (scaled["spec"]["minReplicaCount"], scaled["spec"]["maxReplicaCount"]) == (0, 10)
-    (trigger, *of_classes) = scaled["spec"]["triggers"]
+    (trigger, *of_lists) = scaled["spec"]["triggers"]
     assert trigger["type"] == "redis-streams"
-    names = [each["metadata"]["listName"] for each in of_classes]
-    assert names == ["{energy_readings}:interactive", "{energy_readings}:background"]
+    names = [each["metadata"]["listName"] for each in of_lists]
+    assert names == [f"{{energy_readings}}:{name}" for name in ("interactive", "background", "turns:payload", "room")]
     told, metadata = of_worker(resources), trigger["metadata"]
     assert metadata["stream"] == told["REDIS_STREAM_NAME"] == "energy_readings"
     assert metadata["streamLength"] == told["GREENSCALE_CONCURRENCY"]

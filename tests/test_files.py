@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 
 from greenscale_worker.errors import ConfigError, FilesUnavailableError
-from greenscale_worker.files import Files, Stored, by_obstore, store
+from greenscale_worker.files import Files, Stored, by_obstore, marker, store
 from greenscale_worker.files.store import open_files
 from harness.eventually import PATIENCE, eventually
 from harness.redis_server import free_port
@@ -182,8 +182,9 @@ async def test_a_key_that_is_no_path_of_names_is_a_mistake_of_the_caller(files: 
 
 
 def left_in(url: str) -> list[str]:
-    """All files of a directory, those that are not whole, too."""
-    return sorted(str(path.relative_to(url)) for path in Path(url).rglob("*") if path.is_file())
+    """All files of a directory but its marker, those that are not whole, too."""
+    found = (str(path.relative_to(url)) for path in Path(url).rglob("*") if path.is_file())
+    return sorted(name for name in found if name != marker.NAME)
 
 
 async def start(*arguments: str) -> asyncio.subprocess.Process:

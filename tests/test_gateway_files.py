@@ -15,7 +15,7 @@ from openai import AsyncOpenAI
 from openai.types import FileDeleted, FileObject
 
 from greenscale_worker.errors import FilesUnavailableError
-from greenscale_worker.files import Files, by_obstore
+from greenscale_worker.files import Files, Stored, by_obstore
 from greenscale_worker.files.objects import HOUR, LONGEST, Content, FileObjects, new_id
 from greenscale_worker.files.store import open_files
 from greenscale_worker.gateway import upkeep, upload_places, uploads
@@ -424,6 +424,84 @@ async def test_a_limit_on_bytes_holds_for_uploads(quick: Desk) -> None:
     assert len(await quick.stored()) == 2
 
 
+@asynccontextmanager
+async def a_quota(desk: Desk, **limits: int) -> AsyncIterator[AsyncOpenAI]:
+    """A client of the tenant `a`."""
+    key = await holder(desk.api, scopes=("batch",), tenant="a", limits=limits)
+    token = key.headers["Authorization"].removeprefix("Bearer ")
+    async with AsyncOpenAI(base_url=f"{desk.api.url}/v1", api_key=token) as client:
+        yield client
+
+
+async def test_a_tenant_stores_no_more_than_its_key_allows(desk: Desk) -> None:
+    async with a_quota(desk, stored_bytes=1000) as client, a_quota(desk) as unlimited:
+        small = await client.files.create(file=("a", bytes(300)), purpose="batch")
+        await client.files.create(file=("a", bytes(700)), purpose="batch")
+        with pytest.raises(openai.RateLimitError, match="1000 are stored already; delete") as refused:
+            await client.files.create(file=("a", b"1"), purpose="batch")
+        assert (refused.value.code, refused.value.param) == ("insufficient_quota", "stored_bytes")
+        assert refused.value.response.request.headers["x-stainless-retry-count"] == "0", "trying again does not help"
+        assert len(await desk.stored()) == 4
+        await client.files.delete(small.id)
+        await client.files.create(file=("a", bytes(300)), purpose="batch")
+        await unlimited.files.create(file=("a", bytes(300)), purpose="batch")
+        with pytest.raises(openai.RateLimitError, match="1300 are stored"):
+            await client.batches.create(
+                input_file_id=small.id, endpoint="/v1/chat/completions", completion_window="24h"
+            )
+
+
+async def test_what_was_stored_before_and_by_batches_counts_and_is_counted_now_and_then(
+    quick: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects, looks = FileObjects(quick.files), list[str]()
+    await objects.store("a", content(bytes(400)))
+    await quick.files.create("parts/a/batch_1/output/1.jsonl", bytes(500))
+    await quick.files.create("parts/ab/batch_1/output/1.jsonl", bytes(5000))
+    look = quick.files.list
+
+    async def counted(prefix: str, **options: Any) -> list[Stored]:
+        looks.append(prefix)
+        return await look(prefix, **options)
+
+    monkeypatch.setattr(quick.files, "list", counted)
+    async with a_quota(quick, stored_bytes=1000) as client:
+        for _ in range(10):
+            await client.files.create(file=("a", bytes(10)), purpose="batch")
+        with pytest.raises(openai.RateLimitError, match="1000 are stored"):
+            await client.files.create(file=("a", b"1"), purpose="batch")
+    assert looks.count("content/a") == 1
+    assert looks.count("parts/a") == 1
+
+
+async def test_uploads_at_the_same_time_count_together(quick: Desk) -> None:
+    key = await holder(quick.api, scopes=("batch",), tenant="a", limits={"stored_bytes": MIB})
+    stored, more, body = quick.api.gateway.stored, asyncio.Event(), PURPOSE + file_field(bytes(600 * 1024)) + END
+    assert stored is not None
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield body[: 590 * 1024]
+        await more.wait()
+        yield body[590 * 1024 :]
+
+    async def has_arrived() -> bool:
+        return stored._arriving["a"] >= 500 * 1024  # noqa: SLF001  shown to nobody
+
+    async def whole() -> AsyncIterator[bytes]:
+        yield body
+
+    form = key.headers | {"Content-Type": FORM}
+    first = asyncio.create_task(quick.api.call("POST", "/v1/files", data=slowly(), headers=form))
+    await until(has_arrived)
+    for data in (io.BytesIO(body), whole()):
+        refused = await quick.api.call("POST", "/v1/files", data=data, headers=form)
+        assert (refused.status, refused.code) == (429, "insufficient_quota")
+    more.set()
+    assert (await first).status == 200
+    assert not stored._arriving  # noqa: SLF001  shown to nobody
+    assert len(await quick.stored()) == 2
+
+
 async def test_without_a_store_files_are_refused_and_not_asked_for_again(redis_url: str) -> None:
     async with a_gateway(redis_url) as api, AsyncOpenAI(base_url=f"{api.url}/v1", api_key="x") as client:
         with pytest.raises(openai.InternalServerError, match="GREENSCALE_FILES") as raised:
@@ -546,9 +624,11 @@ async def test_a_gateway_sweeps_at_its_start_and_again(
         for _ in range(2):
             old = await _old_file(desk.files)
             kept = await upload(desk)
+            await desk.files.create(f"ends/20200101/_/batch_{'0' * 24}", b"")
 
             async def swept(file_id: str = old.id) -> bool:
-                return not any(file_id in key for key in [*await desk.stored(), *await desk.marks()])
+                left = any(file_id in key for key in [*await desk.stored(), *await desk.marks()])
+                return not left and not await desk.files.list("ends")
 
             await until(swept)
             assert (await desk.client.files.content(kept.id)).content == LINES

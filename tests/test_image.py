@@ -29,7 +29,7 @@ if not DOCKER or not docker_answers():
 testcontainers_config.ryuk_disabled = True  # whatever is started is ended here, and offline its image is not to be had
 
 BASE: Final = "python:3.13-slim"
-LARGEST_ADDITION: Final = 60_000_000
+LARGEST_ADDITION: Final = 85_000_000
 LOCKED_DOWN: Final = {"read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges"]}
 CALL_SECONDS: Final = 2.0
 LANES: Final = 4

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shutil
+import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -13,12 +15,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from greenscale_worker.cli.queue import SCALED_OBJECT
 from greenscale_worker.config import chat_options, load, queue_options, redis_options
 from greenscale_worker.deletion_cost import ACCOUNT
 from greenscale_worker.gateway.app import GOODBYE_SECONDS
 from greenscale_worker.queues import QueueOptions
-from greenscale_worker.queues.redis.keys import OF_LISTS, Keys
+from greenscale_worker.queues.redis.keys import OF_LISTS, TURN_PAYLOADS, Keys
 from greenscale_worker.telemetry import Metrics
 from harness.redis_server import CERTIFICATE
 from tests.support.kustomize import (
@@ -42,7 +43,9 @@ SLACK_SECONDS: Final = 10
 WHERE: Final = ("address", "databaseIndex", "enableTLS")
 TOLERANCE: Final = 0.1  # within which an HPA leaves the number of pods as it is
 OF_OPERATORS: Final = {"keda.sh", "monitoring.coreos.com", "gateway.networking.k8s.io"}
-DATA: Final = ROOT / "tests" / "data" / "httproute-v1.json"
+DATA: Final = ROOT / "tests" / "data"
+ZERO_ONLY: Final = {"pollingInterval", "cooldownPeriod"}  # KEDA warns of them where there is always a pod
+ROUTES: Final = DATA / "httproute-v1.json"
 HTTP_ROUTE: Final = ("gateway.networking.k8s.io/v1", "HTTPRoute")
 DEPRECATED: Final = {  # the fields of kustomize that are deprecated, and where they went
     "bases": "resources",
@@ -56,6 +59,7 @@ SWITCHED_OFF: Final = re.compile(r"^\s*#\s*(- .*|[\w./-]+:\s*\S*)$", re.MULTILIN
 PINNED: Final = re.compile(r"[\w./-]+(:v?\d[\w.-]*|:dev)?(@sha256:[0-9a-f]{64})?")
 
 WITH_GATEWAY: Final = {"dev", "gpu", "production"}
+WITH_DELETION_COST: Final = {"dev", "gpu", "production"}
 
 every_rendering = pytest.mark.parametrize("name", [*OVERLAYS, *COMPONENTS])
 every_overlay = pytest.mark.parametrize("name", OVERLAYS)
@@ -67,7 +71,10 @@ def test_the_overlays_and_components_are_those_that_are_promised() -> None:
         "dashboard deletion-cost energy-readings external-redis gateway gateway-ingress gateway-open-key gateway-route"
         " gateway-files-s3 gateway-files-volume"
     )
-    promised += " host-alias keda-list keda-stream keda-stream-classic monitoring network-policy redis simulator vllm"
+    promised += (
+        " host-alias keda-list keda-push keda-push-tls keda-stream keda-stream-classic monitoring network-policy redis"
+    )
+    promised += " simulator vllm"
     assert set(COMPONENTS) >= set(promised.split())
 
 
@@ -91,7 +98,7 @@ def test_the_operators_accept_it(name: str) -> None:
 
 def check_custom(resource: Resource) -> None:
     kind = resource["apiVersion"], resource["kind"]
-    schema = strict(json.loads(DATA.read_text())) if kind == HTTP_ROUTE else custom_schemas()[kind]
+    schema = strict(json.loads(ROUTES.read_text())) if kind == HTTP_ROUTE else custom_schemas()[kind]
     jsonschema.Draft202012Validator(schema).validate(resource)
 
 
@@ -199,6 +206,8 @@ def test_containers_are_locked_down_probed_and_limited(name: str) -> None:
             "allowPrivilegeEscalation", "capabilities", "readOnlyRootFilesystem", "runAsGroup", "runAsUser"
         }, container  # fmt: skip
         assert {"startupProbe", "livenessProbe", "readinessProbe"} <= spec.keys(), container
+        asked_at_once = spec["startupProbe"].get("initialDelaySeconds", 0) < 1
+        assert not asked_at_once or spec["startupProbe"]["periodSeconds"] > 1, f"{container}: an event at each start"
         assert {"cpu", "memory"} <= spec["resources"]["limits"].keys() & spec["resources"]["requests"].keys(), container
         assert PINNED.fullmatch(spec["image"]), f"{container}: {spec['image']}"
         assert ":" in spec["image"], f"{container}: {spec['image']}"
@@ -420,9 +429,14 @@ def test_an_open_key_opens_the_dashboard_too() -> None:
 # KEDA -----------------------------------------------------------------------------------------------------------------
 
 
-def classes_of(keys: Keys) -> dict[str, str]:
-    """Triggers for jobs of a class that nobody has claimed, and the lists that they count."""
-    return {job_class: keys.of(job_class) for job_class in OF_LISTS}
+def beside_of(keys: Keys) -> dict[str, str]:
+    """Triggers for lists beside the queue's own: jobs that nobody has claimed, and the room for jobs."""
+    return {name: keys.of(name) for name in (*OF_LISTS, "room")} | {"lines": keys.of(TURN_PAYLOADS)}
+
+
+def bounded(work: str) -> str:
+    """The formula of work that the room for it bounds."""
+    return f"min({work}, room > 0 ? room - 1 : 1e9)"
 
 
 @pytest.mark.parametrize("name", [*(each for each in OVERLAYS if each != "energy"), "keda-list"])
@@ -436,10 +450,10 @@ def test_keda_counts_what_the_worker_works_on(name: str) -> None:
     assert {each: metadata["listName"] for each, metadata in by_name.items()} == {
         "waiting": keys.name,
         "open": keys.of("open"),
-        **classes_of(keys),
+        **beside_of(keys),
     }
     assert scaled["advanced"]["scalingModifiers"] == {
-        "formula": " + ".join(by_name),
+        "formula": bounded(" + ".join(name for name in by_name if name != "room")),
         "target": variables["GREENSCALE_CONCURRENCY"],
         "activationTarget": "0",
         "metricType": "AverageValue",
@@ -462,12 +476,12 @@ def test_keda_counts_the_stream_that_the_worker_works_on(redis: str, concurrency
         "streamLength": concurrency,
     }, "with a consumerGroup KEDA would count something else"
     assert scaled["advanced"]["scalingModifiers"] == {
-        "formula": "entries + interactive + background",
+        "formula": bounded("entries + interactive + background + lines"),
         "target": concurrency,
         "activationTarget": "0",
         "metricType": "AverageValue",
     }
-    assert {each["name"]: each["metadata"]["listName"] for each in others} == classes_of(Keys("jobs"))
+    assert {each["name"]: each["metadata"]["listName"] for each in others} == beside_of(Keys("jobs"))
     for each in others:
         assert each["type"] == "redis"
         assert each["metadata"]["listLength"] == concurrency
@@ -481,24 +495,76 @@ def test_keda_counts_the_classes_of_another_stream() -> None:
     trigger, *others = scaled["triggers"]
     keys = Keys(trigger["metadata"]["stream"])
     assert keys.name == queue_of(variables).name
-    assert {each["name"]: each["metadata"]["listName"] for each in others} == classes_of(keys)
+    assert {each["name"]: each["metadata"]["listName"] for each in others} == beside_of(keys)
 
 
 def test_the_classic_stream_set_up_keeps_a_pod_and_adds_one_when_all_are_busy() -> None:
     variables, scaled = streaming("keda-stream-classic", "redis")
     trigger, *others = scaled["triggers"]
     options = queue_of(variables)
-    assert {each["name"]: each["metadata"]["listName"] for each in others} == classes_of(Keys("jobs"))
+    assert {each["name"]: each["metadata"]["listName"] for each in others} == beside_of(Keys("jobs"))
     assert scaled["minReplicaCount"] == 1, "where nobody runs, nothing is pending"
+    assert not ZERO_ONLY & scaled.keys()
     assert (trigger["metadata"]["stream"], trigger["metadata"]["consumerGroup"]) == (options.name, options.group)
     assert "streamLength" not in trigger["metadata"]
     modifiers = scaled["advanced"]["scalingModifiers"]
-    pending, *rest = modifiers["formula"].split(" + ")
-    name, factor = pending.split(" * ")
-    assert rest == [each["name"] for each in others]
-    assert name == trigger["name"]
-    assert modifiers["target"] == variables["GREENSCALE_CONCURRENCY"]
-    assert float(factor) > 1 + TOLERANCE
+    lanes = int(variables["GREENSCALE_CONCURRENCY"])
+    assert modifiers["target"] == str(lanes)
+    assert trigger["name"] == "pending"
+    assert evaluated(modifiers["formula"], pending=lanes, interactive=0, background=0, room=0) > lanes * (1 + TOLERANCE)
+
+
+# What each trigger counts of 14 jobs.
+FOURTEEN: Final = {
+    "keda-list": {"waiting": 7, "open": 2, "interactive": 1, "background": 4},
+    "keda-stream": {"entries": 9, "interactive": 1, "background": 4},
+    "keda-stream-classic": {"pending": 8, "interactive": 0, "background": 4},
+}
+ROOM: Final = {0: 14, 1: 0, 2: 1, 5: 4, 15: 14, 100: 14}  # length of the list, and jobs that are worth a lane
+
+
+def formula_of(name: str) -> str:
+    scaled = named(render(name), "ScaledObject", "greenscale-worker-scaler")["spec"]
+    assert {trigger["name"] for trigger in scaled["triggers"]} == {*FOURTEEN[name], "room"}
+    return str(scaled["advanced"]["scalingModifiers"]["formula"])
+
+
+def evaluated(formula: str, **values: float) -> float:
+    """What a formula gives, by Python: expr-lang's conditional is written in another order."""
+    in_python = re.sub(r"(room > 0) \? (room - 1) : (\w+)", r"\2 if \1 else float('\3')", formula)
+    assert in_python != formula
+    return float(eval(in_python, {"min": min, "float": float}, values))  # noqa: S307  our own manifest
+
+
+@pytest.mark.parametrize("name", FOURTEEN)
+def test_no_more_is_wanted_than_there_is_room_for(name: str) -> None:
+    formula = formula_of(name)
+    assert {room: evaluated(formula, **FOURTEEN[name], room=room) for room in ROOM} == ROOM
+
+
+@pytest.mark.long
+def test_the_language_of_keda_evaluates_the_formulas_alike() -> None:
+    if (go := shutil.which("go")) is None:
+        pytest.skip("there is no go")
+    questions = [
+        {"Formula": formula_of(name), "Values": {**values, "room": room}}
+        for name, values in FOURTEEN.items()
+        for room in ROOM
+    ]
+    ran = subprocess.run(  # noqa: S603  our own program
+        [go, "run", "."], cwd=DATA / "formula", input=json.dumps(questions), capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout) == [*ROOM.values()] * len(FOURTEEN)
+
+
+def test_the_patch_for_one_pod_at_least_leaves_nothing_to_warn_of() -> None:
+    text = (TREE / "overlays/energy/README.md").read_text()
+    (patched,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    resources = render_anew(resource="overlays/energy", **yaml.safe_load(patched))
+    scaled = named(resources, "ScaledObject", "greenscale-worker-scaler")["spec"]
+    assert scaled["minReplicaCount"] == 1
+    assert not ZERO_ONLY & scaled.keys()
 
 
 def streaming(component: str, redis: str, *literals: str) -> tuple[dict[str, str], Resource]:
@@ -568,17 +634,15 @@ def test_keda_and_the_worker_take_what_they_need_from_the_same_secrets(name: str
     resources = render(name)
     _, worker = the_worker(resources)
     login = named(resources, "TriggerAuthentication", "greenscale-redis")["spec"]
-    asked = {each["name"]: each["valueFrom"]["secretKeyRef"] for each in worker["env"] if "valueFrom" in each}
+    asked = {
+        each["name"]: each["valueFrom"]["secretKeyRef"]
+        for each in worker["env"]
+        if "secretKeyRef" in each.get("valueFrom", {})
+    }
     assert {each["name"] for each in login["secretTargetRef"]} == {asked["REDIS_PASSWORD"]["name"]}
     authority = {each["name"] for each in login.get("configMapTargetRef", [])}
     mounted = {each["configMap"]["name"] for each in the_worker(resources)[0].get("volumes", []) if "configMap" in each}
     assert authority == mounted
-
-
-def test_pause_names_the_scaler_that_there_is() -> None:
-    scaled = named(render("dev"), "ScaledObject", "greenscale-worker-scaler")["metadata"]
-    command = " ".join(SCALED_OBJECT.replace("\\\n", "").split())
-    assert command == f"kubectl annotate scaledobject {scaled['name']} --namespace {scaled['namespace']}"
 
 
 def test_a_setting_of_an_overlay_reaches_keda() -> None:
@@ -614,12 +678,12 @@ def test_in_production_nothing_passes_but_what_must() -> None:
     worker = named(resources, "NetworkPolicy", "greenscale-worker")["spec"]
     variables = environment(resources, the_worker(resources)[1])
     redis_port = urlsplit(variables["REDIS_URL"]).port
-    assert {port["port"] for rule in worker["egress"] for port in rule["ports"]} == {53, 443, redis_port}
+    assert {port["port"] for rule in worker["egress"] for port in rule["ports"]} == {53, 443, 6443, redis_port}
     assert [port["port"] for rule in worker["ingress"] for port in rule["ports"]] == ["health"]
     assert {"ports": [{"protocol": "TCP", "port": redis_port}]} in worker["egress"]
     redis = named(resources, "NetworkPolicy", "redis")["spec"]
     assert redis["policyTypes"] == ["Ingress"]
-    assert [len(rule["from"]) for rule in redis["ingress"]] == [3], "worker, gateway and KEDA"
+    assert [len(rule["from"]) for rule in redis["ingress"]] == [4], "worker, gateway, scaler and KEDA"
 
 
 def test_without_an_external_redis_the_workers_way_leads_to_ours_only() -> None:
@@ -639,8 +703,8 @@ def test_an_alias_has_the_address_of_the_overlay() -> None:
 
 @cache
 def everything_with_deletion_cost(namespace: str = "greenscale-system", prefix: str = "") -> tuple[Resource, ...]:
-    """The largest overlay with the component, in a namespace and with names of its own."""
-    return render_anew(resource="overlays/gpu", components=["deletion-cost"], namespace=namespace, namePrefix=prefix)
+    """The largest overlay, in a namespace and with names of its own."""
+    return render_anew(resource="overlays/gpu", namespace=namespace, namePrefix=prefix)
 
 
 def test_the_workers_account_may_patch_pods_and_nothing_else() -> None:
@@ -649,7 +713,8 @@ def test_the_workers_account_may_patch_pods_and_nothing_else() -> None:
     assert role["kind"] == "Role"
     assert role["rules"] == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["patch"]}]
     for overlay in OVERLAYS:
-        assert not of_kind(render(overlay), "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"), overlay
+        roles = of_kind(render(overlay), "Role", "ClusterRole")
+        assert [each["rules"] for each in roles] == ([role["rules"]] if overlay in WITH_DELETION_COST else []), overlay
 
 
 @pytest.mark.parametrize(("namespace", "prefix"), [("greenscale-system", ""), ("blue", "blue-")])
@@ -687,7 +752,8 @@ def test_the_worker_knows_its_own_pod_where_it_is_asked_to() -> None:
     (name,) = (each for each in worker["env"] if each["name"] == "GREENSCALE_POD_NAME")
     assert name["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.name"
     for overlay in OVERLAYS:
-        assert "GREENSCALE_POD_DELETION_COST" not in environment(render(overlay), the_worker(render(overlay))[1])
+        told = environment(render(overlay), the_worker(render(overlay))[1])
+        assert told.get("GREENSCALE_POD_DELETION_COST") == ("true" if overlay in WITH_DELETION_COST else None)
 
 
 def test_with_both_components_the_worker_reaches_the_api_server() -> None:

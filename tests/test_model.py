@@ -34,6 +34,7 @@ ANSWERS = [
     *("blame answered", "held, and claimed", "held, and brought back", "proven", "alone", "upgraded"),
     *("heir", "unseated", "shared"),
     *("the turn of standard", "the turn of background", "replayed in its class"),
+    *("put into a line", "a tenant with as many in flight as it may have", "replayed for its tenant"),
     *("scheduled", "promoted", "cancelled before it was due"),
     *(
         "cancel: CANCELLED",

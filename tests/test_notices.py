@@ -47,6 +47,18 @@ async def test_a_notice_is_acknowledged_once_all_has_been_done_with_it(redis_url
         assert await api.queue.notices() == []
 
 
+async def test_notices_that_nobody_acknowledges_are_dropped_and_that_is_said(
+    redis_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with a_gateway(redis_url, notices_max_count=1) as api:
+        api.gateway.notices.consumers.clear()
+        await ended(api, "a", "b", "c")
+        await api.worker.beat()
+        assert [notice.job_id for notice in await api.queue.notices()] == ["c"]
+    (said,) = (line for line in capsys.readouterr().out.splitlines() if "notices_dropped" in line)
+    assert "count=2" in said
+
+
 async def test_notices_that_are_refused_for_now_hold_up_none_behind_them(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

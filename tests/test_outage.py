@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 import redis
 
-from greenscale_worker.queues.redis.keys import FLOW, LEDGER, OF_LETTERS, RECENT
+from greenscale_worker.queues.redis.keys import FLOW, LEDGER, OF_LETTERS, RECENT, TURN_PAYLOADS, TURNS
 from harness.eventually import eventually
 from harness.worker_process import Fleet
 from tests.support.cases import Cases, at_once
@@ -238,7 +238,9 @@ async def test_a_foreign_type_under_a_key_is_waited_out(cases: Cases, kind: str)
         jobs = scene.jobs.push(*range(3 * LANES))
         worker = scene.start()
         await scene.in_flight(LANES)
-        letters = {scene.jobs.keys.of(part) for part in (*OF_LETTERS, RECENT, LEDGER, FLOW)}  # workers do without these
+        letters = {
+            scene.jobs.keys.of(part) for part in (*OF_LETTERS, RECENT, LEDGER, FLOW, TURNS, TURN_PAYLOADS)
+        }  # workers do without these
         for key in (key for key in scene.jobs.keys.base if key not in letters):
             wanted = TYPES.get(key.rpartition(":")[2], kind if key == scene.jobs.name else "zset")
             with misused(scene, key):

@@ -10,9 +10,9 @@ import orjson
 import pytest
 from redis import Redis
 
-from greenscale_worker.errors import BadInputError
+from greenscale_worker.errors import BadInputError, ConfigError
 from greenscale_worker.job import Failure, Output, Released, Succeeded, decode
-from greenscale_worker.queues import Lease, Queue, QueueOptions, RedisOptions
+from greenscale_worker.queues import Lease, Queue, QueueClient, QueueOptions, RedisOptions, TenantLimits
 from greenscale_worker.queues.redis.stream import open_client
 from greenscale_worker.telemetry import Metrics
 from harness.eventually import eventually
@@ -272,3 +272,128 @@ async def test_many_replayed_jobs_are_passed_over_a_part_at_a_time(
     assert b"fresh" in leases[-1].payload
     assert len({lease.id for lease in leases}) == many + 1
     assert client.xpending("jobs", "greenscale")["pending"] == client.xlen("jobs") == many + 1
+
+
+@pytest.fixture
+async def admin(kind: str, redis_url: str) -> AsyncIterator[QueueClient]:
+    module = importlib.import_module(f"greenscale_worker.queues.redis.{kind}")
+    async with aclosing(await module.open_client(RedisOptions(url=redis_url), QueueOptions())) as opened:
+        yield opened
+
+
+async def put_for(admin: QueueClient, tenant: str, *job_ids: str) -> None:
+    await admin.put([(job_id, orjson.dumps({"job_id": job_id})) for job_id in job_ids], tenant=tenant)
+
+
+def job_id_of(lease: Lease) -> str:
+    return decode(lease.payload, max_bytes=99, default_job_id="none").job_id
+
+
+async def test_a_job_whose_place_in_a_line_somebody_deleted_comes_back(
+    client: Redis, open_queue: Open, admin: QueueClient
+) -> None:
+    queue = await open_queue(lease=15.0)
+    await admin.set_tenant("a", TenantLimits(in_flight=3))
+    await put_for(admin, "a", "one", "two", "three")
+    client.delete("{jobs}:turns")
+    await queue.beat()
+    assert [job_id_of(await claim(queue)) for _ in range(3)] == ["one", "two", "three"]
+    (found,) = await admin.tenants()
+    assert (found.waiting, found.in_flight) == (0, 3)
+
+
+async def test_a_place_in_a_line_whose_payload_somebody_deleted_stops_nobody(
+    client: Redis, open_queue: Open, admin: QueueClient
+) -> None:
+    queue = await open_queue(lease=15.0)
+    await admin.set_tenant("a", TenantLimits())
+    await put_for(admin, "a", "one", "two", "three")
+    first, second, _ = client.zrange("{jobs}:turns", 0, -1)
+    client.hdel("{jobs}:turns:payload", first, second)
+    assert job_id_of(await claim(queue)) == "three"
+    assert client.zlexcount("{jobs}:turns", "[w|", "(w}") == 0
+
+
+async def test_what_others_write_into_lines_stops_nobody_and_is_run_if_it_is_a_job(
+    client: Redis, open_queue: Open, admin: QueueClient
+) -> None:
+    queue = await open_queue(lease=15.0)
+    await admin.set_tenant("a", TenantLimits(in_flight=5))
+    await put_for(admin, "a", "one")
+    names = [
+        "w|standard|A b|1",
+        "w|standard|a",
+        "w|standard||",
+        "w|nonsense|a|" + "0" * 16,
+        "x",
+        "\xff",
+        "w|standard|zz|x",
+    ]
+    client.zadd("{jobs}:turns", {**dict.fromkeys(names, 0), "l|a|1": 0, "l||": 0, "l|a": 0, "w|standard|a|9": 7})
+    client.hset("{jobs}:turns:payload", names[0], '{"job_id":"two"}')
+    client.hset("{jobs}:turns:payload", "\xfe", '{"job_id":"three"}')
+    client.hset("{jobs}:flow", mapping={"tenant|b": "nonsense", "turn|standard": "nan", "turn|standard|a": "inf"})
+    client.hset("{jobs}:control", mapping={"turn": "x", "checked": "x", "placeless": "x"})
+    came = {job_id_of(await claim(queue))}
+    for _ in range(3):
+        await queue.beat()
+    came |= {job_id_of(await claim(queue)) for _ in range(2)}
+    assert came == {"one", "two", "three"}
+    assert {each.name: each.in_flight for each in await admin.tenants()} | {"a": 1} == {"a": 1, "b": 0}
+    assert (await admin.tenants("b"))[0].limits == TenantLimits(), "what cannot be read limits nothing"
+
+
+async def test_jobs_that_ended_without_a_word_leave_their_places(
+    client: Redis, open_queue: Open, admin: QueueClient
+) -> None:
+    queue = await open_queue(lease=15.0)
+    await admin.set_tenant("a", TenantLimits(in_flight=1))
+    client.zadd("{jobs}:turns", {f"l|a|{number:016}": 0 for number in range(1, 10)})
+    await put_for(admin, "a", "one")
+    assert job_id_of(await claim(queue)) == "one"
+    assert (await admin.tenants())[0].in_flight == 1
+
+
+async def test_lines_are_found_though_somebody_deleted_what_says_that_there_are_any(
+    client: Redis, open_queue: Open, admin: QueueClient
+) -> None:
+    queue = await open_queue(lease=15.0)
+    await admin.set_tenant("a", TenantLimits())
+    await put_for(admin, "a", "one")
+    client.hdel("{jobs}:control", "tenants")
+    await queue.beat()
+    assert job_id_of(await claim(queue)) == "one"
+
+
+@pytest.mark.parametrize("part", ["turns", "turns:payload", "flow"])
+async def test_a_foreign_type_under_the_keys_of_tenants_loses_no_job(
+    client: Redis, open_queue: Open, admin: QueueClient, part: str
+) -> None:
+    queue = await open_queue(lease=15.0)
+    await admin.set_tenant("a", TenantLimits())
+    await put_for(admin, "a", "one")
+    key = f"{{jobs}}:{part}"
+    client.rename(key, "elsewhere")
+    client.set(key, "foreign")
+    if part != "flow":
+        with pytest.raises(ConfigError, match="is expected"):
+            await put_for(admin, "a", "two")
+        client.rename("elsewhere", key)
+        await put_for(admin, "a", "two")
+    else:
+        await put_for(admin, "a", "two")
+    assert {job_id_of(await claim(queue)) for _ in range(2)} == {"one", "two"}
+
+
+async def test_ten_thousand_jobs_and_many_names_keep_nobody_waiting(open_queue: Open, admin: QueueClient) -> None:
+    queue = await open_queue(lease=15.0)
+    for name in ("a", "b"):
+        await admin.set_tenant(name, TenantLimits())
+    await put_for(admin, "a", *(f"a-{number}" for number in range(10_000)))
+    for number in range(200):
+        await put_for(admin, f"name-{number}", f"n-{number}")
+    for _ in range(3):
+        await claim(queue)
+    await put_for(admin, "b", "wanted")
+    came = [job_id_of(await claim(queue)) for _ in range(3)]
+    assert "wanted" in came, "names without an entry are one tenant together"

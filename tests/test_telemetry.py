@@ -321,6 +321,7 @@ def test_everything_counted_is_shown() -> None:
     metrics.gate(shut=True, breaker=True)
     metrics.depth(waiting=5, running=4, delayed=3, held=6, dead=2)
     metrics.reaped(2)
+    metrics.notices_dropped(7)
     metrics.lost("taken")
     assert samples(metrics) == {
         "greenscale_jobs_total['', 'succeeded']": 1,
@@ -341,6 +342,7 @@ def test_everything_counted_is_shown() -> None:
         "greenscale_queue_jobs['held']": 6,
         "greenscale_queue_jobs['dead']": 2,
         "greenscale_leases_reaped_total": 2,
+        "greenscale_notices_dropped_total": 7,
         "greenscale_leases_lost_total['taken']": 1,
     }
     metrics.busy(lambda: 0)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 import openai
@@ -21,9 +22,10 @@ from greenscale_worker.errors import PermanentError
 from greenscale_worker.files.store import open_files
 from greenscale_worker.gateway import webhooks as routes
 from greenscale_worker.job import Job, Output
+from greenscale_worker.queues import DeadLetter
 from greenscale_worker.webhooks import delivery as deliveries
 from greenscale_worker.webhooks.delivery import POLICY
-from greenscale_worker.webhooks.events import EVENT_TYPES
+from greenscale_worker.webhooks.events import EVENT_TYPES, Delivery, event_of
 from greenscale_worker.webhooks.sender import Sender
 from harness.eventually import eventually
 from harness.redis_server import free_port
@@ -246,6 +248,8 @@ async def test_failures_are_seen_and_replayed(api: Api, redis_url: str, monkeypa
         assert (first["has_more"], len(first["data"])) == (True, 1)
         rest = (await api.get(f"{path}?after={first['last_id']}")).json
         assert (rest["has_more"], len(rest["data"])) == (False, 2)
+        assert [*first["data"], *rest["data"]] == failures
+        assert (await api.get(f"{path}?after=nothing")).code == "not_found"
 
         receiver.default = Reply(status=200)
         ids = {each["id"]: each["event"]["id"] for each in failures}
@@ -260,6 +264,41 @@ async def test_failures_are_seen_and_replayed(api: Api, redis_url: str, monkeypa
         await eventually(lambda: len(receiver.received) == 9)
         assert {each.headers["webhook-id"] for each in receiver.received[6:]} == set(ids.values())
         assert (await api.get(path)).json["data"] == []
+
+
+async def test_a_page_of_failures_reads_the_payloads_of_its_own_only(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = (await api.post("/v1/webhook_endpoints", {**NEW, "url": HTTPS})).json
+    queue = api.webhooks.queue
+    letters = [
+        DeadLetter(str(number), f"evt_{number}.{made['id'] if number % 2 else 'we_other'}.10", "x", "", 1, 0, 1.0, b"")
+        for number in range(100)
+    ]
+    walked, read = list[str](), list[str]()
+
+    async def dead(*, after: str | None, payloads: bool, **_: Any) -> AsyncIterator[DeadLetter]:
+        assert not payloads
+        for letter in letters if after is None else letters[int(after) + 1 :]:
+            walked.append(letter.id)
+            yield letter
+
+    async def dead_letter(name: str, *, payload: bool) -> DeadLetter | None:
+        event = event_of(None, "batch.completed", name, 1.0)
+        if payload:
+            read.append(name)
+        whole = Delivery(endpoint=made["id"], number=10, event=event).model_dump_json().encode()
+        return replace(letters[int(name)], payload=whole)
+
+    monkeypatch.setattr(queue, "dead", dead)
+    monkeypatch.setattr(queue, "dead_letter", dead_letter)
+    path = f"/v1/webhook_endpoints/{made['id']}/failures?limit=2"
+    page = (await api.get(path)).json
+    assert (page["last_id"], page["has_more"]) == ("3", True)
+    page = (await api.get(f"{path}&after=3")).json
+    assert [each["id"] for each in page["data"]] == read[2:] == ["5", "7"]
+    assert walked == [*map(str, range(6)), *map(str, range(4, 10))]
+    assert (await api.get(f"{path}&after=4")).code == "not_found", "a failure of another endpoint"
+    page = (await api.get(f"{path}&after=95")).json
+    assert ([each["id"] for each in page["data"]], page["has_more"]) == (["97", "99"], False)
 
 
 async def test_an_endpoint_that_was_gone_says_so_and_can_be_enabled(api: Api, redis_url: str) -> None:

@@ -12,11 +12,12 @@ from openai.types.webhooks import BatchCompletedWebhookEvent, ResponseIncomplete
 
 from greenscale_worker.errors import PermanentError, QueueUnavailableError, Snooze
 from greenscale_worker.queues import Notice, State
+from greenscale_worker.queues.memory import MemoryQueue
 from greenscale_worker.shares import LONGEST_SNOOZE, Shares
 from greenscale_worker.webhooks import delivery as deliveries
 from greenscale_worker.webhooks.delivery import LANES, LANES_OF_ONE, LANES_OF_TENANT, SCHEDULE, Deliveries
-from greenscale_worker.webhooks.events import Delivery, event_of
-from greenscale_worker.webhooks.registry import KEPT_SECONDS
+from greenscale_worker.webhooks.events import Delivery, Events, event_of
+from greenscale_worker.webhooks.registry import KEPT_SECONDS, Registry
 from greenscale_worker.webhooks.sender import MOST_READ, Sender
 from harness.eventually import eventually
 from harness.redis_server import RedisServer, free_port
@@ -125,6 +126,31 @@ async def test_a_new_endpoint_gets_what_happens_next_also_by_another_gateway(hoo
         assert await other.tell(at=time()) == 0
         await hooks.add("https://example.org/")
         assert await other.tell(at=time()) == 1
+
+
+async def test_a_gateway_whose_clock_is_ahead_misses_no_endpoint() -> None:
+    queue = MemoryQueue()
+    registry = Registry(queue, clock=lambda: time() + 3600)
+    events = Events(queue, registry)
+    assert await events.tell(None, "batch.completed", "b1", time()) == 0
+    await Registry(queue).add(None, "mine", "https://example.org", ("batch.completed",))
+    assert await events.tell(None, "batch.completed", "b2", time()) == 1
+
+
+async def test_many_ends_are_told_by_few_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, reads = MemoryQueue(), 0
+    read = queue.keys
+
+    async def counted() -> dict[str, bytes]:
+        nonlocal reads
+        reads += 1
+        await asyncio.sleep(0)
+        return await read()
+
+    monkeypatch.setattr(queue, "keys", counted)
+    events = Events(queue, Registry(queue))
+    await asyncio.gather(*(events.tell(None, "batch.completed", f"b{number}", 1.0) for number in range(100)))
+    assert reads <= 2
 
 
 async def test_while_redis_is_away_nothing_is_told(start_redis: Any) -> None:

@@ -31,6 +31,7 @@ Keep: TypeAlias = Literal["text", "body"]
 PATHS: Final[tuple[Path, ...]] = get_args(Path)
 CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH = PATHS
 KEEPS: Final[tuple[Keep, ...]] = get_args(Keep)
+DRAIN: Final = "drain"  # the reason of a release at the end of a drain; as in release.lua
 SNOOZED: Final = "snoozed"  # the reason of a release that a handler asked for; as in release.lua
 CHAT: Final = "/chat/completions"
 BATCH_LINE: Final = frozenset({"url", "body", "method", "custom_id"})

@@ -6,6 +6,7 @@ from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, Succe
 from greenscale_worker.queues import Lease
 from greenscale_worker.telemetry import Metrics, log
 
+CUT: Final = "GREENSCALE_DRAIN_SECONDS and terminationGracePeriodSeconds are shorter than its call; raise both"
 LOSSES: Final = {"taken": "lost", "gone": "cancelled"}  # how a run ends whose lease was lost
 
 
@@ -45,6 +46,10 @@ def report(  # noqa: PLR0913  what one line says
         case Released(code, delay):
             word = note or "released"
             facts["delay"] = round(delay, 3)
+            if lease.drains > 1 and lease.began is not None:
+                log.warning(
+                    "job_cut_again", job_id=lease.job_id, drains=lease.drains, seconds=facts["run_seconds"], hint=CUT
+                )
     if job is not None and job.traceparent is not None:
         facts["traceparent"] = job.traceparent
     metrics.finished(word, code)

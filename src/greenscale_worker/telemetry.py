@@ -21,6 +21,7 @@ from greenscale_worker.log_text import LogText
 from greenscale_worker.log_writer import LogWriter
 
 Event = Literal[
+    "answers_stale",
     "backend_error",
     "backend_exception",
     "batch_error",
@@ -44,15 +45,20 @@ Event = Literal[
     "handler_stuck",
     "job",
     "job_buried",
+    "job_cut_again",
     "job_taken_over",
     "log_lines_dropped",
+    "nobody_comes",
+    "notices_dropped",
     "output_not_locked",
     "probe_failed",
     "queue_back",
+    "queue_refused",
     "queue_unavailable",
     "ready",
     "redis_may_evict",
     "redis_not_persistent",
+    "scaler_started",
     "stopped",
     "thread_left_behind",
     "tokens_not_written",
@@ -210,6 +216,9 @@ class Metrics:
             Gauge("greenscale_queue_held", "1 for what holds waiting jobs back", ["by"], registry=own).labels
         )
         self._reaped = Counter("greenscale_leases_reaped", "Leases that ended without a word", registry=own)
+        self._notices_dropped = Counter(
+            "greenscale_notices_dropped", "Notices that nobody had acknowledged in time", registry=own
+        )
         self._lost = cache(
             Counter("greenscale_leases_lost", "Leases of this process lost", ["how"], registry=own).labels
         )
@@ -265,6 +274,10 @@ class Metrics:
     def reaped(self, jobs: int) -> None:
         """Count leases of any worker that this process found expired."""
         self._reaped.inc(jobs)
+
+    def notices_dropped(self, number: int) -> None:
+        """Count notices that this process has dropped, as nobody acknowledged them."""
+        self._notices_dropped.inc(number)
 
     def lost(self, how: str) -> None:
         """Count a lease of this process that was lost: `taken` or `gone`."""

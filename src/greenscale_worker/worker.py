@@ -17,7 +17,7 @@ from greenscale_worker.cancel_scope import GRACE_SECONDS, CancelScope
 from greenscale_worker.errors import BadInputError, QueueUnavailableError
 from greenscale_worker.execution import Executor, OnException, Policy, Run, timed_out
 from greenscale_worker.gate import Gate
-from greenscale_worker.job import Failed, Failure, Job, Outcome, Released, decode, show_by
+from greenscale_worker.job import DRAIN, Failed, Failure, Job, Outcome, Released, decode, show_by
 from greenscale_worker.outcome_log import LOSSES, report
 from greenscale_worker.queues import Lease, Queue, QueueOptions
 from greenscale_worker.telemetry import Metrics, log
@@ -308,7 +308,7 @@ class Worker:
     async def _execute(self, running: _Running, scope: CancelScope) -> Outcome | Failure | None:
         """Run a job. Return None if its lease was lost meanwhile: nothing is to be recorded."""
         if self._handing_back:
-            return Released("drain")
+            return Released(DRAIN)
         lease, timeouts = running.lease, self._executor.timeouts
         self._running[scope] = running
         try:
@@ -324,7 +324,7 @@ class Worker:
             timeouts.discard(scope)
         if running.given_up:
             return _GIVEN_UP
-        return None if lease.lost is not None else Released("drain")
+        return None if lease.lost is not None else Released(DRAIN)
 
     def _give_up(self, task: asyncio.Task[object]) -> None:
         """Give up a handler that ignores cancellation: settle its job, and start another lane."""
@@ -418,7 +418,7 @@ class Worker:
         return not unfinished
 
     async def _release(self, lease: Lease) -> None:
-        await self._queue.settle(lease, Released("drain"))
+        await self._queue.settle(lease, Released(DRAIN))
 
     async def _close(self, limit: float) -> bool:
         try:

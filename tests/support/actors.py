@@ -9,6 +9,7 @@ from typing import Any, Final
 import orjson
 from redis import Redis
 
+from greenscale_worker.job import DRAIN
 from greenscale_worker.queues.redis.factory import (
     CLIENT_SCRIPTS,
     LETTER_SCRIPTS,
@@ -31,7 +32,9 @@ from tests.support.entries import (
     LEASE,
     LEDGER_DAYS,
     LIVE_SECONDS,
+    MOST_NOTICES,
     NOBODY,
+    NOTICES_MS,
     STRANGER,
     SUSPECT_CRASHES,
     TOMBSTONE_SECONDS,
@@ -44,6 +47,7 @@ from tests.support.entries import (
     number_of,
 )
 from tests.support.ledger import Ledger
+from tests.support.tenancy import TENANTS
 from tests.support.witness import Witness
 
 SCRIPTS: Final = (*WORKER_SCRIPTS, *CLIENT_SCRIPTS, "check_format")
@@ -51,6 +55,7 @@ STORES: Final[dict[Kind, type[ListStore | StreamStore]]] = {"list": ListStore, "
 A_LONG_TIME: Final = 3_600_000
 GROUPED: Final = {"bind", "settle", "release", "retry"}
 MAX_CRASHES: Final = [2, 5]
+ALL_NOTICES: Final = [10**12, 10**6]  # are kept
 NO_BOUNDS: Final = ["", "", "", 0]  # those have a walk of their own: tests/flow_walk.py
 DONE: Final = {b"OK", b"BADTYPE"}
 RUNS: Final = {b"RUN", b"BADTYPE"}
@@ -96,6 +101,7 @@ class Actors:
             max_bytes=1_000_000 if self.crowd > BATCH else rnd.choice([60, 300, 1_000_000]),
             ttl=rnd.choice([3600, 3600, 3600, 3600, 0]),
         )
+        self.has_tenants = seed % 4 == 1
         self.formats = rnd.choice(["1", "2", "12"])
         self.upgrades = rnd.random() < 0.5
         self.undisturbed = False
@@ -129,7 +135,15 @@ class Actors:
                 self.ledger.arrivals.append(number_of(self.redis.xadd(self.keys.name, {"job": payload})))
             self.ledger.waiting.append(payload)
             self.witness.pushed.append(payload)
-            self.witness.order["standard"].append(payload)
+            self.witness.order.setdefault(("standard", ""), []).append(payload)
+
+    def set_tenant(self, _: Process) -> None:
+        """Give a tenant an entry, or take it away."""
+        name, entry = self.rnd.choice(TENANTS), (self.rnd.choice([1, 1, 2, 5]), self.rnd.choice([0, 0, 1, 3]))
+        gone = self.rnd.random() < 0.3
+        words = "" if gone else f"{entry[0]} {entry[1]} 0 0"
+        self.send("set_tenant", [], [name, words, 1000], lambda: self.ledger.set_tenant(name, None if gone else entry))
+        self.witness.shares_changed()
 
     def push_listed(self, _: Process) -> None:
         """Hand in a job of a class, by somebody whose bell nobody hears."""
@@ -137,7 +151,7 @@ class Actors:
         self.redis.lpush(self.keys.of(job_class), payload)
         self.ledger.listed[job_class].append(payload)
         self.witness.pushed.append(payload)
-        self.witness.order[job_class].append(payload)
+        self.witness.order.setdefault((job_class, ""), []).append(payload)
 
     def put(self, _: Process) -> None:
         number = self.rnd.choice([2, 2, 2, self.crowd])
@@ -147,6 +161,7 @@ class Actors:
         later = self.rnd.choice([0, 0, 0, -1000, 30_000, 100_000])
         due = later and self.ledger.now + later
         own = self.rnd.choice([{}, {"tenant": "t"}, {"tenant": "u", "digest": "d"}])
+        own |= {"tenant": self.rnd.choice(TENANTS)} if self.has_tenants else {}
         keys = flat((self.keys.record(job_id), self.keys.cancel(job_id)) for job_id, _ in jobs)
         args = [LIVE_SECONDS if self.setup.ttl else 0, skip, job_class, due or ""]
         notify = self.rnd.random() < 0.3
@@ -162,12 +177,13 @@ class Actors:
         put = [payload for answer, (_, payload) in zip(answers, jobs, strict=True) if answer]
         self.witness.pushed += put
         if due <= self.ledger.now:
-            self.appended(job_class, put)
+            self.appended(job_class, put, own.get("tenant", ""))
 
-    def appended(self, job_class: str, payloads: list[bytes]) -> None:
+    def appended(self, job_class: str, payloads: list[bytes], tenant: str) -> None:
         """Learn the ids of entries that a script has added to the stream for the group to read."""
-        self.witness.order[job_class] += payloads
-        if job_class == "standard":
+        tenant = tenant if tenant in self.ledger.tenancy.entries else ""
+        self.witness.order.setdefault((job_class, tenant), []).extend(payloads)
+        if job_class == "standard" and not tenant:
             self.ledger.arrivals.extend(self.ledger.added)
 
     def promote(self, _: Process, job_ids: list[str] | None = None) -> None:
@@ -177,12 +193,16 @@ class Actors:
             _, due = self.send("promote", [], [live], lambda: self.ledger.promote([]))
             job_ids = [name.decode() for name in due]
             job_ids += self.rnd.sample(others := sorted(self.ledger.later.keys() - job_ids), min(len(others), 1))
-        later = [self.ledger.later[job_id] for job_id in job_ids if job_id in self.ledger.later]
+        later = {job_id: self.ledger.later[job_id] for job_id in job_ids if job_id in self.ledger.later}
+        before = {job_id: self.ledger.records.get(job_id, {}) for job_id in later}
         keys = flat((self.keys.record(job_id), self.keys.cancel(job_id)) for job_id in job_ids)
         promoted, _ = self.send("promote", keys, [live, *job_ids], lambda: self.ledger.promote(job_ids))
-        for job in later:
+        for job_id, job in later.items():
             if job.due <= self.ledger.now:
-                self.witness.order[job.job_class].append(job.payload)
+                record = before.get(job_id, {})
+                tenant = "" if isinstance(record, str) else record.get("tenant", "")
+                tenant = tenant if tenant in self.ledger.tenancy.entries else ""
+                self.witness.order.setdefault((job.job_class, tenant), []).append(job.payload)
                 promoted -= 1
         assert promoted == 0, "what is promoted is not what was due"
         self.ledger.arrivals.extend(self.ledger.added)
@@ -359,9 +379,18 @@ class Actors:
             most_crashes = max(MAX_CRASHES) + BURIAL_MARGIN
             classes = {id_: job.job_class for id_, job in self.ledger.open.items()}
             classes |= {id_: letter.header.get("class", "standard") for id_, letter in letters}
+            tenants = {id_: job.tenant for id_, job in self.ledger.open.items()}
+            tenants |= {id_: letter.header.get("tenant", "") for id_, letter in letters}
             fresh = self.witness.claimed(
-                answer[3], unread, self.ledger.now, most_crashes, classes=classes, waiting=self.waiting()
+                answer[3],
+                unread,
+                self.ledger.now,
+                most_crashes,
+                classes=classes,
+                waiting=self.waiting(),
+                tenants=tenants,
             )
+            self.witness.served_in_turn([number_of(job[0]) for job in answer[3]], fresh, self.ledger)
             assert not fresh & self.ids, "an id was given to two jobs"
             self.ids |= fresh
             for id_, token, *_ in answer[3]:
@@ -435,7 +464,7 @@ class Actors:
         for held in group:
             job_id, wait = held.job_id if held.step == "bound" else "", self.rnd.choice([0, 0, 1000, 60_000])
             wait = wait if delay < 0 else delay
-            items.append(Return(held.id, held.token, wait, job_id, self.rnd.choice(TEXTS)))
+            items.append(Return(held.id, held.token, wait, job_id, self.rnd.choice(TEXTS) or DRAIN))
         keys = [self.keys.record(item.job_id) for item in items]
         args: list[Any] = [LIVE_SECONDS if self.setup.ttl else 0, ""]
         args += flat((self.setup.name(item.id), *item[1:]) for item in items)
@@ -495,7 +524,7 @@ class Actors:
         idle = last and self.rnd.random() < 0.5
         args: list[Any] = [LEASE, BEAT, process.max_crashes, process.name, int(last), int(idle)]
         lanes = self.rnd.choice(["", str(self.ledger.now % 99)])
-        args += [len(process.held), LEDGER_DAYS, lanes, *NO_BOUNDS]
+        args += [len(process.held), LEDGER_DAYS, lanes, *NO_BOUNDS, NOTICES_MS, MOST_NOTICES]
         args += flat((self.setup.name(id_), token) for id_, token in held)
 
         def expected() -> list[Any]:
@@ -580,6 +609,9 @@ class Actors:
     def waiting(self) -> set[str]:
         """Give the classes of which jobs wait that nobody has claimed, and that a claim comes to."""
         waiting = {job_class for job_class, listed in self.ledger.listed.items() if listed}
+        lines = self.ledger.tenancy.lines.items()
+        free = self.ledger.tenancy.free
+        waiting |= {each for (each, name), line in lines if line and free(name, self.ledger.in_flight(name))}
         return waiting | ({"standard"} if self.ledger.waiting and not self.ledger.unseen else set())
 
     def execute(self, script: str, keys: list[str], args: list[Any]) -> Any:

@@ -7,6 +7,7 @@ import orjson
 
 LEASE, BEAT = 15_000, 3_000
 LEDGER_DAYS = 8
+NOTICES_MS, MOST_NOTICES = 600_000, 5
 LIVE_SECONDS = 7 * 86_400
 FINAL_SECONDS = 3600
 TOMBSTONE_SECONDS = LIVE_SECONDS
@@ -67,6 +68,7 @@ class Open:
     failed: int = 0
     format: str = ""
     job_class: str = "standard"
+    tenant: str = ""
 
     @property
     def suspect(self) -> bool:

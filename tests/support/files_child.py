@@ -31,13 +31,15 @@ async def write(files: Files, mib: int) -> None:
     print(peaks[1] - peaks[0])
 
 
-async def forever(files: Files, mib: int) -> None:
-    """Write so much, and then nothing more."""
+async def forever(files: Files, mib: int, written: asyncio.Event | None = None) -> None:
+    """Write so much, set `written`, and then write nothing more."""
 
     async def endless() -> AsyncIterator[bytes]:
         async for block in blocks(mib):
             yield block
         print("written", flush=True)
+        if written is not None:
+            written.set()
         await asyncio.Event().wait()
 
     await files.write("half/file", endless())
@@ -55,8 +57,9 @@ async def too_large(files: Files, mib: int) -> None:
 
 async def leave(files: Files, mib: int) -> None:
     """End while an object is being written."""
-    task = asyncio.create_task(forever(files, mib))
-    await asyncio.sleep(0.5)
+    written = asyncio.Event()
+    task = asyncio.create_task(forever(files, mib, written))
+    await written.wait()
     assert not task.done()
 
 

@@ -12,6 +12,7 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from greenscale_worker.job import DRAIN
 from tests.support.entries import (
     AT_ONCE,
     BACKEND,
@@ -22,6 +23,8 @@ from tests.support.entries import (
     LARGEST,
     LEASE,
     LIVE_SECONDS,
+    MOST_NOTICES,
+    NOTICES_MS,
     REMEMBERED_SECONDS,
     SCHEDULED_SECONDS,
     STEP,
@@ -38,9 +41,10 @@ from tests.support.entries import (
     began_of,
     number_of,
 )
+from tests.support.tenancy import Tenancy
 
 TRY, KNOWN, ALONE = 1000, 1500, 120_000
-OF_THE_JOB = {"submitted_ms", "class", "tenant", "digest"}  # in a record, whatever becomes of its runs
+OF_THE_JOB = {"submitted_ms", "class", "tenant", "digest", "drains"}  # in a record, whatever becomes of its runs
 OF_THE_PAYLOAD = {"created_at", "metadata"}  # in a record, until a run writes it anew
 OF_A_FAILURE = {"due_ms", "error_code", "error_message"}  # in a record; what is cancelled forgets it
 UPGRADED = re.compile(r":2-[0-9a-f]+$")  # the end of a worker's name, where it knows format 2
@@ -70,6 +74,7 @@ class Ledger:
     waiting: deque[bytes] = field(default_factory=deque)
     arrivals: deque[int] = field(default_factory=deque)
     listed: dict[str, deque[bytes]] = field(default_factory=lambda: {"interactive": deque(), "background": deque()})
+    tenancy: Tenancy = field(default_factory=Tenancy)
     later: dict[str, Later] = field(default_factory=dict)
     added: deque[int] = field(default_factory=deque)
     stopped: bool = False
@@ -183,9 +188,9 @@ class Ledger:
             self.answered = max(self.answered, *began)
         return answers
 
-    def release(self, items: Iterable[Return]) -> list[str]:
+    def release(self, items: Iterable[Return]) -> list[str | int]:
         before = self.counters["released"]
-        answers = [self._release(item) for item in items]
+        answers = [word for item in items for word in self._release(item)]
         if self.counters["released"] > before:
             self.bells.append("ready")
         return answers
@@ -201,6 +206,7 @@ class Ledger:
     ) -> list[Any]:
         self._tick()
         lost: list[str] = []
+        has_notices = bool(self.notices)
         for id_, token in held:
             if self._held(id_, token):
                 self.open[id_].until = self.queue_now + LEASE
@@ -209,6 +215,8 @@ class Ledger:
         self.buried = []
         reaped = self._reap(max_crashes) if last else 0
         adopted = self._adopt() if last else 0
+        if last:
+            self.tenancy.mend(self.in_lines_flight())
         self.workers[owner] = self.now
         busy = {job.owner for job in self.open.values() if job.place == "lease" and self.setup.kind == "stream"}
         self.workers = {name: at for name, at in self.workers.items() if at > self.now - 2 * LEASE or name in busy}
@@ -225,9 +233,20 @@ class Ledger:
         seated = idle and not self.paused and self._sit_down(owner)
         if last and not idle:
             self._stand_up(owner)
-        claimable += self._unclaimed()
+        claimable += self._claimable()
         due = self.due() if last else []
-        return [reaped, 0 if self.paused else claimable, lost, self.buried, int(seated), due]
+        dropped = self._drop_notices() if last and has_notices else 0
+        return [reaped, 0 if self.paused else claimable, lost, self.buried, int(seated), due, dropped]
+
+    def _drop_notices(self) -> int:
+        """Drop notices that are too old, and the oldest of too many; return how many."""
+        young = sorted(id_ for id_ in self.notices if id_ >= 1000 * (self.now - NOTICES_MS))
+        kept = young[-MOST_NOTICES:]
+        dropped = len(self.notices) - len(kept)
+        self.rare["too old a notice"] += len(self.notices) > len(young)
+        self.rare["too many notices"] += len(young) > len(kept)
+        self.notices = {id_: self.notices[id_] for id_ in kept}
+        return dropped
 
     def put(  # noqa: PLR0913  as put.lua
         self,
@@ -243,7 +262,7 @@ class Ledger:
         is_later = due > self.now
         if any(self.listed.values()):
             self.rare["put beside a class"] += 1
-        answers, appended = [], 0
+        answers, rings = [], False
         for (job_id, payload), own in zip(jobs, said, strict=True):
             bound, record = self._is_elsewhere(job_id, 0), self.records.get(job_id)
             state = record.get("state") if isinstance(record, dict) else None
@@ -256,8 +275,7 @@ class Ledger:
                 self.later[job_id] = Later(due, job_class, payload)
                 self.rare["scheduled"] += 1
             else:
-                self._append(job_class, payload)
-                appended += 1
+                rings = self._append(job_class, payload, own.get("tenant", "")) or rings
             if notify:
                 self.notify.add(job_id)
             if self.setup.ttl and not bound:
@@ -267,7 +285,7 @@ class Ledger:
                 if is_later:
                     fields |= {"state": "scheduled", "due_ms": str(due)}
                 self._write(job_id, SCHEDULED_SECONDS if is_later else LIVE_SECONDS, fields)
-        if appended and job_class != "standard":
+        if rings:
             self.bells.append("ready")
         return answers
 
@@ -282,8 +300,9 @@ class Ledger:
             if job_id not in self.later or self.later[job_id].due > self.now:
                 continue
             job = self.later.pop(job_id)
-            self._append(job.job_class, job.payload)
-            promoted, rings = promoted + 1, rings or job.job_class != "standard"
+            record = self.records.get(job_id, {})
+            tenant = "" if isinstance(record, str) else record.get("tenant", "")
+            rings, promoted = self._append(job.job_class, job.payload, tenant) or rings, promoted + 1
             if self.setup.ttl and not self._is_elsewhere(job_id, 0):
                 self._begin(job_id, OF_THE_JOB | OF_THE_PAYLOAD)
                 state = "cancelling" if job_id in self.tombstones else "waiting"
@@ -295,8 +314,27 @@ class Ledger:
         self.rare["promoted"] += promoted
         return [promoted, self.due()]
 
-    def _append(self, job_class: str, payload: bytes) -> None:
+    def _append(self, job_class: str, payload: bytes, tenant: str) -> bool:
+        """Append a job; say whether workers are told."""
+        if tenant in self.tenancy.entries:
+            self.rare["put into a line"] += 1
+            self.tenancy.push(job_class, tenant, payload, self.now)
+            return True
         self.listed.get(job_class, self.waiting).append(payload)
+        return job_class != "standard"
+
+    def set_tenant(self, name: str, entry: tuple[int, int] | None) -> int:
+        self.tenancy.set(name, entry)
+        self.bells.append("ready")
+        return 1
+
+    def in_flight(self, tenant: str) -> int:
+        return sum(job.tenant == tenant for job in self.open.values())
+
+    def in_lines_flight(self) -> list[bytes]:
+        """Give what Redis has of jobs from lines that were claimed and have not ended."""
+        name = self.setup.name
+        return [f"l|{job.tenant}|{name(id_)}".encode() for id_, job in self.open.items() if job.tenant]
 
     def cancel(self, job_id: str) -> str:
         id_, later = self.bound.get(job_id), self.later.pop(job_id, None)
@@ -356,9 +394,11 @@ class Ledger:
             self.notify.add(job_id)
         alias = (letter.header["job_id"] or self.setup.name(new)) if self.setup.kind == "stream" else ""
         job_class = letter.header.get("class", "standard")
+        tenant = letter.header.get("tenant", "") if self.tenancy.flag else ""
+        self.rare["replayed for its tenant"] += bool(tenant)
         self.rare["replayed in its class"] += job_class != "standard"
         self.open[new] = Open(
-            letter.payload, self.now, job_id=job_id, alias=alias, format=self.format, job_class=job_class
+            letter.payload, self.now, job_id=job_id, alias=alias, format=self.format, job_class=job_class, tenant=tenant
         )
         if job_id:
             self.bound[job_id] = new
@@ -445,10 +485,7 @@ class Ledger:
         taking = Taking(n, self.setup.max_bytes, may_suspect)
         for job_class, most in self._turns(taking) if classed else [("", n)]:
             self._take_again(taking, job_class, most)
-            if job_class in self.listed:
-                self._take_listed(taking, job_class, most)
-            else:
-                self._take_fresh(taking, most)
+            self._take_in_turn(taking, job_class, most)
         if self.setup.kind == "list":
             self.last = self.last or 0
         for id_ in self._at("held"):
@@ -488,6 +525,40 @@ class Ledger:
             taking.may_suspect = taking.may_suspect and not job.suspect
             self._give(taking, id_)
 
+    def _take_in_turn(self, taking: Taking, job_class: str, most: int) -> None:
+        """Add jobs that nobody has claimed before: of tenants in turn, if one has a line."""
+        queue = self.tenancy.begin(job_class) if taking.goes_on(most) else None
+        if queue is None:
+            self._take_unlined(taking, job_class, most)
+            return
+        while taking.goes_on(most) and (name := queue.next()) is not None:
+            before = len(taking.ids)
+            if name:
+                taken = self._take_of_line(taking, job_class, name)
+            else:
+                alone = queue.times.keys() - queue.done == {""}
+                self._take_unlined(taking, job_class, most if alone else before + 1)
+                taken = len(taking.ids) > before
+            if not taken:
+                queue.done.add(name)
+            if len(taking.ids) > before:
+                self.tenancy.served(job_class, queue, name)
+
+    def _take_of_line(self, taking: Taking, job_class: str, name: str) -> bool:
+        line = self.tenancy.lines[job_class, name]
+        if line and not self.tenancy.free(name, self.in_flight(name)):
+            self.rare["a tenant with as many in flight as it may have"] += 1
+        if not line or not self.tenancy.free(name, self.in_flight(name)):
+            return False
+        self._open_unlisted(taking, job_class, line.popleft()[1], name)
+        return True
+
+    def _take_unlined(self, taking: Taking, job_class: str, most: int) -> None:
+        if job_class in self.listed:
+            self._take_listed(taking, job_class, most)
+        else:
+            self._take_fresh(taking, most)
+
     def _take_fresh(self, taking: Taking, most: int) -> None:
         """Add jobs that nobody has claimed before."""
         while taking.goes_on(most):
@@ -501,13 +572,16 @@ class Ledger:
     def _take_listed(self, taking: Taking, job_class: str, most: int) -> None:
         listed = self.listed[job_class]
         while listed and taking.goes_on(most):
-            payload = listed.popleft()
-            id_ = self.added.popleft() if self.setup.kind == "stream" else self._next_id()
-            alias = self.setup.name(id_) if self.setup.kind == "stream" else ""
-            self.open[id_] = Open(payload, self.now, alias=alias, job_class=job_class)
-            if self.setup.kind == "stream":
-                self.unseen.add(id_)
-            self._give_first(taking, id_)
+            self._open_unlisted(taking, job_class, listed.popleft(), "")
+
+    def _open_unlisted(self, taking: Taking, job_class: str, payload: bytes, tenant: str) -> None:
+        """Give a job that came by another way than the producers' list or stream."""
+        id_ = self.added.popleft() if self.setup.kind == "stream" else self._next_id()
+        alias = self.setup.name(id_) if self.setup.kind == "stream" else ""
+        self.open[id_] = Open(payload, self.now, alias=alias, job_class=job_class, tenant=tenant)
+        if self.setup.kind == "stream":
+            self.unseen.add(id_)
+        self._give_first(taking, id_)
 
     def _give_first(self, taking: Taking, id_: int) -> None:
         """Give a job to its first worker, unless it is too large to be read."""
@@ -555,7 +629,11 @@ class Ledger:
         return id_ + STEP * (CLASSES.index(self.open[id_].job_class) - 1)
 
     def _is_classed(self) -> bool:
-        return any(self.listed.values()) or any(job.job_class != "standard" for job in self.open.values())
+        return (
+            bool(self.tenancy.flag)
+            or any(self.listed.values())
+            or any(job.job_class != "standard" for job in self.open.values())
+        )
 
     def _unhold(self) -> bool:
         """Bring back the oldest job that is held, once somebody has succeeded; say whether there was one."""
@@ -672,18 +750,22 @@ class Ledger:
         fields = run | item.fields | {"state": item.state, "finished_ms": str(self.now)}
         return "BADTYPE" if self._write(item.job_id, self.setup.ttl, fields) else "OK"
 
-    def _release(self, item: Return) -> str:
+    def _release(self, item: Return) -> tuple[str, int]:
         if item.id not in self.open:
-            return "GONE"
+            return "GONE", 0
         if not self._held(item.id, item.token):
-            return "STALE"
+            return "STALE", 0
         job, due = self.open[item.id], self.now + item.delay
         self._put_back(job, item.delay)
         self.counters["released"] += 1
-        if not item.job_id:
-            return "OK"
+        if not item.job_id or not self.setup.ttl:
+            return "OK", 0
         fields = {"state": "delayed", "due_ms": str(due), "error_code": item.reason}
-        return "BADTYPE" if self._write(item.job_id, LIVE_SECONDS, fields) else "OK"
+        word, drains = "BADTYPE" if self._write(item.job_id, LIVE_SECONDS, fields) else "OK", 0
+        if item.reason == DRAIN:
+            drains = int(self.records[item.job_id].get("drains", 0)) + 1
+            self._write(item.job_id, LIVE_SECONDS, {"drains": str(drains)})
+        return word, drains
 
     def _put_back(self, job: Open, delay: int) -> None:
         if delay:
@@ -754,6 +836,7 @@ class Ledger:
         return (
             not self.waiting
             and not any(self.listed.values())
+            and not self.tenancy.waiting()
             and len(others) < 256
             and all(job.tries >= KNOWN for job in others)
         )
@@ -803,9 +886,12 @@ class Ledger:
         standard = len(self.waiting) + len(self.strays) if self.waiting or self.unseen & self.open.keys() else 0
         return standard + sum(map(len, self.listed.values()))
 
+    def _claimable(self) -> int:
+        return self._unclaimed() + self.tenancy.claimable(self.in_flight)
+
     def _share(self, lanes: int) -> None:
         ready = sum(job.place == "ready" and not job.suspect for job in self.open.values())
-        waiting = self._unclaimed() + ready
+        waiting = self._claimable() + ready
         for owner in self._seats()[: min(-(-waiting // lanes), BATCH)]:
             self.rare["shared"] += 1
             self.bells.append(f"wake {owner}")
@@ -835,6 +921,8 @@ class Ledger:
         header |= {"crashes": job.crashes, "first_claimed_ms": str(job.first), "died_ms": str(self.now)}
         if job.job_class != "standard":
             header["class"] = job.job_class
+        if job.tenant:
+            header["tenant"] = job.tenant
         if not self._is_elsewhere(job_id, id_) and self._leave_notice(job_id, "failed", code):
             header["notify"] = 1
         self.dead[id_] = letter = Letter(header, job.payload, apart=self.format == "2")

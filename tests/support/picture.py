@@ -16,6 +16,7 @@ from tests.support.entries import (
     SCHEDULED_SECONDS,
     STRANGER,
     TOMBSTONE_SECONDS,
+    Open,
     read_letter,
 )
 from tests.support.ledger import Ledger
@@ -122,6 +123,10 @@ def of(ledger: Ledger) -> Picture:
         control["clock"] = "format 2"
     if ledger.last is not None:
         control["last"] = ledger.last
+    if ledger.tenancy.flag:
+        control["tenants"] = ledger.tenancy.flag
+    if ledger.tenancy.number is not None:
+        control["turn"] = ledger.tenancy.number
     if ledger.paused:
         control["paused"] = 1
     if ledger.held:
@@ -137,7 +142,9 @@ def of(ledger: Ledger) -> Picture:
         of_stores
         | {job_class: list(listed)[::-1] for job_class, listed in ledger.listed.items()}
         | {
-            "class": {id_: job.job_class.encode() for id_, job in jobs.items() if job.job_class != "standard"},
+            "class": {id_: written for id_, job in jobs.items() if (written := _class_of(job))},
+            "turns": dict.fromkeys([*ledger.tenancy.members(), *ledger.in_lines_flight()], 0.0),
+            "turns:payload": ledger.tenancy.members(),
             "later": {job_id.encode(): float(job.due) for job_id, job in ledger.later.items()},
             "later:payload": {
                 job_id.encode(): job.job_class.encode() + b" " + job.payload for job_id, job in ledger.later.items()
@@ -153,7 +160,8 @@ def of(ledger: Ledger) -> Picture:
             "dead": {id_: (each.header, None if each.apart else each.payload) for id_, each in letters},
             "dead:payload": {id_: each.payload for id_, each in letters if each.apart},
             "dead:index": dict.fromkeys(ledger.index, 0.0),
-            "control": {name.encode(): str(value).encode() for name, value in control.items()},
+            "control": {name.encode(): str(value).encode() for name, value in control.items()}
+            | ({b"checked": ledger.tenancy.checked} if ledger.tenancy.checked else {}),
             "bound": {job_id.encode(): name(id_).encode() for job_id, id_ in ledger.bound.items()},
             "workers": {name.encode(): float(at) for name, at in ledger.workers.items()},
             "idle": {name.encode(): float(at) for name, at in ledger.idle.items()},
@@ -184,6 +192,12 @@ def _source(ledger: Ledger) -> list[Any]:
     return [
         [ledger.setup.name(id_).encode(), payload, owner.encode()] for id_, (payload, owner) in sorted(entries.items())
     ]
+
+
+def _class_of(job: Open) -> bytes:
+    if job.tenant:
+        return f"{job.job_class} {job.tenant} 0".encode()
+    return b"" if job.job_class == "standard" else job.job_class.encode()
 
 
 def _living(value: Any, ttl: int | None) -> Any:

@@ -1,24 +1,29 @@
 """The invariants of the protocol (docs/queue-protocol.md), checked by what was seen from outside."""
 
-from collections import Counter
+import itertools
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tests.support.entries import CLASSES, FOREIGN, LEASE, TURNS, number_of
 from tests.support.ledger import Ledger
+from tests.support.tenancy import TENANTS
 
 
 @dataclass
 class Witness:
     """What producers pushed and what Redis told the workers.
 
-    `order` is in which order jobs came to their class, `passed_over` how many jobs of others were given in a row while
-    some of a class waited; `alive_at` is when a holder last showed that it lives.
+    `order` is in which order jobs came to their class, or their tenant's line there, `shares` how much more one tenant
+    has got than another, by weight, while both had jobs waiting; `passed_over` how many jobs of others were given in a
+    row while some of a class waited; `alive_at` is when a holder last showed that it lives.
     """
 
     pushed: list[bytes] = field(default_factory=list)
-    order: dict[str, list[bytes]] = field(default_factory=lambda: {job_class: [] for job_class in CLASSES})
+    order: dict[tuple[str, str], list[bytes]] = field(default_factory=dict)
+    tenant: dict[int, str] = field(default_factory=dict)
+    shares: dict[tuple[str, str, str], float] = field(default_factory=lambda: defaultdict(float))
     job_class: dict[int, str] = field(default_factory=dict)
     passed_over: Counter[str] = field(default_factory=Counter)
     purged: list[bytes] = field(default_factory=list)
@@ -40,6 +45,7 @@ class Witness:
         *,
         classes: Mapping[int, str],
         waiting: Collection[str],
+        tenants: Mapping[int, str],
     ) -> set[int]:
         """Hear what a claim gave; `unread` was buried for its size on the way. Gives the ids never seen before.
 
@@ -50,13 +56,16 @@ class Witness:
         came = unread | {id_: job[5] for id_, job in zip(ids, jobs, strict=True)}
         fresh = sorted(came.keys() - self.payload.keys())
         self.job_class |= {id_: classes[id_] for id_ in came}
+        self.tenant |= {id_: tenants[id_] for id_ in came if id_ not in self.payload}
         for job_class in CLASSES:
             mine = [id_ for id_ in ids if classes[id_] == job_class]
             assert repeated or self._in_turn(mine), "invariant 5: redeliveries do not come first, or not by age"
-            first = [id_ for id_ in fresh if classes[id_] == job_class]
-            before = {id_ for id_ in self.payload if self.job_class.get(id_, "standard") == job_class} - self.renamed
+        for job_class, tenant in self.order:
+            of_it = (job_class, tenant)
+            first = [id_ for id_ in fresh if (classes[id_], tenants[id_]) == of_it]
+            before = {id_ for id_ in self.payload if self._line_of(id_) == of_it} - self.renamed
             assert not first or first[0] > max(before, default=0), "invariant 5: ids are not in the order of delivery"
-            in_order = self.order[job_class][len(before) : len(before) + len(first)]
+            in_order = self.order[of_it][len(before) : len(before) + len(first)]
             assert [came[id_] for id_ in first] == in_order, "invariant 5: first deliveries are not in order of arrival"
         if not repeated:
             self._check_turns([classes[id_] for id_ in ids], waiting)
@@ -73,9 +82,40 @@ class Witness:
         known = [id_ for id_ in ids if id_ in self.payload]
         last = next((at for at, id_ in enumerate(ids[::-1]) if id_ not in self.aside), len(ids))
         return any(
-            ids == sorted(set(known) - set(held)) + sorted(set(ids) - set(known)) + sorted(held)
+            ids == sorted(set(known) - set(held)) + [id_ for id_ in ids if id_ not in known] + sorted(held)
             for held in (ids[len(ids) - n :] for n in range(last + 1))
         )
+
+    def _line_of(self, id_: int) -> tuple[str, str]:
+        return self.job_class.get(id_, "standard"), self.tenant.get(id_, "")
+
+    def served_in_turn(self, ids: list[int], fresh: Collection[int], ledger: Ledger) -> None:
+        """Hear what a claim gave: none had more in flight than it may, none got more than its share and one job."""
+        tenancy = ledger.tenancy
+        for name in {self.tenant[id_] for id_ in fresh if id_ in ledger.open} - {""}:
+            most = tenancy.entries.get(name, (1, 0))[1]
+            assert not most or ledger.in_flight(name) <= most, f"{name} has more jobs in flight than {most}"
+        for job_class in CLASSES:
+            unlined = ledger.listed.get(job_class, ledger.waiting)
+            wait = {name for (each, name), line in tenancy.lines.items() if each == job_class and line}
+            wait = {name for name in wait if tenancy.free(name, ledger.in_flight(name))} | ({""} if unlined else set())
+            given = [self.tenant.get(id_, "") for id_ in ids if id_ in fresh and self.job_class[id_] == job_class]
+            for one, other in itertools.combinations(("", *TENANTS), 2):
+                key = (job_class, one, other)
+                if not {one, other} <= wait:
+                    self.shares[key] = 0.0
+                    continue
+                weights = [tenancy.entries.get(name, (1, 0))[0] for name in (one, other)]
+                for name in given:
+                    self.shares[key] += (name == one) / weights[0] - (name == other) / weights[1]
+                most_apart = sum(1 / weight for weight in weights)
+                assert abs(self.shares[key]) <= most_apart + 1e-6, (
+                    f"{job_class}: {one!r} and {other!r} have no fair shares"
+                )
+
+    def shares_changed(self) -> None:
+        """Hear that a weight or a limit has changed."""
+        self.shares.clear()
 
     def _check_turns(self, given: list[str], waiting: Collection[str]) -> None:
         for job_class in CLASSES[1:]:
@@ -92,6 +132,7 @@ class Witness:
         if new not in self.payload:
             self.payload[new] = self.payload[old]
             self.job_class[new] = self.job_class.get(old, "standard")
+            self.tenant[new] = self.tenant.get(old, "")
             self.renamed.add(new)
 
     def strayed(self, jobs: dict[int, bytes]) -> None:
@@ -121,6 +162,7 @@ class Witness:
         """Raise AssertionError unless the state that Redis was found in keeps the promises."""
         left = [*ledger.waiting, *ledger.strays.values(), *(job.payload for job in ledger.open.values())]
         left += [payload for listed in ledger.listed.values() for payload in listed]
+        left += ledger.tenancy.waiting()
         left += [job.payload for job in ledger.later.values()]
         gone = [*ledger.ended, *self.purged, *(letter.payload for letter in ledger.dead.values())]
         assert Counter(left + gone) == Counter(self.pushed), "invariant 2: a payload is lost, doubled or changed"

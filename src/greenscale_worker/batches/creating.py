@@ -1,14 +1,14 @@
 """Makes batches, each once, however often a client asks for it."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from hashlib import sha256
 from typing import Final
 
 from pydantic import ValidationError
 
 from greenscale_worker.batches.objects import Frozen, Request
-from greenscale_worker.batches.store import Batches
+from greenscale_worker.batches.store import Batches, day_of
 from greenscale_worker.errors import BadInputError
 from greenscale_worker.queues import QueueClient
 from greenscale_worker.wire_json import write
@@ -61,7 +61,8 @@ class Creator:
         """Return what was made of this request before. Raises BadInputError `idempotency_key_reuse`."""
         if alike.idempotency_key is None and not alike.is_retry:
             return None
-        for key in (_key(alike, now), _key(alike, now - timedelta(days=1).total_seconds())):
+        for days in (0, -1, 1):  # the clock of the gateway that kept it may be ahead, at midnight
+            key = _key(alike, now + timedelta(days=days).total_seconds())
             kept = _read(await self.batches.files.read(key))
             if kept is None:
                 continue
@@ -91,9 +92,19 @@ class Creator:
             fields["tenant"] = request.tenant
         await self.jobs.put([(request.queue_id, write(fields))], fold=True, tenant=request.tenant or "")
 
+    async def put_again(self, request: Request) -> bool:
+        """Put the job of a batch whose state is not final, unless it is there; return whether there is the batch.
+
+        To be called after the state was read: a sweep deletes the request first.
+        """
+        if await self.batches.request(request.tenant, request.id) is None:
+            return False
+        await self.ensure(request)
+        return True
+
     async def sweep(self, now: float) -> None:
         """Forget requests that are older than yesterday."""
-        yesterday = _day(now - timedelta(days=1).total_seconds())
+        yesterday = day_of(now - timedelta(days=1).total_seconds())
         kept = await self.batches.files.list("alike")
         await self.batches.files.delete([each.key for each in kept if each.key.split("/")[1] < yesterday])
 
@@ -130,8 +141,4 @@ def _read(data: bytes | None) -> _Kept | None:
 
 
 def _key(alike: Alike, now: float) -> str:
-    return f"alike/{_day(now)}/{alike.tenant or '_'}/{alike.name}"
-
-
-def _day(now: float) -> str:
-    return datetime.fromtimestamp(now, UTC).strftime("%Y%m%d")
+    return f"alike/{day_of(now)}/{alike.tenant or '_'}/{alike.name}"

@@ -97,7 +97,8 @@ class State(Frozen):
     """How a batch stands, by one commit. Lines up to `place` are in a part of `outputs` or `errors`, or `open`.
 
     `number` is that of the commit, `writer` differs for each. `read_all`: no line is behind `place`. `ending` is how it
-    will end, if that is before all lines were done. `taken` are the lines that this commit took: what Redis has of them
+    will end, if that is before all lines were done. `checked` is the key of what is known of the lines that were
+    validated. `taken` are the lines that this commit took: what Redis has of them
     is not needed. Both file ids are chosen when it begins to be `finalizing`; at the end, those without a part go.
     """
 
@@ -114,6 +115,7 @@ class State(Frozen):
     completed: int = 0
     failed: int = 0
     usage: Usage = Usage()
+    checked: str | None = None
     place: Place = Place()
     read_all: bool = False
     open: tuple[OpenLine, ...] = ()

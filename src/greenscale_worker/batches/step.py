@@ -2,17 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from greenscale_worker.batch.checking import Checker
 from greenscale_worker.batch.lines import Line, read_line
-from greenscale_worker.batch.raw_lines import RawLine, as_utf8
+from greenscale_worker.batch.raw_lines import MOST_LINES, Place, RawLine, as_utf8
 from greenscale_worker.batches.objects import EVENTS, Ending, Fault, OpenLine, Request, State
 from greenscale_worker.batches.parts import extended
 from greenscale_worker.batches.reading import InputGoneError, Reader
 from greenscale_worker.batches.store import SupersededError
 from greenscale_worker.batches.taking import Taken
+from greenscale_worker.batches.validating import Validation, kept_at
 from greenscale_worker.batches.window import AT_ONCE, MOST_BYTES, Record, Window
 from greenscale_worker.errors import QueueUnavailableError, Snooze
 from greenscale_worker.files import Stored
@@ -64,10 +65,10 @@ class Step:
     async def _go_on(self) -> None:
         await self._window.forget(self._state.taken)
         self._input = await self._feeder.objects.get(self._request.tenant, self._request.input_file_id)
-        self._reader = self._read()
         try:
             if self._state.status == "validating":
                 await self._validate()
+            self._reader = self._read(self._place)
             if self._state.status == "in_progress" and self._state.ending is None:
                 await self._work()
         except InputGoneError:
@@ -77,11 +78,11 @@ class Step:
         if not self._state.is_final:
             await self._finish()
 
-    def _read(self) -> Reader | None:
-        """Begin to read behind what was read; None if there is no input file."""
+    def _read(self, place: Place) -> Reader | None:
+        """Begin to read behind a place; None if there is no input file."""
         if self._input is None:
             return None
-        return Reader(self._chunks, max_bytes=self._feeder.options.max_bytes, place=self._place)
+        return Reader(self._chunks, max_bytes=self._feeder.options.max_bytes, place=place)
 
     def _chunks(self, start: int, end: int | None = None) -> AsyncIterator[bytes]:
         """Yield the input file from `start` up to `end`. Raises InputGoneError, KeyError."""
@@ -90,28 +91,30 @@ class Step:
         return self._feeder.objects.chunks(self._request.tenant, self._input, start=start, end=end)
 
     async def _validate(self) -> None:
-        """Read all lines once; begin, or fail with what is wrong with them. Raises InputGoneError."""
-        checker, models = Checker(self._request.endpoint, max_bytes=self._feeder.options.max_bytes), set[object]()
-        reader = self._input_reader()
-        while not (reader.is_over or checker.is_over):
-            for raw in await reader.read(AT_ONCE, MOST_BYTES):
-                line = checker.check(raw)
-                if line is not None and len(models) < 2:  # noqa: PLR2004  a batch has one model, or none
-                    models.add(line.body.get("model"))
-        checker.end()
-        await reader.aclose()
-        if checker.faults:
-            faults = (Fault(code=it.code, message=it.message, line=it.line, param=it.param) for it in checker.faults)
-            await self._commit(status="failed", ended_at=self._now(), faults=tuple(faults))
-            return
-        model = models.pop() if len(models) == 1 else None
-        await self._commit(
-            status="in_progress",
-            in_progress_at=self._now(),
-            total=checker.total,
-            model=model if isinstance(model, str) else None,
-        )
-        self._reader = self._read()
+        """Read all lines once; begin, or fail with what is wrong with them. Raises InputGoneError, Snooze.
+
+        A batch whose time is over meanwhile, or that is cancelled, ends with an error for each line.
+        """
+        async with aclosing(await self._validation()) as validation:
+            while not await validation.read_on():
+                if await self._is_to_end():
+                    break
+                if self._time_is_over(self._feeder.options.step):
+                    await self._commit(checked=await validation.keep())
+                    raise Snooze
+        if validation.is_over and validation.faults:
+            await self._commit(status="failed", ended_at=self._now(), faults=validation.faults)
+        elif validation.is_over:
+            found = {"total": validation.checker.total, "model": validation.checker.model}
+            await self._commit(status="in_progress", in_progress_at=self._now(), **found)
+
+    async def _validation(self) -> Validation:
+        """Go on where the step before has ended. Raises InputGoneError."""
+        kept = await kept_at(self._feeder.batches, self._state.checked)
+        reader = self._read(kept.place if kept else Place())
+        if reader is None:
+            raise InputGoneError
+        return Validation(self._feeder.batches, self._request, reader, kept, max_bytes=self._feeder.options.max_bytes)
 
     async def _fail_without_input(self) -> None:
         """Fail; answers that are there stay."""
@@ -153,7 +156,8 @@ class Step:
         elif self._feeder.clock() >= self._request.expires_at:
             ending = "expired"
         if ending is not None:
-            await self._commit(ending=ending, cancelling_at=cancelling_at)
+            begun = {} if self._state.in_progress_at else {"status": "in_progress", "in_progress_at": self._now()}
+            await self._commit(ending=ending, cancelling_at=cancelling_at, **begun)
         return ending is not None
 
     async def _feed(self) -> None:
@@ -165,7 +169,10 @@ class Step:
     async def _opened(self, most: int, most_bytes: int) -> list[Line]:
         """Read lines, and note that they are open. Raises InputGoneError."""
         reader, lines = self._input_reader(), list[Line]()
+        too_long = False
         for raw in await reader.read(most, most_bytes):
+            if too_long := raw.number > MOST_LINES:  # it ended early, before that was found
+                break
             line = self._line_of(raw)
             known = OpenLine(raw.number, raw.offset, raw.length, line.custom_id or "")
             if line.fault is not None:  # it was checked: the file is not what it was
@@ -173,7 +180,7 @@ class Step:
                 continue
             self._window.add(known)
             lines.append(line)
-        self._place, self._read_all = reader.place, reader.is_over
+        self._place, self._read_all = reader.place, reader.is_over or too_long
         return lines
 
     def _line_of(self, raw: RawLine) -> Line:
@@ -285,6 +292,7 @@ class Step:
             "open": tuple(self._window.lines.values()),
             "completed": state.completed + len(taken.outputs),
             "failed": state.failed + len(taken.errors),
+            "total": max(state.total, state.completed + len(taken.outputs) + state.failed + len(taken.errors)),
             "usage": state.usage + taken.usage,
             "outputs": outputs,
             "errors": errors,
@@ -298,10 +306,14 @@ class Step:
 
     async def _check_time(self) -> None:
         """Raise Snooze, after a commit, if the step is over."""
-        if self._feeder.hurried.is_set() or monotonic() - self._began >= self._seconds:
+        if self._time_is_over(self._seconds):
             if self._is_dirty:
                 await self._commit()
             raise Snooze
+
+    def _time_is_over(self, seconds: float) -> bool:
+        """Whether a step that may last so long is to end."""
+        return self._feeder.hurried.is_set() or monotonic() - self._began >= seconds
 
     def _now(self) -> int:
         return int(self._feeder.clock())

@@ -2,20 +2,33 @@
 
 `batches/TENANT/ID` is the request, `cancels/TENANT/ID` the mark of a cancellation, `states/TENANT/ID/N` a commit, and
 `parts/TENANT/ID/…` are the parts of its outputs; N counts down, so that the latest is the first in order. No tenant is
-`_`.
+`_`. `ends/DAY/TENANT/ID` is written before the request and deleted last, so that whatever is left of a batch is found
+on the day on which it may be deleted.
 """
 
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import Final, Literal
+from datetime import UTC, datetime
+from typing import Final, Literal, NamedTuple
 
 from greenscale_worker.batches.objects import Part, Request, State
 from greenscale_worker.files import Files
+from greenscale_worker.files.objects import LONGEST
 
 LAST: Final = 999_999
+KEPT_SECONDS: Final = LONGEST  # after the end of its window, and its own: no less than its output
 MOST_AT_ONCE: Final = 16
 Kind = Literal["output", "errors"]
+PartKind = Literal[Kind, "checked"]
+
+
+class Due(NamedTuple):
+    """A batch that may be deleted if it has ended; `key` is that of its mark."""
+
+    key: str
+    tenant: str | None
+    batch_id: str
 
 
 class SupersededError(Exception):
@@ -30,6 +43,8 @@ class Batches:
 
     async def create(self, request: Request) -> None:
         """Write what was asked, unless that was done."""
+        day = day_of(request.expires_at + KEPT_SECONDS)
+        await self.files.create(f"ends/{day}/{request.tenant or '_'}/{request.id}", b"")
         await self.files.create(_key("batches", request.tenant, request.id), request.model_dump_json().encode())
 
     async def request(self, tenant: str | None, batch_id: str) -> Request | None:
@@ -83,9 +98,29 @@ class Batches:
             async for chunk in self.files.chunks(part.key):
                 yield chunk
 
-    def part_key(self, request: Request, kind: Kind, name: str) -> str:
-        """Return the key of a part."""
+    def part_key(self, request: Request, kind: PartKind, name: str) -> str:
+        """Return the key of a part, or of what was checked."""
         return f"{_key('parts', request.tenant, request.id)}/{kind}/{name}"
+
+    async def stored(self, tenant: str | None) -> int:
+        """Return how many bytes the parts of a tenant's outputs have."""
+        return sum(each.size for each in await self.files.list(_key("parts", tenant, "").rstrip("/")))
+
+    async def due(self, now: float) -> AsyncIterator[Due]:
+        """Iterate over the batches of which nothing need be kept any more, if they have ended."""
+        for mark in await self.files.list("ends"):
+            _, day, of, batch_id = mark.key.split("/")
+            if day >= day_of(now):
+                break
+            yield Due(mark.key, None if of == "_" else of, batch_id)
+
+    async def remove(self, due: Due) -> None:
+        """Delete all there is of a batch: the request first, without which the rest is nothing."""
+        await self.files.delete([_key("batches", due.tenant, due.batch_id)])
+        rest = [_key("cancels", due.tenant, due.batch_id)]
+        for kind in ("states", "parts"):
+            rest += [each.key for each in await self.files.list(_key(kind, due.tenant, due.batch_id))]
+        await self.files.delete([*rest, due.key])
 
     async def tidy(self, request: Request, state: State) -> None:
         """Delete all that a final state does not need: older ones, and parts that it does not name."""
@@ -94,6 +129,11 @@ class Batches:
         named = {part.key for part in (*state.outputs, *state.errors)}
         old = [each.key for each in states[1:]]
         await self.files.delete([*old, *(each.key for each in parts if each.key not in named)])
+
+
+def day_of(moment: float) -> str:
+    """Return the day of a time, so that days are in order."""
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y%m%d")
 
 
 def _states(request: Request) -> str:

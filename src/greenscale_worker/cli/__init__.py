@@ -126,9 +126,11 @@ def parser() -> "Parser":
         listing,
         queue,
         report,
+        scaler,
         serve,
         simulate,
         submit,
+        tenants,
         up,
     )
     from greenscale_worker.cli.usage import Parser
@@ -152,7 +154,9 @@ def parser() -> "Parser":
     )
     top.set_defaults(run=None)
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (up, submit, jobs, listing, queue, report, dead, serve, keys, batch, demo, simulate, config):
+    of_jobs = (up, submit, jobs, listing, queue, report, dead)
+    of_a_fleet = (serve, scaler, keys, tenants, batch, demo, simulate, config)
+    for module in (*of_jobs, *of_a_fleet):
         module.add_parser(commands)
     return top
 

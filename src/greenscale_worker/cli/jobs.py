@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     Use = Callable[[argparse.Namespace, QueueClient, Settings], Awaitable[int]]
 
 MS: Final = "_ms"
-NUMBERS: Final = ("attempts", "crashes", "prompt_tokens", "completion_tokens", "total_tokens")
+NUMBERS: Final = ("attempts", "crashes", "drains", "prompt_tokens", "completion_tokens", "total_tokens")
 IN_ORDER: Final = (
-    *("attempts", "crashes", "worker", "backend", "model", "finish_reason"),
+    *("attempts", "crashes", "drains", "worker", "backend", "model", "finish_reason"),
     *("prompt_tokens", "completion_tokens", "total_tokens", "error_code", "error_message"),
     *("class", "created_at", "metadata"),
 )

@@ -34,7 +34,8 @@ A key of a tenant sees that tenant's jobs only, under ids of its own; one
 without sees everything. Scopes: submit, read, cancel, batch, and admin for all
 of them."""
 LIMITS: Final = """\
-Each gateway counts for itself, except tokens: all that the tenant uses count."""
+Each gateway counts for itself, except tokens and stored bytes: all that the
+tenant uses count."""
 EXAMPLES: Final = {
     "create": "greenscale-worker keys create --tenant search --expires 90d\n"
     "greenscale-worker keys create --scopes read --note dashboard",
@@ -53,6 +54,7 @@ NUMBERS: Final = {
     "requests_per_minute": "requests a minute",
     "tokens_per_minute": "tokens a minute",
     "bytes_per_minute": "bytes of requests a minute",
+    "stored_bytes": "bytes of files, outputs of batches among them",
 }
 
 
@@ -64,7 +66,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     actions = keys.add_subparsers(title="actions", metavar="ACTION")
 
     create = _action(actions, "create", "make a key, and show it once", CREATE, _create, notes=LIMITS)
-    create.add_argument("--tenant", type=_tenant, metavar="NAME", help="whose jobs it is for (default: all jobs)")
+    create.add_argument("--tenant", type=tenant_of, metavar="NAME", help="whose jobs it is for (default: all jobs)")
     create.add_argument(
         "--scopes", metavar="LIST", default=DEFAULT_SCOPES, help="what it may do (default: %(default)s)"
     )
@@ -73,7 +75,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     limits = create.add_argument_group("limits (default: none)")
     for name, help_ in NUMBERS.items():
         option = f"--{name.removesuffix('_per_minute').replace('_', '-')}"
-        limits.add_argument(option, dest=name, type=_count, metavar="N", help=help_)
+        limits.add_argument(option, dest=name, type=count_of, metavar="N", help=help_)
     create.add_argument("--json", action="store_true", help="one line of JSON")
 
     listing = _action(actions, "list", "list them, without their secrets", "List all keys.", _list)
@@ -91,7 +93,8 @@ def _action(  # noqa: PLR0913  the parts of a help
     return parser
 
 
-def _tenant(text: str) -> str:
+def tenant_of(text: str) -> str:
+    """Parse a tenant's name."""
     from greenscale_worker.job import TENANT
 
     if TENANT.fullmatch(text) is None:
@@ -101,7 +104,8 @@ def _tenant(text: str) -> str:
     return text
 
 
-def _count(text: str) -> int:
+def count_of(text: str) -> int:
+    """Parse a whole number above 0."""
     if not (text.isascii() and text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is not accepted; a whole number above 0 is expected")
     return int(text)

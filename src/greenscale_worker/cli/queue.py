@@ -32,8 +32,8 @@ Show how much there is to do and who does it.
   oldest    age of the oldest job that waits or is held, if known
 
 Below: how many jobs end, of late, and when all are done at that rate; why
-nothing moves, where nothing does, or what holds jobs back; and which workers are alive, how many jobs
-each runs, and for how long the longest of them has run."""
+nothing moves, where nothing does, or what holds jobs back; and which workers
+are alive, how many jobs each runs, and for how long the longest has run."""
 
 QUEUE_EXAMPLES: Final = """\
 greenscale-worker queue

@@ -100,6 +100,7 @@ async def _serve(settings: "Settings") -> int:
 
 async def _open(settings: "Settings", stack: AsyncExitStack) -> "Gateway":
     """Open the gateway with all it needs. Raises ConfigError."""
+    from greenscale_worker.batches.places import KnownPlaces
     from greenscale_worker.config import chat_options, queue_name
     from greenscale_worker.files.store import open_files
     from greenscale_worker.gateway.core import Gateway, GatewayOptions, is_loopback
@@ -119,11 +120,12 @@ async def _open(settings: "Settings", stack: AsyncExitStack) -> "Gateway":
     queue = await stack.enter_async_context(aclosing(await open_client(settings)))
     if endpoint is not None:
         stack.push_async_callback(endpoint.aclose)
-    files = open_files(settings.files_url) if settings.files_url else None
-    if files is not None:
+    files, batch_jobs = None, None
+    if settings.files_url:
+        batch_jobs = await _own_queue(settings, "batches", stack)
+        files = open_files(settings.files_url, KnownPlaces(batch_jobs))
         await stack.enter_async_context(aclosing(files))
     webhooks = await _webhooks(settings, stack)
-    batch_jobs = None if files is None else await _own_queue(settings, "batches", stack)
     return Gateway(queue, options, files, webhooks=webhooks, batch_jobs=batch_jobs)
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from greenscale_worker.execution import Policy
 
 
+DAY_SECONDS: Final = 86_400  # for which all gateways may be away without an end that is not told
 NEYSA_PAIR: Final = ("neysa_api_key", "neysa_api_url")
 OPENAI_PAIR: Final = ("openai_api_key", "openai_base_url")
 
@@ -114,6 +115,7 @@ def queue_options(settings: Settings) -> QueueOptions:
         result_prefix=settings.result_prefix,
         dead_max_age=settings.dead_max_age_seconds or 0.0,
         dead_max_count=settings.dead_max_count or 0,
+        notices_max_age=max(DAY_SECONDS, settings.result_ttl_seconds),
         ledger_days=settings.ledger_days,
         limit="engine" if settings.engine_metrics_url else _limit(settings.limit),
         limit_most=most_in_flight(settings) if settings.engine_metrics_url else None,

@@ -19,6 +19,7 @@ from greenscale_worker.queues.redis.keys import Keys
 
 CHAT_PATH: Final = "/chat/completions"
 SPACES: Final = re.compile(r"(\s+)")
+HIGHEST_PORT: Final = 65535
 LARGEST_PEM: Final = 4 * 1024 * 1024
 HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 REDIS_PATHS: Final = {
@@ -96,6 +97,17 @@ def _is_host(text: str) -> bool:
         return False
 
 
+def _is_address(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    return (
+        _is_host(bare)
+        and (":" not in bare or bare != host)
+        and re.fullmatch(r"\d{1,5}", port) is not None
+        and (int(port) <= HIGHEST_PORT)
+    )
+
+
 def _is_list_name(text: str) -> bool:
     untagged = re.sub(r"\{[^{}]+\}", "", text, count=1)
     try:
@@ -155,6 +167,7 @@ GATEWAY_KEY: Final = Rule(
     _matches(r"gs_[a-z0-9]{1,32}_[A-Za-z0-9]{32,128}"),
 )
 HEADERS: Final = Rule('a JSON object of texts such as {"X-Team": "search"}', _are_headers)
+ADDRESS: Final = Rule("host:port, such as 0.0.0.0:6000 or [::]:6000", _is_address)
 HOSTNAME: Final = Rule("a host name or an IP address", _is_host)
 POD_NAME: Final = Rule(
     "the name of a pod: small letters, digits, - and .", _matches(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")

@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr
 
 from greenscale_worker.config.rules import (
+    ADDRESS,
     API_KEY,
     BASE_URL,
     FILES,
@@ -387,6 +388,29 @@ class GatewaySettings(Section):
     )
 
 
+class ScalerSettings(Section):
+    """Scaler."""
+
+    scaler_listen: Annotated[str, ADDRESS] = Field(
+        "0.0.0.0:6000",
+        alias="GREENSCALE_SCALER_LISTEN",
+        description="Address and port on which `scaler` listens for KEDA.",
+    )
+    scaler_cert_file: Annotated[str | None, PEM_FILE] = Field(
+        None,
+        alias="GREENSCALE_SCALER_CERT_FILE",
+        description="Certificate (PEM) of `scaler`. Without it: no TLS. It is read again when it is renewed.",
+    )
+    scaler_key_file: Annotated[str | None, PEM_FILE] = Field(
+        None, alias="GREENSCALE_SCALER_KEY_FILE", description="Private key (PEM) of that certificate."
+    )
+    scaler_ca_file: Annotated[str | None, PEM_FILE] = Field(
+        None,
+        alias="GREENSCALE_SCALER_CA_FILE",
+        description="CA certificates (PEM). With it, KEDA must show a certificate of theirs.",
+    )
+
+
 SECTIONS: Final[tuple[type[Section], ...]] = (
     EndpointSettings,
     RedisSettings,
@@ -395,6 +419,7 @@ SECTIONS: Final[tuple[type[Section], ...]] = (
     JobSettings,
     WorkerSettings,
     GatewaySettings,
+    ScalerSettings,
 )
 
 
@@ -407,7 +432,14 @@ class Notice:
 
 
 class Settings(
-    GatewaySettings, WorkerSettings, JobSettings, FlowSettings, QueueSettings, RedisSettings, EndpointSettings
+    ScalerSettings,
+    GatewaySettings,
+    WorkerSettings,
+    JobSettings,
+    FlowSettings,
+    QueueSettings,
+    RedisSettings,
+    EndpointSettings,
 ):
     """All settings, each checked by itself; `options` checks them together.
 

@@ -14,7 +14,6 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, contextmanager, suppress
 from datetime import timedelta
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
@@ -25,6 +24,7 @@ from obstore.store import LocalStore, MemoryStore, S3Store
 
 from greenscale_worker.errors import ConfigError, FilesUnavailableError
 from greenscale_worker.files import Stored
+from greenscale_worker.files.marker import Marker, Places
 
 PART: Final = 5 * 1024 * 1024  # bytes: the smallest part that S3 takes; what is smaller goes by one request
 PIECE: Final = 1024 * 1024  # bytes that are handed to a writer at once
@@ -50,8 +50,11 @@ def in_memory() -> "ObstoreFiles":
     return ObstoreFiles(MemoryStore())
 
 
-def in_directory(path: str) -> "ObstoreFiles":
-    """Return the store in a directory, and remove there what killed processes left. Raises ConfigError."""
+def in_directory(path: str, places: Places | None = None) -> "ObstoreFiles":
+    """Return the store in a directory, and remove there what killed processes left. Raises ConfigError.
+
+    `places` remembers which directories were used, so that one that is not mounted is away, and not empty.
+    """
     directory = Path(path).absolute()
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -60,7 +63,7 @@ def in_directory(path: str) -> "ObstoreFiles":
         raise ConfigError(
             f"GREENSCALE_FILES: {directory}: {error.strerror}; expected: a folder that can be written"
         ) from None
-    return ObstoreFiles(LocalStore(directory, automatic_cleanup=True), directory)
+    return ObstoreFiles(LocalStore(directory, automatic_cleanup=True), directory, Marker(directory, places))
 
 
 def in_s3(bucket: str, prefix: str) -> "ObstoreFiles":
@@ -84,11 +87,12 @@ def in_s3(bucket: str, prefix: str) -> "ObstoreFiles":
 
 
 class ObstoreFiles:
-    """Files in one of obstore's stores; `directory` is that of a LocalStore."""
+    """Files in one of obstore's stores; `directory` and `marker` are those of a LocalStore."""
 
-    def __init__(self, store: AnyStore, directory: Path | None = None) -> None:
+    def __init__(self, store: AnyStore, directory: Path | None = None, marker: Marker | None = None) -> None:
         self._store = store
         self._directory = directory
+        self._marker = marker
         self._calls = ThreadPoolExecutor(CALLS, "files")
         self._writers = ThreadPoolExecutor(WRITERS, "files-write")
 
@@ -98,6 +102,8 @@ class ObstoreFiles:
 
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
         """Write up to 5 MiB by one request, more by parts, of which two are in memory at a time."""
+        if self._marker is not None:
+            await self._call(self._check)
         async with aclosing(_pieces(chunks)) as pieces:
             first = await anext(pieces, b"")
             if len(first) < PART:
@@ -132,6 +138,14 @@ class ObstoreFiles:
         for threads in (self._calls, self._writers):
             threads.shutdown(wait=False, cancel_futures=True)
 
+    async def _settle(self) -> None:
+        if self._marker is not None:
+            await self._marker.settle()
+
+    def _check(self) -> None:
+        if self._marker is not None:
+            self._marker.check()
+
     def _create(self, key: str, data: bytes) -> bool:
         try:
             obstore.put(self._store, key, data, mode="create", use_multipart=False)
@@ -145,6 +159,7 @@ class ObstoreFiles:
         self._sync(key)
 
     def _put_parts(self, key: str, feed: "_Feed") -> None:
+        self._check()
         obstore.put(self._store, key, feed, use_multipart=True, chunk_size=PART, max_concurrency=1)
         self._sync(key)
 
@@ -209,8 +224,14 @@ class ObstoreFiles:
 
     async def _call(self, function: Callable[Given, Result], /, *args: Given.args, **kwargs: Given.kwargs) -> Result:
         """Run it in a thread. Raises FilesUnavailableError."""
+
+        def run() -> Result:
+            self._check()
+            return function(*args, **kwargs)
+
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._calls, partial(function, *args, **kwargs))
+            await self._settle()
+            return await asyncio.get_running_loop().run_in_executor(self._calls, run)
         except (BaseError, OSError) as error:
             raise _unavailable(error) from error
 

@@ -137,14 +137,17 @@ class FileObjects:
                 break
         return found[:limit], len(found) > limit
 
-    async def delete(self, tenant: str | None, file_id: str) -> bool:
-        """Delete a file and its bytes; return whether it was there."""
+    async def delete(self, tenant: str | None, file_id: str) -> FileObject | None:
+        """Delete a file and its bytes; return what it was, None if it was not there."""
         file = await self.get(tenant, file_id)
-        if file is None:
-            return False
-        await self._remove(tenant, file_id, file)
-        await self._files.delete([_mark(tenant, file_id, file.expires_at)])
-        return True
+        if file is not None:
+            await self._remove(tenant, file_id, file)
+            await self._files.delete([_mark(tenant, file_id, file.expires_at)])
+        return file
+
+    async def stored(self, tenant: str | None) -> int:
+        """Return how many bytes of content a tenant has; files of parts have none of their own."""
+        return sum(each.size for each in await self._files.list(f"content/{_of(tenant)}"))
 
     async def chunks(
         self, tenant: str | None, file: FileObject, *, start: int = 0, end: int | None = None

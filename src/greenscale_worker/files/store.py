@@ -6,6 +6,7 @@ from typing import Final
 
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.files import Files
+from greenscale_worker.files.marker import Places
 
 MEMORY: Final = "memory:"  # for tests: it goes with the process
 BUCKET: Final = re.compile(r"s3://([^/?#@:]+)(?:/([^?#]*))?")
@@ -17,11 +18,13 @@ def names_a_store(url: str) -> bool:
     return bool(url) and url.isprintable() and (url == MEMORY or ":/" not in url or BUCKET.fullmatch(url) is not None)
 
 
-def open_files(url: str) -> Files:
+def open_files(url: str, places: Places | None = None) -> Files:
     """Open a directory (made if it is missing), `s3://bucket/prefix`, or `memory:`. Nothing is asked of S3 yet.
 
     The variables AWS_* name the endpoint, the region and the credentials of S3, as for all its clients. An S3 must
     refuse a PUT with `If-None-Match: *` if the key is there, show what was written at once, and list keys in order.
+    A directory is marked at its first use. `places` remembers which ones were used: one of them without its marker is
+    unavailable, since its file system is not mounted; without `places`, one that loses its marker while it is open.
     Raises ConfigError for another URL, a directory that cannot be made, and without the extra `files`.
     """
     if not names_a_store(url):
@@ -36,4 +39,4 @@ def open_files(url: str) -> Files:
         return by_obstore.in_memory()
     if (bucket := BUCKET.fullmatch(url)) is not None:
         return by_obstore.in_s3(bucket[1], (bucket[2] or "").strip("/"))
-    return by_obstore.in_directory(url)
+    return by_obstore.in_directory(url, places)

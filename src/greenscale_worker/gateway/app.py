@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from greenscale_worker.errors import ConfigError, FilesUnavailableError
 from greenscale_worker.gateway import sse
-from greenscale_worker.gateway.core import Call, Caller, Gateway, is_loopback
+from greenscale_worker.gateway.core import LEFT, Call, Caller, Gateway, is_loopback
 from greenscale_worker.gateway.errors import Problem, of_error, of_validation, problem_of
 from greenscale_worker.gateway.limits import request_of
 from greenscale_worker.gateway.metrics import GatewayMetrics
@@ -36,7 +36,6 @@ GOODBYE_SECONDS: Final = 5.0
 SILENT: Final = logging.getLogger("greenscale.gateway.http")  # aiohttp's; its tracebacks may quote a request
 SILENT.addHandler(logging.NullHandler())
 SILENT.propagate = False
-LEFT: Final = web.RequestKey("LEFT", dict[str, str])  # headers on what is left of a key's limits
 STARTED: Final = web.RequestKey("STARTED", bool)  # headers were sent
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

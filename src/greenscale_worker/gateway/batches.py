@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any, Final
 
 from aiohttp import web
@@ -72,7 +72,7 @@ async def show_batch(call: Call) -> web.Response:
     state, cancelling_at = await call.batching.batches.look(request)
     if not state.is_final:
         with suppress(QueueUnavailableError):  # it can be shown all the same
-            await call.batching.ensure(request)
+            await _put_again(call, request)
     return json(shown(request, state, cancelling_at))
 
 
@@ -80,8 +80,8 @@ async def cancel_batch(call: Call) -> web.Response:
     """POST /v1/batches/{id}/cancel."""
     request = await _request(call)
     if not (await call.batching.batches.state(request)).is_final:
+        await _put_again(call, request)
         await call.batching.batches.cancel(request, int(time.time()))
-        await call.batching.ensure(request)
     return json(await _told(call, request))
 
 
@@ -113,10 +113,17 @@ async def resubmit_batch(call: Call) -> web.Response:
     return json(await _told(call, await _created(call, request, alike, now)))
 
 
+async def _put_again(call: Call, request: Request) -> None:
+    """Let a batch go on whose job was lost. Raises Problem `not_found` if it was deleted since it was read."""
+    if not await call.batching.put_again(request):
+        raise _no_such_batch(request.id)
+
+
 async def _check_limits(call: Call) -> None:
-    """Raise Problem if the key may not submit a batch now."""
+    """Raise Problem if the key may not submit a batch now, whose output will be stored."""
     if call.caller.account is not None:
         await call.gateway.accounts.check_submission(call.caller.account)
+        await call.stored.check(call.caller.account)
 
 
 async def _created(call: Call, request: Request, alike: Alike, now: float) -> Request:
@@ -133,7 +140,8 @@ async def _failed(call: Call, before: Request, state: State) -> FileObject:
     file = await _input(call, before.input_file_id)
     lines = failed_lines(call.batching.batches, objects, before, state, file, max_bytes=most)
     try:
-        content = await objects.store(tenant, lines)
+        async with aclosing(call.stored.counted(tenant, call.caller.account, lines)) as counted:
+            content = await objects.store(tenant, counted)
     except InputGoneError:
         raise _no_input(before.input_file_id) from None
     return await objects.create(tenant, content, filename=f"{before.id}_failed.jsonl", purpose="batch")
@@ -155,8 +163,12 @@ async def _request(call: Call) -> Request:
     """Return the batch in the path. Raises Problem `not_found`."""
     found = await call.batching.batches.request(call.caller.tenant, call.id) if ID.fullmatch(call.id) else None
     if found is None:
-        raise Problem("not_found", f"there is no batch {call.id[:200]!r}", param="id")
+        raise _no_such_batch(call.id)
     return found
+
+
+def _no_such_batch(batch_id: str) -> Problem:
+    return Problem("not_found", f"there is no batch {batch_id[:200]!r}: unknown, or deleted", param="id")
 
 
 async def _input(call: Call, file_id: str) -> FileObject:

@@ -82,6 +82,7 @@ async def _answer(call: Call, asked: Asked, attended: Attended | None) -> web.St
         once=True,
         job_class=asked.job_class,
         attendance=attendance,
+        waits=True,
     )
     waiting = Waiting(call, attended, job.queue_id, call.caller.public_id(job.queue_id))
     try:

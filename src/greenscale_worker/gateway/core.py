@@ -15,6 +15,7 @@ from greenscale_worker.errors import BadInputError
 from greenscale_worker.files import Files
 from greenscale_worker.files.objects import FileObjects
 from greenscale_worker.gateway.attending import Attending
+from greenscale_worker.gateway.budgets import Budgets
 from greenscale_worker.gateway.errors import Problem
 from greenscale_worker.gateway.following import Following
 from greenscale_worker.gateway.keys import Keyring
@@ -22,6 +23,7 @@ from greenscale_worker.gateway.limits import Account, Accounts, check_bytes
 from greenscale_worker.gateway.metrics import GatewayMetrics
 from greenscale_worker.gateway.notices import Notices
 from greenscale_worker.gateway.shared import Shared
+from greenscale_worker.gateway.stored import StoredBytes
 from greenscale_worker.gateway.tokens import TokenReader
 from greenscale_worker.gateway.upload_places import UploadPlaces
 from greenscale_worker.job import JOB_ID_ACCEPTED, is_job_id
@@ -31,6 +33,7 @@ from greenscale_worker.webhooks.service import Webhooks
 from greenscale_worker.wire_json import fault_of, read
 
 BODY_SECONDS: Final = 30.0
+LEFT: Final = web.RequestKey("LEFT", dict[str, str])  # headers on what is left of limits
 SAY_AGAIN_SECONDS: Final = 60.0
 Handler = Callable[["Call"], Awaitable[web.StreamResponse]]
 
@@ -75,6 +78,10 @@ class Gateway:
         self.files = files
         self.file_objects = None if files is None else FileObjects(files)
         self.batching = None if files is None or batch_jobs is None else Creator(Batches(files), batch_jobs)
+        self.shared = Shared()
+        self.stored = None
+        if files is not None and self.file_objects is not None:
+            self.stored = StoredBytes(self.shared, self.file_objects, Batches(files))
         self.options = options
         self.webhooks = webhooks
         self.metrics = GatewayMetrics()
@@ -83,12 +90,12 @@ class Gateway:
         self.following = Following(queue, on_away=self.queue_is_away)
         self._queue_is_away = False
         self._files_away_said_at = float("-inf")
-        self.shared = Shared()
         self.keyring = Keyring(queue, own=options.key, open_without=options.open_without_keys)
         self.attending = Attending(queue)
         self.tokens = TokenReader(queue)
         self.notices = Notices(queue, on_files_away=self.files_are_away)
         self.accounts = Accounts(queue, self.shared)
+        self.budgets = Budgets(queue, self.shared)
         self.upload_places = UploadPlaces()
         self.document, self.page = b"", ""
         self.draining, self.hurry = asyncio.Event(), asyncio.Event()
@@ -182,6 +189,13 @@ class Call:
         if self.gateway.file_objects is None:
             raise _no_files()
         return self.gateway.file_objects
+
+    @property
+    def stored(self) -> StoredBytes:
+        """What tenants store. Raises Problem `files_not_configured`."""
+        if self.gateway.stored is None:
+            raise _no_files()
+        return self.gateway.stored
 
     @property
     def id(self) -> str:

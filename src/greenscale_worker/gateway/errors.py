@@ -52,6 +52,7 @@ PROBLEMS: Final[Mapping[str, Kind]] = {
     "receiver_unreachable": Kind(424, "The receiver of webhooks cannot be reached"),
     "job_cancelled": Kind(424, "The job was cancelled"),
     "rate_limit_exceeded": Kind(429, "A limit of the key is reached", "rate_limit_error"),
+    "insufficient_quota": Kind(429, "The files take as much room as the key allows", "insufficient_quota"),
     "no_answer": Kind(502, "The backend gave no such answer", "server_error"),
     "internal_error": Kind(500, "The gateway has a fault", "server_error"),
     "queue_unavailable": Kind(503, "The queue does not answer", "server_error"),

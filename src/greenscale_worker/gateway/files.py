@@ -51,8 +51,10 @@ async def show_file(call: Call) -> web.Response:
 
 async def delete_file(call: Call) -> web.Response:
     """DELETE /v1/files/{id}."""
-    if not await call.file_objects.delete(call.caller.tenant, call.id):
+    file = await call.file_objects.delete(call.caller.tenant, call.id)
+    if file is None:
         raise _no_such_file(call.id)
+    call.stored.freed(call.caller.tenant, file.bytes)
     return json({"id": call.id, "object": "file", "deleted": True})
 
 

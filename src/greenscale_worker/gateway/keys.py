@@ -26,13 +26,15 @@ NO_SECRET: Final = "0" * 64  # is compared with where no key has the id, so that
 class Limits(BaseModel):
     """What one key may use. Each gateway counts for itself, but tokens: they are those of the tenant, by the ledger.
 
-    `in_flight` are requests at a time, `waiting` jobs that have not ended; the others are for any minute.
+    `in_flight` are requests at a time, `waiting` jobs that have not ended, `stored_bytes` those of the tenant's files;
+    the others are for any minute.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     in_flight: PositiveInt | None = None
     waiting: PositiveInt | None = None
+    stored_bytes: PositiveInt | None = None
     requests_per_minute: PositiveInt | None = None
     tokens_per_minute: PositiveInt | None = None
     bytes_per_minute: PositiveInt | None = None

@@ -96,15 +96,15 @@ class Accounts:
         if most is not None and account.waiting >= most:
             await self._forget_ended(account)
             if account.waiting >= most:
-                raise _too_many("waiting", f"{most} jobs that have not ended", LOOK_SECONDS)
+                raise too_many("waiting", f"{most} jobs that have not ended", LOOK_SECONDS)
         budget = account.limits.tokens_per_minute
         if budget is None:
             return {}
         read = partial(_tokens_of, self._queue, account.tenant)
         used: float = await self._shared.get(("tokens", account.tenant), TOKENS_SECONDS, read)
-        headers = _headers("tokens", budget, budget - used, min(MINUTE, MINUTE * used / budget))
+        headers = headers_of("tokens", budget, budget - used, min(MINUTE, MINUTE * used / budget))
         if used >= budget:
-            raise _too_many("tokens_per_minute", f"{budget} tokens a minute", MINUTE * (used / budget - 1) + 1, headers)
+            raise too_many("tokens_per_minute", f"{budget} tokens a minute", MINUTE * (used / budget - 1) + 1, headers)
         return headers
 
     async def _forget_ended(self, account: Account) -> None:
@@ -123,15 +123,15 @@ def request_of(account: Account) -> Iterator[dict[str, str]]:
     """Count a request while it lasts; yields headers on what is left. Raises Problem."""
     most = account.limits.in_flight
     if most is not None and account.in_flight >= most:
-        raise _too_many("in_flight", f"{most} requests at a time", 1.0)
+        raise too_many("in_flight", f"{most} requests at a time", 1.0)
     headers: dict[str, str] = {}
     if account.requests is not None:
         number = account.requests.per_minute
         seconds = account.requests.take(1)
         left = account.requests.left()
-        headers = _headers("requests", number, left, (number - left) * MINUTE / number)
+        headers = headers_of("requests", number, left, (number - left) * MINUTE / number)
         if seconds:
-            raise _too_many("requests_per_minute", f"{number} requests a minute", seconds, headers)
+            raise too_many("requests_per_minute", f"{number} requests a minute", seconds, headers)
     account.in_flight += 1
     try:
         yield headers
@@ -142,7 +142,7 @@ def request_of(account: Account) -> Iterator[dict[str, str]]:
 def check_bytes(account: Account, number: int) -> None:
     """Count the bytes of a body. Raises Problem."""
     if account.bytes is not None and (seconds := account.bytes.take(number)):
-        raise _too_many("bytes_per_minute", f"{account.bytes.per_minute} bytes a minute", seconds)
+        raise too_many("bytes_per_minute", f"{account.bytes.per_minute} bytes a minute", seconds)
 
 
 async def _tokens_of(queue: QueueClient, tenant: str | None) -> float:
@@ -157,13 +157,16 @@ async def _tokens_of(queue: QueueClient, tenant: str | None) -> float:
     return spent[0] * (1 - (now - begun) / MINUTE) + spent[1]
 
 
-def _too_many(limit: str, said: str, seconds: float, headers: dict[str, str] | None = None) -> Problem:
+def too_many(
+    limit: str, said: str, seconds: float, headers: dict[str, str] | None = None, *, whose: str = "key"
+) -> Problem:
+    """Return what is said of a limit that is reached, for so many seconds."""
     after = {"Retry-After": str(max(1, math.ceil(seconds)))}
-    detail = f"{limit}: the key's limit is {said}; try again in {after['Retry-After']} s"
+    detail = f"{limit}: the {whose}'s limit is {said}; try again in {after['Retry-After']} s"
     return Problem("rate_limit_exceeded", detail, param=limit, headers={**(headers or {}), **after})
 
 
-def _headers(what: str, limit: int, left: float, seconds: float) -> dict[str, str]:
+def headers_of(what: str, limit: int, left: float, seconds: float) -> dict[str, str]:
     """Return OpenAI's headers."""
     told = {"limit": str(limit), "remaining": str(max(0, int(left))), "reset": f"{max(0.0, seconds):.3g}s"}
     return {f"x-ratelimit-{name}-{what}": value for name, value in told.items()}

@@ -50,6 +50,7 @@ class Response:
             attendance=attendance,
             prefix=PREFIX,
             first=self._keep,
+            waits=not self.asked.background,
         )
 
     async def known(self) -> Ending | None:

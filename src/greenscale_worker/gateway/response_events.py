@@ -170,12 +170,12 @@ class Events:
 
     def _call(self, index: int, item: Object) -> bytes:
         at = {"item_id": item["id"], "output_index": index}
-        arguments = item["arguments"]
+        arguments, name = item["arguments"], item["name"]  # clients of 2025 want the name here, newer ones pass over it
         begun = {**item, "arguments": "", "status": "in_progress"}
         return (
             self._event("response.output_item.added", output_index=index, item=begun)
             + self._event("response.function_call_arguments.delta", **at, delta=arguments)
-            + self._event("response.function_call_arguments.done", **at, arguments=arguments)
+            + self._event("response.function_call_arguments.done", **at, arguments=arguments, name=name)
         )
 
     def _event(self, kind: str, **fields: Any) -> bytes:

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from greenscale_worker.client.ends import Record
 from greenscale_worker.client.payload import check
-from greenscale_worker.gateway.core import Call
+from greenscale_worker.gateway.core import LEFT, Call
 from greenscale_worker.gateway.errors import Problem
 from greenscale_worker.gateway.route import LONGEST_KEY
 from greenscale_worker.queues import Attendance, JobClass
@@ -34,12 +34,14 @@ async def submit(  # noqa: PLR0913  how it is put
     attendance: Attendance | None = None,
     prefix: str = "idem-",
     first: Callable[[], Awaitable[None]] | None = None,
+    waits: bool = False,
 ) -> Submitted:
     """Put a job into the queue, unless it is there already. `digest` is that of the request, by `digest_of`.
 
     A job with an Idempotency-Key, or `once`, is put once, as long as there is a record of it; any other with a `job_id`
     again if it has failed or was cancelled. The id that a key makes begins with `prefix`. `first`
-    is awaited before a job that is good is put. Raises BadInputError for a job that no worker would run, Problem if the
+    is awaited before a job that is good is put. `waits`: somebody waits for its end, and is told to come again if the
+    tenant's budget would keep it waiting. Raises BadInputError for a job that no worker would run, Problem if the
     key or the id belongs to a request with another body.
     """
     key = call.request.headers.get("Idempotency-Key")
@@ -53,6 +55,9 @@ async def submit(  # noqa: PLR0913  how it is put
     except ValueError as error:
         raise Problem("bad_field", str(error)) from None
     check(payload, max_bytes=options.max_bytes, chat=options.chat)
+    if waits and tenant:
+        left = await call.gateway.budgets.check(tenant, queue_id)
+        call.request[LEFT] = left | call.request.get(LEFT, {})
     if first is not None:
         await first()
     (put,) = await call.queue.put(

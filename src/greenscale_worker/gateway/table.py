@@ -14,6 +14,7 @@ from greenscale_worker.gateway import (
     probes,
     responses,
     stats,
+    tenants,
     webhook_failures,
     webhooks,
 )
@@ -29,6 +30,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *dead.ROUTES,
     *stats.ROUTES,
     *history.ROUTES,
+    *tenants.ROUTES,
     *webhooks.ROUTES,
     *webhook_failures.ROUTES,
     *documents.ROUTES,

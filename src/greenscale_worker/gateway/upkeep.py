@@ -1,4 +1,4 @@
-"""What a gateway does by itself: reads the keys, lets due jobs begin, handles notices, and deletes expired files."""
+"""What a gateway does by itself: reads the keys, lets due jobs begin, handles notices, and deletes what has expired."""
 
 import asyncio
 import time
@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
+from greenscale_worker.batches import sweeping
 from greenscale_worker.errors import ConfigError, FilesUnavailableError, QueueUnavailableError
 from greenscale_worker.files.objects import FileObjects
 from greenscale_worker.gateway.core import Gateway
@@ -49,6 +50,9 @@ async def _sweep(gateway: Gateway, objects: FileObjects) -> None:
                 log.info("files_swept", files=swept)
             if gateway.batching is not None:
                 await gateway.batching.sweep(time.time())
+                await sweeping.sweep(gateway.batching, time.time())
+        except QueueUnavailableError as error:
+            gateway.queue_is_away(str(error))
         except FilesUnavailableError as error:
             gateway.files_are_away(str(error))
         except Exception as error:  # noqa: BLE001  an object that somebody else put there

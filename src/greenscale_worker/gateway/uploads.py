@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Collection, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from typing import Final
 
 from aiohttp import BodyPartReader, MultipartReader, web
@@ -38,8 +38,7 @@ async def read_upload(call: Call, objects: FileObjects) -> tuple[FileRequest, Co
             if name == "file":
                 fields[name] = _file_name(part)
                 _request({"purpose": "batch", **fields})  # what came before it is wrong: say so before it is read
-                async with AsyncExitStack() as place:
-                    content = await objects.store(call.caller.tenant, _chunks(call, part, place))
+                content = await _stored(call, part, objects)
             else:
                 fields[name] = await _text(part)
         request = _request(fields)
@@ -49,6 +48,15 @@ async def read_upload(call: Call, objects: FileObjects) -> tuple[FileRequest, Co
         raise
     assert content is not None  # noqa: S101  FileRequest needs the file
     return request, content
+
+
+async def _stored(call: Call, part: BodyPartReader, objects: FileObjects) -> Content:
+    tenant, account = call.caller.tenant, call.caller.account
+    async with (
+        AsyncExitStack() as place,
+        aclosing(call.stored.counted(tenant, account, _chunks(call, part, place))) as chunks,
+    ):
+        return await objects.store(tenant, chunks)
 
 
 async def _reader(call: Call) -> MultipartReader:
@@ -61,6 +69,7 @@ async def _reader(call: Call) -> MultipartReader:
         raise Problem("bad_request", "Content-Type: multipart/form-data is expected", param="Content-Type")
     if length is not None and call.caller.account is not None:
         check_bytes(call.caller.account, length)
+    await call.stored.check(call.caller.account, max(0, (length or 0) - MOST_OF_FIELDS))
     with _problems():
         return await call.request.multipart()
 

@@ -34,6 +34,9 @@ TOKEN_SECONDS: Final = 3600  # the least that the text of a running job lasts: p
 POSITION: Final = re.compile(r"[0-9]{1,16}-[0-9]{1,16}")
 ATTENDED_SECONDS: Final = 120  # in which a retry finds a job, unless its gateway says more; as in attendance.lua
 ALIVE_SECONDS: Final = 2  # after which a gateway that says nothing is dead; as in attendance.lua
+MOST_TENANTS: Final = 1000  # with an entry; as many lines a claim looks at, as in turns.lua
+MOST_WEIGHT: Final = 1000  # as in turns.lua
+MOST_OF_A_LIMIT: Final = 10**9
 LIVE_SECONDS: Final = 7 * 86_400  # lifetime of an open job's record, and of a cancellation that waits for its job
 
 
@@ -69,6 +72,7 @@ class QueueOptions:
     Results and final records last `result_ttl`; 0 writes neither. `result_prefix` begins the names of both, so that
     two queues in one database may have jobs with the same id. A heartbeat is due every `lease / 5`.
     Dead letters older than `dead_max_age`, and the oldest beyond `dead_max_count`, are deleted; 0 means no limit.
+    So are notices that nobody acknowledges, by `notices_max_age` and `notices_max_count`, of which neither may be 0.
     The ledger is kept for `ledger_days`; 0: no ledger is kept.
     `limit` is how many calls the fleet may have open, `requests_per_minute` and `tokens_per_minute` how many it may
     begin and how many tokens they may cost; None: no bound. With the limit `engine` it is what `observe` has found,
@@ -84,6 +88,8 @@ class QueueOptions:
     result_prefix: str = ""
     dead_max_age: float = 0.0
     dead_max_count: int = 0
+    notices_max_age: float = 86_400.0
+    notices_max_count: int = 100_000
     ledger_days: int = 8
     limit: int | Literal["engine"] | None = None
     limit_most: int | None = None
@@ -107,8 +113,9 @@ class Lease:
     clock, `call_seconds` how long it took; None: no call was made. The outcome is recorded under `job_id`; None: there
     is no usable id. The ledger counts it for `tenant`, too, and `keep` is what the job says of its answer.
     `default_job_id` is the queue's id for a payload that has none, if the queue provides one. `due_in` is when a job
-    that `retry` has put off is due, in seconds; None: as its failure says. The fleet's budget was charged a request and
-    `charged` tokens, `estimated` of them for the answer; None: it was charged nothing.
+    that `retry` has put off is due, in seconds; None: as its failure says. `drains` is how many drains have cut the job
+    off, known once one has released it where records are kept. The fleet's budget was charged a request and `charged`
+    tokens, `estimated` of them for the answer; None: it was charged nothing.
     """
 
     id: str
@@ -129,6 +136,7 @@ class Lease:
     call_seconds: float | None = None
     tenant: str | None = None
     due_in: float | None = None
+    drains: int = 0
     received: float = field(default_factory=monotonic)
     lost: Loss | None = None
     on_lost: Callable[[], None] | None = None
@@ -328,6 +336,50 @@ class Flow:
         soon = self.due_seconds is not None and self.due_seconds <= start_seconds
         work = self.waiting + self.open + soon
         return work if self.room is None else min(work, self.room)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantLimits:
+    """A tenant's entry: its share, and what it may use. None: no limit.
+
+    Of the jobs of a class, tenants are served by `weight`: 1 to MOST_WEIGHT. `in_flight` is how many of its jobs may
+    be claimed and not have ended: those that run, or wait to be tried again. Raises ValueError.
+    """
+
+    weight: int = 1
+    in_flight: int | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.weight <= MOST_WEIGHT:
+            raise ValueError(f"weight {self.weight}: 1 to {MOST_WEIGHT} is expected")
+        for name in ("in_flight", "requests_per_minute", "tokens_per_minute"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= MOST_OF_A_LIMIT:
+                raise ValueError(f"{name} {value}: 1 to {MOST_OF_A_LIMIT:,} is expected")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantStanding:
+    """A tenant that has an entry, or jobs from the time when it had one; then `limits` is None.
+
+    `waiting` of its jobs nobody has claimed, the oldest of them for `oldest_seconds`; `interactive` of them are of
+    that class. `in_flight` were claimed and have not ended. `held` names what keeps its waiting jobs from being
+    claimed, and `held_seconds` when that may end at the earliest; empty: nothing of its own. `requests_left` and
+    `tokens_left` are what it may use at once; below 0 it has used more than that. None: no limit.
+    """
+
+    name: str
+    limits: TenantLimits | None
+    waiting: int = 0
+    interactive: int = 0
+    in_flight: int = 0
+    oldest_seconds: float | None = None
+    held: Literal["", "in_flight", "requests", "tokens"] = ""
+    held_seconds: float = 0.0
+    requests_left: float | None = None
+    tokens_left: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -564,7 +616,7 @@ class QueueClient(Protocol):
 
         A notice is written in the same step as the end of its job, also where no records are kept. Reading removes
         nothing: whoever reads the same ones after a crash, or beside another reader, must bear seeing them twice. Each
-        is kept until it is acknowledged.
+        is kept until it is acknowledged, or until the heartbeat of a worker drops it, as the options say.
         """
         ...
 
@@ -637,6 +689,20 @@ class QueueClient(Protocol):
 
     async def flow(self) -> Flow:
         """Tell what holds jobs back, and how many are worth a lane, all at one moment."""
+        ...
+
+    async def set_tenant(self, name: str, limits: TenantLimits | None) -> None:
+        """Give a tenant an entry, in place of any that it has; None deletes it.
+
+        From now on, jobs that are put for it wait in a line of its own. In each class, tenants with a line are served
+        by weight, all other jobs together being those of one more of weight 1. A deleted tenant's jobs keep their place
+        in its line, and are served with weight 1. Raises BadInputError for a name that no job may have, and where
+        MOST_TENANTS have an entry.
+        """
+        ...
+
+    async def tenants(self, name: str | None = None) -> list[TenantStanding]:
+        """Tell how tenants stand, by name, or only one: each that has an entry, or jobs from the time of one."""
         ...
 
     async def workers(self) -> list[LiveWorker]:

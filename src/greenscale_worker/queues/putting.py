@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import orjson
 
 from greenscale_worker.errors import BadInputError
-from greenscale_worker.job import Job, check_job_id, decode
+from greenscale_worker.job import TENANT, Job, check_job_id, decode
 from greenscale_worker.queues import CLASSES
 
 
@@ -23,6 +23,14 @@ def check_put(jobs: Sequence[tuple[str, bytes]], job_class: str, not_before: flo
         raise TypeError(f"not_before {not_before!r}: a datetime or seconds since the epoch are expected")
     if not_before is not None and not math.isfinite(not_before):
         raise ValueError(f"not_before {not_before}: seconds since the epoch are expected")
+
+
+def check_tenant(name: str) -> None:
+    """Raise BadInputError for a name that no job's tenant may have."""
+    if TENANT.fullmatch(name) is None:
+        raise BadInputError(
+            "bad_field", f"tenant {name[:64]!r}: 1 to 32 of small letters, digits and -, not - first, are expected"
+        )
 
 
 def echoed(job: Job) -> dict[str, str]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 # In a record, whatever becomes of its runs, and that with what its payload says; as in prelude.lua.
-OF_THE_JOB: Final = ("submitted_ms", "class", "tenant", "digest")
+OF_THE_JOB: Final = ("submitted_ms", "class", "tenant", "digest", "drains")
 NOTICE_ID: Final = re.compile(r"[0-9]{1,16}")
 KEPT: Final = (*OF_THE_JOB, "created_at", "metadata")
 

@@ -90,7 +90,7 @@ class Events:
         `object_id` is what the tenant calls the object, `at` when it happened, in seconds since the epoch. The same
         call made again, also by another gateway, changes nothing. Raises QueueUnavailableError: then call it again.
         """
-        wanted = [each for each in (await self._registry.at(at)).values() if _wants(each, tenant, kind)]
+        wanted = [each for each in (await self._registry.read()).values() if _wants(each, tenant, kind)]
         if wanted:
             event = event_of(tenant, kind, object_id, at)
             jobs = [Delivery(endpoint=endpoint.id, number=1, event=event).job for endpoint in wanted]

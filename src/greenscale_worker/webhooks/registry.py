@@ -5,18 +5,20 @@ An endpoint is three documents beside each other, each written by calls of one k
 """
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import time
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from greenscale_worker.grouping import Grouper
 from greenscale_worker.queues import QueueClient
 from greenscale_worker.webhooks.signature import hint_of, new_secret
 
 KEPT_SECONDS: Final = 86_400  # an old secret, where the owner asks for it
 MOST_SECRETS: Final = 4  # that sign at a time: the newest
 ID_BYTES: Final = 12
+MOST_AT_ONCE: Final = 1000  # callers who get one reading
 
 
 class _Document(BaseModel):
@@ -94,21 +96,19 @@ class Registry:
     def __init__(self, queue: QueueClient, clock: Callable[[], float] = time) -> None:
         self._queue = queue
         self._clock = clock
-        self._endpoints: dict[str, Endpoint] = {}
-        self._read_at = float("-inf")
+        self._read: Grouper[None, Mapping[str, Endpoint]] = Grouper(self._read_for, most=MOST_AT_ONCE, most_bytes=0)
 
     async def read(self) -> Mapping[str, Endpoint]:
-        """Return all endpoints by id."""
-        asked_at = self._clock()
+        """Return all endpoints by id, as they are after this call: no clock says what an older reading has missed.
+
+        Those who call at the same time get the same reading.
+        """
+        return await self._read(None)
+
+    async def _read_for(self, callers: Sequence[None]) -> list[Mapping[str, Endpoint]]:
         documents = await self._queue.keys()
         found = {name: _endpoint(name, documents) for name in documents if ":" not in name}
-        self._endpoints = {name: endpoint for name, endpoint in found.items() if endpoint is not None}
-        self._read_at = asked_at
-        return self._endpoints
-
-    async def at(self, moment: float) -> Mapping[str, Endpoint]:
-        """Return all endpoints that were there at a moment, in seconds since the epoch; read only if need be."""
-        return self._endpoints if self._read_at > moment else await self.read()
+        return [{name: endpoint for name, endpoint in found.items() if endpoint is not None}] * len(callers)
 
     async def add(self, tenant: str | None, name: str, url: str, event_types: tuple[str, ...]) -> Endpoint:
         """Keep a new endpoint."""
@@ -118,7 +118,6 @@ class Registry:
         own = Secrets(secrets=(Secret(value=new_secret()),), updated_at=now)
         await self._queue.set_key(f"{endpoint_id}:secrets", own.written())
         await self._queue.set_key(endpoint_id, chosen.written())
-        self._read_at = float("-inf")
         return Endpoint(id=endpoint_id, chosen=chosen, secrets=own)
 
     async def change(self, endpoint: Endpoint, fields: Mapping[str, Any]) -> Endpoint:
@@ -128,7 +127,6 @@ class Registry:
             return endpoint
         chosen = chosen.model_copy(update={"updated_at": self._clock()})
         await self._queue.set_key(endpoint.id, chosen.written())
-        self._read_at = float("-inf")
         return endpoint.model_copy(update={"chosen": chosen})
 
     async def rotate(self, endpoint: Endpoint, *, keep_old: bool) -> Endpoint:

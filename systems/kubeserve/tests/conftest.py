@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 from harness.redis_server import RedisServer
+from harness.s3_server import S3Server
 
 from doors import Platform
 from environments import environment
@@ -20,7 +21,6 @@ from kubeserve.deployments import Deployments
 from kubeserve.domain import Quota
 from kubeserve.registry import Registry
 from postgres import Postgres, programs
-from s3_server import S3Server
 
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and programs would break their lines there
 SECRET = b"a secret of the tests, " * 3  # long enough for any algorithm that a forger may choose
@@ -79,7 +79,7 @@ def db(redis_server: RedisServer) -> Iterator[redis.Redis]:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """The S3 server that all tests share."""
-    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+    with S3Server(tmp_path_factory.mktemp("s3"), bucket="models") as server:
         yield server
 
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from harness.s3_server import S3Server
 from harness.tcp_proxy import TcpProxy
 
 from kubeserve.errors import ConflictError, KubeServeError, NotFoundError, TooLargeError, UnavailableError
 from kubeserve.objects import Digest, Objects, open_objects
-from s3_server import S3Server
 
 MIB = 1024 * 1024
 TIMEOUT = 1.0  # seconds

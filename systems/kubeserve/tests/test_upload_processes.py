@@ -13,8 +13,8 @@ import orjson
 import pytest
 from harness.eventually import eventually
 from harness.processes import Process
-
-from s3_server import S3Server, free_ports
+from harness.redis_server import free_port
+from harness.s3_server import S3Server
 
 MIB = 1024 * 1024
 STUB = Path(__file__).with_name("stub_api.py")
@@ -26,7 +26,7 @@ class Api:
 
     def __init__(self, data: Path, objects: str, environment: dict[str, str]) -> None:
         data.mkdir(exist_ok=True)
-        self.port = free_ports(1)[0]
+        self.port = free_port()
         command = (sys.executable, str(STUB), str(self.port), str(data), objects)
         self.process = Process(command, environment, data.parent / "log")
         self.token = ""

@@ -105,6 +105,8 @@ class PackedClient:
         self.cancel = client.cancel
         self.uncancel = client.uncancel
         self.depth = client.depth
+        self.set_tenant = client.set_tenant
+        self.tenants = client.tenants
         self.flow = client.flow
         self.workers = client.workers
         self.ledger = client.ledger

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from greenscale_worker.blame import decide
-from greenscale_worker.job import SNOOZED, Failed, Failure, Job, Outcome, Released, Succeeded, Usage
+from greenscale_worker.job import DRAIN, SNOOZED, Failed, Failure, Job, Outcome, Released, Succeeded, Usage
 from greenscale_worker.queues import (
     SUSPECT_CRASHES,
     Binding,
@@ -91,12 +91,14 @@ class MemoryQueue(MemoryClient):
         if other.payload != entry.payload:
             return "conflict"
         if other is not entry:
+            store.tenants.ends(entry)
             self._drop(lease, entry)
             store.flow_control.dropped(lease)
             return "duplicate"
         if job.notify:
             store.notices.ask(job.job_id)
         if store.tombstones.pop(job.job_id):
+            store.tenants.ends(entry)
             self._drop(lease, entry)
             store.flow_control.dropped(lease)
             store.records.cancelled(job.job_id)
@@ -119,6 +121,8 @@ class MemoryQueue(MemoryClient):
         if entry is None:
             return self._settle_late(lease, outcome)
         self._tell(lease, outcome)
+        usage = outcome.usage if isinstance(outcome, Failed) else outcome.output.usage
+        self._store.tenants.ends(entry, usage, called=bool(lease.call_seconds))
         self._drop(lease, entry)
         if isinstance(outcome, Failed):
             self._ended(lease, outcome.usage)
@@ -150,6 +154,7 @@ class MemoryQueue(MemoryClient):
         if entry is None:
             return "stale"
         entry.runs += 1
+        store.tenants.ends(entry, called=bool(lease.call_seconds), again=True)
         if failure.hold > 0:
             store.flow_control.pause(failure.hold, len(store.leased))
         self._ended(lease)
@@ -218,6 +223,7 @@ class MemoryQueue(MemoryClient):
                 lease.lose("taken" if int(lease.id) in store.open else "gone")
         self._tick()
         self._trim()
+        store.notices.trim(store.options.notices_max_age, store.options.notices_max_count)
         self._count_time()
         store.promote()
         store.beats[self._worker] = Beat(store.clock(), why, lanes)
@@ -278,6 +284,7 @@ class MemoryQueue(MemoryClient):
             return False
         self._tell(lease, outcome)
         self._held.pop(lease.token, None)
+        store.tenants.ends(entry)
         self._ended(lease)
         if outcome.reason == SNOOZED:
             entry.crashes = 0
@@ -288,6 +295,8 @@ class MemoryQueue(MemoryClient):
             store.requeue(entry)
         if lease.job_id is not None:
             store.records.postponed(lease.job_id, due, "delayed", outcome.reason)
+            if outcome.reason == DRAIN:
+                lease.drains = store.records.drained(lease.job_id)
         return True
 
     def _settle_late(self, lease: Lease, outcome: Succeeded | Failed) -> bool:

@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import check_job_id
 from greenscale_worker.queues import (
     ENDED,
     LIVE_SECONDS,
+    MOST_TENANTS,
     Attendance,
     Cancellation,
     Change,
@@ -25,12 +27,14 @@ from greenscale_worker.queues import (
     LiveWorker,
     Notice,
     Replay,
+    TenantLimits,
+    TenantStanding,
     TokenPiece,
     check_positions,
 )
 from greenscale_worker.queues.memory.listing import listed
 from greenscale_worker.queues.memory.store import Scheduled, Store
-from greenscale_worker.queues.putting import check_put, echoed_in
+from greenscale_worker.queues.putting import check_put, check_tenant, echoed_in
 from greenscale_worker.queues.rate import rate_of
 from greenscale_worker.queues.replaying import check_job_ids, check_letter_id, check_letter_ids, check_notice_ids
 
@@ -69,11 +73,11 @@ class MemoryClient:
             is_open = job_id in store.bound
             own = {**of_all, **echoed_in(job_id, unpack(payload) if unpack else payload)}
             if due is not None:
-                store.later[job_id] = Scheduled(payload, job_class, due)
+                store.later[job_id] = Scheduled(payload, job_class, due, tenant)
                 if not is_open:
                     store.records.scheduled(job_id, due, **own)
             else:
-                store.append(payload, job_class)
+                store.append(payload, job_class, tenant)
                 if not is_open:
                     store.records.waiting(job_id, cancelled=store.tombstones.get(job_id) is not None, **own)
         if due is None:
@@ -223,11 +227,11 @@ class MemoryClient:
     async def depth(self) -> Depth:
         """See QueueClient."""
         store = self._store
-        unclaimed = store.unclaimed
+        unclaimed, lined = store.unclaimed, store.tenants.waiting
         firsts = [entries[0] for entries in unclaimed.values() if entries]
-        idle = [*firsts, *store.ready, *store.suspects, *store.delayed, *store.held]
+        idle = [*firsts, *lined(), *store.ready, *store.suspects, *store.delayed, *store.held]
         return Depth(
-            waiting=sum(map(len, unclaimed.values())) + len(store.ready) + len(store.suspects),
+            waiting=sum(map(len, unclaimed.values())) + len(lined()) + len(store.ready) + len(store.suspects),
             running=len(store.leased),
             delayed=len(store.delayed),
             dead=len(store.dead),
@@ -236,10 +240,23 @@ class MemoryClient:
             held=len(store.held),
             failing_seconds=None if store.evidence.since is None else store.clock() - store.evidence.since,
             failing_by=store.evidence.by or None,
-            interactive=len(unclaimed["interactive"]),
-            background=len(unclaimed["background"]),
+            interactive=len(unclaimed["interactive"]) + len(lined("interactive")),
+            background=len(unclaimed["background"]) + len(lined("background")),
             scheduled=len(store.later),
         )
+
+    async def set_tenant(self, name: str, limits: TenantLimits | None) -> None:
+        """See QueueClient."""
+        check_tenant(name)
+        tenants = self._store.tenants
+        if limits is not None and not tenants.has(name) and len(tenants) >= MOST_TENANTS:
+            raise BadInputError("bad_field", f"tenant {name}: {MOST_TENANTS} tenants have an entry, which are the most")
+        tenants.set(name, limits)
+        self._store.ring()
+
+    async def tenants(self, name: str | None = None) -> list[TenantStanding]:
+        """See QueueClient."""
+        return self._store.tenants.standings(name)
 
     async def flow(self) -> Flow:
         """See QueueClient."""

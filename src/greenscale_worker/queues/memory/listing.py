@@ -25,9 +25,10 @@ def listed(store: Store, unpack: Callable[[bytes], bytes]) -> Iterator[JobInfo]:
 
 
 def _open(store: Store, unpack: Callable[[bytes], bytes]) -> Iterator[JobInfo]:
+    unclaimed = itertools.chain(*store.unclaimed.values())
     places: tuple[tuple[State, list[Entry]], ...] = (
         ("running", list(store.leased.values())),
-        ("waiting", [*store.suspects, *store.ready, *itertools.chain(*store.unclaimed.values())]),
+        ("waiting", [*store.suspects, *store.ready, *unclaimed, *store.tenants.waiting()]),
         ("delayed", list(store.delayed)),
         ("held", list(store.held)),
     )

@@ -32,6 +32,15 @@ class Notices:
         """Return so many."""
         return list(islice(self._left.values(), max(limit, 0)))
 
+    def trim(self, max_age: float, max_count: int) -> None:
+        """Delete those that are older than `max_age` seconds, and the oldest beyond `max_count`."""
+        oldest = self._clock() - max_age
+        while self._left:
+            first = next(iter(self._left.values()))
+            if len(self._left) <= max_count and first.at >= oldest:
+                break
+            del self._left[first.id]
+
     def acknowledge(self, ids: Sequence[str]) -> None:
         """Delete some."""
         for each in ids:

@@ -128,6 +128,14 @@ class Records:
         why = {"error_code": code, **({"error_message": message} if message else {})}
         self._write(job_id, {**self.get(job_id), "state": state, "due_ms": ms(due), **why})
 
+    def drained(self, job_id: str) -> int:
+        """Record that a drain has cut a job off; return how many have. 0 where no record is kept."""
+        if not (record := self.get(job_id)):
+            return 0
+        drains = int(record.get("drains", 0)) + 1
+        self._write(job_id, {**record, "drains": str(drains)})
+        return drains
+
     def cancelled(self, job_id: str) -> None:
         """Record that a user cancelled a job."""
         self._finish(job_id, {"state": "cancelled"})

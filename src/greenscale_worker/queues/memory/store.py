@@ -30,6 +30,7 @@ from greenscale_worker.queues.memory.flow import FlowControl
 from greenscale_worker.queues.memory.ledger import Ledger
 from greenscale_worker.queues.memory.notices import Notices
 from greenscale_worker.queues.memory.records import Expiring, Records
+from greenscale_worker.queues.memory.tenants import Tenants
 from greenscale_worker.queues.memory.tokens import Tokens
 
 BURIAL_MARGIN: Final = 2
@@ -52,6 +53,8 @@ class Entry:
     expires: float = 0.0
     bound_to: str | None = None
     lease: Lease | None = None
+    tenant: str = ""  # from whose line it came
+    charged: int = 0  # tokens, to its tenant
     notify: bool = False  # of a dead one: whether its end has left a notice, as the next will
 
     @property
@@ -72,6 +75,7 @@ class Scheduled:
     payload: bytes
     job_class: JobClass
     due: float
+    tenant: str = ""
 
 
 class Beat(NamedTuple):
@@ -90,6 +94,7 @@ class Store:
         self.clock = clock
         self.waiting: deque[Entry] = deque()  # of the class `standard`
         self.unclaimed: dict[JobClass, deque[Entry]] = {each: deque() for each in CLASSES} | {"standard": self.waiting}
+        self.tenants = Tenants(clock, self._in_flight)
         self.later: dict[str, Scheduled] = {}  # by job id
         self.api_keys: dict[str, bytes] = {}
         self.attending = Attending(clock)
@@ -129,16 +134,21 @@ class Store:
         for bell in list(itertools.islice(asleep, lanes)):
             bell.set_result(None)
 
-    def append(self, payload: bytes, job_class: JobClass = "standard") -> None:
-        """Add a job at the end of its class."""
-        self.unclaimed[job_class].append(Entry(next(self._ids), payload, self.clock(), job_class))
+    def append(self, payload: bytes, job_class: JobClass = "standard", tenant: str = "") -> None:
+        """Add a job at the end of its class, or of its tenant's line there."""
+        entry, line = Entry(next(self._ids), payload, self.clock(), job_class), self.tenants.line(job_class, tenant)
+        if line is None:
+            self.unclaimed[job_class].append(entry)
+        else:
+            entry.tenant = tenant
+            line.append(entry)
 
     def promote(self) -> int:
         """Append jobs that have become due to their class, and return how many."""
         due = sorted((job.due, job_id) for job_id, job in self.later.items() if job.due <= self.clock())
         for _, job_id in due:
             job = self.later.pop(job_id)
-            self.append(job.payload, job.job_class)
+            self.append(job.payload, job.job_class, job.tenant)
             if job_id not in self.bound:
                 self.records.promoted(job_id, cancelled=self.tombstones.get(job_id) is not None)
         self.ring(len(due))
@@ -165,8 +175,12 @@ class Store:
         return [entry for entry in expired if entry.crashes >= self.options.max_crashes + BURIAL_MARGIN]
 
     def next_due(self) -> float | None:
-        """Return when the next delayed job is due. Expired leases need no timer: heartbeats find them."""
-        return self.delayed[0].due if self.delayed else None
+        """Return when the next delayed job is due, or a budget holds something again.
+
+        Expired leases need no timer: heartbeats find them.
+        """
+        due, free = self.delayed[0].due if self.delayed else math.inf, self.tenants.next_free()
+        return None if math.isinf(next_at := min(due, free)) else next_at
 
     def alive(self) -> list[str]:
         """Return the workers that have sent a heartbeat within the time of two."""
@@ -223,6 +237,7 @@ class Store:
             entry.first_claimed = now
             self.open[entry.id] = entry
         self._claimed += 1
+        self.tenants.begins(entry)
         entry.lease = Lease(
             id=str(entry.id),
             token=str(next(self._tokens)),
@@ -253,8 +268,10 @@ class Store:
             entry = min(again, key=attrgetter("id"))
             self._withdraw(entry)
             return entry
-        fresh = self.unclaimed[job_class]
-        return fresh.popleft() if fresh else None
+        return self.tenants.take(job_class, self.unclaimed[job_class])
+
+    def _in_flight(self, tenant: str) -> int:
+        return sum(entry.tenant == tenant for entry in self.open.values())
 
     def prolong(self, entry: Entry) -> None:
         """Prolong a lease to its full length from now on."""
@@ -282,8 +299,10 @@ class Store:
 
     def alone(self, entry: Entry) -> bool:
         """Return whether all other jobs are known to be at fault themselves."""
-        return not any(self.unclaimed.values()) and all(
-            other is entry or other.tries >= KNOWN for other in self.open.values()
+        return (
+            not any(self.unclaimed.values())
+            and not self.tenants.waiting()
+            and all(other is entry or other.tries >= KNOWN for other in self.open.values())
         )
 
     def delay(self, entry: Entry, due: float) -> None:
@@ -299,6 +318,8 @@ class Store:
         self.open.pop(entry.id, None)
         if entry.bound_to is not None:
             self.bound.pop(entry.bound_to, None)
+        if entry.tenant:
+            self.ring(1)  # its tenant may have one more
         if entry.suspect:
             self.ring()  # its worker may take the next suspect
         elif self.flow_control.is_used:
@@ -307,6 +328,7 @@ class Store:
     def replay(self, entry: Entry, job_id: str | None) -> None:
         """Put a dead job back to the head with fresh counters; its id is bound, so that it can be cancelled."""
         fresh = Entry(entry.id, entry.payload, entry.arrived, entry.job_class, first_claimed=self.clock())
+        fresh.tenant = entry.tenant
         if job_id is not None and job_id not in self.bound:
             self.bound[job_id] = fresh
             fresh.bound_to = job_id

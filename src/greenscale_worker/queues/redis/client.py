@@ -8,10 +8,11 @@ from functools import partial
 from time import monotonic
 from typing import Any, Final, TypeVar
 
-from greenscale_worker.errors import QueueUnavailableError
+from greenscale_worker.errors import BadInputError, QueueUnavailableError
 from greenscale_worker.job import check_job_id, is_job_id
 from greenscale_worker.queues import (
     LIVE_SECONDS,
+    MOST_TENANTS,
     Attendance,
     Cancellation,
     Change,
@@ -27,14 +28,17 @@ from greenscale_worker.queues import (
     Notice,
     QueueOptions,
     Replay,
+    TenantLimits,
+    TenantStanding,
     TokenPiece,
     check_positions,
 )
 from greenscale_worker.queues.bodies import unpacked
-from greenscale_worker.queues.putting import check_put, echoed_in
+from greenscale_worker.queues.putting import check_put, check_tenant, echoed_in
 from greenscale_worker.queues.redis.connections import READ_SECONDS, close
 from greenscale_worker.queues.redis.errors import mapped
-from greenscale_worker.queues.redis.keys import LEDGER, OF_LISTS, Keys
+from greenscale_worker.queues.redis.keys import LEDGER, OF_LISTS, TURN_PAYLOADS, TURNS, Keys
+from greenscale_worker.queues.redis.lines import entry_of, read_standings
 from greenscale_worker.queues.redis.list_pages import created_at
 from greenscale_worker.queues.redis.listing import Listing
 from greenscale_worker.queues.redis.notifier import Notifier
@@ -373,17 +377,23 @@ class RedisQueueClient:
             pipe.hmget(keys.of("control"), "paused", "blamed", "blamed_by")
             for unserved in OF_LISTS:
                 pipe.llen(keys.of(unserved)).lindex(keys.of(unserved), -1)
+                pipe.zlexcount(keys.of(TURNS), f"[w|{unserved}|", f"(w|{unserved}}}")
+            pipe.hlen(keys.of(TURN_PAYLOADS))
             for place in ("ready", "suspect", "held"):
                 for low, high in RANGES:  # the oldest of each class
                     pipe.zrangebyscore(keys.of(place), low, high, start=0, num=1)
             ready, suspect, delayed, running, dead, held, scheduled, control, *rest = await answers_of(pipe)
             now = await self._now()
             paused, failing_ms, failing_by = control
-        interactive, first, background, second, *oldest = rest
+        interactive, first, lined, background, second, lined_behind, in_lines, *oldest = rest
+        lists = interactive + background
+        interactive, background = interactive + lined, background + lined_behind
+        waits = [each.oldest_seconds for each in await self.tenants()] if in_lines else []
         since = [self._store.first_seen(ids[0]) for ids in oldest if ids]
         since += [time for time in (came, created_at(first), created_at(second)) if time is not None]
+        since += [now - seconds for seconds in waits if seconds is not None]
         return Depth(
-            waiting=unclaimed + interactive + background + ready + suspect,
+            waiting=unclaimed + lists + in_lines + ready + suspect,
             running=running,
             delayed=delayed,
             dead=dead,
@@ -396,6 +406,17 @@ class RedisQueueClient:
             background=background,
             scheduled=scheduled,
         )
+
+    async def set_tenant(self, name: str, limits: TenantLimits | None) -> None:
+        """Give a tenant an entry; None deletes it."""
+        check_tenant(name)
+        if not await self._run("set_tenant", self._keys.base, [name, entry_of(limits), MOST_TENANTS], read_flag):
+            raise BadInputError("bad_field", f"tenant {name}: {MOST_TENANTS} tenants have an entry, which are the most")
+
+    async def tenants(self, name: str | None = None) -> list[TenantStanding]:
+        """Tell how each tenant stands, or one."""
+        wanted = encoded(name or "")
+        return await self._run("tenants", self._keys.base, [wanted], read_standings)
 
     async def flow(self) -> Flow:
         """Tell what holds jobs back, by one script."""

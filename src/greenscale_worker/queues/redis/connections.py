@@ -4,7 +4,6 @@ redis-py's own retries are off: it would repeat a blocking command for a minute,
 and when to retry.
 """
 
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,6 +19,7 @@ from greenscale_worker.errors import ConfigError
 from greenscale_worker.queues import RedisOptions
 from greenscale_worker.queues.redis.credentials import Credentials, of_url
 from greenscale_worker.queues.redis.redis_py import KEEPS_CLUSTERS, UNNAMED, UNNOTIFIED
+from greenscale_worker.tls import relax
 
 READ_SECONDS: Final = 5.0
 # Well below READ_SECONDS, so that redis-py times out and asks another node, or Sentinel, before we give up.
@@ -49,15 +49,11 @@ class Plain(Connection):
 
 
 class TLS(Plain, SSLConnection):
-    """Reads the certificates again for each connection, as they are renewed.
-
-    Chain and name are checked. The strict checks of Python 3.13 are off: authorities made by `openssl req -x509`, and
-    those of many clusters, fail them.
-    """
+    """Reads the certificates again for each connection, as they are renewed. Checks chain and name."""
 
     def _connection_arguments(self) -> Mapping[str, Any]:
         self.ssl_context.context = None
-        self.ssl_context.get().verify_flags &= ~ssl.VerifyFlags.VERIFY_X509_STRICT
+        relax(self.ssl_context.get())
         return super()._connection_arguments()
 
     async def _connect(self) -> None:

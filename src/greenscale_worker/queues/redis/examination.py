@@ -39,6 +39,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     ("ZCARD", ""),
     ("ZCOUNT", "", "0", "1"),
     ("ZINCRBY", "", "1", "m"),
+    ("ZLEXCOUNT", "", "-", "+"),
     ("ZMSCORE", "", "m"),
     ("ZRANGE", "", "0", "0"),
     ("ZRANGEBYSCORE", "", "0", "1"),

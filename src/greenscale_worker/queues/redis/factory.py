@@ -5,6 +5,7 @@ import os
 import secrets
 import socket
 from contextlib import suppress
+from functools import cache
 from typing import Any, Final
 
 from greenscale_worker.errors import ConfigError
@@ -15,7 +16,7 @@ from greenscale_worker.queues.redis.examination import examine
 from greenscale_worker.queues.redis.fetcher import PEEK_SECONDS
 from greenscale_worker.queues.redis.keys import Keys
 from greenscale_worker.queues.redis.queue import RedisQueue
-from greenscale_worker.queues.redis.script_loader import load
+from greenscale_worker.queues.redis.script_loader import Script, load
 from greenscale_worker.queues.redis.server import meet, patiently
 from greenscale_worker.queues.redis.store import Store
 from greenscale_worker.telemetry import Metrics
@@ -28,7 +29,7 @@ WORKER_SCRIPTS: Final = (
 )
 CLIENT_SCRIPTS: Final = (
     *("put", "promote", "look", "cancel", "uncancel", "open", "attend", "join", "forget"),
-    *("pause", "read_flow"),
+    *("pause", "read_flow", "set_tenant", "tenants"),
 )
 LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "discard", "tidy")
 SHARED: Final = {  # parts of scripts, in this order, and which scripts have them
@@ -40,6 +41,7 @@ SHARED: Final = {  # parts of scripts, in this order, and which scripts have the
     "waiting": ("claim", "release", "retry", "heartbeat", "replay"),
     "dead_letters": ("claim", "settle", "retry", "heartbeat", "record_dead", "cancel", *LETTER_SCRIPTS),
     "rescue": ("claim", "heartbeat", "cancel"),
+    "fairness": ("claim",),
     "seats": ("claim", "heartbeat", "unregister"),
     "letters": LETTER_SCRIPTS,
     "append": ("put", "promote"),
@@ -86,8 +88,17 @@ async def open_queue(store: Store, redis: RedisOptions, options: QueueOptions, m
 async def open_client(store: Store, redis: RedisOptions, options: QueueOptions) -> RedisQueueClient:
     """Open the client side; it connects on the first call. Raises ConfigError."""
     keys = Keys(options.name, store.own, cluster=is_cluster(redis), public=options.result_prefix)
-    scripts = load(store.script, *CLIENT_SCRIPTS, *LETTER_SCRIPTS, shared=SHARED)
-    return RedisQueueClient(lambda: open_redis(redis), scripts, store, keys, options)
+    return RedisQueueClient(lambda: open_redis(redis), _client_scripts(store.script), store, keys, options)
+
+
+def client_of(client: Any, store: Store, keys: Keys, options: QueueOptions) -> RedisQueueClient:
+    """Return the client side of one of many queues that share a client of redis-py; who made that closes it."""
+    return RedisQueueClient(lambda: client, _client_scripts(store.script), store, keys, options)
+
+
+@cache
+def _client_scripts(store: str) -> dict[str, Script]:
+    return load(store, *CLIENT_SCRIPTS, *LETTER_SCRIPTS, shared=SHARED)
 
 
 async def _check_format(client: Any, store: Store, keys: Keys) -> None:

@@ -19,7 +19,21 @@ LEDGER: Final = "ledger"
 OF_NOTICES: Final = ("notify", "notices")
 FLOW: Final = "flow"
 ROOM: Final = "room"
-BASE: Final = (*OURS, *OF_LETTERS, RECENT, IDLE, *OF_CLASSES, *OF_LATER, LEDGER, *OF_NOTICES, FLOW)
+TURNS: Final = "turns"
+TURN_PAYLOADS: Final = "turns:payload"
+BASE: Final = (
+    *OURS,
+    *OF_LETTERS,
+    RECENT,
+    IDLE,
+    *OF_CLASSES,
+    *OF_LATER,
+    LEDGER,
+    *OF_NOTICES,
+    FLOW,
+    TURNS,
+    TURN_PAYLOADS,
+)
 OF_STORES: Final = ("open",)
 PUBLIC: Final = ("result", "job", "body")
 

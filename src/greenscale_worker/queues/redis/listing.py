@@ -11,6 +11,7 @@ from greenscale_worker.job import decode, is_job_id
 from greenscale_worker.queues import ENDED, OPEN, PUT_ASIDE, STATES, JobFilter, JobInfo, State
 from greenscale_worker.queues.rate import rate_of
 from greenscale_worker.queues.redis.keys import OF_LISTS, RECENT, Keys
+from greenscale_worker.queues.redis.lines import LinePages
 from greenscale_worker.queues.redis.list_pages import ListPages
 from greenscale_worker.queues.redis.store import Store
 from greenscale_worker.queues.redis.turns import Turns
@@ -30,7 +31,7 @@ INTERACTIVE, BACKGROUND = OF_LISTS
 
 Record = dict[str, str]
 ReadRecords = Callable[[Sequence[str]], Awaitable[list[Record]]]
-Source = Store | ListPages
+Source = Store | ListPages | LinePages
 ReadOpen = Callable[[str, bytes], Awaitable[tuple[bytes, list[Any]]]]
 
 
@@ -49,7 +50,7 @@ class Listing:
     ) -> None:
         self._client = client
         self._turns = turns
-        self._sources = (ListPages(keys.of(INTERACTIVE)), store, ListPages(keys.of(BACKGROUND)))
+        self._sources = (ListPages(keys.of(INTERACTIVE)), store, ListPages(keys.of(BACKGROUND)), LinePages(keys))
         self._keys = keys
         self._read_records = read_records
         self._read_open = read_open

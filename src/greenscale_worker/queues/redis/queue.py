@@ -203,11 +203,11 @@ class RedisQueue:
         for start in range(0, len(held) or 1, BEAT_GROUP):
             last = start + BEAT_GROUP >= len(held)
             args = [*head, int(last), int(last and self._fetcher.idle), len(held), options.ledger_days, lanes]
-            args += bounds
+            args += [*bounds, int(options.notices_max_age * 1000), options.notices_max_count]
             for lease in held[start : start + BEAT_GROUP]:
                 args += [lease.id, lease.token]
             beat = await self._redis.once(self._scripts["heartbeat"], keys, args, _read_beat)
-            reaped, claimable, lost, buried, seated, due = beat
+            reaped, claimable, lost, buried, seated, due, dropped = beat
             self._metrics.reaped(reaped)
             if reaped or claimable:
                 self._fetcher.ring()
@@ -216,6 +216,9 @@ class RedisQueue:
             for id_, token, how in lost:
                 self._lose(id_, how, token=token)
             await self._record_dead(buried)
+            if dropped:
+                self._metrics.notices_dropped(dropped)
+                log.warning("notices_dropped", count=dropped)
         with suppress(QueueUnavailableError, ConfigError):
             await self._promote(due)
             await self._tell_why(self._why)
@@ -371,8 +374,10 @@ class RedisQueue:
             keys.append(self._keys.record(lease.job_id or ""))
             args += [lease.id, lease.token, int(outcome.delay * 1000)]
             args += [lease.job_id or "", record_fields.encoded(outcome.reason)]
-        answers, repeated = await self._redis.call(self._scripts["release"], keys, args, _words(len(items), ENDINGS))
-        return _done(answers, [lease for lease, _ in items], repeated=repeated)
+        answers, repeated = await self._redis.call(self._scripts["release"], keys, args, _read_releases)
+        for (lease, _), (_, drains) in zip(items, answers, strict=True):
+            lease.drains = drains
+        return _done([word for word, _ in answers], [lease for lease, _ in items], repeated=repeated)
 
     async def _send_retry(self, items: list[tuple[Lease, Failure]]) -> list[Verdict]:
         keys, ttl = self._keys.base, self.options.result_ttl
@@ -402,12 +407,15 @@ def _words(number: int, known: Container[bytes]) -> Callable[[Any], list[bytes]]
     return read
 
 
-def _read_beat(answer: Any) -> tuple[int, int, list[tuple[str, str, str]], list[bytes], bool, list[bytes]]:
-    """Read a heartbeat's answer: jobs reaped, claimable, leases lost, jobs buried, whether it has a seat, jobs due."""
-    reaped, claimable, lost, buried, seated, due = answer
+def _read_beat(answer: Any) -> tuple[int, int, list[tuple[str, str, str]], list[bytes], bool, list[bytes], int]:
+    """Read a heartbeat's answer.
+
+    Jobs reaped, claimable, leases lost, jobs buried, whether it has a seat, jobs due, notices dropped.
+    """
+    reaped, claimable, lost, buried, seated, due, dropped = answer
     words = [word.decode() for word in lost]
     leases = list(zip(words[::3], words[1::3], words[2::3], strict=True))
-    return int(reaped), int(claimable), leases, list(buried), bool(seated), list(due)
+    return int(reaped), int(claimable), leases, list(buried), bool(seated), list(due), int(dropped)
 
 
 def _read_verdicts(answer: Any) -> list[tuple[Verdict, bytes, float]]:
@@ -415,6 +423,12 @@ def _read_verdicts(answer: Any) -> list[tuple[Verdict, bytes, float]]:
     replaced = [b"BADTYPE" if int(foreign) else b"OK" for foreign in answer[1::3]]
     due_in = [int(ms) / 1000 for ms in answer[2::3]]
     return list(zip([VERDICTS[verdict] for verdict in answer[::3]], replaced, due_in, strict=True))
+
+
+def _read_releases(answer: Any) -> list[tuple[bytes, int]]:
+    """Read how each release went, and how many drains have cut the job off by now."""
+    words = _words(len(answer) // 2, ENDINGS)(answer[::2])
+    return list(zip(words, map(int, answer[1::2]), strict=True))
 
 
 def _read_purge(answer: Any) -> tuple[int, int]:

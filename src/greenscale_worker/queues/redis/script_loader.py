@@ -33,9 +33,9 @@ def read_script(name: str) -> bytes:
 def load(store: str, *names: str, shared: Mapping[str, Container[str]]) -> dict[str, Script]:
     """Load each `name`.lua.
 
-    `prelude.lua`, the part `store`, and the parts that `shared` gives to this script are put in front of it.
+    `prelude.lua`, the part `store`, `turns.lua`, and the parts that `shared` gives to it are put in front of it.
     """
-    head = read_script("prelude") + read_script(store)
+    head = read_script("prelude") + read_script(store) + read_script("turns")
 
     def whole(name: str) -> bytes:
         parts = [part for part, scripts in shared.items() if name in scripts]

@@ -23,6 +23,7 @@ from greenscale_worker.testing.queue_contract.scheduling import *
 from greenscale_worker.testing.queue_contract.settling import *
 from greenscale_worker.testing.queue_contract.submitting import *
 from greenscale_worker.testing.queue_contract.telling import *
+from greenscale_worker.testing.queue_contract.tenants import *
 from greenscale_worker.testing.queue_contract.tokens import *
 from greenscale_worker.testing.rig import open_rig, rig, short
 

@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 
-from greenscale_worker.job import SNOOZED, Failed, Failure, Released
+from greenscale_worker.job import DRAIN, SNOOZED, Failed, Failure, Released
 from greenscale_worker.testing.rig import ANSWER, PATIENCE, Rig, claim, failure, gets_nothing, lanes, name_of, run
 
 
@@ -29,6 +29,20 @@ async def test_a_snooze_forgives_crashes(short: Rig) -> None:
     assert lease.crashes == 1
     assert await short.a.settle(lease, Released(SNOOZED))
     assert (await run(short.b)).crashes == 0
+
+
+async def test_drains_that_cut_a_job_off_are_counted_in_its_record(rig: Rig) -> None:
+    """And no other release is."""
+    (job_id,) = await rig.put("1")
+    for drains in (1, 2):
+        lease = await run(rig.a)
+        assert await rig.a.settle(lease, Released(DRAIN))
+        assert lease.drains == drains
+        assert await rig.a.settle(await run(rig.a), Released("overload"))
+    lease = await run(rig.b)
+    assert await rig.b.settle(lease, ANSWER)
+    record = await rig.client.record(job_id)
+    assert (record["state"], record["attempts"], record["drains"]) == ("succeeded", "1", "2")
 
 
 async def test_released_jobs_keep_their_old_order_before_fresh_ones(rig: Rig) -> None:

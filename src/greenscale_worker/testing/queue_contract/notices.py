@@ -169,6 +169,33 @@ async def test_where_no_records_are_kept_notices_are(open_rig: Callable[..., Awa
     assert await told(rig) == ends
 
 
+async def test_the_oldest_of_too_many_go(open_rig: Callable[..., Awaitable[Rig]]) -> None:
+    rig = await open_rig(notices_max_count=2)
+    ids = await put_asking(rig, "1", "2", "3", "4")
+    for _ in ids:
+        assert await rig.a.settle(await run(rig.a), ANSWER)
+    await rig.a.beat()
+    assert [job_id for job_id, _, _ in await told(rig)] == ids[2:]
+    await rig.a.beat()
+    assert len(await told(rig)) == 2
+
+
+async def test_those_that_are_too_old_go(open_rig: Callable[..., Awaitable[Rig]]) -> None:
+    rig = await open_rig(notices_max_age=0.5)
+    await put_asking(rig, "old")
+    assert await rig.a.settle(await run(rig.a), ANSWER)
+
+    async def are_gone() -> bool:
+        await rig.a.beat()
+        return not await told(rig)
+
+    await until(are_gone)
+    (new,) = await put_asking(rig, "new")
+    assert await rig.a.settle(await run(rig.a), ANSWER)
+    await rig.a.beat()
+    assert await told(rig) in ([(new, "succeeded", None)], [])
+
+
 async def test_many_ends_at_a_time_leave_one_each(rig: Rig) -> None:
     ids = await put_asking(rig, *map(str, range(120)))
     leases = [await run(rig.a) for _ in ids]

@@ -22,6 +22,7 @@ local any_known = #ids > 0 and call('EXISTS', unpack(KEYS, ITEMS)) > 0  -- wheth
 local expiries = #ids > 0 and call('ZMSCORE', LEASE, unpack(ids))
 
 local function drop(id, m, what)
+  if turns then turns.ends(id) end
   forget({[id] = m})
   metas[id] = nil
   increment(what)

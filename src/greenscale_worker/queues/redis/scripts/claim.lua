@@ -24,6 +24,7 @@ local RANGES = {interactive = {'-inf', '(0'}, standard = {'0', '(' .. digits(STE
 if not classed then RANGES.standard = {'-inf', '+inf'} end
 local given, ids, bytes = {}, {}, 0
 local metas, leases, expiry = {}, {}, nil
+local free_in = math.huge  -- ms until a tenant that a budget holds back may go on
 local passed = 0  -- ids skipped: no longer a job, or unreadable
 local n, is_probe, charged = asked, ARGV[16] == '1', ''
 run_when_full()
@@ -87,6 +88,7 @@ end
 
 local function take(id, m, payload, name)
   m.token, m.owner = nonce .. ':' .. (#given + 1), owner
+  if turns then turns.begins(id, payload) end
   push(metas, id, packed(m))
   push(leases, expiry, id)
   ids[#ids + 1] = id
@@ -170,11 +172,53 @@ local function take_fresh_of(class, most)
   write_taken()
 end
 
+local function take_unlined(class, most)
+  if LISTS[class] then take_fresh_of(class, most) else take_fresh(most) end
+end
+
+-- Takes the first job of a tenant's line, stored before it leaves that; returns whether there was one that the tenant may have.
+local function take_of_line(class, tenant)
+  local held, ms = turns.held(tenant)
+  if ms > 0 then free_in = math.min(free_in, ms) end
+  local member = held == '' and turns.first(class, tenant)
+  if not member then return false end
+  local payload = call('HGET', TURN_PAYLOADS, member)
+  if payload then
+    local id, name = store.keep('', payload, '')
+    turns.claimed(class, tenant, id)
+    call('HDEL', TURN_PAYLOADS, member)
+    store.own(id, owner)
+    take_first(id, payload, name)
+    write_taken()  -- before the store is read
+  else
+    passed = passed + 1
+  end
+  call('ZREM', TURNS, member)
+  return true
+end
+
+-- Takes jobs of a class that were never claimed: of tenants in turn, if any has a line.
+local function take_in_turn(class, most)
+  local queue = turns and room(most) and fairness.begin(class)
+  while queue and room(most) do
+    local tenant, before = fairness.next(queue), #given
+    if not tenant then break end
+    if tenant.tenant ~= '' then
+      tenant.done = not take_of_line(class, tenant.tenant)
+    else
+      take_unlined(class, fairness.is_last(queue, tenant) and most or before + 1)
+      tenant.done = #given == before
+    end
+    if #given > before then fairness.served(queue, tenant) end
+  end
+  if queue then fairness.write(queue) else take_unlined(class, most) end
+end
+
 -- Takes jobs of a class, until there are `most` in all.
 local function serve(class, most)
   local low, high = unpack(RANGES[class])
   take_again(function() return oldest(low, high) end, most)  -- before the store is read: it looks at the leases
-  if LISTS[class] then take_fresh_of(class, most) else take_fresh(most) end
+  take_in_turn(class, most)
 end
 
 -- Of ten jobs in a row, whoever claims them, one is of the lowest class and one is standard, if there are such.
@@ -232,6 +276,6 @@ end
 
 local due_next, expires_next = earliest(DELAYED), earliest(LEASE)
 if expires_next then expires_next = math.max(expires_next, number_in_control('amnesty')) end
-local next_at = due_next and expires_next and math.min(due_next, expires_next) or due_next or expires_next
-return {next_at and math.min(math.max(10, next_at + 1 - queue_now), A_LONG_TIME) or -1, NOW, reaped, given, buried, from, 1,
+local next_at = math.min(due_next or math.huge, expires_next or math.huge, queue_now + free_in)
+return {next_at < math.huge and math.min(math.max(10, next_at + 1 - queue_now), A_LONG_TIME) or -1, NOW, reaped, given, buried, from, 1,
         held, charged}

@@ -18,6 +18,7 @@ function letters.open(letter)
     header[name] = most == 1e15 and digits(math.floor(number)) or math.floor(number)
   end
   header.class = LISTS[found.class] and found.class or nil
+  header.tenant = type(found.tenant) == 'string' and string.match(found.tenant, '^[%l%d-]+$') or nil
   header.notify = found.notify == 1 and 1 or nil
   return header, feed and string.sub(letter, feed + 1)
 end
@@ -57,9 +58,10 @@ end
 -- once it is replayed.
 local function bury(id, m, job_id, code, message, attempts)
   local notify = length[NOTIFY] ~= 0 and job_id ~= '' and not bound_elsewhere(job_id, id) and noticed(job_id, 'failed', code)
-  local payload, class = store.payload(id) or '', class_of(id)
+  local payload, class, tenant = store.payload(id) or '', class_of(id)
   forget({[id] = m})
   letters.write(id, {code = code, message = message, job_id = job_id, token = m.token, tries = attempts or m.runs,
-                     crashes = m.crashes, first_claimed_ms = m.first, died_ms = NOW, class = class, notify = notify and 1 or nil}, payload)
+                     crashes = m.crashes, first_claimed_ms = m.first, died_ms = NOW, class = class, tenant = tenant,
+                     notify = notify and 1 or nil}, payload)
   increment('dead')
 end

@@ -217,7 +217,8 @@ function flow.held_back(given, n, may_suspect)
   if waiting == 0 then return '' end
   if flow.out_of_tokens(function(_, why, wait) flow.why, flow.wait = why, math.ceil(math.min(wait, 60000)) end) then return 'tokens' end
   if given == n then return flow.why end
-  local listed = classed and flow.background and flow.background <= given and call('LLEN', BACKGROUND) + ready or 0
+  local listed = classed and flow.background and flow.background <= given and call('LLEN', BACKGROUND) + ready
+    + (turns and turns.count('w|background|') or 0) or 0
   return listed > 0 and 'background' or ''
 end
 

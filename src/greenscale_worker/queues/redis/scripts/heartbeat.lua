@@ -5,18 +5,20 @@
 -- ARGV  3 lease ms, 4 heartbeat ms, 5 max crashes, 6 owner, 7 whether to reap (0 while more of our leases follow),
 --       8 whether the owner has a free lane and nothing to run on it (1 or 0), 9 leases it holds in all,
 --       10 days the ledger is kept (0: none is), 11 how many lanes the owner has (empty: it does not say),
---       12 limit, 13 requests and 14 tokens a minute (see claim.lua), 15 whether its breaker is open (1 or 0); then id, token of each lease held
+--       12 limit, 13 requests and 14 tokens a minute (see claim.lua), 15 whether its breaker is open (1 or 0),
+--       16 for how many ms notices are kept, 17 how many of them; then id, token of each lease held
 -- Output {reaped, jobs that may be claimed now, {lost id, its token, taken or gone, …}, {id buried, its job id, its code…},
---         whether the owner has a seat (1 or 0), {job id that is due, …}}
+--         whether the owner has a seat (1 or 0), {job id that is due, …}, notices dropped}
 --        taken: reaped, and perhaps claimed by another; gone: cancelled or settled
 local lease_ms, beat_ms, max_crashes, owner = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+local MOST_DROPPED = 5000  -- with one heartbeat: as many as Lua can pass
 run_when_full()
 tick(lease_ms, beat_ms)
 local lost, flows = {}, flows_by(ARGV[12], ARGV[13], ARGV[14], ARGV[15] == '1')
 begin_flow()
 if flows then flow.declare(ARGV[12], ARGV[13], ARGV[14]) end
 flow.read()
-for arg = 16, #ARGV, 2 do
+for arg = 18, #ARGV, 2 do
   local id = ARGV[arg]
   local m = read_meta(id)
   if m and m.token == ARGV[arg + 1] and call('ZSCORE', LEASE, id) then
@@ -93,12 +95,52 @@ local function due_later()
   return call('ZRANGEBYSCORE', LATER, '-inf', NOW, 'LIMIT', 0, BATCH)
 end
 
-local reaped, found, due = 0, 0, {}
+-- Mends what another program has changed in the lines: while there are more payloads than members, each heartbeat looks through a
+-- part; the payload of a member that none of our scripts wrote becomes a job of nobody. In the same way, it deletes what is in flight
+-- no more. Without entries and jobs, the field that says that there are such goes away.
+local function mend_lines()
+  if not turns then
+    if call('EXISTS', TURN_PAYLOADS) == 1 then call('HSET', CONTROL, 'tenants', '1') end
+    return
+  end
+  call('ZREMRANGEBYSCORE', TURNS, '-inf', '(0')
+  call('ZREMRANGEBYSCORE', TURNS, '(0', '+inf')
+  local members, payloads = 0, call('HLEN', TURN_PAYLOADS)
+  for _, class in ipairs({'interactive', 'standard', 'background'}) do members = members + turns.count('w|' .. class .. '|') end
+  if control.tenants == '0' and payloads == 0 and call('ZCARD', TURNS) == 0 then call('HDEL', CONTROL, 'tenants', 'turn') end
+  if payloads > members then
+    local part = call('HSCAN', TURN_PAYLOADS, digits(whole(call('HGET', CONTROL, 'placeless')) or 0), 'COUNT', BATCH)
+    for i = 1, #part[2], 2 do
+      local member, payload = part[2][i], part[2][i + 1]
+      if turns.tenant_of(member) then
+        call('ZADD', TURNS, '0', member)
+      else
+        store.push(payload)
+        call('HDEL', TURN_PAYLOADS, member)
+      end
+    end
+    call('HSET', CONTROL, 'placeless', part[1])
+  end
+  local _, last = turns.drop_ended('l|', call('HGET', CONTROL, 'checked'), BATCH)
+  if last then call('HSET', CONTROL, 'checked', '(' .. last) else call('HDEL', CONTROL, 'checked') end
+end
+
+-- Drops notices that nobody has acknowledged in time, and the oldest beyond the number that is kept; returns how many.
+local function trim_notices(kept_ms, most)
+  if length[NOTICES] == 0 then return 0 end
+  local dropped = call('ZREMRANGEBYSCORE', NOTICES, '-inf', '(' .. digits(micros - 1000 * kept_ms))
+  local beyond = math.min(call('ZCARD', NOTICES) - most, MOST_DROPPED)
+  return dropped + (beyond > 0 and call_with('ZREM', NOTICES, call('ZRANGE', NOTICES, 0, beyond - 1)) or 0)
+end
+
+local reaped, found, due, dropped = 0, 0, {}, 0
 if ARGV[7] == '1' then
   reaped = reap(max_crashes)
   found = rescue() + adopt()
   tidy_classes()
+  mend_lines()
   due = due_later()
+  dropped = trim_notices(tonumber(ARGV[16]), tonumber(ARGV[17]))
 end
 local days = tonumber(ARGV[10]) or 0
 if ledger.work(owner, beat_ms, tonumber(ARGV[9]) or 0) or days == 0 then ledger.trim(days) end
@@ -113,14 +155,14 @@ for _, silent in ipairs(call('ZRANGEBYSCORE', WORKERS, '-inf', digits(now - 2 * 
   end
 end
 if reaped + found > 0 then ring('ready') end
-local claimable, held = 0, call('ZCARD', HELD)
+local waiting, held = 0, call('ZCARD', HELD)
 -- Another program deleted the field: claims would never look for held jobs again.
 if held > 0 and not control.held then call('HSET', CONTROL, 'held', '1') end
 if not control.paused then
-  claimable = unclaimed() + call('ZCARD', READY) + call('ZCARD', SUSPECT) + call('ZCOUNT', DELAYED, '-inf', digits(queue_now)) + held
+  waiting = claimable() + call('ZCARD', READY) + call('ZCARD', SUSPECT) + call('ZCOUNT', DELAYED, '-inf', digits(queue_now)) + held
 end
 if flows then
-  claimable = math.min(claimable, flow.allow(claimable, false, beat_ms))
+  waiting = math.min(waiting, flow.allow(waiting, false, beat_ms))
   local alive = call('ZCOUNT', WORKERS, digits(now - 2 * beat_ms), NOW)
   flow.shut(owner, ARGV[15] == '1', lease_ms, alive, whole(ARGV[11]) or 1)
   flow.write()
@@ -135,4 +177,4 @@ if ARGV[8] == '1' then
 elseif ARGV[7] == '1' then
   stand_up(owner)  -- it may have a seat by a heartbeat that a claim has overtaken, or by an older snapshot
 end
-return {reaped, claimable, lost, buried, seated and 1 or 0, due}
+return {reaped, waiting, lost, buried, seated and 1 or 0, due, dropped}

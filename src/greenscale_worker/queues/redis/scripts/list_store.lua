@@ -1,9 +1,9 @@
 -- A list keeps unclaimed payloads; those of claimed jobs move to a hash. A job gets its id with its first claim.
 --
 -- KEYS  1 list  LIST  payloads as producers pushed them
---       26 open HASH  id -> payload: every job claimed and not settled (public: KEDA counts it)
+--       28 open HASH  id -> payload: every job claimed and not settled (public: KEDA counts it)
 -- ARGV  2 end of the list that is oldest: RIGHT or LEFT
-local OPEN, ITEMS = KEYS[26], 27
+local OPEN, ITEMS = KEYS[28], 29
 local POP, PUSH = 'RPOP', 'LPUSH'
 if ARGV[2] == 'LEFT' then POP, PUSH = 'LPOP', 'RPUSH' end
 local last

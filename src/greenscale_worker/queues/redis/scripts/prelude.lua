@@ -19,13 +19,16 @@
 --      15 recent    LIST of the jobs that ended last, latest first: "ms state job-id code" (see `ended`)
 --      16 idle      ZSET  worker -> since when it has a free lane and nothing to run, microseconds: see seats.lua
 --      17 interactive, 18 background  LIST  payloads of these classes that no worker has claimed
---      19 class     HASH  id -> class of a claimed job, unless that is standard
+--      19 class     HASH  id -> class of a claimed job, unless that is standard; where it came from a tenant's line, also its tenant
+--                   and the tokens that this was charged for it, with blanks between them
 --      20 later     ZSET  job id -> ms: jobs that are not due yet; 21 later:payload HASH job id -> class and payload
 --      22 ledger    HASH  minute, or minute and tenant -> sums: see ledger.lua
 --      23 notify    HASH  job id -> 1: jobs whose end leaves a notice; 24 notices ZSET "id ms state job-id code" -> id: those
 --                   that nobody has acknowledged (see `noticed`)
 --      25 flow      HASH  what holds jobs back: see flow.lua
---      26 …         the store's own keys, if any; then those of the script, from KEYS[ITEMS] on
+--      26 turns     ZSET  tenants' lines, and what they have in flight; all scores 0; 27 turns:payload HASH member -> payload
+--                   (public): see turns.lua
+--      28 …         the store's own keys, if any; then those of the script, from KEYS[ITEMS] on
 -- Times in delayed and lease, and the end of an amnesty, are in the queue's time: the server's clock plus an offset for every
 -- step back it made, so that the queue's time never goes back. All other times are the server's.
 -- Other programs may write to these keys, so every value is checked before it is used: an error would recur with every call
@@ -37,13 +40,14 @@ local SOURCE, READY, SUSPECT, DELAYED, LEASE = KEYS[1], KEYS[2], KEYS[3], KEYS[4
 local META, DEAD, CONTROL, BOUND, WORKERS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local HELD, BLAME, PAYLOADS, INDEX, RECENT, IDLE = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
 local INTERACTIVE, BACKGROUND, CLASS, LATER, LATER_PAYLOADS, LEDGER = KEYS[17], KEYS[18], KEYS[19], KEYS[20], KEYS[21], KEYS[22]
-local NOTIFY, NOTICES, FLOW = KEYS[23], KEYS[24], KEYS[25]
+local NOTIFY, NOTICES, FLOW, TURNS, TURN_PAYLOADS = KEYS[23], KEYS[24], KEYS[25], KEYS[26], KEYS[27]
 local BELL, ENDED = string.sub(CONTROL, 1, -8) .. 'bell', string.sub(CONTROL, 1, -8) .. 'ended'
 local SUSPECT_CRASHES, BURIAL_MARGIN, BATCH, MOST_RECENT, LONGEST_CODE = 2, 2, 64, 1000, 64
 local LARGEST = 8 * 1024 * 1024  -- bytes of a payload that workers read; as in job.py
 local MOST = 9e15  -- of a count; Lua is exact up to 2^53
 local call = redis.call
 local store = {}
+local turns  -- of tenants; nil while there is nothing of them: see turns.lua
 
 -- Lua has no rollback, so a foreign type under one of our keys is refused before the first write. Asking for the length costs
 -- half as much as asking for the type.
@@ -63,7 +67,7 @@ local function is_foreign(key, wanted)
 end
 
 local function foreign(source, own)
-  local refused = is_foreign(SOURCE, source) or own and is_foreign(KEYS[26], own)
+  local refused = is_foreign(SOURCE, source) or own and is_foreign(KEYS[28], own)
   for _, key in ipairs({READY, SUSPECT, DELAYED, LEASE, WORKERS, HELD, IDLE, LATER, NOTICES}) do
     refused = refused or is_foreign(key, 'zset')
   end
@@ -186,11 +190,11 @@ local function number_in_control(field) return whole(control[field]) or 0 end
 
 local function read_control()
   control = pick(CONTROL, {'format', 'clock', 'time', 'offset', 'amnesty', 'paused', 'blamed', 'accused', 'answered', 'healed',
-                           'held', 'back', 'flow'})
+                           'held', 'back', 'flow', 'tenants'})
   V2 = control.format == '2'
   CLOCK = V2 and 'time' or 'clock'
   queue_now = now + number_in_control('offset')
-  classed = (length[INTERACTIVE] or 1) + (length[BACKGROUND] or 1) + (length[CLASS] or 1) > 0
+  classed = control.tenants or (length[INTERACTIVE] or 1) + (length[BACKGROUND] or 1) + (length[CLASS] or 1) > 0
 end
 
 -- Classes other than `standard`: where their unclaimed jobs are, latest first, and what is added to the places of jobs that
@@ -199,10 +203,11 @@ local LISTS = {interactive = INTERACTIVE, background = BACKGROUND}
 local STEP = 4000000000000000
 local SHIFT = {interactive = -STEP, background = STEP}
 
--- The class of a claimed job; nil: standard.
+-- The class of a claimed job (nil: standard), and the tenant from whose line it came (nil: none).
 local function class_of(id)
-  local class = classed and call('HGET', CLASS, id)
-  return LISTS[class] and class or nil
+  if not classed then return nil end
+  local class, tenant = string.match(call('HGET', CLASS, id) or '', '^(%l+) ?([%l%d-]*)')
+  return LISTS[class] and class or nil, tenant ~= '' and tenant or nil
 end
 
 -- A job's place among those that were claimed before.
@@ -214,6 +219,7 @@ end
 -- How many jobs of all classes no worker has claimed.
 local function unclaimed()
   return store.unclaimed() + (classed and call('LLEN', INTERACTIVE) + call('LLEN', BACKGROUND) or 0)
+    + (turns and call('HLEN', TURN_PAYLOADS) or 0)
 end
 
 -- A worker of the previous version that was suspended during the upgrade cannot read format 2 when it wakes. Its claim and
@@ -298,6 +304,7 @@ local function forget(jobs)
   if #ids == 0 then return end
   store.drop(ids)
   call('HDEL', META, unpack(ids))
+  if turns then turns.forget(ids) end
   if classed then call('HDEL', CLASS, unpack(ids)) end
   local placed = call('ZREM', LEASE, unpack(ids))
   for _, key in ipairs({READY, DELAYED, SUSPECT, HELD}) do
@@ -317,8 +324,8 @@ local function bound_elsewhere(job_id, id)
 end
 
 -- What a record says of the job and not of a run, and that with what its payload says; the same names are in replaying.py.
-local OF_THE_JOB = {'submitted_ms', 'class', 'tenant', 'digest'}
-local KEPT = {'submitted_ms', 'class', 'tenant', 'digest', 'created_at', 'metadata'}
+local OF_THE_JOB = {'submitted_ms', 'class', 'tenant', 'digest', 'drains'}
+local KEPT = {'submitted_ms', 'class', 'tenant', 'digest', 'drains', 'created_at', 'metadata'}
 
 -- Writes fields and values of a record. `begins`: the old record is deleted, except for what is OF_THE_JOB, or for the names
 -- given in its place. A value of another type under its name is replaced; returns whether it was.

@@ -13,7 +13,8 @@ local function promote(job_id, record, tombstone)
   if kept then
     local class = string.match(kept, '^(%l+) ') or ''  -- another program's bytes are a payload of their own
     local known = LISTS[class] or class == 'standard'
-    append(class, known and string.sub(kept, #class + 2) or kept)
+    local tenant = turns and call('TYPE', record).ok == 'hash' and call('HGET', record, 'tenant')
+    append(class, known and string.sub(kept, #class + 2) or kept, tenant)
     promoted = promoted + 1
   end
   call('ZREM', LATER, job_id)

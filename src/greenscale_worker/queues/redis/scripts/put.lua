@@ -43,7 +43,7 @@ local function put(job_id, payload, created_at, metadata, record, tombstone)
     call('HSET', LATER_PAYLOADS, job_id, class .. ' ' .. payload)
     call('ZADD', LATER, digits(due), job_id)
   else
-    append(class, payload)
+    append(class, payload, tenant)
   end
   if wants_notice then notify(job_id) end
   if ttl > 0 and not is_open then

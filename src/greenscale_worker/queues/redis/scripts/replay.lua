@@ -18,7 +18,9 @@ local function replay(id)
   local m = new_meta()
   m.job_id = bound_elsewhere(name, id) and '' or name
   local kept = store.keep(id, payload, name)
-  if header and header.class then
+  if header and turns and header.tenant then
+    turns.claimed(header.class or 'standard', header.tenant, kept)
+  elseif header and header.class then
     call('HSET', CLASS, kept, header.class)
     classed = true
   end

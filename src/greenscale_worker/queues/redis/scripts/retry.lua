@@ -65,6 +65,7 @@ local function retry(item, record)
   if not m then return 'GONE' end
   if m.token ~= token or not call('ZSCORE', LEASE, id) then return 'STALE' end
   m.runs = m.runs + 1
+  if turns then turns.ends(id, item[11], true) end
   local hold = tonumber(item[12])
   if hold > 0 then
     begin_flow()

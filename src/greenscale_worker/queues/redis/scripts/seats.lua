@@ -44,12 +44,17 @@ local function unseat_silent(beat_ms)
   end
 end
 
+-- How many jobs that no worker has claimed may be claimed now.
+local function claimable()
+  return turns and unclaimed() - call('HLEN', TURN_PAYLOADS) + turns.claimable() or unclaimed()
+end
+
 -- Wakes as many workers as waiting jobs need, at `lanes` jobs each, so that a burst is not passed from seat to seat. They stay in
 -- `idle` until they claim: the next worker to fill its lanes wakes again those that have not claimed yet, and no others. `most`:
 -- how many jobs may be claimed.
 local function share(lanes, most)
   local idle = lanes > 0 and call('ZCARD', IDLE) or 0
-  local waiting = idle > 0 and unclaimed() + call('ZCARD', READY) or 0
+  local waiting = idle > 0 and claimable() + call('ZCARD', READY) or 0
   waiting = math.min(waiting, most)
   if waiting <= 0 then return end
   for _, owner in ipairs(call('ZRANGE', IDLE, 0, math.min(math.ceil(waiting / lanes), BATCH) - 1)) do wake(owner) end

@@ -53,8 +53,10 @@ local function settle(i, id, token, state, job_id, text, message, start, result,
   elseif m.token ~= token then
     return 'STALE'
   elseif succeeded then
+    if turns then turns.ends(id, ARGV[start + 6]) end
     finished[id], metas[id] = m, nil
   else
+    if turns then turns.ends(id, ARGV[start + 6]) end
     local clash = job_id ~= '' and clashes(job_id, id)
     local attempts = ARGV[start + 8] == 'attempts' and tonumber(ARGV[start + 9]) or nil
     bury(id, checked(m) or without_counts(m), job_id, clash and 'conflict' or text, message, attempts)

@@ -3,7 +3,7 @@
 --
 -- KEYS  1 stream  STREAM  entries: the field job and perhaps job_id, or plain fields, which become the payload
 -- ARGV  2 consumer group
-local ITEMS, GROUP, NOBODY = 26, ARGV[2], '-'
+local ITEMS, GROUP, NOBODY = 28, ARGV[2], '-'
 local refused = foreign('stream')
 if refused then return refused end
 read_control()
