@@ -240,7 +240,7 @@ async def test_a_batch_survives_all_that_runs_it(
             settings |= s3.environment(proxy.port)
             for _ in range(2):
                 await front.gateway(**settings)
-            workers = [front.worker(GREENSCALE_LEASE_SECONDS=5) for _ in range(2)]
+            workers = [front.worker(GREENSCALE_LEASE_SECONDS=10) for _ in range(2)]
 
             async def a_gateway_ends(*, feeds: bool) -> None:
                 pid = await _feeding(redis.url)
@@ -255,7 +255,7 @@ async def test_a_batch_survives_all_that_runs_it(
 
             async def a_worker_ends() -> None:
                 workers.pop(0).kill()
-                workers.append(front.worker(GREENSCALE_LEASE_SECONDS=5))
+                workers.append(front.worker(GREENSCALE_LEASE_SECONDS=10))
 
             async def s3_is_away() -> None:
                 proxy.target = free_port()

@@ -3,9 +3,12 @@
 import asyncio
 import os
 import sys
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from contextlib import aclosing, suppress
+from itertools import count
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -143,6 +146,35 @@ async def test_a_writer_that_is_cancelled_writes_nothing(files: Files, url: str,
     assert await files.list("content") == []
     if "/made/" in url:
         await eventually(lambda: left_in(url) == [])  # the thread that wrote tidies up once it notices
+
+
+async def test_a_writer_is_cancelled_before_its_thread_knows_what_it_waits_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, cancelled, calls = asyncio.Event(), threading.Event(), count(1)
+    submit = asyncio.run_coroutine_threadsafe
+
+    def slow(coroutine: Coroutine[None, None, bytes], loop: asyncio.AbstractEventLoop) -> Future[bytes]:
+        future = submit(coroutine, loop)
+        if next(calls) == 2:  # the first one gives what was read already
+            assert cancelled.wait(PATIENCE)
+        return future
+
+    async def endless() -> AsyncIterator[bytes]:
+        async for block in blocks(by_obstore.PART):
+            yield block
+        begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", slow)
+    async with aclosing(open_files(str(tmp_path))) as files:
+        task = asyncio.create_task(files.write("content/a", endless()))
+        await begun.wait()
+        task.cancel()
+        await asyncio.sleep(0)
+        cancelled.set()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, PATIENCE)
 
 
 async def test_more_large_objects_than_are_written_at_once(files: Files) -> None:

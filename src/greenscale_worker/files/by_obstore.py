@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager, suppress
 from datetime import timedelta
 from itertools import islice
@@ -245,7 +245,7 @@ class _Feed:
         self._first = first
         self._pieces = pieces
         self._loop = asyncio.get_running_loop()
-        self._pending: Future[bytes] | None = None
+        self._reader: asyncio.Task[bytes] | None = None
         self._reading = asyncio.Lock()
         self._stopped = False
 
@@ -253,16 +253,15 @@ class _Feed:
         return self
 
     def __next__(self) -> bytes:
-        self._pending = asyncio.run_coroutine_threadsafe(self._next(), self._loop)
-        if piece := self._pending.result():
+        if piece := asyncio.run_coroutine_threadsafe(self._next(), self._loop).result():
             return piece
         raise StopIteration
 
     def stop(self) -> None:
         """Let the thread fail. To be called in the event loop."""
         self._stopped = True
-        if self._pending is not None:
-            self._pending.cancel()
+        if self._reader is not None:
+            self._reader.cancel()
 
     async def idle(self) -> None:
         """Wait until nothing reads the iterator: one that is being read cannot be closed."""
@@ -272,6 +271,7 @@ class _Feed:
     async def _next(self) -> bytes:
         if self._stopped:
             raise asyncio.CancelledError
+        self._reader = asyncio.current_task()
         piece, self._first = self._first, b""
         try:
             async with self._reading:
