@@ -306,8 +306,8 @@ MUTANTS: Final = [
     Mutant(
         "a worker sleeps past what falls due",
         "claim",
-        "math.min(due_next, expires_next)",
-        "math.max(due_next, expires_next)",
+        "math.min(due_next or math.huge, expires_next or math.huge,",
+        "math.min(math.max(due_next or expires_next or math.huge, expires_next or due_next or math.huge),",
     ),
     Mutant("a worker sleeps beside jobs that the cap left", "claim", "#due == BATCH or stopped", "#due == BATCH"),
     Mutant("a worker sleeps beside more jobs that were due", "claim", " or #due == BATCH"),
@@ -354,7 +354,7 @@ MUTANTS: Final = [
     ),
     Mutant("a heartbeat enters nobody", "heartbeat", "and sit_down(owner)", "and false"),
     Mutant("a heartbeat takes nobody out", "heartbeat", "  stand_up(owner)  --", "  --"),
-    Mutant("a heartbeat does not look at the list", "heartbeat", "claimable = unclaimed() +", "claimable ="),
+    Mutant("a heartbeat does not look at the list", "heartbeat", "waiting = claimable() +", "waiting ="),
     # bind
     Mutant("a job is bound with another's token", "bind", "m.token ~= token or "),
     Mutant("a job is bound without a lease", "bind", " or not expiries[i]"),
@@ -701,13 +701,13 @@ MUTANTS: Final = [
                 "local low, high = unpack(RANGES[class])",
                 "local low, high = '-inf', '+inf'",
             ),
-            ("seats", "a burst of a class stays where it is", "and unclaimed() +", "and store.unclaimed() +"),
+            ("seats", "a burst of a class stays where it is", "and claimable() +", "and store.unclaimed() +"),
             ("retry", "jobs of a class are no company", " or unclaimed() > 0", " or store.unclaimed() > 0"),
             (
                 "heartbeat",
                 "a heartbeat does not look at classes",
-                "claimable = unclaimed()",
-                "claimable = store.unclaimed()",
+                "waiting = claimable()",
+                "waiting = store.unclaimed()",
             ),
             ("dead_letters", "a dead letter forgets its class", ", class = class,", ","),
             (
@@ -827,8 +827,8 @@ MUTANTS: Final = [
     Mutant(
         "a job of a class is nobody's",
         "claim",
-        "    store.own(id, owner)\n    take_first",
-        "    take_first",
+        "    store.own(id, owner)\n    take_first(id, payload, name)\n  end\n",
+        "    take_first(id, payload, name)\n  end\n",
         kind="stream",
     ),
     *(
