@@ -908,6 +908,7 @@ def test_a_pause_holds_until_it_is_ended(shell: Shell) -> None:
     assert code == 0
     assert out == "The queue 'jobs' is paused: what runs goes on, nothing more is claimed.\n"
     assert shell("pause")[1].startswith("The queue 'jobs' was paused already: ")
+    assert "KEDA stops all its workers soon" in shell("pause", "--scale-to-zero")[1]
     assert shell.json("queue")["paused"] is True
     assert shell("queue")[1].endswith("\n\npaused: `greenscale-worker resume` ends it\n")
     code, out, _ = shell("resume")
