@@ -918,6 +918,13 @@ def test_a_pause_holds_until_it_is_ended(shell: Shell) -> None:
     assert shell.json("queue")["paused"] is False
 
 
+def test_the_queue_says_which_limit_holds_jobs_back() -> None:
+    depth = Depth(waiting=2, running=4, delayed=0, dead=0, oldest_seconds=None, paused=False)
+    flow = Flow(waiting=2, open=4, in_flight=4, limit=4, held="limit")
+    said = Standing(depth, [], None, tries_anew=False, flow=flow).held_back
+    assert said == "as many calls are open as all workers together may have: 4"
+
+
 def test_watching_goes_on_until_ctrl_c(redis_url: str) -> None:
     watch = process("queue", "--watch", "0.05", "--json", environment={"REDIS_URL": redis_url})
     assert watch.stdout is not None
