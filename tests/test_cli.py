@@ -27,10 +27,11 @@ import redis
 from greenscale_worker.cli import parser
 from greenscale_worker.cli.terminal import columns, moment, patience_of, seconds_of, since_of
 from greenscale_worker.cli.worker import Process
+from greenscale_worker.client.standing import Standing
 from greenscale_worker.config import load
 from greenscale_worker.for_people import age, fitted
 from greenscale_worker.job import Failed, Failure, Released
-from greenscale_worker.queues import QueueOptions, RedisOptions
+from greenscale_worker.queues import Depth, Flow, QueueOptions, RedisOptions
 from greenscale_worker.queues.redis.list import open_queue
 from greenscale_worker.telemetry import Metrics
 from harness.eventually import PATIENCE, eventually

@@ -89,7 +89,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
-    text = "instead of a time: slots that requests share, a queue before them, and steps that give each a token"
+    text = "instead of a time: slots, a queue before them, steps that give each a token"
     group = parser.add_argument_group("an engine inside", text)
     group.add_argument("--engine", action="store_true", help="have one")
     whole = within(1, MOST, int)
