@@ -106,11 +106,12 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_budget(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("rate limits of a provider, judged over one second; beyond them is 429")
+    group = parser.add_argument_group("rate limits of a provider", "judged over one second; beyond them is 429")
     for name in ("requests", "tokens"):
         group.add_argument(f"--{name}-per-minute", type=within(1, MOST), metavar="N", help="default: no limit")
-    text = "tokens count at arrival, as the prompt and max_tokens, or at the end (default: %(default)s)"
-    group.add_argument("--count-tokens", choices=("estimate", "usage"), default="estimate", help=text)
+    text = "estimate: tokens count at arrival, as the prompt and max_tokens; usage: at the end (default: %(default)s)"
+    choices = ("estimate", "usage")
+    group.add_argument("--count-tokens", choices=choices, metavar="HOW", default="estimate", help=text)
 
 
 def _add(group: "argparse._ArgumentGroup", option: str, metavar: str, default: float, text: str) -> None:
