@@ -511,7 +511,9 @@ def test_the_classic_stream_set_up_keeps_a_pod_and_adds_one_when_all_are_busy() 
     lanes = int(variables["GREENSCALE_CONCURRENCY"])
     assert modifiers["target"] == str(lanes)
     assert trigger["name"] == "pending"
-    assert evaluated(modifiers["formula"], pending=lanes, interactive=0, background=0, room=0) > lanes * (1 + TOLERANCE)
+    assert evaluated(modifiers["formula"], pending=lanes, interactive=0, background=0, lines=0, room=0) > lanes * (
+        1 + TOLERANCE
+    )
 
 
 # What each trigger counts of 14 jobs.
