@@ -27,10 +27,11 @@ import redis
 from greenscale_worker.cli import parser
 from greenscale_worker.cli.terminal import columns, moment, patience_of, seconds_of, since_of
 from greenscale_worker.cli.worker import Process
+from greenscale_worker.client.standing import Standing
 from greenscale_worker.config import load
 from greenscale_worker.for_people import age, fitted
 from greenscale_worker.job import Failed, Failure, Released
-from greenscale_worker.queues import QueueOptions, RedisOptions
+from greenscale_worker.queues import Depth, Flow, QueueOptions, RedisOptions
 from greenscale_worker.queues.redis.list import open_queue
 from greenscale_worker.telemetry import Metrics
 from harness.eventually import PATIENCE, eventually
@@ -908,6 +909,7 @@ def test_a_pause_holds_until_it_is_ended(shell: Shell) -> None:
     assert code == 0
     assert out == "The queue 'jobs' is paused: what runs goes on, nothing more is claimed.\n"
     assert shell("pause")[1].startswith("The queue 'jobs' was paused already: ")
+    assert "KEDA stops all its workers soon" in shell("pause", "--scale-to-zero")[1]
     assert shell.json("queue")["paused"] is True
     assert shell("queue")[1].endswith("\n\npaused: `greenscale-worker resume` ends it\n")
     code, out, _ = shell("resume")
@@ -915,6 +917,13 @@ def test_a_pause_holds_until_it_is_ended(shell: Shell) -> None:
     assert out == "The queue 'jobs' goes on.\n"
     assert shell("resume")[1] == "The queue 'jobs' was not paused.\n"
     assert shell.json("queue")["paused"] is False
+
+
+def test_the_queue_says_which_limit_holds_jobs_back() -> None:
+    depth = Depth(waiting=2, running=4, delayed=0, dead=0, oldest_seconds=None, paused=False)
+    flow = Flow(waiting=2, open=4, in_flight=4, limit=4, held="limit")
+    said = Standing(depth, [], None, tries_anew=False, flow=flow).held_back
+    assert said == "as many calls are open as all workers together may have: 4"
 
 
 def test_watching_goes_on_until_ctrl_c(redis_url: str) -> None:

@@ -47,8 +47,9 @@ QUEUE_CODES: Final = """\
 
 PAUSE: Final = """\
 Let no worker claim a job until `greenscale-worker resume`; what runs goes on.
-KEDA starts no worker meanwhile, and stops those that run nothing but one; with
---scale-to-zero that one, too."""
+Meanwhile KEDA keeps as many workers as the running jobs need, and one while
+jobs wait; with --scale-to-zero none: it stops all after its cooldown (30 s in
+the manifests), and calls that still run then have GREENSCALE_DRAIN_SECONDS."""
 
 RESUME: Final = """\
 Let the workers claim jobs again, and KEDA start them."""
@@ -80,7 +81,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         parser = add_command(subparsers, name, text, description, examples=f"greenscale-worker {name}", codes=CODES)
         if name == "pause":
             parser.add_argument(
-                "--scale-to-zero", action="store_true", help="let KEDA stop the workers, too, once none runs a job"
+                "--scale-to-zero", action="store_true", help="let KEDA stop all workers, too, until `resume`"
             )
         use = _pause if name == "pause" else _resume
         parser.set_defaults(run=lambda args, use=use: with_client(partial(use, args)))
@@ -129,6 +130,8 @@ async def _pause(args: argparse.Namespace, client: "QueueClient", settings: "Set
     await client.pause(scale_to_zero=args.scale_to_zero)
     is_paused = "was paused already" if was_paused else "is paused"
     say(f"The queue {_name(settings)!r} {is_paused}: what runs goes on, nothing more is claimed.")
+    if args.scale_to_zero:
+        say("KEDA stops all its workers soon; `greenscale-worker resume` ends that.")
     return 0
 
 

@@ -63,6 +63,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     actions = tenants.add_subparsers(title="actions", metavar="ACTION")
 
     setting = _action(actions, "set", "give a tenant a weight and limits", SET, _set)
+    setting.usage = "%(prog)s [-h] [options] NAME"  # that of argparse does not fit 60 columns
     setting.add_argument("name", metavar="NAME", type=tenant_of, help="as in `keys create --tenant`")
     for name, help_ in NUMBERS.items():
         setting.add_argument(f"--{name.replace('_', '-')}", dest=name, type=count_of, metavar="N", help=help_)

@@ -16,10 +16,10 @@ DELAYED: Final = "delayed"
 NO_WORKER: Final = "no worker is alive"
 FAILING_SECONDS: Final = 5.0  # a call that fails now and then is not worth a word
 HELD_BACK: Final[dict[Held, str]] = {  # what else holds jobs back is among the reasons why nothing moves
-    "limit": "as many calls are open as the fleet may have (GREENSCALE_LIMIT)",
-    "requests": "the fleet's requests per minute are used up (GREENSCALE_REQUESTS_PER_MINUTE)",
-    "tokens": "the fleet's tokens per minute are used up (GREENSCALE_TOKENS_PER_MINUTE)",
-    "pause": "the endpoint asked for time, after which the fleet begins slowly",
+    "limit": "as many calls are open as all workers together may have",
+    "requests": "GREENSCALE_REQUESTS_PER_MINUTE of all workers is used up",
+    "tokens": "GREENSCALE_TOKENS_PER_MINUTE of all workers is used up",
+    "pause": "the endpoint asked for time, after which all workers together begin slowly",
 }
 SHOWN: Final = 2  # different reasons of workers, at most
 
@@ -38,6 +38,8 @@ class Standing:
     def held_back(self) -> str | None:
         """Why jobs wait although workers have free lanes, in a line; None if nothing holds them back."""
         said = HELD_BACK.get(self.flow.held)
+        if self.flow.held == "limit":
+            return f"{said}: {self.flow.limit}"
         return f"{said}: {age(self.flow.held_seconds)} more" if said and self.flow.held_seconds >= 1 else said
 
     def reasons(self, *, patience: float = 0.0) -> dict[str, str]:

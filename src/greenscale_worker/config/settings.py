@@ -242,9 +242,9 @@ class FlowSettings(Section):
         None,
         alias="GREENSCALE_ENGINE_METRICS_URL",
         description="Where the engine behind the endpoint tells its own metrics (vLLM, SGLang, llama.cpp), such as "
-        "`http://vllm:8000/metrics`; several engines: separated by commas. One worker of the fleet reads them each "
-        "second, and the fleet has as many calls open as the engine has slots, less what others send; "
-        "GREENSCALE_LIMIT=a number is then the most.",
+        "`http://vllm:8000/metrics`; several engines: separated by commas. One worker reads them each second, "
+        "and all workers together have as many calls open as the engine has slots, less what others send. A number in "
+        "`GREENSCALE_LIMIT` is then the most that they may have open.",
     )
     requests_per_minute: Annotated[float | None, OR_NOTHING] = Field(
         None,
