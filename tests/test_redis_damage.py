@@ -343,6 +343,15 @@ async def test_what_others_write_into_lines_stops_nobody_and_is_run_if_it_is_a_j
     assert (await admin.tenants("b"))[0].limits == TenantLimits(), "what cannot be read limits nothing"
 
 
+@pytest.mark.parametrize("key", ["delayed", "later"])
+async def test_a_job_that_is_due_at_no_time_hides_nothing_of_the_others(
+    client: Redis, admin: QueueClient, key: str
+) -> None:
+    await admin.put([("one", b"{}")])
+    client.zadd("{jobs}:" + key, {"foreign": "inf"})
+    assert (await admin.flow()).waiting == 1
+
+
 async def test_jobs_that_ended_without_a_word_leave_their_places(
     client: Redis, open_queue: Open, admin: QueueClient
 ) -> None:

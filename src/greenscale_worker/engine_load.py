@@ -24,7 +24,7 @@ CACHE: Final = (
 KNOWN: Final = re.compile(rf"^(?:{'|'.join((*RUNNING, *WAITING, *CACHE))})[ {{][^\r\n]*", re.MULTILINE)
 MOST_KNOWN: Final = (
     256 * 1024
-)  # characters; the parser takes about a second for a MiB, in which the worker stands still
+)  # characters; the parser takes a second for a MiB, in which the worker stands still
 MOST: Final = 1e9
 RANKS: Final = frozenset({"tp_rank", "pp_rank", "moe_ep_rank"})  # of one SGLang engine: each says the same
 EXPECTED: Final = "the metrics of vLLM, SGLang (--enable-metrics) or llama.cpp (--metrics) are expected"
