@@ -22,9 +22,7 @@ CACHE: Final = (
     *("sglang:token_usage", "llamacpp:kv_cache_usage_ratio"),  # llama.cpp no longer tells
 )
 KNOWN: Final = re.compile(rf"^(?:{'|'.join((*RUNNING, *WAITING, *CACHE))})[ {{][^\r\n]*", re.MULTILINE)
-MOST_KNOWN: Final = (
-    256 * 1024
-)  # characters; the parser takes a second for a MiB, in which the worker stands still
+MOST_KNOWN: Final = 256 * 1024  # characters; the parser takes a second for a MiB, in which the worker stands still
 MOST: Final = 1e9
 RANKS: Final = frozenset({"tp_rank", "pp_rank", "moe_ep_rank"})  # of one SGLang engine: each says the same
 EXPECTED: Final = "the metrics of vLLM, SGLang (--enable-metrics) or llama.cpp (--metrics) are expected"
