@@ -917,6 +917,13 @@ MUTANTS: Final = [
             ),
             ("whose turn it was is forgotten", "fairness", "  redis.pcall('HSET', FLOW, unpack(words))\n", "", "list"),
             (
+                "who was served stays the first",
+                "fairness",
+                "      tenants[i], i = tenants[i + 1], i + 1\n",
+                "      break\n",
+                "list",
+            ),
+            (
                 "the time of a class stands still",
                 "fairness",
                 "  queue.time = math.max(queue.time, tenant.time)\n",
@@ -933,7 +940,7 @@ MUTANTS: Final = [
             (
                 "jobs in no line go before lines",
                 "claim",
-                "fairness.is_last(queue, tenant) and most or before + 1",
+                "fairness.is_last(queue) and most or before + 1",
                 "most",
                 "list",
             ),

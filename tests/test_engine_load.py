@@ -66,9 +66,11 @@ def test_engines_are_read_under_their_own_names(page: str, load: Load) -> None:
         ("", "does not tell how many requests run and wait"),
         ("<html>It works!</html>", "does not tell"),
         ("vllm:num_requests_running 3\n", "does not tell"),
-        ("vllm:num_requests_running 3\nvllm:num_requests_waiting NaN\n", "a number from 0 on"),
-        ("vllm:num_requests_running 3\nvllm:num_requests_waiting -1\n", "a number from 0 on"),
+        ("vllm:num_requests_running 3\nvllm:num_requests_waiting NaN\n", "a number from 0 to 1e"),
+        ("vllm:num_requests_running 3\nvllm:num_requests_waiting -1\n", "a number from 0 to 1e"),
+        ("vllm:num_requests_running 3\nvllm:num_requests_waiting 1e308\n", "a number from 0 to 1e"),
         ("vllm:num_requests_running 3\nvllm:num_requests_waiting many\n", "cannot be read"),
+        ("vllm:num_requests_running 3\n" + 'vllm:num_requests_waiting{engine="0"} 1\n' * 8000, "characters"),
     ],
 )
 def test_a_page_that_does_not_tell_is_refused(page: str, reason: str) -> None:

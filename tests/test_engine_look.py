@@ -1,6 +1,7 @@
 """One worker of the fleet looks at the engine, and what cannot be seen is said."""
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator, Iterator, MutableMapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from structlog.testing import capture_logs
 
 from greenscale_worker.config import engine_pages, load, most_in_flight, queue_options
 from greenscale_worker.engine_load import CAUTIOUS
-from greenscale_worker.engine_look import EngineLook
+from greenscale_worker.engine_look import PAGE_BYTES, EngineLook
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.queues import QueueOptions
 from greenscale_worker.queues.memory import MemoryQueue
@@ -136,6 +137,30 @@ async def test_one_of_two_engines_away_stops_growth_but_what_waits_lowers_the_li
         here.says(10, 10)
         await has_limit(queue, 1)
     assert "1/metrics: it does not tell how many requests run and wait" in str(lines)
+
+
+async def test_a_page_that_is_too_long_is_not_read_in_part(lines: Lines) -> None:
+    page, queue = Page(), await fleet(20)
+    page.says(20, 0)
+    page.text = "#" * (PAGE_BYTES - len(page.text)) + "\n" + page.text.replace("waiting 0", "waiting 0000090")
+    async with serving(page) as urls, looking(EngineLook(queue, urls)):
+        await eventually(lambda: lines)
+        assert (await queue.flow()).limit == 20
+    assert "it has more than 8,388,608 bytes" in str(lines)
+
+
+async def test_a_page_that_unpacks_to_a_flood_is_not_unpacked(lines: Lines) -> None:
+    packed = gzip.compress(bytes(10 * PAGE_BYTES))
+
+    async def flood(_: web.Request) -> web.Response:
+        return web.Response(body=packed, headers={"Content-Encoding": "gzip"})
+
+    page, queue = Page(), await fleet(20)
+    page.answer = flood  # type: ignore[method-assign]
+    async with serving(page) as urls, looking(EngineLook(queue, urls)):
+        await eventually(lambda: lines)
+        assert (await queue.flow()).limit == 20
+    assert "it is compressed" in str(lines)
 
 
 async def test_what_the_engine_says_is_shown_by_the_worker_that_looks() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import importlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
+from itertools import product
 from typing import Final
 
 import orjson
@@ -12,7 +13,7 @@ from redis import Redis
 
 from greenscale_worker.errors import BadInputError, ConfigError
 from greenscale_worker.job import Failure, Output, Released, Succeeded, decode
-from greenscale_worker.queues import Lease, Queue, QueueClient, QueueOptions, RedisOptions, TenantLimits
+from greenscale_worker.queues import JobClass, Lease, Queue, QueueClient, QueueOptions, RedisOptions, TenantLimits
 from greenscale_worker.queues.redis.stream import open_client
 from greenscale_worker.telemetry import Metrics
 from harness.eventually import eventually
@@ -341,6 +342,33 @@ async def test_what_others_write_into_lines_stops_nobody_and_is_run_if_it_is_a_j
     assert came == {"one", "two", "three"}
     assert {each.name: each.in_flight for each in await admin.tenants()} | {"a": 1} == {"a": 1, "b": 0}
     assert (await admin.tenants("b"))[0].limits == TenantLimits(), "what cannot be read limits nothing"
+
+
+@pytest.mark.parametrize("key", ["delayed", "later"])
+async def test_a_job_that_is_due_at_no_time_hides_nothing_of_the_others(
+    client: Redis, admin: QueueClient, key: str
+) -> None:
+    await admin.put([("one", b"{}")])
+    client.zadd("{jobs}:" + key, {"foreign": "inf"})
+    assert (await admin.flow()).waiting == 1
+
+
+async def test_tenants_at_their_limits_are_looked_at_once_in_a_claim(
+    client: Redis, open_queue: Open, admin: QueueClient
+) -> None:
+    queue, tenants = await open_queue(lease=15.0), [f"t{number}" for number in range(20)]
+    classes: list[JobClass] = ["interactive", "standard", "background"]
+    for name, job_class in product(tenants, classes):
+        await admin.set_tenant(name, TenantLimits(in_flight=1))
+        jobs = [(f"{name}:{job_class}{number}", b"{}") for number in range(2)]
+        await admin.put(jobs, tenant=name, job_class=job_class)
+    for _ in tenants:
+        await claim(queue)
+    await admin.put([("other", b'{"job_id":"other"}')], job_class="background")
+    client.config_resetstat()
+    assert job_id_of(await claim(queue)) == "other"
+    stats = client.info("commandstats")
+    assert stats["cmdstat_zlexcount"]["calls"] <= len(tenants) * stats["cmdstat_evalsha"]["calls"]
 
 
 async def test_jobs_that_ended_without_a_word_leave_their_places(

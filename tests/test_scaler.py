@@ -82,6 +82,7 @@ def test_a_trigger_is_read() -> None:
             "listName: list name '{jobs}:dead': the list between the braces has keys of that",
         ),
         ({"listName": ""}, "listName: list name '': it is empty"),
+        ({"listName": "a" * 1_000_000}, "listName has 1,000,000 characters; at most 1,000 are accepted"),
     ],
 )
 async def test_a_trigger_that_is_wrong_is_told_what_is_accepted(

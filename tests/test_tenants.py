@@ -1,5 +1,6 @@
 """Tenants at the gateway and on the command line: shares, limits, and who is told to come again."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from openai import AsyncOpenAI
 
 from greenscale_worker import Worker
 from greenscale_worker.files.store import open_files
-from greenscale_worker.gateway.keys import new_key
+from greenscale_worker.gateway.keys import Limits, new_key
 from greenscale_worker.gateway.route import SCOPES
 from greenscale_worker.job import Job, Output, Usage
 from greenscale_worker.queues import TenantLimits
@@ -53,8 +54,8 @@ async def api(redis_url: str) -> AsyncIterator[Api]:
 
 
 @asynccontextmanager
-async def tenant(api: Api, name: str | None, *scopes: Any) -> AsyncIterator[Tenant]:
-    key_id, token, key = new_key(scopes=scopes or SCOPES, tenant=name)
+async def tenant(api: Api, name: str | None, *scopes: Any, rpm: int | None = None) -> AsyncIterator[Tenant]:
+    key_id, token, key = new_key(scopes=scopes or SCOPES, tenant=name, limits=Limits(requests_per_minute=rpm))
     await api.queue.set_key(key_id, key.model_dump_json().encode())
     await api.gateway.keyring.refresh()
     async with AsyncOpenAI(base_url=f"{api.url}/v1", api_key=token, max_retries=0) as client:
@@ -91,6 +92,16 @@ async def test_who_waits_for_an_answer_is_told_when_to_come_again(api: Api) -> N
         await refused(a.openai.embeddings.create(model="m", input="x"))
         await refused(a.openai.responses.create(model="m", input="x"))
         assert (await b.chat()).choices[0].message.content == "4", "others are not told"
+
+
+async def test_a_tenants_limit_that_refuses_is_told_beside_the_keys_and_in_plain_seconds(api: Api) -> None:
+    async with two(api, TenantLimits(requests_per_minute=60, tokens_per_minute=1)), tenant(api, "a", rpm=1000) as a:
+        await a.chat(user="u" * 4000)
+        error = await refused(a.chat())
+        told = error.response.headers
+        assert (error.param, told["x-ratelimit-limit-tokens"]) == ("tokens_per_minute", "1")
+        assert told["x-ratelimit-limit-requests"] == "60", "of the same limits"
+        assert re.fullmatch(r"[0-9.]+s", told["x-ratelimit-reset-tokens"]), told["x-ratelimit-reset-tokens"]
 
 
 async def test_what_is_left_is_told_with_each_answer(api: Api) -> None:

@@ -6,6 +6,7 @@ a queue thereby yields to requests that come to the engine on another way.
 """
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -20,7 +21,9 @@ CACHE: Final = (
     *("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),  # vLLM from 0.10 on, and before
     *("sglang:token_usage", "llamacpp:kv_cache_usage_ratio"),  # llama.cpp no longer tells
 )
-KNOWN: Final = frozenset((*RUNNING, *WAITING, *CACHE))
+KNOWN: Final = re.compile(rf"^(?:{'|'.join((*RUNNING, *WAITING, *CACHE))})[ {{][^\r\n]*", re.MULTILINE)
+MOST_KNOWN: Final = 256 * 1024  # characters; the parser takes a second for a MiB, in which the worker stands still
+MOST: Final = 1e9
 RANKS: Final = frozenset({"tp_rank", "pp_rank", "moe_ep_rank"})  # of one SGLang engine: each says the same
 EXPECTED: Final = "the metrics of vLLM, SGLang (--enable-metrics) or llama.cpp (--metrics) are expected"
 
@@ -60,11 +63,13 @@ def read_load(page: str) -> Load:
 
     Raises ValueError that says what is missing.
     """
-    lines = (line for line in page.splitlines() if line.partition("{")[0].partition(" ")[0] in KNOWN)
+    known = "\n".join(KNOWN.findall(page)) + "\n"
+    if len(known) > MOST_KNOWN:
+        raise ValueError(f"it tells of requests and caches in {len(known):,} characters; {MOST_KNOWN:,} are read")
     found: dict[str, dict[tuple[tuple[str, str], ...], float]] = defaultdict(dict)
-    for name, labels, value in _samples(text_string_to_metric_families("\n".join(lines) + "\n")):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name} is {value:g}; a number from 0 on is expected")
+    for name, labels, value in _samples(text_string_to_metric_families(known)):
+        if not 0 <= value <= MOST:
+            raise ValueError(f"{name} is {value:g}; a number from 0 to {MOST:g} is expected")
         if labels.get("priority"):
             continue  # a part of the sample that has none
         part = tuple(sorted((label, text) for label, text in labels.items() if label not in RANKS))

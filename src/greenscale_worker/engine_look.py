@@ -53,6 +53,8 @@ class EngineLook:
             connector=TCPConnector(ssl=self._tls, keepalive_timeout=EVERY_SECONDS * 3),
             timeout=ClientTimeout(total=PAGE_SECONDS),
             cookie_jar=DummyCookieJar(),
+            headers={"Accept-Encoding": "identity"},
+            auto_decompress=False,  # a few KiB may unpack to more than a worker has
         ) as session:
             while True:
                 began, rest = clock(), EVERY_SECONDS
@@ -108,11 +110,18 @@ class EngineLook:
 
 
 async def _page(session: ClientSession, url: str) -> str:
-    """Read a page, up to `PAGE_BYTES`. Raises ValueError if it is another answer than 200."""
+    """Read a page. Raises ValueError for another answer than 200, and for a page that is packed or too large.
+
+    A page that is cut off could say less than what waits.
+    """
     async with session.get(url, allow_redirects=False) as response:
         if response.status != OK:
             raise ValueError(f"HTTP {response.status} {response.reason}")
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise ValueError("it is compressed, although that was not asked for")
         page = bytearray()
-        while len(page) < PAGE_BYTES and (more := await response.content.read(PAGE_BYTES - len(page))):
+        while more := await response.content.read(PAGE_BYTES):
             page += more
+            if len(page) > PAGE_BYTES:
+                raise ValueError(f"it has more than {PAGE_BYTES:,} bytes")
         return page.decode(errors="replace")

@@ -95,7 +95,8 @@ async def serving(gateway: Gateway, host: str, port: int) -> AsyncIterator[int]:
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     request[STARTED] = True
     _give_up_on_silence(request)
-    response.headers.update(request.get(LEFT, {}))
+    for name, value in request.get(LEFT, {}).items():
+        response.headers.setdefault(name, value)  # a refusal tells of the limit that is reached
     response.headers.popall("Server", None)  # nobody need know which version to attack
 
 

@@ -168,5 +168,5 @@ def too_many(
 
 def headers_of(what: str, limit: int, left: float, seconds: float) -> dict[str, str]:
     """Return OpenAI's headers."""
-    told = {"limit": str(limit), "remaining": str(max(0, int(left))), "reset": f"{max(0.0, seconds):.3g}s"}
+    told = {"limit": str(limit), "remaining": str(max(0, int(left))), "reset": f"{max(0.0, seconds):.3f}s"}
     return {f"x-ratelimit-{name}-{what}": value for name, value in told.items()}

@@ -16,6 +16,7 @@ START: Final = "podStartSeconds"
 START_SECONDS: Final = 5.0
 LONGEST_START: Final = 3600.0
 MOST_LENGTH: Final = 1_000_000.0
+LONGEST_NAME: Final = 1000  # the look for arrivals sends it several times, ten times a second
 OF_KEDA: Final = frozenset({"scalerAddress", "enableTLS", "unsafeSsl"})  # it passes on what it read itself
 ACCEPTED: Final = f"listName and listLength, or stream and streamLength, and {START}"
 
@@ -59,6 +60,8 @@ def read(metadata: Mapping[str, str], own: Own) -> Trigger:
         if each not in {key, length, START} | OF_KEDA:
             raise ConfigError(f"metadata: {each[:100]} is unknown; accepted beside {key}: {length} and {START}")
     name = metadata[key]
+    if len(name) > LONGEST_NAME:
+        raise ConfigError(f"metadata: {key} has {len(name):,} characters; at most {LONGEST_NAME:,} are accepted")
     try:
         Keys(name)
     except ConfigError as error:

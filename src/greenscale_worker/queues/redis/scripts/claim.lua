@@ -206,7 +206,7 @@ local function take_in_turn(class, most)
     if tenant.tenant ~= '' then
       tenant.done = not take_of_line(class, tenant.tenant)
     else
-      take_unlined(class, fairness.is_last(queue, tenant) and most or before + 1)
+      take_unlined(class, fairness.is_last(queue) and most or before + 1)
       tenant.done = #given == before
     end
     if #given > before then fairness.served(queue, tenant) end

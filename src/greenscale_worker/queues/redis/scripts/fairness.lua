@@ -10,6 +10,10 @@ if turns then
 
   local queues = {}  -- by class: a claim may come to one several times
 
+  local function comes_before(one, other)
+    return one.time < other.time or one.time == other.time and one.place < other.place
+  end
+
   -- Begins to serve a class, or goes on; returns nil if no job waits in a line.
   function fairness.begin(class)
     if queues[class] ~= nil then return queues[class] or nil end
@@ -27,35 +31,35 @@ if turns then
     for i, name in ipairs(names) do
       local own = time_of(i)
       if not own or not (own >= start) then own = start end
-      found[i] = {tenant = name, time = math.min(own, start + 1)}
+      found[i] = {tenant = name, time = math.min(own, start + 1), place = i}
     end
-    queues[class] = {field = field, time = start, tenants = found, served = {}}
+    table.sort(found, comes_before)
+    queues[class] = {field = field, time = start, tenants = found, first = 1, served = {}}
     return queues[class]
   end
 
-  -- The tenant whose turn it is; nil if there is none left.
+  -- The tenant whose turn it is; nil if there is none left. They are in order, so that hundreds at a limit take no time of others.
   function fairness.next(queue)
-    local next
-    for _, each in ipairs(queue.tenants) do
-      if not each.done and (not next or each.time < next.time) then next = each end
-    end
-    return next
+    local tenant = queue.tenants[queue.first]
+    if not (tenant and tenant.done) then return tenant end
+    queue.first = queue.first + 1
+    return fairness.next(queue)
   end
 
-  -- Whether all tenants but this one are done.
-  function fairness.is_last(queue, tenant)
-    for _, each in ipairs(queue.tenants) do
-      if each ~= tenant and not each.done then return false end
-    end
-    return true
-  end
+  -- Whether all tenants are done but the one whose turn it is.
+  function fairness.is_last(queue) return not queue.tenants[queue.first + 1] end
 
-  -- Notes that a job of a tenant was given.
+  -- Notes that a job of the tenant whose turn it is was given.
   function fairness.served(queue, tenant)
     local entry = turns.entry(tenant.tenant)
     queue.time = math.max(queue.time, tenant.time)
     tenant.time = tenant.time + 1 / (entry and entry.weight or 1)
     queue.served[tenant.tenant] = tenant.time
+    local tenants, i = queue.tenants, queue.first
+    while tenants[i + 1] and comes_before(tenants[i + 1], tenant) do
+      tenants[i], i = tenants[i + 1], i + 1
+    end
+    tenants[i] = tenant
   end
 
   -- Writes the times that have changed.

@@ -129,12 +129,14 @@ if control.tenants then
     return #ended_ones, members[#members]
   end
 
-  -- How many jobs a tenant may have in flight besides those that it has.
+  -- How many jobs a tenant may have in flight besides those that it has. Once it has as many as it may, no script looks again.
   function turns.free(tenant)
     local entry = turns.entry(tenant)
     if not entry or entry.most == 0 then return math.huge end
+    if entry.is_full then return 0 end
     local free = entry.most - turns.count('l|' .. tenant .. '|')
     if free <= 0 then free = free + turns.drop_ended('l|' .. tenant .. '|', nil, CHECKED) end
+    entry.is_full = free <= 0
     return math.max(free, 0)
   end
 
