@@ -347,7 +347,7 @@ end
 -- Whether the breakers of all workers are open.
 function flow.is_dark() return control.flow and lasting('dark') and true or false end
 
--- How many jobs the endpoint can work on at once; nil: no bound is known. As `Flow.room` in queues/__init__.py.
+-- How many jobs the endpoint can work on at once; nil: no bound is known. As `Flow.room` in queues/flow.py.
 function flow.room(scaled)
   if control.paused and scaled then return 0 end
   if control.paused or flow.is_dark() then return math.max(1, call('ZCARD', LEASE)) end
