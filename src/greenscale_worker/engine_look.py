@@ -9,7 +9,8 @@ from typing import Final
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from yarl import URL
 
-from greenscale_worker.engine_load import Aim, Load, next_aim, read_load, total, unseen_aim
+from greenscale_worker.engine_limit import Aim, next_aim, unseen_aim
+from greenscale_worker.engine_metrics import Load, read_load, total
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.queues import Queue
 from greenscale_worker.telemetry import Metrics, log

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from greenscale_worker.engine_load import CAUTIOUS
+from greenscale_worker.engine_limit import CAUTIOUS
 from greenscale_worker.job import Rates, Usage
 from greenscale_worker.queues import Lease, QueueOptions
 

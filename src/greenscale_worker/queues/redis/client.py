@@ -28,7 +28,6 @@ from greenscale_worker.queues.putting import check_put, check_tenant, echoed_in
 from greenscale_worker.queues.redis.answers import Answers
 from greenscale_worker.queues.redis.keys import LEDGER, OF_LISTS, TURN_PAYLOADS, TURNS, Keys
 from greenscale_worker.queues.redis.letters import Letters
-from greenscale_worker.queues.redis.lines import entry_of, read_standings
 from greenscale_worker.queues.redis.list_pages import created_at
 from greenscale_worker.queues.redis.listing import Listing
 from greenscale_worker.queues.redis.promotion import promotion
@@ -47,6 +46,7 @@ from greenscale_worker.queues.redis.replies import (
 )
 from greenscale_worker.queues.redis.script_loader import Script
 from greenscale_worker.queues.redis.store import Store
+from greenscale_worker.queues.redis.tenants import entry_of, read_standings
 
 PUT_GROUP: Final = 100
 PAGE: Final = 500  # jobs that one script shows

@@ -11,9 +11,9 @@ from greenscale_worker.job import decode, is_job_id
 from greenscale_worker.queues import ENDED, OPEN, PUT_ASIDE, STATES, JobFilter, JobInfo, State
 from greenscale_worker.queues.rate import rate_of
 from greenscale_worker.queues.redis.keys import OF_LISTS, RECENT, Keys
-from greenscale_worker.queues.redis.lines import LinePages
 from greenscale_worker.queues.redis.list_pages import ListPages
 from greenscale_worker.queues.redis.store import Store
+from greenscale_worker.queues.redis.tenants import LinePages
 from greenscale_worker.queues.redis.turns import Turns
 from greenscale_worker.queues.told import is_number, seconds, with_record
 

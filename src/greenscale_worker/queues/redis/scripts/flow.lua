@@ -92,7 +92,7 @@ function flow.limit()
   if most then
     local age = queue_now - (whole(flow.values.engine_ms) or 0)
     limit = whole(flow.values.engine) or 8
-    if age < 0 or age > A_MINUTE then limit = math.min(limit, 8) end  -- nobody has looked; as in engine_load.py
+    if age < 0 or age > A_MINUTE then limit = math.min(limit, 8) end  -- nobody has looked; as in engine_limit.py
     limit = math.min(limit, whole(most) or limit)
   else
     limit = whole(limit)
