@@ -2,7 +2,7 @@
 
 Requests that wait inside an engine gain nothing: its slots are full. So the limit of a fleet follows them: it grows
 while nothing waits and what is allowed is used, and falls at once by what waits beyond a few, whoever sent it. Work in
-a queue thereby yields to requests that come to the engine on another way.
+a queue thereby yields to requests that reach the engine by another way.
 """
 
 import math
@@ -14,15 +14,15 @@ from greenscale_worker.engine_metrics import Load
 CAUTIOUS: Final = 8  # calls, before the engine was seen, and in the end when it is no longer
 FEW: Final = 2  # requests that may wait inside, so that a slot is filled as soon as it is free;
 FEW_OF: Final = 64  # and one more for so many that run
-USED: Final = 0.8
-FULL_CACHE: Final = 0.95
-FAST: Final = 0.5
-FAST_CALLS: Final = 16  # more at once would wait, all of them, until the engine's next step
-FAST_SHARE: Final = 0.1
-SLOW: Final = 0.05
-CALM: Final = 10
-PATIENT: Final = 10
-FALL: Final = 0.9
+USED: Final = 0.8  # share of the limit that must be in flight before it grows
+FULL_CACHE: Final = 0.95  # share of the KV cache; from there on it does not grow
+FAST: Final = 0.5  # share of the limit by which a look lets it grow while no request has waited inside:
+FAST_CALLS: Final = 16  # or so many, as more at once would all wait until the engine's next step,
+FAST_SHARE: Final = 0.1  # or this share, if that is more
+SLOW: Final = 0.05  # the share once requests have waited
+CALM: Final = 10  # looks in a row without a waiting request, after which it grows fast again
+PATIENT: Final = 10  # looks in a row that see no engine, after which the limit falls
+FALL: Final = 0.9  # of the limit is left, each such look
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Aim:
 
 
 def few(load: Load) -> int:
-    """How many requests may wait inside."""
+    """Return how many requests may wait inside engines with this load before the limit falls."""
     return FEW + int(load.running) // FEW_OF
 
 

@@ -10,9 +10,10 @@ HELD: Final = tuple(filter(None, get_args(Held)))
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What the fleet does to the engine: the limit found last, None if there is none, and how many calls are open.
+    """What the worker that looks at the engine is told of the fleet.
 
-    `calm` is what was given with that limit.
+    `limit` is how many calls the engine was last found to bear; None: nobody has looked yet. `in_flight` is how many
+    calls are open. `calm` is what was given with that limit.
     """
 
     limit: int | None

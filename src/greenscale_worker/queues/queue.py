@@ -71,11 +71,12 @@ class Queue(Protocol):
     async def observe(
         self, seconds: float, limit: int | None = None, *, calm: int = 0, why: str = ""
     ) -> Observed | None:
-        """Be the one worker of the fleet that looks at the engine, for `seconds` from now; None: another one is.
+        """Lease the look at the engine for `seconds`, and store what it found. Return None if another worker has it.
 
-        `limit` is how many calls the engine was found to bear: it holds where the limit of `options` is `engine`, and
-        for a minute; then it is 8 at most until somebody looks again. `calm` is for who looks next, `why` says why the
-        engine cannot be seen. Raises QueueUnavailableError or ConfigError rather than wait.
+        `limit` is how many calls the engine was found to bear; None: it was not looked at yet. Where the limit of
+        `options` is `engine`, it is that of the fleet for a minute, and then 8 at most until somebody looks again.
+        `calm` is stored for the worker that looks next; `why` says why the engine cannot be seen, empty: it is seen.
+        Raises QueueUnavailableError or ConfigError rather than wait.
         """
         ...
 

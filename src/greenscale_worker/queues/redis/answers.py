@@ -40,7 +40,7 @@ class Answers(Caller):
         """Return a job's answer; None if there is none (yet)."""
         if not is_job_id(job_id):
             return None
-        async with self._turns.take():
+        async with self._calls.slot():
             answer = await self._client.get(self._keys.result(job_id))
             return None if answer is None else bytes(memoryview(answer))
 
@@ -55,7 +55,7 @@ class Answers(Caller):
         for start in range(0, len(job_ids), BODIES):
             some = job_ids[start : start + BODIES]
             known = [job_id for job_id in some if is_job_id(job_id)]
-            async with self._turns.take():
+            async with self._calls.slot():
                 pipe = self._client.pipeline(transaction=False)
                 for job_id in known:
                     pipe.hget(self._keys.record(job_id), "keep").get(self._keys.body(job_id))
@@ -77,7 +77,7 @@ class Answers(Caller):
 
     async def notices(self, limit: int = 100) -> list[Notice]:
         """Return the oldest notices that nobody has acknowledged."""
-        async with self._turns.take():
+        async with self._calls.slot():
             found = await self._client.zrange(self._keys.notices, 0, limit - 1) if limit > 0 else []
             notices = {bytes(memoryview(each)): read_notice(each) for each in found}
             if foreign := [each for each, notice in notices.items() if notice is None]:  # none is to hide ours
@@ -88,7 +88,7 @@ class Answers(Caller):
         """Delete notices, a portion at a time."""
         check_notice_ids(ids)
         for start in range(0, len(ids), PORTION):
-            async with self._turns.take():
+            async with self._calls.slot():
                 pipe = self._client.pipeline(transaction=False)
                 for notice_id in ids[start : start + PORTION]:
                     pipe.zremrangebyscore(self._keys.notices, notice_id, notice_id)
@@ -108,7 +108,7 @@ class Answers(Caller):
         while True:
             left = until - monotonic()
             blocks = ["BLOCK", int(1000 * min(left, BLOCK_SECONDS)) or 1] if left > 0 else []
-            with mapped():  # no turn: it may wait for long
+            with mapped():  # no slot: it may wait for long
                 words = ["COUNT", PIECES, *blocks, "STREAMS", *known, *positions]
                 found = await self._reader.execute_command("XREAD", *words)
             if found or left <= 0:
@@ -123,7 +123,7 @@ class Answers(Caller):
             some = job_ids[start : start + LOOK_UPS]
             records = await self._records(some)
             done = [job_id for job_id, record in zip(some, records, strict=True) if record.get("state") == "succeeded"]
-            async with self._turns.take():
+            async with self._calls.slot():
                 pipe = self._client.pipeline(transaction=False)
                 for job_id in done:
                     pipe.get(self._keys.result(job_id))
@@ -140,7 +140,7 @@ class Answers(Caller):
         if self._keys.cluster or not self._let_in or not all(map(is_job_id, job_ids)):
             return None
         keys = [*self._keys.base, *map(self._keys.record, job_ids)]
-        async with self._turns.take():
+        async with self._calls.slot():
             pipe = self._client.pipeline(transaction=False)
             pipe.execute_command("EVALSHA", self._scripts["look"].sha, len(keys), *keys, "", self._store.word, *job_ids)
             for job_id in job_ids:

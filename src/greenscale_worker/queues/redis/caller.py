@@ -6,12 +6,12 @@ from typing import Any, TypeVar
 
 from greenscale_worker.job import is_job_id
 from greenscale_worker.queues import LIVE_SECONDS, QueueOptions
+from greenscale_worker.queues.redis.call_limit import CallLimit
 from greenscale_worker.queues.redis.connections import close
 from greenscale_worker.queues.redis.keys import Keys
 from greenscale_worker.queues.redis.replies import read_records
 from greenscale_worker.queues.redis.script_loader import Script
 from greenscale_worker.queues.redis.store import Store
-from greenscale_worker.queues.redis.turns import Turns
 
 Answer = TypeVar("Answer")
 
@@ -35,7 +35,7 @@ class Caller:
         self._options = options
         self._reader: Any = None  # blocks, so it has connections of its own
         self._let_in = False
-        self._turns = Turns()
+        self._calls = CallLimit()
 
     @property
     def _live_seconds(self) -> int:
@@ -44,7 +44,7 @@ class Caller:
 
     async def _run(self, script: str, keys: list[str], args: list[Any], read: Callable[[Any], Answer]) -> Answer:
         """Run a script and read its answer; if that fails, the server is not Redis."""
-        async with self._turns.take():
+        async with self._calls.slot():
             if not self._let_in:  # a server that requires a password answers a long command by hanging up
                 await self._client.time()
                 self._let_in = True

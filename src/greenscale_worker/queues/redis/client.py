@@ -76,7 +76,7 @@ class RedisQueueClient(Answers, Letters):
     ) -> None:
         super().__init__(connect, scripts, store, keys, options)
         self._listing = Listing(
-            self._client, self._turns, store, keys, read_records=self._records, read_open=self._open
+            self._client, self._calls, store, keys, read_records=self._records, read_open=self._open
         )
 
     async def put(  # noqa: PLR0913  as `QueueClient`
@@ -140,13 +140,13 @@ class RedisQueueClient(Answers, Letters):
 
     async def keys(self) -> dict[str, bytes]:
         """Return the API keys' documents by id."""
-        async with self._turns.take():
+        async with self._calls.slot():
             found = await self._client.hgetall(self._keys.api_keys)
         return {key_id.decode(errors="replace"): bytes(memoryview(document)) for key_id, document in found.items()}
 
     async def set_key(self, key_id: str, document: bytes | None) -> None:
         """Keep an API key's document; None deletes it."""
-        async with self._turns.take():
+        async with self._calls.slot():
             if document is None:
                 await self._client.hdel(self._keys.api_keys, key_id)
             else:
@@ -190,7 +190,7 @@ class RedisQueueClient(Answers, Letters):
     async def depth(self) -> Depth:
         """Count jobs by state. The age of the oldest is known as far as the store knows when it came."""
         keys = self._keys
-        async with self._turns.take():
+        async with self._calls.slot():
             unclaimed, came = await self._store.unclaimed(self._client, keys)
             pipe = self._client.pipeline(transaction=False)
             pipe.zcard(keys.of("ready")).zcard(keys.of("suspect")).zcard(keys.of("delayed"))
@@ -245,7 +245,7 @@ class RedisQueueClient(Answers, Letters):
 
     async def workers(self) -> list[LiveWorker]:
         """List the worker processes whose heartbeat is no older than a lease."""
-        async with self._turns.take():
+        async with self._calls.slot():
             now = await self._now()
             since = (now - self._options.lease) * 1000
             found = await self._client.zrangebyscore(self._keys.of("workers"), since, "+inf", withscores=True)
@@ -262,7 +262,7 @@ class RedisQueueClient(Answers, Letters):
         self, since: float, until: float | None = None, *, tenant: str | None = None
     ) -> list[LedgerMinute]:
         """Return what happened in each minute, oldest first."""
-        async with self._turns.take():
+        async with self._calls.slot():
             now = await self._now()
             last = int(now if until is None else max(0, min(now, until))) // 60
             first = int(min(now + 60, max(since, now - (self._options.ledger_days + 1) * DAY))) // 60

@@ -157,7 +157,7 @@ class RedisQueue:
     async def observe(
         self, seconds: float, limit: int | None = None, *, calm: int = 0, why: str = ""
     ) -> Observed | None:
-        """Be the one worker of the fleet that looks at the engine. Raises QueueUnavailableError or ConfigError."""
+        """Lease the look at the engine, and store what it found. Raises QueueUnavailableError or ConfigError."""
         args = [*self._head, self._owner, int(1000 * seconds), "" if limit is None else limit]
         args += [calm, record_fields.encoded(why)]
         return await self._redis.once(self._scripts["observe"], self._keys.base, args, read_observed)

@@ -48,7 +48,7 @@ def _of_usage(usage: Usage) -> list[Any]:
 
 
 def of_call(lease: Lease, usage: Usage) -> str:
-    """Return what the ledger counts of a call: see settle.lua."""
+    """Return what the ledger counts of a call, as settle.lua reads it: began, ms, tokens in and out, tenant."""
     ms = int(1000 * (lease.call_seconds or 0.0))
     tokens = f"{countable(usage.prompt_tokens)} {countable(usage.completion_tokens)}"
     return f"{_began_ms(lease)} {ms} {tokens} {lease.tenant or ''}"
