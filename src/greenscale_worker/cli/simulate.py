@@ -89,7 +89,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
-    text = "instead of a time: slots that requests share, a queue before them, and steps that give each a token"
+    text = "instead of a time: slots, a queue before them, and steps that give each request a token"
     group = parser.add_argument_group("an engine inside", text)
     group.add_argument("--engine", action="store_true", help="have one")
     whole = within(1, MOST, int)
@@ -106,11 +106,13 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_budget(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("rate limits of a provider, judged over one second; beyond them is 429")
+    text = "as a provider has, judged over one second; beyond them is 429"
+    group = parser.add_argument_group("rate limits", text)
     for name in ("requests", "tokens"):
         group.add_argument(f"--{name}-per-minute", type=within(1, MOST), metavar="N", help="default: no limit")
-    text = "tokens count at arrival, as the prompt and max_tokens, or at the end (default: %(default)s)"
-    group.add_argument("--count-tokens", choices=("estimate", "usage"), default="estimate", help=text)
+    text = "estimate: tokens count at arrival, as the prompt and max_tokens; usage: at the end (default: %(default)s)"
+    choices = ("estimate", "usage")
+    group.add_argument("--count-tokens", choices=choices, default="estimate", metavar="HOW", help=text)
 
 
 def _add(group: "argparse._ArgumentGroup", option: str, metavar: str, default: float, text: str) -> None:
