@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from bench.engine_stage import MODEL, Stage, stage
 from bench.real_engine import Engine
-from greenscale_worker.engine_load import read_load
+from greenscale_worker.engine_metrics import read_load
 from harness import machine
 from harness.endpoint import wait
 from harness.environments import ROOT

@@ -39,7 +39,7 @@ from greenscale_worker import (
 from greenscale_worker.client import ends
 from greenscale_worker.client.ends import Ends
 from greenscale_worker.job import Failed, Failure, Output, Succeeded, Usage
-from greenscale_worker.queues.redis.turns import CALLS, Turns
+from greenscale_worker.queues.redis.call_limit import CALLS, CallLimit
 from greenscale_worker.testing.rig import run
 from harness.eventually import PATIENCE, eventually
 from harness.redis_server import RedisServer, free_port, is_master
@@ -189,11 +189,11 @@ async def test_those_who_follow_texts_keep_nobody_from_calling(redis_url: str) -
         await asyncio.wait(readers)
 
 
-async def test_who_waits_for_a_turn_is_told_at_once_that_the_server_is_away() -> None:
-    turns, tried = Turns(), list[int]()
+async def test_who_waits_for_a_slot_is_told_at_once_that_the_server_is_away() -> None:
+    calls, tried = CallLimit(), list[int]()
 
     async def call(number: int) -> None:
-        async with turns.take():
+        async with calls.slot():
             tried.append(number)
             await asyncio.sleep(0)
             raise redis_errors.ConnectionError("away")

@@ -11,7 +11,7 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from greenscale_worker.config import engine_pages, load, most_in_flight, queue_options
-from greenscale_worker.engine_load import CAUTIOUS
+from greenscale_worker.engine_limit import CAUTIOUS
 from greenscale_worker.engine_look import PAGE_BYTES, EngineLook
 from greenscale_worker.errors import ConfigError
 from greenscale_worker.queues import QueueOptions

@@ -26,7 +26,7 @@ from harness.worker_process import Fleet
 SLOTS: Final = 16
 STEP, PER_SEQUENCE = 0.012, 0.00012
 CAPACITY: Final = SLOTS / (STEP + PER_SEQUENCE * SLOTS)  # tokens a second
-FEW: Final = 2  # of engine_load.py, for so few slots
+FEW: Final = 2  # of engine_limit.py, for so few slots
 WINDOW_SECONDS: Final = 4.0
 ENGINE: Final = ("--engine", "--slots", str(SLOTS), "--per-prompt-token", "0")
 

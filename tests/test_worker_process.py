@@ -89,8 +89,8 @@ async def test_what_a_worker_waits_for_is_said_again(
         async def ready(self) -> bool:
             return False
 
-    monkeypatch.setattr("greenscale_worker.worker.FIRST_WORD_SECONDS", 0.1)
-    monkeypatch.setattr("greenscale_worker.worker.READY_SECONDS", 0.01)
+    monkeypatch.setattr("greenscale_worker.readiness.FIRST_WORD_SECONDS", 0.1)
+    monkeypatch.setattr("greenscale_worker.readiness.READY_SECONDS", 0.01)
     configure_logging(json=True)
     worker = Worker(MemoryQueue(QueueOptions()), Absent())
     running = asyncio.create_task(worker.run())

@@ -1,4 +1,4 @@
-"""The look before sending: one worker of the fleet reads the engine's metrics every second, and sets the limit."""
+"""Looks at the engine: one worker of the fleet reads its metrics every second, and sets the fleet's limit."""
 
 import asyncio
 import random
@@ -9,7 +9,8 @@ from typing import Final
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from yarl import URL
 
-from greenscale_worker.engine_load import Aim, Load, next_aim, read_load, total, unseen_aim
+from greenscale_worker.engine_limit import Aim, next_aim, unseen_aim
+from greenscale_worker.engine_metrics import Load, read_load, total
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.queues import Queue
 from greenscale_worker.telemetry import Metrics, log
@@ -24,9 +25,10 @@ OK: Final = 200
 
 
 class EngineLook:
-    """Looks at the engine as often as it is this worker's turn.
+    """Looks at the engine while this worker has the lease of the look (`Queue.observe`), else asks for it now and then.
 
-    `urls` are the pages of all engines behind the endpoint, `most` is the highest limit, `tls` what https needs.
+    `urls` are the metrics of all engines behind the endpoint. `most` is the highest limit to set; None: any. `tls` is
+    how to check https.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class EngineLook:
                 await asyncio.sleep(max(0.0, began + rest - clock()))
 
     async def _once(self, session: ClientSession) -> float:
-        """Look, if it is this worker's turn. Return the seconds until the next time."""
+        """Look, if this worker gets the lease. Return how many seconds after it began to try again."""
         turn = await self._queue.observe(TURN_SECONDS)
         if turn is None:
             self._unseen = 0

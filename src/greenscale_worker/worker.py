@@ -20,6 +20,7 @@ from greenscale_worker.gate import Gate
 from greenscale_worker.job import DRAIN, Failed, Failure, Job, Outcome, Released, decode, show_by
 from greenscale_worker.outcome_log import LOSSES, report
 from greenscale_worker.queues import Lease, Queue, QueueOptions
+from greenscale_worker.readiness import until_ready
 from greenscale_worker.telemetry import Metrics, log
 from greenscale_worker.token_writer import TokenWriter
 
@@ -28,9 +29,6 @@ NOT_CLEAN: Final = "not everything could be handed back; other workers take over
 RELEASE_SECONDS: Final = 2.0  # beyond the drain time, to hand back unfinished jobs
 LAST_SECONDS: Final = 0.1
 LONGEST_WHY: Final = 500
-READY_SECONDS: Final = 1.0
-FIRST_WORD_SECONDS: Final = 15.0  # until the wait is logged again; doubles up to LAST_WORD_SECONDS
-LAST_WORD_SECONDS: Final = 300.0
 VERDICTS: Final = {"delayed": "released", "held": "held", "dead": "failed", "stale": "not_ours"}
 
 
@@ -373,19 +371,8 @@ class Worker:
 
     async def _backend_is_ready(self) -> bool:
         """Wait until the backend is ready. Return False if the worker is stopped before."""
-        clock = asyncio.get_running_loop().time
-        say_at, pause = clock(), FIRST_WORD_SECONDS
-        while not self._stopping.is_set():
-            if await self._backend.ready():
-                self.ready = True
-                return True
-            if clock() >= say_at:
-                log.warning("waiting_for_backend", why=getattr(self._backend, "why_not_ready", "") or "it is not ready")
-                say_at, pause = clock() + pause, min(LAST_WORD_SECONDS, 2 * pause)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(random.uniform(READY_SECONDS / 2, READY_SECONDS)):  # noqa: S311  jitter
-                    await self._stopping.wait()
-        return False
+        self.ready = await until_ready(self._backend, self._stopping)
+        return self.ready
 
     async def _drain(self) -> None:
         """Wait for the lanes to finish, for the drain time or until `stop` is called again."""

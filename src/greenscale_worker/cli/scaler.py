@@ -8,8 +8,7 @@ from contextlib import AsyncExitStack, aclosing
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, Literal
 
-from greenscale_worker.cli import interrupt
-from greenscale_worker.cli.context import logs_json, settings_in_force
+from greenscale_worker.cli.process import run_logged
 from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import ConfigError
 
@@ -52,19 +51,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(_args: argparse.Namespace) -> int:
     """Serve until a signal. Raises ConfigError."""
-    from greenscale_worker.telemetry import configure_logging, flush_log, log
-
     if find_spec("grpc") is None or find_spec("google.protobuf") is None:
         raise ConfigError("scaler needs grpcio and protobuf; expected: pip install 'greenscale-worker[scaler]'")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it has to say is no JSON, and we say it
-    settings = settings_in_force()
-    configure_logging(json=logs_json(settings), level=settings.log_level)
-    for notice in settings.notices:
-        log.warning("unknown_setting", name=notice.name, hint=notice.hint)
-    try:
-        return interrupt.run(_serve(settings))
-    finally:
-        flush_log()  # the error that ends it goes to stderr, after the log
+    return run_logged(_serve)
 
 
 async def _serve(settings: "Settings") -> int:

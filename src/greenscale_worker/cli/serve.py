@@ -9,8 +9,8 @@ from contextlib import AsyncExitStack, aclosing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from greenscale_worker.cli import interrupt
-from greenscale_worker.cli.context import logs_json, open_client, settings_in_force
+from greenscale_worker.cli.context import open_client
+from greenscale_worker.cli.process import run_logged
 from greenscale_worker.cli.usage import add_command
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
 
@@ -60,16 +60,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(_args: argparse.Namespace) -> int:
     """Serve until a signal. Raises ConfigError."""
-    from greenscale_worker.telemetry import configure_logging, flush_log, log
-
-    settings = settings_in_force()
-    configure_logging(json=logs_json(settings), level=settings.log_level, left_out=OF_WORKERS)
-    for notice in settings.notices:
-        log.warning("unknown_setting", name=notice.name, hint=notice.hint)
-    try:
-        return interrupt.run(_serve(settings))
-    finally:
-        flush_log()  # the error that ends it goes to stderr, after the log
+    return run_logged(_serve, left_out=OF_WORKERS)
 
 
 async def _serve(settings: "Settings") -> int:

@@ -106,7 +106,8 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_budget(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("rate limits of a provider", "judged over one second; beyond them is 429")
+    text = "as a provider has, judged over one second; beyond them is 429"
+    group = parser.add_argument_group("rate limits", text)
     for name in ("requests", "tokens"):
         group.add_argument(f"--{name}-per-minute", type=within(1, MOST), metavar="N", help="default: no limit")
     text = "estimate: tokens count at arrival, as the prompt and max_tokens; usage: at the end (default: %(default)s)"

@@ -67,6 +67,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     setting.add_argument("name", metavar="NAME", type=tenant_of, help="as in `keys create --tenant`")
     for name, help_ in NUMBERS.items():
         setting.add_argument(f"--{name.replace('_', '-')}", dest=name, type=count_of, metavar="N", help=help_)
+    setting.usage = "%(prog)s [-h] [LIMITS] NAME"  # written out, it is wider than a terminal of 60 columns
 
     listing = _action(actions, "list", "show how each stands", LIST, _list)
     listing.add_argument("--json", action="store_true", help="one line of JSON each")

@@ -13,8 +13,9 @@ from contextlib import AsyncExitStack, suppress
 from typing import Final
 
 from greenscale_worker.backends import Backend
-from greenscale_worker.cli import FAILED, interrupt
-from greenscale_worker.cli.context import logs_json, open_client, open_configured_backend, open_queue, settings_in_force
+from greenscale_worker.cli import FAILED
+from greenscale_worker.cli.context import open_client, open_configured_backend, open_queue
+from greenscale_worker.cli.process import run_logged
 from greenscale_worker.config import (
     Settings,
     engine_pages,
@@ -30,7 +31,7 @@ from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.execution import same_model
 from greenscale_worker.job import Job, Output
 from greenscale_worker.queues import HELD, Queue, QueueClient
-from greenscale_worker.telemetry import Metrics, configure_logging, flush_log, gather_log, log
+from greenscale_worker.telemetry import Metrics, flush_log, gather_log, log
 from greenscale_worker.worker import NOT_CLEAN, Worker
 
 GARBAGE_THRESHOLD: Final = 50_000  # a job leaves no cycles behind; at the default of 700 looking for them costs 5 %
@@ -45,14 +46,7 @@ STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 
 def run() -> int:
     """Run the worker until a signal. Return 0 if nothing is left behind, 1 if leases are left to expire."""
-    settings = settings_in_force()
-    configure_logging(json=logs_json(settings), level=settings.log_level)
-    for notice in settings.notices:
-        log.warning("unknown_setting", name=notice.name, hint=notice.hint)
-    try:
-        return interrupt.run(_work(settings))
-    finally:
-        flush_log()  # the error that ends it goes to stderr, after the log
+    return run_logged(_work)
 
 
 async def _work(settings: Settings) -> int:
@@ -152,7 +146,7 @@ class Process:
         )
 
     def _look_at_engine(self, stack: AsyncExitStack, pages: list[str]) -> None:
-        """Start a task that nothing waits for: the look before sending."""
+        """Look at the engine beside the lanes, until `stack` is left. Raises ConfigError for a queue that cannot."""
         from greenscale_worker.engine_look import EngineLook
         from greenscale_worker.tls import client_context
 

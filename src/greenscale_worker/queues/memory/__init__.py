@@ -227,7 +227,7 @@ class MemoryQueue(MemoryClient):
         self._count_time()
         store.promote()
         store.beats[self._worker] = Beat(store.clock(), why, lanes)
-        store.flow_control.heard(self._worker, shut=shut, alive=len(store.alive()), lanes=lanes or 1)
+        store.flow_control.note_breaker(self._worker, shut=shut, alive=len(store.alive()), lanes=lanes or 1)
 
     async def aclose(self) -> None:
         """Leave the list of live workers. Jobs are never claimed ahead, so there is none to hand back."""

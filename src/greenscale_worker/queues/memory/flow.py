@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from greenscale_worker.engine_load import CAUTIOUS
+from greenscale_worker.engine_limit import CAUTIOUS
 from greenscale_worker.job import Rates, Usage
 from greenscale_worker.queues import Lease, QueueOptions
 
@@ -179,8 +179,8 @@ class FlowControl:
         self._held_until = max(self._held_until, self._clock() + seconds)
         self._begin_ramp(in_flight)
 
-    def heard(self, worker: str, *, shut: bool, alive: int, lanes: int) -> None:
-        """Note whether a worker's breaker is open."""
+    def note_breaker(self, worker: str, *, shut: bool, alive: int, lanes: int) -> None:
+        """Note for a lease whether a worker's breaker is open: `shut`."""
         self._shut.pop(worker, None)
         if shut:
             self._shut[worker] = self._clock() + self._options.lease
@@ -196,7 +196,7 @@ class FlowControl:
         return bool(alive) and all(self._shut.get(worker, 0.0) > self._clock() for worker in alive)
 
     def observe(self, worker: str, seconds: float, limit: int | None, *, calm: int, why: str) -> bool:
-        """Make a worker the one that looks at the engine. Return False if another one is."""
+        """Lease the look at the engine to a worker, and store what it found. Return False if another worker has it."""
         now = self._clock()
         if self._looker is not None and self._looker[0] > now and self._looker[1] != worker:
             return False
@@ -207,7 +207,7 @@ class FlowControl:
 
     @property
     def engine(self) -> int | None:
-        """The limit that was found last."""
+        """The limit that was found last; None: none yet."""
         return self._engine
 
     def _end_probe(self, lease: Lease) -> bool:

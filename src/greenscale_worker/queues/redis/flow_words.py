@@ -1,10 +1,10 @@
 """What workers and scripts tell each other of the fleet's limit and budgets (flow.lua)."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from greenscale_worker.job import Failed, Job, Outcome, Rates, Released, Succeeded, Usage
-from greenscale_worker.queues import Lease, Observed, QueueOptions
+from greenscale_worker.queues import Lease, QueueOptions
 
 MOST_TOKENS: Final = 10**9  # of one call
 HELD_BACK: Final = {
@@ -84,12 +84,6 @@ def words_of(rates: list[Rates | None]) -> str:
 
 def _left(rates: Rates) -> tuple[float | None, float | None]:
     return rates.remaining_requests, rates.remaining_tokens
-
-
-def read_observed(answer: Any) -> Observed | None:
-    """Read what the fleet does to the engine; None if another worker looks at it."""
-    is_ours, limit, in_flight, calm = answer
-    return Observed(int(limit) if limit else None, int(in_flight), int(calm)) if int(is_ours) else None
 
 
 def countable(tokens: int | None) -> int:

@@ -10,11 +10,11 @@ from greenscale_worker.errors import BadInputError
 from greenscale_worker.job import decode, is_job_id
 from greenscale_worker.queues import ENDED, OPEN, PUT_ASIDE, STATES, JobFilter, JobInfo, State
 from greenscale_worker.queues.rate import rate_of
+from greenscale_worker.queues.redis.call_limit import CallLimit
 from greenscale_worker.queues.redis.keys import OF_LISTS, RECENT, Keys
-from greenscale_worker.queues.redis.lines import LinePages
 from greenscale_worker.queues.redis.list_pages import ListPages
 from greenscale_worker.queues.redis.store import Store
-from greenscale_worker.queues.redis.turns import Turns
+from greenscale_worker.queues.redis.tenants import LinePages
 from greenscale_worker.queues.told import is_number, seconds, with_record
 
 PAGE: Final = 200
@@ -41,7 +41,7 @@ class Listing:
     def __init__(  # noqa: PLR0913  the parts it is made of
         self,
         client: Any,
-        turns: Turns,
+        calls: CallLimit,
         store: Store,
         keys: Keys,
         *,
@@ -49,7 +49,7 @@ class Listing:
         read_open: ReadOpen,
     ) -> None:
         self._client = client
-        self._turns = turns
+        self._calls = calls
         self._sources = (ListPages(keys.of(INTERACTIVE)), store, ListPages(keys.of(BACKGROUND)), LinePages(keys))
         self._keys = keys
         self._read_records = read_records
@@ -112,7 +112,7 @@ class Listing:
     ) -> AsyncIterator[tuple[str | None, Record]]:
         after: bytes | None = None
         while True:
-            async with self._turns.take():
+            async with self._calls.slot():
                 page = await source.waiting(self._client, after, PAGE_OF_PAYLOADS)
             names = [_name_of(unpack(payload), name) for _, payload, name in page]
             for each in zip(names, await self._read_records([name or "" for name in names]), strict=True):
@@ -124,7 +124,7 @@ class Listing:
     async def _scheduled(self, seen: set[str]) -> AsyncIterator[JobInfo]:
         later, behind = self._keys.of("later"), "-inf"
         while True:
-            async with self._turns.take():
+            async with self._calls.slot():
                 page = await self._client.zrangebyscore(later, behind, "+inf", start=0, num=PAGE, withscores=True)
                 last = page[-1][1] if len(page) == PAGE else None
                 if last is not None:
@@ -153,7 +153,7 @@ class Listing:
 
     async def _recent(self) -> tuple[int, list[tuple[int, State, str, str]]]:
         """Return the server's time in ms, and the jobs that ended lately, latest first."""
-        async with self._turns.take():
+        async with self._calls.slot():
             seconds, micros = await self._client.time()
             try:
                 entries = await self._client.lrange(self._keys.of(RECENT), 0, -1)

@@ -11,12 +11,12 @@ from greenscale_worker.queues.redis import factory
 from greenscale_worker.queues.redis.client import RedisQueueClient
 from greenscale_worker.queues.redis.connections import close, is_cluster, open_redis
 from greenscale_worker.queues.redis.errors import mapped
-from greenscale_worker.queues.redis.keys import OF_LISTS, Keys
+from greenscale_worker.queues.redis.keys import OF_LISTS, TURNS, Keys
 from greenscale_worker.queues.redis.list import ListStore
 from greenscale_worker.queues.redis.store import Store
 from greenscale_worker.queues.redis.stream import StreamStore
 
-ARRIVALS: Final = (*OF_LISTS, "turns")  # where a job may arrive, beside the queue itself
+ARRIVALS: Final = (*OF_LISTS, TURNS)  # where a job may arrive, beside the queue itself
 KINDS: Final[dict[str, Callable[[QueueOptions], Store]]] = {"list": ListStore, "stream": StreamStore}
 
 

@@ -1,9 +1,7 @@
 """The worker side of a queue in Redis: one grouped script call per step (docs/queue-protocol.md)."""
 
 import asyncio
-from collections.abc import Callable, Container
 from contextlib import suppress
-from time import monotonic
 from typing import Any, Final, TypeAlias
 
 from greenscale_worker.errors import ConfigError, QueueUnavailableError
@@ -23,23 +21,24 @@ from greenscale_worker.queues.bodies import packed
 from greenscale_worker.queues.redis import record_fields
 from greenscale_worker.queues.redis.connections import Clients, close
 from greenscale_worker.queues.redis.fetcher import Fetcher
-from greenscale_worker.queues.redis.flow_words import (
-    bounds_of,
-    countable,
-    excess,
-    numbers,
-    overcharged,
-    read_observed,
-    told,
-    words_of,
-)
+from greenscale_worker.queues.redis.flow_words import bounds_of, excess, numbers, overcharged, told, words_of
 from greenscale_worker.queues.redis.keys import Keys
 from greenscale_worker.queues.redis.notifier import Notifier
 from greenscale_worker.queues.redis.promotion import promotion
-from greenscale_worker.queues.redis.replies import read_promoted
+from greenscale_worker.queues.redis.replies import read_promoted, read_purge
 from greenscale_worker.queues.redis.retrying_client import RetryingClient
 from greenscale_worker.queues.redis.script_loader import Script
 from greenscale_worker.queues.redis.store import Store
+from greenscale_worker.queues.redis.worker_replies import (
+    BINDINGS,
+    ENDINGS,
+    read_beat,
+    read_observed,
+    read_releases,
+    read_verdicts,
+    read_words,
+    unread,
+)
 from greenscale_worker.telemetry import Metrics, log
 
 GROUP: Final = 32
@@ -53,24 +52,6 @@ TRIM_PORTIONS: Final = 20  # with one heartbeat
 PROMOTE_PORTIONS: Final = 20  # likewise
 
 Ending: TypeAlias = tuple[Lease, Succeeded | Failed, bytes]  # and the endpoint's whole answer, compressed, to be kept
-
-BINDINGS: Final[dict[bytes, Binding]] = {
-    b"RUN": "run",
-    b"BADTYPE": "run",
-    b"DUPLICATE": "duplicate",
-    b"CONFLICT": "conflict",
-    b"CANCELLED": "cancelled",
-    b"STALE": "stale",
-}
-VERDICTS: Final[dict[bytes, Verdict]] = {
-    b"DELAYED": "delayed",
-    b"HELD": "held",
-    b"DEAD": "dead",
-    b"STALE": "stale",
-    b"GONE": "stale",
-}
-
-ENDINGS: Final = frozenset({b"OK", b"BADTYPE", b"STALE", b"GONE"})
 
 
 class RedisQueue:
@@ -176,7 +157,7 @@ class RedisQueue:
     async def observe(
         self, seconds: float, limit: int | None = None, *, calm: int = 0, why: str = ""
     ) -> Observed | None:
-        """Be the one worker of the fleet that looks at the engine. Raises QueueUnavailableError or ConfigError."""
+        """Lease the look at the engine, and store what it found. Raises QueueUnavailableError or ConfigError."""
         args = [*self._head, self._owner, int(1000 * seconds), "" if limit is None else limit]
         args += [calm, record_fields.encoded(why)]
         return await self._redis.once(self._scripts["observe"], self._keys.base, args, read_observed)
@@ -206,7 +187,7 @@ class RedisQueue:
             args += [*bounds, int(options.notices_max_age * 1000), options.notices_max_count]
             for lease in held[start : start + BEAT_GROUP]:
                 args += [lease.id, lease.token]
-            beat = await self._redis.once(self._scripts["heartbeat"], keys, args, _read_beat)
+            beat = await self._redis.once(self._scripts["heartbeat"], keys, args, read_beat)
             reaped, claimable, lost, buried, seated, due, dropped = beat
             self._metrics.reaped(reaped)
             if reaped or claimable:
@@ -240,7 +221,7 @@ class RedisQueue:
         self._told_why = True  # even if the answer gets lost
         keys = [*self._keys.base, self._keys.why(self._owner)]
         args = [*self._head, int(self.options.lease * 1000), record_fields.encoded(why or "")]
-        await self._redis.once(self._scripts["why"], keys, args, _unread)
+        await self._redis.once(self._scripts["why"], keys, args, unread)
         self._told_why = why is not None
 
     async def aclose(self) -> None:
@@ -252,7 +233,7 @@ class RedisQueue:
             # On an open connection: during a failover, Sentinel may know no master for a new one.
             keys = [*self._keys.base, self._keys.claim(self._owner), self._keys.lanes(self._owner)]
             args = [*self._head, self._owner, int(self.options.heartbeat * 1000)]
-            await self._redis.once(self._scripts["unregister"], keys, args, _unread)
+            await self._redis.once(self._scripts["unregister"], keys, args, unread)
             await self._tell_why(None)
         except (QueueUnavailableError, ConfigError) as error:
             log.warning("queue_unavailable", error=str(error))
@@ -272,7 +253,7 @@ class RedisQueue:
                 keys = [*self._keys.base, self._keys.record(job_id.decode())]
                 with suppress(QueueUnavailableError, ConfigError):
                     await self._redis.once(
-                        self._scripts["record_dead"], keys, [*self._head, id_, job_id, self.options.result_ttl], _unread
+                        self._scripts["record_dead"], keys, [*self._head, id_, job_id, self.options.result_ttl], unread
                     )
 
     async def _trim(self) -> None:
@@ -288,10 +269,10 @@ class RedisQueue:
             self._untidy = await self._redis.once(self._scripts["tidy"], keys, tidy, bytes)
         trimmed = 0
         for limit in limits:
-            more, portions = 1, 0
+            more, portions = True, 0
             while more and portions < TRIM_PORTIONS:
                 args = [*self._head, *limit, TRIM_GROUP, "trimmed"]
-                gone, more = await self._redis.once(self._scripts["purge"], keys, args, _read_purge)
+                gone, more = await self._redis.once(self._scripts["purge"], keys, args, read_purge)
                 trimmed, portions = trimmed + gone, portions + 1
         if trimmed:
             log.info("dead_letters_trimmed", count=trimmed)
@@ -320,7 +301,7 @@ class RedisQueue:
             keys += [self._keys.record(job.job_id), self._keys.cancel(job.job_id)]
             fields = record_fields.of_run(job) if self.options.result_ttl else []
             args += [lease.id, lease.token, job.job_id, int(job.notify), len(fields), *fields]
-        answers, _ = await self._redis.call(self._scripts["bind"], keys, args, _words(len(items), BINDINGS))
+        answers, _ = await self._redis.call(self._scripts["bind"], keys, args, read_words(len(items), BINDINGS))
         _warn_of_foreign_keys(answers, [job.job_id for _, job in items])
         return [BINDINGS[answer] for answer in answers]
 
@@ -336,22 +317,23 @@ class RedisQueue:
             if isinstance(outcome, Failed):
                 code, message = record_fields.encoded(outcome.code), record_fields.encoded(outcome.message)
                 fields = record_fields.of_failure(lease, code, message, outcome.usage)
-                spent = _spent(lease, outcome.usage)
+                spent = record_fields.of_call(lease, outcome.usage)
                 args += [lease.id, lease.token, "failed", job_id, code, message, spent, len(fields), *fields]
             elif self.options.result_ttl:
                 text, fields = record_fields.encoded(outcome.output.text), record_fields.of_success(outcome)
                 if body:
                     bodies.append(self._keys.body(job_id))
                     fields += ["keep", "body"]
-                spent = _spent(lease, outcome.output.usage)
+                spent = record_fields.of_call(lease, outcome.output.usage)
                 args += [lease.id, lease.token, "succeeded", job_id, text, body, spent, len(fields), *fields]
             else:
-                args += [lease.id, lease.token, "succeeded", job_id, "", "", _spent(lease, outcome.output.usage), 0]
+                spent = record_fields.of_call(lease, outcome.output.usage)
+                args += [lease.id, lease.token, "succeeded", job_id, "", "", spent, 0]
         size = _size(items[0])
         times = LARGE_TIMES if size > GROUP_BYTES else None
         try:
             answers, repeated = await self._redis.call(
-                self._scripts["settle"], keys + bodies, args, _words(len(items), ENDINGS), times=times
+                self._scripts["settle"], keys + bodies, args, read_words(len(items), ENDINGS), times=times
             )
         except (QueueUnavailableError, ConfigError) as error:
             reason = f"Redis does not take an answer of {size} characters: {error}"
@@ -363,7 +345,7 @@ class RedisQueue:
         for lease, text, seconds in items:
             keys.append(self._keys.tokens(lease.job_id or ""))
             args += [lease.id, lease.token, seconds, record_fields.encoded(text)]
-        read = _words(len(items), ENDINGS)
+        read = read_words(len(items), ENDINGS)
         return [answer == b"OK" for answer in await self._redis.once(self._scripts["write_tokens"], keys, args, read)]
 
     async def _send_release(self, items: list[tuple[Lease, Released]]) -> list[bool]:
@@ -374,7 +356,7 @@ class RedisQueue:
             keys.append(self._keys.record(lease.job_id or ""))
             args += [lease.id, lease.token, int(outcome.delay * 1000)]
             args += [lease.job_id or "", record_fields.encoded(outcome.reason)]
-        answers, repeated = await self._redis.call(self._scripts["release"], keys, args, _read_releases)
+        answers, repeated = await self._redis.call(self._scripts["release"], keys, args, read_releases)
         for (lease, _), (_, drains) in zip(items, answers, strict=True):
             lease.drains = drains
         return _done([word for word, _ in answers], [lease for lease, _ in items], repeated=repeated)
@@ -387,61 +369,16 @@ class RedisQueue:
             args += [lease.id, lease.token, lease.job_id or "", record_fields.encoded(failure.code)]
             args += [record_fields.encoded(failure.message), failure.prior, record_fields.encoded(failure.fingerprint)]
             args += [round(failure.used * 1000), round(failure.max_tries * 1000), int(failure.delay * 1000)]
-            args += [_spent(lease, Usage()), int(failure.hold * 1000)]
-        answers, _ = await self._redis.call(self._scripts["retry"], keys, args, _read_verdicts)
+            args += [record_fields.of_call(lease, Usage()), int(failure.hold * 1000)]
+        answers, _ = await self._redis.call(self._scripts["retry"], keys, args, read_verdicts)
         _warn_of_foreign_keys([word for _, word, _ in answers], [lease.job_id for lease, _ in items])
         for (lease, _), (verdict, _, due_in) in zip(items, answers, strict=True):
             lease.due_in = due_in if verdict in PUT_ASIDE else None
         return [verdict for verdict, _, _ in answers]
 
 
-def _words(number: int, known: Container[bytes]) -> Callable[[Any], list[bytes]]:
-    """Return a reader of `number` known words."""
-
-    def read(answer: Any) -> list[bytes]:
-        words = [word for word in answer if word in known]
-        if not len(answer) == len(words) == number:
-            raise ValueError(f"{len(words)} words that are known, {number} expected")
-        return words
-
-    return read
-
-
-def _read_beat(answer: Any) -> tuple[int, int, list[tuple[str, str, str]], list[bytes], bool, list[bytes], int]:
-    """Read a heartbeat's answer.
-
-    Jobs reaped, claimable, leases lost, jobs buried, whether it has a seat, jobs due, notices dropped.
-    """
-    reaped, claimable, lost, buried, seated, due, dropped = answer
-    words = [word.decode() for word in lost]
-    leases = list(zip(words[::3], words[1::3], words[2::3], strict=True))
-    return int(reaped), int(claimable), leases, list(buried), bool(seated), list(due), int(dropped)
-
-
-def _read_verdicts(answer: Any) -> list[tuple[Verdict, bytes, float]]:
-    """Read the verdict on each failed job, BADTYPE if a foreign key was replaced, and in how many seconds it is due."""
-    replaced = [b"BADTYPE" if int(foreign) else b"OK" for foreign in answer[1::3]]
-    due_in = [int(ms) / 1000 for ms in answer[2::3]]
-    return list(zip([VERDICTS[verdict] for verdict in answer[::3]], replaced, due_in, strict=True))
-
-
-def _read_releases(answer: Any) -> list[tuple[bytes, int]]:
-    """Read how each release went, and how many drains have cut the job off by now."""
-    words = _words(len(answer) // 2, ENDINGS)(answer[::2])
-    return list(zip(words, map(int, answer[1::2]), strict=True))
-
-
-def _read_purge(answer: Any) -> tuple[int, int]:
-    gone, more = map(int, answer)
-    return gone, more
-
-
 def _say_deaf(why: str) -> None:
     log.warning("queue_unavailable", error=why)
-
-
-def _unread(_answer: Any) -> None:
-    """Ignore an answer that has no content."""
 
 
 def _done(answers: list[bytes], leases: list[Lease], *, repeated: bool) -> list[bool]:
@@ -454,23 +391,6 @@ def _warn_of_foreign_keys(answers: list[bytes], job_ids: list[Any]) -> None:
     for answer, job_id in zip(answers, job_ids, strict=True):
         if answer == b"BADTYPE":
             log.warning("foreign_key_replaced", job_id=job_id)
-
-
-def _began_ms(lease: Lease) -> int:
-    """Return when the call of a job began, by the queue's clock, in ms; without a call: now.
-
-    A time, not an age, as it may be sent again after an outage. It is early by the travel time of the claim's answer,
-    which is the safe side: a call that began before a fault proves nothing about it.
-    """
-    began = monotonic() if lease.began is None else lease.began
-    return int(1000 * (lease.claimed_at + began - lease.received))
-
-
-def _spent(lease: Lease, usage: Usage) -> str:
-    """Return what the ledger counts of a call: see settle.lua."""
-    ms = int(1000 * (lease.call_seconds or 0.0))
-    tokens = f"{countable(usage.prompt_tokens)} {countable(usage.completion_tokens)}"
-    return f"{_began_ms(lease)} {ms} {tokens} {lease.tenant or ''}"
 
 
 def _payload_size(item: tuple[Lease, Job]) -> int:

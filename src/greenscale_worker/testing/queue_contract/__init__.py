@@ -1,4 +1,4 @@
-"""What every queue promises (queues/__init__.py, docs/queue-protocol.md). No queue may leave a promise out.
+"""What every queue promises (queues/queue.py and client.py, docs/queue-protocol.md). No queue may leave a promise out.
 
 A module of tests imports everything from here and has a fixture `queue_under_test`, which returns a QueueUnderTest.
 """

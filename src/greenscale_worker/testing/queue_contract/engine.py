@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
-from greenscale_worker.engine_load import CAUTIOUS
+from greenscale_worker.engine_limit import CAUTIOUS
 from greenscale_worker.queues import Observed
 from greenscale_worker.testing.rig import Rig, claim, until
 

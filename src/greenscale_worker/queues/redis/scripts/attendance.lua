@@ -3,7 +3,7 @@
 -- alike     ZSET  of the jobs of equal requests: "job-id gateway number" -> the ms until which a retry may find it; negative: its
 --                 client has gone, so a retry may join it
 -- gateways  ZSET  gateway -> when it last called, ms. One that is silent for longer is dead, and its clients have gone
-local ATTENDED_SECONDS, ALIVE_MS = 120, 2000  -- as in queues/__init__.py
+local ATTENDED_SECONDS, ALIVE_MS = 120, 2000  -- as in queues/jobs.py
 
 local function attend(alike, member, has_gone)
   local last = now + 1000 * ATTENDED_SECONDS

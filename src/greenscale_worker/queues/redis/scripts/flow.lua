@@ -92,7 +92,7 @@ function flow.limit()
   if most then
     local age = queue_now - (whole(flow.values.engine_ms) or 0)
     limit = whole(flow.values.engine) or 8
-    if age < 0 or age > A_MINUTE then limit = math.min(limit, 8) end  -- nobody has looked; as in engine_load.py
+    if age < 0 or age > A_MINUTE then limit = math.min(limit, 8) end  -- nobody has looked; as in engine_limit.py
     limit = math.min(limit, whole(most) or limit)
   else
     limit = whole(limit)
@@ -347,7 +347,7 @@ end
 -- Whether the breakers of all workers are open.
 function flow.is_dark() return control.flow and lasting('dark') and true or false end
 
--- How many jobs the endpoint can work on at once; nil: no bound is known. As `Flow.room` in queues/__init__.py.
+-- How many jobs the endpoint can work on at once; nil: no bound is known. As `Flow.room` in queues/flow.py.
 function flow.room(scaled)
   if control.paused and scaled then return 0 end
   if control.paused or flow.is_dark() then return math.max(1, call('ZCARD', LEASE)) end

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greenscale_worker.engine_load import CAUTIOUS, Aim, Load, few, next_aim, read_load, total, unseen_aim
+from greenscale_worker.engine_limit import CAUTIOUS, Aim, few, next_aim, unseen_aim
+from greenscale_worker.engine_metrics import Load, read_load, total
 
 VLLM = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.

@@ -1,4 +1,4 @@
-"""Tenants' lines: reads the jobs that wait in them, and how each tenant stands (turns.lua)."""
+"""Tenants: the jobs that wait in their lines, their entries, and how each stands (turns.lua, tenants.lua)."""
 
 import re
 from typing import Any, Final, Literal

@@ -1,4 +1,4 @@
-"""Lets the calls of a client wait for their turn: it may have a thousand callers, and has few connections."""
+"""Limits the calls that a client has open: it may have a thousand callers, and has few connections."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,19 +11,19 @@ from greenscale_worker.queues.redis.errors import mapped
 CALLS: Final = 32  # at a time; a pool has twice as many connections
 
 
-class Turns:
-    """When the server turns out to be away, those who wait are told so, instead of finding out one after the other."""
+class CallLimit:
+    """Once a call finds the server away, those that wait for a slot fail at once, instead of one after the other."""
 
     def __init__(self) -> None:
-        self._turns = asyncio.Semaphore(CALLS)
+        self._slots = asyncio.Semaphore(CALLS)
         self._away: tuple[float, str] = (float("-inf"), "")
 
     @asynccontextmanager
-    async def take(self) -> AsyncIterator[None]:
-        """Call the server when it is one's turn. Raises as `mapped` does."""
+    async def slot(self) -> AsyncIterator[None]:
+        """Hold one of CALLS slots during a call; wait for it first. Raises as `mapped` does."""
         clock = asyncio.get_running_loop().time
         asked_at = clock()
-        async with self._turns:
+        async with self._slots:
             failed_at, why = self._away
             if failed_at > asked_at:
                 error = QueueUnavailableError(why)
