@@ -1,6 +1,5 @@
 """What an inference engine holds, by its own /metrics: vLLM's, SGLang's or llama.cpp's."""
 
-import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
