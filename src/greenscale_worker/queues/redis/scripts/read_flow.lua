@@ -30,5 +30,5 @@ local function text_of(field) return flow.positive(values[field]) and values[fie
 
 return {waiting, call('HLEN', META), call('ZCARD', LEASE), call('ZCOUNT', WORKERS, digits(now - tonumber(ARGV[3])), '+inf'),
         flag(control.paused), flag(control.paused and call('HGET', CONTROL, 'scaled')), flag(shut), held, held_ms,
-        next_due and digits(math.max(0, next_due)) or '', limit and digits(limit) or '', text_of('requests'), text_of('tokens'),
+        next_due and digits(math.min(math.max(0, next_due), 1e15)) or '', limit and digits(limit) or '', text_of('requests'), text_of('tokens'),
         text_of('mean_ms'), string.find(values.limit or '', '^engine') and values.engine_why or ''}
