@@ -80,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", metavar="FAULT,…", help=f"some of: {', '.join(KINDS)}")
     parser.add_argument("--workers", type=int, default=5, help="processes; default: %(default)s")
     parser.add_argument("--rate", type=float, default=20, help="jobs pushed in a second; default: %(default)s")
+    parser.add_argument(
+        "--limit", type=int, default=0, help="calls of the fleet, twice --rate or more, with budgets and tenants"
+    )
     parser.add_argument("--queue", choices=["list", "stream"], default="list")
     parser.add_argument("--keep", metavar="NAME", help="keep the figures for docs/reliability.md under this name")
     return parser

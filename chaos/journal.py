@@ -9,13 +9,14 @@ from typing import Final
 import hiredis
 
 from chaos.stage import NAME
-from greenscale_worker.queues.redis.keys import OF_LISTS, Keys
+from greenscale_worker.queues.redis.keys import OF_LISTS, TURN_PAYLOADS, Keys
 
 CHUNK: Final = 1024 * 1024
 RESULT: Final = b"result:"
 KEYS: Final = Keys(NAME)  # of the jobs; gateways have queues of their own beside them
 SOURCES: Final = {NAME.encode(), *(KEYS.of(part).encode() for part in OF_LISTS)}
 LATER: Final = KEYS.of("later:payload").encode()
+LINES: Final = KEYS.of(TURN_PAYLOADS).encode()
 WORKERS: Final = KEYS.of("workers").encode()
 TAKES: Final = {b"HDEL", b"XCLAIM", b"LPOP", b"RPOP"}  # what promote, claim and replay do besides; put only adds
 
@@ -68,6 +69,8 @@ def _put(step: Sequence[Command]) -> list[bytes]:
 def _appended(command: Command) -> Sequence[bytes]:
     """Return the payloads that a command adds to the source or to a class."""
     match command:
+        case [b"HSETNX", key, _, payload] if key == LINES:
+            return [payload]
         case [b"LPUSH" | b"RPUSH", key, *payloads] if key in SOURCES:
             return payloads
         case [b"XADD", key, *words] if key in SOURCES and b"job" in words:

@@ -11,10 +11,11 @@ import redis
 
 from chaos.endpoint import CUT, POISON, POISONS
 from chaos.facts import Push
-from chaos.stage import MODELS, NAME, Stage
-from greenscale_worker.errors import QueueUnavailableError
+from chaos.stage import MODELS, NAME, TENANTS, Stage
+from greenscale_worker.errors import ConfigError, QueueUnavailableError
 
 PRODUCERS: Final = 2
+TENANTS_REST: Final = 4  # how much slower than a producer each tenant is
 RUBBISH: Final = {
     "not_json": b'{"job_id":"%b","prompt":"What is',
     "bad_job_id": b'{"job_id":"/%b","prompt":"What is 2+2?"}',
@@ -49,6 +50,9 @@ class Producers:
         async with asyncio.TaskGroup() as group:
             for number in range(PRODUCERS):
                 group.create_task(self._produce(number))
+            if self._stage.limit:
+                for tenant in TENANTS:
+                    group.create_task(self._put_for(tenant))
 
     async def _produce(self, number: int) -> None:
         """Run one producer. What it pushes is drawn from the seed."""
@@ -92,6 +96,20 @@ class Producers:
             push = replace(push, told=False)
         self.pushes.append(push)
         return push.told
+
+    async def _put_for(self, tenant: str) -> None:
+        """Put jobs into a tenant's line. Without an answer, one may have been put, too; it is not put again."""
+        count = 0
+        while not self._stopping.is_set():
+            count += 1
+            job_id = f"{tenant}-{count}"
+            push = replace(_plain(job_id, 0), producer=None, once=True)
+            try:
+                await self._stage.admin.put([(job_id, push.payload)], tenant=tenant)
+            except (QueueUnavailableError, ConfigError):
+                push = replace(push, told=False)
+            self.pushes.append(push)
+            await asyncio.sleep(TENANTS_REST * self._rest)
 
     async def _cancel(self, seconds: float, job_id: str) -> None:
         await asyncio.sleep(seconds)

@@ -42,6 +42,8 @@ PARTS: Final = (
     "class",
     "later",
     "later:payload",
+    "turns",
+    "turns:payload",
 )
 SAY_EVERY: Final = 30.0
 BY_HTTP: Final = 0.3  # of all jobs
@@ -59,7 +61,8 @@ class _Work:
 
 async def run(directory: Path, plan: Plan) -> tuple[Verdict, Havoc]:
     """Carry out a plan and judge it. Return the verdict, and the faults that took place."""
-    async with Stage(directory, queue=plan.queue, workers=plan.workers) as stage, Receiver() as receiver:
+    stage = Stage(directory, queue=plan.queue, workers=plan.workers, limit=plan.limit)
+    async with stage, Receiver() as receiver:
         producers = Producers(stage, plan.seed, (1 - BY_HTTP) * plan.rate)
         clients = Clients(stage, plan.seed, BY_HTTP * plan.rate)
         work = _Work(producers, clients, Batching(stage, plan.seed, receiver), receiver)

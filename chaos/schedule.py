@@ -84,7 +84,8 @@ class Fault:
 class Plan:
     """A run's settings. `kills`: instead of `seconds`, run until so many workers were killed, by half of all faults.
 
-    `only` are the kinds of faults, `rate` the jobs pushed per second.
+    `only` are the kinds of faults, `rate` the jobs pushed per second, `limit` the calls that all workers may have open;
+    with one, there are budgets, and tenants with entries. 0: none of it.
     """
 
     seed: int
@@ -93,6 +94,7 @@ class Plan:
     queue: str = "list"
     workers: int = 5
     rate: float = 20.0
+    limit: int = 0
     only: Sequence[str] = tuple(KINDS)
 
 

@@ -20,8 +20,8 @@ from redis.backoff import NoBackoff
 from chaos.endpoint import WORKER
 from chaos.facts import Exit
 from chaos.schedule import LEASE
-from greenscale_worker.queues import QueueOptions, RedisOptions
-from greenscale_worker.queues.redis.keys import OF_LISTS, Keys
+from greenscale_worker.queues import QueueOptions, RedisOptions, TenantLimits
+from greenscale_worker.queues.redis.keys import OF_LISTS, TURN_PAYLOADS, Keys
 from greenscale_worker.queues.registry import open_client
 from greenscale_worker.simulator import Faults
 from harness.eventually import eventually
@@ -36,6 +36,11 @@ LANES: Final = 8
 GATEWAYS: Final = 2
 DRAINS: Final = (0.2, 5.0)  # seconds; a short and a long drain, for alternate slots
 ENOUGH: Final = 1000  # crashes that bury a job: more than any job will have, so that none is buried
+BUDGETS: Final = {"GREENSCALE_REQUESTS_PER_MINUTE": 2400, "GREENSCALE_TOKENS_PER_MINUTE": 2_400_000}
+TENANTS: Final = {
+    "first": TenantLimits(weight=3, in_flight=6),
+    "other": TenantLimits(requests_per_minute=240, tokens_per_minute=1_000_000),
+}
 MODELS: Final = ("one", "other")
 REPLY_SECONDS: Final = 10.0
 START_SECONDS: Final = 60.0  # of a gateway on a busy machine
@@ -74,12 +79,13 @@ class Slot:
 class Stage:
     """Starts the processes; use with `async with`. `ended` is how they ended, `names` are workers' by process id."""
 
-    def __init__(self, directory: Path, *, queue: str, workers: int) -> None:
+    def __init__(self, directory: Path, *, queue: str, workers: int, limit: int = 0) -> None:
         if shutil.which("redis-server") is None:
             raise SystemExit("redis-server 7 or newer is needed on PATH (apt-get install redis-server)")
         self.directory = directory
         self.queue = queue
         self.workers = workers
+        self.limit = limit
         self.ended: list[Exit] = []
         self.names: dict[int, str] = {}
         self.slots: list[Slot] = []
@@ -109,6 +115,8 @@ class Stage:
         while not await self._endpoint_answers():  # noqa: ASYNC110  it is a process, and has to be polled
             await asyncio.sleep(POLL_SECONDS)
         await self.reconnect()
+        for name, limits in TENANTS.items() if self.limit else ():
+            await self.admin.set_tenant(name, limits)
         self._fleet = self._stack.enter_context(Fleet(self.directory / "workers", **self._settings()))
         for number in range(self.workers):
             self.slots.append(Slot(number, await enter(TcpProxy(self.server.port))))
@@ -148,7 +156,7 @@ class Stage:
                 pipe.llen(keys.name).hlen(keys.of("open"))
             for unclaimed in OF_LISTS:
                 pipe.llen(keys.of(unclaimed))
-            pipe.zcard(keys.of("later"))
+            pipe.zcard(keys.of("later")).hlen(keys.of(TURN_PAYLOADS))
         pipe.hlen(self.keys.of("notify")).zcard(self.keys.notices)
         return sum(await pipe.execute())
 
@@ -232,7 +240,7 @@ class Stage:
             "GREENSCALE_MAX_CRASHES": ENOUGH,
             "GREENSCALE_MODEL": MODELS[0],
             "GREENSCALE_RESULT_TTL_SECONDS": KEPT_SECONDS,
-        }
+        } | (BUDGETS | {"GREENSCALE_LIMIT": self.limit} if self.limit else {})
 
     def _start(self, slot: Slot) -> None:
         common = {

@@ -425,3 +425,66 @@ async def test_ten_thousand_jobs_and_many_names_keep_nobody_waiting(open_queue: 
     await put_for(admin, "b", "wanted")
     came = [job_id_of(await claim(queue)) for _ in range(3)]
     assert "wanted" in came, "names without an entry are one tenant together"
+
+
+@pytest.mark.parametrize("what", ["r 0 at", "t -10 at"])
+async def test_a_budget_whose_time_is_far_ahead_holds_the_fleet_for_ever_by_no_means(
+    client: Redis, kind: str, redis_url: str, what: str
+) -> None:
+    module = importlib.import_module(f"greenscale_worker.queues.redis.{kind}")
+    options = QueueOptions(lease=LEASE, requests_per_minute=600, tokens_per_minute=60_000)
+    async with aclosing(await module.open_queue(RedisOptions(url=redis_url), options, Metrics())) as queue:
+        await queue.beat()
+        level, amount, at = what.split()
+        client.hset("{jobs}:flow", mapping={level: amount, at: 8 * 10**15})
+        push(client, kind, "one")
+        assert job_id_of(await claim(queue)) == "one"
+
+
+@pytest.mark.parametrize("bucket", [f"-5 -5 {8 * 10**15} 0", f"nan inf {8 * 10**15} {8 * 10**15}", "x"])
+async def test_what_others_write_as_a_tenants_budget_holds_it_for_ever_by_no_means(
+    client: Redis, open_queue: Open, admin: QueueClient, bucket: str
+) -> None:
+    queue = await open_queue()
+    await admin.set_tenant("a", TenantLimits(requests_per_minute=600, tokens_per_minute=60_000))
+    client.hset("{jobs}:flow", "bucket|a", bucket)
+    await put_for(admin, "a", "one", "two")
+    assert [job_id_of(await claim(queue)), job_id_of(await claim(queue))] == ["one", "two"]
+
+
+async def test_a_job_that_is_never_due_can_be_counted(client: Redis, open_queue: Open, admin: QueueClient) -> None:
+    await open_queue()
+    for part in ("delayed", "later"):
+        client.zadd(f"{{jobs}}:{part}", {"nobodys": "+inf"})
+    due = (await admin.flow()).due_seconds
+    assert due is not None
+    assert due > 10**9
+
+
+async def test_a_foreign_type_where_tenants_jobs_would_be_concerns_nobody_without_tenants(
+    client: Redis, kind: str, open_queue: Open
+) -> None:
+    queue = await open_queue()
+    client.set("{jobs}:turns:payload", "foreign")
+    await queue.beat()
+    push(client, kind, "one")
+    assert job_id_of(await claim(queue)) == "one"
+
+
+async def test_nothing_is_left_of_a_limit_and_tenants_once_there_are_none(
+    client: Redis, kind: str, redis_url: str, open_queue: Open, admin: QueueClient
+) -> None:
+    module = importlib.import_module(f"greenscale_worker.queues.redis.{kind}")
+    limited = QueueOptions(lease=LEASE, limit=2, requests_per_minute=600)
+    await admin.set_tenant("a", TenantLimits(requests_per_minute=600))
+    await put_for(admin, "a", "one")
+    async with aclosing(await module.open_queue(RedisOptions(url=redis_url), limited, Metrics())) as queue:
+        lease = await claim(queue)
+        assert await queue.bind(lease, decode(lease.payload, max_bytes=99)) == "run"
+        assert await queue.settle(lease, ANSWER)
+    await admin.set_tenant("a", None)
+    queue = await open_queue()
+    for _ in range(2):
+        await queue.beat()
+    assert not client.exists("{jobs}:flow", "{jobs}:turns", "{jobs}:turns:payload", "{jobs}:room")
+    assert client.hmget("{jobs}:control", "flow", "tenants") == [None, None]

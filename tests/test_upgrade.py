@@ -29,6 +29,7 @@ from tests.support.scene import Scene, play
 BEFORE: Final = Path(__file__).parent / "data/version_before.tar.xz"
 LEASE: Final = 2
 LANES: Final = 4
+LIMIT: Final = LANES + 2
 PAUSE: Final = 0.02  # between two jobs of the producer
 NEVER: Final = 4e12  # ms since the epoch: a delay that somebody has to end
 
@@ -198,3 +199,34 @@ async def test_a_busy_queue_is_upgraded_worker_by_worker(cases: Cases, kind: str
             for worker in new:
                 await worker.stop()
             assert this.format == b"2"
+
+
+@at_once
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_limit_is_harmless_beside_workers_of_the_version_before(cases: Cases, kind: str) -> None:
+    server, before = cases.redis(f"limit-{kind}"), version_before(cases.directory / f"limit-{kind}")
+    settings: dict[str, Any] = {"GREENSCALE_CONCURRENCY": LANES, "GREENSCALE_LEASE_SECONDS": LEASE}
+    bounds = {"GREENSCALE_LIMIT": LIMIT, "GREENSCALE_REQUESTS_PER_MINUTE": 6000, "GREENSCALE_TOKENS_PER_MINUTE": 10**7}
+    directory = cases.directory / f"limit-{kind}"
+    async with play(directory, server, f"limit-{kind}-jobs", kind=kind, latency=0.05, **settings) as scene:
+        admin = await open_client(kind, RedisOptions(url=server.url), QueueOptions(name=scene.jobs.name))
+        async with contextlib.aclosing(admin):
+            this = Upgrade(scene, admin, before)
+            first, second = this.old(), this.old()
+            await eventually(lambda: this.format == b"1")
+            async with this.busy():
+                for old in (first, second):
+                    await this.works(old)
+                new = scene.start(**bounds)
+                for each in (new, first, second, new):
+                    await this.works(each)
+                assert scene.jobs.client.llen(this.key("room")) == LIMIT + 1
+                await first.stop()
+                this.explain()
+                second.kill()
+                await eventually(lambda: this.format == b"2")
+                await this.works(new)
+            await eventually(lambda: scene.jobs.left() == 0)
+            await this.check()
+            assert scene.jobs.client.hget(this.key("control"), "flow") == b"1"
+            await new.stop()

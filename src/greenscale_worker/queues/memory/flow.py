@@ -16,12 +16,16 @@ TOLD_SECONDS: Final = 60.0
 UNKNOWN_OUT: Final = 256.0
 LEARNING: Final = 16
 FOR_OTHERS: Final = 0.3
+MOST_DEBT: Final = 60  # minutes
 SPARE: Final = 1e-6
 
 
 @dataclass(slots=True)
 class Budget:
-    """A rate by the minute. It holds half a second's worth, `whole` if that is more, and may go into debt."""
+    """A rate by the minute.
+
+    It holds half a second's worth, `whole` if that is more, and may go into debt, an hour's worth at most.
+    """
 
     per_minute: float
     whole: float
@@ -33,7 +37,7 @@ class Budget:
     def refill(self) -> float:
         """Bring it up to date. Return what it holds."""
         now, rate = self.clock(), self.rate
-        self.level = min(max(rate / 120, self.whole), self.level + (now - self.at) * rate / 60)
+        self.level = min(max(rate / 120, self.whole), max(-MOST_DEBT * rate, self.level) + (now - self.at) * rate / 60)
         self.at = now
         return self.level
 

@@ -189,7 +189,7 @@ class Store:
 
     def flow(self) -> Flow:
         """Tell what holds jobs back."""
-        now, unclaimed = self.clock(), sum(map(len, self.unclaimed.values()))
+        now, unclaimed = self.clock(), sum(map(len, self.unclaimed.values())) + len(self.tenants.waiting())
         dues = [*(job.due for job in self.later.values()), *(entry.due for entry in self.delayed[:1])]
         alive = self.alive()
         shut = self.flow_control.is_dark(alive)

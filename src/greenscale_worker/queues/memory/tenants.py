@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 BURST_SECONDS: Final = 10.0  # a budget holds what comes in so long, or one
 MINUTE: Final = 60.0
+MOST_DEBT: Final = 60  # minutes
+MOST_MEAN: Final = 1_000_000  # tokens of an answer
 NO_USAGE: Final = Usage()
 NOBODY: Final = ""  # the tenant of all jobs in no line
 
@@ -28,7 +30,7 @@ class Budget:
 
     def left(self, now: float) -> float:
         """Return what it holds."""
-        filled = self.level + (now - self.at) * self.per_minute / MINUTE
+        filled = max(-MOST_DEBT * self.per_minute, self.level) + (now - self.at) * self.per_minute / MINUTE
         self.level, self.at = min(self.most, filled), now
         return self.level
 
@@ -130,7 +132,8 @@ class Tenants:
         used = (usage.prompt_tokens or 0) + completion
         called = called or used > 0
         if used:
-            tenant.mean = math.ceil(0.9 * tenant.mean + 0.1 * completion) if tenant.mean else completion
+            mean = math.ceil(0.9 * tenant.mean + 0.1 * completion) if tenant.mean else completion
+            tenant.mean = mean if mean <= MOST_MEAN else 0
         tokens = used - entry.charged if used else -entry.charged if again or not called else 0
         self._charge(tenant, 0 if called else -1, tokens)
 

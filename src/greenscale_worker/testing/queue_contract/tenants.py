@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from greenscale_worker.errors import BadInputError
-from greenscale_worker.job import Failed, Released
+from greenscale_worker.job import Failed, Output, Released, Succeeded, Usage
 from greenscale_worker.queues import CLASSES, JobClass, Queue, TenantLimits, TenantStanding
 from greenscale_worker.testing.rig import (
     ANSWER,
@@ -196,6 +196,16 @@ async def test_tokens_are_charged_as_they_were_used(rig: Rig) -> None:
     assert settled is not None
     assert charged < 50, "a token for four bytes"
     assert 96 <= settled <= 100, "the answer has taken 4"
+
+
+async def test_an_answer_that_tells_any_number_of_tokens_holds_its_tenant_for_an_hour_at_most(rig: Rig) -> None:
+    await rig.client.set_tenant("a", TenantLimits(tokens_per_minute=600))
+    await put_for(rig, "a", 1)
+    await rig.a.settle(await run(rig.a), Succeeded(Output("4", usage=Usage(1, 10**9, 10**9))))
+    await rig.client.put([rig.job("a.1")], tenant="a")
+    found = await standing(rig, "a")
+    assert found.held == "tokens"
+    assert 3000 < found.held_seconds <= 3601
 
 
 async def test_a_job_that_goes_back_without_a_call_costs_its_tenant_nothing(rig: Rig) -> None:

@@ -129,9 +129,9 @@ local function level(what)
   local per_minute, before = rate(what), decimal(flow.values[LEVEL[what]])
   if not per_minute then return nil end
   local most = math.max(per_minute / 120, what == 'requests' and 1 or 0)
-  if not before then return most, per_minute, most end
   local at = whole(flow.values.at) or 0
-  local passed = at <= queue_now and queue_now - at or 0  -- at is later after an older snapshot
+  if not before or at > queue_now + A_MINUTE then return most, per_minute, most end  -- no script of ours wrote that time
+  local passed = math.max(0, queue_now - at)  -- at is later until a claim or heartbeat notices that the clock went back
   local least = what == 'requests' and 0 or -60 * per_minute
   return math.min(most, math.max(least, before) + passed * per_minute / A_MINUTE), per_minute, most
 end

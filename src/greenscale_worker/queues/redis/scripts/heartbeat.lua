@@ -100,14 +100,18 @@ end
 -- no more. Without entries and jobs, the field that says that there are such goes away.
 local function mend_lines()
   if not turns then
-    if call('EXISTS', TURN_PAYLOADS) == 1 then call('HSET', CONTROL, 'tenants', '1') end
+    local payloads = redis.pcall('HLEN', TURN_PAYLOADS)  -- a foreign type concerns nobody while there are no tenants
+    if type(payloads) == 'number' and payloads > 0 then call('HSET', CONTROL, 'tenants', '1') end
     return
   end
   call('ZREMRANGEBYSCORE', TURNS, '-inf', '(0')
   call('ZREMRANGEBYSCORE', TURNS, '(0', '+inf')
   local members, payloads = 0, call('HLEN', TURN_PAYLOADS)
   for _, class in ipairs({'interactive', 'standard', 'background'}) do members = members + turns.count('w|' .. class .. '|') end
-  if control.tenants == '0' and payloads == 0 and call('ZCARD', TURNS) == 0 then call('HDEL', CONTROL, 'tenants', 'turn') end
+  if control.tenants == '0' and payloads == 0 and call('ZCARD', TURNS) == 0 then
+    turns.clear()
+    call('HDEL', CONTROL, 'tenants', 'turn')
+  end
   if payloads > members then
     local part = call('HSCAN', TURN_PAYLOADS, digits(whole(call('HGET', CONTROL, 'placeless')) or 0), 'COUNT', BATCH)
     for i = 1, #part[2], 2 do

@@ -10,7 +10,7 @@ local found = redis.pcall('HMGET', FLOW, 'looker', 'engine', 'engine_calm')
 local looker, limit, calm = unpack(found.err and {} or found)
 local till, by = string.match(looker or '', '^(%d+) (.*)$')
 till, limit, calm = whole(till), whole(limit), whole(calm)
-if till and till > queue_now and till <= queue_now + 3600000 and by ~= ARGV[3] then return {0, '', 0, 0} end
+if till and till > queue_now and till <= queue_now + tonumber(ARGV[4]) and by ~= ARGV[3] then return {0, '', 0, 0} end
 local words, is_more = {'looker', digits(queue_now + tonumber(ARGV[4])) .. ' ' .. ARGV[3]}, false
 local given = whole(ARGV[5])
 if given then

@@ -14,14 +14,16 @@ if control.tenants then
   turns = {}
   local MOST_LINES, MOST_WEIGHT, CHECKED = 1000, 1000, 16  -- of lines: as many as there may be entries
   local MINUTE, BURST = 60000, 10000  -- ms; a budget holds what comes in so long, or one
+  local MOST_DEBT = 60                -- minutes
+  local MOST_MEAN = 1e6               -- tokens of an answer
   local entries, buckets, number = {}, {}, nil
 
-  -- What a budget holds by now; nil: there is none. What cannot be read is full.
+  -- What a budget holds by now; nil: there is none. What cannot be read, or was written later than now, is full.
   local function filled(text, per_minute, passed)
     if per_minute == 0 then return nil end
     local most, amount = math.max(1, per_minute * BURST / MINUTE), tonumber(text or nil)
-    if not amount or not (amount > -MOST and amount < most) then return most end
-    return math.min(most, amount + passed * per_minute / MINUTE)
+    if not amount or passed < -MINUTE or not (amount > -MOST and amount < most) then return most end
+    return math.min(most, math.max(-MOST_DEBT * per_minute, amount) + math.max(0, passed) * per_minute / MINUTE)
   end
 
   local function until_positive(amount, per_minute) return math.ceil((1e-3 - amount) * MINUTE / per_minute) end
@@ -147,9 +149,9 @@ if control.tenants then
     if not buckets[tenant] then
       local text = redis.pcall('HGET', FLOW, 'bucket|' .. tenant)
       local calls, tokens, at, mean = string.match(type(text) == 'string' and text or '', '^(%S+) (%S+) (%d+) (%d+)$')
-      local passed = math.max(0, queue_now - (whole(at) or 0))
+      local passed = queue_now - (whole(at) or 0)
       buckets[tenant] = {entry = entry, calls = filled(calls, entry.requests, passed),
-                         tokens = filled(tokens, entry.tokens, passed), mean = whole(mean) or 0}
+                         tokens = filled(tokens, entry.tokens, passed), mean = (whole(mean) or MOST) <= MOST_MEAN and tonumber(mean) or 0}
     end
     return buckets[tenant]
   end
@@ -198,6 +200,16 @@ if control.tenants then
     if calls and calls <= 0 then return 'requests', until_positive(calls, bucket.entry.requests), calls, tokens end
     if tokens and tokens <= 0 then return 'tokens', until_positive(tokens, bucket.entry.tokens), calls, tokens end
     return turns.free(tenant) > 0 and '' or 'in_flight', 0, calls, tokens
+  end
+
+  -- Deletes what is kept of turns and budgets, once there is neither an entry nor a job.
+  function turns.clear()
+    local fields, kept = redis.pcall('HGETALL', FLOW), {}
+    for i = 1, fields.err and 0 or #fields, 2 do
+      local is_ours = string.find(fields[i], '^turn|') or string.find(fields[i], '^bucket|')
+      if is_ours and #kept < 4 * MOST_LINES then kept[#kept + 1] = fields[i] end
+    end
+    call_with('HDEL', FLOW, kept)
   end
 
   -- How many jobs in lines may be claimed now.
