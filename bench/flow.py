@@ -6,13 +6,14 @@ Before a simulated provider: what its rate limits refuse a fleet, and how much o
 killed. The figures are kept in bench/results/flow.json, their tables written into docs/flow-control.md.
 
 `python -m bench.flow --vllm --slots 8 -- COMMAND` compares limits before a real engine; bench/real_engine.py says how
-to have one. The limits take turns, three times each (`--quick`: once, and nothing is kept): a figure is the median of
+to have one. The limits take turns, six times each (`--quick`: once, and nothing is kept): a figure is the median of
 these.
 """
 
 import argparse
 import json
 import re
+import signal
 import statistics
 import sys
 import tempfile
@@ -50,7 +51,7 @@ REQUESTS, TOKENS = 600, 60_000  # a minute, of the provider
 ANSWER: Final = 84  # tokens: with its prompt a request takes about its share of both
 START_SECONDS: Final = 60.0
 LOOK_SECONDS: Final = 0.25
-ROUNDS: Final = 3  # before the real engine
+ROUNDS, ROUND_SECONDS, ROUND_WARM = 6, 15.0, 8.0  # before the real engine
 SHARES: Final = (0.5, 1, 1.25, 1.5, 2)  # of its slots: the fixed limits tried
 FEW_WORKERS: Final = (1, 3)
 REFUSED: Final = re.compile(r'^http_requests_total\{handler="/v1/chat/completions".*status="5xx"\} (\S+)', re.MULTILINE)
@@ -213,7 +214,7 @@ def real(command: Sequence[str], slots: int, *, quick: bool) -> Figures:
         try:
             engine.up("--max-num-seqs", str(slots))
             for each in tried * (1 if quick else ROUNDS):
-                runs[each].append(before_real(engine, *each, *((8.0, 15.0) if quick else (30.0, 15.0))))
+                runs[each].append(before_real(engine, *each))
                 print(each, json.dumps(runs[each][-1]), file=sys.stderr, flush=True)
         finally:
             engine.end()
@@ -221,13 +222,13 @@ def real(command: Sequence[str], slots: int, *, quick: bool) -> Figures:
     return {"fixed": rows[: len(fixed)], "engine": rows[len(fixed) :], "slots": slots}
 
 
-def before_real(engine: Engine, limit: int | str, workers: int, seconds: float, warm: float) -> Figures:
+def before_real(engine: Engine, limit: int | str, workers: int) -> Figures:
     """Measure like `throughput`, before a real engine, which is idle afterwards."""
     url = f"{engine.url}/metrics"
-    with fleet(engine.url, workers, int(JOBS_A_SECOND * (seconds + warm)), limits(limit, url)):
-        time.sleep(warm)
+    with fleet(engine.url, workers, int(JOBS_A_SECOND * (ROUND_SECONDS + ROUND_WARM)), limits(limit, url)):
+        time.sleep(ROUND_WARM)
         before = _refused(url)
-        figures = watched(url, seconds)
+        figures = watched(url, ROUND_SECONDS)
         figures["refused"] = _refused(url) - before
     wait(lambda: page_of(url)[1] == 0, START_SECONDS)
     return figures
@@ -292,7 +293,7 @@ Measured by `python -m bench.flow` on {kept["began"]}, commit {kept["commit"]}, 
     if vllm := kept.get("vllm"):
         text += f"""
 A real vLLM ({vllm["version"]}) of {vllm["figures"]["slots"]} slots on processors, by `python -m bench.flow --vllm` on
-{vllm["began"]}, commit {vllm["commit"]}:
+{vllm["began"]}, commit {vllm["commit"]}, in six rounds in which the limits took turns; the machine did other work, too:
 
 {throughputs(vllm["figures"])}
 """
@@ -313,6 +314,7 @@ def main() -> int:
     parser.add_argument("--version", default="0.32", help="of the real engine (default: %(default)s)")
     parser.add_argument("command", nargs="*", help=f"what starts it; it serves the model {MODEL}")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that all started processes are ended
     about = {"commit": machine.commit(), "began": machine.now()}
     if args.vllm:
         figures = real(args.command, args.slots, quick=args.quick)
