@@ -254,14 +254,16 @@ def throughputs(figures: Figures) -> str:
             str(row["workers"]),
             f"{row['tokens']:,.0f}",
             f"{row['tokens'] / best:.2f}",
+            *([f"{row['running']:.1f}"] if "running" in row else []),
             f"{row['waiting']:.1f}",
             f"{row['most_waiting']:.0f}",
             str(row["refused"]),
         ]
         for row in (*figures["fixed"], *figures["engine"])
     ]
-    head = ["limit", "workers", "tokens a second", "of the best fixed", "waiting inside: mean", "most", "refused, 503"]
-    return table(head, rows)
+    head = ["limit", "workers", "tokens a second", "of the best fixed"]
+    head += ["running"] if "running" in figures["fixed"][0] else []
+    return table([*head, "waiting inside: mean", "most", "refused, 503"], rows)
 
 
 def render(kept: Figures) -> str:
@@ -293,7 +295,9 @@ Measured by `python -m bench.flow` on {kept["began"]}, commit {kept["commit"]}, 
     if vllm := kept.get("vllm"):
         text += f"""
 A real vLLM ({vllm["version"]}) of {vllm["figures"]["slots"]} slots on processors, by `python -m bench.flow --vllm` on
-{vllm["began"]}, commit {vllm["commit"]}, in six rounds in which the limits took turns; the machine did other work, too:
+{vllm["began"]}, commit {vllm["commit"]}, medians of six rounds in which the limits took turns. The machine did other
+work that took most of its time and changed tokens a second by half from one round to the next; how many slots were busy
+(`running`), and what waited, it does not change:
 
 {throughputs(vllm["figures"])}
 """
