@@ -405,7 +405,7 @@ class FlowWalk:
             return
         self.beaten = False
         answer = self.run("read_flow", [], [2 * BEAT])
-        _, _, in_flight, _, paused, scaled, shut, _, _, _, limit, requests, _, call_ms = answer
+        _, _, in_flight, _, paused, scaled, shut, _, _, _, limit, requests, _, call_ms, _ = answer
         bounds = [int(limit)] if limit else []
         if requests and call_ms:
             bounds.append(max(1, math.ceil(float(requests) / 60 * float(call_ms) / 1000)))

@@ -55,7 +55,7 @@ if control.paused or asked == 0 then
   stand_up(owner)
   return {-2, NOW, reaped, given, buried, '', 0, '', ''}
 end
-local flows = flows_by(ARGV[13], ARGV[14], ARGV[15], is_probe)
+local flows = wants_flow
 if flows then
   begin_flow()
   flow.declare(ARGV[13], ARGV[14], ARGV[15])
@@ -176,6 +176,8 @@ local function take_unlined(class, most)
   if LISTS[class] then take_fresh_of(class, most) else take_fresh(most) end
 end
 
+local take_in_turn = take_unlined
+if turns then
 -- Takes the first job of a tenant's line, stored before it leaves that; returns whether there was one that the tenant may have.
 local function take_of_line(class, tenant)
   local held, ms = turns.held(tenant)
@@ -198,8 +200,8 @@ local function take_of_line(class, tenant)
 end
 
 -- Takes jobs of a class that were never claimed: of tenants in turn, if any has a line.
-local function take_in_turn(class, most)
-  local queue = turns and room(most) and fairness.begin(class)
+take_in_turn = function(class, most)
+  local queue = room(most) and fairness.begin(class)
   while queue and room(most) do
     local tenant, before = fairness.next(queue), #given
     if not tenant then break end
@@ -212,6 +214,7 @@ local function take_in_turn(class, most)
     if #given > before then fairness.served(queue, tenant) end
   end
   if queue then fairness.write(queue) else take_unlined(class, most) end
+end
 end
 
 -- Takes jobs of a class, until there are `most` in all.
