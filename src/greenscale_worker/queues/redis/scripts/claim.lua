@@ -225,7 +225,7 @@ local function serve(class, most)
 end
 
 -- Of ten jobs in a row, whoever claims them, one is of the lowest class and one is standard, if there are such.
-local function serve_in_turn()
+if classed then
   local before, drained = whole(call('HGET', CONTROL, 'n_claimed')) or 0, {}
   local function next_class(turn)
     local favoured = turn == 9 and 'background' or turn == 4 and 'standard'
@@ -241,9 +241,9 @@ local function serve_in_turn()
     if #given < most then serve(class, most) end
     drained[class] = #given < most or most < n and class == 'background' and flows and most == flow.background
   end
+else
+  serve('standard', n)
 end
-
-if classed then serve_in_turn() else serve('standard', n) end
 
 if control.held then take_again(function() return call('ZRANGE', HELD, 0, 0)[1], HELD end) end
 

@@ -376,8 +376,3 @@ function flow.write_room(key, room)
 end
 end
 end
-
--- Whether a worker declares anything of the fleet, or anything is in use.
-local function flows_by(limit, requests, tokens, more)
-  return control.flow or more or (limit or '') ~= '' or (requests or '') ~= '' or (tokens or '') ~= ''
-end
