@@ -5,12 +5,15 @@ one and with eight workers; how soon half the engine gone is found; what others'
 Before a simulated provider: what its rate limits refuse a fleet, and how much of them it uses, while workers are
 killed. The figures are kept in bench/results/flow.json, their tables written into docs/flow-control.md.
 
-`python -m bench.flow --vllm -- COMMAND` compares limits before a real engine; bench/real_engine.py says how to have
-one.
+`python -m bench.flow --vllm --slots 8 -- COMMAND` compares limits before a real engine; bench/real_engine.py says how
+to have one. The limits take turns, six times each (`--quick`: once, and nothing is kept): a figure is the median of
+these.
 """
 
 import argparse
 import json
+import re
+import signal
 import statistics
 import sys
 import tempfile
@@ -48,13 +51,21 @@ REQUESTS, TOKENS = 600, 60_000  # a minute, of the provider
 ANSWER: Final = 84  # tokens: with its prompt a request takes about its share of both
 START_SECONDS: Final = 60.0
 LOOK_SECONDS: Final = 0.25
+ROUNDS, ROUND_SECONDS, ROUND_WARM = 6, 15.0, 8.0  # before the real engine
+SHARES: Final = (0.5, 1, 1.25, 1.5, 2)  # of its slots: the fixed limits tried
+FEW_WORKERS: Final = (1, 3)
+REFUSED: Final = re.compile(r'^http_requests_total\{handler="/v1/chat/completions".*status="5xx"\} (\S+)', re.MULTILINE)
 Figures = dict[str, Any]
+
+
+def read_page(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=20) as answer:  # noqa: S310  our own engine
+        return str(answer.read().decode())
 
 
 def page_of(url: str) -> tuple[float, float, float]:
     """Return what an engine's page says: tokens made so far, requests that run and that wait."""
-    with urllib.request.urlopen(url, timeout=20) as answer:  # noqa: S310  our own engine
-        page = answer.read().decode()
+    page = read_page(url)
     lines = (line for line in page.splitlines() if line.startswith("vllm:generation_tokens_total"))
     load = read_load(page)
     return sum(float(line.rpartition(" ")[2]) for line in lines), load.running, load.waiting
@@ -68,8 +79,9 @@ def watched(url: str, seconds: float) -> Figures:
         time.sleep(LOOK_SECONDS)
         seen.append(page_of(url))
     tokens = (seen[-1][0] - first) / (time.monotonic() - began)
-    waiting = [each[2] for each in seen]
-    return {"tokens": tokens, "waiting": statistics.fmean(waiting), "most_waiting": max(waiting)}
+    running, waiting = ([each[which] for each in seen] for which in (1, 2))
+    means = {"running": statistics.fmean(running), "waiting": statistics.fmean(waiting)}
+    return {"tokens": tokens, **means, "most_waiting": max(waiting)}
 
 
 @contextmanager
@@ -192,24 +204,45 @@ def measure(*, quick: bool) -> Figures:
     }
 
 
-def real(command: Sequence[str], slots: int, seconds: float, warm: float) -> Figures:
+def real(command: Sequence[str], slots: int, *, quick: bool) -> Figures:
     """Compare fixed limits with the engine's word before a real vLLM."""
+    fixed = [(int(share * slots), 1) for share in SHARES]
+    tried: list[tuple[int | str, int]] = [*fixed, *(("engine", workers) for workers in FEW_WORKERS)]
+    runs: dict[tuple[int | str, int], list[Figures]] = {each: [] for each in tried}
     with tempfile.TemporaryDirectory(prefix="flow-") as name:
         engine = Engine(command, Path(name) / "engine.log")
-        engine.up("--max-num-seqs", str(slots))
-        url, rows = f"{engine.url}/metrics", list[Figures]()
-        tried: list[tuple[int | str | None, int]] = [(limit, 1) for limit in (slots // 2, slots, 2 * slots, None)]
         try:
-            for limit, workers in [*tried, *(("engine", workers) for workers in FLEETS)]:
-                settings = limits(limit, url)
-                with fleet(engine.url, workers, int(JOBS_A_SECOND * (seconds + warm)), settings):
-                    time.sleep(warm)
-                    rows.append({"limit": limit, "workers": workers, "refused": 0, **watched(url, seconds)})
-                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-                wait(lambda: page_of(url)[1] == 0, START_SECONDS)
+            engine.up("--max-num-seqs", str(slots))
+            for each in tried * (1 if quick else ROUNDS):
+                runs[each].append(before_real(engine, *each))
+                print(each, json.dumps(runs[each][-1]), file=sys.stderr, flush=True)
         finally:
             engine.end()
-    return {"fixed": rows[: len(tried)], "engine": rows[len(tried) :], "slots": slots}
+    rows = [{"limit": limit, "workers": workers, **middle(runs[limit, workers])} for limit, workers in tried]
+    return {"fixed": rows[: len(fixed)], "engine": rows[len(fixed) :], "slots": slots}
+
+
+def before_real(engine: Engine, limit: int | str, workers: int) -> Figures:
+    """Measure like `throughput`, before a real engine, which is idle afterwards."""
+    url = f"{engine.url}/metrics"
+    with fleet(engine.url, workers, int(JOBS_A_SECOND * (ROUND_SECONDS + ROUND_WARM)), limits(limit, url)):
+        time.sleep(ROUND_WARM)
+        before = _refused(url)
+        figures = watched(url, ROUND_SECONDS)
+        figures["refused"] = _refused(url) - before
+    wait(lambda: page_of(url)[1] == 0, START_SECONDS)
+    return figures
+
+
+def _refused(url: str) -> int:
+    return int(sum(map(float, REFUSED.findall(read_page(url)))))
+
+
+def middle(runs: Sequence[Figures]) -> Figures:
+    """Return the medians of several runs, the most that waited in any, and what all together were refused."""
+    medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    most, refused = max(run["most_waiting"] for run in runs), sum(run["refused"] for run in runs)
+    return medians | {"most_waiting": most, "refused": refused}
 
 
 def throughputs(figures: Figures) -> str:
@@ -221,14 +254,16 @@ def throughputs(figures: Figures) -> str:
             str(row["workers"]),
             f"{row['tokens']:,.0f}",
             f"{row['tokens'] / best:.2f}",
+            *([f"{row['running']:.1f}"] if "running" in row else []),
             f"{row['waiting']:.1f}",
             f"{row['most_waiting']:.0f}",
             str(row["refused"]),
         ]
         for row in (*figures["fixed"], *figures["engine"])
     ]
-    head = ["limit", "workers", "tokens a second", "of the best fixed", "waiting inside: mean", "most", "refused, 503"]
-    return table(head, rows)
+    head = ["limit", "workers", "tokens a second", "of the best fixed"]
+    head += ["running"] if "running" in figures["fixed"][0] else []
+    return table([*head, "waiting inside: mean", "most", "refused, 503"], rows)
 
 
 def render(kept: Figures) -> str:
@@ -260,7 +295,9 @@ Measured by `python -m bench.flow` on {kept["began"]}, commit {kept["commit"]}, 
     if vllm := kept.get("vllm"):
         text += f"""
 A real vLLM ({vllm["version"]}) of {vllm["figures"]["slots"]} slots on processors, by `python -m bench.flow --vllm` on
-{vllm["began"]}, commit {vllm["commit"]}:
+{vllm["began"]}, commit {vllm["commit"]}, medians of six rounds in which the limits took turns. The machine did other
+work that took most of its time and changed tokens a second by half from one round to the next; how many slots were busy
+(`running`), and what waited, it does not change:
 
 {throughputs(vllm["figures"])}
 """
@@ -277,13 +314,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="shorter, and keep nothing")
     parser.add_argument("--vllm", action="store_true", help="before a real engine, started by COMMAND")
-    parser.add_argument("--slots", type=int, default=16, help="of the real engine (default: %(default)s)")
+    parser.add_argument("--slots", type=int, default=8, help="of the real engine (default: %(default)s)")
     parser.add_argument("--version", default="0.32", help="of the real engine (default: %(default)s)")
     parser.add_argument("command", nargs="*", help=f"what starts it; it serves the model {MODEL}")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that all started processes are ended
     about = {"commit": machine.commit(), "began": machine.now()}
     if args.vllm:
-        figures = real(args.command, args.slots, *((8.0, 15.0) if args.quick else (60.0, 40.0)))
+        figures = real(args.command, args.slots, quick=args.quick)
         kept = json.loads(RESULTS.read_text()) | {"vllm": {"version": args.version, **about, "figures": figures}}
         print(throughputs(figures))
     else:

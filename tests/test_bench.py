@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench import batches, flow, report
+from bench import batches, flow, report, script_cost
 from bench.bars import all_bars
 from bench.results import Results
 from bench.systems import SYSTEMS
@@ -26,7 +26,7 @@ def test_the_text_is_what_the_kept_figures_render(path: Path) -> None:
     assert report.texts()[path] == path.read_text(), "stale: make bench ARGS=report"
 
 
-@pytest.mark.parametrize("bench", [batches, flow])
+@pytest.mark.parametrize("bench", [batches, flow, script_cost])
 def test_the_document_of_a_benchmark_says_the_kept_figures(bench: Any) -> None:
     kept = json.loads(bench.RESULTS.read_text())
     assert bench.document(kept) == bench.DOCUMENT.read_text()

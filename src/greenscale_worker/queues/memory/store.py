@@ -253,7 +253,7 @@ class Store:
         return entry.lease
 
     def _turns(self) -> tuple[JobClass, ...]:
-        """Return in which order the classes are asked for the next job; see `serve_in_turn` in claim.lua."""
+        """Return in which order the classes are asked for the next job, as claim.lua does."""
         favoured: dict[int, tuple[JobClass, ...]] = {TURNS - 1: ("background",), TURNS // 2 - 1: ("standard",)}
         order = (*favoured.get(self._claimed % TURNS, ()), *CLASSES)
         if self.flow_control.serves_background(len(self.leased)):

@@ -33,6 +33,8 @@ CLIENT_SCRIPTS: Final = (
 )
 LETTER_SCRIPTS: Final = ("list", "find", "codes", "replay", "purge", "discard", "tidy")
 SHARED: Final = {  # parts of scripts, in this order, and which scripts have them
+    "flow_declared": ("claim",),
+    "flow_in_use": ("bind", "settle", "release"),
     "flow": (
         *("claim", "bind", "settle", "release", "retry", "heartbeat", "unregister"),
         *("read_flow", "pause"),

@@ -55,7 +55,7 @@ if control.paused or asked == 0 then
   stand_up(owner)
   return {-2, NOW, reaped, given, buried, '', 0, '', ''}
 end
-local flows = flows_by(ARGV[13], ARGV[14], ARGV[15], is_probe)
+local flows = wants_flow
 if flows then
   begin_flow()
   flow.declare(ARGV[13], ARGV[14], ARGV[15])
@@ -176,6 +176,8 @@ local function take_unlined(class, most)
   if LISTS[class] then take_fresh_of(class, most) else take_fresh(most) end
 end
 
+local take_in_turn = take_unlined
+if turns then
 -- Takes the first job of a tenant's line, stored before it leaves that; returns whether there was one that the tenant may have.
 local function take_of_line(class, tenant)
   local held, ms = turns.held(tenant)
@@ -198,8 +200,8 @@ local function take_of_line(class, tenant)
 end
 
 -- Takes jobs of a class that were never claimed: of tenants in turn, if any has a line.
-local function take_in_turn(class, most)
-  local queue = turns and room(most) and fairness.begin(class)
+take_in_turn = function(class, most)
+  local queue = room(most) and fairness.begin(class)
   while queue and room(most) do
     local tenant, before = fairness.next(queue), #given
     if not tenant then break end
@@ -213,6 +215,7 @@ local function take_in_turn(class, most)
   end
   if queue then fairness.write(queue) else take_unlined(class, most) end
 end
+end
 
 -- Takes jobs of a class, until there are `most` in all.
 local function serve(class, most)
@@ -222,7 +225,7 @@ local function serve(class, most)
 end
 
 -- Of ten jobs in a row, whoever claims them, one is of the lowest class and one is standard, if there are such.
-local function serve_in_turn()
+if classed then
   local before, drained = whole(call('HGET', CONTROL, 'n_claimed')) or 0, {}
   local function next_class(turn)
     local favoured = turn == 9 and 'background' or turn == 4 and 'standard'
@@ -238,9 +241,9 @@ local function serve_in_turn()
     if #given < most then serve(class, most) end
     drained[class] = #given < most or most < n and class == 'background' and flows and most == flow.background
   end
+else
+  serve('standard', n)
 end
-
-if classed then serve_in_turn() else serve('standard', n) end
 
 if control.held then take_again(function() return call('ZRANGE', HELD, 0, 0)[1], HELD end) end
 

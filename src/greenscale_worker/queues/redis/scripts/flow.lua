@@ -13,10 +13,12 @@
 --   probe                    until when a probe of the fleet is out, and the nonce of its claim
 --   shut|<owner>, dark       until when this worker's breaker is open; until when those of all are, and where the slow start ends
 -- Another program may have written anything here: what cannot be read counts as missing, and a foreign type as no field at all.
-local flow
+local flow, begin_flow
 
--- Defines the functions of this part, once. Only where they are needed: to define them takes a tenth of a job's time here.
-local function begin_flow()
+-- Defines the functions of this part, once. Only where they are needed: to define them takes a tenth of a job's time here, and to
+-- make a function that may do so takes a hundredth, as it holds a name of most of what is above it.
+if wants_flow then
+begin_flow = function()
 if flow then return end
 flow = {values = {}, changed = {}, background = nil, why = '', wait = 0, free = math.huge}
 local FLOW_FIELDS = {'limit', 'requests', 'tokens', 'engine', 'r', 't', 'at', 'told', 'mean_out', 'mean_ms', 'hold', 'ramp', 'probe',
@@ -373,8 +375,4 @@ function flow.write_room(key, room)
   end
 end
 end
-
--- Whether a worker declares anything of the fleet, or anything is in use.
-local function flows_by(limit, requests, tokens, more)
-  return control.flow or more or (limit or '') ~= '' or (requests or '') ~= '' or (tokens or '') ~= ''
 end

@@ -12,6 +12,12 @@
 --        taken: reaped, and perhaps claimed by another; gone: cancelled or settled
 local lease_ms, beat_ms, max_crashes, owner = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local MOST_DROPPED = 5000  -- with one heartbeat: as many as Lua can pass
+
+-- Whether a worker declares anything of the fleet, or anything is in use.
+local function flows_by(limit, requests, tokens, more)
+  return control.flow or more or (limit or '') ~= '' or (requests or '') ~= '' or (tokens or '') ~= ''
+end
+
 run_when_full()
 tick(lease_ms, beat_ms)
 local lost, flows = {}, flows_by(ARGV[12], ARGV[13], ARGV[14], ARGV[15] == '1')

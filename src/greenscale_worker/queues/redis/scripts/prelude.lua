@@ -48,6 +48,7 @@ local MOST = 9e15  -- of a count; Lua is exact up to 2^53
 local call = redis.call
 local store = {}
 local turns  -- of tenants; nil while there is nothing of them: see turns.lua
+local wants_flow = true  -- whether flow.lua is to define anything
 
 -- Lua has no rollback, so a foreign type under one of our keys is refused before the first write. Asking for the length costs
 -- half as much as asking for the type.
