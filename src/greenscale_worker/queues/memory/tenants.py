@@ -122,6 +122,9 @@ class Tenants:
         """Charge a job's tenant for a call that is about to be made."""
         if (tenant := self._tenants.get(entry.tenant)) is not None:
             entry.charged = int(len(entry.payload) / 4 + tenant.mean)
+            if (budget := tenant.tokens) is not None:  # what a debt forgets is not given back either
+                most = int(budget.left(self._clock())) + MOST_DEBT * budget.per_minute
+                entry.charged = max(0, min(entry.charged, most))
             self._charge(tenant, 1, entry.charged)
 
     def ends(self, entry: "Entry", usage: Usage = NO_USAGE, *, called: bool = False, again: bool = False) -> None:

@@ -208,6 +208,16 @@ async def test_an_answer_that_tells_any_number_of_tokens_holds_its_tenant_for_an
     assert 3000 < found.held_seconds <= 3601
 
 
+async def test_what_a_debt_forgets_is_not_given_back(rig: Rig) -> None:
+    await rig.client.set_tenant("a", TenantLimits(tokens_per_minute=1))
+    await rig.client.put([rig.job("a.0", prompt="x" * 4000)], tenant="a")
+    lease = await run(rig.a)
+    lease.began = time.monotonic()
+    assert await rig.a.settle(lease, Succeeded(Output("4", usage=Usage(10, 10, 20))))
+    await rig.client.put([rig.job("a.1")], tenant="a")
+    assert (await standing(rig, "a")).held == "tokens"
+
+
 async def test_a_job_that_goes_back_without_a_call_costs_its_tenant_nothing(rig: Rig) -> None:
     await rig.client.set_tenant("a", TenantLimits(requests_per_minute=6, tokens_per_minute=60))
     await put_for(rig, "a", 1)

@@ -176,6 +176,8 @@ if control.tenants then
     local tenant, bucket, _, class = account(id)
     if not tenant then return end
     local tokens = math.floor(#payload / 4 + bucket.mean)
+    -- What a debt forgets is not given back either.
+    if bucket.tokens then tokens = math.max(0, math.min(tokens, math.floor(bucket.tokens) + MOST_DEBT * bucket.entry.tokens)) end
     charge(tenant, bucket, 1, tokens)
     call('HSET', CLASS, id, class .. ' ' .. tenant .. ' ' .. digits(tokens))
   end
