@@ -269,8 +269,8 @@ async def test_a_batch_survives_all_that_runs_it(
                 lambda: a_gateway_ends(feeds=True),
                 redis_restarts,
                 a_worker_ends,
-                s3_is_away,
                 lambda: a_gateway_ends(feeds=False),
+                s3_is_away,  # last: once it is back, the batch may end at once, and nobody feeds it any more
             ]
             for turn, blow in enumerate(blows, start=1):
                 await _until(front, batch.id, turn * number // (len(blows) + 2), patience)
