@@ -63,7 +63,7 @@ if flows then
   charged = flow.charges() and digits(flow.estimate()) or ''
   if flow.tokens then AT_ONCE = 1 end
 end
-local due = call('ZRANGEBYSCORE', DELAYED, '-inf', digits(queue_now), 'LIMIT', 0, BATCH)
+local due = is_empty(DELAYED) and {} or call('ZRANGEBYSCORE', DELAYED, '-inf', digits(queue_now), 'LIMIT', 0, BATCH)
 for _, id in ipairs(due) do
   local m = load_or_forget(id)
   if m then requeue(id, m) end
@@ -73,12 +73,11 @@ end
 -- one for each success, or they would wait for ever behind fresh jobs where calls fail now and then. If all came back at once
 -- and failed again, they would block everything behind them.
 local unheld
-local back = number_in_control('back')
-if control.held and (not control.blamed or back > 0) then
+if control.held and (not control.blamed or number_in_control('back') > 0) then
   unheld = call('ZRANGE', HELD, 0, 0)[1]
   if unheld then
     call('ZREM', HELD, unheld)
-    if back > 0 then add(CONTROL, 'back', -1) end
+    if number_in_control('back') > 0 then add(CONTROL, 'back', -1) end
     local m = load_or_forget(unheld)
     if m then requeue(unheld, m, READY) end
   else
@@ -110,7 +109,9 @@ end
 
 -- The oldest job with a place in this range that was claimed before.
 local function oldest(low, high)
-  local function first(key) return unpack(call('ZRANGE', key, low, high, 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')) end
+  local function first(key)
+    if not is_empty(key) then return unpack(call('ZRANGE', key, low, high, 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')) end
+  end
   local ready, place = first(READY)
   if not may_suspect then return ready, READY end
   local suspect, place_of_suspect = first(SUSPECT)

@@ -21,9 +21,12 @@ end
 run_when_full()
 tick(lease_ms, beat_ms)
 local lost, flows = {}, flows_by(ARGV[12], ARGV[13], ARGV[14], ARGV[15] == '1')
-begin_flow()
-if flows then flow.declare(ARGV[12], ARGV[13], ARGV[14]) end
-flow.read()
+local has_room = redis.pcall('LLEN', KEYS[ITEMS + 1]) ~= 0
+if flows or control.paused or has_room then
+  begin_flow()
+  if flows then flow.declare(ARGV[12], ARGV[13], ARGV[14]) end
+  flow.read()
+end
 for arg = 18, #ARGV, 2 do
   local id = ARGV[arg]
   local m = read_meta(id)
@@ -161,7 +164,7 @@ ledger.write()
 for _, silent in ipairs(call('ZRANGEBYSCORE', WORKERS, '-inf', digits(now - 2 * lease_ms))) do
   if store.dismiss(silent) then
     call('ZREM', WORKERS, silent)
-    flow.forget(silent)
+    if flows then flow.forget(silent) end
   end
 end
 if reaped + found > 0 then ring('ready') end
@@ -178,7 +181,7 @@ if flows then
   flow.write()
   flow.tidy()
 end
-if ARGV[7] == '1' then flow.write_room(KEYS[ITEMS + 1], flow.room(control.paused and call('HGET', CONTROL, 'scaled'))) end
+if flow and ARGV[7] == '1' then flow.write_room(KEYS[ITEMS + 1], flow.room(control.paused and call('HGET', CONTROL, 'scaled'))) end
 if not V2 then upgrade() end
 unseat_silent(beat_ms)
 local seated = false

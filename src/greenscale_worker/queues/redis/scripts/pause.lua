@@ -6,7 +6,7 @@
 run_when_full()
 if ARGV[3] == 'resume' then
   call('HDEL', CONTROL, 'paused', 'scaled')
-  control.paused = nil
+  control.paused = false
 else
   call('HSET', CONTROL, 'paused', '1')
   control.paused = '1'

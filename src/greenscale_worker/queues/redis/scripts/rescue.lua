@@ -66,7 +66,9 @@ end
 -- Outage amnesty: if no script ran for two heartbeats, no worker could have sent one, and silence does not prove a crash. The
 -- same if the clock went back (failover), which must not prolong any lease or delay.
 local function tick(lease_ms, beat_ms)
-  local clock = number_in_control(CLOCK)
+  local field_of_clock = V2 and 'time' or 'clock'
+  look_up(field_of_clock, 'amnesty', 'paused', 'answered', 'healed')
+  local clock = number_in_control(field_of_clock)
   local went_back = now < clock - 1000
   if went_back then
     if V2 then
@@ -87,7 +89,7 @@ local function tick(lease_ms, beat_ms)
       call('HSET', CONTROL, field, NOW)
     end
   end
-  call('HSET', CONTROL, CLOCK, NOW)
+  call('HSET', CONTROL, field_of_clock, NOW)
 end
 
 -- Requeues jobs whose lease has expired; returns how many. It buries only those that kill even the worker that reads them; a

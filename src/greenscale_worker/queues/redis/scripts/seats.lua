@@ -17,12 +17,14 @@ end
 
 -- Enters a worker that has a free lane and nothing to run; returns whether it has a seat.
 local function sit_down(owner)
+  length[IDLE] = nil
   call('ZADD', IDLE, 'NX', digits(micros), owner)  -- a later worker, if only by a moment, takes no seat away
   return has_seat(owner)
 end
 
 -- Removes workers that cannot claim. A worker that gets a seat thereby is woken, to look for what came meanwhile.
 local function stand_up(...)
+  if is_empty(IDLE) then return end
   local had_seat = {}
   for _, owner in ipairs(seats()) do had_seat[owner] = true end
   if call('ZREM', IDLE, ...) == 0 then return end
@@ -53,7 +55,7 @@ end
 -- `idle` until they claim: the next worker to fill its lanes wakes again those that have not claimed yet, and no others. `most`:
 -- how many jobs may be claimed.
 local function share(lanes, most)
-  local idle = lanes > 0 and call('ZCARD', IDLE) or 0
+  local idle = lanes > 0 and not is_empty(IDLE) and call('ZCARD', IDLE) or 0
   local waiting = idle > 0 and claimable() + call('ZCARD', READY) or 0
   waiting = math.min(waiting, most)
   if waiting <= 0 then return end

@@ -17,6 +17,7 @@ local function requeue(id, m, where)
     call('HSET', CONTROL, 'held', '1')
     control.held = '1'
   end
+  length[where] = nil
   call('ZADD', where, place_of(id), id)
 end
 
@@ -25,5 +26,6 @@ local function postpone(id, m, delay)
   store.own(id)
   write_meta(id, m)
   call('ZREM', LEASE, id)
+  length[DELAYED] = nil
   call('ZADD', DELAYED, digits(queue_now + delay), id)
 end
