@@ -295,9 +295,8 @@ Measured by `python -m bench.flow` on {kept["began"]}, commit {kept["commit"]}, 
     if vllm := kept.get("vllm"):
         text += f"""
 A real vLLM ({vllm["version"]}) of {vllm["figures"]["slots"]} slots on processors, by `python -m bench.flow --vllm` on
-{vllm["began"]}, commit {vllm["commit"]}, medians of six rounds in which the limits took turns. The machine did other
-work that took most of its time and changed tokens a second by half from one round to the next; how many slots were busy
-(`running`), and what waited, it does not change:
+{vllm["began"]}, commit {vllm["commit"]}, medians of six rounds in which the limits took turns, the machine idle
+but for engine and workers:
 
 {throughputs(vllm["figures"])}
 """

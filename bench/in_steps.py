@@ -2,8 +2,8 @@
 
 `python bench/in_steps.py PORT PID STORE GROUP`, of a Redis: for each line that it is sent, it puts 16 jobs, claims
 them, sends a heartbeat, binds and settles them, in groups of this size, and answers a line of JSON: for each part,
-processor time of Redis and time in its scripts, in µs. `bench.script_cost` uses it. It uses only what other versions of
-the package have, too.
+processor time of Redis and time in its scripts, in µs. With PID 0 it asks for neither. `bench.script_cost` uses it.
+It uses only what other versions of the package have, too.
 """
 
 import asyncio
@@ -28,23 +28,26 @@ class Meter:
 
     def __init__(self, port: int, pid: int) -> None:
         self._redis: Any = Redis(port=port)
-        self._schedstat = Path(f"/proc/{pid}/schedstat")
+        self._schedstat = Path(f"/proc/{pid}/schedstat") if pid else None
         self.costs: dict[str, tuple[float, int]] = {}
 
     async def of(self, part: str, work: Awaitable[Any]) -> Any:
         """Wait for a part. To ask for the time in scripts does not count."""
-        scripts, cpu = self._scripts(), self._cpu()
+        if self._schedstat is None:
+            return await work
+        scripts, cpu = self._scripts(), _microseconds(self._schedstat)
         result = await work
-        cpu = self._cpu() - cpu
+        cpu = _microseconds(self._schedstat) - cpu
         self.costs[part] = (cpu, self._scripts() - scripts)
         return result
-
-    def _cpu(self) -> float:
-        return int(self._schedstat.read_text().split()[0]) / 1000
 
     def _scripts(self) -> int:
         stats = self._redis.info("commandstats")
         return sum(stats[name]["usec"] for name in ("cmdstat_eval", "cmdstat_evalsha") if name in stats)
+
+
+def _microseconds(schedstat: Path) -> float:
+    return int(schedstat.read_text().split()[0]) / 1000
 
 
 async def grouped(calls: list[Awaitable[Any]], size: int) -> list[Any]:

@@ -3,14 +3,17 @@
 A job is put, claimed, bound and settled, one by one and in groups of 16, in a list and in a stream, with all of flow
 control switched off; 48 jobs share a heartbeat. Each revision has a Redis of its own; steps of 16 jobs alternate. A
 part's cost is the median of its steps, which other load hardly changes; servers are started anew several times, as
-where their data lie makes a difference, too. Both costs are of Redis: its processor time, and the time in its scripts
-alone. The figures are kept in bench/results/script_cost.json (`--quick`: they are not), their table written into
-docs/flow-control.md. `--against HEAD` shows the noise. Linux only.
+where their data lie makes a difference of some percent. All costs are of Redis: its processor time, the time in its
+scripts alone, and, where valgrind is installed, its instructions, which neither load nor place changes. The figures
+are kept in bench/results/script_cost.json (`--quick`: they are not), their table written into docs/flow-control.md.
+`--against HEAD` shows the noise. Linux only.
 """
 
 import argparse
 import io
 import json
+import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -36,24 +39,29 @@ DOCUMENT: Final = ROOT / "docs" / "flow-control.md"
 BEGIN: Final = "<!-- Written by `python -m bench.script_cost`; do not edit. -->\n"
 END: Final = "<!-- End of what `python -m bench.script_cost` wrote. -->"
 CASES: Final = [(store, group) for store in ("list", "stream") for group in (1, 16)]
-SERVERS: Final = 3
-WARM: Final = 30
-STEPS: Final = 60
+SERVERS: Final = 9
+WARM: Final = 15
+STEPS: Final = 25
 SHARES: Final = {"put": 1.0, "claim": 1.0, "bind": 1.0, "settle": 1.0, "heartbeat": JOBS / 48}
 KINDS: Final = ("processor", "scripts")
+COUNTED: Final = 20  # steps whose instructions are counted
+COUNTER: Final = ("valgrind", "--tool=callgrind")
 Figures = dict[str, Any]
 
 
 class Driven:
     """A Redis, and a process that takes jobs through it with the package in a source tree."""
 
-    def __init__(self, stack: ExitStack, folder: Path, tree: Path, store: str, group: int) -> None:
+    def __init__(  # noqa: PLR0913  a server is made for one measurement
+        self, stack: ExitStack, folder: Path, tree: Path, store: str, group: int, *, counter: Sequence[str] = ()
+    ) -> None:
         port = free_port()
-        server = (binary() or "redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "")
-        redis = stack.enter_context(Process(server, {}, folder / "redis.log"))
+        server = (*counter, binary() or "redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "")
+        self.redis = stack.enter_context(Process(server, {}, folder / "redis.log"))
         client = stack.enter_context(Redis(port=port))
         until(lambda: _answers(client))
-        command = (sys.executable, str(ROOT / "bench" / "in_steps.py"), str(port), str(redis.popen.pid))
+        pid = 0 if counter else self.redis.popen.pid
+        command = (sys.executable, str(ROOT / "bench" / "in_steps.py"), str(port), str(pid))
         variables = {"PYTHONPATH": str(tree / "src")}
         self._driver = Process((*command, store, str(group)), variables, folder / "driver.log", pipes=True)
         stack.enter_context(self._driver)
@@ -108,6 +116,27 @@ def alternate(trees: Sequence[Path], store: str, group: int, steps: int) -> list
     ]
 
 
+def instructions(tree: Path, store: str, group: int) -> float:
+    """Count the instructions of Redis for a job."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="script-cost-")))
+        counter = (*COUNTER, f"--callgrind-out-file={folder}/counted")
+        driven = Driven(stack, folder, tree, store, group, counter=counter)
+        for steps, control in ((WARM, "--zero"), (COUNTED, "--dump")):
+            for _ in range(steps):
+                driven.step()
+            command = [shutil.which("callgrind_control") or "", control, str(driven.redis.popen.pid)]
+            subprocess.run(command, capture_output=True, check=True)
+        until(lambda: _counted(folder / "counted.1") > 0)
+        return _counted(folder / "counted.1") / (COUNTED * JOBS)
+
+
+def _counted(dump: Path) -> int:
+    """Return how many instructions a dump of callgrind tells of; 0 until it is written."""
+    found = re.search(r"^totals: (\d+)$", dump.read_text(), re.MULTILINE) if dump.exists() else None
+    return int(found[1]) if found else 0
+
+
 def whole(parts: dict[str, float]) -> float:
     """Add up the parts of a job's cost."""
     return sum(share * parts[part] for part, share in SHARES.items())
@@ -128,6 +157,9 @@ def compare(before: Path, store: str, group: int, *, servers: int, steps: int) -
                 part: statistics.median(now[kind][part] / was[kind][part] for was, now in runs) for part in SHARES
             },
         }
+    if shutil.which(COUNTER[0]):
+        counted = [instructions(tree, store, group) for tree in (before, ROOT)]
+        figures["instructions"] = {"ratio": counted[1] / counted[0], "count": counted[1]}
     return figures
 
 
@@ -142,8 +174,17 @@ def render(kept: Figures) -> str:
                 f"{cost['micros']:.0f} µs",
                 f"{cost['ratio']:.3f} ({cost['lowest']:.3f} to {cost['highest']:.3f})",
             ]
+        counted = row.get("instructions")
+        cells.append(f"{counted['ratio']:.3f}" if counted else "not counted")
         rows.append(cells)
-    head = ["a job", "processor time", "of what it was", "in scripts", "of what it was"]
+    head = [
+        "a job",
+        "processor time",
+        "of what it was",
+        "in scripts",
+        "of what it was",
+        "instructions, of what they were",
+    ]
     where = kept["machine"]
     return f"""What a job costs Redis with all of it switched off, and its multiple of that before flow control (commit
 {kept["against"]}):

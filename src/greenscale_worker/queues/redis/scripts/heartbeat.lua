@@ -27,18 +27,26 @@ if flows or control.paused or has_room then
   if flows then flow.declare(ARGV[12], ARGV[13], ARGV[14]) end
   flow.read()
 end
-for arg = 18, #ARGV, 2 do
-  local id = ARGV[arg]
-  local m = read_meta(id)
-  if m and m.token == ARGV[arg + 1] and call('ZSCORE', LEASE, id) then
-    call('ZADD', LEASE, digits(queue_now + lease_ms), id)
-    if flows then flow.prolong_probe(m.token, lease_ms) end
-  else
-    lost[#lost + 1] = id
-    lost[#lost + 1] = ARGV[arg + 1]
-    lost[#lost + 1] = m and 'taken' or 'gone'
+
+-- Prolongs the leases that are still the owner's, and notes the others as lost.
+local function prolong()
+  local ids, expiry, prolonged = {}, digits(queue_now + lease_ms), {}
+  for arg = 18, #ARGV, 2 do ids[#ids + 1] = ARGV[arg] end
+  if #ids == 0 then return end
+  local metas, expiries = read_metas(ids), call('ZMSCORE', LEASE, unpack(ids))
+  for i, id in ipairs(ids) do
+    local m, token = metas[id], ARGV[17 + 2 * i]
+    if m and m.token == token and expiries[i] then
+      push(prolonged, expiry, id)
+      if flows then flow.prolong_probe(token, lease_ms) end
+    else
+      push(lost, id, token)
+      lost[#lost + 1] = m and 'taken' or 'gone'
+    end
   end
+  call_with('ZADD', LEASE, prolonged)
 end
+prolong()
 
 -- Requeues jobs whose place was deleted by another program; returns how many. While there are any, each heartbeat scans a part.
 local function rescue()

@@ -338,25 +338,29 @@ end
 local OF_THE_JOB = {'submitted_ms', 'class', 'tenant', 'digest', 'drains'}
 local KEPT = {'submitted_ms', 'class', 'tenant', 'digest', 'drains', 'created_at', 'metadata'}
 
+local function is_wrong_type(answer)
+  return type(answer) == 'table' and answer.err ~= nil and string.find(answer.err, 'WRONGTYPE', 1, true) ~= nil
+end
+
 -- Writes fields and values of a record. `begins`: the old record is deleted, except for what is OF_THE_JOB, or for the names
 -- given in its place. A value of another type under its name is replaced; returns whether it was.
 local function write_record(key, ttl, begins, ...)
-  local foreign, kept = false, {}
+  local foreign, words = false, {...}
   if begins then
-    local found = call('TYPE', key).ok
-    foreign = found ~= 'none' and found ~= 'hash'
-    for name, value in pairs(found == 'hash' and pick(key, type(begins) == 'table' and begins or OF_THE_JOB) or {}) do
-      if value then push(kept, name, value) end
+    local names = type(begins) == 'table' and begins or OF_THE_JOB
+    local found = redis.pcall('HMGET', key, unpack(names))
+    foreign = is_wrong_type(found)
+    for i, name in ipairs(names) do
+      if found[i] then push(words, name, found[i]) end
     end
-    if found ~= 'none' then call('DEL', key) end
+    call('DEL', key)
   end
-  local written = redis.pcall('HSET', key, ...)
+  local written = redis.pcall('HSET', key, unpack(words))
   if type(written) == 'table' then
-    foreign = string.find(written.err, 'WRONGTYPE', 1, true) ~= nil
+    foreign = is_wrong_type(written)
     if foreign then call('DEL', key) end
-    call('HSET', key, ...)
+    call('HSET', key, unpack(words))
   end
-  call_with('HSET', key, kept)
   call('EXPIRE', key, ttl)
   return foreign
 end
