@@ -85,9 +85,10 @@ MUTANTS: Final = [
     Mutant(
         "a job that waits for its time is still leased",
         "waiting",
-        "  call('ZREM', LEASE, id)\n  call('ZADD', DELAYED",
-        "  call('ZADD', DELAYED",
+        "  call('ZREM', LEASE, id)\n  length[DELAYED]",
+        "  length[DELAYED]",
     ),
+    Mutant("what comes back is not looked for", "waiting", "  length[where] = nil\n"),
     Mutant(
         "a job that comes back goes to the tail",
         "waiting",
@@ -194,7 +195,7 @@ MUTANTS: Final = [
         "digits(queue_now + beat_ms)",
     ),
     Mutant("a clock that goes back is not noticed", "rescue", "went_back = now < clock - 1000", "went_back = false"),
-    Mutant("the clock is not kept", "rescue", "  call('HSET', CONTROL, CLOCK, NOW)\n"),
+    Mutant("the clock is not kept", "rescue", "  call('HSET', CONTROL, field_of_clock, NOW)\n"),
     Mutant("leases are reaped before their time", "rescue", "'(' .. digits(queue_now)", "digits(queue_now + 1000)"),
     Mutant("crashes are not counted", "rescue", "m.crashes = m.crashes + 1"),
     Mutant(
@@ -212,9 +213,10 @@ MUTANTS: Final = [
     Mutant(
         "the time of submission is lost",
         "prelude",
-        "  call_with('HSET', key, kept)\n",
+        "      if found[i] then push(words, name, found[i]) end\n",
     ),
     Mutant("a foreign type is written onto", "prelude", "if type(written) == 'table' then", "if false then"),
+    Mutant("a record begins on a foreign type", "prelude", "    foreign = is_wrong_type(found)\n"),
     Mutant("a foreign type is not reported", "prelude", "  return foreign\n", "  return false\n"),
     Mutant("records live for ever", "prelude", "  call('EXPIRE', key, ttl)\n"),
     Mutant("a delay outlives a clock that went back", "rescue", "call('ZINCRBY', DELAYED, digits(-by), id)", "local _"),
@@ -513,10 +515,15 @@ MUTANTS: Final = [
     Mutant(
         "what is held does not come back",
         "claim",
-        "if control.held and (not control.blamed or back > 0) then",
+        "if control.held and (not control.blamed or number_in_control('back') > 0) then",
         "if false then",
     ),
-    Mutant("what is held comes back after the last failure only", "claim", " or back > 0) then", ") then"),
+    Mutant(
+        "what is held comes back after the last failure only",
+        "claim",
+        " or number_in_control('back') > 0) then",
+        ") then",
+    ),
     Mutant("one success brings all back", "claim", "add(CONTROL, 'back', -1)", "add(CONTROL, 'back', 0)"),
     Mutant("what was held comes back among the suspects", "claim", "requeue(unheld, m, READY)", "requeue(unheld, m)"),
     Mutant(
@@ -525,7 +532,7 @@ MUTANTS: Final = [
     Mutant(
         "what is held comes back too early",
         "claim",
-        "if control.held and (not control.blamed or back > 0) then",
+        "if control.held and (not control.blamed or number_in_control('back') > 0) then",
         "if control.held then",
     ),
     Mutant(
@@ -545,8 +552,8 @@ MUTANTS: Final = [
     ),
     Mutant("the queue is never upgraded", "heartbeat", "if not V2 then upgrade() end"),
     # heartbeat
-    Mutant("a heartbeat prolongs another's lease", "heartbeat", "m.token == ARGV[arg + 1] and "),
-    Mutant("a reaped lease comes alive", "heartbeat", " and call('ZSCORE', LEASE, id)"),
+    Mutant("a heartbeat prolongs another's lease", "heartbeat", "m.token == token and "),
+    Mutant("a reaped lease comes alive", "heartbeat", " and expiries[i]"),
     Mutant(
         "a heartbeat reaps before it prolongs",
         "heartbeat",
