@@ -27,6 +27,7 @@ from cluster_rules import (
 )
 from kubeserve.deployments.spec import check_spec
 from kubeserve.domain import Quota, Spec
+from kubeserve.door.served import DRAIN_SECONDS, HAND_BACK_SECONDS
 from kubeserve.manifests import (
     GENERATION,
     HASH,
@@ -98,7 +99,7 @@ def test_probes_ask_the_door(case: Case) -> None:
 
 @every_case
 def test_calls_that_run_have_time_to_end(case: Case) -> None:
-    assert pod_of(case.of_deployment)["spec"]["terminationGracePeriodSeconds"] >= case.target.timeout + 10
+    assert pod_of(case.of_deployment)["spec"]["terminationGracePeriodSeconds"] >= DRAIN_SECONDS + HAND_BACK_SECONDS + 10
 
 
 def test_an_apply_again_makes_no_new_pods() -> None:
