@@ -183,7 +183,7 @@ class Reconciler:
 
     async def _run(self, deployment: Deployment) -> None:
         if self._is_due(deployment):
-            await self._place.apply(await self._workload(deployment))
+            await self._place.apply(await self.workload(deployment))
             self._note(deployment)
         seen = await self._place.observe(deployment.id)
         if seen is None and self._is_due(deployment, AGAIN_SECONDS):
@@ -203,7 +203,8 @@ class Reconciler:
         passed = asyncio.get_running_loop().time() - at
         return generation != deployment.generation or passed > (self._place.resync if after is None else after)
 
-    async def _workload(self, deployment: Deployment) -> Workload:
+    async def workload(self, deployment: Deployment) -> Workload:
+        """Return what shall run of a deployment. Raises NotFoundError if its version has gone, or was never proved."""
         specs = {revision.number: revision.spec for revision in deployment.revisions}
         fallback = None
         if deployment.active is not None and deployment.active != deployment.target:

@@ -21,6 +21,7 @@ TOLD: Final = "/etc/kubeserve"
 URLS: Final = "/etc/kubeserve-urls"
 OURS: Final = 65532
 THEIRS: Final = 65533
+LAST_LINES: Final = "FallbackToLogsOnError"  # so that its status says why it ended
 DRAIN_SLACK: Final = 15  # seconds to hand back what is left, and some to spare for a slow node
 PATHS: Final = {"models": MODELS, "environment": FETCHED}
 SIZES: Final = {"run": "640Mi", "models": "640Mi", "environment": "10Gi", "tmp": "256Mi"}
@@ -72,6 +73,7 @@ def _fetch(settings: ClusterSettings, urls: Urls) -> Part:
         "command": ["kubeserve", "fetch", "--workload", f"{TOLD}/workload.json", "--urls", f"{URLS}/urls.json"],
         "volumeMounts": [*mounts, *(_mount(name, PATHS[name], write=True) for name in _fetched(urls))],
         "resources": resources.of_door(),
+        "terminationMessagePolicy": LAST_LINES,
         "securityContext": _walls(OURS),
     }
 
@@ -98,6 +100,7 @@ def _door(workload: Workload, settings: ClusterSettings) -> Part:
         },
         "volumeMounts": [_mount("told", TOLD), _mount("run", RUN, write=True), _mount("tmp", "/tmp", write=True)],  # noqa: S108  as above
         "resources": resources.of_door(),
+        "terminationMessagePolicy": LAST_LINES,
         "securityContext": _walls(OURS),
     }
 
@@ -117,6 +120,7 @@ def _model(what: Replicable, settings: ClusterSettings, urls: Urls) -> Part:
         ],
         "volumeMounts": [_mount("run", RUN, write=True), *(_mount(name, PATHS[name]) for name in _fetched(urls))],
         "resources": resources.of_model(what.memory),
+        "terminationMessagePolicy": LAST_LINES,
         "securityContext": _walls(THEIRS),
     }
 

@@ -37,6 +37,18 @@ def most_memory(memory: int) -> int:
     return -(-(memory + ROOM) // MIB) * MIB
 
 
+def namespace_bounds(quota: Quota) -> dict[str, str]:
+    """Return what a ResourceQuota says: 2 processors, 4 GiB and 5 pods, unless the platform's own quota differs."""
+    needed = quota.memory // 2 + quota.replicas * (
+        DOOR_MEMORY * MIB + ROOM // 2 + MIB
+    )  # the last for what is rounded up
+    return {
+        "requests.cpu": f"{quota.replicas * (DOOR_CPU + MODEL_CPU)}m",
+        "requests.memory": f"{-(-max(quota.memory, needed) // MIB)}Mi",
+        "pods": str(quota.replicas),
+    }
+
+
 def container_limits(quota: Quota) -> dict[str, Any]:
     """Return what a LimitRange says of containers: bounds, and defaults for one that says nothing."""
     largest = -(-(quota.memory + ROOM) // MIB)
