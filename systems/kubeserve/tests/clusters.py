@@ -21,7 +21,8 @@ from kubeserve.errors import UnavailableError
 from kubeserve.manifests import ClusterSettings, Endpoint, Redis, name_of, namespace_of
 from kubeserve.places import Observation
 from kubeserve.places.cluster import Cluster, ClusterPlace, RedisUsers
-from kubeserve.places.cluster.rendering import Archive, Rendering
+from kubeserve.places.cluster.rendering import Rendering
+from kubeserve.places.sources import Archive, Sources
 from kubeserve.places.workload import Replicable, Workload
 
 PATIENCE = 6.0
@@ -32,7 +33,7 @@ SETTINGS = ClusterSettings(
 )
 
 
-class Sources:
+class Shelf:
     """A store whose URLs tell how often they were made anew, and a registry that knows every version."""
 
     def __init__(self) -> None:
@@ -60,7 +61,7 @@ class Site:
 
     def __init__(self, api: KubeApi, redis: RedisOptions, **options: Any) -> None:
         self.api = api
-        self.sources = Sources()
+        self.shelf = Shelf()
         self.redis = RedisUsers(redis, SECRET)
         self.quota = Quota()
         self.life = 86_400.0
@@ -86,7 +87,7 @@ class Site:
     def new_place(self) -> ClusterPlace:
         config = KubeConfig.from_one(cluster=Server(server=self.api.url), user=User(token="token")).get()  # noqa: S106
         assert config is not None
-        rendering = Rendering(SETTINGS, self.quota, self.sources, life=self.life)
+        rendering = Rendering(SETTINGS, self.quota, Sources(self.shelf, self.shelf, self.shelf), life=self.life)
         return ClusterPlace(Cluster(config), rendering, self.redis, **self._options)
 
     async def stop(self) -> None:

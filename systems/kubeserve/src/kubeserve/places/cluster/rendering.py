@@ -6,40 +6,15 @@ pod is rolled for a new one: they lie in a Secret that pods read when they start
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
-from kubeserve.domain import Quota, Version
+from kubeserve.domain import Quota
 from kubeserve.errors import NotFoundError
 from kubeserve.manifests import ClusterSettings, Download, Manifest, Urls, deployment, user_namespace
+from kubeserve.places.sources import Sources
 from kubeserve.places.workload import Replicable, Workload
 
 LIFE_SECONDS: Final = 86_400.0
-
-
-@dataclass(frozen=True, slots=True)
-class Archive:
-    """A file of the store: `sha256` in hex, `size` in bytes."""
-
-    key: str
-    sha256: str
-    size: int
-
-
-class Sources(Protocol):
-    """What pods fetch, and where it lies."""
-
-    async def presign(self, key: str, seconds: float) -> str:
-        """Return a URL by which whoever has it may read `key` for some seconds. Raises UnavailableError."""
-        ...
-
-    async def archive(self, environment_id: str) -> Archive | None:
-        """Return an environment as a file of the store; None where the image has it. Raises UnavailableError."""
-        ...
-
-    async def version(self, owner_id: str, version_id: str) -> Version:
-        """Return a version, with its files. Raises NotFoundError, UnavailableError."""
-        ...
 
 
 class Rendering:
@@ -65,11 +40,11 @@ class Rendering:
         return deployment(workload, self._settings, redis_password=redis_password, urls=urls)
 
     async def _fetched(self, tenant: str, what: Replicable) -> Urls:
-        version = await self._sources.version(tenant, what.version)
+        version = await self._sources.versions.version(tenant, what.version)
         model = next((file for file in version.files if file.key == what.key), None)
         if model is None:
             raise NotFoundError(f"version {what.tag} has lost its model; upload it again")
-        archive = await self._sources.archive(what.environment.name)
+        archive = await self._sources.archives.archive(what.environment.name)
         return Urls(
             Download(await self._url(model.key), model.sha256, model.size),
             None if archive is None else Download(await self._url(archive.key), archive.sha256, archive.size),
@@ -81,6 +56,6 @@ class Rendering:
         if now >= renewed:
             for old in [key for key, (renewed, _) in self._urls.items() if now >= renewed]:
                 del self._urls[old]
-            url = await self._sources.presign(key, self._life)
+            url = await self._sources.store.presign(key, self._life)
             self._urls[key] = now + self._life / 2, url
         return url
