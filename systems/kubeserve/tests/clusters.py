@@ -66,6 +66,7 @@ class Site:
         self.quota = Quota()
         self.life = 86_400.0
         self.changes = 0
+        self.poke: Callable[[], None] = lambda: None
         self._options = {"patience": 0.3, **options}
         self.place: ClusterPlace
         self._running: asyncio.Task[None] | None = None
@@ -100,6 +101,7 @@ class Site:
 
     def _changed(self) -> None:
         self.changes += 1
+        self.poke()
 
     def workload(self, number: int = 1, **changes: Any) -> Workload:
         return Workload(id=str(uuid.uuid4()), tenant=TENANT, generation=1, target=self.revision(number, **changes))

@@ -12,8 +12,7 @@ from redis.asyncio.cluster import RedisCluster
 
 from kubeserve.errors import UnavailableError
 from kubeserve.manifests import redis_user_of
-from kubeserve.manifests.scaling import terms
-from kubeserve.queueing import key_patterns
+from kubeserve.queueing import hot_key, key_patterns
 
 # A worker's (kustomize/components/external-redis/users.acl), its scaler's, and those of the lease of calls by HTTP.
 COMMANDS: Final = (
@@ -58,7 +57,7 @@ class RedisUsers:
 
     async def wake(self, deployment_id: str) -> None:
         """Let the scaler see work for a minute: a call that nobody makes."""
-        key = terms(deployment_id)["hot"]
+        key = hot_key(deployment_id)
         async with self._opened() as (client, _):
             await client.zadd(key, {"platform/0": int((time.time() + WAKE_SECONDS) * 1000)})
             await client.expire(key, int(WAKE_SECONDS) + 10)
