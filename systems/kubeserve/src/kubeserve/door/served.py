@@ -19,7 +19,7 @@ from kubeserve.door.kept import Kept
 from kubeserve.door.metrics import Metrics
 from kubeserve.door.pool import Pool
 from kubeserve.door.replica import LOAD_SECONDS, Replica, StartError
-from kubeserve.door.zygotes import Zygotes
+from kubeserve.door.zygotes import ZygoteOf
 from kubeserve.places import Observation
 from kubeserve.places.workload import Replicable, Workload
 from kubeserve.queueing import LARGEST_BODY, queue_options
@@ -37,7 +37,7 @@ class Means:
     """What all deployments of a door share."""
 
     redis: RedisOptions
-    zygotes: Zygotes
+    zygotes: ZygoteOf
     metrics: Metrics
     kept: Kept
 
