@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
     statm = os.open("/proc/self/statm", os.O_RDONLY)  # within the walls it cannot be opened
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(options.socket)
-        listener.listen(1)
+        listener.listen(128)  # clients that gave up before they were greeted wait there, too
         try:
             level = _wall_in(options)
             hello = {"ready": True, "level": level, **_preload(options.preload.split(","))}
