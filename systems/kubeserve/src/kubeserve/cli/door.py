@@ -10,8 +10,8 @@ from kubeserve.cli.process import read_settings, until_signalled
 from kubeserve.domain import Quota
 from kubeserve.door.app import Door
 from kubeserve.door.pod import PodDoor, read_workload
+from kubeserve.manifests.pod import PORT
 from kubeserve.places.layout import Layout
-from kubeserve.places.pod import PORT
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from kubeserve.door.own_zygote import OwnZygote
 from kubeserve.door.zygote import Zygote
 from kubeserve.places.layout import Layout
-from kubeserve.places.pod import PRELOAD
+from kubeserve.runtime import PRELOAD
 
 
 class ZygoteOf(Protocol):
