@@ -21,6 +21,7 @@ from kubeserve.database import Database, Lease, open_database
 from kubeserve.deployments import Deployments
 from kubeserve.domain import Quota, Version
 from kubeserve.errors import KubeServeError, UnavailableError
+from kubeserve.gateway import Gateway, LocalDoors
 from kubeserve.intake import Bounds, Environments, Intake, IntakeSettings
 from kubeserve.objects import Objects, open_objects
 from kubeserve.places.layout import Layout
@@ -69,6 +70,7 @@ class ControlPlane:
         )
         self.place = LocalPlace(Layout(data), self._fetch)
         self.predictions = Predictions(redis)
+        self.gateway = Gateway(LocalDoors(Layout(data)))
         self.reconciler = Reconciler(
             self.deployments,
             self.registry,
@@ -102,7 +104,7 @@ class ControlPlane:
 
     def start(self) -> None:
         """Begin to prove, to reconcile and to clean up."""
-        for work in (self.intake.start(), self._reconcile(), self._keep_clean()):
+        for work in (self.intake.start(), self._reconcile(), self._keep_clean(), self._let_go()):
             self._work.append(asyncio.create_task(work))
 
     async def aclose(self) -> None:
@@ -112,6 +114,7 @@ class ControlPlane:
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
         await self.intake.aclose()
+        self.gateway.close()
         await self.predictions.aclose()
         await self.place.aclose()
         self.accounts.close()
@@ -169,6 +172,10 @@ class ControlPlane:
                 await _end(work)
             with suppress(KubeServeError):
                 await lease.give_back()
+
+    async def _let_go(self) -> None:
+        await self.stopping.wait()
+        self.gateway.close()  # what it asks becomes jobs, whose answers are read after a restart
 
     async def _keep_clean(self) -> None:
         while True:

@@ -188,9 +188,12 @@ class EventShape(Shape):
 
 
 class PredictionShape(Shape):
-    """The answer to a prediction: one of `predictions` for each row."""
+    """The answer to a prediction: one of `predictions` for each row.
 
-    id: str
+    `id` is null where a replica that was awake answered at once: that answer is not kept.
+    """
+
+    id: str | None
     predictions: list[Any]
     model: str
     version: str
