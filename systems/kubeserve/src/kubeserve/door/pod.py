@@ -12,7 +12,10 @@ from greenscale_worker import ConfigError, RedisOptions
 from pydantic import ValidationError
 
 from kubeserve.domain import Quota
+from kubeserve.door.hot import Hot
+from kubeserve.door.inlet import Inlet
 from kubeserve.door.kept import Kept
+from kubeserve.door.leases import Leases
 from kubeserve.door.metrics import Metrics
 from kubeserve.door.pod_zygote import PodZygote
 from kubeserve.door.served import Means, Served
@@ -44,7 +47,8 @@ class PodDoor:
         self._workload = workload
         self._zygote = PodZygote(socket)
         self._metrics = Metrics()
-        self._means = Means(redis, self, self._metrics, Kept(quota.answers))
+        self._leases = Leases(redis)
+        self._means = Means(redis, self, self._metrics, Kept(quota.answers), self._leases)
         self._served: Served | None = None
         self._stopping = asyncio.Event()
 
@@ -57,8 +61,15 @@ class PodDoor:
         """Answer until `stopping` is set; then let calls end, hand the rest back. Raises OSError for the address."""
         self._stopping = stopping
         with tempfile.TemporaryDirectory(prefix="kubeserve-") as folder:
-            self._served = Served(self._workload, folder=Path(folder), means=self._means, may_grow=lambda: False)
+            self._served = Served(
+                self._workload,
+                folder=Path(folder),
+                means=self._means,
+                may_grow=lambda: False,
+                drain=self._workload.target.timeout,  # which the pod's grace period is made for
+            )
             runner = web.AppRunner(self._app(), access_log=None)
+            leasing = asyncio.create_task(self._leases.run())
             try:
                 await runner.setup()
                 await web.TCPSite(runner, host, port).start()
@@ -66,6 +77,7 @@ class PodDoor:
                 await stopping.wait()
             finally:
                 await self._served.aclose()
+                leasing.cancel()
                 await self._zygote.stop()
                 await runner.cleanup()
 
@@ -79,7 +91,11 @@ class PodDoor:
                 web.get("/metrics", self._tell),
             ]
         )
+        app.add_routes(Inlet(self._hot).routes)
         return app
+
+    def _hot(self, deployment_id: str) -> Hot | None:
+        return self._served.hot if self._served is not None and deployment_id == self._workload.id else None
 
     async def _live(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
