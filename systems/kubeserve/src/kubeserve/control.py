@@ -22,7 +22,7 @@ from kubeserve.deployments import Deployments
 from kubeserve.domain import Quota, Version
 from kubeserve.errors import KubeServeError, UnavailableError
 from kubeserve.gateway import Gateway, LocalDoors
-from kubeserve.intake import Bounds, Environments, Intake, IntakeSettings
+from kubeserve.intake import Archives, Bounds, Environments, Intake, IntakeSettings
 from kubeserve.objects import Objects, open_objects
 from kubeserve.places.layout import Layout
 from kubeserve.places.local import LocalPlace
@@ -61,6 +61,7 @@ class ControlPlane:
         self.deployments = Deployments(database, Quota(settings.quota_replicas, settings.quota_memory))
         self.uploads = Uploads(self.registry, objects, data / "uploads", storage=settings.quota_storage)
         self.environments = environments or Environments(data / "environments")
+        self.archives = Archives(self.environments, objects, data / "archives")
         self.intake = Intake(
             self.registry,
             objects,
@@ -75,7 +76,7 @@ class ControlPlane:
             self.deployments,
             self.registry,
             self.place,
-            environment=lambda name: (data / "environments" / name).resolve(),
+            environment=lambda name: self.environments.path(name).resolve(),
             purge=self._purge,
         )
         self._work: list[asyncio.Task[None]] = []
@@ -136,7 +137,10 @@ class ControlPlane:
     async def sweep(self) -> None:
         """Remove what nobody needs: forgotten uploads, environments, and files whose deletion was cut off."""
         await self.uploads.sweep(OLDEST_UPLOAD)
-        await asyncio.to_thread(self.environments.collect, await self.registry.environments())
+        used = await self.registry.environments()
+        await asyncio.to_thread(self.environments.collect, used)
+        await self.archives.keep(used)
+        await self.archives.collect(self.registry.environments)
         found = {"/".join(key.split("/")[:4]) for key in await self.objects.list("models")}
         for place in found - await self.registry.places():
             if place not in await self.registry.places():  # nor made anew meanwhile
