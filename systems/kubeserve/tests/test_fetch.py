@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import os
+import py_compile
 import socket
 import stat
 import subprocess
@@ -265,10 +266,21 @@ def test_an_environment_works_where_it_is_unpacked_and_nobody_writes_it(packages
 
 def test_it_is_packed_to_the_same_bytes_each_time(packages: Path, tmp_path: Path) -> None:
     pack(packages, tmp_path / "a")
-    for path in packages.rglob("*"):
-        os.utime(path, (1, 1), follow_symlinks=False)
+    (packages / "lib").touch()
     pack(packages, tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_what_is_compiled_is_good_where_it_is_unpacked(packages: Path, tmp_path: Path) -> None:
+    source = packages / LIBRARY / "one" / "__init__.py"
+    os.utime(source, (1_700_000_000.5, 1_700_000_000.5))
+    compiled = Path(py_compile.compile(str(source)))
+    pack(packages, tmp_path / "a")
+    unpack(tmp_path / "a", tmp_path / "e0")
+    there = tmp_path / "e0" / compiled.relative_to(packages)
+    assert int.from_bytes(there.read_bytes()[8:12], "little") == int(
+        there.parent.with_name("__init__.py").stat().st_mtime
+    )
 
 
 def test_what_is_no_plain_file_is_not_packed(packages: Path, tmp_path: Path) -> None:

@@ -27,7 +27,10 @@ class PackingError(Exception):
 
 
 def pack(environment: Path, file: Path) -> None:
-    """Write an environment to an archive, the same bytes each time. Raises PackingError, OSError."""
+    """Write an environment to an archive, the same bytes each time. Raises PackingError, OSError.
+
+    Files keep their times, by which Python tells that what is compiled of them is still good.
+    """
     with (
         file.open("xb") as raw,
         gzip.GzipFile("", "wb", LEVEL, raw, mtime=0) as packed,
@@ -77,11 +80,12 @@ def _names(environment: Path) -> Iterator[PurePosixPath]:
 def _add(archive: tarfile.TarFile, environment: Path, name: PurePosixPath) -> None:
     path = environment / name
     found = path.lstat()
-    member = tarfile.TarInfo(str(name))  # without times, owners and modes: they are those of this machine
+    member = tarfile.TarInfo(str(name))  # without owners: they are those of this machine
     if stat.S_ISDIR(found.st_mode):
         member.type, member.mode = tarfile.DIRTYPE, 0o555
         archive.addfile(member)
     elif stat.S_ISREG(found.st_mode):
+        member.mtime = int(found.st_mtime)
         member.size, member.mode = found.st_size, 0o555 if found.st_mode & stat.S_IXUSR else 0o444
         with path.open("rb") as content:
             archive.addfile(member, content)
@@ -103,6 +107,7 @@ def _unpack(packed: gzip.GzipFile, folder: Path) -> None:
                 path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
                 with open(path, "xb") as file:  # noqa: PTH123  a name that is there already is refused
                     shutil.copyfileobj(content, file)
+                os.utime(path, (member.mtime, member.mtime))
                 path.chmod(0o555 if member.mode & stat.S_IXUSR else 0o444)
             else:
                 raise PackingError(f"{member.name!r} is no plain file")

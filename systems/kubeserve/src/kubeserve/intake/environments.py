@@ -180,10 +180,8 @@ class Environments:
     async def _compile(self, made: Path) -> None:
         """By the platform's Python, which imports nothing of it. What does not compile is left as it is."""
         ended = await run(
-            self._python, "-I", "-S", "-B", "-m", "compileall", "-q", "-j", "0",
-            "--invalidation-mode", "unchecked-hash",  # so that times may change: nobody writes the sources
-            made / "lib", seconds=COMPILING,
-        )  # fmt: skip
+            self._python, "-I", "-S", "-B", "-m", "compileall", "-q", "-j", "0", made / "lib", seconds=COMPILING
+        )
         if ended.late:
             raise FailedError(f"the packages were not compiled within {COMPILING:g} s")
 
