@@ -112,7 +112,17 @@ def _model(what: Replicable, settings: ClusterSettings, urls: Urls) -> Part:
         "name": "model",
         "image": settings.image,
         "command": [
-            *(f"{environment_of(what, urls)}/bin/python", "-I", "-S", "-B", RUNTIME, "zygote", "--socket", ZYGOTE),
+            *(
+                f"{environment_of(what, urls)}/bin/python",
+                "-I",
+                "-S",
+                "-B",
+                RUNTIME,
+                "zygote",
+                "--stay",
+                "--socket",
+                ZYGOTE,
+            ),
             *("--models", MODELS, "--scratch", f"{RUN}/scratch", "--preload", ",".join(PRELOAD), "--minimum", minimum),
         ],
         "volumeMounts": [_mount("run", RUN, write=True), *(_mount(name, PATHS[name]) for name in _fetched(urls))],
