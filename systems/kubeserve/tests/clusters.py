@@ -18,11 +18,12 @@ from lightkube.config.models import User
 from kube_api import KubeApi
 from kubeserve.domain import File, Format, Quota, Version, VersionState
 from kubeserve.errors import UnavailableError
+from kubeserve.intake.archives import Archive
 from kubeserve.manifests import ClusterSettings, Endpoint, Redis, name_of, namespace_of
 from kubeserve.places import Observation
 from kubeserve.places.cluster import Cluster, ClusterPlace, RedisUsers
 from kubeserve.places.cluster.rendering import Rendering
-from kubeserve.places.sources import Archive, Sources
+from kubeserve.places.sources import Sources
 from kubeserve.places.workload import Replicable, Workload
 
 PATIENCE = 6.0

@@ -355,10 +355,12 @@ class Walk:
         wanted = {("deployments", *place), ("services", *place), ("scaledobjects", *place)}
         wanted |= {("configmaps", place[0], f"{place[1]}-r{number}"), ("secrets", place[0], f"{place[1]}-redis")}
         async with asyncio.timeout(PATIENCE):
-            while (
-                wanted - self.api.objects.keys() or not self.is_intact(made.id) or self.revisions(made.id) != {number}
-            ):
+            while not self.is_as_wanted(made.id, wanted, number):  # noqa: ASYNC110  the cluster tells nobody
                 await asyncio.sleep(POLL)
+
+    def is_as_wanted(self, deployment_id: str, wanted: set[tuple[str, str, str]], number: str) -> bool:
+        there = wanted <= self.api.objects.keys()
+        return there and self.is_intact(deployment_id) and self.revisions(deployment_id) == {number}
 
     def is_intact(self, deployment_id: str) -> bool:
         return all(intact(self.api.objects[key]) for key in self.control.left_of(deployment_id))

@@ -1,7 +1,7 @@
 """The place that is a cluster, on the real one that KUBECONFIG names: `KUBECONFIG=FILE pytest tests/e2e`.
 
 It makes a namespace of a user who does not exist, and deletes it in the end. Nothing else is touched. Whether pods get
-ready depends on what that cluster can pull and reach, so that is not asked; `python -m e2e` asks it of a whole platform.
+ready depends on what that cluster can pull and reach, so it is not asked; `python -m e2e` asks it of a whole platform.
 """
 
 import asyncio
