@@ -21,11 +21,12 @@ from kubeserve.database import Database, Lease, open_database
 from kubeserve.deployments import Deployments
 from kubeserve.domain import Quota, Version
 from kubeserve.errors import KubeServeError, UnavailableError
-from kubeserve.gateway import Gateway, LocalDoors
-from kubeserve.intake import Bounds, Environments, Intake, IntakeSettings
+from kubeserve.gateway import ClusterDoors, Gateway, LocalDoors
+from kubeserve.intake import Archives, Bounds, Environments, Intake, IntakeSettings
 from kubeserve.objects import Objects, open_objects
 from kubeserve.places.layout import Layout
-from kubeserve.places.local import LocalPlace
+from kubeserve.places.opened import check_place, open_place
+from kubeserve.places.sources import Sources
 from kubeserve.predictions import Predictions
 from kubeserve.reconciler import Reconciler
 from kubeserve.registry import Registry
@@ -36,6 +37,7 @@ LEASE_SECONDS: Final = 15.0
 SWEEP_SECONDS: Final = 3600.0
 OLDEST_UPLOAD: Final = 7 * 86_400.0  # seconds since its last byte
 PAUSE: Final = 1.0
+WELCOME_SECONDS: Final = 3.0
 log = structlog.get_logger()
 
 
@@ -61,6 +63,7 @@ class ControlPlane:
         self.deployments = Deployments(database, Quota(settings.quota_replicas, settings.quota_memory))
         self.uploads = Uploads(self.registry, objects, data / "uploads", storage=settings.quota_storage)
         self.environments = environments or Environments(data / "environments")
+        self.archives = Archives(self.environments, objects, data / "archives")
         self.intake = Intake(
             self.registry,
             objects,
@@ -68,14 +71,15 @@ class ControlPlane:
             data / "proofs",
             IntakeSettings(bounds=Bounds(minimum=settings.minimum)),
         )
-        self.place = LocalPlace(Layout(data), self._fetch)
+        sources = Sources(objects, self.archives, self.registry)
+        self.place = open_place(settings, redis, self._fetch, sources)
         self.predictions = Predictions(redis)
-        self.gateway = Gateway(LocalDoors(Layout(data)))
+        self.gateway = Gateway(LocalDoors(Layout(data)) if settings.place == "local" else ClusterDoors())
         self.reconciler = Reconciler(
             self.deployments,
             self.registry,
             self.place,
-            environment=lambda name: (data / "environments" / name).resolve(),
+            environment=lambda name: self.environments.path(name).resolve(),
             purge=self._purge,
         )
         self._work: list[asyncio.Task[None]] = []
@@ -89,6 +93,7 @@ class ControlPlane:
 
         A database that is away is waited for. Raises ConfigError.
         """
+        check_place(settings)
         with _alone(settings.data):
             database = await open_database(settings.database)
             try:
@@ -104,7 +109,8 @@ class ControlPlane:
 
     def start(self) -> None:
         """Begin to prove, to reconcile and to clean up."""
-        for work in (self.intake.start(), self._reconcile(), self._keep_clean(), self._let_go()):
+        following = self.place.run(self.reconciler.poke)
+        for work in (self.intake.start(), self._reconcile(), self._keep_clean(), self._let_go(), following):
             self._work.append(asyncio.create_task(work))
 
     async def aclose(self) -> None:
@@ -118,6 +124,16 @@ class ControlPlane:
         await self.predictions.aclose()
         await self.place.aclose()
         self.accounts.close()
+
+    async def welcome(self, user_id: str) -> str | None:
+        """Make in the place what a new user has there. Return a line that says so if that has to come later."""
+        try:
+            async with asyncio.timeout(WELCOME_SECONDS):
+                await self.place.welcome(user_id)
+        except (KubeServeError, TimeoutError) as error:
+            log.warning("namespace_comes_later", user=user_id, why=str(error))
+            return f"the {self.place.name} does not answer now: you can upload; what you deploy runs when it does"
+        return None
 
     async def delete_model(self, owner_id: str, model_id: str) -> None:
         """Delete a model with its versions, their proofs and files. Raises ConflictError while it is deployed."""
@@ -136,7 +152,10 @@ class ControlPlane:
     async def sweep(self) -> None:
         """Remove what nobody needs: forgotten uploads, environments, and files whose deletion was cut off."""
         await self.uploads.sweep(OLDEST_UPLOAD)
-        await asyncio.to_thread(self.environments.collect, await self.registry.environments())
+        used = await self.registry.environments()
+        await asyncio.to_thread(self.environments.collect, used)
+        await self.archives.keep(used)
+        await self.archives.collect(self.registry.environments)
         found = {"/".join(key.split("/")[:4]) for key in await self.objects.list("models")}
         for place in found - await self.registry.places():
             if place not in await self.registry.places():  # nor made anew meanwhile
@@ -165,13 +184,18 @@ class ControlPlane:
                     await _end(work)
                     work = None
                 if held and work is None:
-                    work = asyncio.create_task(self.reconciler.run())
+                    work = asyncio.create_task(self._lead())
                 await asyncio.sleep(LEASE_SECONDS / 3)
         finally:
             if work is not None:
                 await _end(work)
             with suppress(KubeServeError):
                 await lease.give_back()
+
+    async def _lead(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.reconciler.run())
+            group.create_task(self.place.tend(self.accounts.ids))
 
     async def _let_go(self) -> None:
         await self.stopping.wait()

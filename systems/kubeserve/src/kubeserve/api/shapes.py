@@ -24,6 +24,12 @@ class UserShape(Shape):
     created_at: datetime
 
 
+class RegisteredShape(UserShape):
+    """A new account. `warning` says what comes later, null where all is there."""
+
+    warning: str | None = None
+
+
 class LoginShape(Shape):
     """`token` goes into `Authorization: Bearer`; null where the cookie has it."""
 
