@@ -559,15 +559,6 @@ def test_the_language_of_keda_evaluates_the_formulas_alike() -> None:
     assert json.loads(ran.stdout) == [*ROOM.values()] * len(FOURTEEN)
 
 
-def test_the_patch_for_one_pod_at_least_leaves_nothing_to_warn_of() -> None:
-    text = (TREE / "overlays/energy/README.md").read_text()
-    (patched,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    resources = render_anew(resource="overlays/energy", **yaml.safe_load(patched))
-    scaled = named(resources, "ScaledObject", "greenscale-worker-scaler")["spec"]
-    assert scaled["minReplicaCount"] == 1
-    assert not ZERO_ONLY & scaled.keys()
-
-
 def streaming(component: str, redis: str, *literals: str) -> tuple[dict[str, str], Resource]:
     """The worker's settings and the ScaledObject's specification in an overlay with a stream."""
     told = ["REDIS_STREAM_NAME=readings", *literals]
