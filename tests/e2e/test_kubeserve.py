@@ -1,6 +1,6 @@
 """KubeServe on a real cluster: up by one command, a model's whole way, down by another, and nothing is left.
 
-KUBECONFIG names the cluster; KUBESERVE_IMAGE an image in a registry, unless the cluster is one of kind, minikube or k3d.
+KUBECONFIG names the cluster; KUBESERVE_IMAGE an image in a registry, unless it is one of kind, minikube or k3d.
 """
 
 import json
