@@ -131,21 +131,17 @@ def test_the_platform_may_apply_look_and_delete_and_nothing_else(overlay: tuple[
         for group in rule["apiGroups"]
         for resource in rule["resources"]
     }
-    lasting = {
-        "/namespaces",
-        "/resourcequotas",
-        "/limitranges",
-        "/serviceaccounts",
-        "networking.k8s.io/networkpolicies",
-    }
+    lasting = {"/resourcequotas", "/limitranges", "/serviceaccounts", "networking.k8s.io/networkpolicies"}
     applied = {
         "/secrets", "/configmaps", "/services", "apps/deployments", "keda.sh/scaledobjects",
         "keda.sh/triggerauthentications", "monitoring.coreos.com/podmonitors",
     }  # fmt: skip
-    brought = {"create", "patch", "list", "watch"}
+    brought = {"create", "patch"}
     assert rights == {
         **dict.fromkeys(lasting, brought),
-        **{each: brought | {"delete"} for each in applied},
+        **dict.fromkeys(applied, brought | {"list", "delete"}),
+        "/namespaces": brought | {"list", "watch"},
+        "apps/deployments": brought | {"list", "watch", "delete"},
         "/pods": {"list", "watch"},
         "/pods/log": {"get"},
     }
