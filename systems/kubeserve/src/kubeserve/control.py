@@ -10,7 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, cast
 
 import structlog
 from greenscale_worker import ConfigError, RedisOptions
@@ -21,10 +21,12 @@ from kubeserve.database import Database, Lease, open_database
 from kubeserve.deployments import Deployments
 from kubeserve.domain import Quota, Version
 from kubeserve.errors import KubeServeError, UnavailableError
+from kubeserve.gateway import ClusterDoors, Gateway, LocalDoors
 from kubeserve.intake import Bounds, Environments, Intake, IntakeSettings
 from kubeserve.objects import Objects, open_objects
 from kubeserve.places.layout import Layout
-from kubeserve.places.local import LocalPlace
+from kubeserve.places.opened import check_place, open_place
+from kubeserve.places.sources import Archives, Sources, Store
 from kubeserve.predictions import Predictions
 from kubeserve.reconciler import Reconciler
 from kubeserve.registry import Registry
@@ -35,6 +37,7 @@ LEASE_SECONDS: Final = 15.0
 SWEEP_SECONDS: Final = 3600.0
 OLDEST_UPLOAD: Final = 7 * 86_400.0  # seconds since its last byte
 PAUSE: Final = 1.0
+WELCOME_SECONDS: Final = 3.0
 log = structlog.get_logger()
 
 
@@ -67,8 +70,14 @@ class ControlPlane:
             data / "proofs",
             IntakeSettings(bounds=Bounds(minimum=settings.minimum)),
         )
-        self.place = LocalPlace(Layout(data), self._fetch)
+        self.place = open_place(
+            settings,
+            redis,
+            self._fetch,
+            Sources(cast("Store", objects), cast("Archives", self.environments), self.registry),
+        )
         self.predictions = Predictions(redis)
+        self.gateway = Gateway(LocalDoors(Layout(data)) if settings.place == "local" else ClusterDoors())
         self.reconciler = Reconciler(
             self.deployments,
             self.registry,
@@ -87,6 +96,7 @@ class ControlPlane:
 
         A database that is away is waited for. Raises ConfigError.
         """
+        check_place(settings)
         with _alone(settings.data):
             database = await open_database(settings.database)
             try:
@@ -102,7 +112,8 @@ class ControlPlane:
 
     def start(self) -> None:
         """Begin to prove, to reconcile and to clean up."""
-        for work in (self.intake.start(), self._reconcile(), self._keep_clean()):
+        following = self.place.run(self.reconciler.poke)
+        for work in (self.intake.start(), self._reconcile(), self._keep_clean(), self._let_go(), following):
             self._work.append(asyncio.create_task(work))
 
     async def aclose(self) -> None:
@@ -112,9 +123,20 @@ class ControlPlane:
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
         await self.intake.aclose()
+        self.gateway.close()
         await self.predictions.aclose()
         await self.place.aclose()
         self.accounts.close()
+
+    async def welcome(self, user_id: str) -> str | None:
+        """Make in the place what a new user has there. Return a line that says so if that has to come later."""
+        try:
+            async with asyncio.timeout(WELCOME_SECONDS):
+                await self.place.welcome(user_id)
+        except (KubeServeError, TimeoutError) as error:
+            log.warning("namespace_comes_later", user=user_id, why=str(error))
+            return f"the {self.place.name} does not answer now: you can upload; what you deploy runs when it does"
+        return None
 
     async def delete_model(self, owner_id: str, model_id: str) -> None:
         """Delete a model with its versions, their proofs and files. Raises ConflictError while it is deployed."""
@@ -162,13 +184,22 @@ class ControlPlane:
                     await _end(work)
                     work = None
                 if held and work is None:
-                    work = asyncio.create_task(self.reconciler.run())
+                    work = asyncio.create_task(self._lead())
                 await asyncio.sleep(LEASE_SECONDS / 3)
         finally:
             if work is not None:
                 await _end(work)
             with suppress(KubeServeError):
                 await lease.give_back()
+
+    async def _lead(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.reconciler.run())
+            group.create_task(self.place.tend(self.accounts.ids))
+
+    async def _let_go(self) -> None:
+        await self.stopping.wait()
+        self.gateway.close()  # what it asks becomes jobs, whose answers are read after a restart
 
     async def _keep_clean(self) -> None:
         while True:

@@ -48,9 +48,12 @@ BAD_ROWS: Final = frozenset({"bad_instance", "not_finite", "bad_prediction", "to
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The state of a prediction: `answer` once it succeeded, `error` once it failed (code and message)."""
+    """The state of a prediction: `answer` once it succeeded, `error` once it failed (code and message).
 
-    id: str
+    `id` is None where a door answered by HTTP: nothing is kept of that.
+    """
+
+    id: str | None
     state: str
     answer: dict[str, Any] | None = None
     error: tuple[str, str] | None = None

@@ -41,6 +41,11 @@ def queue_options(deployment_id: str) -> QueueOptions:
     )
 
 
+def hot_key(deployment_id: str) -> str:
+    """Return the key by which doors tell how many calls by HTTP there are: a sorted set."""
+    return f"{{ks:{deployment_id}}}:hot"
+
+
 def told_at(row: int | None, field: str | None, message: str) -> str:
     """Put before a message which row and field it is about, for `place_of`."""
     if row is None:

@@ -15,7 +15,7 @@ from kubeserve.places import Observation, Place
 from kubeserve.places.workload import Replicable, Workload
 
 LOOK_SECONDS: Final = 0.3
-RESYNC_SECONDS: Final = 30.0  # a place that has lost what it was told is told again
+AGAIN_SECONDS: Final = 2.0  # a place that knows nothing of what it was told is told again
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 300.0
 LONGEST_ROUND: Final = 1.0  # what takes longer, such as to fetch a large model, goes on beside the next round
@@ -183,9 +183,11 @@ class Reconciler:
 
     async def _run(self, deployment: Deployment) -> None:
         if self._is_due(deployment):
-            await self._place.apply(await self._workload(deployment))
+            await self._place.apply(await self.workload(deployment))
             self._note(deployment)
         seen = await self._place.observe(deployment.id)
+        if seen is None and self._is_due(deployment, AGAIN_SECONDS):
+            del self._done[deployment.id]  # somebody else has removed it
         if seen is None or seen.generation != deployment.generation:
             seen = Observation(
                 deployment.generation, DeploymentState.PENDING, "it is being taken up", deployment.active, 0
@@ -195,11 +197,14 @@ class Reconciler:
     def _note(self, deployment: Deployment) -> None:
         self._done[deployment.id] = deployment.generation, asyncio.get_running_loop().time()
 
-    def _is_due(self, deployment: Deployment) -> bool:
+    def _is_due(self, deployment: Deployment, after: float | None = None) -> bool:
+        """Tell whether the place was not told yet, or longer ago than `after`, a resync unless given."""
         generation, at = self._done.get(deployment.id, (-1, 0.0))
-        return generation != deployment.generation or asyncio.get_running_loop().time() - at > RESYNC_SECONDS
+        passed = asyncio.get_running_loop().time() - at
+        return generation != deployment.generation or passed > (self._place.resync if after is None else after)
 
-    async def _workload(self, deployment: Deployment) -> Workload:
+    async def workload(self, deployment: Deployment) -> Workload:
+        """Return what shall run of a deployment. Raises NotFoundError if its version has gone, or was never proved."""
         specs = {revision.number: revision.spec for revision in deployment.revisions}
         fallback = None
         if deployment.active is not None and deployment.active != deployment.target:

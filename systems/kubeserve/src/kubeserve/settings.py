@@ -36,6 +36,9 @@ SECRET: Final = f"at least {SHORTEST_SECRET} characters are accepted, such as wh
 HTTP_URL: Final = "http://HOST:PORT or https://HOST is accepted"
 PROXIES: Final = "addresses or networks, with spaces between them, are accepted, such as 10.0.0.7 192.168.0.0/16"
 BASE_PATH: Final = "a path that begins with '/' is accepted, such as /api/v1/predict"
+IMAGE: Final = "the name of an image with its tag is accepted, such as registry.example.org/kubeserve:0.1.0"
+LABEL: Final = "up to 63 of a-z, 0-9 and '-' are accepted, as in names of Kubernetes"
+WHERE: Final = "local or cluster is accepted"
 HOST: Final = "the name or the address of a host is accepted"
 
 
@@ -78,6 +81,9 @@ Networks = Annotated[tuple[Network, ...], BeforeValidator(_networks)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Host = Annotated[Text, _accepted(lambda text: bool(re.fullmatch(r"[A-Za-z0-9_.:-]{1,253}", text)), HOST)]
+Where = Annotated[Text, _accepted(lambda text: text in {"local", "cluster"}, WHERE)]
+Image = Annotated[Text, _accepted(lambda text: bool(re.fullmatch(r"[\w./:@-]{1,512}", text, re.ASCII)), IMAGE)]
+Label = Annotated[Text, _accepted(lambda text: bool(re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", text)), LABEL)]
 Url = Annotated[Text, _accepted(_is_url, HTTP_URL)]
 BasePath = Annotated[Text, _accepted(lambda text: bool(re.fullmatch(r"(/[A-Za-z0-9._~-]+)+/?", text)), BASE_PATH)]
 Objects = Annotated[Text, _accepted(_is_objects, OBJECTS)]
@@ -107,6 +113,11 @@ class Settings(BaseModel):
     ingress_host: Host | None = Field(None, alias="INGRESS_HOST")
     ingress_base_path: BasePath = Field("/api/v1/predict", alias="INGRESS_BASE_PATH")
     grafana_url: Url | None = Field(None, alias="GRAFANA_URL")
+    place: Where = Field("local", alias="KUBESERVE_PLACE")
+    image: Image | None = Field(None, alias="KUBESERVE_IMAGE")
+    namespace: Label = Field("kubeserve", alias="KUBESERVE_NAMESPACE")
+    runtime_class: Label | None = Field(None, alias="KUBESERVE_RUNTIME_CLASS")
+    user_namespaces: bool = Field(False, alias="KUBESERVE_USER_NAMESPACES")  # noqa: FBT003  its default
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:

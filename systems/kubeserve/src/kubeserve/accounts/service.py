@@ -79,6 +79,11 @@ class Accounts:
         except IntegrityError:
             raise _taken(email) from None
 
+    async def ids(self) -> list[str]:
+        """List the ids of all users."""
+        async with self._database.read() as connection:
+            return list(await connection.scalars(select(users.c.id).order_by(users.c.id)))
+
     async def login(self, email: str, password: str, *, caller: str | None = None) -> tuple[User, str]:
         """Give the user and a token. Whether the address is unknown or the password wrong is not told, nor by time.
 

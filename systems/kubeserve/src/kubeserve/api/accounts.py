@@ -6,13 +6,14 @@ from kubeserve.api.answers import json_answer
 from kubeserve.api.bodies import Login, NewKey, Registration
 from kubeserve.api.call import Call
 from kubeserve.api.credentials import check_same_origin, clear_cookie, set_cookie
-from kubeserve.api.shapes import KeyShape, LoginShape, NewKeyShape, UserShape
+from kubeserve.api.shapes import KeyShape, LoginShape, NewKeyShape, RegisteredShape, UserShape
 
 
-async def register(call: Call, body: Registration) -> UserShape:
+async def register(call: Call, body: Registration) -> RegisteredShape:
     """Make an account. The first one is the admin's."""
     user = await call.plane.accounts.register(body.email, body.password, caller=call.address)
-    return UserShape.model_validate(user)
+    told = RegisteredShape.model_validate(user)
+    return told.model_copy(update={"warning": await call.plane.welcome(user.id)})
 
 
 async def login(call: Call, body: Login) -> LoginShape | web.Response:

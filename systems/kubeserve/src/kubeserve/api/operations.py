@@ -39,7 +39,7 @@ async def _health(state: State) -> HealthShape:
     checks = {
         "database": _asked(state),
         "queue": ping(plane.redis),
-        "door": plane.place.observe(NOBODY),
+        plane.place.name: plane.place.observe(NOBODY),
     }
     well = await asyncio.gather(*(_is_well(check) for check in checks.values()))
     away = [name for name, is_well in zip(checks, well, strict=True) if not is_well]

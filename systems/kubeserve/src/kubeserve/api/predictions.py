@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from time import monotonic
 from typing import Any, Final
 
 from aiohttp import web
@@ -30,13 +31,20 @@ class CancelledError(KubeServeError):
 
 
 async def predict(call: Call) -> PredictionShape | web.Response:
-    """Ask a model. `Prefer: wait=N` waits for N seconds at most, `Prefer: respond-async` not at all; then 202."""
+    """Ask a model. `Prefer: wait=N` waits for N seconds at most, `Prefer: respond-async` not at all; then 202.
+
+    A replica that is awake is asked by HTTP, and of that answer nothing is kept: its `id` is null. Whatever does not
+    come of it in that time becomes a job, which 202 names.
+    """
     deployment = await _asked(call, call.part("deployment_id"))
     if deployment.desired is Desired.STOPPED:
         raise ConflictError(f"the deployment {deployment.name!r} is stopped: start it first", code="stopped")
     rows = rows_of(await read_body(call.request, LARGEST_BODY))
-    prediction_id = await call.plane.predictions.submit(deployment.id, rows)
-    answer = await _waited(call, deployment, prediction_id, _patience(call.request, deployment))
+    ends = monotonic() + (patience := _patience(call.request, deployment))
+    answer = await call.plane.gateway.ask(deployment, rows, patience) if patience else None
+    if answer is None:
+        prediction_id = await call.plane.predictions.submit(deployment.id, rows)
+        answer = await _waited(call, deployment, prediction_id, max(0.0, ends - monotonic()))
     return await _told(call, deployment, answer)
 
 

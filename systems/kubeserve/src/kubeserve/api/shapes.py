@@ -24,6 +24,12 @@ class UserShape(Shape):
     created_at: datetime
 
 
+class RegisteredShape(UserShape):
+    """A new account. `warning` says what comes later, null where all is there."""
+
+    warning: str | None = None
+
+
 class LoginShape(Shape):
     """`token` goes into `Authorization: Bearer`; null where the cookie has it."""
 
@@ -176,6 +182,14 @@ class DeploymentShape(Shape):
     updated_at: datetime
 
 
+class ManifestsShape(Shape):
+    """A List of Kubernetes, with its fields' names: what `kubectl apply` takes."""
+
+    apiVersion: str = "v1"  # noqa: N815  as Kubernetes calls it
+    kind: str = "List"
+    items: list[dict[str, Any]]
+
+
 class EventShape(Shape):
     """What happened, such as `version` `state`. `id` is where to read on."""
 
@@ -188,9 +202,12 @@ class EventShape(Shape):
 
 
 class PredictionShape(Shape):
-    """The answer to a prediction: one of `predictions` for each row."""
+    """The answer to a prediction: one of `predictions` for each row.
 
-    id: str
+    `id` is null where a replica that was awake answered at once: that answer is not kept.
+    """
+
+    id: str | None
     predictions: list[Any]
     model: str
     version: str

@@ -51,12 +51,14 @@ def _log_in(given: argparse.Namespace, *, new: bool) -> int:
     if new and not is_email(given.email.strip()):
         raise ConfigError(f"{given.email!r}: {EMAIL_ACCEPTED}")
     address = session.checked(given.url) if given.url else session.url()
-    password = _password(again=new)
+    password, warning = _password(again=new), None
     with KubeServe(address, patience=session.HURRIED) as api:
         if new:
-            api.register(given.email, password)
+            warning = api.register(given.email, password).get("warning")
         answer = api.login(given.email, password)
     session.remember(address, answer["token"])
+    if warning:
+        hint(f"Note: {warning}.")
     hint(f"{'Registered and logged' if new else 'Logged'} in at {address} as {given.email}.")
     return 0
 

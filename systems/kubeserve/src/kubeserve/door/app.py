@@ -17,7 +17,10 @@ from greenscale_worker import RedisOptions
 from pydantic import ValidationError
 
 from kubeserve.domain import Quota
+from kubeserve.door.hot import Hot
+from kubeserve.door.inlet import Inlet
 from kubeserve.door.kept import Kept
+from kubeserve.door.leases import Leases
 from kubeserve.door.metrics import Metrics
 from kubeserve.door.served import Means, Served
 from kubeserve.door.zygotes import Zygotes
@@ -49,7 +52,8 @@ class Door:
         self._most_replicas = quota.replicas
         self._metrics = Metrics()
         self._zygotes = Zygotes(layout, minimum or {})
-        self._means = Means(redis, self._zygotes, self._metrics, Kept(quota.answers))
+        self._leases = Leases(redis)
+        self._means = Means(redis, self._zygotes, self._metrics, Kept(quota.answers), self._leases)
         self._served: dict[str, Served] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._read: dict[str, tuple[int, int]] = {}
@@ -65,12 +69,14 @@ class Door:
         shutil.rmtree(self._layout.run, ignore_errors=True)  # of a door that was killed
         self._layout.make_run()
         runner = await self._listen()
+        leasing = asyncio.create_task(self._leases.run())
         try:
             while not stopping.is_set():
                 await self._follow()
                 await self._wait(stopping)
         finally:
             await asyncio.gather(*(served.aclose() for served in self._served.values()), *self._ending.values())
+            leasing.cancel()
             await self._zygotes.aclose()
             await runner.cleanup()
             shutil.rmtree(self._layout.run, ignore_errors=True)
@@ -149,6 +155,7 @@ class Door:
         app.add_routes(
             [web.get("/status", self._status), web.get("/metrics", self._tell), web.post("/look", self._now)]
         )
+        app.add_routes(Inlet(self._hot).routes)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         self._layout.socket.unlink(missing_ok=True)
@@ -158,6 +165,10 @@ class Door:
         finally:
             os.umask(former)
         return runner
+
+    def _hot(self, deployment_id: str) -> Hot | None:
+        served = self._served.get(deployment_id)
+        return served.hot if served is not None else None
 
     async def _status(self, _request: web.Request) -> web.Response:
         told = {name: served.observe() for name, served in self._served.items()}

@@ -1,6 +1,7 @@
-"""The models of a deployment as a backend of GreenScale: a job is one call, with one or many rows."""
+"""The models of a deployment: asked by jobs, as a backend of GreenScale, and by HTTP. A call has one row or many."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Final
@@ -10,7 +11,7 @@ from greenscale_worker import Job, Output, PermanentError, TransientError
 
 from kubeserve.door.metrics import Metrics
 from kubeserve.door.pool import Pool
-from kubeserve.door.replica import DiedError, RefusedError, StartError
+from kubeserve.door.replica import DiedError, RefusedError, Rows, StartError
 from kubeserve.places.workload import Replicable
 from kubeserve.queueing import ANSWERS_FULL, told_at
 
@@ -19,9 +20,9 @@ BAD_INPUT: Final = "instances: a list of at least one row is expected"
 
 
 class ModelBackend:
-    """Answers jobs with whatever revision `current` returns: its pool, and what it runs.
+    """Answers with whatever revision `current` returns: its pool, and what it runs.
 
-    `may_keep` is asked before an answer of so many bytes is put into Redis.
+    `may_keep` is asked before an answer of so many bytes is put into Redis, where those of jobs lie.
 
     The answer is JSON: `{"predictions": [...], "revision": n, "version": tag}`.
     """
@@ -39,20 +40,38 @@ class ModelBackend:
         self._metrics = metrics
         self._may_keep = may_keep
 
+    @property
+    def current(self) -> "Current | None":
+        """The revision that answers."""
+        return self._current()
+
     async def infer(self, job: Job) -> Output:
         """Answer. A model's own refusal is final; a replica that does not come up leaves the job in the queue."""
+        with self._counted():
+            rows: Any = job.payload.get("instances")
+            if not isinstance(rows, list) or not rows:
+                raise PermanentError("bad_instance", BAD_INPUT)
+            text, tag = await self._answer(Rows.of(rows))
+            if not self._may_keep(len(text)):
+                raise PermanentError(ANSWERS_FULL, FULL)
+            return Output(text.decode(), model=tag)
+
+    async def answer(self, rows: Rows) -> bytes:
+        """Answer a call by HTTP, of which nothing is kept. Raises as `infer` does."""
+        with self._counted():
+            text, _ = await self._answer(rows)
+            return text
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
         began, outcome = perf_counter(), "error"
         try:
-            output = await self._infer(job)
+            yield
             outcome = "success"
-            return output
         finally:
             self._metrics.count(self._deployment_id, outcome, perf_counter() - began)
 
-    async def _infer(self, job: Job) -> Output:
-        rows: Any = job.payload.get("instances")
-        if not isinstance(rows, list) or not rows:
-            raise PermanentError("bad_instance", BAD_INPUT)
+    async def _answer(self, rows: Rows) -> tuple[bytes, str]:
         current = self._current()
         if current is None:
             raise TransientError("not_ready", self.why_not_ready, prior="endpoint")
@@ -65,10 +84,7 @@ class ModelBackend:
         except DiedError as error:
             raise PermanentError(error.code, f"{error}; asked again alone, the same happened") from error
         answer = {"predictions": predictions, "revision": current.what.revision, "version": current.what.tag}
-        text = orjson.dumps(answer)
-        if not self._may_keep(len(text)):
-            raise PermanentError(ANSWERS_FULL, FULL)
-        return Output(text.decode(), model=current.what.tag)
+        return orjson.dumps(answer), current.what.tag
 
     async def ready(self) -> bool:
         """Return whether a revision has come up, so that jobs can be answered."""

@@ -78,14 +78,14 @@ class Pool:
         """How many are loaded, or load."""
         return len(self._members) + (self._coming is not None)
 
-    async def predict(self, instances: list[Any]) -> list[Any]:
+    async def predict(self, rows: Rows) -> list[Any]:
         """Return one prediction for each row.
 
         Rows whose replica died while it had them, perhaps by the fault of others, are asked once more, alone. Raises
         StartError, also where a replica was lost by no fault of the rows, RefusedError, and DiedError if the second
         replica dies, too.
         """
-        rows, answer = Rows.of(instances), None
+        answer: Answer = None
         self._calls += 1
         self._quiet.clear()
         try:

@@ -66,6 +66,14 @@ class Rows:
         return cls(len(rows), orjson.dumps(rows)[1:-1])
 
     @classmethod
+    def read(cls, body: bytes) -> Self:
+        """Take the JSON of the rows of one call as it is. Raises ValueError if it is no list of at least one."""
+        rows = orjson.loads(body)
+        if not isinstance(rows, list) or not rows:
+            raise ValueError("a list of at least one row is expected")
+        return cls(len(rows), body.strip()[1:-1])
+
+    @classmethod
     def joined(cls, many: Iterable["Rows"]) -> Self:
         """Put the rows of many calls behind each other."""
         many = list(many)

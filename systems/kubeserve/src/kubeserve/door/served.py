@@ -15,7 +15,9 @@ from greenscale_worker import Policy, RedisOptions, Worker, open_queue
 
 from kubeserve.domain import DeploymentState
 from kubeserve.door.backend import Current, ModelBackend
+from kubeserve.door.hot import Hot
 from kubeserve.door.kept import Kept
+from kubeserve.door.leases import Leases
 from kubeserve.door.metrics import Metrics
 from kubeserve.door.pool import Pool
 from kubeserve.door.replica import LOAD_SECONDS, Replica, StartError
@@ -40,6 +42,7 @@ class Means:
     zygotes: Zygotes
     metrics: Metrics
     kept: Kept
+    leases: Leases
 
 
 class Served:
@@ -60,6 +63,9 @@ class Served:
         self._open: dict[Pool, Replicable] = {}
         self._retiring = set[asyncio.Task[None]]()
         self._numbers = itertools.count(1)
+        may_keep = partial(means.kept.admit, workload.tenant)
+        self._backend = ModelBackend(workload.id, lambda: self._current, means.metrics, may_keep)
+        self.hot = Hot(workload.id, self._backend, means.leases)
         self._worker = asyncio.create_task(self._work())
         self._running: Worker | None = None
         self._closing = False
@@ -118,7 +124,7 @@ class Served:
             self._rolling.cancel()
             await asyncio.wait({self._rolling})
         self._drain()
-        await asyncio.wait({self._worker}, timeout=drain + HAND_BACK_SECONDS)
+        await asyncio.gather(self.hot.aclose(drain), asyncio.wait({self._worker}, timeout=drain + HAND_BACK_SECONDS))
         self._worker.cancel()
         await asyncio.wait({self._worker})
         for pool in list(self._open):
@@ -140,13 +146,11 @@ class Served:
                 await asyncio.sleep(FIRST_PAUSE)
 
     async def _run_worker(self) -> None:
-        may_keep = partial(self._means.kept.admit, self.tenant)
-        backend = ModelBackend(self._workload.id, lambda: self._current, self._means.metrics, may_keep)
         queue = await open_queue("list", self._means.redis, queue_options(self._workload.id))
         concurrency, timeout = _numbers(self._workload)
         worker = Worker(
             queue,
-            backend,
+            self._backend,
             concurrency=concurrency,
             drain=DRAIN_SECONDS,
             max_bytes=LARGEST_BODY,

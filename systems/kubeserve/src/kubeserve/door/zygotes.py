@@ -3,15 +3,11 @@
 import hashlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from kubeserve.door.zygote import Zygote
 from kubeserve.places.layout import Layout
-
-PRELOAD: Final = (  # what most models import, and starts no thread; what an environment lacks is left out
-    "numpy", "scipy", "pandas", "joblib", "sklearn", "sklearn.linear_model", "sklearn.ensemble", "sklearn.pipeline",
-    "sklearn.preprocessing", "sklearn.compose",
-)  # fmt: skip
+from kubeserve.runtime import PRELOAD
 
 
 class Zygotes:

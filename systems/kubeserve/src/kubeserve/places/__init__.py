@@ -3,12 +3,14 @@
 A place is level-triggered: `apply` says what shall be, as often as one likes, and `observe` what is.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from kubeserve.domain import DeploymentState
 from kubeserve.places.workload import Workload
+
+Users = Callable[[], Awaitable[Sequence[str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,28 @@ class Observation:
 class Place(Protocol):
     """Runs workloads. Calls raise UnavailableError while the place does not answer."""
 
+    @property
+    def name(self) -> str:
+        """What does not answer then, for people."""
+        ...
+
+    @property
+    def resync(self) -> float:
+        """The seconds after which it is told again what shall be: others may have changed it."""
+        ...
+
+    async def run(self, changed: Callable[[], None]) -> None:
+        """Follow what happens in the place until cancelled, and call `changed` when something has."""
+        ...
+
+    async def tend(self, users: Users) -> None:
+        """Keep there what each user has there, by their ids, until cancelled. One process at a time does that."""
+        ...
+
+    async def welcome(self, user_id: str) -> None:
+        """Make there what a new user has there. Raises KubeServeError if it comes later, by `tend`."""
+        ...
+
     async def apply(self, workload: Workload) -> None:
         """Make `workload` what shall run under its id. Returns when that is kept, which is before it runs."""
         ...
@@ -42,6 +66,10 @@ class Place(Protocol):
 
     def logs(self, deployment_id: str, *, follow: bool = False) -> AsyncIterator[str]:
         """Yield what the models of a deployment wrote, line by line, the oldest first; with `follow` without end."""
+        ...
+
+    async def metrics(self) -> bytes:
+        """Return what the place has counted, in Prometheus' text format."""
         ...
 
     async def aclose(self) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
 from weakref import WeakValueDictionary
@@ -14,7 +14,7 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from kubeserve.errors import UnavailableError
-from kubeserve.places import Observation
+from kubeserve.places import Observation, Users
 from kubeserve.places.layout import Layout
 from kubeserve.places.logs import new_lines
 from kubeserve.places.workload import Replicable, Workload
@@ -35,6 +35,9 @@ class Fetch(Protocol):
 class LocalPlace:
     """Keeps one file for each deployment; the door makes it so, also while this process is away."""
 
+    name: Final = "door"
+    resync: Final = 30.0
+
     def __init__(self, layout: Layout, fetch: Fetch) -> None:
         self._layout = layout
         self._fetch = fetch
@@ -44,6 +47,19 @@ class LocalPlace:
         self._looking: asyncio.Task[dict[str, Observation]] | None = None
         self._http: aiohttp.ClientSession | None = None
         layout.make()
+
+    async def run(self, changed: Callable[[], None]) -> None:
+        """Wait: the door tells nobody what happens."""
+        del changed
+        await asyncio.Event().wait()
+
+    async def tend(self, users: Users) -> None:
+        """Wait: users have nothing here but their deployments."""
+        del users
+        await asyncio.Event().wait()
+
+    async def welcome(self, user_id: str) -> None:
+        """Do nothing, likewise."""
 
     async def apply(self, workload: Workload) -> None:
         """Fetch the models, then write the file, whole. Raises UnavailableError."""

@@ -1,0 +1,98 @@
+"""Asks a door, and once more another one; else the call becomes a job."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any, Final
+
+import orjson
+
+from kubeserve.domain import Deployment
+from kubeserve.gateway.connection import BrokenError, Connections, Reply, UnreachableError
+from kubeserve.gateway.doors import Address, Doors
+from kubeserve.predictions import Answer
+from kubeserve.queueing import LARGEST_BODY
+
+ATTEMPTS: Final = 2
+MOST_CALLS: Final = 256  # at once: each has a connection
+MOST_ADDRESSES: Final = 1000
+SHUNNED_SECONDS: Final = 5.0  # a door that could not be reached
+JOB_BYTES: Final = 1024  # what a job has beside its rows
+ANSWERED, REFUSED = 200, frozenset({422, 502})
+
+
+class Gateway:
+    """Asks whichever of a deployment's doors has the fewest of this gateway's calls."""
+
+    def __init__(self, doors: Doors) -> None:
+        self._doors = doors
+        self._connections = Connections()
+        self._calls = Counter[Address]()
+        self._shunned: dict[Address, float] = {}
+        self._closed = False
+
+    async def ask(self, deployment: Deployment, rows: list[Any], seconds: float) -> Answer | None:
+        """Return the answer of a door, or its refusal. None: nothing came of it within `seconds`; make it a job."""
+        body = orjson.dumps(rows)
+        if self._closed or len(body) > LARGEST_BODY - JOB_BYTES or self._calls.total() >= MOST_CALLS:
+            return None
+        try:
+            async with asyncio.timeout(seconds):
+                for address in self._chosen(await self._doors.of(deployment)):
+                    answer = await self._ask(address, deployment.id, body, len(rows))
+                    if answer is not None or self._closed:
+                        return answer
+        except TimeoutError:
+            pass
+        return None
+
+    def close(self) -> None:
+        """Ask nobody any more; calls that run become jobs."""
+        self._closed = True
+        self._connections.close()
+        self._doors.close()
+
+    def _chosen(self, doors: Sequence[Address]) -> Sequence[Address]:
+        if len(doors) < ATTEMPTS:
+            return doors
+        now = monotonic()
+        good = [door for door in doors if self._shunned.get(door, 0.0) < now]
+        random.shuffle(good)
+        return sorted(good, key=self._calls.__getitem__)[:ATTEMPTS]
+
+    async def _ask(self, address: Address, deployment_id: str, body: bytes, count: int) -> Answer | None:
+        self._calls[address] += 1
+        try:
+            reply = await self._connections.ask(address, f"/predict/{deployment_id}", body)
+        except UnreachableError:
+            self._shun(address)
+            return None
+        except BrokenError:
+            return None
+        finally:
+            self._calls[address] -= 1
+            if not self._calls[address]:
+                del self._calls[address]
+        return _read(reply, count)
+
+    def _shun(self, address: Address) -> None:
+        """Ask others first: its name may be told for a while after it is gone, and each attempt takes a second."""
+        if len(self._shunned) >= MOST_ADDRESSES:
+            self._shunned.clear()
+        self._shunned[address] = monotonic() + SHUNNED_SECONDS
+
+
+def _read(reply: Reply, count: int) -> Answer | None:
+    """Return what a door answered; None if it is no end, or none that a door would tell."""
+    try:
+        told = orjson.loads(reply.body)
+    except orjson.JSONDecodeError:
+        return None
+    match told:
+        case {"predictions": list(given), "revision": int(), "version": str()} if reply.status == ANSWERED:
+            return Answer(None, "succeeded", answer=told) if len(given) == count else None
+        case {"error": {"code": str(code), "message": str(message)}} if reply.status in REFUSED:
+            return Answer(None, "failed", error=(code, message))
+    return None

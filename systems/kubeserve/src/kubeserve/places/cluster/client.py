@@ -1,0 +1,196 @@
+"""The API server, as the place needs it: every error is one of ours, and what passes by itself is waited for."""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import Any, Final, Self, TypeVar
+
+import httpx2
+import structlog
+from greenscale_worker import ConfigError
+from lightkube import AsyncClient, KubeConfig
+from lightkube.config.client_adapter import AsyncClient as open_http  # noqa: N813  a function
+from lightkube.config.client_adapter import ConnectionParams
+from lightkube.config.kubeconfig import SingleConfig
+from lightkube.core.exceptions import ConfigError as KubeConfigError
+from lightkube.types import CascadeType
+
+from kubeserve.errors import ForbiddenError, KubeServeError, NotFoundError, UnavailableError
+from kubeserve.manifests import Manifest
+from kubeserve.manifests.names import PLATFORM
+from kubeserve.places.cluster.kinds import KINDS
+
+ANSWER_SECONDS: Final = 10.0  # of silence
+REQUEST_SECONDS: Final = 20.0
+TRIES: Final = 3
+FIRST_PAUSE: Final = 0.1
+LONGEST_WAIT: Final = 2.0  # for a server that asks to come later; beyond it the caller is told
+LONGEST_CLOSED: Final = 60.0
+LONGEST_REASON: Final = 300
+LONGEST_LINE: Final = 16 * 1024
+BAD, FORBIDDEN, NOT_FOUND, GONE, INVALID = 400, 403, 404, 410, 422
+AWAY: Final = "the cluster does not answer"
+ALL: Final = "*"
+BACKGROUND: Final[Any] = CascadeType.BACKGROUND
+log = structlog.get_logger()
+
+Result = TypeVar("Result")
+Event = tuple[str, Manifest]
+
+
+class RefusedError(KubeServeError):
+    """The cluster does not take it, and would not take it later. The message is the cluster's own."""
+
+    status = 502
+    code = "refused"
+
+
+class Cluster:
+    """One API server. Every call raises UnavailableError while it does not serve us, RefusedError where it refuses."""
+
+    def __init__(self, config: SingleConfig) -> None:
+        timeout = httpx2.Timeout(ANSWER_SECONDS)
+        self._client = AsyncClient(config, field_manager=PLATFORM, timeout=timeout)
+        self._http = open_http(config, ConnectionParams(timeout=timeout))  # for logs: lines of any length
+        self._opens = 0.0  # when a server that asked to come later may be asked again
+
+    @classmethod
+    def open(cls) -> Self:
+        """Open the cluster that this process is a pod of, else that of KUBECONFIG. Raises ConfigError."""
+        try:
+            config = KubeConfig.from_env().get()
+            if config is None:
+                raise KubeConfigError("it names no cluster")  # noqa: TRY301  told as the other errors of the file are
+            return cls(config)
+        except (KubeConfigError, OSError, LookupError, ValueError, TypeError, AssertionError) as error:
+            raise ConfigError(
+                f"KUBESERVE_PLACE: no cluster can be reached: {error}; run in a pod, or let KUBECONFIG name the file"
+            ) from error
+
+    async def apply(self, manifest: Manifest) -> Manifest:
+        """Make an object what `manifest` says, by server-side apply; what others set beside it stays."""
+        made = KINDS[manifest["kind"]](manifest)
+        applied: Manifest = await self._ask(lambda: self._client.apply(made, force=True))
+        return applied
+
+    async def list(self, kind: str, selector: Mapping[str, str]) -> tuple[list[Manifest], str]:
+        """Return the objects of all namespaces with these labels, and the version at which they were so."""
+
+        async def every() -> tuple[list[Manifest], str]:
+            found = self._client.list(KINDS[kind], labels=dict(selector), chunk_size=500, **_everywhere(kind))
+            return [{"kind": kind, **each} async for each in found], str(found.resourceVersion)
+
+        return await self._ask(every)
+
+    async def delete(self, kind: str, namespace: str, name: str) -> None:
+        """Delete an object, and what belongs to it. One that is not there is fine."""
+        inside: dict[str, Any] = {"namespace": namespace} if namespace else {}
+        try:
+            await self._ask(lambda: self._client.delete(KINDS[kind], name, cascade=BACKGROUND, **inside))
+        except NotFoundError:
+            return
+
+    async def watch(self, kind: str, selector: Mapping[str, str], version: str) -> AsyncGenerator[Event]:
+        """Yield what happens to these objects after `version`, without end. Raises NotFoundError if that is too old."""
+        events: Any = self._client.watch(
+            KINDS[kind], labels=dict(selector), resource_version=version, **_everywhere(kind)
+        )
+        try:
+            async with aclosing(events):
+                async for event, seen in events:
+                    yield event, {"kind": kind, **seen}
+        except Exception as error:
+            raise _told(error) from error
+
+    async def log(self, namespace: str, pod: str, query: Mapping[str, str]) -> AsyncGenerator[str]:
+        """Yield the lines of a pod's log, as the query of the API asks. What is longer than 16 KiB comes in pieces."""
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
+        silent = httpx2.Timeout(ANSWER_SECONDS, read=None if query.get("follow") == "true" else ANSWER_SECONDS)
+        try:
+            async with self._http.stream("GET", path, params=dict(query), timeout=silent) as answer:
+                answer.raise_for_status()
+                rest = b""
+                async for piece in answer.aiter_bytes():
+                    *lines, rest = (rest + piece).split(b"\n")
+                    if len(rest) > LONGEST_LINE:
+                        lines, rest = [*lines, rest], b""
+                    for line in lines:
+                        yield line.decode(errors="replace")
+                if rest:
+                    yield rest.decode(errors="replace")
+        except (httpx2.HTTPError, OSError) as error:
+            raise _told(error) from error
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+        await self._http.aclose()
+
+    async def _ask(self, what: Callable[[], Awaitable[Result]]) -> Result:
+        """Ask, again after a conflict, an error of the server's or a cut. Each try takes 20 s at most."""
+        for left in reversed(range(TRIES)):
+            await self._opened()
+            try:
+                async with asyncio.timeout(REQUEST_SECONDS):
+                    return await what()
+            except Exception as error:
+                self._close_for(_retry_after(error))
+                told = _told(error)
+                if left == 0 or not isinstance(told, UnavailableError):
+                    raise told from error
+            await asyncio.sleep(FIRST_PAUSE * 2 ** (TRIES - left - 1) * random.uniform(0.5, 1))  # noqa: S311  jitter
+        raise AssertionError("unreachable")
+
+    async def _opened(self) -> None:
+        wait = self._opens - asyncio.get_running_loop().time()
+        if wait > LONGEST_WAIT:
+            raise UnavailableError(f"the cluster asks to wait for {wait:.0f} s")
+        await asyncio.sleep(max(0.0, wait))
+
+    def _close_for(self, seconds: float) -> None:
+        if seconds:
+            self._opens = asyncio.get_running_loop().time() + min(seconds, LONGEST_CLOSED)
+
+
+def _everywhere(kind: str) -> dict[str, Any]:
+    return {} if kind == "Namespace" else {"namespace": ALL}
+
+
+def _retry_after(error: Exception) -> float:
+    response = error.response if isinstance(error, httpx2.HTTPStatusError) else None
+    text = response.headers.get("Retry-After", "") if response is not None else ""
+    return float(text) if text.isascii() and text.isdigit() else 0.0
+
+
+def _told(error: Exception) -> KubeServeError:
+    """Say what an error of the client means. Not all of them have a class: a proxy may answer with a page of HTML."""
+    if isinstance(error, KubeServeError):
+        return error
+    code, message = _status(error)
+    why = " ".join(message.split())[:LONGEST_REASON]
+    if code == GONE or (code == NOT_FOUND and why):
+        return NotFoundError(f"not in the cluster: {why}")
+    if "is being terminated" in why:  # of a namespace: it may be made again when it is gone
+        return UnavailableError(f"the cluster is busy: {why}")
+    if code == FORBIDDEN:
+        return ForbiddenError(f"the cluster forbids it: {why}")
+    if why and code in {BAD, INVALID}:
+        return RefusedError(f"the cluster refuses it: {why}")
+    log.info("cluster_away", error=type(error).__name__, code=code, why=why)
+    return UnavailableError(AWAY if code is None else f"{AWAY} as it should (status {code})")
+
+
+def _status(error: Exception) -> tuple[int | None, str]:
+    """Return code and message of what the API server answered; no message if it was somebody else that answered."""
+    status = getattr(error, "status", None)
+    if status is not None:
+        return status.code, status.message or ""
+    if not isinstance(error, httpx2.HTTPStatusError):
+        return None, ""
+    try:
+        body = error.response.json()
+    except (ValueError, httpx2.HTTPError, httpx2.StreamError):
+        body = None
+    known = isinstance(body, dict) and body.get("kind") == "Status"
+    return error.response.status_code, str(body.get("message", "")) if known else ""

@@ -1,0 +1,75 @@
+"""What a deployment may do in Redis: a user of its own, limited to its queue. Redis may forget users: set again."""
+
+import hashlib
+import hmac
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from greenscale_worker import ConfigError, QueueUnavailableError, RedisOptions, redis_client
+from redis.asyncio.cluster import RedisCluster
+
+from kubeserve.errors import UnavailableError
+from kubeserve.manifests import redis_user_of
+from kubeserve.manifests.scaling import terms
+from kubeserve.queueing import key_patterns
+
+# A worker's (kustomize/components/external-redis/users.acl), its scaler's, and those of the lease of calls by HTTP.
+COMMANDS: Final = (
+    "blmove", "del", "eval", "evalsha", "exists", "expire", "get", "hdel", "hexists", "hget", "hgetall", "hincrby",
+    "hlen", "hmget", "hscan", "hset", "hsetnx", "info", "lindex", "llen", "lpop", "lpush", "lrange", "ltrim",
+    "pexpire", "ping", "publish", "rpop", "rpush", "select", "set", "subscribe", "time", "type", "unlink",
+    "unsubscribe", "xadd", "xread", "xrevrange", "zadd", "zcard", "zcount", "zincrby", "zlexcount", "zmscore",
+    "zrange", "zrangebyscore", "zrem", "zremrangebyscore", "zscore",
+)  # fmt: skip
+WAKE_SECONDS: Final = 60.0
+
+
+def password_of(secret: bytes, deployment_id: str) -> str:
+    """Return the password of a deployment's user: derived, so that nobody keeps it."""
+    return hmac.digest(secret, f"redis {deployment_id}".encode(), hashlib.sha256).hex()
+
+
+class RedisUsers:
+    """The users of all deployments. Every call raises UnavailableError if Redis is away, or does not let us."""
+
+    def __init__(self, redis: RedisOptions, secret: bytes) -> None:
+        self._redis = redis
+        self._secret = secret
+
+    def password(self, deployment_id: str) -> str:
+        """Return the password of its user."""
+        return password_of(self._secret, deployment_id)
+
+    async def keep(self, deployment_id: str) -> None:
+        """Let its user be there, with the rights to its own queue and no others."""
+        name, *below = key_patterns(deployment_id)
+        keys = [f"~{pattern}" for pattern in (name, *below)]
+        rights = ["resetchannels", f"&{{{name}}}:*", "nocommands", *(f"+{command}" for command in COMMANDS)]
+        rule = ["reset", "on", f">{self.password(deployment_id)}", *keys, *rights]
+        async with self._opened() as (client, everywhere):
+            await client.execute_command("ACL", "SETUSER", redis_user_of(deployment_id), *rule, **everywhere)
+
+    async def remove(self, deployment_id: str) -> None:
+        """Let there be no such user; who is logged in as it is cut off."""
+        async with self._opened() as (client, everywhere):
+            await client.execute_command("ACL", "DELUSER", redis_user_of(deployment_id), **everywhere)
+
+    async def wake(self, deployment_id: str) -> None:
+        """Let the scaler see work for a minute: a call that nobody makes."""
+        key = terms(deployment_id)["hot"]
+        async with self._opened() as (client, _):
+            await client.zadd(key, {"platform/0": int((time.time() + WAKE_SECONDS) * 1000)})
+            await client.expire(key, int(WAKE_SECONDS) + 10)
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[tuple[Any, dict[str, Any]]]:
+        """Yield a client, and what sends a command to every server: each has its own users."""
+        try:
+            async with redis_client(self._redis) as client:
+                yield client, {"target_nodes": RedisCluster.ALL_NODES} if isinstance(client, RedisCluster) else {}
+        except QueueUnavailableError as error:
+            raise UnavailableError("Redis does not answer; a deployment needs its queue") from error
+        except ConfigError as error:
+            raise UnavailableError("Redis lets the platform make no users: grant it ACL SETUSER and DELUSER") from error

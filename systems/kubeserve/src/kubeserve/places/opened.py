@@ -1,0 +1,38 @@
+"""The place that the settings name."""
+
+import os
+
+from greenscale_worker import ConfigError, RedisOptions
+
+from kubeserve.domain import Quota
+from kubeserve.places import Place
+from kubeserve.places.layout import Layout
+from kubeserve.places.local import Fetch, LocalPlace
+from kubeserve.places.sources import Sources
+from kubeserve.settings import Settings
+
+
+def check_place(settings: Settings) -> None:
+    """Raise ConfigError if pods of a cluster could not reach what they need."""
+    if settings.place == "local":
+        return
+    for name, value, needed, why in (
+        ("KUBESERVE_DATABASE_URL", settings.database, "postgresql://", "more than one process reads it"),
+        ("KUBESERVE_OBJECTS", settings.objects_url, "s3://", "pods fetch their models from there"),
+    ):
+        if not value.startswith(needed):
+            raise ConfigError(f"{name}: {needed}… is accepted where KUBESERVE_PLACE is cluster: {why}")
+
+
+def open_place(settings: Settings, redis: RedisOptions, fetch: Fetch, sources: Sources) -> Place:
+    """Return the place. Raises ConfigError where there is no cluster, or nothing to talk to one."""
+    if settings.place == "local":
+        return LocalPlace(Layout(settings.data), fetch)
+    try:
+        from kubeserve.places import cluster  # noqa: PLC0415  one machine has no client for it
+    except ImportError as error:
+        raise ConfigError(f"KUBESERVE_PLACE: cluster needs {error.name}: pip install 'kubeserve[cluster]'") from error
+    quota = Quota(settings.quota_replicas, settings.quota_memory)
+    rendering = cluster.Rendering(cluster.ClusterSettings.of(settings, redis, os.environ), quota, sources)
+    users = cluster.RedisUsers(redis, settings.signing_secret())
+    return cluster.ClusterPlace(cluster.Cluster.open(), rendering, users)
