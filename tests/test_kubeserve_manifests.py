@@ -134,7 +134,7 @@ def test_the_platform_may_apply_look_and_delete_and_nothing_else(overlay: tuple[
     lasting = {"/resourcequotas", "/limitranges", "/serviceaccounts", "networking.k8s.io/networkpolicies"}
     applied = {
         "/secrets", "/configmaps", "/services", "apps/deployments", "keda.sh/scaledobjects",
-        "keda.sh/triggerauthentications", "monitoring.coreos.com/podmonitors",
+        "keda.sh/triggerauthentications", "monitoring.coreos.com/servicemonitors", "policy/poddisruptionbudgets",
     }  # fmt: skip
     brought = {"create", "patch"}
     assert rights == {
