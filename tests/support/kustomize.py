@@ -13,8 +13,12 @@ import yaml
 
 ROOT: Final = Path(__file__).parents[2]
 TREE: Final = ROOT / "kustomize"
-OVERLAYS: Final = sorted(path.name for path in (TREE / "overlays").iterdir())
-COMPONENTS: Final = sorted(path.name for path in (TREE / "components").iterdir())
+KUBESERVE: Final = "kubeserve"  # a namespace and manifests of its own, without the base
+_OVERLAYS: Final = sorted(path.name for path in (TREE / "overlays").iterdir())
+_COMPONENTS: Final = sorted(path.name for path in (TREE / "components").iterdir())
+OVERLAYS: Final = [name for name in _OVERLAYS if name != KUBESERVE]
+COMPONENTS: Final = [name for name in _COMPONENTS if not name.startswith(KUBESERVE)]
+OF_KUBESERVE: Final = [f"overlay-{KUBESERVE}", KUBESERVE, *(name for name in _COMPONENTS if name.startswith(KUBESERVE))]
 
 STREAM: Final = {"name": "greenscale-worker", "behavior": "merge", "literals": ["REDIS_STREAM_NAME=readings"]}
 
@@ -38,7 +42,21 @@ def render(name: str) -> tuple[Resource, ...]:
     """The resources of an overlay, or of a component listed as the only one by an overlay of its own."""
     if name in OVERLAYS:
         return _build(TREE / "overlays" / name)
+    if name in OF_KUBESERVE:
+        return _of_kubeserve(name)
     return render_anew(components=[name], configMapGenerator=[ASKS[name]] if name in ASKS else [])
+
+
+def _of_kubeserve(name: str) -> tuple[Resource, ...]:
+    if name.startswith("overlay-"):
+        return _build(TREE / "overlays" / KUBESERVE)
+    components = {KUBESERVE: [], "kubeserve-redis": ["redis", name]}.get(name, [name])
+    return render_anew(resource=KUBESERVE, components=components, namespace=KUBESERVE)
+
+
+def home(name: str) -> str:
+    """The namespace of what is rendered, which is also what its labels say that it is part of."""
+    return KUBESERVE if name in OF_KUBESERVE else "greenscale-system"
 
 
 def render_anew(*, resource: str = "base", components: list[str] | None = None, **lines: Any) -> tuple[Resource, ...]:

@@ -33,6 +33,7 @@ COMMANDS: Final = {  # the module that is imported when it is called, or an obje
     "delete": ("deployments:delete", "delete a deployment and all that runs for it"),
     "keys": ("accounts:keys", "list, create or revoke API keys"),
     "dashboards": ("dashboards", "bring the dashboards into Grafana"),
+    "cluster": ("cluster", "install it on a Kubernetes cluster, or remove it"),
     "serve": ("serve", "the control plane: API, page, proofs, reconciler"),
     "door": ("door", "what answers on this machine, or in a pod: runs the models"),
     "fetch": ("fetch", "bring a pod its model, before it answers"),
