@@ -7,6 +7,7 @@ import asyncio
 import fcntl
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -30,11 +31,15 @@ from kubeserve.reconciler import Reconciler
 from kubeserve.registry import Registry
 from kubeserve.settings import Settings
 from kubeserve.uploads import Uploads
+from kubeserve.usage.store import UsageStore
+from kubeserve.usage.taking import Taker
+from kubeserve.usage.wire import MINUTE
 
 LEASE_SECONDS: Final = 15.0
 SWEEP_SECONDS: Final = 3600.0
 OLDEST_UPLOAD: Final = 7 * 86_400.0  # seconds since its last byte
 PAUSE: Final = 1.0
+DAY: Final = 86_400
 log = structlog.get_logger()
 
 
@@ -69,6 +74,8 @@ class ControlPlane:
         )
         self.place = LocalPlace(Layout(data), self._fetch)
         self.predictions = Predictions(redis)
+        self.usage = UsageStore(database)
+        self.taker = Taker(redis, self.usage)
         self.reconciler = Reconciler(
             self.deployments,
             self.registry,
@@ -138,6 +145,7 @@ class ControlPlane:
         for place in found - await self.registry.places():
             if place not in await self.registry.places():  # nor made anew meanwhile
                 await self.objects.delete(place)
+        await self.usage.forget(int(time.time() - self.settings.usage_days * DAY) // MINUTE)
 
     async def _forget(self, version: Version) -> None:
         await self.intake.cancel(version.id)
@@ -148,10 +156,13 @@ class ControlPlane:
 
     async def _purge(self, deployment_id: str) -> None:
         await self.predictions.forget(deployment_id)
+        await self.taker.take(
+            {name: owner for name, owner in (await self.usage.owners()).items() if name == deployment_id}
+        )
         await queueing.purge(self.redis, deployment_id)
 
     async def _reconcile(self) -> None:
-        """Reconcile for as long as this process has the lease."""
+        """Reconcile and take what was used, for as long as this process has the lease."""
         holder = f"{socket.gethostname()}:{self.settings.data.resolve()}"[-100:]  # the same after a restart
         lease = Lease(self.database, "reconciler", holder, LEASE_SECONDS)
         work: asyncio.Task[None] | None = None
@@ -162,13 +173,18 @@ class ControlPlane:
                     await _end(work)
                     work = None
                 if held and work is None:
-                    work = asyncio.create_task(self.reconciler.run())
+                    work = asyncio.create_task(self._lead())
                 await asyncio.sleep(LEASE_SECONDS / 3)
         finally:
             if work is not None:
                 await _end(work)
             with suppress(KubeServeError):
                 await lease.give_back()
+
+    async def _lead(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.reconciler.run())
+            group.create_task(self.taker.run())
 
     async def _keep_clean(self) -> None:
         while True:

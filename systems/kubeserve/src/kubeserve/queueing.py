@@ -65,7 +65,7 @@ def key_patterns(deployment_id: str) -> tuple[str, ...]:
 async def purge(redis: RedisOptions, deployment_id: str) -> int:
     """Delete every key of a deployment; return how many there were. Raises UnavailableError."""
     deleted = 0
-    async with _opened(redis) as client:
+    async with opened(redis) as client:
         for pattern in key_patterns(deployment_id):
             async for key in client.scan_iter(pattern, count=SCAN_COUNT):
                 deleted += await client.unlink(key)  # one at a time: in a cluster they are on several servers
@@ -74,13 +74,13 @@ async def purge(redis: RedisOptions, deployment_id: str) -> int:
 
 async def backlog(redis: RedisOptions, deployment_id: str) -> int:
     """Return about how many bytes of memory the predictions take that nobody has taken up. Raises UnavailableError."""
-    async with _opened(redis) as client:
+    async with opened(redis) as client:
         return int(await client.memory_usage(queue_options(deployment_id).name, samples=SAMPLES) or 0)
 
 
 async def ping(redis: RedisOptions) -> None:
     """Ask Redis whether it is there. Raises UnavailableError."""
-    async with _opened(redis) as client:
+    async with opened(redis) as client:
         await client.ping()
 
 
@@ -91,7 +91,8 @@ def away(error: GreenScaleError) -> UnavailableError:
 
 
 @asynccontextmanager
-async def _opened(redis: RedisOptions) -> AsyncIterator[Any]:
+async def opened(redis: RedisOptions) -> AsyncIterator[Any]:
+    """Yield a client of Redis. In the block, its errors are raised as UnavailableError."""
     try:
         async with redis_client(redis) as client:
             yield client

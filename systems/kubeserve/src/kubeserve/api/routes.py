@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from kubeserve.api import accounts, deployments, models, operations, predictions, receiving, streams
+from kubeserve.api import accounts, deployments, models, operations, predictions, receiving, streams, usage
 from kubeserve.api.openapi import openapi
 from kubeserve.api.route import Access, Handler, Route
 
@@ -61,6 +61,8 @@ ROUTES: Final = (
     _route("GET", f"{DEPLOYMENT}/events", deployments.deployment_events),
     _route("GET", f"{DEPLOYMENT}/logs", streams.logs, media=EVENTS),
     _route("GET", f"{DEPLOYMENT}/openapi.json", deployments.deployment_openapi),
+    _route("GET", f"{DEPLOYMENT}/usage", usage.usage),
+    _route("GET", "/usage", usage.usage_of_all),
     PREDICT,
     _route("GET", "/predictions/{prediction_id}", predictions.prediction, Access.PREDICTOR),
     _route("DELETE", "/predictions/{prediction_id}", predictions.cancel_prediction, Access.PREDICTOR, 204),

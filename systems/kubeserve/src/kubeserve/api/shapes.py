@@ -176,6 +176,51 @@ class DeploymentShape(Shape):
     updated_at: datetime
 
 
+class UsageSumShape(Shape):
+    """What was used: calls that have ended, those of them that failed, the rows that they asked.
+
+    `busy_seconds` are those in which replicas worked, `replica_seconds` those for which they stood, of all together.
+    """
+
+    predictions: int
+    errors: int
+    rows: int
+    busy_seconds: float
+    replica_seconds: float
+
+
+class UsagePointShape(UsageSumShape):
+    """What was used in the step that begins `at`."""
+
+    at: datetime
+
+
+class UsageShape(Shape):
+    """What a deployment used, from `begin` up to `end`, in steps of `step` seconds; empty ones are left out."""
+
+    deployment_id: str
+    begin: datetime
+    end: datetime
+    step: int
+    total: UsageSumShape
+    points: list[UsagePointShape]
+
+
+class UsageOfShape(UsageSumShape):
+    """What a deployment used. `deployment` is its name, also where it is gone."""
+
+    deployment_id: str
+    deployment: str | None
+
+
+class TotalsShape(Shape):
+    """What each deployment used, that which was asked most first; those that used nothing are left out."""
+
+    begin: datetime
+    end: datetime
+    deployments: list[UsageOfShape]
+
+
 class EventShape(Shape):
     """What happened, such as `version` `state`. `id` is where to read on."""
 

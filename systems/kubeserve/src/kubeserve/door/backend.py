@@ -1,6 +1,6 @@
 """The models of a deployment as a backend of GreenScale: a job is one call, with one or many rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Final
@@ -47,7 +47,7 @@ class ModelBackend:
             outcome = "success"
             return output
         finally:
-            self._metrics.count(self._deployment_id, outcome, perf_counter() - began)
+            self._metrics.count(self._deployment_id, outcome, perf_counter() - began, _count(job.payload))
 
     async def _infer(self, job: Job) -> Output:
         rows: Any = job.payload.get("instances")
@@ -76,6 +76,11 @@ class ModelBackend:
 
     async def aclose(self) -> None:
         """Close nothing: the pools belong to the deployment."""
+
+
+def _count(payload: Mapping[str, Any]) -> int:
+    rows = payload.get("instances")
+    return len(rows) if isinstance(rows, list) else 0
 
 
 @dataclass(frozen=True, slots=True)
