@@ -23,6 +23,7 @@ from kubeserve.deployments import Deployments
 from kubeserve.domain import Quota, Version
 from kubeserve.errors import KubeServeError, UnavailableError
 from kubeserve.intake import Bounds, Environments, Intake, IntakeSettings
+from kubeserve.limits import Limits
 from kubeserve.objects import Objects, open_objects
 from kubeserve.places.layout import Layout
 from kubeserve.places.local import LocalPlace
@@ -74,6 +75,7 @@ class ControlPlane:
         )
         self.place = LocalPlace(Layout(data), self._fetch)
         self.predictions = Predictions(redis)
+        self.limits = Limits(redis)
         self.usage = UsageStore(database)
         self.taker = Taker(redis, self.usage)
         self.reconciler = Reconciler(
@@ -120,6 +122,7 @@ class ControlPlane:
         await asyncio.gather(*self._work, return_exceptions=True)
         await self.intake.aclose()
         await self.predictions.aclose()
+        await self.limits.aclose()
         await self.place.aclose()
         self.accounts.close()
 

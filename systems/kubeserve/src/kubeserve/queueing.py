@@ -8,7 +8,6 @@ from typing import Any, Final
 import structlog
 from greenscale_worker import (
     ConfigError,
-    GreenScaleError,
     QueueOptions,
     QueueUnavailableError,
     RedisOptions,
@@ -23,6 +22,7 @@ LARGEST_BACKLOG: Final = 256 * 1024 * 1024  # bytes of a deployment's prediction
 ANSWERS_FULL: Final = "answers_full"
 MOST_FAILED: Final = 10  # predictions of a deployment that are kept with their rows
 WHERE: Final = re.compile(r"\[(?P<row>\d{1,9})(\.(?P<field>.{1,80}?))?\] (?P<message>.*)", re.DOTALL)
+AWAY: Final = "the queue does not answer; send it again in a moment"
 SCAN_COUNT: Final = 1000
 SAMPLES: Final = 50
 log = structlog.get_logger()
@@ -84,10 +84,10 @@ async def ping(redis: RedisOptions) -> None:
         await client.ping()
 
 
-def away(error: GreenScaleError) -> UnavailableError:
+def away(error: Exception, message: str = AWAY) -> UnavailableError:
     """Say that the queue does not serve us. Why not is for the log: it may name addresses."""
     log.warning("queue_away", why=str(error))
-    return UnavailableError("the queue does not answer; send it again in a moment")
+    return UnavailableError(message)
 
 
 @asynccontextmanager

@@ -71,6 +71,7 @@ class NewKey(Body):
     name: Text
     deployment_id: Text | None = None
     expires_at: datetime | None = None
+    requests_per_minute: int | None = None
 
 
 class NewModel(Body):
@@ -123,6 +124,13 @@ class NewDeployment(SpecBody):
     name: Text
     version_id: Text
     model_id: Text | None = None
+    requests_per_minute: int | None = None
+
+
+class LimitChange(Body):
+    """How many requests a minute all who call a deployment may send together; null: as many as they like."""
+
+    requests_per_minute: int | None
 
 
 class Revise(SpecBody):

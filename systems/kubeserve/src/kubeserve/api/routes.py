@@ -1,6 +1,6 @@
 """The table of routes."""
 
-from typing import Final
+from typing import Any, Final
 
 from kubeserve.api import accounts, deployments, models, operations, predictions, receiving, streams, usage
 from kubeserve.api.openapi import openapi
@@ -11,13 +11,13 @@ V1: Final = "/api/v1"
 
 
 def _route(
-    method: str, path: str, handler: Handler, access: Access = Access.OWNER, status: int = 200, **more: str
+    method: str, path: str, handler: Handler, access: Access = Access.OWNER, status: int = 200, **more: Any
 ) -> Route:
     return Route(method=method, path=f"{V1}{path}", handler=handler, access=access, status=status, **more)
 
 
 PREDICT: Final = _route(
-    "POST", "/predict/{deployment_id}", predictions.predict, Access.PREDICTOR, takes="application/json"
+    "POST", "/predict/{deployment_id}", predictions.predict, Access.PREDICTOR, takes="application/json", limited=True
 )
 MODEL, VERSION, DEPLOYMENT = "/models/{model_id}", "/versions/{version_id}", "/deployments/{deployment_id}"
 ROUTES: Final = (
@@ -56,6 +56,7 @@ ROUTES: Final = (
     _route("PATCH", DEPLOYMENT, deployments.revise_deployment, status=202),
     _route("DELETE", DEPLOYMENT, deployments.delete_deployment, status=202),
     _route("POST", f"{DEPLOYMENT}/rollback", deployments.rollback_deployment, status=202),
+    _route("PUT", f"{DEPLOYMENT}/limit", deployments.limit_deployment),
     _route("POST", f"{DEPLOYMENT}/stop", deployments.stop_deployment, status=202),
     _route("POST", f"{DEPLOYMENT}/start", deployments.start_deployment, status=202),
     _route("GET", f"{DEPLOYMENT}/events", deployments.deployment_events),

@@ -35,7 +35,7 @@ class LoginShape(Shape):
 class KeyShape(Shape):
     """An API key, recognised by its `prefix`. `deployment_id` null: it is for all of its owner's.
 
-    `deployment` is the name of that one.
+    `deployment` is the name of that one. `requests_per_minute` limits the predictions asked with it, null: not.
     """
 
     id: str
@@ -46,6 +46,7 @@ class KeyShape(Shape):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    requests_per_minute: int | None
 
     @classmethod
     def of(cls, key: Key, deployment: str | None) -> "KeyShape":
@@ -155,7 +156,7 @@ class RevisionShape(Shape):
 class DeploymentShape(Shape):
     """A deployment. `active_revision` answers, `target_revision` is what its owner wants. `curl` works when pasted.
 
-    `version` is the tag of what answers, or is to.
+    `version` is the tag of what answers, or is to. `requests_per_minute` limits all who call it together, null: not.
     """
 
     id: str
@@ -171,6 +172,7 @@ class DeploymentShape(Shape):
     active_revision: int | None
     target_revision: int
     replicas: int
+    requests_per_minute: int | None
     revisions: list[RevisionShape]
     created_at: datetime
     updated_at: datetime
