@@ -24,6 +24,7 @@ VALUES: dict[str, Any] = {  # of what bodies ask, but ids
     "name": "fresh",
     "tag": "v9",
     "revision": 1,
+    "requests_per_minute": 600,
 }
 NAMES = {"files": "model.joblib", "aliases": "champion"}  # what `{name}` stands for
 ASYNC = {"Prefer": "respond-async"}

@@ -14,10 +14,12 @@ from unittest.mock import MagicMock
 import pytest
 import yaml
 from greenscale_worker import ConfigError
+from harness.eventually import eventually
 
 from kubeserve.cli import COMMANDS, accounts, main, predict, session
 from kubeserve.cli.upload import Bar
-from kubeserve.errors import ForbiddenError, NotFoundError, UnauthenticatedError
+from kubeserve.client import KubeServe
+from kubeserve.errors import ForbiddenError, LimitedError, NotFoundError, UnauthenticatedError
 from processes import COMMAND, PASSWORD, Up
 
 MODEL = Path(__file__).parents[1] / "e2e" / "iris.onnx"
@@ -112,6 +114,33 @@ def check_manifests(up: Up) -> None:
     if kubectl := shutil.which("kubectl"):
         rendered = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=True)
         assert sorted(each["kind"] for each in yaml.safe_load_all(rendered.stdout)) == sorted(kinds)
+async def test_usage_and_limits_by_commands(up: Up) -> None:
+    def said(*words: str) -> str:
+        return up.command(*words).stdout
+
+    up.command("register", "anna@example.org", given=f"{PASSWORD}\n")
+    assert said("usage") == "Nothing was used.\n"
+    up.command("upload", "iris:v1", str(MODEL))
+    up.command("deploy", "iris:v1", "--requests-per-minute", "12")
+    assert "12 requests a minute" in said("deployments", "iris")
+    for rows in ((ROW,), (ROW, ROW)):
+        up.command("predict", "iris", *rows)
+    await eventually(lambda: [line.split()[:4] for line in said("usage").splitlines()[1:]] == [["iris", "2", "0", "3"]])
+    assert said("usage", "iris", "--last", "2h").splitlines()[-1].split()[:4] == ["total", "2", "0", "3"]
+    assert json.loads(said("usage", "iris", "--json", "--step", "1h"))["step"] == 3600
+    wrong = up.command("usage", "iris", "--step", "61s", check=False)
+    assert (wrong.returncode, "step: " in wrong.stderr) == (1, True)
+
+    slow = said("keys", "create", "slow", "--requests-per-minute", "1", "--expires", "1h").strip()
+    assert [line.split()[1:4] for line in said("keys").splitlines() if "slow" in line] == [["valid", "all", "1/min"]]
+    with KubeServe(up.url, key=slow, patience=0.1) as program:
+        deployment = json.loads(said("deployments", "iris", "--json"))["id"]
+        assert program.predict(deployment, [[5.1, 3.5, 1.4, 0.2]])["predictions"][0]["label"] == 0
+        with pytest.raises(LimitedError, match="the key's limit is 1 requests a minute; try again in"):
+            program.predict(deployment, [[5.1, 3.5, 1.4, 0.2]])
+    up.command("limit", "iris", "none")
+    assert "a minute" not in said("deployments", "iris")
+    assert "7 requests a minute" in up.command("limit", "iris", "7").stderr
 
 
 def test_which_key_is_meant() -> None:
@@ -165,6 +194,7 @@ def test_a_deployment_is_shown_with_its_revisions(api: MagicMock, capsys: pytest
     spec = {"minimum": 0, "maximum": 5, "memory": 2**30, "created_at": at}
     revisions = [{"number": number, "version_id": f"id{number}", **spec} for number in (1, 2, 3)]
     said = {"state": "ready", "state_reason": "", "created_at": at, "url": "http://x", "curl": "curl x", "replicas": 1}
+    said |= {"requests_per_minute": 600}
     named = {"id": "d", "name": "iris", "model": "iris", "version": "v2", "model_id": "m"}
     numbers = {"active_revision": 2, "target_revision": 3}
     api.deployments.return_value = [{**said, **named, **numbers, "revisions": revisions}]

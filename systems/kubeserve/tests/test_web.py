@@ -19,7 +19,7 @@ from pages import DESK, PHONE, Platform, Reader, chromium, until
 PASSWORD = "correct horse battery"  # noqa: S105  of people who exist in tests
 MIB = 1024 * 1024
 ON_PURPOSE = re.compile(
-    r"status of (400|401|404|409|422)|"
+    r"status of (400|401|404|409|422|429)|"
     r"ERR_(CONNECTION_REFUSED|CONNECTION_RESET|SOCKET_NOT_CONNECTED|EMPTY_RESPONSE|INCOMPLETE_CHUNKED)"
 )
 SETOSA = ("5.1", "3,5", "1.4", "0.2")
@@ -504,6 +504,51 @@ import(document.querySelector("script[type=module]").src.replace(/[^/]+$/, "ques
 def test_a_question_is_not_answered_by_the_end_of_the_one_before(reader: Reader) -> None:
     reader.sees("No models yet")
     assert reader.chrome.execute_async_script(AT_ONCE) == [False, True]
+
+
+def test_usage_is_drawn_as_it_comes_and_limits_hold(reader: Reader, iris: Path) -> None:
+    new_version(reader, "iris", iris)
+    becomes(reader, "ready")
+    deploy(reader)
+    becomes(reader, "ready")
+    reader.sees("Calls 0", at="#usage-total")
+    for at, value in enumerate(SETOSA):
+        reader.fill(f"#input-{at}", value)
+    reader.submit("#try")
+    reader.sees("Calls 1 Errors 0 Rows 1", at="#usage-total")
+    assert len(reader.chrome.find_elements(By.CSS_SELECTOR, "#chart-calls .bar")) == 1
+    until(lambda: reader.chrome.find_elements(By.CSS_SELECTOR, "#chart-replicas .line"))
+    assert reader.find("#chart-calls").get_attribute("aria-label").startswith("Calls a minute: at most 1")
+    reader.chrome.execute_script("arguments[0].value = 'week'", reader.find("#usage-span"))
+    reader.chrome.execute_script("arguments[0].dispatchEvent(new Event('change'))", reader.find("#usage-span"))
+    until(lambda: "/26" in reader.text("#chart-calls") or "/2" in reader.text("#chart-calls"))
+    reader.sees("Calls 1", at="#usage-total")
+
+    reader.click("#limit summary")
+    reader.fill("#limit-number", "0")
+    reader.submit("#limit-form")
+    reader.sees("1 to 1,000,000 are accepted", at="#limit-form .fault:not(:empty)")
+    reader.fill("#limit-number", "1")
+    reader.submit("#limit-form")
+    reader.sees("Limit 1 a minute", at="#facts")
+    reader.submit("#try")
+    reader.sees("0", at="#prediction")
+    until(lambda: reader.find("#try button:not([type=button])").is_enabled())
+    reader.submit("#try")
+    reader.sees("the deployment's limit is 1 requests a minute; try again in", at="#try .refused")
+    reader.click("#limit summary")
+    reader.fill("#limit-number", "")
+    reader.submit("#limit-form")
+    until(lambda: "Limit" not in reader.text("#facts"))
+
+    reader.fill("#key-name", "shop")
+    reader.fill("#key-limit", "600")
+    reader.chrome.execute_script("arguments[0].value = '30'", reader.find("#key-ends"))
+    reader.submit("#make-key")
+    reader.sees("shop", "600 a minute", "until", at="#keys")
+    reader.click("#keys button")
+    reader.confirm()
+    reader.sees("revoked", at="#keys")
 
 
 BASICS = Path(__file__).with_name("basics.js").read_text()

@@ -7,6 +7,7 @@ import asyncio
 import fcntl
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from kubeserve.domain import Quota, Version
 from kubeserve.errors import KubeServeError, UnavailableError
 from kubeserve.gateway import ClusterDoors, Gateway, LocalDoors
 from kubeserve.intake import Archives, Bounds, Environments, Intake, IntakeSettings
+from kubeserve.limits import Limits
 from kubeserve.objects import Objects, open_objects
 from kubeserve.places.layout import Layout
 from kubeserve.places.opened import check_place, open_place
@@ -32,12 +34,16 @@ from kubeserve.reconciler import Reconciler
 from kubeserve.registry import Registry
 from kubeserve.settings import Settings
 from kubeserve.uploads import Uploads
+from kubeserve.usage.store import UsageStore
+from kubeserve.usage.taking import Taker
+from kubeserve.usage.wire import MINUTE
 
 LEASE_SECONDS: Final = 15.0
 SWEEP_SECONDS: Final = 3600.0
 OLDEST_UPLOAD: Final = 7 * 86_400.0  # seconds since its last byte
 PAUSE: Final = 1.0
 WELCOME_SECONDS: Final = 3.0
+DAY: Final = 86_400
 log = structlog.get_logger()
 
 
@@ -75,6 +81,9 @@ class ControlPlane:
         self.place = open_place(settings, redis, self._fetch, sources)
         self.predictions = Predictions(redis)
         self.gateway = Gateway(LocalDoors(Layout(data)) if settings.place == "local" else ClusterDoors())
+        self.limits = Limits(redis)
+        self.usage = UsageStore(database)
+        self.taker = Taker(redis, self.usage)
         self.reconciler = Reconciler(
             self.deployments,
             self.registry,
@@ -122,6 +131,7 @@ class ControlPlane:
         await self.intake.aclose()
         self.gateway.close()
         await self.predictions.aclose()
+        await self.limits.aclose()
         await self.place.aclose()
         self.accounts.close()
 
@@ -160,6 +170,7 @@ class ControlPlane:
         for place in found - await self.registry.places():
             if place not in await self.registry.places():  # nor made anew meanwhile
                 await self.objects.delete(place)
+        await self.usage.forget(int(time.time() - self.settings.usage_days * DAY) // MINUTE)
 
     async def _forget(self, version: Version) -> None:
         await self.intake.cancel(version.id)
@@ -170,10 +181,13 @@ class ControlPlane:
 
     async def _purge(self, deployment_id: str) -> None:
         await self.predictions.forget(deployment_id)
+        await self.taker.take(
+            {name: owner for name, owner in (await self.usage.owners()).items() if name == deployment_id}
+        )
         await queueing.purge(self.redis, deployment_id)
 
     async def _reconcile(self) -> None:
-        """Reconcile for as long as this process has the lease."""
+        """Reconcile and take what was used, for as long as this process has the lease."""
         holder = f"{socket.gethostname()}:{self.settings.data.resolve()}"[-100:]  # the same after a restart
         lease = Lease(self.database, "reconciler", holder, LEASE_SECONDS)
         work: asyncio.Task[None] | None = None
@@ -196,6 +210,7 @@ class ControlPlane:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.reconciler.run())
             group.create_task(self.place.tend(self.accounts.ids))
+            group.create_task(self.taker.run())
 
     async def _let_go(self) -> None:
         await self.stopping.wait()

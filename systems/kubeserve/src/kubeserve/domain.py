@@ -106,15 +106,17 @@ class Key:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    requests_per_minute: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls: a user by token (`deployment_id` None, `key_id` None), or a key."""
+    """Who calls: a user by token (`deployment_id` None, `key_id` None), or a key, perhaps with a limit."""
 
     user: User
     key_id: str | None = None
     deployment_id: str | None = None
+    requests_per_minute: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +228,7 @@ class Deployment:
     """`active` is the revision that answers, `target` the one that the owner asked for; they differ while it starts.
 
     `generation` rises with each wish, `observed` is the last one that the reconciler has carried out.
+    `requests_per_minute` bounds all who call it; it is none of a revision, and holds from one call to the next.
     """
 
     id: str
@@ -243,6 +246,23 @@ class Deployment:
     revisions: tuple[Revision, ...]
     created_at: datetime
     updated_at: datetime
+    requests_per_minute: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a deployment used in some minutes, from the minute `at` since the epoch on.
+
+    `predictions` are calls that have ended, `errors` those of them that failed, `rows` what they asked. `busy` is the
+    seconds in which replicas worked, `replicas` those for which replicas stood, of all replicas together.
+    """
+
+    at: int
+    predictions: int
+    errors: int
+    rows: int
+    busy: float
+    replicas: float
 
 
 @dataclass(frozen=True, slots=True)

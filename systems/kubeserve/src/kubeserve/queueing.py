@@ -8,7 +8,6 @@ from typing import Any, Final
 import structlog
 from greenscale_worker import (
     ConfigError,
-    GreenScaleError,
     QueueOptions,
     QueueUnavailableError,
     RedisOptions,
@@ -23,6 +22,7 @@ LARGEST_BACKLOG: Final = 256 * 1024 * 1024  # bytes of a deployment's prediction
 ANSWERS_FULL: Final = "answers_full"
 MOST_FAILED: Final = 10  # predictions of a deployment that are kept with their rows
 WHERE: Final = re.compile(r"\[(?P<row>\d{1,9})(\.(?P<field>.{1,80}?))?\] (?P<message>.*)", re.DOTALL)
+AWAY: Final = "the queue does not answer; send it again in a moment"
 SCAN_COUNT: Final = 1000
 SAMPLES: Final = 50
 log = structlog.get_logger()
@@ -70,7 +70,7 @@ def key_patterns(deployment_id: str) -> tuple[str, ...]:
 async def purge(redis: RedisOptions, deployment_id: str) -> int:
     """Delete every key of a deployment; return how many there were. Raises UnavailableError."""
     deleted = 0
-    async with _opened(redis) as client:
+    async with opened(redis) as client:
         for pattern in key_patterns(deployment_id):
             async for key in client.scan_iter(pattern, count=SCAN_COUNT):
                 deleted += await client.unlink(key)  # one at a time: in a cluster they are on several servers
@@ -79,24 +79,25 @@ async def purge(redis: RedisOptions, deployment_id: str) -> int:
 
 async def backlog(redis: RedisOptions, deployment_id: str) -> int:
     """Return about how many bytes of memory the predictions take that nobody has taken up. Raises UnavailableError."""
-    async with _opened(redis) as client:
+    async with opened(redis) as client:
         return int(await client.memory_usage(queue_options(deployment_id).name, samples=SAMPLES) or 0)
 
 
 async def ping(redis: RedisOptions) -> None:
     """Ask Redis whether it is there. Raises UnavailableError."""
-    async with _opened(redis) as client:
+    async with opened(redis) as client:
         await client.ping()
 
 
-def away(error: GreenScaleError) -> UnavailableError:
+def away(error: Exception, message: str = AWAY) -> UnavailableError:
     """Say that the queue does not serve us. Why not is for the log: it may name addresses."""
     log.warning("queue_away", why=str(error))
-    return UnavailableError("the queue does not answer; send it again in a moment")
+    return UnavailableError(message)
 
 
 @asynccontextmanager
-async def _opened(redis: RedisOptions) -> AsyncIterator[Any]:
+async def opened(redis: RedisOptions) -> AsyncIterator[Any]:
+    """Yield a client of Redis. In the block, its errors are raised as UnavailableError."""
     try:
         async with redis_client(redis) as client:
             yield client

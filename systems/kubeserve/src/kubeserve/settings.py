@@ -108,6 +108,7 @@ class Settings(BaseModel):
     quota_memory: int = Field(4 * 1024 * MIB, alias="KUBESERVE_QUOTA_MEMORY", ge=64 * MIB)
     quota_answers: int = Field(1024 * MIB, alias="KUBESERVE_QUOTA_ANSWERS", ge=MIB)
     quota_storage: int = Field(20 * 1024 * MIB, alias="KUBESERVE_QUOTA_STORAGE", ge=MIB)
+    usage_days: int = Field(30, alias="KUBESERVE_USAGE_DAYS", ge=1, le=3660)
     trusted_proxies: Networks = Field((), alias="KUBESERVE_TRUSTED_PROXIES")
     walls: Walls = Field("landlock seccomp", alias="KUBESERVE_WALLS")
     ingress_host: Host | None = Field(None, alias="INGRESS_HOST")

@@ -21,7 +21,7 @@ from kubeserve.database import Database
 from kubeserve.database.events import write_event
 from kubeserve.database.locks import lock
 from kubeserve.database.tables import deployments, keys, users
-from kubeserve.database.text import refused, written
+from kubeserve.database.text import per_minute, refused, written
 from kubeserve.database.values import known, new_id, now
 from kubeserve.domain import EMAIL_ACCEPTED, LONGEST_EMAIL, NAMESPACE, Key, Principal, User, is_email
 from kubeserve.errors import ConflictError, LimitedError, NotFoundError, UnauthenticatedError
@@ -116,7 +116,12 @@ class Accounts:
         return Principal(_as_user(found))
 
     async def create_key(
-        self, owner_id: str, name: str, deployment_id: str | None = None, expires_at: datetime | None = None
+        self,
+        owner_id: str,
+        name: str,
+        deployment_id: str | None = None,
+        expires_at: datetime | None = None,
+        requests_per_minute: int | None = None,
     ) -> tuple[Key, str]:
         """Make an API key, for one deployment or all of the owner's. Its text, the second value, is not kept.
 
@@ -127,9 +132,10 @@ class Accounts:
             raise refused("name", f"1 to {LONGEST_KEY_NAME} characters are accepted")
         if expires_at is not None and not _is_to_come(expires_at, at):
             raise refused("expires_at", "a time to come, with its zone, is accepted")
+        most = per_minute(requests_per_minute)
         key_id, secret = new_id(), secrets.token_hex(32)
         text = f"ks_{uuid.UUID(key_id).hex}_{secret}"
-        key = Key(key_id, owner_id, name, text[:PREFIX], deployment_id, at, expires_at, None)
+        key = Key(key_id, owner_id, name, text[:PREFIX], deployment_id, at, expires_at, None, most)
         async with self._database.begin() as connection:
             await lock(connection, f"keys of {owner_id}")
             await _free(connection, owner_id, name, at)
@@ -187,7 +193,7 @@ class Accounts:
         if found[keys.c.revoked_at] is not None or (expires_at is not None and expires_at <= now()):
             raise UnauthenticatedError(UNKNOWN)
         user = User(**{name: found[users.c[name]] for name in User.__dataclass_fields__})
-        return Principal(user, key_id, found[keys.c.deployment_id])
+        return Principal(user, key_id, found[keys.c.deployment_id], found[keys.c.requests_per_minute])
 
     @staticmethod
     def _admit(limiter: Limiter, key: str | None) -> None:

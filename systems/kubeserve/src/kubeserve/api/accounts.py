@@ -52,7 +52,9 @@ async def keys(call: Call) -> list[KeyShape]:
 
 async def create_key(call: Call, body: NewKey) -> NewKeyShape:
     """Make a key, for one deployment or for all. Its text is told this once."""
-    key, text = await call.plane.accounts.create_key(call.owner_id, body.name, body.deployment_id, body.expires_at)
+    key, text = await call.plane.accounts.create_key(
+        call.owner_id, body.name, body.deployment_id, body.expires_at, body.requests_per_minute
+    )
     names = await call.plane.deployments.names(call.owner_id) if key.deployment_id else {}
     return NewKeyShape.made(key, text, names.get(key.deployment_id or ""))
 

@@ -11,6 +11,7 @@ import structlog
 from aiohttp import HttpVersion11, web
 from greenscale_worker import ConfigError
 
+from kubeserve.api import limits
 from kubeserve.api.answers import http_refusal, json_answer, refusal
 from kubeserve.api.call import Call
 from kubeserve.api.credentials import BY_COOKIE, admit, clear_cookie
@@ -96,6 +97,8 @@ def _handler(state: State, route: Route) -> Next:
         call.principal = await admit(call, route)
         if call.principal is not None:
             request[OWNER] = call.owner_id
+        if route.limited:
+            await limits.count(call)
         given: dict[str, Any] = {}
         if query is not None:
             given["query"] = read_query(request, query)
@@ -162,7 +165,8 @@ def _mistake(request: web.Request, error: Exception) -> web.Response:
     return json_answer({"error": message, "code": "internal", "faults": [], "id": number}, 500)
 
 
-async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(request.get(limits.LEFT, {}))
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     response.headers.pop("Server", None)

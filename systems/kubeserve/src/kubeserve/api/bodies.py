@@ -1,12 +1,15 @@
 """What requests may say."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 LONGEST_TEXT = 4096
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LAST_DAY = datetime(9999, 1, 1, tzinfo=UTC)
 Text = Annotated[str, Field(max_length=LONGEST_TEXT)]  # a service says what is accepted
+Moment = Annotated[AwareDatetime, Field(ge=EPOCH, le=LAST_DAY)]
 Sample = Annotated[list[Any], Field(description="Rows that a proof and the page may try it with.")]
 
 
@@ -28,6 +31,19 @@ class EventPage(BaseModel):
 
     after: Annotated[int, Field(ge=0)] = 0
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
+
+
+class UsageSpan(BaseModel):
+    """From when and up to when, RFC 3339 with a zone."""
+
+    from_: Moment | None = Field(None, alias="from")
+    to: Moment | None = None
+
+
+class UsageQuery(UsageSpan):
+    """`step`: seconds that are summed together, in whole minutes."""
+
+    step: Annotated[int, Field(ge=60, le=366 * 86_400, multiple_of=60)] | None = None
 
 
 class LogQuery(BaseModel):
@@ -55,6 +71,7 @@ class NewKey(Body):
     name: Text
     deployment_id: Text | None = None
     expires_at: datetime | None = None
+    requests_per_minute: int | None = None
 
 
 class NewModel(Body):
@@ -107,6 +124,13 @@ class NewDeployment(SpecBody):
     name: Text
     version_id: Text
     model_id: Text | None = None
+    requests_per_minute: int | None = None
+
+
+class LimitChange(Body):
+    """How many requests a minute all who call a deployment may send together; null: as many as they like."""
+
+    requests_per_minute: int | None
 
 
 class Revise(SpecBody):

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from kubeserve.api import examples
 from kubeserve.api.answers import json_answer
-from kubeserve.api.bodies import EventPage, NewDeployment, Page, Revise, Rollback, SpecBody
+from kubeserve.api.bodies import EventPage, LimitChange, NewDeployment, Page, Revise, Rollback, SpecBody
 from kubeserve.api.call import Call
 from kubeserve.api.model_openapi import of_deployment
 from kubeserve.api.shapes import DeploymentShape, EventShape, RevisionShape
@@ -27,7 +27,8 @@ async def create_deployment(call: Call, body: NewDeployment) -> DeploymentShape:
     version = await call.plane.registry.version(call.owner_id, body.version_id)
     model_id = body.model_id or version.model_id
     spec = Spec(**_given(body))
-    return await _wished(call, await call.plane.deployments.create(call.owner_id, model_id, body.name, spec))
+    made = await call.plane.deployments.create(call.owner_id, model_id, body.name, spec, body.requests_per_minute)
+    return await _wished(call, made)
 
 
 async def deployment(call: Call) -> DeploymentShape:
@@ -46,6 +47,14 @@ async def rollback_deployment(call: Call, body: Rollback) -> DeploymentShape:
     """Let a former revision answer again."""
     deployment_id = call.part("deployment_id")
     return await _wished(call, await call.plane.deployments.rollback(call.owner_id, deployment_id, body.revision))
+
+
+async def limit_deployment(call: Call, body: LimitChange) -> DeploymentShape:
+    """Limit the requests a minute of all who call it together. It is no new revision; a second later it holds."""
+    deployment_id, per_minute = call.part("deployment_id"), body.requests_per_minute
+    limited = await call.plane.deployments.limit(call.owner_id, deployment_id, per_minute)
+    call.state.changed()
+    return await _shape(call, limited)
 
 
 async def stop_deployment(call: Call) -> DeploymentShape:
@@ -126,6 +135,7 @@ async def _shape(call: Call, deployment: Deployment) -> DeploymentShape:
         curl=examples.command(url, examples.rows(version.signature, spec.sample)),
         active_revision=deployment.active,
         target_revision=deployment.target,
+        requests_per_minute=deployment.requests_per_minute,
         revisions=[_revision_shape(revision) for revision in deployment.revisions],
     )
 

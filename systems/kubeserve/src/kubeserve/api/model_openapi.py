@@ -34,6 +34,7 @@ def of_deployment(deployment: Deployment, version: Version, url: str, example: l
                 "content": {"application/json": {"schema": {"type": "object", "properties": told}}},
             },
             "202": {"description": "Later, at `Location`"},
+            "429": REFUSED | {"description": "A limit is reached: again after `Retry-After` seconds"},
             "default": REFUSED,
         },
     }

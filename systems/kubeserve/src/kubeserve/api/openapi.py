@@ -25,6 +25,19 @@ REFUSAL: Final = {
         },
     },
 }
+LEFT: Final = {
+    f"x-ratelimit-{name}-requests": {"description": text, "schema": {"type": "string"}}
+    for name, text in (
+        ("limit", "How many a minute the tightest limit allows; no header where there is no limit"),
+        ("remaining", "How many may come at once now"),
+        ("reset", "In how many seconds as many may come again as in a minute, such as 1.500s"),
+    )
+}
+LIMITED: Final = {
+    "description": "A limit is reached: of the key or the deployment, if these headers are there",
+    "headers": {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}, **LEFT},
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}},
+}
 REFS: Final = "#/components/schemas/{model}"
 
 
@@ -68,6 +81,8 @@ def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
             "default": {"description": "Refused", "content": {"application/json": {"schema": _ref("Refusal")}}},
         },
     }
+    if route.limited:
+        told["responses"]["429"] = LIMITED
     if route.access is not Access.ANYONE:
         told["security"] = [{"bearer": []}, {"cookie": []}]
     if route.body is not None:

@@ -30,7 +30,8 @@ class Route:
 
     The handler is given the call, and what it names beside that: `body`, a model of the JSON in the request, and
     `query`, one of the parameters. It returns what its annotation says, with `status`; or a response of its own, whose
-    content is of the type `media`. `takes` is the type of a content that is not JSON.
+    content is of the type `media`. `takes` is the type of a content that is not JSON. `limited`: limits of keys and
+    deployments count its requests.
     """
 
     method: str
@@ -40,6 +41,7 @@ class Route:
     status: int = 200
     media: str = "application/json"
     takes: str = ""
+    limited: bool = False
 
     @property
     def name(self) -> str:

@@ -1,8 +1,8 @@
 """The table of routes."""
 
-from typing import Final
+from typing import Any, Final
 
-from kubeserve.api import accounts, deployments, manifests, models, operations, predictions, receiving, streams
+from kubeserve.api import accounts, deployments, manifests, models, operations, predictions, receiving, streams, usage
 from kubeserve.api.openapi import openapi
 from kubeserve.api.route import Access, Handler, Route
 
@@ -11,13 +11,13 @@ V1: Final = "/api/v1"
 
 
 def _route(
-    method: str, path: str, handler: Handler, access: Access = Access.OWNER, status: int = 200, **more: str
+    method: str, path: str, handler: Handler, access: Access = Access.OWNER, status: int = 200, **more: Any
 ) -> Route:
     return Route(method=method, path=f"{V1}{path}", handler=handler, access=access, status=status, **more)
 
 
 PREDICT: Final = _route(
-    "POST", "/predict/{deployment_id}", predictions.predict, Access.PREDICTOR, takes="application/json"
+    "POST", "/predict/{deployment_id}", predictions.predict, Access.PREDICTOR, takes="application/json", limited=True
 )
 MODEL, VERSION, DEPLOYMENT = "/models/{model_id}", "/versions/{version_id}", "/deployments/{deployment_id}"
 ROUTES: Final = (
@@ -56,12 +56,15 @@ ROUTES: Final = (
     _route("PATCH", DEPLOYMENT, deployments.revise_deployment, status=202),
     _route("DELETE", DEPLOYMENT, deployments.delete_deployment, status=202),
     _route("POST", f"{DEPLOYMENT}/rollback", deployments.rollback_deployment, status=202),
+    _route("PUT", f"{DEPLOYMENT}/limit", deployments.limit_deployment),
     _route("POST", f"{DEPLOYMENT}/stop", deployments.stop_deployment, status=202),
     _route("POST", f"{DEPLOYMENT}/start", deployments.start_deployment, status=202),
     _route("GET", f"{DEPLOYMENT}/manifests", manifests.deployment_manifests),
     _route("GET", f"{DEPLOYMENT}/events", deployments.deployment_events),
     _route("GET", f"{DEPLOYMENT}/logs", streams.logs, media=EVENTS),
     _route("GET", f"{DEPLOYMENT}/openapi.json", deployments.deployment_openapi),
+    _route("GET", f"{DEPLOYMENT}/usage", usage.usage),
+    _route("GET", "/usage", usage.usage_of_all),
     PREDICT,
     _route("GET", "/predictions/{prediction_id}", predictions.prediction, Access.PREDICTOR),
     _route("DELETE", "/predictions/{prediction_id}", predictions.cancel_prediction, Access.PREDICTOR, 204),

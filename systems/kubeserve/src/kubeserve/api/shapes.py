@@ -41,7 +41,7 @@ class LoginShape(Shape):
 class KeyShape(Shape):
     """An API key, recognised by its `prefix`. `deployment_id` null: it is for all of its owner's.
 
-    `deployment` is the name of that one.
+    `deployment` is the name of that one. `requests_per_minute` limits the predictions asked with it, null: not.
     """
 
     id: str
@@ -52,6 +52,7 @@ class KeyShape(Shape):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    requests_per_minute: int | None
 
     @classmethod
     def of(cls, key: Key, deployment: str | None) -> "KeyShape":
@@ -161,7 +162,7 @@ class RevisionShape(Shape):
 class DeploymentShape(Shape):
     """A deployment. `active_revision` answers, `target_revision` is what its owner wants. `curl` works when pasted.
 
-    `version` is the tag of what answers, or is to.
+    `version` is the tag of what answers, or is to. `requests_per_minute` limits all who call it together, null: not.
     """
 
     id: str
@@ -177,9 +178,55 @@ class DeploymentShape(Shape):
     active_revision: int | None
     target_revision: int
     replicas: int
+    requests_per_minute: int | None
     revisions: list[RevisionShape]
     created_at: datetime
     updated_at: datetime
+
+
+class UsageSumShape(Shape):
+    """What was used: calls that have ended, those of them that failed, the rows that they asked.
+
+    `busy_seconds` are those in which replicas worked, `replica_seconds` those for which they stood, of all together.
+    """
+
+    predictions: int
+    errors: int
+    rows: int
+    busy_seconds: float
+    replica_seconds: float
+
+
+class UsagePointShape(UsageSumShape):
+    """What was used in the step that begins `at`."""
+
+    at: datetime
+
+
+class UsageShape(Shape):
+    """What a deployment used, from `begin` up to `end`, in steps of `step` seconds; empty ones are left out."""
+
+    deployment_id: str
+    begin: datetime
+    end: datetime
+    step: int
+    total: UsageSumShape
+    points: list[UsagePointShape]
+
+
+class UsageOfShape(UsageSumShape):
+    """What a deployment used. `deployment` is its name, also where it is gone."""
+
+    deployment_id: str
+    deployment: str | None
+
+
+class TotalsShape(Shape):
+    """What each deployment used, that which was asked most first; those that used nothing are left out."""
+
+    begin: datetime
+    end: datetime
+    deployments: list[UsageOfShape]
 
 
 class EventShape(Shape):

@@ -3,10 +3,11 @@
 import argparse
 import getpass
 import sys
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from greenscale_worker import ConfigError
-from greenscale_worker.cli.terminal import hint
+from greenscale_worker.cli.terminal import hint, seconds_of
 
 from kubeserve.cli import session
 from kubeserve.cli.command import Command, Json, add_json, ago, describe, facts, show, table
@@ -104,13 +105,18 @@ def _keys_arguments(parser: argparse.ArgumentParser) -> None:
         "List your API keys, create one, or revoke one. Keys are for programs: a key\n"
         "goes where a token goes, and may be for the predictions of one deployment alone.",
         "kubeserve keys\nkubeserve keys create laptop\n"
-        "kubeserve keys create shop --deployment iris\nkubeserve keys revoke laptop",
+        "kubeserve keys create shop --deployment iris --requests-per-minute 600\n"
+        "kubeserve keys create guest --expires 30d\nkubeserve keys revoke laptop",
     )
     add_json(parser)
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     create = actions.add_parser("create", help="create a key; its text is shown this once")
     create.add_argument("name", metavar="NAME")
     create.add_argument("--deployment", metavar="DEPLOYMENT", help="for the predictions of this one alone")
+    create.add_argument(
+        "--expires", type=seconds_of, metavar="TIME", help="until it is good for nothing, as 12h or 30d"
+    )
+    create.add_argument("--requests-per-minute", type=int, metavar="N", help="predictions that it may ask in a minute")
     revoke = actions.add_parser("revoke", help="let a key be good for nothing any more")
     revoke.add_argument("name", metavar="NAME", help="the key's name, or its text's beginning")
     for action in (create, revoke):
@@ -122,7 +128,8 @@ def _keys(given: argparse.Namespace) -> int:
     with session.connect() as api:
         if given.action == "create":
             only = deployment_of(api, given.deployment)["id"] if given.deployment else None
-            made = api.create_key(given.name, only)
+            ends = None if given.expires is None else _in(given.expires)
+            made = api.create_key(given.name, only, expires_at=ends, requests_per_minute=given.requests_per_minute)
             show(given, made, made["key"])
             hint("This text is shown this once: keep it.")
         elif given.action == "revoke":
@@ -134,15 +141,33 @@ def _keys(given: argparse.Namespace) -> int:
             rows = [
                 (
                     key["name"],
-                    "revoked" if key["revoked_at"] else "valid",
+                    _state(key),
                     key.get("deployment") or key["deployment_id"] or "all",
+                    f"{key['requests_per_minute']}/min" if key["requests_per_minute"] else "",
                     key["prefix"],
                     ago(key["created_at"]),
                 )
                 for key in found
             ]
-            show(given, found, table(("NAME", "STATE", "FOR", "BEGINS", "CREATED"), rows, "There are no keys."))
+            show(
+                given, found, table(("NAME", "STATE", "FOR", "LIMIT", "BEGINS", "CREATED"), rows, "There are no keys.")
+            )
     return 0
+
+
+def _in(seconds: float) -> datetime:
+    """Return the time in so many seconds. Raises ConfigError."""
+    try:
+        return datetime.now(UTC) + timedelta(seconds=seconds)
+    except OverflowError:
+        raise ConfigError("--expires: a time to come within the calendar is accepted") from None
+
+
+def _state(key: Json) -> str:
+    if key["revoked_at"]:
+        return "revoked"
+    ends = key["expires_at"]
+    return "expired" if ends and datetime.fromisoformat(ends) <= datetime.now(UTC) else "valid"
 
 
 def _meant(found: list[Json], text: str) -> Json:

@@ -1,11 +1,11 @@
-"""`kubeserve deploy`, `deployments`, `logs`, `rollback`, `stop`, `start` and `delete`."""
+"""`kubeserve deploy`, `deployments`, `logs`, `rollback`, `limit`, `stop`, `start` and `delete`."""
 
 import argparse
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from greenscale_worker.cli.terminal import harmless, hint, say, say_json, seconds_of
+from greenscale_worker.cli.terminal import harmless, hint, say, say_json, seconds_of, whole_number
 
 from kubeserve.cli import session
 from kubeserve.cli.command import Command, Json, add_json, ago, describe, facts, show, table
@@ -41,6 +41,7 @@ def _deploy_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--timeout", type=seconds_of, metavar="TIME", help="that one prediction may take")
     parser.add_argument("--memory", type=int, metavar="MIB", help="that one replica may use")
+    parser.add_argument("--requests-per-minute", type=int, metavar="N", help="that all who call it may send together")
     parser.add_argument("--no-wait", action="store_true", help="do not wait until it answers")
     add_json(parser)
 
@@ -55,11 +56,14 @@ def _deploy(given: argparse.Namespace) -> int:
             spec["memory"] = given.memory * MIB
         there = find(api.deployments(), "name", name)
         if there is None:
-            deployment = api.deploy(version["model_id"], name, version["id"], **spec)
+            most = {} if given.requests_per_minute is None else {"requests_per_minute": given.requests_per_minute}
+            deployment = api.deploy(version["model_id"], name, version["id"], **spec, **most)
         elif there["model_id"] != version["model_id"]:
             whose = f"of the model {there['model']!r}"
             raise ConflictError(f"you have a deployment called {name!r} already, {whose}: choose another by --name")
         else:
+            if given.requests_per_minute is not None:
+                api.limit(there["id"], given.requests_per_minute)
             deployment = api.revise(there["id"], version_id=version["id"], **spec)
         if not given.no_wait:
             deployment = _settled(api, deployment)
@@ -110,6 +114,7 @@ def _deployments(given: argparse.Namespace) -> int:
 def _shown(deployment: Json) -> str:
     active, target = deployment["active_revision"], deployment["target_revision"]
     answers = "none yet" if active is None else f"{active}" if active == target else f"{active}, then {target}"
+    limited = deployment["requests_per_minute"]
     now = next(each for each in deployment["revisions"] if each["number"] == target)
     rows = [
         ("name", deployment["name"]),
@@ -120,6 +125,7 @@ def _shown(deployment: Json) -> str:
             "replicas",
             f"{deployment['replicas']} of {now['minimum']} to {now['maximum']}, {now['memory'] // MIB} MiB each",
         ),
+        ("limit", f"{limited:,} requests a minute" if limited else ""),
         ("created", ago(deployment["created_at"])),
         ("url", deployment["url"]),
     ]
@@ -191,6 +197,31 @@ def _rollback(given: argparse.Namespace) -> int:
     return 0
 
 
+def _limit_arguments(parser: argparse.ArgumentParser) -> None:
+    describe(
+        parser,
+        "Limit the requests a minute of all who call a deployment together; who comes too\n"
+        "soon gets 429 and when to come again. It holds a second later, and is no new\n"
+        "revision. `kubeserve keys create --requests-per-minute` limits one key.",
+        "kubeserve limit iris 600\nkubeserve limit iris none",
+    )
+    parser.add_argument("name", metavar="DEPLOYMENT")
+    parser.add_argument("number", type=_number_or_none, metavar="N", help="requests a minute, or none")
+    add_json(parser)
+
+
+def _number_or_none(text: str) -> int | None:
+    return None if text == "none" else whole_number(text)
+
+
+def _limit(given: argparse.Namespace) -> int:
+    with session.connect() as api:
+        show(given, api.limit(deployment_of(api, given.name)["id"], given.number), "")
+    said = f"answers {given.number:,} requests a minute" if given.number else "answers as many requests as come"
+    hint(f"{given.name} {said}.")
+    return 0
+
+
 def _wish(text: str, example: str, ask: Callable[[KubeServe, str], Any], done: str) -> Command:
     """Make a command that asks one thing of one deployment."""
 
@@ -212,6 +243,7 @@ deploy = Command(_deploy_arguments, _deploy)
 deployments = Command(_deployments_arguments, _deployments)
 logs = Command(_logs_arguments, _logs)
 rollback = Command(_rollback_arguments, _rollback)
+limit = Command(_limit_arguments, _limit)
 stop = _wish(
     "Let a deployment answer nothing, until it is started again.",
     "kubeserve stop iris",

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote
@@ -70,9 +71,20 @@ class KubeServe:
         """Return one's API keys, without their secrets."""
         return self._list("/keys")
 
-    def create_key(self, name: str, deployment_id: str | None = None) -> Json:
-        """Make an API key, for one deployment or for all. Its text is told this once."""
-        return self._json("POST", "/keys", {"name": name, "deployment_id": deployment_id})
+    def create_key(
+        self,
+        name: str,
+        deployment_id: str | None = None,
+        *,
+        expires_at: datetime | None = None,
+        requests_per_minute: int | None = None,
+    ) -> Json:
+        """Make an API key, for one deployment or for all, perhaps with an end and a limit. Its text is told this once.
+
+        `expires_at` has its zone.
+        """
+        body = {"name": name, "deployment_id": deployment_id, "requests_per_minute": requests_per_minute}
+        return self._json("POST", "/keys", body | {"expires_at": expires_at.isoformat() if expires_at else None})
 
     def revoke_key(self, key_id: str) -> None:
         """Let a key be good for nothing from now on."""
@@ -155,7 +167,7 @@ class KubeServe:
             time.sleep(POLL)
 
     def deploy(self, model_id: str, name: str, version_id: str, **spec: Any) -> Json:
-        """Deploy a version. `spec` is minimum, maximum, concurrency, idle, timeout, memory, sample, as in `Spec`."""
+        """Deploy a version. `spec` is as in `Spec`, and requests_per_minute of all who call it."""
         return self._json(
             "POST", "/deployments", {"model_id": model_id, "name": name, "version_id": version_id, **spec}
         )
@@ -189,6 +201,25 @@ class KubeServe:
     def rollback(self, deployment_id: str, revision: int) -> Json:
         """Let an earlier revision answer again."""
         return self._json("POST", f"/deployments/{_part(deployment_id)}/rollback", {"revision": revision}, again=True)
+
+    def limit(self, deployment_id: str, requests_per_minute: int | None) -> Json:
+        """Limit the requests a minute of all who call a deployment together, None: do not. It is no new revision."""
+        body = {"requests_per_minute": requests_per_minute}
+        return self._json("PUT", f"/deployments/{_part(deployment_id)}/limit", body)
+
+    def usage(
+        self, deployment_id: str, begin: datetime | None = None, end: datetime | None = None, *, step: int | None = None
+    ) -> Json:
+        """Return what a deployment used, in `points` of `step` seconds; without a begin that of the last hour.
+
+        Times have their zone.
+        """
+        query = _span(begin, end) | ({} if step is None else {"step": str(step)})
+        return self._json("GET", f"/deployments/{_part(deployment_id)}/usage", params=query)
+
+    def usage_of_all(self, begin: datetime | None = None, end: datetime | None = None) -> Json:
+        """Return what each of one's deployments used, those that are gone, too; without a begin in the last day."""
+        return self._json("GET", "/usage", params=_span(begin, end))
 
     def stop(self, deployment_id: str) -> Json:
         """Let a deployment answer nothing, until `start`."""
@@ -241,11 +272,15 @@ class KubeServe:
         response = self._calls.call("GET", f"/predictions/{_part(prediction_id)}")
         return None if response.status_code == ACCEPTED else _object(response.json())
 
-    def _json(self, method: str, path: str, body: Any = None, *, again: bool | None = None) -> Json:
-        return _object(self._calls.ask(method, path, body, again=again))
+    def _json(self, method: str, path: str, body: Any = None, *, again: bool | None = None, **more: Any) -> Json:
+        return _object(self._calls.ask(method, path, body, again=again, **more))
 
     def _list(self, path: str) -> list[Json]:
         return [_object(each) for each in self._calls.pages(path)]
+
+
+def _span(begin: datetime | None, end: datetime | None) -> dict[str, str]:
+    return {name: moment.isoformat() for name, moment in (("from", begin), ("to", end)) if moment is not None}
 
 
 def _part(text: str) -> str:

@@ -123,6 +123,7 @@ deployments: Final = Table(
     Column("replicas", Integer, nullable=False),
     _moment("created_at"),
     _moment("updated_at"),
+    Column("requests_per_minute", Integer),
     UniqueConstraint("owner_id", "name"),
     Index(None, "model_id"),
 )
@@ -150,6 +151,7 @@ keys: Final = Table(
     _moment("created_at"),
     Column("expires_at", Moment),
     Column("revoked_at", Moment),
+    Column("requests_per_minute", Integer),
     Index(None, "owner_id"),
 )
 
@@ -167,6 +169,22 @@ events: Final = Table(
     Column("detail", JSON, nullable=False),
     Index(None, "subject_id", "id"),
     sqlite_autoincrement=True,  # an id is never given twice
+)
+
+usage: Final = Table(
+    "usage",
+    metadata,
+    Column("deployment_id", String(36), primary_key=True),
+    Column("minute", BigInteger, primary_key=True, autoincrement=False),  # since the epoch
+    Column("bucket", String(16), primary_key=True),  # of one door
+    Column("owner_id", String(36), nullable=False),
+    Column("predictions", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("busy", BigInteger, nullable=False),  # microseconds, as the next
+    Column("replicas", BigInteger, nullable=False),
+    Index(None, "owner_id", "minute"),
+    Index(None, "minute"),
 )
 
 leases: Final = Table(

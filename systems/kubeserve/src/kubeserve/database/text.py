@@ -1,4 +1,4 @@
-"""Text from outside, before a database sees it."""
+"""What comes from outside, before a database sees it."""
 
 import unicodedata
 from typing import Final
@@ -8,6 +8,7 @@ from kubeserve.errors import Fault, KubeServeError
 
 LONGEST_LINE: Final = 500
 LONGEST_DESCRIPTION: Final = 2000
+MOST_A_MINUTE: Final = 1_000_000
 
 
 def named(field: str, text: str) -> str:
@@ -24,6 +25,13 @@ def written(field: str, text: str, longest: int = LONGEST_DESCRIPTION) -> str:
     if sound and len(text) <= longest:
         return text
     raise refused(field, f"at most {longest} characters that can be printed are accepted")
+
+
+def per_minute(number: int | None) -> int | None:
+    """Give a limit of requests a minute back, None for none. Raises KubeServeError if it is not accepted."""
+    if number is None or 1 <= number <= MOST_A_MINUTE:
+        return number
+    raise refused("requests_per_minute", f"1 to {MOST_A_MINUTE:,} are accepted")
 
 
 def line(text: str) -> str:

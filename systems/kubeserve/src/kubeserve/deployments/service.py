@@ -13,7 +13,7 @@ from kubeserve.database.events import LARGEST_PAGE, PLATFORM, read_events, write
 from kubeserve.database.locks import lock
 from kubeserve.database.rows import read_deployments
 from kubeserve.database.tables import deployments, models, revisions, versions
-from kubeserve.database.text import line, named
+from kubeserve.database.text import line, named, per_minute
 from kubeserve.database.values import known, new_id, now
 from kubeserve.deployments.spec import check_spec
 from kubeserve.domain import Deployment, DeploymentState, Desired, Event, Quota, Spec, VersionState
@@ -42,12 +42,15 @@ class Deployments:
         self._database = database
         self._quota = quota
 
-    async def create(self, owner_id: str, model_id: str, name: str, spec: Spec) -> Deployment:
+    async def create(
+        self, owner_id: str, model_id: str, name: str, spec: Spec, requests_per_minute: int | None = None
+    ) -> Deployment:
         """Deploy a version that is ready. Raises ConflictError if the name is taken, LimitedError over the quota."""
         check_spec(spec, self._quota)
         at = now()
         row: dict[str, Any] = {"id": new_id(), "owner_id": owner_id, "model_id": model_id, "name": named("name", name)}
         row |= {"desired": Desired.RUNNING, "state": DeploymentState.PENDING, "state_reason": "just created"}
+        row |= {"requests_per_minute": per_minute(requests_per_minute)}
         row |= {"target": 1, "generation": 1, "observed": 0, "replicas": 0, "created_at": at, "updated_at": at}
         try:
             async with self._database.begin() as connection:
@@ -102,6 +105,18 @@ class Deployments:
                 await self._room(connection, owner_id, deployment_id, specs[number])
             await _wish(connection, old, {"target": number})
             await write_event(connection, "deployment.rolled_back", old, {"from": old.target, "to": number})
+            return await _deployment(connection, deployment_id)
+
+    async def limit(self, owner_id: str, deployment_id: str, requests_per_minute: int | None) -> Deployment:
+        """Let all who call it send so many requests a minute together, None: as many as they like. It is no wish."""
+        new = {"requests_per_minute": per_minute(requests_per_minute)}
+        async with self._database.begin() as connection:
+            old = await _wanted(connection, owner_id, deployment_id)
+            if new["requests_per_minute"] == old.requests_per_minute:
+                return old
+            here = deployments.c.id == old.id
+            await connection.execute(update(deployments).where(here).values(**new, updated_at=now()))
+            await write_event(connection, "deployment.limited", old, new)
             return await _deployment(connection, deployment_id)
 
     async def want(self, owner_id: str, deployment_id: str, desired: Desired) -> Deployment:

@@ -23,6 +23,7 @@ from kubeserve.door.kept import Kept
 from kubeserve.door.leases import Leases
 from kubeserve.door.metrics import Metrics
 from kubeserve.door.served import Means, Served
+from kubeserve.door.usage import UsageWriter
 from kubeserve.door.zygotes import Zygotes
 from kubeserve.errors import UnavailableError
 from kubeserve.places.layout import Layout
@@ -54,6 +55,7 @@ class Door:
         self._zygotes = Zygotes(layout, minimum or {})
         self._leases = Leases(redis)
         self._means = Means(redis, self._zygotes, self._metrics, Kept(quota.answers), self._leases)
+        self._usage = UsageWriter(self._metrics.meters, redis)
         self._served: dict[str, Served] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._read: dict[str, tuple[int, int]] = {}
@@ -70,14 +72,17 @@ class Door:
         self._layout.make_run()
         runner = await self._listen()
         leasing = asyncio.create_task(self._leases.run())
+        writing = asyncio.create_task(self._usage.run())
         try:
             while not stopping.is_set():
                 await self._follow()
                 await self._wait(stopping)
         finally:
             await asyncio.gather(*(served.aclose() for served in self._served.values()), *self._ending.values())
-            leasing.cancel()
-            await asyncio.wait({leasing})
+            for task in (leasing, writing):
+                task.cancel()
+            await asyncio.wait({leasing, writing})
+            await self._usage.finish()
             await self._zygotes.aclose()
             await runner.cleanup()
             shutil.rmtree(self._layout.run, ignore_errors=True)
@@ -148,6 +153,7 @@ class Door:
             await served.aclose()
             shutil.rmtree(self._layout.folder_of(name), ignore_errors=True)
             self._metrics.forget(name)
+            await self._usage.finish()  # before its keys are removed
         finally:
             del self._ending[name]
 

@@ -47,8 +47,8 @@ class ModelBackend:
 
     async def infer(self, job: Job) -> Output:
         """Answer. A model's own refusal is final; a replica that does not come up leaves the job in the queue."""
-        with self._counted():
-            rows: Any = job.payload.get("instances")
+        rows: Any = job.payload.get("instances")
+        with self._counted(len(rows) if isinstance(rows, list) else 0):
             if not isinstance(rows, list) or not rows:
                 raise PermanentError("bad_instance", BAD_INPUT)
             text, tag = await self._answer(Rows.of(rows))
@@ -58,18 +58,18 @@ class ModelBackend:
 
     async def answer(self, rows: Rows) -> bytes:
         """Answer a call by HTTP, of which nothing is kept. Raises as `infer` does."""
-        with self._counted():
+        with self._counted(rows.count):
             text, _ = await self._answer(rows)
             return text
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _counted(self, rows: int) -> Iterator[None]:
         began, outcome = perf_counter(), "error"
         try:
             yield
             outcome = "success"
         finally:
-            self._metrics.count(self._deployment_id, outcome, perf_counter() - began)
+            self._metrics.count(self._deployment_id, outcome, perf_counter() - began, rows)
 
     async def _answer(self, rows: Rows) -> tuple[bytes, str]:
         current = self._current()

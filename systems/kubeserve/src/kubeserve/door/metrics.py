@@ -4,13 +4,19 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
+from kubeserve.door.usage import Meters
+
 BUCKETS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000)
 
 
 class Metrics:
-    """`prediction_latency_ms` (histogram) and `predictions_total` (counter, by outcome), of each deployment."""
+    """`prediction_latency_ms` (histogram) and `predictions_total` (counter, by outcome), of each deployment.
+
+    `meters` count their usage.
+    """
 
     def __init__(self) -> None:
+        self.meters = Meters()
         self._registry = CollectorRegistry()
         self._latency = Histogram(
             "prediction_latency_ms",
@@ -23,10 +29,11 @@ class Metrics:
             "predictions", "Predictions made, by outcome.", ["deployment", "outcome"], registry=self._registry
         )
 
-    def count(self, deployment_id: str, outcome: str, seconds: float) -> None:
-        """Count one call."""
+    def count(self, deployment_id: str, outcome: str, seconds: float, rows: int = 0) -> None:
+        """Count one call, with the rows that it asked."""
         self._latency.labels(deployment_id).observe(seconds * 1000)
         self._predictions.labels(deployment_id, outcome).inc()
+        self.meters.of(deployment_id).called(rows, failed=outcome != "success")
 
     def forget(self, deployment_id: str) -> None:
         """Drop the series of a deployment that is gone."""
@@ -34,6 +41,7 @@ class Metrics:
         for outcome in ("success", "error"):
             if (deployment_id, outcome) in self._predictions._metrics:  # noqa: SLF001  the library has no question for it
                 self._predictions.remove(deployment_id, outcome)
+        self.meters.end(deployment_id)
 
     def _has(self, deployment_id: str) -> bool:
         return (deployment_id,) in self._latency._metrics  # noqa: SLF001  as above

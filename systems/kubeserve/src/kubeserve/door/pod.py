@@ -19,6 +19,7 @@ from kubeserve.door.leases import Leases
 from kubeserve.door.metrics import Metrics
 from kubeserve.door.pod_zygote import PodZygote
 from kubeserve.door.served import Means, Served
+from kubeserve.door.usage import UsageWriter
 from kubeserve.door.zygote import Zygote
 from kubeserve.places.workload import Workload
 
@@ -49,6 +50,7 @@ class PodDoor:
         self._metrics = Metrics()
         self._leases = Leases(redis)
         self._means = Means(redis, self, self._metrics, Kept(quota.answers), self._leases)
+        self._usage = UsageWriter(self._metrics.meters, redis)
         self._served: Served | None = None
         self._stopping = asyncio.Event()
 
@@ -69,7 +71,7 @@ class PodDoor:
                 drain=self._workload.target.timeout,  # which the pod's grace period is made for
             )
             runner = web.AppRunner(self._app(), access_log=None)
-            leasing = asyncio.create_task(self._leases.run())
+            background = {asyncio.create_task(work) for work in (self._leases.run(), self._usage.run())}
             try:
                 await runner.setup()
                 await web.TCPSite(runner, host, port).start()
@@ -77,7 +79,10 @@ class PodDoor:
                 await stopping.wait()
             finally:
                 await self._served.aclose()
-                leasing.cancel()
+                for task in background:
+                    task.cancel()
+                await asyncio.wait(background)
+                await self._usage.finish()
                 await self._zygote.stop()
                 await runner.cleanup()
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from greenscale_worker import Grouper
 
 from kubeserve.door.replica import DiedError, RefusedError, Replica, Rows, StartError
+from kubeserve.door.usage import Meter
 
 MOST_CALLS: Final = 128  # of a group
 MOST_ROWS: Final = 4096
@@ -50,6 +51,7 @@ class Pool:
         idle: float,
         timeout: float,
         may_grow: Callable[[], bool],
+        meter: Meter,
     ) -> None:
         self.failing: str | None = None
         self._start = start
@@ -58,6 +60,7 @@ class Pool:
         self._idle = idle
         self._timeout = timeout
         self._may_grow = may_grow
+        self._meter = meter
         self._row_seconds = timeout  # until one was asked: by itself
         self._failed_at = -math.inf
         self._calls = 0
@@ -160,6 +163,7 @@ class Pool:
             lambda group: self._call(member, group), most=MOST_CALLS, most_bytes=WHOLE, size=self._space
         )
         self._members.append(member)
+        self._meter.stands(1)
         replica.died.add_done_callback(lambda _: self._forget(member))
         return member
 
@@ -174,7 +178,9 @@ class Pool:
         try:
             return await member.replica.predict(rows, self._timeout)
         finally:
-            self._row_seconds = (monotonic() - began) / rows.count
+            took = monotonic() - began
+            self._row_seconds = took / rows.count
+            self._meter.worked(took)
 
     async def _call(self, member: _Member, group: list[Rows]) -> list[Answer]:
         """Ask for the rows of many calls at once. What the model refuses, it refuses to the call it is about."""
@@ -221,14 +227,19 @@ class Pool:
         """Ask a replica that nobody else uses, so that its death is nobody else's."""
         async with self._lonely:  # one at a time: a flood of rows that kill must not start a flood of replicas
             replica = await self._start()
+            began = monotonic()
+            self._meter.stands(1)
             try:
                 return await replica.predict(rows, self._timeout)
             finally:
+                self._meter.worked(monotonic() - began)
+                self._meter.stands(-1)
                 await replica.stop()
 
     def _forget(self, member: _Member) -> None:
         if member in self._members:
             self._members.remove(member)
+            self._meter.stands(-1)
 
     async def _stop(self, member: _Member) -> None:
         self._forget(member)

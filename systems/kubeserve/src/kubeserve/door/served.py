@@ -234,6 +234,7 @@ class Served:
             idle=what.idle,
             timeout=what.timeout,
             may_grow=self._may_grow,
+            meter=self._means.metrics.meters.of(self._workload.id),
         )
         self._open[pool] = what
         return pool

@@ -11,6 +11,7 @@ import { follow } from "./live.js";
 import { ask } from "./question.js";
 import { onRevise, showRevisions } from "./revisions.js";
 import { Trial } from "./trial.js";
+import { onLimit, showUsage } from "./usage.js";
 
 const id = shown();
 const WORDS = {
@@ -49,8 +50,9 @@ function draw(now) {
   element("stop").hidden = now.desired !== "running";
   element("delete").disabled = now.desired === "deleted";
   const facts = [["Model", h("a", { href: `/models/${now.model_id}` }, now.model)], ["Version", now.version],
-    ["Revision", now.active_revision ?? `${now.target_revision}${stopped ? "" : " (comes up)"}`], ["Replicas", String(now.replicas)]];
-  show(element("facts"), [now.model, now.version, now.active_revision, now.target_revision, now.replicas, stopped],
+    ["Revision", now.active_revision ?? `${now.target_revision}${stopped ? "" : " (comes up)"}`], ["Replicas", String(now.replicas)],
+    ...(now.requests_per_minute ? [["Limit", `${now.requests_per_minute.toLocaleString()} a minute`]] : [])];
+  show(element("facts"), [now.requests_per_minute, now.model, now.version, now.active_revision, now.target_revision, now.replicas, stopped],
     () => facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
   say(element("url"), now.url);
   const text = command(now.curl, tried, key);
@@ -75,6 +77,8 @@ const makeKey = showKeys(id, (text) => {
   draw(deployment);
 });
 onRevise(id, refresh);
+showUsage(id);
+onLimit(id, () => deployment.requests_per_minute, refresh);
 followLogs(id);
 element("url").after(copier("the URL", () => element("url").textContent));
 element("curl").after(copier("the command", () => element("curl").textContent));

@@ -16,6 +16,9 @@ export function seconds(count) {
   if (count < 0.01) {
     return "< 0.01 s";
   }
+  if (count >= 3600) {
+    return `${Math.floor(count / 3600).toLocaleString()} h ${Math.floor((count % 3600) / 60)} min`;
+  }
   return count < 60 ? `${count.toFixed(count < 10 ? 2 : 1)} s` : `${Math.floor(count / 60)} min ${Math.floor(count % 60)} s`;
 }
 
