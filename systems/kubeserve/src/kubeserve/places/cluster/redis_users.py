@@ -17,7 +17,7 @@ from kubeserve.queueing import hot_key, key_patterns
 # A worker's (kustomize/components/external-redis/users.acl), its scaler's, and those of the lease of calls by HTTP.
 COMMANDS: Final = (
     "blmove", "del", "eval", "evalsha", "exists", "expire", "get", "hdel", "hexists", "hget", "hgetall", "hincrby",
-    "hlen", "hmget", "hscan", "hset", "hsetnx", "info", "lindex", "llen", "lpop", "lpush", "lrange", "ltrim",
+    "hkeys", "hlen", "hmget", "hscan", "hset", "hsetnx", "info", "lindex", "llen", "lpop", "lpush", "lrange", "ltrim",
     "pexpire", "ping", "publish", "rpop", "rpush", "select", "set", "subscribe", "time", "type", "unlink",
     "unsubscribe", "xadd", "xread", "xrevrange", "zadd", "zcard", "zcount", "zincrby", "zlexcount", "zmscore",
     "zrange", "zrangebyscore", "zrem", "zremrangebyscore", "zscore",
