@@ -35,7 +35,7 @@ MUTANTS: Final = [
     Mutant("a slow start never ends", "flow", "set('ramp', allowed + 1 < goal and", "set('ramp', allowed < 1 and"),
     Mutant("a slow start goes on during the pause", "flow", "succeeded and not flow.held_until()", "succeeded"),
     Mutant("every worker makes a probe", "flow", "if is_probe and probe then bound", "if false then bound"),
-    Mutant("a long probe is forgotten", "heartbeat", "if flows then flow.prolong_probe(m.token, lease_ms) end"),
+    Mutant("a long probe is forgotten", "heartbeat", "if flows then flow.prolong_probe(token, lease_ms) end"),
     Mutant("the end of a probe is not noticed", "flow", "    set('probe', nil)\n"),
     Mutant("held back, a worker claims again at once", "claim", "return {flow.wait, NOW", "return {0, NOW"),
     Mutant(
