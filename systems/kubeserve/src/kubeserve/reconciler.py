@@ -183,7 +183,7 @@ class Reconciler:
 
     async def _run(self, deployment: Deployment) -> None:
         if self._is_due(deployment):
-            await self._place.apply(await self._workload(deployment))
+            await self._place.apply(await self.workload(deployment))
             self._note(deployment)
         seen = await self._place.observe(deployment.id)
         if seen is None or seen.generation != deployment.generation:
@@ -199,7 +199,8 @@ class Reconciler:
         generation, at = self._done.get(deployment.id, (-1, 0.0))
         return generation != deployment.generation or asyncio.get_running_loop().time() - at > RESYNC_SECONDS
 
-    async def _workload(self, deployment: Deployment) -> Workload:
+    async def workload(self, deployment: Deployment) -> Workload:
+        """Return what shall run of a deployment. Raises NotFoundError if its version has gone, or was never proved."""
         specs = {revision.number: revision.spec for revision in deployment.revisions}
         fallback = None
         if deployment.active is not None and deployment.active != deployment.target:

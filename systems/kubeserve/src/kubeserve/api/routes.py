@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from kubeserve.api import accounts, deployments, models, operations, predictions, receiving, streams
+from kubeserve.api import accounts, deployments, manifests, models, operations, predictions, receiving, streams
 from kubeserve.api.openapi import openapi
 from kubeserve.api.route import Access, Handler, Route
 
@@ -58,6 +58,7 @@ ROUTES: Final = (
     _route("POST", f"{DEPLOYMENT}/rollback", deployments.rollback_deployment, status=202),
     _route("POST", f"{DEPLOYMENT}/stop", deployments.stop_deployment, status=202),
     _route("POST", f"{DEPLOYMENT}/start", deployments.start_deployment, status=202),
+    _route("GET", f"{DEPLOYMENT}/manifests", manifests.deployment_manifests),
     _route("GET", f"{DEPLOYMENT}/events", deployments.deployment_events),
     _route("GET", f"{DEPLOYMENT}/logs", streams.logs, media=EVENTS),
     _route("GET", f"{DEPLOYMENT}/openapi.json", deployments.deployment_openapi),

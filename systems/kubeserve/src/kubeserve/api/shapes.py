@@ -201,6 +201,14 @@ class PredictionShape(Shape):
     revision: int
 
 
+class ManifestsShape(Shape):
+    """A List of Kubernetes, with its fields' names: what `kubectl apply` takes."""
+
+    apiVersion: str = "v1"  # noqa: N815  as Kubernetes calls it
+    kind: str = "List"
+    items: list[dict[str, Any]]
+
+
 class HealthShape(Shape):
     """`ok`, or what does not answer: of `database`, `queue` and `door`."""
 

@@ -27,6 +27,7 @@ COMMANDS: Final = {  # the module that is imported when it is called, or an obje
     "predict": ("predict", "ask a model"),
     "logs": ("deployments:logs", "what a model writes"),
     "rollback": ("deployments:rollback", "let an earlier revision answer again"),
+    "manifests": ("manifests", "a deployment as files for a cluster"),
     "stop": ("deployments:stop", "let a deployment answer nothing, until start"),
     "start": ("deployments:start", "let a stopped deployment answer again"),
     "delete": ("deployments:delete", "delete a deployment and all that runs for it"),

@@ -182,6 +182,10 @@ class KubeServe:
             if event == "log":
                 yield told["line"]
 
+    def manifests(self, deployment_id: str) -> Json:
+        """Return the objects of Kubernetes for a deployment, as a List; its Secrets say what to set."""
+        return self._json("GET", f"/deployments/{_part(deployment_id)}/manifests")
+
     def rollback(self, deployment_id: str, revision: int) -> Json:
         """Let an earlier revision answer again."""
         return self._json("POST", f"/deployments/{_part(deployment_id)}/rollback", {"revision": revision}, again=True)

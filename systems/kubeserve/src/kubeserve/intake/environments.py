@@ -85,6 +85,11 @@ class Environments:
             return await self.base()
         return await self._made(await self._locked(requirements), tenant)
 
+    @property
+    def base_id(self) -> str:
+        """The environment that has the usual packages alone."""
+        return self._id(self._base, "")
+
     def path(self, environment_id: str) -> Path:
         """Where an environment is, if it is there."""
         return self._ready / environment_id if self.is_ready(environment_id) else self._root / environment_id
@@ -95,7 +100,7 @@ class Environments:
 
     def collect(self, used: Iterable[str]) -> list[str]:
         """Remove what is neither used nor was asked for in the last hour, never the base; the names of what went."""
-        kept = {*used, self._id(self._base, ""), CACHE}
+        kept = {*used, self.base_id, CACHE}
         before = time.time() - RECENT
         gone = [path for path in self._root.iterdir() if path.is_dir() and path.name not in kept]
         gone = [path for path in gone if path.stat().st_mtime < before]

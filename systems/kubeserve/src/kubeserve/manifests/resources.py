@@ -37,6 +37,17 @@ def most_memory(memory: int) -> int:
     return -(-(memory + ROOM) // MIB) * MIB
 
 
+def namespace_bounds(quota: Quota) -> dict[str, str]:
+    """Return what a ResourceQuota says: 2 processors, 4 GiB and 5 pods, unless the platform's own quota differs."""
+    rounded = ROOM // 2 + MIB
+    needed = quota.memory // 2 + quota.replicas * (DOOR_MEMORY * MIB + rounded)
+    return {
+        "requests.cpu": _whole(quota.replicas * (DOOR_CPU + MODEL_CPU), 1000, "m", ""),
+        "requests.memory": _whole(-(-max(quota.memory, needed) // MIB), 1024, "Mi", "Gi"),
+        "pods": str(quota.replicas),
+    }
+
+
 def container_limits(quota: Quota) -> dict[str, Any]:
     """Return what a LimitRange says of containers: bounds, and defaults for one that says nothing."""
     largest = -(-(quota.memory + ROOM) // MIB)
@@ -54,3 +65,8 @@ def _resources(cpu: int, memory: int, most: int) -> Resources:
         "requests": {"cpu": f"{cpu}m", "memory": f"{memory}Mi"},
         "limits": {"cpu": ONE_CPU, "memory": f"{most}Mi"},
     }
+
+
+def _whole(count: int, many: int, unit: str, larger: str) -> str:
+    """Return a quantity in the larger unit, of which `many` are one, where it is whole there."""
+    return f"{count}{unit}" if count % many else f"{count // many}{larger}"

@@ -13,7 +13,7 @@ from greenscale_worker import ConfigError, RedisOptions
 from kubeserve.settings import Settings
 
 REDIS_PORT: Final = 6379
-STORE_PORT: Final = 9000  # of an object store beside the platform
+STORE_PORT: Final = 8333  # of the object store that comes with the platform
 AMAZON: Final = "s3.amazonaws.com"
 ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # as the store of files reads them
 ONE_REDIS: Final = "redis://HOST:PORT or rediss://HOST:PORT is accepted on a cluster; KEDA reads it by the same address"
@@ -42,7 +42,8 @@ class ClusterSettings:
     """What all manifests have in common.
 
     `image` has KubeServe; `namespace` is the platform's own, whose pods call the doors. `store` is where pods fetch
-    models, `walls` the least that must stand around a model, as keys of a level of the runtime.
+    models, `walls` the least that must stand around a model, as keys of a level of the runtime. `answers` are the bytes
+    of answers that a deployment may have in an hour.
     """
 
     image: str
@@ -52,6 +53,7 @@ class ClusterSettings:
     walls: Mapping[str, Any] = field(default_factory=dict)
     runtime_class: str | None = None
     user_namespaces: bool = False
+    answers: int = 1024**3
 
     @classmethod
     def of(cls, settings: Settings, redis: RedisOptions, environ: Mapping[str, str]) -> Self:
@@ -68,6 +70,7 @@ class ClusterSettings:
             walls=settings.minimum,
             runtime_class=settings.runtime_class,
             user_namespaces=settings.user_namespaces,
+            answers=settings.quota_answers,
         )
 
 
@@ -77,7 +80,7 @@ def _redis(redis: RedisOptions, namespace: str) -> Redis:
     if url.scheme not in {"redis", "rediss"} or not url.hostname or not database.isdecimal():
         raise ConfigError(f"REDIS_URL: {ONE_REDIS}")
     if _is_local(url.hostname):
-        return Redis(Endpoint(f"redis.{namespace}.svc", REDIS_PORT))
+        return Redis(Endpoint(f"redis-service.{namespace}.svc", REDIS_PORT))
     endpoint = Endpoint(_full(url.hostname, namespace), url.port or REDIS_PORT)
     return Redis(endpoint, int(database), url.scheme == "rediss", _read(redis.ca_file))
 
@@ -88,7 +91,7 @@ def _store(settings: Settings, environ: Mapping[str, str]) -> Endpoint:
         return Endpoint(AMAZON, 443)
     url = urlsplit(endpoint)
     if not url.hostname or _is_local(url.hostname):
-        return Endpoint(f"s3.{settings.namespace}.svc", STORE_PORT)
+        return Endpoint(f"kubeserve-s3.{settings.namespace}.svc", STORE_PORT)
     return Endpoint(_full(url.hostname, settings.namespace), url.port or (443 if url.scheme == "https" else 80))
 
 

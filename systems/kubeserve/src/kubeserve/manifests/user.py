@@ -5,11 +5,10 @@ from typing import Any, Final
 from kubeserve.domain import Quota
 from kubeserve.manifests import networks
 from kubeserve.manifests.names import ACCOUNT, MODEL, NAME, labels_of_user, namespace_of
-from kubeserve.manifests.resources import MIB, container_limits
+from kubeserve.manifests.resources import container_limits, namespace_bounds
 from kubeserve.manifests.settings import ClusterSettings
 
 Manifest = dict[str, Any]
-CPUS: Final = 2
 STANDARD: Final = "restricted"
 
 
@@ -18,14 +17,13 @@ def user_namespace(user_id: str, quota: Quota, settings: ClusterSettings) -> lis
     labels, namespace = labels_of_user(user_id), namespace_of(user_id)
     standards = {f"pod-security.kubernetes.io/{mode}": STANDARD for mode in ("enforce", "audit", "warn")}
     within = {"namespace": namespace, "labels": labels}
-    hard = {"requests.cpu": str(CPUS), "requests.memory": f"{quota.memory // MIB}Mi", "pods": str(quota.replicas)}
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": {**labels, **standards}}},
         {
             "apiVersion": "v1",
             "kind": "ResourceQuota",
             "metadata": {"name": "quota", **within},
-            "spec": {"hard": hard},
+            "spec": {"hard": namespace_bounds(quota)},
         },
         {
             "apiVersion": "v1",
