@@ -211,6 +211,31 @@ async def test_what_a_model_refuses_says_which_row_and_why(stack: Stack) -> None
     assert [round(answer["predictions"][0] ** 2) for answer in answers] == list(range(30))
 
 
+async def test_who_is_awake_answers_by_http_and_what_takes_too_long_becomes_a_job(stack: Stack) -> None:
+    anna = await stack.person()
+    script = of_python("return [__import__('time').sleep(row[0] / 10) or 1 for row in rows]")
+    made = await deploy(stack, anna, script)
+    url = f"/predict/{made['id']}"
+    assert (await anna.ask("POST", url, [[0]]))["predictions"] == [1]
+    await anna.until(f"/deployments/{made['id']}", replicas=1)
+    told = await anna.ask("POST", url, [[0]])
+    assert told == {
+        "id": None, "predictions": [1], "model": "m", "version": "v1", "deployment": made["id"], "revision": 1
+    }  # fmt: skip
+    asked = await anna.call("POST", url, [[0]], headers={"Prefer": "respond-async"})
+    assert asked[0] == 202
+    status, told, headers = await anna.call("POST", url, [[25]], headers={"Prefer": "wait=1"})
+    assert (status, told["state"], headers["Location"]) == (202, "queued", told["location"])
+    await anna.while_(told["location"], 202)
+    told = await anna.ask("GET", told["location"])
+    assert (told["id"], told["predictions"]) == (told["id"] or "none", [1])
+    held = asyncio.create_task(anna.call("POST", url, [[100]]))
+    await eventually(lambda: stack.plane.gateway._calls)  # noqa: SLF001  it is asked
+    stack.plane.stopping.set()
+    async with asyncio.timeout(5):
+        assert (await held)[0] == 202
+
+
 async def test_logs_are_followed_while_the_model_writes(stack: Stack) -> None:
     anna = await stack.person()
     deployment = await deploy(stack, anna, of_python("return [print('row', row[0], flush=True) or 1 for row in rows]"))
