@@ -30,6 +30,7 @@ async def up(tmp_path: Path, science: Path) -> AsyncIterator[Up]:
         yield running
 
 
+@pytest.mark.timeout(300)  # some thirty commands, each a process
 async def test_the_whole_way_by_commands(up: Up) -> None:
     def said(*words: str, given: str = "") -> str:
         return up.command(*words, given=given).stdout
