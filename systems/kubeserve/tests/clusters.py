@@ -26,7 +26,7 @@ from kubeserve.places.cluster.rendering import Rendering
 from kubeserve.places.sources import Sources
 from kubeserve.places.workload import Replicable, Workload
 
-PATIENCE = 6.0
+PATIENCE = 60.0
 TENANT = str(uuid.uuid4())
 SECRET = b"the secret that signs tokens, in tests"
 SETTINGS = ClusterSettings(

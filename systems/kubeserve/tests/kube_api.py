@@ -134,7 +134,7 @@ class KubeApi:
         if slow or new["metadata"].get("finalizers"):
             if "deletionTimestamp" not in new["metadata"]:
                 new["metadata"] |= {"deletionTimestamp": "2026-11-29T13:00:00Z"}
-                new["left"] = self.terminating
+                new["left"] = self.terminating if slow else 3
                 if key[0] == "namespaces":
                     new["status"] = {"phase": "Terminating"}
                 self.change(key, new)

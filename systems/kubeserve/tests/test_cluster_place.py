@@ -33,6 +33,7 @@ async def test_a_deployment_comes_about_in_its_owners_namespace_and_goes_without
     assert f"ks-{workload.id}" in db.acl_users()
     first = [call for call in site.api.calls if call[0] == "PATCH"][:2]
     assert [path.split("/")[-2] for _, path in first] == ["namespaces", "resourcequotas"]
+    site.api.terminating = 250  # its pods take some seconds to end
     await site.removed(workload)
     assert site.api.of("pods") + site.api.of("secrets", deployment=workload.id) == []
     assert {key[0] for key in site.api.objects} == {
@@ -55,6 +56,14 @@ async def test_to_apply_again_changes_nothing(site: Site) -> None:
     await site.apply(workload)
     await site.apply(workload)
     assert [each[1:3] for each in site.api.history if each[0] > before] == []
+
+
+async def test_a_user_that_redis_has_forgotten_is_set_again(site: Site, db: redis.Redis) -> None:
+    workload = site.workload()
+    await site.apply(workload)
+    db.acl_deluser(f"ks-{workload.id}")
+    await site.apply(workload)
+    assert f"ks-{workload.id}" in db.acl_users()
 
 
 async def test_the_former_revision_answers_until_the_new_one_is_ready(site: Site) -> None:

@@ -22,7 +22,7 @@ from kubeserve.deployments import Deployments
 from kubeserve.domain import Deployment, DeploymentState, Desired, File, Format, Spec, VersionState
 from kubeserve.errors import KubeServeError, NotFoundError
 from kubeserve.manifests import name_of, namespace_of
-from kubeserve.places.cluster import namespaces, watch
+from kubeserve.places.cluster import watch
 from kubeserve.reconciler import Reconciler
 from kubeserve.registry import Registry
 from people import make_user, walk
@@ -46,7 +46,6 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconciler, "AGAIN_SECONDS", 0.2)
     monkeypatch.setattr(watch, "FIRST_PAUSE", 0.02)
     monkeypatch.setattr(watch, "LONGEST_PAUSE", 0.1)
-    monkeypatch.setattr(namespaces, "LOOK_SECONDS", 0.05)
 
 
 class Control:

@@ -43,8 +43,8 @@ async def test_a_door_answers_with_these_rights_alone(
     assert answer.answer["predictions"] == [1]
     stopping.set()
     await running
-    refused = [(each["reason"], each["object"]) for each in db.acl_log() if each["username"] == name]
-    assert [each for each in refused if not each[1].startswith("client")] == []  # what a client tells of itself
+    refused = {each["object"] for each in db.acl_log() if each["username"] == name}
+    assert {each for each in refused if not each.startswith("client")} <= {"config|get"}  # a worker can do without
 
 
 async def test_a_deployment_has_the_keys_of_its_own_and_no_others(
