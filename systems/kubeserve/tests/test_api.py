@@ -156,6 +156,14 @@ async def test_files_of_a_deletion_or_an_upload_that_was_cut_off_go(stack: Stack
     assert await objects_of(stack) == []
 
 
+async def test_archives_of_environments_that_no_version_needs_go(stack: Stack) -> None:
+    plane = stack.plane
+    for ending in ("tar.gz", "json"):
+        await plane.objects.put_bytes(f"environments/{'a' * 32}.{ending}", b"x")
+    await plane.sweep()
+    assert await plane.objects.list("environments") == {}
+
+
 async def test_what_was_rejected_is_sent_again_under_its_tag(stack: Stack, iris: Path) -> None:
     anna = await stack.person()
     model = await anna.ask("POST", "/models", {"name": "iris"})

@@ -106,6 +106,13 @@ async def test_sigterm_lets_what_runs_end_and_leaves_the_rest_in_the_queue(pod_o
     assert [answer.answer and answer.answer["predictions"] for answer in answers] == [[0], [2], [4]]
 
 
+async def test_a_door_that_waits_for_its_model_ends_when_it_is_told_to(pod_of: Callable[..., Pod]) -> None:
+    pod = pod_of()
+    pod.start_door()
+    await eventually(lambda: pod.get("/healthz")[0] == 200, PATIENCE)
+    assert pod.kill(pod.door, signal.SIGTERM) == 0
+
+
 async def test_a_model_that_does_not_load_is_told_and_the_door_lives(pod_of: Callable[..., Pod]) -> None:
     pod = pod_of("raise RuntimeError('no such weights')")
     pod.start_zygote()

@@ -63,13 +63,7 @@ class PodDoor:
         """Answer until `stopping` is set; then let calls end, hand the rest back. Raises OSError for the address."""
         self._stopping = stopping
         with tempfile.TemporaryDirectory(prefix="kubeserve-") as folder:
-            self._served = Served(
-                self._workload,
-                folder=Path(folder),
-                means=self._means,
-                may_grow=lambda: False,
-                drain=self._workload.target.timeout,  # which the pod's grace period is made for
-            )
+            self._served = Served(self._workload, folder=Path(folder), means=self._means, may_grow=lambda: False)
             runner = web.AppRunner(self._app(), access_log=None)
             background = {asyncio.create_task(work) for work in (self._leases.run(), self._usage.run())}
             try:

@@ -49,20 +49,11 @@ class Served:
     """Runs a workload, and the next one when `take` is told of it; the former revision answers until that has loaded.
 
     `folder` keeps what must outlive the door: which revision has come up here, so that a restart wakes nobody.
-    `may_grow` says whether its owner may have one more replica. At the end calls have `drain` seconds.
+    `may_grow` says whether its owner may have one more replica.
     """
 
-    def __init__(
-        self,
-        workload: Workload,
-        *,
-        folder: Path,
-        means: Means,
-        may_grow: Callable[[], bool],
-        drain: float = DRAIN_SECONDS,
-    ) -> None:
+    def __init__(self, workload: Workload, *, folder: Path, means: Means, may_grow: Callable[[], bool]) -> None:
         self._workload = workload
-        self._drain_seconds = drain
         self._folder = folder
         self._means = means
         self._may_grow = may_grow
@@ -126,9 +117,9 @@ class Served:
         active = current.what.revision if current is not None else None
         return Observation(self._workload.generation, state, reason, active, replicas)
 
-    async def aclose(self) -> None:
-        """Let running calls end for a while, hand the rest back, stop every replica."""
-        self._closing, drain = True, self._drain_seconds
+    async def aclose(self, *, drain: float = DRAIN_SECONDS) -> None:
+        """Let running calls end for `drain` seconds, hand the rest back, stop every replica."""
+        self._closing = True
         if self._rolling is not None:
             self._rolling.cancel()
             await asyncio.wait({self._rolling})
@@ -161,7 +152,7 @@ class Served:
             queue,
             self._backend,
             concurrency=concurrency,
-            drain=self._drain_seconds,
+            drain=DRAIN_SECONDS,
             max_bytes=LARGEST_BODY,
             policy=Policy(timeout=2 * (concurrency + 1) * timeout + LOAD_SECONDS),  # each may have to be asked alone
         )
