@@ -54,7 +54,7 @@ def main() -> int:
 def _version(url: str) -> str:
     """Return which KubeServe it is, as it says itself."""
     with suppress(requests.RequestException, ValueError, LookupError):
-        return str(requests.get(f"{url}/openapi.json", timeout=10).json()["info"]["version"])
+        return str(requests.get(f"{url}/openapi.json", timeout=60).json()["info"]["version"])
     return "of an unknown version"
 
 

@@ -86,6 +86,7 @@ async def test_a_short_run(tmp_path: Path, science: Path, scenario: str, rows: i
         assert ended.returncode == 0, (ended.stdout, ended.stderr)
         text = written.read_text()
         assert text in ended.stdout
+        assert re.search(r"KubeServe \d+\.\d+\.\d+", text), "which it was"
         assert len(re.findall(r"^\| \d+ \| (?:single|batch|health) \| [1-9]\d* \| 0 \|", text, re.MULTILINE)) == rows
         assert re.search(r"^\| [\d.]+ s \| 0 \| \d \| \w+ \|$", text, re.MULTILINE), "the replicas afterwards"
         assert await up.stop() == 0
