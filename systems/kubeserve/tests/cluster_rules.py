@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cache
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -23,7 +24,7 @@ VERSIONS: Final = (OLDEST_KUBERNETES, kubernetes_validate.latest_version())
 ALLOWED_VOLUMES: Final = {
     *("configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret")
 }
-UNITS: Final = {"": 1, "m": 0.001, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+UNITS: Final = {"": 1, "m": Fraction(1, 1000), "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
 def of_kind(manifests: Iterable[Manifest], kind: str) -> list[Manifest]:
@@ -48,11 +49,11 @@ def containers(pod: Manifest) -> dict[str, Manifest]:
     return {each["name"]: each for each in (*pod["spec"].get("initContainers", []), *pod["spec"]["containers"])}
 
 
-def amount(text: str) -> float:
+def amount(text: str) -> Fraction:
     """Return a quantity of Kubernetes as a number."""
     found = re.fullmatch(r"(\d+)(m|Ki|Mi|Gi|)", text)
     assert found is not None, text
-    return int(found[1]) * UNITS[found[2]]
+    return Fraction(int(found[1])) * UNITS[found[2]]
 
 
 # Schemas --------------------------------------------------------------------------------------------------------------

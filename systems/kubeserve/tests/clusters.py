@@ -18,14 +18,15 @@ from lightkube.config.models import User
 from kube_api import KubeApi
 from kubeserve.domain import File, Format, Quota, Version, VersionState
 from kubeserve.errors import UnavailableError
+from kubeserve.intake.archives import Archive
 from kubeserve.manifests import ClusterSettings, Endpoint, Redis, name_of, namespace_of
 from kubeserve.places import Observation
 from kubeserve.places.cluster import Cluster, ClusterPlace, RedisUsers
 from kubeserve.places.cluster.rendering import Rendering
-from kubeserve.places.sources import Archive, Sources
+from kubeserve.places.sources import Sources
 from kubeserve.places.workload import Replicable, Workload
 
-PATIENCE = 6.0
+PATIENCE = 60.0
 TENANT = str(uuid.uuid4())
 SECRET = b"the secret that signs tokens, in tests"
 SETTINGS = ClusterSettings(
@@ -66,6 +67,7 @@ class Site:
         self.quota = Quota()
         self.life = 86_400.0
         self.changes = 0
+        self.poke: Callable[[], None] = lambda: None
         self._options = {"patience": 0.3, **options}
         self.place: ClusterPlace
         self._running: asyncio.Task[None] | None = None
@@ -100,6 +102,7 @@ class Site:
 
     def _changed(self) -> None:
         self.changes += 1
+        self.poke()
 
     def workload(self, number: int = 1, **changes: Any) -> Workload:
         return Workload(id=str(uuid.uuid4()), tenant=TENANT, generation=1, target=self.revision(number, **changes))

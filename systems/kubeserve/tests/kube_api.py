@@ -60,7 +60,8 @@ class KubeApi:
         self.refused = set[str]()  # plurals that a policy of the cluster refuses
         self.broken = tuple[str, ...]()
         self.chance = 0.0
-        self.away = False
+        self.wait = 1  # seconds that a busy server asks to wait
+        self.away = self.mute = False
         self.terminating = 3  # how many advances a namespace or a pod takes to end
         self.calls = list[tuple[str, str]]()
         self.url = ""
@@ -148,7 +149,7 @@ class KubeApi:
         if self.away or fault == "cut":
             return _cut(request)
         if fault in {"conflict", "busy", "error", "html", "garbage", "redirect"}:
-            return _faulty(fault)
+            return _faulty(fault, self.wait)
         if fault == "slow":
             await asyncio.sleep(self.random.uniform(0, 0.2))
         try:
@@ -234,7 +235,7 @@ class KubeApi:
                 gone = Refusal(410, "Expired", f"too old resource version: {seen}").body()
                 await response.write(json.dumps({"type": "ERROR", "object": gone}).encode() + b"\n")
                 return response
-            for version, event, kind, each in [each for each in self.history if each[0] > seen]:
+            for version, event, kind, each in [each for each in self.history if each[0] > seen and not self.mute]:
                 seen = version
                 if kind == plural and _selected(each, request.query.get("labelSelector", "")):
                     line = json.dumps({"type": event, "object": _shown(each)}).encode() + b"\n"
@@ -368,12 +369,14 @@ def _cut(request: web.Request) -> web.Response:
     return web.Response()
 
 
-def _faulty(fault: str) -> web.Response:
+def _faulty(fault: str, wait: int) -> web.Response:
     match fault:
         case "conflict":
             return Refusal(409, "Conflict", "the object has been modified; please apply your changes again").response()
         case "busy":
-            return web.Response(status=429, headers={"Retry-After": "1"}, text="Too many requests, please try again")
+            return web.Response(
+                status=429, headers={"Retry-After": str(wait)}, text="Too many requests, please try again"
+            )
         case "html":
             return web.Response(status=502, content_type="text/html", text="<html><h1>Bad Gateway</h1>")
         case "garbage":
@@ -425,6 +428,11 @@ def _is_ready(pod: Object) -> bool:
     return any(
         each["type"] == "Ready" and each["status"] == "True" for each in pod.get("status", {}).get("conditions", ())
     )
+
+
+def intact(each: Object) -> bool:
+    """Tell whether all that was applied to an object is so, whatever others have added."""
+    return all(_bare(each) == _bare(_merged(each, wanted, wanted)) for wanted in each.get("applied", {}).values())
 
 
 def foreign(api: KubeApi) -> Iterator[Object]:

@@ -113,11 +113,11 @@ class Case:
 CASES: Final = {
     "default": Case(1),
     "always-one": Case(2, {"minimum": 1}),
-    "own-environment": Case(3, own=True),
+    "own-environment": Case(3, {"idle": 1.5}, own=True),
     "new-revision": Case(4, former=True),
     "one-pod": Case(5, {"minimum": 1, "maximum": 1, "concurrency": 1, "memory": 64 * MIB}),
     "whole-quota": Case(6, {"memory": 4096 * MIB, "timeout": 3600.0, "idle": 2_592_000.0}),
-    "elsewhere": Case(7, {"minimum": 2, "idle": 1.5}, settings=ELSEWHERE, own=True),
+    "elsewhere": Case(7, {"minimum": 2}, settings=ELSEWHERE, own=True),
     "gvisor": Case(8, settings=replace(SETTINGS, runtime_class="gvisor", user_namespaces=True)),
     "large-quota": Case(9, {"maximum": 20, "concurrency": 1024}, quota=Quota(20, 64 * 1024 * MIB)),
     "odd-names": Case(10, {"tag": ODD, "key": "models/a/b/c/m o\u202e'd\"el {x}.pkl", "format": "pickle"}),

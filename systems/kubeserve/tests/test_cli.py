@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pty
+import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
+import yaml
 from greenscale_worker import ConfigError
 
 from kubeserve.cli import COMMANDS, accounts, main, predict, session
@@ -28,6 +30,7 @@ async def up(tmp_path: Path, science: Path) -> AsyncIterator[Up]:
         yield running
 
 
+@pytest.mark.timeout(300)  # some thirty commands, each a process
 async def test_the_whole_way_by_commands(up: Up) -> None:
     def said(*words: str, given: str = "") -> str:
         return up.command(*words, given=given).stdout
@@ -60,6 +63,7 @@ async def test_the_whole_way_by_commands(up: Up) -> None:
     assert "2" in said("deploy", "iris:v1", "--name", "flowers", "--concurrency", "8")
     up.command("rollback", "flowers")
     flowers = json.loads(said("deployments", "flowers", "--json"))["id"]
+    check_manifests(up)
     key = said("keys", "create", "shop", "--deployment", "flowers").strip()
     assert key.startswith("ks_")
     assert "flowers" in said("keys")
@@ -86,6 +90,29 @@ async def test_the_whole_way_by_commands(up: Up) -> None:
     up.command("delete", "flowers")
     up.command("logout")
     assert up.command("models", check=False).returncode == 1
+
+
+def check_manifests(up: Up) -> None:
+    """They are shown, and written to a folder that kubectl renders; what was set there stays."""
+    shown = list(yaml.safe_load_all(up.command("manifests", "flowers").stdout))
+    kinds = [each["kind"] for each in shown]
+    assert {"Namespace", "ResourceQuota", "NetworkPolicy", "Deployment", "ScaledObject"} <= set(kinds)
+    (deployment,) = (each for each in shown if each["kind"] == "Deployment")
+    assert "environment" not in {each["name"] for each in deployment["spec"]["template"]["spec"]["volumes"]}, "the base"
+    for values in (each["stringData"] for each in shown if each["kind"] == "Secret"):
+        (name,) = values.keys() - {"REDIS_USERNAME"}
+        assert "SET-ME: " in values[name]
+    folder = up.folder / "on-a-cluster"
+    written = up.command("manifests", "flowers", "--to", str(folder)).stdout.splitlines()
+    assert {Path(line).name for line in written} == {path.name for path in folder.iterdir()}
+    assert len(written) == len(shown) + 1
+    secret = folder / "secret-redis.yaml"
+    secret.write_text(secret.read_text().replace("SET-ME: ", "is set: "))
+    assert "secret-redis.yaml stays as it is." in up.command("manifests", "flowers", "--to", str(folder)).stderr
+    assert "is set: " in secret.read_text()
+    if kubectl := shutil.which("kubectl"):
+        rendered = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=True)
+        assert sorted(each["kind"] for each in yaml.safe_load_all(rendered.stdout)) == sorted(kinds)
 
 
 def test_which_key_is_meant() -> None:

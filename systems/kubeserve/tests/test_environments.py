@@ -66,6 +66,18 @@ async def test_what_the_base_has_is_the_base(environments: Environments) -> None
     assert imported(base, "import usual; print(usual.one)") == "1"
 
 
+async def test_what_the_image_has_is_not_built(environments: Environments, tmp_path: Path) -> None:
+    base = await environments.base()
+    before = base.path.stat().st_mtime_ns
+    other = Environments(tmp_path / "other", base=environments._base, ready=base.path.parent)  # noqa: SLF001  as a fixture
+
+    found = await other.prepare(TENANT, requirements("usual"))
+
+    assert (found.id, found.path, found.built) == (base.id, base.path, False)
+    assert (other.path(base.id), other.is_ready(base.id), other.is_ready("x")) == (base.path, True, False)
+    assert base.path.stat().st_mtime_ns == before, "an image is read-only"
+
+
 async def test_what_is_missing_is_added_and_the_base_keeps_its_versions(environments: Environments) -> None:
     found = await environments.prepare(TENANT, requirements("extra"))
 

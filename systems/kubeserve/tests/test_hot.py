@@ -7,6 +7,7 @@ import signal
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -59,6 +60,11 @@ async def caller(platform: Platform) -> AsyncIterator[Caller]:
         caller.gateway.close()
 
 
+async def end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
+
+
 async def awake(platform: Platform, model: str, **changes: Any) -> Workload:
     workload = await platform.deploy(model, **changes)
     await platform.until(workload, lambda seen: seen.replicas > 0)
@@ -74,7 +80,7 @@ async def test_an_answer_by_http_is_no_job_and_is_counted_alike(
     assert db.keys(f"ks:{workload.id}*") == []
     counted = f'predictions_total{{deployment="{workload.id}",outcome="success"}}'
     assert f"{counted} 1.0" in (await platform.place.metrics()).decode()
-    assert (await platform.ask(workload, SETOSA)).answer == answer.answer
+    assert (await platform.ask(workload, SETOSA, SETOSA)).answer == answer.answer
     assert f"{counted} 2.0" in (await platform.place.metrics()).decode()
 
 
@@ -95,9 +101,9 @@ async def test_who_sleeps_is_not_woken_and_costs_little(platform: Platform, call
 
 
 async def test_calls_by_http_keep_a_replica_awake(platform: Platform, caller: Caller) -> None:
-    workload = await awake(platform, IRIS, idle=1.0)
+    workload = await awake(platform, IRIS, idle=3.0)
     loop = asyncio.get_running_loop()
-    ends = loop.time() + 3.5
+    ends = loop.time() + 7
     while loop.time() < ends:
         assert await caller.ask(workload, SETOSA) is not None
         await asyncio.sleep(POLL)
@@ -271,12 +277,12 @@ async def test_the_leases_of_a_dead_door_go_by_themselves(
         dead.begin("x")
     running = asyncio.create_task(dead.run())
     await eventually(lambda: db.zcard(hot_key("x")) == 3)
-    running.cancel()
+    await end(running)
     other.begin("x")
     running = asyncio.create_task(other.run())
     await eventually(lambda: db.zcard(hot_key("x")) == 1)
     assert "x" in dead._used  # noqa: SLF001  nobody has ended it
-    running.cancel()
+    await end(running)
     await eventually(lambda: db.exists(hot_key("x")) == 0, 10)
 
 
@@ -291,4 +297,4 @@ async def test_a_redis_that_is_away_stops_no_call(
     assert await caller.ask(workload, SETOSA) is not None
     await asyncio.sleep(0.3)
     assert not running.done()
-    running.cancel()
+    await end(running)

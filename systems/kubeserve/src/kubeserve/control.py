@@ -10,7 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Final, Self, cast
+from typing import Final, Self
 
 import structlog
 from greenscale_worker import ConfigError, RedisOptions
@@ -22,11 +22,11 @@ from kubeserve.deployments import Deployments
 from kubeserve.domain import Quota, Version
 from kubeserve.errors import KubeServeError, UnavailableError
 from kubeserve.gateway import ClusterDoors, Gateway, LocalDoors
-from kubeserve.intake import Bounds, Environments, Intake, IntakeSettings
+from kubeserve.intake import Archives, Bounds, Environments, Intake, IntakeSettings
 from kubeserve.objects import Objects, open_objects
 from kubeserve.places.layout import Layout
 from kubeserve.places.opened import check_place, open_place
-from kubeserve.places.sources import Archives, Sources, Store
+from kubeserve.places.sources import Sources
 from kubeserve.predictions import Predictions
 from kubeserve.reconciler import Reconciler
 from kubeserve.registry import Registry
@@ -63,6 +63,7 @@ class ControlPlane:
         self.deployments = Deployments(database, Quota(settings.quota_replicas, settings.quota_memory))
         self.uploads = Uploads(self.registry, objects, data / "uploads", storage=settings.quota_storage)
         self.environments = environments or Environments(data / "environments")
+        self.archives = Archives(self.environments, objects, data / "archives")
         self.intake = Intake(
             self.registry,
             objects,
@@ -70,19 +71,15 @@ class ControlPlane:
             data / "proofs",
             IntakeSettings(bounds=Bounds(minimum=settings.minimum)),
         )
-        self.place = open_place(
-            settings,
-            redis,
-            self._fetch,
-            Sources(cast("Store", objects), cast("Archives", self.environments), self.registry),
-        )
+        sources = Sources(objects, self.archives, self.registry)
+        self.place = open_place(settings, redis, self._fetch, sources)
         self.predictions = Predictions(redis)
         self.gateway = Gateway(LocalDoors(Layout(data)) if settings.place == "local" else ClusterDoors())
         self.reconciler = Reconciler(
             self.deployments,
             self.registry,
             self.place,
-            environment=lambda name: (data / "environments" / name).resolve(),
+            environment=lambda name: self.environments.path(name).resolve(),
             purge=self._purge,
         )
         self._work: list[asyncio.Task[None]] = []
@@ -155,7 +152,10 @@ class ControlPlane:
     async def sweep(self) -> None:
         """Remove what nobody needs: forgotten uploads, environments, and files whose deletion was cut off."""
         await self.uploads.sweep(OLDEST_UPLOAD)
-        await asyncio.to_thread(self.environments.collect, await self.registry.environments())
+        used = await self.registry.environments()
+        await asyncio.to_thread(self.environments.collect, used)
+        await self.archives.keep(used)
+        await self.archives.collect(self.registry.environments)
         found = {"/".join(key.split("/")[:4]) for key in await self.objects.list("models")}
         for place in found - await self.registry.places():
             if place not in await self.registry.places():  # nor made anew meanwhile

@@ -33,7 +33,7 @@ async def deployment_manifests(call: Call) -> ManifestsShape:
     version = await plane.registry.version(call.owner_id, workload.target.version)
     settings = ClusterSettings.of(plane.settings, plane.redis, os.environ)
     quota = Quota(plane.settings.quota_replicas, plane.settings.quota_memory)
-    own = workload.target.environment.name != plane.environments.base_id
+    own = version.environment != plane.environments.base_id
     objects = [*user_namespace(call.owner_id, quota, settings), *_objects(workload, version, settings, own=own)]
     return ManifestsShape(items=objects)
 

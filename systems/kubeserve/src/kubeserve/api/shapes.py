@@ -182,14 +182,6 @@ class DeploymentShape(Shape):
     updated_at: datetime
 
 
-class ManifestsShape(Shape):
-    """A List of Kubernetes, with its fields' names: what `kubectl apply` takes."""
-
-    apiVersion: str = "v1"  # noqa: N815  as Kubernetes calls it
-    kind: str = "List"
-    items: list[dict[str, Any]]
-
-
 class EventShape(Shape):
     """What happened, such as `version` `state`. `id` is where to read on."""
 
@@ -213,6 +205,14 @@ class PredictionShape(Shape):
     version: str
     deployment: str
     revision: int
+
+
+class ManifestsShape(Shape):
+    """A List of Kubernetes, with its fields' names: what `kubectl apply` takes."""
+
+    apiVersion: str = "v1"  # noqa: N815  as Kubernetes calls it
+    kind: str = "List"
+    items: list[dict[str, Any]]
 
 
 class HealthShape(Shape):

@@ -35,7 +35,8 @@ COMMANDS: Final = {  # the module that is imported when it is called, or an obje
     "dashboards": ("dashboards", "bring the dashboards into Grafana"),
     "cluster": ("cluster", "install it on a Kubernetes cluster, or remove it"),
     "serve": ("serve", "the control plane: API, page, proofs, reconciler"),
-    "door": ("door", "what answers on this machine: runs the models"),
+    "door": ("door", "what answers on this machine, or in a pod: runs the models"),
+    "fetch": ("fetch", "bring a pod its model, before it answers"),
 }
 FAILED: Final = 1
 MISUSED: Final = 2

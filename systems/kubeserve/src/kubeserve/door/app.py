@@ -77,6 +77,7 @@ class Door:
         finally:
             await asyncio.gather(*(served.aclose() for served in self._served.values()), *self._ending.values())
             leasing.cancel()
+            await asyncio.wait({leasing})
             await self._zygotes.aclose()
             await runner.cleanup()
             shutil.rmtree(self._layout.run, ignore_errors=True)

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -104,21 +105,23 @@ class Replica:
     async def start(cls, name: str, zygote: Zygote, what: Replicable, log: Path) -> "Replica":
         """Fork one and wait until the model is loaded. Raises StartError; then nothing of it is left but its log.
 
-        What the model writes can be read at `log`, in a folder that exists, while it runs and afterwards.
+        What the model writes can be read at `log`, in a folder that exists, while it runs and afterwards, unless it is
+        another's to keep.
         """
-        socket, written = zygote.folder / f"{name}.sock", zygote.folder / f"{name}.log"
+        socket, written = zygote.folder / f"{name}.sock", zygote.log_of(name)
         request = {
             "model": str(what.model),
             "format": what.format.value,
             "socket": str(socket),
-            "log": str(written),
+            "log": str(written) if written is not None else None,
             "limits": {"memory": what.memory, "file": LARGEST_FILE},
         }
         try:
             await zygote.start()
             died = await zygote.fork(name, request)
-            _show(written, log)
-            died.add_done_callback(lambda _: keep_log(written, log))
+            if written is not None:
+                _show(written, log)
+                died.add_done_callback(partial(_keep, written, log))
             reader, writer = await asyncio.open_unix_connection(str(socket))
         except BaseException as error:
             await zygote.kill(name)
@@ -205,6 +208,10 @@ def _show(written: Path, log: Path) -> None:
     """Let `log` be what is written now."""
     log.unlink(missing_ok=True)
     log.symlink_to(written)
+
+
+def _keep(written: Path, log: Path, _: "asyncio.Future[Exit]") -> None:
+    keep_log(written, log)
 
 
 def keep_log(written: Path, log: Path) -> None:

@@ -21,7 +21,7 @@ from kubeserve.door.leases import Leases
 from kubeserve.door.metrics import Metrics
 from kubeserve.door.pool import Pool
 from kubeserve.door.replica import LOAD_SECONDS, Replica, StartError
-from kubeserve.door.zygotes import Zygotes
+from kubeserve.door.zygotes import ZygoteOf
 from kubeserve.places import Observation
 from kubeserve.places.workload import Replicable, Workload
 from kubeserve.queueing import LARGEST_BODY, queue_options
@@ -39,7 +39,7 @@ class Means:
     """What all deployments of a door share."""
 
     redis: RedisOptions
-    zygotes: Zygotes
+    zygotes: ZygoteOf
     metrics: Metrics
     kept: Kept
     leases: Leases
@@ -49,11 +49,20 @@ class Served:
     """Runs a workload, and the next one when `take` is told of it; the former revision answers until that has loaded.
 
     `folder` keeps what must outlive the door: which revision has come up here, so that a restart wakes nobody.
-    `may_grow` says whether its owner may have one more replica.
+    `may_grow` says whether its owner may have one more replica. At the end calls have `drain` seconds.
     """
 
-    def __init__(self, workload: Workload, *, folder: Path, means: Means, may_grow: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        *,
+        folder: Path,
+        means: Means,
+        may_grow: Callable[[], bool],
+        drain: float = DRAIN_SECONDS,
+    ) -> None:
         self._workload = workload
+        self._drain_seconds = drain
         self._folder = folder
         self._means = means
         self._may_grow = may_grow
@@ -117,9 +126,9 @@ class Served:
         active = current.what.revision if current is not None else None
         return Observation(self._workload.generation, state, reason, active, replicas)
 
-    async def aclose(self, *, drain: float = DRAIN_SECONDS) -> None:
-        """Let running calls end for `drain` seconds, hand the rest back, stop every replica."""
-        self._closing = True
+    async def aclose(self) -> None:
+        """Let running calls end for a while, hand the rest back, stop every replica."""
+        self._closing, drain = True, self._drain_seconds
         if self._rolling is not None:
             self._rolling.cancel()
             await asyncio.wait({self._rolling})
@@ -152,7 +161,7 @@ class Served:
             queue,
             self._backend,
             concurrency=concurrency,
-            drain=DRAIN_SECONDS,
+            drain=self._drain_seconds,
             max_bytes=LARGEST_BODY,
             policy=Policy(timeout=2 * (concurrency + 1) * timeout + LOAD_SECONDS),  # each may have to be asked alone
         )

@@ -1,25 +1,22 @@
-"""The process that forks the replicas of one tenant in one environment (kubeserve/runtime/zygote.py)."""
+"""A process that forks the replicas of one tenant in one environment, as the door speaks to it.
+
+Its other side is kubeserve/runtime/zygote.py.
+"""
 
 import asyncio
 import math
 import os
-import shutil
-import signal
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
-import orjson
 import structlog
 
-import kubeserve.runtime
 from kubeserve.door.frames import FrameError, read_frame, write_frame
-from kubeserve.places.logs import open_log
 
-RUNTIME: Final = Path(kubeserve.runtime.__file__).parent
 START_SECONDS: Final = 60.0  # the imports of an environment on a cold disk
 FORK_SECONDS: Final = 10.0
 POLL_SECONDS: Final = 0.01
@@ -29,6 +26,7 @@ LOOK_SECONDS: Final = 1.0
 BARRED_SECONDS: Final = 60.0
 LARGEST_FOLDER: Final = 512 * 1024 * 1024  # bytes: sockets, logs, and scratch where that is no file system of its own
 MOST_FILES: Final = 10_000
+ENDED: Final = "the environment's interpreter ended"
 log = structlog.get_logger()
 
 
@@ -43,22 +41,16 @@ class Exit:
     reason: str
 
 
-class Zygote:
-    """Imports an environment's packages once and forks replicas, each of which walls itself in.
+class Zygote(ABC):
+    """Is told to fork and to kill replicas, each of which walls itself in, and tells how they ended.
 
-    `folder` is where its socket lies, and where its replicas' sockets and logs have to lie; `models` is the folder of
-    the models that they may load, `minimum` the walls without which none is loaded. All of its replicas die with it.
+    `folder` is where its socket lies, and where its replicas' sockets and logs have to lie. All of its replicas die
+    with it. How it is reached, and ended, is the matter of its kinds.
     """
 
-    def __init__(
-        self, environment: Path, folder: Path, models: Path, *, preload: Sequence[str], minimum: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, folder: Path, socket: Path) -> None:
         self.folder = folder
-        self._environment = environment
-        self._models = models
-        self._preload = preload
-        self._minimum = minimum
-        self._process: asyncio.subprocess.Process | None = None
+        self._socket = socket
         self._writer: asyncio.StreamWriter | None = None
         self._forks: dict[str, asyncio.Future[None]] = {}
         self._exits: dict[str, asyncio.Future[Exit]] = {}
@@ -66,7 +58,7 @@ class Zygote:
         self._watching: asyncio.Task[None] | None = None
         self._barred_until = -math.inf
         self._owed = 0  # frames that may still come
-        self._reason = "the environment's interpreter ended"
+        self._reason = ENDED
         self._starting = asyncio.Lock()
         self._stopped = False
 
@@ -75,10 +67,31 @@ class Zygote:
         """Whether it can fork."""
         return self._reading is not None and not self._reading.done()
 
-    @property
-    def pid(self) -> int | None:
-        """Its process id while it runs."""
-        return self._process.pid if self._process is not None and self.alive else None
+    def log_of(self, name: str) -> Path | None:
+        """Return the file that a replica's log is to be written to; None where others keep it."""
+        return self.folder / f"{name}.log"
+
+    @abstractmethod
+    async def _begin(self) -> None:
+        """Let it come up, as far as that is ours to do. Raises OSError."""
+
+    @abstractmethod
+    def _gone(self) -> bool:
+        """Return whether there is no use in waiting for its socket."""
+
+    @abstractmethod
+    def _last_words(self) -> str:
+        """Return one line about why it does not come up, empty where nothing is known."""
+
+    @abstractmethod
+    def _break(self) -> None:
+        """Have it end its replicas, without waiting."""
+
+    async def _end(self) -> None:
+        """End it, as far as that is ours to do."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
     async def start(self) -> None:
         """Start it if it does not run. Raises ZygoteError, also once it was stopped."""
@@ -88,48 +101,35 @@ class Zygote:
             if not self.alive:
                 if monotonic() < self._barred_until:
                     raise ZygoteError(self._reason)
-                await self._end_process()
+                await self._end()
                 await self._start()
 
     async def _start(self) -> None:
-        scratch = self.folder / "scratch"
-        shutil.rmtree(self.folder, ignore_errors=True)
-        scratch.mkdir(mode=0o700, parents=True)
-        self._models.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self.folder / "zygote.sock"
-        log = self.folder / "zygote.txt"
-        command = [str(self._environment / "bin" / "python"), "-I", "-S", "-B", str(RUNTIME), "zygote"]
-        command += ["--socket", str(path), "--models", str(self._models), "--scratch", str(scratch)]
-        command += ["--preload", ",".join(self._preload), "--minimum", orjson.dumps(dict(self._minimum)).decode()]
         try:
-            with log.open("wb") as output:
-                self._process = await asyncio.create_subprocess_exec(
-                    *command, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
-                    env={}, start_new_session=True,
-                )  # fmt: skip
+            await self._begin()
             async with asyncio.timeout(START_SECONDS):
-                reader, self._writer = await self._connect(path)
+                reader, self._writer = await self._connect()
                 hello = await read_frame(reader, LARGEST_FRAME)
         except BaseException as error:
-            await self._end_process()
+            await self._end()
             if isinstance(error, (EOFError, FrameError, OSError)):
                 raise ZygoteError(
-                    f"the environment's interpreter does not start: {_last_line(log) or error}"
+                    f"the environment's interpreter does not start: {self._last_words() or error}"
                 ) from error
             raise
         if not hello.get("ready"):
-            await self._end_process()
+            await self._end()
             raise ZygoteError(f"the environment's interpreter does not start: {_message(hello)}")
-        self._owed, self._reason = 0, "the environment's interpreter ended"
+        self._owed, self._reason = 0, ENDED
         self._reading = asyncio.create_task(self._read(reader))
-        self._watching = asyncio.create_task(self._watch())
+        self._watching = asyncio.create_task(self._watch(self._reading))
 
-    async def _connect(self, path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         while True:
-            if self._stopped or self._process is None or self._process.returncode is not None:
+            if self._stopped or self._gone():
                 raise OSError("it has ended")
             with suppress(FileNotFoundError, ConnectionRefusedError):
-                return await asyncio.open_unix_connection(str(path))
+                return await asyncio.open_unix_connection(str(self._socket))
             await asyncio.sleep(POLL_SECONDS)
 
     async def fork(self, name: str, request: dict[str, Any]) -> "asyncio.Future[Exit]":
@@ -163,7 +163,7 @@ class Zygote:
                 await write_frame(self._writer, {"op": "kill", "id": name})
                 await asyncio.wait({ended})
         if not ended.done():
-            self._signal()
+            self._break()
 
     async def stop(self) -> None:
         """End it and its replicas, for good."""
@@ -173,21 +173,7 @@ class Zygote:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        await self._end_process()
-
-    async def _end_process(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-        if self._process is not None:
-            self._signal()
-            await self._process.wait()
-            self._process = None
-
-    def _signal(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+        await self._end()
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         try:
@@ -200,10 +186,9 @@ class Zygote:
         finally:
             self._give_up(self._reason)
 
-    async def _watch(self) -> None:
+    async def _watch(self, reading: asyncio.Task[None]) -> None:
         """End it, and its replicas, when what they have written is too much."""
-        process = self._process
-        while self.alive and self._process is process:
+        while not reading.done():
             await asyncio.sleep(LOOK_SECONDS)
             size, count = await asyncio.to_thread(_filled, self.folder)
             if size > LARGEST_FOLDER or count > MOST_FILES:
@@ -216,7 +201,7 @@ class Zygote:
         """End it for what the tenant's code does in it, and start it again only after a while."""
         log.warning("zygote_ended", reason=reason)
         self._reason, self._barred_until = reason, monotonic() + BARRED_SECONDS
-        self._signal()
+        self._break()
 
     def _take(self, frame: dict[str, Any]) -> None:
         if not self._owed:
@@ -253,16 +238,6 @@ class Zygote:
 def _message(frame: dict[str, Any]) -> str:
     error = frame.get("error")
     return str(error.get("message") if isinstance(error, dict) else error)[:500]
-
-
-def _last_line(log: Path) -> str:
-    try:
-        with open_log(log) as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
-            lines = file.read(4096).decode(errors="replace").split("\n")
-    except OSError:
-        return ""
-    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
 
 
 def _filled(folder: Path) -> tuple[int, int]:

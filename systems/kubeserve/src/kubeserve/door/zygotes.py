@@ -3,11 +3,20 @@
 import hashlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from kubeserve.door.own_zygote import OwnZygote
 from kubeserve.door.zygote import Zygote
 from kubeserve.places.layout import Layout
 from kubeserve.runtime import PRELOAD
+
+
+class ZygoteOf(Protocol):
+    """Finds the zygote that a deployment's replicas are forked by."""
+
+    def of(self, tenant: str, environment: Path) -> Zygote:
+        """Return it; it may not have been started yet."""
+        ...
 
 
 class Zygotes:
@@ -24,7 +33,7 @@ class Zygotes:
         if key not in self._known:
             name = hashlib.sha256(f"{tenant} {environment}".encode()).hexdigest()[:12]
             folder, models = self._layout.run / name, self._layout.models_of(tenant)
-            self._known[key] = Zygote(environment, folder, models, preload=PRELOAD, minimum=self._minimum)
+            self._known[key] = OwnZygote(environment, folder, models, preload=PRELOAD, minimum=self._minimum)
         return self._known[key]
 
     async def keep(self, used: Collection[tuple[str, Path]]) -> None:

@@ -40,6 +40,7 @@ FREE: Final = 1024**3  # bytes that must be free before one is built
 POLL: Final = 0.1  # seconds between looks whether another builder is done
 PYTHON: Final = f"{sys.implementation.cache_tag}-{sys.platform}-{platform.machine()}"
 CACHE: Final = ".cache"
+READY: Final = Path("/opt/kubeserve/environments")  # those that the image has, where there is one
 RECENT: Final = 3600.0  # seconds after which what nobody uses may go
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -55,10 +56,16 @@ class Environment:
 
 
 class Environments:
-    """All environments of one machine, in a directory of its own. `base` is the lock of the usual packages."""
+    """All environments of one machine, in a directory of its own. `base` is the lock of the usual packages.
 
-    def __init__(self, root: Path, *, base: str | None = None, environ: Mapping[str, str] = os.environ) -> None:
+    What is in `ready` already, read-only, is not built.
+    """
+
+    def __init__(
+        self, root: Path, *, base: str | None = None, environ: Mapping[str, str] = os.environ, ready: Path = READY
+    ) -> None:
         self._root = root
+        self._ready = ready
         self._python = Path(sys.executable).resolve()  # the interpreter beneath a virtual environment
         root.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._uv = Uv(root / CACHE, environ)
@@ -85,7 +92,11 @@ class Environments:
 
     def path(self, environment_id: str) -> Path:
         """Where an environment is, if it is there."""
-        return self._root / environment_id
+        return self._ready / environment_id if self.is_ready(environment_id) else self._root / environment_id
+
+    def is_ready(self, environment_id: str) -> bool:
+        """Whether the image has it."""
+        return (self._ready / environment_id).is_dir()
 
     def collect(self, used: Iterable[str]) -> list[str]:
         """Remove what is neither used nor was asked for in the last hour, never the base; the names of what went."""
@@ -120,8 +131,8 @@ class Environments:
 
     async def _made(self, lock: str, tenant: str) -> Environment:
         name = self._id(lock, tenant)
-        place, packages = self._root / name, tuple(f"{pin}=={version}" for pin, version in _pins(lock).items())
-        if _touched(place):
+        place, packages = self.path(name), tuple(f"{pin}=={version}" for pin, version in _pins(lock).items())
+        if self.is_ready(name) or _touched(place):
             return Environment(name, place, packages, built=False)
         async with _exclusive(self._lock_of(name)):
             if _touched(place):  # another builder was first
@@ -161,7 +172,7 @@ class Environments:
 
     def _borrow_bytecode(self, made: Path) -> None:
         """Link what the base has compiled of the very same files: most of the time of a build goes there."""
-        base = self._root / self._id(self._base, "")
+        base = self.path(self._id(self._base, ""))
         for compiled in base.glob("lib/**/__pycache__/*.pyc"):
             source = compiled.parent.parent / f"{compiled.name.split('.')[0]}.py"
             ours = made / source.relative_to(base)

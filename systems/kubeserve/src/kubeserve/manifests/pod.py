@@ -1,7 +1,6 @@
 """The pod that answers: `fetch` brings the model, `door` (ours) has the credentials, `model` (theirs) has none."""
 
 import json
-import math
 from typing import Any, Final
 
 from kubeserve.manifests import resources
@@ -22,9 +21,9 @@ URLS: Final = "/etc/kubeserve-urls"
 OURS: Final = 65532
 THEIRS: Final = 65533
 LAST_LINES: Final = "FallbackToLogsOnError"  # so that its status says why it ended
-DRAIN_SLACK: Final = 15  # seconds to hand back what is left, and some to spare for a slow node
+GRACE_SECONDS: Final = 45  # for a door to drain (20), to hand back what is left (5), and for a slow node
 PATHS: Final = {"models": MODELS, "environment": FETCHED}
-SIZES: Final = {"run": "640Mi", "models": "640Mi", "environment": "10Gi", "tmp": "256Mi"}
+SIZES: Final = {"run": "640Mi", "models": "640Mi", "environment": "12Gi", "tmp": "256Mi"}
 
 
 def pod(workload: Workload, what: Replicable, settings: ClusterSettings, urls: Urls) -> Part:
@@ -41,7 +40,7 @@ def pod(workload: Workload, what: Replicable, settings: ClusterSettings, urls: U
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         # Both containers are told at once to end. The door lets the calls that run end; the zygote ends when it goes.
-        "terminationGracePeriodSeconds": math.ceil(what.timeout) + DRAIN_SLACK,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
         "topologySpreadConstraints": [
             {
                 "maxSkew": 1,
@@ -88,7 +87,11 @@ def _door(workload: Workload, settings: ClusterSettings) -> Part:
         "image": settings.image,
         "command": ["kubeserve", "door", "--workload", f"{TOLD}/workload.json", "--zygote", ZYGOTE],
         "envFrom": [{"secretRef": {"name": f"{name_of(workload.id)}-redis"}}],
-        "env": [{"name": "REDIS_URL", "value": url}, *trusted],
+        "env": [
+            {"name": "REDIS_URL", "value": url},
+            {"name": "KUBESERVE_QUOTA_ANSWERS", "value": str(settings.answers)},
+            *trusted,
+        ],
         "ports": [{"name": DOOR, "containerPort": PORT}],
         "startupProbe": {**alive, "initialDelaySeconds": 1, "periodSeconds": 1, "failureThreshold": 60},
         "livenessProbe": {**alive, "periodSeconds": 10, "timeoutSeconds": 5},
@@ -115,8 +118,9 @@ def _model(what: Replicable, settings: ClusterSettings, urls: Urls) -> Part:
         "name": "model",
         "image": settings.image,
         "command": [
-            *(f"{environment_of(what, urls)}/bin/python", "-I", "-S", "-B", RUNTIME, "zygote", "--socket", ZYGOTE),
-            *("--models", MODELS, "--scratch", f"{RUN}/scratch", "--preload", ",".join(PRELOAD), "--minimum", minimum),
+            *(f"{environment_of(what, urls)}/bin/python", "-I", "-S", "-B", RUNTIME, "zygote", "--stay"),
+            *("--socket", ZYGOTE, "--models", MODELS, "--scratch", f"{RUN}/scratch"),
+            *("--preload", ",".join(PRELOAD), "--minimum", minimum),
         ],
         "volumeMounts": [_mount("run", RUN, write=True), *(_mount(name, PATHS[name]) for name in _fetched(urls))],
         "resources": resources.of_model(what.memory),

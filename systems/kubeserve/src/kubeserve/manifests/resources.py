@@ -39,12 +39,11 @@ def most_memory(memory: int) -> int:
 
 def namespace_bounds(quota: Quota) -> dict[str, str]:
     """Return what a ResourceQuota says: 2 processors, 4 GiB and 5 pods, unless the platform's own quota differs."""
-    needed = quota.memory // 2 + quota.replicas * (
-        DOOR_MEMORY * MIB + ROOM // 2 + MIB
-    )  # the last for what is rounded up
+    rounded = ROOM // 2 + MIB
+    needed = quota.memory // 2 + quota.replicas * (DOOR_MEMORY * MIB + rounded)
     return {
-        "requests.cpu": f"{quota.replicas * (DOOR_CPU + MODEL_CPU)}m",
-        "requests.memory": f"{-(-max(quota.memory, needed) // MIB)}Mi",
+        "requests.cpu": _whole(quota.replicas * (DOOR_CPU + MODEL_CPU), 1000, "m", ""),
+        "requests.memory": _whole(-(-max(quota.memory, needed) // MIB), 1024, "Mi", "Gi"),
         "pods": str(quota.replicas),
     }
 
@@ -66,3 +65,8 @@ def _resources(cpu: int, memory: int, most: int) -> Resources:
         "requests": {"cpu": f"{cpu}m", "memory": f"{memory}Mi"},
         "limits": {"cpu": ONE_CPU, "memory": f"{most}Mi"},
     }
+
+
+def _whole(count: int, many: int, unit: str, larger: str) -> str:
+    """Return a quantity in the larger unit, of which `many` are one, where it is whole there."""
+    return f"{count}{unit}" if count % many else f"{count // many}{larger}"

@@ -42,7 +42,8 @@ class ClusterSettings:
     """What all manifests have in common.
 
     `image` has KubeServe; `namespace` is the platform's own, whose pods call the doors. `store` is where pods fetch
-    models, `walls` the least that must stand around a model, as keys of a level of the runtime.
+    models, `walls` the least that must stand around a model, as keys of a level of the runtime. `answers` are the bytes
+    of answers that a deployment may have in an hour.
     """
 
     image: str
@@ -52,6 +53,7 @@ class ClusterSettings:
     walls: Mapping[str, Any] = field(default_factory=dict)
     runtime_class: str | None = None
     user_namespaces: bool = False
+    answers: int = 1024**3
 
     @classmethod
     def of(cls, settings: Settings, redis: RedisOptions, environ: Mapping[str, str]) -> Self:
@@ -68,6 +70,7 @@ class ClusterSettings:
             walls=settings.minimum,
             runtime_class=settings.runtime_class,
             user_namespaces=settings.user_namespaces,
+            answers=settings.quota_answers,
         )
 
 

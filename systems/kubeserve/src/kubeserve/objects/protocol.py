@@ -42,3 +42,9 @@ class Objects(Protocol):
 
     async def delete(self, prefix: str) -> None:
         """Delete the keys that `list` returns, and what unfinished writes left there. None there is fine."""
+
+    async def presign(self, key: str, seconds: float) -> str:
+        """Return a URL by which whoever has it may read the key for some seconds, a week at most.
+
+        Raises UnavailableError, with the code `no_urls` where the store never has any, as a directory.
+        """

@@ -35,6 +35,8 @@ RANGE: Final = 2 * 1024 * 1024  # bytes read at once from the store
 AT_ONCE: Final = 2  # parts on their way
 TIMEOUT: Final = 30.0  # seconds that a request may take, one part's too
 RETRIES: Final = 3
+WEEK: Final = 7 * 86_400.0  # seconds: S3 signs for no longer
+NO_URLS: Final = "a directory has no URLs that pods could fetch from; set KUBESERVE_OBJECTS to s3://BUCKET/PREFIX"
 INCOMING: Final = ".incoming"
 DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -101,6 +103,12 @@ class Store:
     async def delete(self, prefix: str) -> None:
         """Delete one by one."""
         await _call(_delete, self._store, check_key(prefix))
+
+    async def presign(self, key: str, seconds: float) -> str:
+        """Sign a GET; nothing is asked, so that the key need not be there."""
+        if isinstance(self._store, LocalStore):
+            raise UnavailableError(NO_URLS, code="no_urls")
+        return await _call(obstore.sign, self._store, "GET", check_key(key), timedelta(seconds=min(seconds, WEEK)))
 
 
 def _put_file(store: AnyStore, key: str, path: Path) -> Digest:

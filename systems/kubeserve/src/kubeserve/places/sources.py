@@ -4,15 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kubeserve.domain import Version
-
-
-@dataclass(frozen=True, slots=True)
-class Archive:
-    """A file of the store: `sha256` in hex, `size` in bytes."""
-
-    key: str
-    sha256: str
-    size: int
+from kubeserve.intake.archives import Archive
 
 
 class Store(Protocol):

@@ -10,11 +10,14 @@ _FULL = b"\n[the log is full: what follows is dropped]\n"
 
 
 class Log:
-    """Copies from a pipe to a file, at most 1 MiB; the rest is read and dropped. Raises OSError."""
+    """Copies from a pipe to a file, at most 1 MiB; the rest is read and dropped. Raises OSError.
 
-    def __init__(self, path: str) -> None:
+    Without a path it is this process's stdout.
+    """
+
+    def __init__(self, path: str | None) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._file = os.open(path, flags, 0o600)
+        self._file = os.dup(1) if path is None else os.open(path, flags, 0o600)
         self.source, self.sink = os.pipe()
         self.open, self._room = True, _LARGEST
         os.set_blocking(self.source, False)

@@ -46,7 +46,8 @@ def become(request: dict[str, Any], listener: int, log: int, origin: Origin) -> 
 def _keep_only(listener: int, log: int) -> None:
     """Leave this process stdin (empty), stdout and stderr (the log) and the socket."""
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     spare = os.dup(log), os.dup(listener)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (spare[0], 1), (spare[0], 2), (spare[1], _LISTENER)):

@@ -1,6 +1,8 @@
 """A process that imports a tenant's environment once and forks a replica whenever it is told to.
 
-One client tells it, over the control socket; when the client or the parent goes, the replicas and this process end.
+One client tells it, over the control socket; when the client or the parent goes, the replicas and this process end. As
+the first process of a container (`--stay`) it has one client after the other instead.
+
 Everything here runs within walls, for what is imported is the tenant's code: it reaches the environment, `--models`
 and the directory of the control socket, where the sockets and logs of replicas lie too. It has one thread.
 """
@@ -34,29 +36,84 @@ _WAKE = "wake"
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status 0 when the client went, 1 where the walls are below the minimum or no client came."""
+    """Exit status 0 when the client went, 1 where the walls are below the minimum or no client came.
+
+    With `--stay`, 0 once SIGTERM has come and no client is there: a door may end what it does.
+    """
     options = _options(arguments)
-    if not kernel.die_with(os.getppid(), signal.SIGKILL):
+    term = _Term()
+    if options.stay:
+        _settle(options, term)
+    elif not kernel.die_with(os.getppid(), signal.SIGKILL):
         return 1
     statm = os.open("/proc/self/statm", os.O_RDONLY)  # within the walls it cannot be opened
-    level: dict[str, Any] = {}
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(options.socket)
-        listener.listen(1)
+        listener.listen(128)  # clients that gave up before they were greeted wait there, too
         try:
             level = _wall_in(options)
             hello = {"ready": True, "level": level, **_preload(options.preload.split(","))}
         except RefusedError as refused:
             level, hello = {}, {"error": refused.said()}
-        listener.settimeout(_PATIENCE)
-        try:
-            control, _ = listener.accept()
-        except OSError:  # its time is up
-            return 1
+            sys.stderr.write(f"{refused}\n")
+        if not options.stay:
+            return _serve_one(listener, options, hello, statm)
+        while True:
+            with term.next_client(listener) as control:
+                if _serve(control, options, hello, statm):
+                    return 1
+
+
+def _serve_one(listener: socket.socket, options: argparse.Namespace, hello: dict[str, Any], statm: int) -> int:
+    listener.settimeout(_PATIENCE)
+    try:
+        control, _ = listener.accept()
+    except OSError:  # its time is up
+        return 1
+    listener.close()
     Path(options.socket).unlink(missing_ok=True)
     control.settimeout(None)
-    frames.send(control, hello)
-    return _Zygote(control, options, level, statm).run() if level else 1
+    return _serve(control, options, hello, statm)
+
+
+def _serve(control: socket.socket, options: argparse.Namespace, hello: dict[str, Any], statm: int) -> int:
+    """Until the client goes; 1 where it could only be told why no model is loaded here."""
+    with contextlib.suppress(OSError):  # it went before it was told
+        frames.send(control, hello)
+    return 1 if "error" in hello else _Zygote(control, options, hello["level"], statm).run()
+
+
+class _Term:
+    """SIGTERM ends this process at once while it has no client, else when that has gone."""
+
+    def __init__(self) -> None:
+        self._came, self._alone = False, True
+
+    def __call__(self, *_: object) -> None:
+        self._came = True
+        if self._alone:
+            os._exit(0)  # nothing is left to clear, and no package that is imported may object
+
+    def next_client(self, listener: socket.socket) -> socket.socket:
+        self._alone = True
+        if self._came:
+            os._exit(0)
+        control, _ = listener.accept()
+        self._alone = False
+        return control
+
+
+def _settle(options: argparse.Namespace, term: _Term) -> None:
+    """Take over the directories of a container: what a former life left there goes, and the group reaches what comes.
+
+    SIGTERM is handled, for the first process of a container has no default action for it.
+    """
+    signal.signal(signal.SIGTERM, term)
+    os.umask(0o007)
+    for left in Path(options.socket).absolute().parent.glob("*.sock"):
+        left.unlink()
+    shutil.rmtree(options.scratch, ignore_errors=True)
+    Path(options.scratch).mkdir(exist_ok=True)
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
@@ -66,6 +123,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--scratch", required=True, help="an empty directory, for the scratch of replicas")
     parser.add_argument("--scratch-size", type=int, default=256 * 1024 * 1024, help="bytes, of all replicas together")
     parser.add_argument("--preload", default="", help="modules to import, by commas")
+    parser.add_argument("--stay", action="store_true", help="outlive clients and the parent, until SIGTERM")
     parser.add_argument("--minimum", type=json.loads, default={}, help="the least level of walls, as JSON")
     return parser.parse_args(arguments)
 
@@ -138,6 +196,10 @@ class _Zygote:
                     self._reap()
         finally:
             self._end()
+            signal.set_wakeup_fd(-1)
+            self._selector.close()
+            os.close(woken)
+            os.close(wakes)
         return 0
 
     def _served(self, woken: int) -> bool:
@@ -172,15 +234,16 @@ class _Zygote:
         """A request to fork with all its parts. Raises RefusedError `bad_request`."""
         if message.get("op") != "fork":
             raise RefusedError("bad_request", "`op` is fork or kill", field="op")
+        message.setdefault("log", None)
         for name in ("id", "model", "format", "socket", "log"):
-            if not isinstance(message.get(name), str):
+            if not isinstance(message.get(name), str) and (name != "log" or message[name] is not None):
                 raise RefusedError("bad_request", f"`{name}` is a text", field=name)
         if message["format"] not in loaders.FORMS:
             raise RefusedError("bad_request", f"`format` is one of {', '.join(loaders.FORMS)}", field="format")
         if any(child.id == message["id"] for child in self._children.values()):
             raise RefusedError("bad_request", f"{message['id']} runs already", field="id")
         for name in ("socket", "log"):
-            if Path(message[name]).parent != self._run:
+            if message[name] is not None and Path(message[name]).parent != self._run:
                 raise RefusedError("bad_request", f"`{name}` is a file in {self._run}", field=name)
         for name in ("limits", "minimum"):
             message[name] = message.get(name) or {}

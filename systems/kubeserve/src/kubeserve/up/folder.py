@@ -20,7 +20,8 @@ PATIENCE: Final = 120.0  # seconds: what runs may end
 POLL: Final = 0.05
 OWN: Final = frozenset(
     {LOCK, ".gitignore", "control.lock", "door.lock", "secret", ".secret", "logs", "valkey", "place", "models", "run",
-     "deployments", "environments", "uploads", "proofs", "objects"}
+     "deployments", "environments", "uploads", "proofs", "objects",
+     "archives"}
 )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from kubeserve.errors import NotFoundError
+from kubeserve.errors import NotFoundError, UnavailableError
 from kubeserve.manifests import Manifest
 from kubeserve.places.cluster.client import Cluster, RefusedError
 from kubeserve.places.cluster.kinds import DEPLOYMENTS, OPTIONAL, ORDER, is_going, name_of
@@ -23,7 +23,7 @@ async def _put(cluster: Cluster, manifest: Manifest) -> Manifest | None:
         return await cluster.apply(manifest)
     except NotFoundError as error:
         if "could not find the requested resource" not in error.message:
-            raise
+            raise UnavailableError("its namespace is gone; it is made again") from error
         if kind in OPTIONAL:
             return None
         missing = MISSING.get(kind, manifest["apiVersion"])

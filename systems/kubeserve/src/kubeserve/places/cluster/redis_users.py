@@ -1,19 +1,18 @@
 """What a deployment may do in Redis: a user of its own, limited to its queue. Redis may forget users: set again."""
 
+import asyncio
 import hashlib
 import hmac
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from greenscale_worker import ConfigError, QueueUnavailableError, RedisOptions, redis_client
 from redis.asyncio.cluster import RedisCluster
 
 from kubeserve.errors import UnavailableError
 from kubeserve.manifests import redis_user_of
-from kubeserve.manifests.scaling import terms
-from kubeserve.queueing import key_patterns
+from kubeserve.queueing import hot_key, key_patterns
 
 # A worker's (kustomize/components/external-redis/users.acl), its scaler's, and those of the lease of calls by HTTP.
 COMMANDS: Final = (
@@ -48,27 +47,34 @@ class RedisUsers:
         keys = [f"~{pattern}" for pattern in (name, *below)]
         rights = ["resetchannels", f"&{{{name}}}:*", "nocommands", *(f"+{command}" for command in COMMANDS)]
         rule = ["reset", "on", f">{self.password(deployment_id)}", *keys, *rights]
-        async with self._opened() as (client, everywhere):
-            await client.execute_command("ACL", "SETUSER", redis_user_of(deployment_id), *rule, **everywhere)
+        await self._ask("ACL", "SETUSER", redis_user_of(deployment_id), *rule)
 
     async def remove(self, deployment_id: str) -> None:
         """Let there be no such user; who is logged in as it is cut off."""
-        async with self._opened() as (client, everywhere):
-            await client.execute_command("ACL", "DELUSER", redis_user_of(deployment_id), **everywhere)
+        await self._ask("ACL", "DELUSER", redis_user_of(deployment_id))
 
     async def wake(self, deployment_id: str) -> None:
         """Let the scaler see work for a minute: a call that nobody makes."""
-        key = terms(deployment_id)["hot"]
-        async with self._opened() as (client, _):
-            await client.zadd(key, {"platform/0": int((time.time() + WAKE_SECONDS) * 1000)})
-            await client.expire(key, int(WAKE_SECONDS) + 10)
+        key, until = hot_key(deployment_id), int((time.time() + WAKE_SECONDS) * 1000)
+        await self._ask("ZADD", key, until, "platform/0")
+        await self._ask("EXPIRE", key, int(WAKE_SECONDS))
 
-    @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[tuple[Any, dict[str, Any]]]:
-        """Yield a client, and what sends a command to every server: each has its own users."""
+    async def _ask(self, *command: str | int) -> None:
+        """Send a command whole: what is cancelled while it connects would leave its connection open."""
+        asking = asyncio.create_task(self._send(command))
+        try:
+            await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            await asyncio.wait({asking})
+            raise
+
+    async def _send(self, command: Sequence[str | int]) -> None:
+        """Send it; one about users to every server, each of which has its own."""
         try:
             async with redis_client(self._redis) as client:
-                yield client, {"target_nodes": RedisCluster.ALL_NODES} if isinstance(client, RedisCluster) else {}
+                is_for_all = command[0] == "ACL" and isinstance(client, RedisCluster)
+                where = {"target_nodes": RedisCluster.ALL_NODES} if is_for_all else {}
+                await client.execute_command(*command, **where)
         except QueueUnavailableError as error:
             raise UnavailableError("Redis does not answer; a deployment needs its queue") from error
         except ConfigError as error:

@@ -48,9 +48,15 @@ class Mirror:
                 pause = FIRST_PAUSE
             except KubeServeError as error:
                 log.info("watch_broke", kind=self._kind, why=error.message)
-                self._lost = asyncio.get_running_loop().time() if self._lost is None else self._lost
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pause = self._broke(pause)
+            except Exception:
+                log.exception("watch_failed", kind=self._kind)
+                pause = self._broke(pause)
             await asyncio.sleep(pause)
+
+    def _broke(self, pause: float) -> float:
+        self._lost = asyncio.get_running_loop().time() if self._lost is None else self._lost
+        return min(2 * pause, LONGEST_PAUSE)
 
     async def _follow(self) -> None:
         listed, version = await self._cluster.list(self._kind, SELECTOR)

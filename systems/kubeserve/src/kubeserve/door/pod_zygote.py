@@ -1,0 +1,31 @@
+"""The zygote of a pod: another container, which is started and ended by the cluster."""
+
+from pathlib import Path
+
+from kubeserve.door.zygote import Zygote
+
+
+class PodZygote(Zygote):
+    """Is reached by its socket alone, as often as its container comes back. What models write is that container's log.
+
+    Its replicas end when the connection does, for the zygote ends them then.
+    """
+
+    def __init__(self, socket: Path) -> None:
+        super().__init__(socket.parent, socket)
+
+    def log_of(self, name: str) -> None:
+        """Keep none."""
+
+    async def _begin(self) -> None:
+        """Wait for it: the cluster starts it."""
+
+    def _gone(self) -> bool:
+        return False
+
+    def _last_words(self) -> str:
+        return "the container of the model does not answer; its log says more (kubectl logs POD -c model)"
+
+    def _break(self) -> None:
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,98 @@
+"""Environments in the store of files, for pods to fetch: each packed once, when it is first wanted there."""
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from kubeserve.errors import ConflictError, NotFoundError, UnavailableError
+from kubeserve.intake.environments import Environments
+from kubeserve.objects import Digest, Objects
+from kubeserve.packing import PackingError, pack
+
+FOLDER: Final = "environments"
+ARCHIVE, NOTE = ".tar.gz", ".json"  # the note tells of an archive, and is written after it
+LARGEST_NOTE: Final = 1024
+NOTES: Final = TypeAdapter(Digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """An environment as a file of the store: `sha256` in hex, `size` in bytes."""
+
+    key: str
+    sha256: str
+    size: int
+
+
+class Archives:
+    """Those of `environments` in `objects`. They are packed in the directory `work`."""
+
+    def __init__(self, environments: Environments, objects: Objects, work: Path) -> None:
+        self._environments = environments
+        self._objects = objects
+        self._work = work
+        self._packing = asyncio.Lock()
+
+    async def archive(self, environment_id: str) -> Archive | None:
+        """Return where the store has an environment, packed now if it has it not yet; None where the image has it.
+
+        Raises NotFoundError if it is nowhere any more, UnavailableError.
+        """
+        if self._environments.is_ready(environment_id):
+            return None
+        async with self._packing:  # one at a time: it takes a processor for seconds
+            found = await self._noted(environment_id)
+            return found or await self._pack(environment_id)
+
+    async def keep(self, used: Iterable[str]) -> None:
+        """Pack those of `used` that the image has, so that a version outlives the image. Raises UnavailableError."""
+        for name in used:
+            if self._environments.is_ready(name):
+                async with self._packing:
+                    if await self._noted(name) is None:
+                        await self._pack(name)
+
+    async def collect(self, used: Callable[[], Awaitable[set[str]]]) -> list[str]:
+        """Delete the archives of environments that are not `used`, which is asked anew before each; their ids."""
+        gone = []
+        for name in {Path(key).name.partition(".")[0] for key in await self._objects.list(FOLDER)}:
+            if name not in await used():
+                for ending in (NOTE, ARCHIVE):  # a note must never tell of what is not there
+                    await self._objects.delete(f"{FOLDER}/{name}{ending}")
+                gone.append(name)
+        return sorted(gone)
+
+    async def _noted(self, name: str) -> Archive | None:
+        try:
+            digest = NOTES.validate_json(await self._objects.read(f"{FOLDER}/{name}{NOTE}", LARGEST_NOTE))
+        except (NotFoundError, ValidationError):
+            return None
+        return Archive(f"{FOLDER}/{name}{ARCHIVE}", digest.sha256, digest.size)
+
+    async def _pack(self, name: str) -> Archive:
+        environment, file = self._environments.path(name), self._work / f"{name}{ARCHIVE}"
+        if not environment.is_dir():
+            raise NotFoundError(f"the environment {name} is not on this machine any more; upload the version anew")
+        try:
+            shutil.rmtree(self._work, ignore_errors=True)  # what one that was killed left
+            self._work.mkdir(mode=0o700, parents=True)
+            await asyncio.to_thread(pack, environment, file)
+            digest = await self._put(f"{FOLDER}/{name}{ARCHIVE}", file)
+        except (PackingError, OSError) as error:
+            raise UnavailableError(f"the environment {name} cannot be packed: {error}") from error
+        finally:
+            file.unlink(missing_ok=True)
+        await self._objects.put_bytes(f"{FOLDER}/{name}{NOTE}", NOTES.dump_json(digest))
+        return Archive(f"{FOLDER}/{name}{ARCHIVE}", digest.sha256, digest.size)
+
+    async def _put(self, key: str, file: Path) -> Digest:
+        try:
+            return await self._objects.put_file(key, file)
+        except ConflictError:  # of one that was built before, and told of by no note
+            await self._objects.delete(key)
+            return await self._objects.put_file(key, file)

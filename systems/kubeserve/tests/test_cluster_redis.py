@@ -1,0 +1,81 @@
+"""What the user of a deployment may do in Redis: all that its door needs, nothing of others."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import redis
+from greenscale_worker import RedisOptions
+from harness.redis_server import RedisServer
+
+from clusters import SECRET
+from doors import Platform
+from kubeserve.door.app import Door
+from kubeserve.errors import UnavailableError
+from kubeserve.manifests import redis_user_of
+from kubeserve.places.cluster import RedisUsers
+from models import of_python
+
+OTHER = "11111111-1111-1111-1111-111111111111"
+
+
+@pytest.fixture
+async def users(redis_server: RedisServer, db: redis.Redis) -> AsyncIterator[RedisUsers]:
+    before = set(db.acl_users())
+    yield RedisUsers(RedisOptions(url=f"{redis_server.url}/0"), SECRET)
+    for user in set(db.acl_users()) - before:
+        db.acl_deluser(user)
+
+
+async def test_a_door_answers_with_these_rights_alone(
+    platform: Platform, users: RedisUsers, redis_server: RedisServer, db: redis.Redis
+) -> None:
+    await platform.close()
+    workload = await platform.deploy(of_python("return [1 for row in rows]"))
+    await users.keep(workload.id)
+    db.acl_log_reset()
+    name, password = redis_user_of(workload.id), users.password(workload.id)
+    door = Door(platform.layout, RedisOptions(url=f"{redis_server.url}/0", username=name, password=password))
+    stopping = asyncio.Event()
+    running = asyncio.create_task(door.run(stopping))
+    answer = await platform.ask(workload, [1])
+    assert answer.answer is not None, answer
+    assert answer.answer["predictions"] == [1]
+    stopping.set()
+    await running
+    refused = {each["object"] for each in db.acl_log() if each["username"] == name}
+    assert {each for each in refused if not each.startswith("client")} <= {"config|get"}  # a worker can do without
+
+
+async def test_a_deployment_has_the_keys_of_its_own_and_no_others(
+    users: RedisUsers, redis_server: RedisServer, db: redis.Redis
+) -> None:
+    await users.keep(OTHER)
+    name, password = redis_user_of(OTHER), users.password(OTHER)
+    url = redis_server.url.replace("://", f"://{name}:{password}@")
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        client.lpush(f"ks:{OTHER}", "job")
+        client.zadd(f"{{ks:{OTHER}}}:hot", {"door/0": 1})
+        for command in (
+            ("LLEN", "ks:22222222-2222-2222-2222-222222222222"),
+            ("GET", "session"),
+            ("KEYS", "*"),
+            ("ACL", "LIST"),
+            ("CONFIG", "GET", "requirepass"),
+            ("FLUSHALL",),
+            ("SUBSCRIBE", "{ks:22222222-2222-2222-2222-222222222222}:ended"),
+        ):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.execute_command(*command)
+        await users.keep(OTHER)  # as at each resync: who is connected stays so
+        assert client.llen(f"ks:{OTHER}") == 1
+    await users.remove(OTHER)
+    assert name not in db.acl_users()
+
+
+async def test_who_may_make_no_users_is_told_so(redis_server: RedisServer, db: redis.Redis, users: RedisUsers) -> None:
+    db.execute_command("ACL", "SETUSER", "ks-platform", "on", ">secret", "~*", "&*", "+@all", "-acl")
+    poor = RedisUsers(RedisOptions(url=f"{redis_server.url}/0", username="ks-platform", password="secret"), SECRET)  # noqa: S106
+    with pytest.raises(UnavailableError, match="ACL SETUSER"):
+        await poor.keep(OTHER)
+    del users
