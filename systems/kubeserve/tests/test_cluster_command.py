@@ -12,6 +12,7 @@ import pytest
 
 from kubeserve.cli import main
 from kubeserve.domain import Quota
+from kubeserve.install.cluster import NO_KEDA, OLDEST
 from kubeserve.settings import Settings
 from scripted import Scripted, needs_kubectl
 
@@ -342,6 +343,15 @@ def test_the_manifests_are_found_around_this_folder(
     assert main(["cluster", "up", "--yes"]) == 2
     assert "--kustomize DIR names it" in capsys.readouterr().err
     assert changes(world) == []
+
+
+def test_the_handbook_says_what_the_command_does() -> None:
+    handbook = (ROOT / "systems/kubeserve/docs/operations.md").read_text()
+    assert NO_KEDA.rpartition(" ")[2] in handbook
+    assert f"| Kubernetes | {'.'.join(map(str, OLDEST))} or newer" in handbook
+    assert "`--by forward`" in handbook
+    secrets = (ROOT / "kustomize/kubeserve/README.md").read_text()
+    assert all(f"| `{name}` |" in secrets for name in SECRETS)
 
 
 # Down -----------------------------------------------------------------------------------------------------------------
