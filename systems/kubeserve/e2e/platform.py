@@ -11,7 +11,7 @@ from kubeserve.errors import KubeServeError, UnavailableError
 MODEL = Path(__file__).with_name("iris.onnx")
 FLOWERS = (([5.1, 3.5, 1.4, 0.2], 0), ([6.2, 2.9, 4.3, 1.3], 1), ([7.7, 3.0, 6.1, 2.3], 2))
 READY_SECONDS = 600.0  # the environment of models may have to be built first
-UP_SECONDS = 120.0
+UP_SECONDS = 300.0  # on a cluster the image may have to be fetched first
 
 
 def unique() -> str:

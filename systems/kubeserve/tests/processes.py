@@ -73,7 +73,7 @@ class Up:
                 stdout=out,
                 stderr=err,
             )
-        await eventually(lambda: "Ctrl-C stops" in self.said or self.process.poll() is not None, PATIENCE)
+        await eventually(lambda: "Ctrl-C stops" in self.said or self.process.poll() is not None, 3 * PATIENCE)
         assert self.process.poll() is None, self.complained
 
     async def stop(self, number: signal.Signals = signal.SIGINT) -> int:

@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from greenscale_worker.config import load, redis_options
+from pydantic import SecretStr
 
 from kubeserve.cli import main
-from kubeserve.domain import Quota
+from kubeserve.install.cluster import NO_KEDA, OLDEST
+from kubeserve.manifests.pod import PORT
+from kubeserve.manifests.settings import ClusterSettings, Endpoint
+from kubeserve.places.opened import check_place
 from kubeserve.settings import Settings
 from scripted import Scripted, needs_kubectl
 
@@ -123,7 +128,12 @@ def test_the_platform_accepts_the_settings_that_it_gets(world: Scripted) -> None
     settings = Settings.from_env(told)
     assert (settings.port, str(settings.data), settings.objects) == (8600, "/data", "s3://kubeserve")
     assert settings.ingress_host is None, "the name by which it is called is in the request"
-    assert settings.quota_replicas == Quota().replicas
+    check_place(settings.model_copy(update={"database_url": SecretStr("postgresql://kubeserve:x@db/kubeserve")}))
+    ours = {name: value for name, value in told.items() if name.startswith("REDIS_")}
+    cluster = ClusterSettings.of(settings, redis_options(load(ours)), told)
+    assert cluster.redis.endpoint == Endpoint("redis-service.kubeserve.svc", 6379)
+    assert cluster.store == Endpoint("kubeserve-s3.kubeserve.svc", 9000)
+    assert f"port: {PORT}\n" in applied(world), "the platform may call doors"
 
 
 def test_secrets_are_made_once_and_are_in_no_list_of_processes(world: Scripted) -> None:
@@ -342,6 +352,15 @@ def test_the_manifests_are_found_around_this_folder(
     assert main(["cluster", "up", "--yes"]) == 2
     assert "--kustomize DIR names it" in capsys.readouterr().err
     assert changes(world) == []
+
+
+def test_the_handbook_says_what_the_command_does() -> None:
+    handbook = (ROOT / "systems/kubeserve/docs/operations.md").read_text()
+    assert NO_KEDA.rpartition(" ")[2] in handbook
+    assert f"| Kubernetes | {'.'.join(map(str, OLDEST))} or newer" in handbook
+    assert "`--by forward`" in handbook
+    secrets = (ROOT / "kustomize/kubeserve/README.md").read_text()
+    assert all(f"| `{name}` |" in secrets for name in SECRETS)
 
 
 # Down -----------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ from kubeserve.door.metrics import Metrics as DoorMetrics
 from kubeserve.web.pages import DASHBOARD
 from processes import COMMAND
 
-OF_A_CLUSTER = {"container_cpu_usage_seconds_total"}
+OF_A_CLUSTER = {"container_cpu_usage_seconds_total"}  # test_monitoring.py asks them, too
+TARGET = {"namespace", "pod", "service", "container", "endpoint", "job", "instance"}  # what Prometheus' operator sets
 TOKEN = "glsa_token"  # noqa: S105  of a Grafana that the test is itself
 
 
@@ -45,6 +46,18 @@ def test_what_is_shown_is_counted(name: str) -> None:
             if metric not in OF_A_CLUSTER:
                 assert metric in series, expression
                 assert set(re.findall(r"(\w+)=", labels)) <= series[metric], expression
+
+
+def test_no_label_is_one_that_prometheus_sets_and_would_rename() -> None:
+    assert not set.union(*told().values()) & TARGET
+
+
+def test_what_comes_from_a_cluster_says_where_it_comes_from() -> None:
+    for board in boards().values():
+        for panel in board["panels"]:
+            asked = " ".join(target["expr"] for target in panel["targets"])
+            for metric, source in (("container_", "cAdvisor"), ("kube_", "kube-state-metrics")):
+                assert (metric in asked) == (source in panel["description"]), panel["title"]
 
 
 def test_the_page_frames_the_dashboard_of_a_deployment() -> None:

@@ -11,6 +11,12 @@ Board = dict[str, Any]
 SOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
 WIDTH, HEIGHT = 12, 8  # of a panel; a row is 24 wide
 ONE: Final = 'deployment="$deployment"'
+PODS: Final = 'pod=~"d-$deployment-.+"'
+READY: Final = 'sum(kube_deployment_status_replicas_ready{deployment="d-$deployment"})'
+WANTED: Final = 'sum(kube_deployment_spec_replicas{deployment="d-$deployment"})'
+OF_USERS: Final = "Cores, on a cluster: a user has a namespace there. By cAdvisor, in the kubelets."
+OF_PODS: Final = "Cores, on a cluster. By cAdvisor, in the kubelets."
+OF_NUMBERS: Final = "On a cluster. By kube-state-metrics."
 
 
 def boards() -> dict[str, Board]:
@@ -19,8 +25,6 @@ def boards() -> dict[str, Board]:
 
 
 def _master() -> Board:
-    those = f'{{namespace=~"{NAMESPACE}.+"}}'
-    users = f"sum by (namespace) (rate(container_cpu_usage_seconds_total{those}[$__rate_interval]))"
     requests = "sum by (status) (rate(kubeserve_requests_total[$__rate_interval]))"
     panels = [
         _panel("Predictions a second", "reqps", {"{{deployment}}": f"sum by (deployment) ({_rate('')})"}),
@@ -28,7 +32,7 @@ def _master() -> Board:
         _panel("Error rate", "reqps", {"{{deployment}}": f"sum by (deployment) ({_rate(_errors(''))})"}),
         _panel("Latency of predictions", "ms", _latency("")),
         _panel("Requests of the API a second", "reqps", {"{{status}}": requests}),
-        _panel("CPU per user", "short", {"{{namespace}}": users}, "Cores, of a cluster: a user has a namespace there."),
+        _panel("CPU per user", "short", {"{{namespace}}": f"sum by (namespace) ({_cpu('')})"}, OF_USERS),
     ]
     return _board(MASTER, "KubeServe", panels, [])
 
@@ -39,10 +43,18 @@ def _deployment() -> Board:
         _panel("Success rate", "percentunit", {"success": _success(ONE)}, most=1),
         _panel("Error rate", "reqps", {"errors": f"sum({_rate(_errors(ONE))})"}),
         _panel("Latency", "ms", _latency(ONE)),
+        _panel("CPU", "short", {"{{container}}": f"sum by (container) ({_cpu(PODS)})"}, OF_PODS),
+        _panel("Pods", "short", {"ready": READY, "wanted": WANTED}, OF_NUMBERS),
     ]
     names = {"query": "label_values(prediction_latency_ms_count, deployment)", "refId": "deployment"}
     variable = {"name": "deployment", "label": "Deployment", "type": "query", "datasource": SOURCE, "query": names}
     return _board(DEPLOYMENT, "KubeServe deployment", panels, [{**variable, "refresh": 2}])
+
+
+def _cpu(labels: str) -> str:
+    """Cores, by container: without that label cAdvisor tells the sum of a pod, too."""
+    those = ",".join(filter(None, (f'namespace=~"{NAMESPACE}.+"', 'container!=""', labels)))
+    return f"rate(container_cpu_usage_seconds_total{{{those}}}[$__rate_interval])"
 
 
 def _rate(labels: str) -> str:

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from kubeserve.door.usage import Meters
 
 BUCKETS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000)
+OUTCOMES: Final = ("success", "error")
 
 
 class Metrics:
@@ -32,13 +33,14 @@ class Metrics:
     def count(self, deployment_id: str, outcome: str, seconds: float, rows: int = 0) -> None:
         """Count one call, with the rows that it asked."""
         self._latency.labels(deployment_id).observe(seconds * 1000)
-        self._predictions.labels(deployment_id, outcome).inc()
+        for each in OUTCOMES:
+            self._predictions.labels(deployment_id, each).inc(each == outcome)  # none is told, too, as a rate of 0
         self.meters.of(deployment_id).called(rows, failed=outcome != "success")
 
     def forget(self, deployment_id: str) -> None:
         """Drop the series of a deployment that is gone."""
         self._latency.remove(deployment_id) if self._has(deployment_id) else None
-        for outcome in ("success", "error"):
+        for outcome in OUTCOMES:
             if (deployment_id, outcome) in self._predictions._metrics:  # noqa: SLF001  the library has no question for it
                 self._predictions.remove(deployment_id, outcome)
         self.meters.end(deployment_id)
