@@ -17,6 +17,7 @@ from kubeserve.database import Database
 from kubeserve.database.tables import usage
 from kubeserve.database.values import new_id
 from kubeserve.door import usage as door_usage
+from kubeserve.door.metrics import AGAIN, Metrics
 from kubeserve.door.usage import Meters, UsageWriter
 from kubeserve.errors import UnavailableError
 from kubeserve.usage import taking
@@ -277,6 +278,15 @@ def test_a_meter_without_redis_keeps_a_day() -> None:
         meters._ahead = 60.0 * minute  # noqa: SLF001  time goes
         meter.called(1, failed=False)
     assert len(meters.unwritten()["d"]) <= 1440 + 1
+
+
+def test_a_call_that_runs_again_counts_when_it_has_ended() -> None:
+    metrics = Metrics()
+    for outcome in (AGAIN, AGAIN, "error", "success"):
+        metrics.count("d", outcome, 0.1, 3)
+    (bucket,) = metrics.meters.unwritten()["d"]
+    assert (bucket.sums.predictions, bucket.sums.errors, bucket.sums.rows) == (2, 1, 6)
+    assert b'predictions_total{deployment="d",outcome="error"} 3.0' in metrics.text()
 
 
 def test_replicas_are_counted_for_as_long_as_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The models of a deployment as a backend of GreenScale: a job is one call, with one or many rows."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
@@ -8,7 +9,7 @@ from typing import Any, Final
 import orjson
 from greenscale_worker import Job, Output, PermanentError, TransientError
 
-from kubeserve.door.metrics import Metrics
+from kubeserve.door.metrics import AGAIN, Metrics
 from kubeserve.door.pool import Pool
 from kubeserve.door.replica import DiedError, RefusedError, StartError
 from kubeserve.places.workload import Replicable
@@ -45,6 +46,10 @@ class ModelBackend:
         try:
             output = await self._infer(job)
             outcome = "success"
+        except (TransientError, asyncio.CancelledError):
+            outcome = AGAIN
+            raise
+        else:
             return output
         finally:
             self._metrics.count(self._deployment_id, outcome, perf_counter() - began, _count(job.payload))

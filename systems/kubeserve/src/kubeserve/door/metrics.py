@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from kubeserve.door.usage import Meters
 
 BUCKETS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000)
+AGAIN: Final = "again"  # the outcome of a call that was not ended here
 
 
 class Metrics:
@@ -30,10 +31,11 @@ class Metrics:
         )
 
     def count(self, deployment_id: str, outcome: str, seconds: float, rows: int = 0) -> None:
-        """Count one call, with the rows that it asked."""
+        """Count one call, with the rows that it asked. One that runs AGAIN is an error here, and no usage yet."""
         self._latency.labels(deployment_id).observe(seconds * 1000)
-        self._predictions.labels(deployment_id, outcome).inc()
-        self.meters.of(deployment_id).called(rows, failed=outcome != "success")
+        self._predictions.labels(deployment_id, "error" if outcome == AGAIN else outcome).inc()
+        if outcome != AGAIN:
+            self.meters.of(deployment_id).called(rows, failed=outcome != "success")
 
     def forget(self, deployment_id: str) -> None:
         """Drop the series of a deployment that is gone."""
