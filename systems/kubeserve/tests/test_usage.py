@@ -17,8 +17,10 @@ from kubeserve.database import Database
 from kubeserve.database.tables import usage
 from kubeserve.database.values import new_id
 from kubeserve.door import usage as door_usage
+from kubeserve.door.metrics import AGAIN, Metrics
 from kubeserve.door.usage import Meters, UsageWriter
 from kubeserve.errors import UnavailableError
+from kubeserve.usage import taking
 from kubeserve.usage.store import Taken, UsageStore
 from kubeserve.usage.taking import Taker
 from kubeserve.usage.wire import LARGEST, Bucket, Sums, key_of, read, written
@@ -82,6 +84,29 @@ async def test_what_is_counted_while_it_is_taken_is_not_lost(
     monkeypatch.undo()
     await taker.take({deployment: ANNA})
     assert await used(store, deployment) == (2, 0, 2)
+
+
+async def test_a_death_after_any_step_counts_nothing_twice(
+    taker: Taker, store: UsageStore, options: RedisOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment, meters = new_id(), Meters()
+    writer = UsageWriter(meters, options)
+    meters.of(deployment).called(3, failed=True)
+    with monkeypatch.context() as unheard:
+        unheard.setattr(meters, "wrote", lambda *_: None)  # it is in Redis, and the answer that says so was lost
+        await writer.write()
+
+    async def die(*_: object) -> None:
+        raise UnavailableError("killed between the database and Redis")
+
+    with monkeypatch.context() as killed:
+        killed.setattr(taking, "_forget", die)
+        with pytest.raises(UnavailableError):
+            await taker.take({deployment: ANNA})
+    await taker.take({deployment: ANNA})
+    await writer.write()
+    await taker.take({deployment: ANNA})
+    assert await used(store, deployment) == (1, 1, 3)
 
 
 async def test_of_two_who_take_at_once_the_slower_one_undoes_nothing(store: UsageStore) -> None:
@@ -253,6 +278,15 @@ def test_a_meter_without_redis_keeps_a_day() -> None:
         meters._ahead = 60.0 * minute  # noqa: SLF001  time goes
         meter.called(1, failed=False)
     assert len(meters.unwritten()["d"]) <= 1440 + 1
+
+
+def test_a_call_that_runs_again_counts_when_it_has_ended() -> None:
+    metrics = Metrics()
+    for outcome in (AGAIN, AGAIN, "error", "success"):
+        metrics.count("d", outcome, 0.1, 3)
+    (bucket,) = metrics.meters.unwritten()["d"]
+    assert (bucket.sums.predictions, bucket.sums.errors, bucket.sums.rows) == (2, 1, 6)
+    assert b'predictions_total{deployment="d",outcome="error"} 3.0' in metrics.text()
 
 
 def test_replicas_are_counted_for_as_long_as_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:

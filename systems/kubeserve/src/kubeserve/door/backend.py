@@ -1,5 +1,6 @@
 """The models of a deployment: asked by jobs, as a backend of GreenScale, and by HTTP. A call has one row or many."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any, Final
 import orjson
 from greenscale_worker import Job, Output, PermanentError, TransientError
 
-from kubeserve.door.metrics import Metrics
+from kubeserve.door.metrics import AGAIN, Metrics
 from kubeserve.door.pool import Pool
 from kubeserve.door.replica import DiedError, RefusedError, Rows, StartError
 from kubeserve.places.workload import Replicable
@@ -68,6 +69,9 @@ class ModelBackend:
         try:
             yield
             outcome = "success"
+        except (TransientError, asyncio.CancelledError):
+            outcome = AGAIN
+            raise
         finally:
             self._metrics.count(self._deployment_id, outcome, perf_counter() - began, rows)
 

@@ -8,6 +8,7 @@ from kubeserve.door.usage import Meters
 
 BUCKETS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000)
 OUTCOMES: Final = ("success", "error")
+AGAIN: Final = "again"  # the outcome of a call that was not ended here
 
 
 class Metrics:
@@ -31,11 +32,13 @@ class Metrics:
         )
 
     def count(self, deployment_id: str, outcome: str, seconds: float, rows: int = 0) -> None:
-        """Count one call, with the rows that it asked."""
+        """Count one call, with the rows that it asked. One that runs AGAIN is an error here, and no usage yet."""
         self._latency.labels(deployment_id).observe(seconds * 1000)
+        told = "error" if outcome == AGAIN else outcome
         for each in OUTCOMES:
-            self._predictions.labels(deployment_id, each).inc(each == outcome)  # none is told, too, as a rate of 0
-        self.meters.of(deployment_id).called(rows, failed=outcome != "success")
+            self._predictions.labels(deployment_id, each).inc(each == told)  # none is told, too, as a rate of 0
+        if outcome != AGAIN:
+            self.meters.of(deployment_id).called(rows, failed=outcome != "success")
 
     def forget(self, deployment_id: str) -> None:
         """Drop the series of a deployment that is gone."""
