@@ -115,6 +115,8 @@ def check_manifests(up: Up) -> None:
     if kubectl := shutil.which("kubectl"):
         rendered = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=True)
         assert sorted(each["kind"] for each in yaml.safe_load_all(rendered.stdout)) == sorted(kinds)
+
+
 async def test_usage_and_limits_by_commands(up: Up) -> None:
     def said(*words: str) -> str:
         return up.command(*words).stdout
