@@ -27,10 +27,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Say what both actions take."""
     describe(
         parser,
-        "Install KubeServe on a Kubernetes cluster, or remove it from one. It runs kubectl,\n"
-        "and docker where no image is named.",
+        "Install KubeServe on a Kubernetes cluster, or remove it from one. It runs\n"
+        "kubectl, and docker where no image is named.",
         "kubeserve cluster up\nkubeserve cluster up --context kind-dev --by forward --yes\n"
-        "kubeserve cluster up --image registry.example.org/kubeserve:0.1.0 --host models.example.org\n"
+        "kubeserve cluster up --image registry.example.org/kubeserve:0.1.0\n"
         "kubeserve cluster down",
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
