@@ -331,7 +331,11 @@ def test_an_archive_that_leads_elsewhere_leaves_nothing(kind: str, tmp_path: Pat
     assert not Path("/tmp/out").exists()  # noqa: S108  nobody wrote it
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", _archive((_member("lib/a"), b"x" * 9999))[:-40]])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no archive", _archive((_member("lib/a"), b"x" * 9999))[:-40]],
+    ids=["empty", "no archive", "cut off"],
+)
 def test_a_damaged_archive_is_told(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(PackingError):

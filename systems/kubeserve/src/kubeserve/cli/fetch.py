@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "Fetch the model of a deployment, and its environment where the image has it\n"
         "not, before the containers of a pod start. What is there already is kept.",
-        "kubeserve fetch --workload /etc/kubeserve/workload.json --urls /etc/kubeserve-urls/urls.json",
+        "kubeserve fetch --workload workload.json --urls urls.json",
     )
     parser.add_argument("--workload", type=Path, metavar="FILE", required=True, help="what the pod is for")
     parser.add_argument("--urls", type=Path, metavar="FILE", required=True, help="where it is to be had")
