@@ -111,7 +111,7 @@ async def _told(call: Call, deployment: Deployment, answer: Answer) -> Predictio
     if answer.answer is None:
         return await _open(call, deployment, answer)
     given: dict[str, Any] = answer.answer
-    return PredictionShape(
+    told = PredictionShape.model_construct(
         id=answer.id,
         predictions=given["predictions"],
         model=(await call.state.model(call.owner_id, deployment.model_id)).name,
@@ -119,6 +119,7 @@ async def _told(call: Call, deployment: Deployment, answer: Answer) -> Predictio
         deployment=deployment.id,
         revision=given["revision"],
     )
+    return json_answer(vars(told))  # as it came: to check and to copy each value is a fifth of a hot call
 
 
 async def _open(call: Call, deployment: Deployment, answer: Answer) -> web.Response:
