@@ -1,4 +1,4 @@
-"""A bare aiohttp handler with a model in its process: each request asks it by itself. `bare.py ENVIRONMENT MODEL PORT`."""
+"""A bare aiohttp handler with a model in its process, which each request asks by itself: `bare.py VENV MODEL PORT`."""
 
 import sys
 from pathlib import Path

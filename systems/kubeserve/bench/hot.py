@@ -1,7 +1,9 @@
 """Measures hot predictions: `.venv/bin/python -m bench.hot` (two minutes).
 
 `kubeserve up` beside a bare aiohttp handler that has the same model in its process, asked in turns: one call at a time,
-and by 64 callers at once. Servers and callers share the machine.
+and by 64 callers at once. Its door is asked alone, too, by its socket: what is left is the API's part. With
+`--mlserver PROGRAM`, the `mlserver` of an environment of its own (`pip install mlserver mlserver-sklearn`), that one
+stands beside them. Servers and callers share the machine.
 """
 
 import argparse
@@ -10,8 +12,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -23,6 +25,7 @@ from harness import machine
 from harness.figures import amount, percentile, table
 
 from environments import environment
+from kubeserve.places.layout import Layout
 from models import IRIS, make
 from processes import PATIENCE, Up, ready
 
@@ -32,6 +35,8 @@ CALLERS: Final = 64
 SECONDS: Final = 2.0  # of a round with all callers
 ROW: Final = [5.1, 3.5, 1.4, 0.2]
 BODY: Final = orjson.dumps({"instances": [ROW]})
+ROWS: Final = orjson.dumps([ROW])  # as the API sends them on
+TENSOR: Final = orjson.dumps({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP64", "data": ROW}]})
 FOREST: Final = """
 from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
@@ -46,9 +51,11 @@ class Server:
     """Where a model is asked, and what was measured there."""
 
     name: str
-    port: int
+    port: int | Path
     path: str
     headers: str = ""
+    body: bytes = BODY
+    answer: str = "predictions"
     waits: list[float] = field(default_factory=list)  # ms
     rates: list[float] = field(default_factory=list)  # rows a second
 
@@ -68,14 +75,18 @@ class Caller:
 
     def __init__(self, server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = f"POST {server.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{server.headers}"
-        self._request = f"{head}Content-Length: {len(BODY)}\r\n\r\n".encode() + BODY
+        self._request = f"{head}Content-Length: {len(server.body)}\r\n\r\n".encode() + server.body
+        self._answer = server.answer
         self._reader, self._writer = reader, writer
 
     @classmethod
     @asynccontextmanager
     async def open(cls, server: Server) -> AsyncIterator["Caller"]:
         """Connect."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        if isinstance(server.port, Path):
+            reader, writer = await asyncio.open_unix_connection(server.port)
+        else:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         yield cls(server, reader, writer)
         writer.close()
 
@@ -85,7 +96,7 @@ class Caller:
         head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
         length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
         told = orjson.loads(await self._reader.readexactly(length))
-        if not head.startswith(b"http/1.1 200 ") or len(told.get("predictions", ())) != 1:
+        if not head.startswith(b"http/1.1 200 ") or len(told.get(self._answer, ())) != 1:
             raise SystemExit(f"no answer: {head!r} {told}")
 
 
@@ -130,15 +141,35 @@ def bare(science: Path, model: Path) -> Iterator[Server]:
         process.wait()
 
 
-def deployed(up: Up, model: Path, name: str) -> Server:
-    """Deploy a model, and let it wake."""
+@contextmanager
+def mlserver(program: str, model: Path, *, batch: bool) -> Iterator[Server]:
+    """Run MLServer, with the model in its process; `batch`: it collects up to as many calls as there are callers."""
+    settings = {"name": "m", "implementation": "mlserver_sklearn.SKLearnModel", "parameters": {"uri": str(model)}}
+    batches = {"max_batch_size": CALLERS, "max_batch_time": 0.001} if batch else {}
+    ports = {name: free_port() for name in ("http_port", "grpc_port", "metrics_port")}
+    with tempfile.TemporaryDirectory(prefix="bench-mlserver-") as folder:
+        Path(folder, "model-settings.json").write_bytes(orjson.dumps(settings | batches))
+        Path(folder, "settings.json").write_bytes(orjson.dumps({**ports, "host": "127.0.0.1", "parallel_workers": 0}))
+        quiet = subprocess.DEVNULL
+        process = subprocess.Popen([program, "start", folder], stdin=quiet, stdout=quiet, stderr=quiet)  # noqa: S603  the given one
+        try:
+            name = f"MLServer{', adaptive batching' if batch else ''}"
+            yield Server(name, ports["http_port"], "/v2/models/m/infer", body=TENSOR, answer="outputs")
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def deployed(up: Up, model: Path, name: str) -> Sequence[Server]:
+    """Deploy a model, and let it wake. Returns the way of all callers, and that of the API to its door."""
     with up.person(name) as api:
         version = ready(api, model, name)
         deployment = api.deploy(version["model_id"], name, version["id"], idle=3600.0, maximum=1)
         api.predict(deployment["id"], [ROW])
         key = api.create_key("bench", deployment["id"])["key"]
-        path = f"/api/v1/predict/{deployment['id']}"
-    return Server("kubeserve, hot", up.port, path, f"Authorization: Bearer {key}\r\n")
+    door = Server("of which its door", Layout(up.data).socket, f"/predict/{deployment['id']}", body=ROWS)
+    path = f"/api/v1/predict/{deployment['id']}"
+    return Server("kubeserve, hot", up.port, path, f"Authorization: Bearer {key}\r\n"), door
 
 
 async def until_up(server: Server) -> None:
@@ -148,18 +179,21 @@ async def until_up(server: Server) -> None:
             try:
                 async with Caller.open(server) as caller:
                     return await caller.ask()
-            except OSError:
+            except (OSError, EOFError):
                 await asyncio.sleep(0.1)
 
 
-async def compared(science: Path, up: Up, model: Path, name: str) -> list[list[str]]:
-    """Ask both in turns, and return the rows of the table."""
-    with bare(science, model) as plain:
-        ours = await asyncio.to_thread(deployed, up, model, name)
-        for server in (plain, ours):
+async def compared(science: Path, up: Up, model: Path, name: str, program: str | None) -> list[list[str]]:
+    """Ask all in turns, and return the rows of the table."""
+    with ExitStack() as stack:
+        plain = stack.enter_context(bare(science, model))
+        servers = [plain, *await asyncio.to_thread(deployed, up, model, name.split(maxsplit=1)[0])]
+        if program is not None:
+            servers += [stack.enter_context(mlserver(program, model, batch=batch)) for batch in (False, True)]
+        for server in servers:
             await until_up(server)
         for _ in range(ROUNDS):
-            for server in (plain, ours):
+            for server in servers:
                 await alone(server)
                 await together(server)
     return [
@@ -169,18 +203,18 @@ async def compared(science: Path, up: Up, model: Path, name: str) -> list[list[s
             f"{amount(percentile(sorted(server.waits), 95))} ms",
             f"{amount(server.rate)} ({server.rate / plain.rate:.1f} ×)",
         ]
-        for server in (plain, ours)
+        for server in servers
     ]
 
 
-async def measure(folder: Path, chosen: list[str]) -> str:
+async def measure(folder: Path, chosen: list[str], program: str | None) -> str:
     """Measure all, and render the table."""
     science = environment()
     rows = []
     async with Up(folder, science) as up:
         for name in chosen:
             model = make(science, folder / f"{name.split()[0]}.joblib", MODELS[name])
-            rows += await compared(science, up, model, name.split()[0])
+            rows += await compared(science, up, model, name, program)
         await up.stop()
     return table(["one row a call", "p50", "p95", f"rows a second, {CALLERS} callers"], rows)
 
@@ -189,10 +223,11 @@ def main() -> int:
     """Print the table, and where and when it was measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=MODELS, action="append", help="measure this one alone")
+    parser.add_argument("--mlserver", metavar="PROGRAM", help="the `mlserver` that is measured, too")
     given = parser.parse_args()
     where, began, commit = machine.describe(), machine.now(), machine.commit()
     with tempfile.TemporaryDirectory(prefix="bench-hot-") as name:
-        print(asyncio.run(measure(Path(name), given.model or list(MODELS))))
+        print(asyncio.run(measure(Path(name), given.model or list(MODELS), given.mlserver)))
     print(f"""
 Measured by `python -m bench.hot` on {began}, commit {commit}, {where["processor"]}, {where["cores"]} cores
 ({where["busy_before_percent"]} % busy before), Python {where["python"]}; servers and callers share the machine.""")
