@@ -12,6 +12,7 @@ from kubeserve.errors import KubeServeError, LimitedError, UnauthenticatedError,
 from kubeserve.uploads import OffsetError
 
 RETRY_SECONDS: Final = 1.0
+JSON: Final[Mapping[str, str]] = {"Content-Type": "application/json; charset=utf-8"}  # parsed by none
 CODES: Final[Mapping[int, tuple[str, str]]] = {  # of what aiohttp refuses by itself
     404: ("not_found", "there is nothing at this path; /openapi.json tells what there is"),
     405: ("method_not_allowed", "this path does not know that method"),
@@ -22,9 +23,8 @@ CODES: Final[Mapping[int, tuple[str, str]]] = {  # of what aiohttp refuses by it
 
 def json_answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """Answer with JSON."""
-    return web.Response(
-        body=orjson.dumps(value), status=status, headers=headers, content_type="application/json", charset="utf-8"
-    )
+    told = JSON if headers is None else {**JSON, **headers}
+    return web.Response(body=orjson.dumps(value), status=status, headers=told)
 
 
 def refusal(error: KubeServeError) -> web.Response:

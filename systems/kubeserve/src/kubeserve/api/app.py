@@ -1,5 +1,6 @@
 """Makes the application of the table of routes, and serves it."""
 
+import asyncio
 import secrets
 import time
 import traceback
@@ -141,12 +142,14 @@ async def _answered(request: web.Request, handler: Next) -> web.StreamResponse:
     except Exception as error:  # noqa: BLE001  a mistake of ours, which stops this call alone
         response = _mistake(request, error)
     seconds = time.perf_counter() - began
-    route = request.get(ROUTE) or _name(request)
-    request.app[STATE].metrics.count(route, response.status, seconds)
-    log.info(
-        "http_request", route=route, status=response.status, ms=round(seconds * 1000, 1), owner=request.get(OWNER, "")
-    )
+    asyncio.get_running_loop().call_soon(_tell, request, response.status, seconds)  # the answer does not wait for it
     return response
+
+
+def _tell(request: web.Request, status: int, seconds: float) -> None:
+    route = request.get(ROUTE) or _name(request)
+    request.app[STATE].metrics.count(route, status, seconds)
+    log.info("http_request", route=route, status=status, ms=round(seconds * 1000, 1), owner=request.get(OWNER, ""))
 
 
 def _name(request: web.Request) -> str:

@@ -111,13 +111,15 @@ async def _told(call: Call, deployment: Deployment, answer: Answer) -> Predictio
     if answer.answer is None:
         return await _open(call, deployment, answer)
     given: dict[str, Any] = answer.answer
-    return PredictionShape(
-        id=answer.id,
-        predictions=given["predictions"],
-        model=(await call.state.model(call.owner_id, deployment.model_id)).name,
-        version=given["version"],
-        deployment=deployment.id,
-        revision=given["revision"],
+    return json_answer(  # a PredictionShape, whose values are not checked and copied once more
+        {
+            "id": answer.id,
+            "predictions": given["predictions"],
+            "model": (await call.state.model(call.owner_id, deployment.model_id)).name,
+            "version": given["version"],
+            "deployment": deployment.id,
+            "revision": given["revision"],
+        }
     )
 
 

@@ -23,26 +23,40 @@ MOST_STREAMS_EACH: Final = 20
 
 
 class Remembered(Generic[Value]):
-    """Values for `seconds`. What raises is not remembered."""
+    """Values for `seconds`. What raises is not remembered. Of many who want to know at once, one asks."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._values: dict[Hashable, tuple[float, Value]] = {}
+        self._asking: dict[Hashable, asyncio.Lock] = {}
 
     async def get(self, key: Hashable, ask: Callable[[], Awaitable[Value]]) -> Value:
         """Give what is remembered, or ask."""
         found = self._values.get(key)
         if found is not None and found[0] > time.monotonic():
             return found[1]
+        lock = self._asking.setdefault(key, asyncio.Lock())
+        try:
+            async with lock:
+                return await self._ask(key, ask)
+        finally:
+            if self._asking.get(key) is lock and not lock.locked():
+                del self._asking[key]
+
+    async def _ask(self, key: Hashable, ask: Callable[[], Awaitable[Value]]) -> Value:
+        values = self._values
+        found = values.get(key)
+        if found is not None and found[0] > time.monotonic():
+            return found[1]  # by the one before
         value = await ask()
-        if len(self._values) >= MOST:
-            self._values.clear()
-        self._values[key] = time.monotonic() + self._seconds, value
+        if len(values) >= MOST:
+            values.clear()
+        values[key] = time.monotonic() + self._seconds, value
         return value
 
     def forget(self) -> None:
-        """Ask for everything again."""
-        self._values.clear()
+        """Ask for everything again; what is asked for just now is not remembered."""
+        self._values = {}
 
 
 class State:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import orjson
 import structlog
 from greenscale_worker import RedisOptions
 from greenscale_worker.config import load, redis_options
@@ -37,13 +38,16 @@ def until_signalled(work: Callable[[asyncio.Event], Awaitable[None]]) -> None:
 def _log() -> None:
     """One line for each event, to stderr: for people at a terminal, else JSON."""
     terminal = sys.stderr.isatty()
+    people, programs = structlog.dev.ConsoleRenderer(), structlog.processors.JSONRenderer(orjson.dumps, default=str)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(default=str),
+            people if terminal else programs,
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=(
+            structlog.PrintLoggerFactory(sys.stderr) if terminal else structlog.BytesLoggerFactory(sys.stderr.buffer)
+        ),
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,
     )

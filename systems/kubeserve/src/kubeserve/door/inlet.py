@@ -18,6 +18,7 @@ from kubeserve.predictions import BAD_ROWS
 from kubeserve.queueing import LARGEST_BODY
 
 BODY_SECONDS: Final = 20.0
+JSON: Final = {"Content-Type": "application/json"}
 
 
 class Inlet:
@@ -40,7 +41,7 @@ class Inlet:
             return _refused(422 if error.code in BAD_ROWS else 502, error.code, str(error))
         except (ValueError, TimeoutError, asyncio.IncompleteReadError) as error:
             return _refused(400, "bad_request", str(error))
-        return web.Response(body=answer, content_type="application/json")
+        return web.Response(body=answer, headers=JSON)
 
     async def _answer(self, request: web.Request) -> bytes:
         hot, size = self._find(request.match_info["deployment_id"]), request.content_length
@@ -56,4 +57,4 @@ class Inlet:
 
 def _refused(status: int, code: str, message: str) -> web.Response:
     body = orjson.dumps({"error": {"code": code, "message": message}})
-    return web.Response(body=body, status=status, content_type="application/json")
+    return web.Response(body=body, status=status, headers=JSON)
