@@ -91,7 +91,7 @@ async def opened(tmp_path: Path) -> AsyncIterator[Open]:
                 for number, script in enumerate(scripts)
             ]
             made = Gateway(Fixed(*(door.address for door in doors)))
-            stack.callback(made.close)
+            stack.push_async_callback(made.aclose)
             return made, doors
 
         yield open_
@@ -167,7 +167,7 @@ async def test_what_is_no_answer_makes_a_job_or_is_asked_of_another_door_once(op
         to = Gateway(Fixed(bad.address, good.address))
         for _ in range(12):
             assert await ask(to) == RIGHT
-        to.close()
+        await to.aclose()
     assert len(good.asked) == 12  # 12 of 12: a refusal is never taken for an answer, and nobody is asked twice
     assert len(bad.asked) < 12
 
@@ -218,8 +218,10 @@ async def test_a_door_that_is_gone_is_left_alone_for_a_while(opened: Open, tmp_p
     to = Gateway(Fixed(gone, door.address))
     assert [await ask(to) for _ in range(20)] == [RIGHT] * 20
     assert list(to._shunned) == [gone]  # noqa: SLF001  it was tried
-    assert await ask(Gateway(Fixed(gone))) is None
-    to.close()
+    other = Gateway(Fixed(gone))
+    assert await ask(other) is None
+    await other.aclose()
+    await to.aclose()
 
 
 async def test_who_waits_when_it_is_closed_gets_a_job_at_once(opened: Open) -> None:
@@ -227,7 +229,7 @@ async def test_who_waits_when_it_is_closed_gets_a_job_at_once(opened: Open) -> N
     asked = [asyncio.create_task(ask(to)) for _ in range(4)]
     await eventually(lambda: sum(len(door.asked) for door in doors) == 4)
     assert {len(door.asked) for door in doors} == {2}  # each door has as many
-    to.close()
+    await to.aclose()
     async with asyncio.timeout(5):
         assert await asyncio.gather(*asked) == [None] * 4
     assert await ask(to) is None
@@ -240,7 +242,7 @@ async def test_calls_beyond_what_a_gateway_holds_become_jobs(opened: Open, monke
     asked = [asyncio.create_task(ask(to)) for _ in range(3)]
     await eventually(lambda: len(door.asked) == 3)
     assert await ask(to) is None
-    to.close()
+    await to.aclose()
     await asyncio.gather(*asked)
     assert not to._calls  # noqa: SLF001  nothing is left of them
 

@@ -57,7 +57,7 @@ async def caller(platform: Platform) -> AsyncIterator[Caller]:
     async with aiohttp.ClientSession(connector=connector) as http:
         caller = Caller(platform, http)
         yield caller
-        caller.gateway.close()
+        await caller.gateway.aclose()
 
 
 async def end(task: asyncio.Task[None]) -> None:

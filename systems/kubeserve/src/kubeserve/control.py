@@ -129,7 +129,7 @@ class ControlPlane:
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
         await self.intake.aclose()
-        self.gateway.close()
+        await self.gateway.aclose()
         await self.predictions.aclose()
         await self.limits.aclose()
         await self.place.aclose()
@@ -214,7 +214,7 @@ class ControlPlane:
 
     async def _let_go(self) -> None:
         await self.stopping.wait()
-        self.gateway.close()  # what it asks becomes jobs, whose answers are read after a restart
+        await self.gateway.aclose()  # what it asks becomes jobs, whose answers are read after a restart
 
     async def _keep_clean(self) -> None:
         while True:

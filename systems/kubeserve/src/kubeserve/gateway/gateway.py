@@ -48,10 +48,10 @@ class Gateway:
             pass
         return None
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """Ask nobody any more; calls that run become jobs."""
         self._closed = True
-        self._connections.close()
+        await self._connections.aclose()
         self._doors.close()
 
     def _chosen(self, doors: Sequence[Address]) -> Sequence[Address]:
