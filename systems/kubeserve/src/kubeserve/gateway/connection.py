@@ -57,9 +57,12 @@ class Connections:
 
     def _session(self, path: str) -> aiohttp.ClientSession:
         if path not in self._sessions:
-            options = {"limit": 0, "keepalive_timeout": IDLE_SECONDS}
+            if path:
+                connector: aiohttp.BaseConnector = aiohttp.UnixConnector(path, limit=0, keepalive_timeout=IDLE_SECONDS)
+            else:
+                connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS)
             self._sessions[path] = aiohttp.ClientSession(
-                connector=aiohttp.UnixConnector(path, **options) if path else aiohttp.TCPConnector(**options),
+                connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
