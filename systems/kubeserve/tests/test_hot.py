@@ -140,7 +140,7 @@ async def test_what_a_model_refuses_is_told_as_a_job_would_tell_it(platform: Pla
         assert told is not None
         assert told.error == queued.error is not None, rows
     for model in FAILING:
-        workload = await awake(platform, of_python(model), timeout=0.5)
+        workload = await awake(platform, of_python(model), timeout=0.5 if "sleep" in model else 30.0)
         told, queued = await caller.ask(workload, [1]), await platform.ask(workload, [1])
         assert told is not None
         assert told.error == queued.error is not None, model
