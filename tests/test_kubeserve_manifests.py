@@ -165,7 +165,11 @@ def test_what_it_writes_lies_in_namespaces_of_users() -> None:
     assert binding == {"policyName": "kubeserve", "validationActions": ["Deny"]}
     user = f"system:serviceaccount:{account['namespace']}:{account['name']}"
     assert [each["expression"] for each in policy["matchConditions"]] == [f"request.userInfo.username == '{user}'"]
-    assert set(re.findall(r"startsWith\('(.*?)'\)", str(policy["validations"]))) == {PREFIX}
+    (pattern,) = re.findall(r"matches\('(.*?)'\)", policy["validations"][0]["expression"])
+    user = "3f2b8c1d-0000-4000-8000-00000000000a"
+    assert re.search(pattern, f"{PREFIX}{user}")
+    for other in ("kube-system", "kubeserve", "ks-", "ks-production", f"{PREFIX}{user}-staging", f"my-{PREFIX}{user}"):
+        assert not re.search(pattern, other), other
     domain = (ROOT / "systems/kubeserve/src/kubeserve/domain.py").read_text()
     assert f'NAMESPACE: Final = "{PREFIX}"' in domain
 

@@ -8,7 +8,7 @@ import pytest
 
 from kubeserve.errors import NotFoundError
 from kubeserve.intake import Archive, Archives, Environments
-from kubeserve.objects import Objects, open_objects
+from kubeserve.objects import Digest, Objects, open_objects
 from kubeserve.packing import LIBRARY, unpack
 
 NAME, OTHER = "a" * 32, "b" * 32
@@ -38,6 +38,18 @@ def _make(place: Path, text: str = "number = 1\n") -> None:
     (place / LIBRARY / "one.py").write_text(text)
 
 
+def _key(name: str, sha256: str) -> str:
+    return f"environments/{name}.{sha256[:16]}.tar.gz"
+
+
+async def _names(objects: Objects) -> dict[str, set[str]]:
+    keys = [Path(key).name.split(".", 1) for key in await objects.list("environments")]
+    found: dict[str, set[str]] = {}
+    for name, ending in keys:
+        found.setdefault(name, set()).add(ending[17:] or ending)  # without the mark
+    return found
+
+
 async def _asked(archives: Archives) -> Archive:
     found = await archives.archive(NAME)
     assert found is not None
@@ -52,7 +64,7 @@ async def test_it_is_packed_once_and_found_by_its_note(
     shutil.rmtree(root / NAME)
     assert await _asked(archives) == first
     digest = await objects.fetch(first.key, tmp_path / "a")
-    assert (first.key, first.sha256, first.size) == (f"environments/{NAME}.tar.gz", digest.sha256, digest.size)
+    assert (first.key, first.sha256, first.size) == (_key(NAME, digest.sha256), digest.sha256, digest.size)
     unpack(tmp_path / "a", tmp_path / "e0")
     assert (tmp_path / "e0" / LIBRARY / "one.py").read_text() == "number = 1\n"
     assert list((tmp_path / "work").iterdir()) == []
@@ -63,10 +75,39 @@ async def test_one_that_is_nowhere_any_more_is_told(archives: Archives) -> None:
         await archives.archive(OTHER)
 
 
-async def test_what_a_death_left_without_a_note_is_written_anew(archives: Archives, objects: Objects) -> None:
-    await objects.put_bytes(f"environments/{NAME}.tar.gz", b"of another build")
+async def test_what_a_death_left_without_a_note_or_with_a_damaged_one_is_in_nobodys_way(
+    archives: Archives, objects: Objects, tmp_path: Path
+) -> None:
+    await objects.put_bytes(_key(NAME, "0" * 64), b"of another build")
+    await objects.put_bytes(f"environments/{NAME}.json", b"{")
     found = await _asked(archives)
-    assert (await objects.list("environments"))[found.key] == found.size > 100
+    assert (await objects.fetch(found.key, tmp_path / "a")).sha256 == found.sha256
+    assert await _asked(archives) == found
+
+
+async def test_two_control_planes_that_pack_at_once_agree_on_an_archive_that_is_whole(
+    archives: Archives, objects: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _make(tmp_path / "second" / NAME, "number = 1  # as another machine has built it\n")
+    second = Archives(Environments(tmp_path / "second", base="usual==1.0"), objects, tmp_path / "work2")
+    put = objects.put_file
+    others: list[Archive] = []
+
+    async def put_late(key: str, path: Path) -> Digest:
+        monkeypatch.undo()
+        others.append(await _asked(second))
+        return await put(key, path)
+
+    monkeypatch.setattr(objects, "put_file", put_late)
+    first = await _asked(archives)
+    assert [first] == others
+    assert (await objects.fetch(first.key, tmp_path / "a")).sha256 == first.sha256
+
+    async def nothing() -> set[str]:
+        return set()
+
+    assert await archives.collect(nothing) == [NAME]
+    assert await objects.list("environments") == {}
 
 
 async def test_the_image_has_its_own_and_a_version_outlives_the_image(
@@ -76,7 +117,7 @@ async def test_the_image_has_its_own_and_a_version_outlives_the_image(
     assert await archives.archive(OTHER) is None
     await archives.keep({OTHER, NAME})
     await archives.keep({OTHER, NAME})
-    assert sorted(await objects.list("environments")) == [f"environments/{OTHER}.json", f"environments/{OTHER}.tar.gz"]
+    assert await _names(objects) == {OTHER: {"json", "tar.gz"}}
     shutil.rmtree(tmp_path / "image")
     assert await archives.archive(OTHER) is not None
 
@@ -94,7 +135,7 @@ async def test_what_no_version_uses_is_deleted_and_what_one_uses_by_now_stays(
 
     assert await archives.collect(asked) == [OTHER]
     assert await archives.collect(asked) == []
-    assert sorted(await objects.list("environments")) == [f"environments/{NAME}.json", f"environments/{NAME}.tar.gz"]
+    assert await _names(objects) == {NAME: {"json", "tar.gz"}}
     used.clear()
     assert await archives.collect(asked) == [NAME]
     assert await objects.list("environments") == {}

@@ -224,6 +224,23 @@ async def test_every_user_has_a_namespace_and_gets_it_back(control: Control, dat
     assert quota["spec"]["hard"]["pods"] == "5"
 
 
+async def test_a_namespace_that_does_not_go_keeps_no_other_user_from_theirs(
+    control: Control, database: Database
+) -> None:
+    key = ("namespaces", "", namespace_of(control.owner))
+    async with asyncio.timeout(PATIENCE):
+        while not _stands(control.site, control.owner):  # noqa: ASYNC110  as above
+            await asyncio.sleep(POLL)
+        control.site.api.terminating = 1_000_000_000
+        control.site.api.delete(key)
+        other, number = "", 0
+        while other < control.owner:  # users are looked at in this order
+            other, number = await make_user(database, f"other{number}@example.org"), number + 1
+        while not _stands(control.site, other):  # noqa: ASYNC110  as above
+            await asyncio.sleep(POLL)
+    assert control.site.api.objects[key]["metadata"]["deletionTimestamp"]
+
+
 def _stands(site: Site, user: str) -> bool:
     namespace = site.api.objects.get(("namespaces", "", namespace_of(user)), {"metadata": {"deletionTimestamp": ""}})
     policies = [key for key in site.api.objects if key[:2] == ("networkpolicies", namespace_of(user))]

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import redis
 from greenscale_worker import RedisOptions
-from harness.redis_server import RedisServer
+from harness.redis_server import RedisServer, binary
 
 from clusters import SECRET
 from doors import Platform
@@ -79,3 +80,23 @@ async def test_who_may_make_no_users_is_told_so(redis_server: RedisServer, db: r
     with pytest.raises(UnavailableError, match="ACL SETUSER"):
         await poor.keep(OTHER)
     del users
+
+
+@pytest.mark.skipif(binary() is None, reason="one in Docker does not see the file; redis-server on PATH is needed")
+async def test_users_outlive_a_redis_with_a_file_of_them_while_the_platform_is_away(tmp_path: Path) -> None:
+    file = tmp_path / "users.acl"
+    file.touch()
+    server = RedisServer(tmp_path, f"aclfile {file}", docker=False)
+    server.start()
+    try:
+        users = RedisUsers(RedisOptions(url=f"{server.url}/0"), SECRET)
+        gone = "22222222-2222-2222-2222-222222222222"
+        for deployment_id in (OTHER, gone):
+            await users.keep(deployment_id)
+        await users.remove(gone)
+        server.kill()
+        server.start()
+        with server.client(decode_responses=True) as client:
+            assert set(client.acl_users()) == {"default", redis_user_of(OTHER)}
+    finally:
+        server.close()

@@ -365,7 +365,8 @@ def test_a_redis_and_a_store_beyond_the_cluster_are_reached_and_its_own_credenti
     assert may_connect(policies, door, Peer(address="192.0.2.9"), 9000)
     assert not may_connect(policies, door, Peer(address="192.0.2.10"), 9000), "an address is that one alone"
     assert may_connect(policies, door, INTERNET, 6380), "of a name only the port is known"
-    assert not may_connect(policies, door, METADATA, 6380)
+    for address in (METADATA.address, "100.100.100.200", "168.63.129.16"):
+        assert not may_connect(policies, door, Peer(address=address), 6380), address
     assert not may_connect(policies, door, INTERNET, 443)
 
 

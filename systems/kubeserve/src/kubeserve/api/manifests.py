@@ -48,7 +48,7 @@ def _placeholders(what: Replicable, version: Version, *, own: bool) -> Urls:
     model = next((file for file in version.files if file.key == what.key), None)
     if model is None:
         raise ConflictError(f"version {version.tag} has lost its model; upload it again")
-    archive = f"environments/{what.environment.name}.tar.gz"
+    archive = f"environments/{what.environment.name}.*.tar.gz"
     environment = Download(f"{TO_SET}a presigned URL of {archive}", f"{TO_SET}the SHA-256 of {archive}", 0)
     return Urls(
         Download(f"{TO_SET}a presigned URL of {what.key}", model.sha256, model.size), environment if own else None

@@ -1,8 +1,10 @@
 """Environments in the store of files, for pods to fetch: each packed once, when it is first wanted there."""
 
 import asyncio
+import hashlib
 import shutil
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +18,7 @@ from kubeserve.packing import PackingError, pack
 
 FOLDER: Final = "environments"
 ARCHIVE, NOTE = ".tar.gz", ".json"  # the note tells of an archive, and is written after it
+MARK: Final = 16  # characters of its hash in an archive's name: no other one takes its place
 LARGEST_NOTE: Final = 1024
 NOTES: Final = TypeAdapter(Digest)
 
@@ -59,20 +62,23 @@ class Archives:
 
     async def collect(self, used: Callable[[], Awaitable[set[str]]]) -> list[str]:
         """Delete the archives of environments that are not `used`, which is asked anew before each; their ids."""
+        found = await self._objects.list(FOLDER)
         gone = []
-        for name in {Path(key).name.partition(".")[0] for key in await self._objects.list(FOLDER)}:
+        for name in sorted({Path(key).name.partition(".")[0] for key in found}):
             if name not in await used():
-                for ending in (NOTE, ARCHIVE):  # a note must never tell of what is not there
-                    await self._objects.delete(f"{FOLDER}/{name}{ending}")
+                await self._objects.delete(f"{FOLDER}/{name}{NOTE}")  # first: it must never tell of what is not there
+                for key in found:
+                    if key.startswith(f"{FOLDER}/{name}."):
+                        await self._objects.delete(key)
                 gone.append(name)
-        return sorted(gone)
+        return gone
 
     async def _noted(self, name: str) -> Archive | None:
         try:
             digest = NOTES.validate_json(await self._objects.read(f"{FOLDER}/{name}{NOTE}", LARGEST_NOTE))
         except (NotFoundError, ValidationError):
             return None
-        return Archive(f"{FOLDER}/{name}{ARCHIVE}", digest.sha256, digest.size)
+        return _archive(name, digest)
 
     async def _pack(self, name: str) -> Archive:
         environment, file = self._environments.path(name), self._work / f"{name}{ARCHIVE}"
@@ -82,17 +88,30 @@ class Archives:
             shutil.rmtree(self._work, ignore_errors=True)  # what one that was killed left
             self._work.mkdir(mode=0o700, parents=True)
             await asyncio.to_thread(pack, environment, file)
-            digest = await self._put(f"{FOLDER}/{name}{ARCHIVE}", file)
+            packed = _archive(name, await asyncio.to_thread(_digest, file))
+            digest = await self._objects.put_file(packed.key, file)
         except (PackingError, OSError) as error:
             raise UnavailableError(f"the environment {name} cannot be packed: {error}") from error
         finally:
             file.unlink(missing_ok=True)
-        await self._objects.put_bytes(f"{FOLDER}/{name}{NOTE}", NOTES.dump_json(digest))
-        return Archive(f"{FOLDER}/{name}{ARCHIVE}", digest.sha256, digest.size)
+        return await self._note(name, digest)
 
-    async def _put(self, key: str, file: Path) -> Digest:
-        try:
-            return await self._objects.put_file(key, file)
-        except ConflictError:  # of one that was built before, and told of by no note
-            await self._objects.delete(key)
-            return await self._objects.put_file(key, file)
+    async def _note(self, name: str, digest: Digest) -> Archive:
+        """Tell of an archive, unless another control plane has told of its own: that one is as good."""
+        for _ in range(2):
+            with suppress(ConflictError):
+                await self._objects.put_bytes(f"{FOLDER}/{name}{NOTE}", NOTES.dump_json(digest))
+                return _archive(name, digest)
+            if found := await self._noted(name):
+                return found
+            await self._objects.delete(f"{FOLDER}/{name}{NOTE}")  # it is damaged
+        raise UnavailableError(f"the archive of the environment {name} is being replaced; it is tried again")
+
+
+def _archive(name: str, digest: Digest) -> Archive:
+    return Archive(f"{FOLDER}/{name}.{digest.sha256[:MARK]}{ARCHIVE}", digest.sha256, digest.size)
+
+
+def _digest(file: Path) -> Digest:
+    with file.open("rb") as content:
+        return Digest(file.stat().st_size, hashlib.file_digest(content, "sha256").hexdigest())

@@ -11,7 +11,7 @@ DNS: Final = 53
 NAMESPACE: Final = "kubernetes.io/metadata.name"
 SERVICE: Final = 3  # NAME.NAMESPACE.svc, and maybe the domain of the cluster
 EVERYWHERE: Final = (  # less where machines of a cloud tell their own credentials
-    {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}},
+    {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["100.100.100.200/32", "168.63.129.16/32", "169.254.0.0/16"]}},
     {"ipBlock": {"cidr": "::/0", "except": ["fe80::/10", "fd00:ec2::/32"]}},
 )
 

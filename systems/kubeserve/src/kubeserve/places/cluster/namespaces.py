@@ -47,7 +47,7 @@ class Namespaces:
 
     async def keep(self, user_id: str) -> None:
         """Make it what it should be. Raises UnavailableError, also while a former one is being deleted."""
-        if any(is_going(namespace) for namespace in self._seen.of(user_id)):
+        if self._goes(user_id):
             raise UnavailableError("the namespace of its owner is being deleted; it is made again")
         await put(self._cluster, self._render(user_id))
         self._kept[user_id] = asyncio.get_running_loop().time()
@@ -57,7 +57,7 @@ class Namespaces:
         while True:
             try:
                 for user_id in await users():
-                    if not self._stands(user_id) or self._is_due(user_id):
+                    if not self._goes(user_id) and (not self._stands(user_id) or self._is_due(user_id)):
                         await self._try(user_id)
             except KubeServeError as error:
                 log.info("namespaces_wait", why=error.message)
@@ -73,6 +73,10 @@ class Namespaces:
         except KubeServeError as error:
             self._kept[user_id] = asyncio.get_running_loop().time()  # not before the next time
             log.warning("namespace_refused", user=user_id, why=error.message)
+
+    def _goes(self, user_id: str) -> bool:
+        """Tell whether a former one is being deleted, which may take for ever: what holds it is another's."""
+        return any(is_going(namespace) for namespace in self._seen.of(user_id))
 
     def _stands(self, user_id: str) -> bool:
         return any(not is_going(namespace) for namespace in self._seen.of(user_id))

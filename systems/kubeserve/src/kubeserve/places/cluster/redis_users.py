@@ -5,10 +5,12 @@ import hashlib
 import hmac
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from greenscale_worker import ConfigError, QueueUnavailableError, RedisOptions, redis_client
 from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import ResponseError
 
 from kubeserve.errors import UnavailableError
 from kubeserve.manifests import redis_user_of
@@ -22,6 +24,7 @@ COMMANDS: Final = (
     "unsubscribe", "xadd", "xread", "xrevrange", "zadd", "zcard", "zcount", "zincrby", "zlexcount", "zmscore",
     "zrange", "zrangebyscore", "zrem", "zremrangebyscore", "zscore",
 )  # fmt: skip
+SAVE: Final = "ACL", "SAVE"  # where Redis has a file of its users: they outlive it, also while the platform is away
 WAKE_SECONDS: Final = 60.0
 
 
@@ -36,22 +39,28 @@ class RedisUsers:
     def __init__(self, redis: RedisOptions, secret: bytes) -> None:
         self._redis = redis
         self._secret = secret
+        self._saved = set[str]()
 
     def password(self, deployment_id: str) -> str:
         """Return the password of its user."""
         return password_of(self._secret, deployment_id)
 
     async def keep(self, deployment_id: str) -> None:
-        """Let its user be there, with the rights to its own queue and no others."""
+        """Let its user be there, with the rights to its own queue and no others; also when Redis is started again."""
         name, *below = key_patterns(deployment_id)
         keys = [f"~{pattern}" for pattern in (name, *below)]
         rights = ["resetchannels", f"&{{{name}}}:*", "nocommands", *(f"+{command}" for command in COMMANDS)]
         rule = ["reset", "on", f">{self.password(deployment_id)}", *keys, *rights]
         await self._ask("ACL", "SETUSER", redis_user_of(deployment_id), *rule)
+        if deployment_id not in self._saved:
+            await self._ask(*SAVE)
+            self._saved.add(deployment_id)
 
     async def remove(self, deployment_id: str) -> None:
         """Let there be no such user; who is logged in as it is cut off."""
         await self._ask("ACL", "DELUSER", redis_user_of(deployment_id))
+        await self._ask(*SAVE)
+        self._saved.discard(deployment_id)
 
     async def wake(self, deployment_id: str) -> None:
         """Let the scaler see work for a minute: a call that nobody makes."""
@@ -70,11 +79,13 @@ class RedisUsers:
 
     async def _send(self, command: Sequence[str | int]) -> None:
         """Send it; one about users to every server, each of which has its own."""
+        refusals = (ResponseError,) if command == SAVE else ()  # of a server that has no such file
         try:
             async with redis_client(self._redis) as client:
                 is_for_all = command[0] == "ACL" and isinstance(client, RedisCluster)
                 where = {"target_nodes": RedisCluster.ALL_NODES} if is_for_all else {}
-                await client.execute_command(*command, **where)
+                with suppress(*refusals):
+                    await client.execute_command(*command, **where)
         except QueueUnavailableError as error:
             raise UnavailableError("Redis does not answer; a deployment needs its queue") from error
         except ConfigError as error:
