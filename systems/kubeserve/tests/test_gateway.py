@@ -250,6 +250,7 @@ async def test_calls_beyond_what_a_gateway_holds_become_jobs(opened: Open, monke
 async def test_rows_that_the_queue_would_not_take_are_not_asked(opened: Open) -> None:
     to, (door,) = await opened(http(200, RIGHT))
     assert await to.ask(DEPLOYMENT, ["x" * (4 << 20)], 5) is None
+    assert await to.ask(DEPLOYMENT, [orjson.loads("[" * 600 + "]" * 600)], 5) is None
     assert door.asked == []
 
 
