@@ -35,7 +35,10 @@ class Gateway:
 
     async def ask(self, deployment: Deployment, rows: list[Any], seconds: float) -> Answer | None:
         """Return the answer of a door, or its refusal. None: nothing came of it within `seconds`; make it a job."""
-        body = orjson.dumps(rows)
+        try:
+            body = orjson.dumps(rows)
+        except orjson.JSONEncodeError:  # nested too deep: the queue says so
+            return None
         if self._closed or len(body) > LARGEST_BODY - JOB_BYTES or self._calls.total() >= MOST_CALLS:
             return None
         try:
