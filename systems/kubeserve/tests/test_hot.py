@@ -298,3 +298,20 @@ async def test_a_redis_that_is_away_stops_no_call(
     await asyncio.sleep(0.3)
     assert not running.done()
     await end(running)
+
+
+async def test_what_lies_under_the_key_of_one_deployment_stops_no_lease_of_others(
+    redis_server: RedisServer, db: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "EVERY_SECONDS", 0.2)
+    db.set(hot_key("foreign"), "x")
+    mine = Leases(RedisOptions(url=f"{redis_server.url}/0"))
+    mine.begin("foreign")
+    mine.begin("y")
+    running = asyncio.create_task(mine.run())
+    await eventually(lambda: db.zcard(hot_key("y")) == 1)
+    mine.end("foreign")
+    await mine.release("foreign")
+    assert db.get(hot_key("foreign")) == "x"
+    assert not running.done()
+    await end(running)
