@@ -6,6 +6,7 @@ time. What it does not expect ends the connection.
 
 import asyncio
 import re
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,13 @@ IDLE_SECONDS: Final = 30.0  # less than a door keeps a connection
 MOST_IDLE: Final = 64
 LARGEST_HEAD: Final = 8 * 1024
 LARGEST_BODY: Final = 33 * 1024 * 1024  # a replica's largest frame, and what stands around it
+WATCHED: Final = (  # a machine that is gone closes nothing: known within 15 s, and not when the caller's patience ends
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 15_000),  # milliseconds
+)
 STATUS: Final = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d{1,12})(?:\r\n|$)", re.IGNORECASE)
 CLOSE: Final = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
@@ -85,6 +93,10 @@ class Connection(asyncio.Protocol):
         """Begin."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101  a stream's
         self._transport = transport
+        peer: socket.socket = transport.get_extra_info("socket")
+        if peer.family != socket.AF_UNIX:
+            for level, option, value in WATCHED:
+                peer.setsockopt(level, option, value)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell who waits."""
