@@ -283,3 +283,13 @@ async def test_who_asks_for_what_is_foreign_costs_no_connection(doorless: Stack)
     ):
         assert (await ben.call(method, path, [[1]] if method == "POST" else None))[0] == 404
     assert doorless.plane.predictions._clients == {}  # noqa: SLF001  to count
+
+
+@pytest.mark.parametrize("deep", [254, 300, 1000])
+@pytest.mark.parametrize("headers", [{}, {"Prefer": "wait=1"}, {"Prefer": "respond-async"}])
+async def test_rows_that_are_nested_too_deep_are_refused(doorless: Stack, deep: int, headers: dict[str, str]) -> None:
+    anna = await doorless.person()
+    deployment_id = await deployed(doorless, anna)
+    row = b"[" * deep + b"]" * deep
+    status, told, _ = await anna.call("POST", f"/predict/{deployment_id}", data=b"[" + row + b"]", headers=headers)
+    assert (status, told["code"]) in {(422, "bad_field"), (422, "not_json")}

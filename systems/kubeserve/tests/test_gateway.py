@@ -5,6 +5,7 @@ import datetime as dt
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -245,6 +246,27 @@ async def test_calls_beyond_what_a_gateway_holds_become_jobs(opened: Open, monke
     await to.aclose()
     await asyncio.gather(*asked)
     assert not to._calls  # noqa: SLF001  nothing is left of them
+
+
+async def test_the_flood_of_one_owner_leaves_room_for_others(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway, "MOST_CALLS", 20)
+
+    async def answers_others(door: Scripted, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if door.asked[-1] == b"[0]":
+            await reader.read(1)
+        writer.write(http(200, RIGHT))
+        await writer.drain()
+
+    to, (door,) = await opened(answers_others)
+    flood = [asyncio.create_task(to.ask(DEPLOYMENT, [0], 30)) for _ in range(40)]
+    await eventually(lambda: len(door.asked) + sum(task.done() for task in flood) == 40)
+    assert len(door.asked) == 16  # the others became jobs
+    other = replace(DEPLOYMENT, id=str(uuid.uuid4()), owner_id=str(uuid.uuid4()))
+    assert await to.ask(other, [1], 5) is not None
+    assert door.asked[-1] == b"[1]"
+    await to.aclose()
+    await asyncio.gather(*flood)
+    assert not to._owners  # noqa: SLF001  nothing is left of them
 
 
 async def test_rows_that_the_queue_would_not_take_are_not_asked(opened: Open) -> None:

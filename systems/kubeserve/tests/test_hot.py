@@ -1,6 +1,7 @@
 """Calls by HTTP: a door of these tests, real models, a real Redis."""
 
 import asyncio
+import gc
 import io
 import os
 import signal
@@ -21,6 +22,7 @@ from doors import PATIENCE, Platform
 from kubeserve.domain import DeploymentState
 from kubeserve.door import hot, leases
 from kubeserve.door.leases import Leases
+from kubeserve.door.replica import Rows
 from kubeserve.gateway import Gateway, LocalDoors
 from kubeserve.places.workload import Workload
 from kubeserve.predictions import Answer
@@ -298,3 +300,48 @@ async def test_a_redis_that_is_away_stops_no_call(
     await asyncio.sleep(0.3)
     assert not running.done()
     await end(running)
+
+
+async def test_what_lies_under_the_key_of_one_deployment_stops_no_lease_of_others(
+    redis_server: RedisServer, db: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "EVERY_SECONDS", 0.2)
+    db.set(hot_key("foreign"), "x")
+    mine = Leases(RedisOptions(url=f"{redis_server.url}/0"))
+    mine.begin("foreign")
+    mine.begin("y")
+    running = asyncio.create_task(mine.run())
+    await eventually(lambda: db.zcard(hot_key("y")) == 1)
+    mine.end("foreign")
+    await mine.release("foreign")
+    assert db.get(hot_key("foreign")) == "x"
+    assert not running.done()
+    await end(running)
+
+
+async def test_rows_of_jobs_that_were_cancelled_are_neither_kept_nor_asked(platform: Platform) -> None:
+    slow = of_python("return __import__('time').sleep(12 * (rows[0][0] == 1)) or [1 for row in rows]")
+    workload = await awake(platform, slow, maximum=1, concurrency=4, timeout=60)
+    held = asyncio.create_task(platform.ask(workload, [1]))
+    await asyncio.sleep(0.5)
+    for _ in range(3):
+        asked = [await platform.predictions.submit(workload.id, [[0] * 100_000]) for _ in range(3)]
+        await asyncio.gather(*(_cancel(platform, each) for each in asked))
+    await eventually(lambda: not _kept(100_000), 5)
+    assert not held.done()  # it has the replica still
+    assert (await held).state == "succeeded"
+    assert (await platform.ask(workload, [2])).answer["predictions"] == [1]  # type: ignore[index]
+
+
+async def _cancel(platform: Platform, prediction_id: str) -> None:
+    """Cancel it once it has been taken up."""
+    async with asyncio.timeout(PATIENCE):
+        while (await platform.predictions.look(prediction_id)).state == "queued":  # noqa: ASYNC110  as callers do
+            await asyncio.sleep(POLL)
+    await platform.predictions.cancel(prediction_id)
+    assert (await platform.predictions.wait(prediction_id, PATIENCE)).state == "cancelled"
+
+
+def _kept(size: int) -> list[Rows]:
+    gc.collect()
+    return [rows for rows in gc.get_objects() if type(rows) is Rows and len(rows.encoded) > size]

@@ -11,7 +11,7 @@ from harness.redis_server import RedisServer
 
 from kubeserve.database.values import new_id
 from kubeserve.errors import UnavailableError
-from kubeserve.limits import Limits, of_deployment, of_key
+from kubeserve.limits import MOST_AT_ONCE, Limits, of_deployment, of_key
 
 
 @pytest.fixture
@@ -146,3 +146,19 @@ async def test_while_redis_is_away_it_is_said_and_then_goes_on(own_redis: RedisS
     with pytest.raises(UnavailableError):
         await wrong.take(limit)
     await wrong.aclose()
+
+
+async def test_a_redis_that_is_silent_holds_up_no_crowd_longer_than_one(own_redis: RedisServer) -> None:
+    limits = Limits(RedisOptions(url=f"{own_redis.url}/0"))
+    await limits.take(of_key(new_id(), 5))
+    own_redis.freeze()
+    try:
+        async with asyncio.timeout(20):  # in turns it would be a minute
+            told = await asyncio.gather(
+                *(limits.take(of_key(new_id(), 5)) for _ in range(10 * MOST_AT_ONCE)), return_exceptions=True
+            )
+    finally:
+        own_redis.thaw()
+    assert {type(each) for each in told} == {UnavailableError}
+    assert (await limits.take(of_key(new_id(), 5))).remaining == 4  # and no answer is another's
+    await limits.aclose()

@@ -15,6 +15,7 @@ from kubeserve.queueing import away, queue_options
 MINUTE: Final = 60.0
 MICROSECONDS: Final = 1_000_000
 MOST_AT_ONCE: Final = 16  # each takes a connection
+TAKE_SECONDS: Final = 5.0  # waiting for a turn, too: behind a silent Redis, one in turn after another would wait for it
 NAME: Final = "requests_per_minute"
 AWAY: Final = "the limit of requests cannot be looked at, for Redis does not answer; send it again in a moment"
 # The key holds when as many requests may come at once again as in a minute, in microseconds. What is no such time, or
@@ -94,7 +95,7 @@ class Limits:
                 if self._script is None:
                     client = await self._opened.enter_async_context(redis_client(self._redis))
                     self._script = client.register_script(TAKE)
-            async with self._turns:
+            async with asyncio.timeout(TAKE_SECONDS), self._turns:
                 _, remaining, reset, wait = await self._script(keys=[limit.key], args=[limit.per_minute])
         except (RedisError, OSError, TimeoutError, QueueUnavailableError, ConfigError) as error:
             raise away(error, AWAY) from error

@@ -96,10 +96,11 @@ class Leases:
                 return
 
     async def _ask(self, seconds: float, *command: Any) -> bool:
+        """Return whether Redis is there: what it refuses for one deployment, it may do for the next."""
         try:
             async with asyncio.timeout(seconds), redis_client(self._redis) as client:
                 await client.execute_command(*command)
         except (QueueUnavailableError, ConfigError, TimeoutError) as error:
             log.warning("hot_lease_failed", error=type(error).__name__)
-            return False
+            return isinstance(error, ConfigError)
         return True

@@ -20,8 +20,17 @@ LOOK_SECONDS: Final = 0.5
 AGAIN_SECONDS: Final = 5.0  # after one more replica did not come up
 WHOLE: Final = 1_000_000  # the space of a group
 
+NOBODY: Final = Rows(0, b"")
+
 Told = list[Any] | RefusedError
 Answer = Told | DiedError | None  # None: nobody was asked, for the replica had died
+
+
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """The rows of a call in a group: those of NOBODY once its caller has gone, who would not leave the group."""
+
+    rows: Rows
 
 
 @dataclass(slots=True, eq=False)
@@ -29,7 +38,7 @@ class _Member:
     replica: Replica
     calls: int = 0
     used_at: float = field(default_factory=monotonic)
-    group: Grouper[Rows, Answer] | None = None
+    group: Grouper[_Asked, Answer] | None = None
 
 
 class Pool:
@@ -117,12 +126,13 @@ class Pool:
             await self._stop(member)
 
     async def _ask(self, rows: Rows) -> Answer:
-        member = await self._choose()
+        member, asked = await self._choose(), _Asked(rows)
         member.calls += 1
         try:
             assert member.group is not None  # noqa: S101  set where the member is made
-            return await member.group(rows)
+            return await member.group(asked)
         finally:
+            asked.rows = NOBODY
             member.calls -= 1
             member.used_at = monotonic()
 
@@ -160,7 +170,10 @@ class Pool:
         self.failing = None
         member = _Member(replica)
         member.group = Grouper(
-            lambda group: self._call(member, group), most=MOST_CALLS, most_bytes=WHOLE, size=self._space
+            lambda group: self._call(member, [asked.rows for asked in group]),
+            most=MOST_CALLS,
+            most_bytes=WHOLE,
+            size=lambda asked: self._space(asked.rows),
         )
         self._members.append(member)
         self._meter.stands(1)
@@ -187,7 +200,7 @@ class Pool:
         answers: list[Answer] = [None] * len(group)
         if member not in self._members:
             return answers
-        left = list(range(len(group)))
+        left = [place for place, rows in enumerate(group) if rows is not NOBODY]
         while left:
             try:
                 predictions = iter(await self._predict(member, Rows.joined(group[place] for place in left)))

@@ -1,9 +1,11 @@
 """Connections to doors, which stay open for the next call."""
 
+import socket
 from dataclasses import dataclass
 from typing import Final
 
 import aiohttp
+from aiohttp import AddrInfoType
 
 from kubeserve.gateway.doors import Address
 
@@ -11,6 +13,13 @@ CONNECT_SECONDS: Final = 1.0
 IDLE_SECONDS: Final = 30.0  # less than a door keeps a connection
 LARGEST_HEAD: Final = 8 * 1024
 LARGEST_BODY: Final = 33 * 1024 * 1024  # a replica's largest frame, and what stands around it
+WATCHED: Final = (  # a machine that is gone closes nothing: known within 15 s, and not when the caller's patience ends
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 15_000),  # milliseconds
+)
 TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS)  # for an answer, the caller has one
 
 
@@ -60,7 +69,7 @@ class Connections:
             if path:
                 connector: aiohttp.BaseConnector = aiohttp.UnixConnector(path, limit=0, keepalive_timeout=IDLE_SECONDS)
             else:
-                connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS)
+                connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS, socket_factory=_watched)
             self._sessions[path] = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -71,3 +80,12 @@ class Connections:
                 max_field_size=LARGEST_HEAD,
             )
         return self._sessions[path]
+
+
+def _watched(address: AddrInfoType) -> socket.socket:
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    made.settimeout(0)
+    for level, option, value in WATCHED:
+        made.setsockopt(level, option, value)
+    return made

@@ -3,9 +3,10 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 
@@ -17,9 +18,11 @@ from kubeserve.queueing import LARGEST_BODY
 
 ATTEMPTS: Final = 2
 MOST_CALLS: Final = 256  # at once: each has a connection
+MOST_OF_FREE: Final = 4  # times as many as are free may be one owner's: a flood leaves room for others
 MOST_ADDRESSES: Final = 1000
 SHUNNED_SECONDS: Final = 5.0  # a door that could not be reached
 JOB_BYTES: Final = 1024  # what a job has beside its rows
+Counted = TypeVar("Counted")
 ANSWERED, REFUSED = 200, frozenset({422, 502})
 
 
@@ -30,6 +33,7 @@ class Gateway:
         self._doors = doors
         self._connections = Connections()
         self._calls = Counter[Address]()
+        self._owners = Counter[str]()  # of calls
         self._shunned: dict[Address, float] = {}
         self._closed = False
 
@@ -37,18 +41,19 @@ class Gateway:
         """Return the answer of a door, or its refusal. None: nothing came of it within `seconds`; make it a job."""
         try:
             body = orjson.dumps(rows)
-        except orjson.JSONEncodeError:
-            return None  # the queue says why
-        if self._closed or len(body) > LARGEST_BODY - JOB_BYTES or self._calls.total() >= MOST_CALLS:
+        except orjson.JSONEncodeError:  # nested too deep: the queue says so
             return None
-        try:
-            async with asyncio.timeout(seconds):
-                for address in self._chosen(await self._doors.of(deployment)):
-                    answer = await self._ask(address, deployment.id, body, len(rows))
-                    if answer is not None or self._closed:
-                        return answer
-        except TimeoutError:
-            pass
+        if self._closed or len(body) > LARGEST_BODY - JOB_BYTES or not self._has_room(deployment.owner_id):
+            return None
+        with _counted(self._owners, deployment.owner_id):
+            try:
+                async with asyncio.timeout(seconds):
+                    for address in self._chosen(await self._doors.of(deployment)):
+                        answer = await self._ask(address, deployment.id, body, len(rows))
+                        if answer is not None or self._closed:
+                            return answer
+            except TimeoutError:
+                pass
         return None
 
     async def aclose(self) -> None:
@@ -56,6 +61,9 @@ class Gateway:
         self._closed = True
         await self._connections.aclose()
         self._doors.close()
+
+    def _has_room(self, owner_id: str) -> bool:
+        return self._owners[owner_id] < MOST_OF_FREE * (MOST_CALLS - self._owners.total())
 
     def _chosen(self, doors: Sequence[Address]) -> Sequence[Address]:
         if len(doors) < ATTEMPTS:
@@ -66,18 +74,14 @@ class Gateway:
         return sorted(good, key=self._calls.__getitem__)[:ATTEMPTS]
 
     async def _ask(self, address: Address, deployment_id: str, body: bytes, count: int) -> Answer | None:
-        self._calls[address] += 1
         try:
-            reply = await self._connections.ask(address, f"/predict/{deployment_id}", body)
+            with _counted(self._calls, address):
+                reply = await self._connections.ask(address, f"/predict/{deployment_id}", body)
         except UnreachableError:
             self._shun(address)
             return None
         except BrokenError:
             return None
-        finally:
-            self._calls[address] -= 1
-            if not self._calls[address]:
-                del self._calls[address]
         return _read(reply, count)
 
     def _shun(self, address: Address) -> None:
@@ -85,6 +89,17 @@ class Gateway:
         if len(self._shunned) >= MOST_ADDRESSES:
             self._shunned.clear()
         self._shunned[address] = monotonic() + SHUNNED_SECONDS
+
+
+@contextmanager
+def _counted(counts: Counter[Counted], one: Counted) -> Iterator[None]:
+    counts[one] += 1
+    try:
+        yield
+    finally:
+        counts[one] -= 1
+        if not counts[one]:
+            del counts[one]
 
 
 def _read(reply: Reply, count: int) -> Answer | None:
