@@ -62,6 +62,7 @@ TRIES: dict[tuple[type, str], list[Try]] = {
         lambda d, me, other: d.revise(me.id, me.deployment.id, Spec(other.version.id)),
     ],
     (Deployments, "rollback"): [lambda d, me, other: d.rollback(me.id, other.deployment.id, 1)],
+    (Deployments, "limit"): [lambda d, me, other: d.limit(me.id, other.deployment.id, 60)],
     (Deployments, "want"): [
         lambda d, me, other: d.want(me.id, other.deployment.id, Desired.DELETED),
         lambda d, me, other: d.want(me.id, other.deployment.id, Desired.RUNNING),

@@ -20,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command takes."""
     describe(
         parser,
-        "Show what your deployments have used: each in the last day, or one, step by step,\nin the last hour.",
+        "Show what your deployments have used: each in the last day, or one, step by\nstep, in the last hour.",
         "kubeserve usage\nkubeserve usage iris\nkubeserve usage iris --last 7d --step 1d",
         "CALLS are predictions that have ended, ERRORS those of them that failed. MODEL is\n"
         "how long replicas worked, REPLICAS how long they stood, all of them together.",
