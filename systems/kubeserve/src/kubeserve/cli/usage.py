@@ -22,8 +22,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "Show what your deployments have used: each in the last day, or one, step by\nstep, in the last hour.",
         "kubeserve usage\nkubeserve usage iris\nkubeserve usage iris --last 7d --step 1d",
-        "CALLS are predictions that have ended, ERRORS those of them that failed. MODEL is\n"
-        "how long replicas worked, REPLICAS how long they stood, all of them together.",
+        "CALLS are predictions that have ended, ERRORS those of them that failed. MODEL\n"
+        "is how long replicas worked, REPLICAS how long they stood, all together.",
     )
     parser.add_argument("name", nargs="?", metavar="DEPLOYMENT")
     parser.add_argument("--last", type=seconds_of, metavar="TIME", help="how far back, as 90m, 24h or 30d")
