@@ -1,7 +1,6 @@
 """The manifests under kustomize/: what Kubernetes, KEDA and Prometheus ask of them, and what we promise."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ from greenscale_worker.gateway.app import GOODBYE_SECONDS
 from greenscale_worker.queues import QueueOptions
 from greenscale_worker.queues.redis.keys import OF_LISTS, TURN_PAYLOADS, Keys
 from greenscale_worker.telemetry import Metrics
+from harness.custom_resources import custom_schemas, strict
 from harness.redis_server import CERTIFICATE
 from tests.support.kustomize import (
     COMPONENTS,
@@ -107,37 +107,6 @@ def check_custom(resource: Resource) -> None:
     kind = resource["apiVersion"], resource["kind"]
     schema = strict(json.loads(ROUTES.read_text())) if kind == HTTP_ROUTE else custom_schemas()[kind]
     jsonschema.Draft202012Validator(schema).validate(resource)
-
-
-@cache
-def custom_schemas() -> dict[tuple[str, str], dict[str, Any]]:
-    """The schemas of all custom resources in the folder KEDA_CRD_DIR, with unknown fields forbidden."""
-    folder = os.environ.get("KEDA_CRD_DIR")
-    if not folder:
-        pytest.skip("KEDA_CRD_DIR names no folder with KEDA's and the Prometheus operator's resource definitions")
-    schemas = {}
-    for path in Path(folder).glob("*.yaml"):
-        for definition in yaml.load_all(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-            spec = definition["spec"]
-            for version in spec["versions"]:
-                key = f"{spec['group']}/{version['name']}", spec["names"]["kind"]
-                schemas[key] = strict(version["schema"]["openAPIV3Schema"])
-    return schemas
-
-
-def strict(schema: Any) -> Any:
-    """Forbid fields that a schema does not name, as an API server does that is asked to be strict."""
-    if isinstance(schema, list):
-        return [strict(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    stricter = {key: strict(value) for key, value in schema.items()}
-    if isinstance(pattern := schema.get("pattern"), str) and "(?i)" in pattern:
-        stricter["pattern"] = "(?i)" + pattern.replace("(?i)", "")  # Go takes flags anywhere
-    open_ended = {"additionalProperties", "x-kubernetes-preserve-unknown-fields"} & schema.keys()
-    if schema.get("type") == "object" and "properties" in schema and not open_ended:
-        stricter["additionalProperties"] = False
-    return stricter
 
 
 def test_a_slip_of_the_pen_in_a_custom_resource_is_noticed() -> None:

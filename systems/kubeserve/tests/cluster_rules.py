@@ -2,20 +2,16 @@
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cache
 from ipaddress import ip_address, ip_network
-from pathlib import Path
 from typing import Any, Final
 
 import jsonschema
 import kubernetes_validate
-import pytest
-import yaml
+from harness.custom_resources import custom_schemas
 
 Manifest = dict[str, Any]
 OLDEST_KUBERNETES: Final = "1.29"
@@ -66,36 +62,6 @@ def check_schema(manifest: Manifest, version: str) -> None:
         jsonschema.Draft202012Validator(schema).validate(manifest)
     else:
         kubernetes_validate.validate(manifest, version, strict=True)
-
-
-@cache
-def custom_schemas() -> dict[tuple[str, str], dict[str, Any]]:
-    """Return the schemas of all custom resources in the folder KEDA_CRD_DIR, with unknown fields forbidden."""
-    folder = os.environ.get("KEDA_CRD_DIR")
-    if not folder:
-        pytest.skip("KEDA_CRD_DIR names no folder with KEDA's and the Prometheus operator's resource definitions")
-    schemas = {}
-    for path in Path(folder).glob("*.yaml"):
-        for definition in yaml.load_all(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-            spec = definition["spec"]
-            for version in spec["versions"]:
-                key = f"{spec['group']}/{version['name']}", spec["names"]["kind"]
-                schemas[key] = _strict(version["schema"]["openAPIV3Schema"])
-    return schemas
-
-
-def _strict(schema: Any) -> Any:
-    if isinstance(schema, list):
-        return [_strict(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    stricter = {key: _strict(value) for key, value in schema.items()}
-    if isinstance(pattern := schema.get("pattern"), str) and "(?i)" in pattern:
-        stricter["pattern"] = "(?i)" + pattern.replace("(?i)", "")  # Go takes flags anywhere
-    open_ended = {"additionalProperties", "x-kubernetes-preserve-unknown-fields"} & schema.keys()
-    if schema.get("type") == "object" and "properties" in schema and not open_ended:
-        stricter["additionalProperties"] = False
-    return stricter
 
 
 # The Pod Security Standard `restricted` -------------------------------------------------------------------------------

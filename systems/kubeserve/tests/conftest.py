@@ -21,6 +21,7 @@ from kubeserve.deployments import Deployments
 from kubeserve.domain import Quota
 from kubeserve.registry import Registry
 from postgres import Postgres, programs
+from stack import Stack
 
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and programs would break their lines there
 SECRET = b"a secret of the tests, " * 3  # long enough for any algorithm that a forger may choose
@@ -184,3 +185,19 @@ async def platform(
     await platform.place.aclose()
     assert platform.zygotes() == []
     assert not platform.layout.run.exists()
+
+
+@pytest.fixture
+async def stack(tmp_path: Path, science: Path, redis_server: RedisServer, db: redis.Redis) -> AsyncIterator[Stack]:
+    """A platform with its door."""
+    db.ping()
+    async with Stack.open(tmp_path, science, f"{redis_server.url}/0") as stack:
+        yield stack
+
+
+@pytest.fixture
+async def doorless(tmp_path: Path, science: Path, redis_server: RedisServer, db: redis.Redis) -> AsyncIterator[Stack]:
+    """A platform whose door is away."""
+    db.ping()
+    async with Stack.open(tmp_path, science, f"{redis_server.url}/0", door=False) as stack:
+        yield stack

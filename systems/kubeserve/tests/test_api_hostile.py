@@ -103,13 +103,6 @@ CREDENTIALS = (
 )  # fmt: skip
 
 
-@pytest.fixture
-async def stack(tmp_path: Path, science: Path, redis_server: RedisServer, db: redis.Redis) -> AsyncIterator[Stack]:
-    db.ping()
-    async with Stack.open(tmp_path, science, f"{redis_server.url}/0", door=False) as stack:
-        yield stack
-
-
 async def refused(person: Person, method: str, path: str, status: int, code: str | None, **more: Any) -> Any:
     """Call, and see that it is refused like that."""
     answered, told, _ = await person.call(method, path, **more)

@@ -5,7 +5,7 @@ import json
 import shlex
 import subprocess
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,21 +25,6 @@ from stack import Person, Stack
 
 SETOSA = [5.1, 3.5, 1.4, 0.2]
 HELD = "[__import__('time').sleep(20 * (row[0] == 40)) or __import__('math').sqrt(row[0]) for row in rows]"
-
-
-@pytest.fixture
-async def doorless(tmp_path: Path, science: Path, redis_server: RedisServer, db: redis.Redis) -> AsyncIterator[Stack]:
-    """A platform whose door is away."""
-    db.ping()
-    async with Stack.open(tmp_path, science, f"{redis_server.url}/0", door=False) as stack:
-        yield stack
-
-
-@pytest.fixture
-async def stack(tmp_path: Path, science: Path, redis_server: RedisServer, db: redis.Redis) -> AsyncIterator[Stack]:
-    db.ping()
-    async with Stack.open(tmp_path, science, f"{redis_server.url}/0") as stack:
-        yield stack
 
 
 @pytest.fixture

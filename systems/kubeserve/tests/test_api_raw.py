@@ -1,12 +1,8 @@
 """What no client of HTTP sends: requests in requests, headers that are no text, and callers that say nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
-import redis
-from harness.redis_server import RedisServer
 
 from kubeserve.api import app, build_app, serving
 from kubeserve.domain import Spec
@@ -39,13 +35,6 @@ ODD = (  # headers that are no UTF-8
     b"X-Forwarded-For", b"X-Forwarded-Proto", b"Origin", b"Sec-Fetch-Site", b"If-None-Match", b"Content-Type",
     b"Content-Type: multipart/form-data; boundary=", b"Content-Type: text/plain; charset=", b"Accept", b"Expect",
 )  # fmt: skip
-
-
-@pytest.fixture
-async def stack(tmp_path: Path, science: Path, redis_server: RedisServer, db: redis.Redis) -> AsyncIterator[Stack]:
-    db.ping()
-    async with Stack.open(tmp_path, science, f"{redis_server.url}/0", door=False) as stack:
-        yield stack
 
 
 async def answered(url: str, sent: bytes) -> bytes:

@@ -2,15 +2,10 @@
 
 import json
 import re
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
-import redis
-from harness.redis_server import RedisServer
 
 from kubeserve.api.route import Access, Route
 from kubeserve.api.routes import ROUTES
@@ -28,14 +23,6 @@ VALUES: dict[str, Any] = {  # of what bodies ask, but ids
 }
 NAMES = {"files": "model.joblib", "aliases": "champion"}  # what `{name}` stands for
 ASYNC = {"Prefer": "respond-async"}
-
-
-@pytest.fixture
-async def stack(tmp_path: Path, science: Path, redis_server: RedisServer, db: redis.Redis) -> AsyncIterator[Stack]:
-    """A platform whose door is away: no route needs it to say who may do what."""
-    db.ping()
-    async with Stack.open(tmp_path, science, f"{redis_server.url}/0", door=False) as stack:
-        yield stack
 
 
 @dataclass

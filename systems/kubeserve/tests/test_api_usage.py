@@ -1,14 +1,11 @@
 """Usage and limits over HTTP, with a real door."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from harness.redis_server import RedisServer
 
 from kubeserve.door import usage as door_usage
 from kubeserve.usage import taking
@@ -23,20 +20,6 @@ PATIENCE = 60.0
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door_usage, "WRITE_SECONDS", 0.1)
     monkeypatch.setattr(taking, "TAKE_SECONDS", 0.1)
-
-
-@pytest.fixture
-async def stack(tmp_path: Path, science: Path, redis_server: RedisServer, db: redis.Redis) -> AsyncIterator[Stack]:
-    db.ping()
-    async with Stack.open(tmp_path, science, f"{redis_server.url}/0") as stack:
-        yield stack
-
-
-@pytest.fixture
-async def doorless(tmp_path: Path, science: Path, redis_server: RedisServer, db: redis.Redis) -> AsyncIterator[Stack]:
-    db.ping()
-    async with Stack.open(tmp_path, science, f"{redis_server.url}/0", door=False) as stack:
-        yield stack
 
 
 async def until_used(person: Person, path: str, predictions: int) -> Any:

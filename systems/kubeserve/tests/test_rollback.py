@@ -1,33 +1,13 @@
 """Revisions over HTTP, as an owner lives with them: a new one that fails, the way back, and where there is none."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
-
-import pytest
-import redis
-from harness.redis_server import RedisServer
 
 from kubeserve.domain import VersionState as State
 from models import make, of_python
 from stack import Person, Stack
 from test_api_predictions import deploy, deployed
-
-
-@pytest.fixture
-async def stack(tmp_path: Path, science: Path, redis_server: RedisServer, db: redis.Redis) -> AsyncIterator[Stack]:
-    db.ping()
-    async with Stack.open(tmp_path, science, f"{redis_server.url}/0") as stack:
-        yield stack
-
-
-@pytest.fixture
-async def doorless(tmp_path: Path, science: Path, redis_server: RedisServer, db: redis.Redis) -> AsyncIterator[Stack]:
-    db.ping()
-    async with Stack.open(tmp_path, science, f"{redis_server.url}/0", door=False) as stack:
-        yield stack
 
 
 async def version(stack: Stack, person: Person, model_id: str, tag: str, script: str | None) -> str:

@@ -56,7 +56,7 @@ local LENGTHS = {list = 'LLEN', stream = 'XLEN', zset = 'ZCARD', hash = 'HLEN'}
 
 local length = {}  -- of the keys, as the script found them; nil without rights to the command, or once the script adds to them
 
--- Whether there is surely nothing in a key: not to ask saves a fortieth of a claim's cost.
+-- Whether there is surely nothing in a key. Each command that is not sent is a fortieth of those of a claim.
 local function is_empty(key) return length[key] == 0 end
 
 local function is_foreign(key, wanted)

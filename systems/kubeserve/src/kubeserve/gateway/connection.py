@@ -44,9 +44,12 @@ class Connections:
 
     def __init__(self) -> None:
         self._sessions: dict[str, aiohttp.ClientSession] = {}  # by the path of a Unix socket; empty: all ports
+        self._closed = False
 
     async def ask(self, address: Address, path: str, body: bytes) -> Reply:
         """Send `POST path` to a door. Raises BrokenError."""
+        if self._closed:
+            raise BrokenError("it was closed")
         host = f"[{address.host}]" if ":" in address.host else address.host
         url = "http://door" if address.path else f"http://{host}:{address.port}"
         try:
@@ -61,6 +64,7 @@ class Connections:
 
     async def aclose(self) -> None:
         """Close all; who waits gets BrokenError."""
+        self._closed = True
         for session in self._sessions.values():
             await session.close()
 
