@@ -113,8 +113,8 @@ async def refused(person: Person, method: str, path: str, status: int, code: str
     return told
 
 
-async def test_json_that_is_not_as_it_should_be(stack: Stack) -> None:
-    anna = await stack.person()
+async def test_json_that_is_not_as_it_should_be(doorless: Stack) -> None:
+    anna = await doorless.person()
     for what, body, status, code in BODIES:
         told = await refused(anna, "POST", "/models", status, code, data=body)
         assert code != "bad_request" or told["faults"], what
@@ -124,8 +124,8 @@ async def test_json_that_is_not_as_it_should_be(stack: Stack) -> None:
     assert await anna.ask("GET", "/models") == []
 
 
-async def test_a_body_without_a_length_is_bounded_too(stack: Stack) -> None:
-    anna = await stack.person()
+async def test_a_body_without_a_length_is_bounded_too(doorless: Stack) -> None:
+    anna = await doorless.person()
 
     async def endless() -> AsyncIterator[bytes]:
         for _ in range(1000):
@@ -134,8 +134,8 @@ async def test_a_body_without_a_length_is_bounded_too(stack: Stack) -> None:
     await refused(anna, "POST", "/models", 413, "too_large", data=endless())
 
 
-async def test_a_slow_body_is_let_go(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    anna = await stack.person()
+async def test_a_slow_body_is_let_go(doorless: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    anna = await doorless.person()
     monkeypatch.setattr(reading, "BODY_SECONDS", 0.2)
 
     async def slow() -> AsyncIterator[bytes]:
@@ -146,8 +146,8 @@ async def test_a_slow_body_is_let_go(stack: Stack, monkeypatch: pytest.MonkeyPat
         await refused(anna, "POST", "/models", 408, "slow", data=slow())
 
 
-async def test_paths_methods_and_queries_that_are_not_there(stack: Stack) -> None:
-    anna = await stack.person()
+async def test_paths_methods_and_queries_that_are_not_there(doorless: Stack) -> None:
+    anna = await doorless.person()
     await refused(anna, "GET", "/nothing", 404, "not_found")
     await refused(anna, "GET", "/api/v2/models", 404, "not_found")
     told, _, headers = await anna.call("DELETE", "/me")
@@ -161,9 +161,9 @@ async def test_paths_methods_and_queries_that_are_not_there(stack: Stack) -> Non
         await refused(anna, "GET", f"/predictions/{part}", 404, "not_found")
 
 
-async def test_deployments_that_cannot_be(stack: Stack) -> None:
-    anna = await stack.person()
-    registry = stack.plane.registry
+async def test_deployments_that_cannot_be(doorless: Stack) -> None:
+    anna = await doorless.person()
+    registry = doorless.plane.registry
     model = await registry.create_model(anna.id, "m")
     version = await registry.create_version(anna.id, model.id, "v1")
     good = {"name": "d", "version_id": version.id}
@@ -176,19 +176,19 @@ async def test_deployments_that_cannot_be(stack: Stack) -> None:
     assert (await anna.ask("POST", "/deployments", good))["state"] == "pending"
 
 
-async def test_rows_that_cannot_be_asked(stack: Stack) -> None:
-    anna = await stack.person()
-    registry = stack.plane.registry
+async def test_rows_that_cannot_be_asked(doorless: Stack) -> None:
+    anna = await doorless.person()
+    registry = doorless.plane.registry
     model = await registry.create_model(anna.id, "m")
     version = await walk(registry, await registry.create_version(anna.id, model.id, "v1"), VersionState.READY)
-    deployment = await stack.plane.deployments.create(anna.id, model.id, "d", Spec(version.id))
+    deployment = await doorless.plane.deployments.create(anna.id, model.id, "d", Spec(version.id))
     for _, body, status, code in ROWS:
         await refused(anna, "POST", f"/predict/{deployment.id}", status, code, data=io.BytesIO(body))
 
 
-async def test_forms_that_are_none_leave_no_whole_file(stack: Stack) -> None:
-    anna = await stack.person()
-    registry = stack.plane.registry
+async def test_forms_that_are_none_leave_no_whole_file(doorless: Stack) -> None:
+    anna = await doorless.person()
+    registry = doorless.plane.registry
     model = await registry.create_model(anna.id, "m")
     for number, (what, headers, body) in enumerate(FORMS):
         version = await registry.create_version(anna.id, model.id, f"v{number}")
@@ -201,10 +201,10 @@ async def test_forms_that_are_none_leave_no_whole_file(stack: Stack) -> None:
             assert not any(file["complete"] for file in read["files"]), what
 
 
-async def test_ranges_that_do_not_fit(stack: Stack) -> None:
-    anna = await stack.person()
-    model = await stack.plane.registry.create_model(anna.id, "m")
-    version = await stack.plane.registry.create_version(anna.id, model.id, "v1")
+async def test_ranges_that_do_not_fit(doorless: Stack) -> None:
+    anna = await doorless.person()
+    model = await doorless.plane.registry.create_model(anna.id, "m")
+    version = await doorless.plane.registry.create_version(anna.id, model.id, "v1")
     path = f"/versions/{version.id}/files/m.joblib"
     for text in RANGES:
         await refused(anna, "PUT", path, 400, "bad_range", data=b"x", headers={"Content-Range": text})
@@ -214,25 +214,25 @@ async def test_ranges_that_do_not_fit(stack: Stack) -> None:
         await refused(anna, "PUT", f"/versions/{version.id}/files/{name}", 400, None, data=b"x")
 
 
-async def test_credentials_that_are_none(stack: Stack) -> None:
-    anna = await stack.person()
+async def test_credentials_that_are_none(doorless: Stack) -> None:
+    anna = await doorless.person()
     for header in CREDENTIALS:
-        await refused(stack.nobody, "GET", "/me", 401, "unauthenticated", headers={"Authorization": header})
+        await refused(doorless.nobody, "GET", "/me", 401, "unauthenticated", headers={"Authorization": header})
     assert (await anna.ask("GET", "/me"))["email"] == "anna@example.org"
 
 
-async def test_the_cookie_is_for_the_page_alone(stack: Stack) -> None:
-    anna = await stack.person()
+async def test_the_cookie_is_for_the_page_alone(doorless: Stack) -> None:
+    anna = await doorless.person()
     login = {"email": "anna@example.org", "password": PASSWORD, "cookie": True}
-    status, told, headers = await stack.nobody.call("POST", "/auth/login", login)
+    status, told, headers = await doorless.nobody.call("POST", "/auth/login", login)
     assert (status, told["token"]) == (200, None)
     cookie = headers["Set-Cookie"]
     assert {"HttpOnly", "Path=/", "SameSite=Strict"} <= set(cookie.split("; "))
     assert "Secure" not in cookie
-    proxied = await stack.nobody.call("POST", "/auth/login", login, headers={"X-Forwarded-Proto": "https"})
+    proxied = await doorless.nobody.call("POST", "/auth/login", login, headers={"X-Forwarded-Proto": "https"})
     assert "Secure" in proxied[2]["Set-Cookie"]
     page = {"Cookie": cookie.partition(";")[0]}
-    assert (await stack.nobody.call("GET", "/me", headers=page))[0] == 200
+    assert (await doorless.nobody.call("GET", "/me", headers=page))[0] == 200
     model = {"name": "m"}
     for more, accepted in (
         ({}, 403),
@@ -242,29 +242,31 @@ async def test_the_cookie_is_for_the_page_alone(stack: Stack) -> None:
         ({"Origin": "null"}, 403),
         ({"Origin": "http://[", "Sec-Fetch-Site": "same-origin"}, 403),
         ({"Sec-Fetch-Site": "same-origin"}, 201),
-        ({"Origin": stack.url}, 409),
+        ({"Origin": doorless.url}, 409),
     ):
-        assert (await stack.nobody.call("POST", "/models", model, headers=page | more))[0] == accepted, more
-    other = await stack.nobody.call("POST", "/auth/login", login, headers={"Sec-Fetch-Site": "cross-site"})
+        assert (await doorless.nobody.call("POST", "/models", model, headers=page | more))[0] == accepted, more
+    other = await doorless.nobody.call("POST", "/auth/login", login, headers={"Sec-Fetch-Site": "cross-site"})
     assert other[0] == 403
-    wrong = await stack.nobody.call("POST", "/auth/login", login | {"password": "x"}, headers=page)
+    wrong = await doorless.nobody.call("POST", "/auth/login", login | {"password": "x"}, headers=page)
     assert (wrong[0], "Set-Cookie" in wrong[2]) == (401, False), "one's login outlasts a wrong password"
     for cookie in ("x", "\u00e4", "ks_" + "0" * 97):
-        status, _, headers = await stack.nobody.call("GET", "/me", headers={"Cookie": f"kubeserve={cookie}"})
+        status, _, headers = await doorless.nobody.call("GET", "/me", headers={"Cookie": f"kubeserve={cookie}"})
         assert (status, "Max-Age=0" in headers["Set-Cookie"]) == (401, True), "what is good for nothing is removed"
-    status, _, headers = await stack.nobody.call("POST", "/auth/logout", headers=page)
+    status, _, headers = await doorless.nobody.call("POST", "/auth/logout", headers=page)
     assert status == 204
     assert "Max-Age=0" in headers["Set-Cookie"]
     assert (await anna.call("GET", "/me"))[0] == 200
 
 
-async def test_a_mistake_of_ours_has_a_number_and_tells_nothing(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    anna = await stack.person()
+async def test_a_mistake_of_ours_has_a_number_and_tells_nothing(
+    doorless: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anna = await doorless.person()
 
     async def broken(*_: object) -> None:
         raise RuntimeError("a secret")
 
-    monkeypatch.setattr(stack.plane.registry, "models", broken)
+    monkeypatch.setattr(doorless.plane.registry, "models", broken)
     status, told, headers = await anna.call("GET", "/models")
     assert (status, told["code"], len(told["id"])) == (500, "internal", 16)
     assert told["id"] in told["error"]
@@ -272,13 +274,13 @@ async def test_a_mistake_of_ours_has_a_number_and_tells_nothing(stack: Stack, mo
     assert headers["X-Content-Type-Options"] == "nosniff"
 
 
-async def test_too_many_who_follow_are_refused(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    anna = await stack.person()
-    model = await stack.plane.registry.create_model(anna.id, "m")
-    version = await stack.plane.registry.create_version(anna.id, model.id, "v1")
+async def test_too_many_who_follow_are_refused(doorless: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    anna = await doorless.person()
+    model = await doorless.plane.registry.create_model(anna.id, "m")
+    version = await doorless.plane.registry.create_version(anna.id, model.id, "v1")
     monkeypatch.setattr("kubeserve.api.state.MOST_STREAMS_EACH", 1)
     monkeypatch.setattr(streams, "BEAT_SECONDS", 0.05)
-    url = f"{stack.url}/api/v1/versions/{version.id}/steps"
+    url = f"{doorless.url}/api/v1/versions/{version.id}/steps"
     async with anna.http.get(url, headers=anna.headers) as answer:
         assert (await answer.content.readline()).startswith(b"event: version")
         told = await refused(anna, "GET", f"/versions/{version.id}/steps", 429, "limited")
@@ -295,12 +297,12 @@ async def test_too_many_who_follow_are_refused(stack: Stack, monkeypatch: pytest
             await asyncio.sleep(0.02)
 
 
-async def test_who_does_not_read_is_let_go(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    anna = await stack.person()
-    registry = stack.plane.registry
+async def test_who_does_not_read_is_let_go(doorless: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    anna = await doorless.person()
+    registry = doorless.plane.registry
     model = await registry.create_model(anna.id, "m")
     version = await walk(registry, await registry.create_version(anna.id, model.id, "v1"), VersionState.READY)
-    deployment = await stack.plane.deployments.create(anna.id, model.id, "d", Spec(version.id))
+    deployment = await doorless.plane.deployments.create(anna.id, model.id, "d", Spec(version.id))
     made = 0
 
     async def endless(_deployment_id: str, *, follow: bool) -> AsyncIterator[str]:
@@ -309,9 +311,9 @@ async def test_who_does_not_read_is_let_go(stack: Stack, monkeypatch: pytest.Mon
             made += 1
             yield "x" * 10_000
 
-    monkeypatch.setattr(stack.plane.place, "logs", endless)
+    monkeypatch.setattr(doorless.plane.place, "logs", endless)
     monkeypatch.setattr(streams, "SLOW_SECONDS", 0.3)
-    host, _, port = stack.url.removeprefix("http://").partition(":")
+    host, _, port = doorless.url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
     path = f"/api/v1/deployments/{deployment.id}/logs"
     head = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {anna.token}\r\n\r\n"
@@ -338,27 +340,27 @@ async def test_limits_are_per_address_also_behind_a_proxy_that_is_trusted(
         (tmp_path / str(len(seen))).mkdir()
         async with Stack.open(
             tmp_path / str(len(seen)), science, f"{redis_server.url}/0", door=False, trusted_proxies=trusted
-        ) as stack:
+        ) as doorless:
 
             async def login(*_: object, caller: str | None) -> None:
                 seen.append(caller)
                 raise UnauthenticatedError("no")
 
-            monkeypatch.setattr(stack.plane.accounts, "login", login)
+            monkeypatch.setattr(doorless.plane.accounts, "login", login)
             body = {"email": "a@example.org", "password": PASSWORD}
             for told in ("6.6.6.6, 1.2.3.4", "6.6.6.6, 1.2.3.4, 10.0.0.9", "nonsense", " , "):
                 await refused(
-                    stack.nobody, "POST", "/auth/login", 401, None, json=body, headers={"X-Forwarded-For": told}
+                    doorless.nobody, "POST", "/auth/login", 401, None, json=body, headers={"X-Forwarded-For": told}
                 )
     assert seen == ["127.0.0.1"] * 4 + ["1.2.3.4", "1.2.3.4", "nonsense", "127.0.0.1"]
 
 
-async def test_what_a_key_is_for_is_told_by_name(stack: Stack) -> None:
-    anna = await stack.person()
-    registry = stack.plane.registry
+async def test_what_a_key_is_for_is_told_by_name(doorless: Stack) -> None:
+    anna = await doorless.person()
+    registry = doorless.plane.registry
     model = await registry.create_model(anna.id, "m")
     version = await walk(registry, await registry.create_version(anna.id, model.id, "v1"), VersionState.READY)
-    deployment = await stack.plane.deployments.create(anna.id, model.id, "flowers", Spec(version.id))
+    deployment = await doorless.plane.deployments.create(anna.id, model.id, "flowers", Spec(version.id))
     made = await anna.ask("POST", "/keys", {"name": "shop", "deployment_id": deployment.id})
     await anna.ask("POST", "/keys", {"name": "laptop"})
     assert made["deployment"] == "flowers"
@@ -366,30 +368,30 @@ async def test_what_a_key_is_for_is_told_by_name(stack: Stack) -> None:
     assert [(key["name"], key["deployment"]) for key in told] == [("shop", "flowers"), ("laptop", None)]
 
 
-async def test_a_version_of_another_model_is_told_as_such(stack: Stack) -> None:
-    anna = await stack.person()
-    registry = stack.plane.registry
+async def test_a_version_of_another_model_is_told_as_such(doorless: Stack) -> None:
+    anna = await doorless.person()
+    registry = doorless.plane.registry
     made = []
     for name in ("one", "other"):
         model = await registry.create_model(anna.id, name)
         made.append(await walk(registry, await registry.create_version(anna.id, model.id, "v1"), VersionState.READY))
-    deployment = await stack.plane.deployments.create(anna.id, made[0].model_id, "d", Spec(made[0].id))
+    deployment = await doorless.plane.deployments.create(anna.id, made[0].model_id, "d", Spec(made[0].id))
     path = f"/deployments/{deployment.id}"
     told = await refused(anna, "PATCH", path, 409, "conflict", json={"version_id": made[1].id})
     assert "of another model" in told["error"]
 
 
-async def test_metrics_name_what_others_added_to_the_application(stack: Stack) -> None:
+async def test_metrics_name_what_others_added_to_the_application(doorless: Stack) -> None:
     async def page(_: web.Request) -> web.Response:
         return web.Response(text="a page")
 
-    admin = await stack.person()
-    app = build_app(stack.plane)
+    admin = await doorless.person()
+    app = build_app(doorless.plane)
     app.router.add_get("/pages/{name}", page)
     async with serving(app, "127.0.0.1", 0) as port:
-        person = Person(stack.http, f"http://127.0.0.1:{port}", admin.token)
+        person = Person(doorless.http, f"http://127.0.0.1:{port}", admin.token)
         for path in ("/pages/one", "/pages/two", "/nothing"):
-            async with stack.http.get(f"{person.url}{path}") as answer:
+            async with doorless.http.get(f"{person.url}{path}") as answer:
                 await answer.read()
         text = await person.ask("GET", "/metrics")
     assert 'kubeserve_requests_total{route="GET /pages/{name}",status="200"} 2.0' in text
@@ -397,16 +399,16 @@ async def test_metrics_name_what_others_added_to_the_application(stack: Stack) -
 
 
 async def test_who_uploads_too_much_is_refused_and_others_are_not(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch
+    doorless: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kubeserve.uploads.MOST_COMING", 2)
-    monkeypatch.setattr(stack.plane.uploads, "_storage", 5)
-    anna, ben = await stack.person(), await stack.person("ben")
+    monkeypatch.setattr(doorless.plane.uploads, "_storage", 5)
+    anna, ben = await doorless.person(), await doorless.person("ben")
     paths = []
     for person in (anna, anna, anna, ben):
         name = f"m{len(paths)}"
-        model = await stack.plane.registry.create_model(person.id, name)
-        version = await stack.plane.registry.create_version(person.id, model.id, "v1")
+        model = await doorless.plane.registry.create_model(person.id, name)
+        version = await doorless.plane.registry.create_version(person.id, model.id, "v1")
         paths.append(f"/versions/{version.id}")
     for path in paths[:2]:
         assert (await anna.call("PUT", f"{path}/files/m.joblib", data=b"12345"))[0] == 201

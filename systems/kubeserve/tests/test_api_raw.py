@@ -50,18 +50,18 @@ async def answered(url: str, sent: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("what", SMUGGLED)
-async def test_a_request_that_hides_another_is_refused_with_it(stack: Stack, what: str) -> None:
+async def test_a_request_that_hides_another_is_refused_with_it(doorless: Stack, what: str) -> None:
     head = b"POST /api/v1/auth/login HTTP/1.1\r\nHost: x\r\n"
-    told = await answered(stack.url, head + SMUGGLED[what])
+    told = await answered(doorless.url, head + SMUGGLED[what])
     assert told.startswith(b"HTTP/1.0 400 ")
     assert told.count(b"HTTP/1.") == 1, told
 
 
-async def test_headers_that_are_no_text_are_refused_or_ignored(stack: Stack) -> None:
-    anna = await stack.person()
-    model, version = await make_ready(stack.plane.registry, anna.id)
-    draft = await stack.plane.registry.create_version(anna.id, model.id, "draft")
-    deployment = await stack.plane.deployments.create(anna.id, model.id, "d", Spec(version.id))
+async def test_headers_that_are_no_text_are_refused_or_ignored(doorless: Stack) -> None:
+    anna = await doorless.person()
+    model, version = await make_ready(doorless.plane.registry, anna.id)
+    draft = await doorless.plane.registry.create_version(anna.id, model.id, "draft")
+    deployment = await doorless.plane.deployments.create(anna.id, model.id, "d", Spec(version.id))
     lines = (
         f"PUT /api/v1/versions/{draft.id}/files/a.pkl", f"POST /api/v1/versions/{draft.id}/upload", "GET /api/v1/me",
         f"GET /api/v1/deployments/{deployment.id}", f"POST /api/v1/predict/{deployment.id}",
@@ -72,12 +72,12 @@ async def test_headers_that_are_no_text_are_refused_or_ignored(stack: Stack) -> 
         for line in lines:
             known = b"" if odd.startswith((b"Cookie", b"Authorization")) else token
             head = line.encode() + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n" + known
-            told = await answered(stack.url, head + odd + (b"" if b":" in odd else b":") + b" \xff\xfe\r\n\r\n{}")
+            told = await answered(doorless.url, head + odd + (b"" if b":" in odd else b":") + b" \xff\xfe\r\n\r\n{}")
             assert told.startswith((b"HTTP/1.1 2", b"HTTP/1.1 4", b"HTTP/1.0 4")), (odd, line, told[:200])
 
 
-async def test_who_says_nothing_or_little_is_let_go(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_says_nothing_or_little_is_let_go(doorless: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "IDLE_SECONDS", 0.5)
-    async with serving(build_app(stack.plane), "127.0.0.1", 0) as port:
+    async with serving(build_app(doorless.plane), "127.0.0.1", 0) as port:
         for sent in (b"", b"GET /healthz HTTP/1.1\r\nHost:"):
             assert await answered(f"http://127.0.0.1:{port}", sent) == b""

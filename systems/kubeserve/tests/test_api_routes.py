@@ -53,9 +53,9 @@ class Owner:
         return await self.person.call(route.method, path, **given | more)
 
 
-async def owner(stack: Stack, name: str) -> Owner:
+async def owner(doorless: Stack, name: str) -> Owner:
     """Make somebody with a model, a version, an alias, a deployment, a key and a prediction."""
-    person, plane = await stack.person(name), stack.plane
+    person, plane = await doorless.person(name), doorless.plane
     model = await plane.registry.create_model(person.id, "model")
     version = await plane.registry.create_version(person.id, model.id, "v1")
     await walk(plane.registry, version, VersionState.READY)
@@ -78,9 +78,9 @@ def test_what_is_for_anyone_is_named_here() -> None:
     assert public == {*auth, "GET /healthz", "GET /openapi.json"}
 
 
-async def test_every_route_that_is_not_for_anyone_asks_who_calls(stack: Stack) -> None:
-    anna = await owner(stack, "anna")
-    nobody = Owner(stack.nobody, anna.ids)
+async def test_every_route_that_is_not_for_anyone_asks_who_calls(doorless: Stack) -> None:
+    anna = await owner(doorless, "anna")
+    nobody = Owner(doorless.nobody, anna.ids)
     for route in ROUTES:
         status, told, headers = await nobody.try_(route, anna.ids)
         if route.access is Access.ANYONE:
@@ -91,8 +91,8 @@ async def test_every_route_that_is_not_for_anyone_asks_who_calls(stack: Stack) -
         assert route.method == "HEAD" or is_refusal(told), route.name
 
 
-async def test_what_is_foreign_is_as_what_is_not_there_on_every_route(stack: Stack) -> None:
-    anna, bob = await owner(stack, "anna"), await owner(stack, "bob")
+async def test_what_is_foreign_is_as_what_is_not_there_on_every_route(doorless: Stack) -> None:
+    anna, bob = await owner(doorless, "anna"), await owner(doorless, "bob")
     nowhere = dict.fromkeys(bob.ids, "01a00000-0000-7000-8000-000000000000")
     nowhere["prediction_id"] = f"{nowhere['model_id']}.{nowhere['model_id']}"
     for route in ROUTES:
@@ -106,10 +106,10 @@ async def test_what_is_foreign_is_as_what_is_not_there_on_every_route(stack: Sta
         assert not any(id_ in json.dumps(told) for id_ in bob.ids.values()), route.name
 
 
-async def test_its_owner_finds_it_on_every_route(stack: Stack) -> None:
+async def test_its_owner_finds_it_on_every_route(doorless: Stack) -> None:
     """That is why the test above does not pass for another reason."""
-    await stack.person("first")  # the admin
-    bob = await owner(stack, "bob")
+    await doorless.person("first")  # the admin
+    bob = await owner(doorless, "bob")
     inner_first = reversed([route for route in ROUTES if route.method == "DELETE"])
     for route in [*(route for route in ROUTES if route.method != "DELETE"), *inner_first]:
         status, told, _ = await bob.try_(route, bob.ids)
@@ -119,8 +119,8 @@ async def test_its_owner_finds_it_on_every_route(stack: Stack) -> None:
         assert status in expected | ({401} if route.path.endswith("login") else set()), (route.name, status, told)
 
 
-async def test_one_own_and_one_foreign_thing_make_nothing(stack: Stack) -> None:
-    anna, bob = await owner(stack, "anna"), await owner(stack, "bob")
+async def test_one_own_and_one_foreign_thing_make_nothing(doorless: Stack) -> None:
+    anna, bob = await owner(doorless, "anna"), await owner(doorless, "bob")
     alias = f"/models/{anna.ids['model_id']}/aliases/best"
     assert (await anna.person.call("PUT", alias, {"version_id": bob.ids["version_id"]}))[0] == 404
     for mine, other in (("model_id", "version_id"), ("version_id", "model_id")):
@@ -130,10 +130,10 @@ async def test_one_own_and_one_foreign_thing_make_nothing(stack: Stack) -> None:
     assert (await anna.person.call("PATCH", f"/deployments/{anna.ids['deployment_id']}", body))[0] == 404
 
 
-async def test_a_key_of_one_deployment_is_for_its_predictions_alone(stack: Stack) -> None:
-    anna, bob = await owner(stack, "anna"), await owner(stack, "bob")
+async def test_a_key_of_one_deployment_is_for_its_predictions_alone(doorless: Stack) -> None:
+    anna, bob = await owner(doorless, "anna"), await owner(doorless, "bob")
     body = {"name": "k", "deployment_id": anna.ids["deployment_id"]}
-    key = Owner(Person(stack.http, stack.url, (await anna.person.ask("POST", "/keys", body))["key"]), anna.ids)
+    key = Owner(Person(doorless.http, doorless.url, (await anna.person.ask("POST", "/keys", body))["key"]), anna.ids)
     for route in ROUTES:
         status, told, _ = await key.try_(route, anna.ids)
         if route.access is Access.PREDICTOR:
@@ -142,16 +142,16 @@ async def test_a_key_of_one_deployment_is_for_its_predictions_alone(stack: Stack
         elif route.access is not Access.ANYONE:
             assert status == 403, route.name
             assert route.method == "HEAD" or is_refusal(told)
-    other = await stack.plane.deployments.create(
+    other = await doorless.plane.deployments.create(
         anna.person.id, anna.ids["model_id"], "other", Spec(anna.ids["version_id"])
     )
     assert (await key.person.call("POST", f"/predict/{other.id}", [[1]], headers=ASYNC))[0] == 403
 
 
-async def test_a_key_for_all_may_do_all_but_manage_keys(stack: Stack) -> None:
-    anna = await owner(stack, "anna")
+async def test_a_key_for_all_may_do_all_but_manage_keys(doorless: Stack) -> None:
+    anna = await owner(doorless, "anna")
     made = await anna.person.ask("POST", "/keys", {"name": "k"})
-    key = Owner(Person(stack.http, stack.url, made["key"]), anna.ids)
+    key = Owner(Person(doorless.http, doorless.url, made["key"]), anna.ids)
     for route in ROUTES:
         status = (await key.try_(route, {**anna.ids, "key_id": made["id"]}))[0]
         assert (status == 403) is (route.access is Access.PERSON), route.name
@@ -159,8 +159,8 @@ async def test_a_key_for_all_may_do_all_but_manage_keys(stack: Stack) -> None:
     assert (await key.person.call("GET", "/me"))[0] == 401
 
 
-async def test_the_document_describes_the_table(stack: Stack) -> None:
-    told = await stack.nobody.ask("GET", "/openapi.json")
+async def test_the_document_describes_the_table(doorless: Stack) -> None:
+    told = await doorless.nobody.ask("GET", "/openapi.json")
     assert told["openapi"].startswith("3.1")
     described = {(method.upper(), path) for path, methods in told["paths"].items() for method in methods}
     assert described == {(route.method, route.path) for route in ROUTES}
@@ -172,9 +172,9 @@ async def test_the_document_describes_the_table(stack: Stack) -> None:
     assert all(operation["summary"] for methods in told["paths"].values() for operation in methods.values())
 
 
-async def test_every_answer_has_the_headers_of_safety(stack: Stack) -> None:
-    anna = await owner(stack, "anna")
-    for person, path in ((anna.person, "/me"), (stack.nobody, "/me"), (stack.nobody, "/api/v1/nothing")):
+async def test_every_answer_has_the_headers_of_safety(doorless: Stack) -> None:
+    anna = await owner(doorless, "anna")
+    for person, path in ((anna.person, "/me"), (doorless.nobody, "/me"), (doorless.nobody, "/api/v1/nothing")):
         headers = (await person.call("GET", path))[2]
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert "default-src 'none'" in headers["Content-Security-Policy"]
