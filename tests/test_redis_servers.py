@@ -642,6 +642,17 @@ async def test_a_certificate_may_be_renewed(start_redis: StartRedis, tmp_path: P
 # Connections and answers
 
 
+@pytest.mark.parametrize("turns", range(1, 5))
+async def test_a_client_whose_closing_is_cancelled_leaves_no_connection_open(redis_url: str, turns: int) -> None:
+    client = open_redis(RedisOptions(url=redis_url))
+    await client.ping()
+    closing = asyncio.create_task(close(client))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait({closing})
+    assert not any(each.is_connected for each in client.connection_pool._available_connections)  # noqa: SLF001
+
 async def test_connections_that_the_server_closes_while_idle_are_no_outage(
     start_redis: StartRedis, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ redis-py's own retries are off: it would repeat a blocking command for a minute,
 and when to retry.
 """
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -123,7 +124,16 @@ def open_redis(options: RedisOptions, *, read_timeout: float | None = READ_SECON
 
 
 async def close(client: Any) -> None:
-    """Close a client's connections, and those to its Sentinels."""
+    """Close a client's connections, and those to its Sentinels, even if the caller is cancelled meanwhile."""
+    closing = asyncio.ensure_future(_close(client))
+    try:
+        await asyncio.shield(closing)
+    except asyncio.CancelledError:
+        await asyncio.wait({closing})  # cancelled before it began, redis-py would close nothing
+        raise
+
+
+async def _close(client: Any) -> None:
     await client.aclose()
     sentinel = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
     for each in sentinel.sentinels if sentinel is not None else ():
