@@ -30,7 +30,7 @@ PATIENCE = 60.0
 TENANT = str(uuid.uuid4())
 SECRET = b"the secret that signs tokens, in tests"
 SETTINGS = ClusterSettings(
-    "kubeserve:1", "kubeserve", Redis(Endpoint("redis.kubeserve.svc", 6379)), Endpoint("s3.kubeserve.svc", 9000)
+    "kubeserve:1", "kubeserve", Redis(Endpoint("redis.kubeserve.svc", 6379)), Endpoint("s3.kubeserve.svc", 9000), "ours"
 )
 
 
@@ -63,7 +63,8 @@ class Site:
     def __init__(self, api: KubeApi, redis: RedisOptions, **options: Any) -> None:
         self.api = api
         self.shelf = Shelf()
-        self.redis = RedisUsers(redis, SECRET)
+        self.redis_options = redis
+        self.redis = RedisUsers(redis, SECRET, SETTINGS.installation)
         self.quota = Quota()
         self.life = 86_400.0
         self.changes = 0
@@ -86,11 +87,14 @@ class Site:
         self.place = self.new_place()
         self._running = asyncio.create_task(self.place.run(self._changed))
 
-    def new_place(self) -> ClusterPlace:
+    def new_cluster(self) -> Cluster:
         config = KubeConfig.from_one(cluster=Server(server=self.api.url), user=User(token="token")).get()  # noqa: S106
         assert config is not None
+        return Cluster(config)
+
+    def new_place(self) -> ClusterPlace:
         rendering = Rendering(SETTINGS, self.quota, Sources(self.shelf, self.shelf, self.shelf), life=self.life)
-        return ClusterPlace(Cluster(config), rendering, self.redis, **self._options)
+        return ClusterPlace(self.new_cluster(), rendering, self.redis, **self._options)
 
     async def stop(self) -> None:
         if self._running is not None:

@@ -26,6 +26,7 @@ SETTINGS: Final = ClusterSettings(
     namespace="kubeserve",
     redis=Redis(Endpoint("redis-service.kubeserve.svc", 6379)),
     store=Endpoint("kubeserve-s3.kubeserve.svc", 8333),
+    installation="cccccccc-0000-5000-8000-000000000000",
     walls={"landlock": 1, "seccomp": True},
 )
 ELSEWHERE: Final = replace(

@@ -130,7 +130,7 @@ def test_the_platform_accepts_the_settings_that_it_gets(world: Scripted) -> None
     assert settings.ingress_host is None, "the name by which it is called is in the request"
     check_place(settings.model_copy(update={"database_url": SecretStr("postgresql://kubeserve:x@db/kubeserve")}))
     ours = {name: value for name, value in told.items() if name.startswith("REDIS_")}
-    cluster = ClusterSettings.of(settings, redis_options(load(ours)), told)
+    cluster = ClusterSettings.of(settings, redis_options(load(ours)), told, "ours")
     assert cluster.redis.endpoint == Endpoint("redis-service.kubeserve.svc", 6379)
     assert cluster.store == Endpoint("kubeserve-s3.kubeserve.svc", 9000)
     assert f"port: {PORT}\n" in applied(world), "the platform may call doors"

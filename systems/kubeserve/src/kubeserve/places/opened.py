@@ -24,7 +24,7 @@ def check_place(settings: Settings) -> None:
             raise ConfigError(f"{name}: {needed}… is accepted where KUBESERVE_PLACE is cluster: {why}")
 
 
-def open_place(settings: Settings, redis: RedisOptions, fetch: Fetch, sources: Sources) -> Place:
+def open_place(settings: Settings, redis: RedisOptions, fetch: Fetch, sources: Sources, installation: str) -> Place:
     """Return the place. Raises ConfigError where there is no cluster, or nothing to talk to one."""
     if settings.place == "local":
         return LocalPlace(Layout(settings.data), fetch)
@@ -33,6 +33,6 @@ def open_place(settings: Settings, redis: RedisOptions, fetch: Fetch, sources: S
     except ImportError as error:
         raise ConfigError(f"KUBESERVE_PLACE: cluster needs {error.name}: pip install 'kubeserve[cluster]'") from error
     quota = Quota(settings.quota_replicas, settings.quota_memory)
-    rendering = cluster.Rendering(cluster.ClusterSettings.of(settings, redis, os.environ), quota, sources)
-    users = cluster.RedisUsers(redis, settings.signing_secret())
-    return cluster.ClusterPlace(cluster.Cluster.open(), rendering, users)
+    told = cluster.ClusterSettings.of(settings, redis, os.environ, installation)
+    users = cluster.RedisUsers(redis, settings.signing_secret(), installation)
+    return cluster.ClusterPlace(cluster.Cluster.open(), cluster.Rendering(told, quota, sources), users)
