@@ -57,6 +57,13 @@ class Shelf:
         )  # fmt: skip
 
 
+def cluster_of(api: KubeApi) -> Cluster:
+    """A client of it."""
+    config = KubeConfig.from_one(cluster=Server(server=api.url), user=User(token="token")).get()  # noqa: S106
+    assert config is not None
+    return Cluster(config)
+
+
 class Site:
     """A place on an API server, and what a reconciler would do with it. `restart` begins anew, as after a death."""
 
@@ -87,14 +94,9 @@ class Site:
         self.place = self.new_place()
         self._running = asyncio.create_task(self.place.run(self._changed))
 
-    def new_cluster(self) -> Cluster:
-        config = KubeConfig.from_one(cluster=Server(server=self.api.url), user=User(token="token")).get()  # noqa: S106
-        assert config is not None
-        return Cluster(config)
-
     def new_place(self) -> ClusterPlace:
         rendering = Rendering(SETTINGS, self.quota, Sources(self.shelf, self.shelf, self.shelf), life=self.life)
-        return ClusterPlace(self.new_cluster(), rendering, self.redis, **self._options)
+        return ClusterPlace(cluster_of(self.api), rendering, self.redis, **self._options)
 
     async def stop(self) -> None:
         if self._running is not None:

@@ -9,7 +9,7 @@ from greenscale_worker import RedisOptions
 from harness.redis_server import RedisServer
 from structlog.testing import capture_logs
 
-from clusters import SECRET, SETTINGS, Site
+from clusters import SECRET, SETTINGS, Site, cluster_of
 from kubeserve.database import Database, name_of_installation
 from kubeserve.errors import UnavailableError
 from kubeserve.manifests import namespace_of, redis_user_of
@@ -77,7 +77,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 async def world(redis_server: RedisServer, db: redis.Redis) -> AsyncIterator[World]:
     before = set(db.acl_users())
     async with Site.open(RedisOptions(url=f"{redis_server.url}/0")) as site:
-        cluster = site.new_cluster()
+        cluster = cluster_of(site.api)
         yield World(site, cluster, db)
         await cluster.aclose()
     for user in set(db.acl_users()) - before:

@@ -1,9 +1,9 @@
 """The API server, as the place needs it: every error is one of ours, and what passes by itself is waited for."""
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
 from typing import Any, Final, Self, TypeVar
 
 import httpx2
@@ -14,6 +14,7 @@ from lightkube.config.client_adapter import AsyncClient as open_http  # noqa: N8
 from lightkube.config.client_adapter import ConnectionParams
 from lightkube.config.kubeconfig import SingleConfig
 from lightkube.core.exceptions import ConfigError as KubeConfigError
+from lightkube.core.resource import api_info
 from lightkube.types import CascadeType
 
 from kubeserve.errors import ForbiddenError, KubeServeError, NotFoundError, UnavailableError
@@ -92,14 +93,18 @@ class Cluster:
             return
 
     async def watch(self, kind: str, selector: Mapping[str, str], version: str) -> AsyncGenerator[Event]:
-        """Yield what happens to these objects after `version`, without end. Raises NotFoundError if that is too old."""
-        events: Any = self._client.watch(
-            KINDS[kind], labels=dict(selector), resource_version=version, **_everywhere(kind)
-        )
+        """Yield what happens to these objects after `version`, until the server ends it, as it may at any time.
+
+        Raises NotFoundError if that is too old. lightkube's own would ask on at once, without a pause.
+        """
+        labels = ",".join(f"{name}={value}" for name, value in selector.items())
+        query = {"watch": "true", "resourceVersion": version, "labelSelector": labels}
+        silent = httpx2.Timeout(ANSWER_SECONDS, read=None)
         try:
-            async with aclosing(events):
-                async for event, seen in events:
-                    yield event, {"kind": kind, **seen}
+            async with self._http.stream("GET", _path(kind), params=query, timeout=silent) as answer:
+                answer.raise_for_status()
+                async for line in answer.aiter_lines():
+                    yield _event(kind, line)
         except Exception as error:
             raise _told(error) from error
 
@@ -151,6 +156,23 @@ class Cluster:
     def _close_for(self, seconds: float) -> None:
         if seconds:
             self._opens = asyncio.get_running_loop().time() + min(seconds, LONGEST_CLOSED)
+
+
+def _path(kind: str) -> str:
+    """Return where the objects of all namespaces are."""
+    about = api_info(KINDS[kind])
+    group, version = about.resource.group, about.resource.version
+    return f"{f'/apis/{group}' if group else '/api'}/{version}/{about.plural}"
+
+
+def _event(kind: str, line: str) -> Event:
+    event = json.loads(line)
+    about = event["object"]
+    if event["type"] != "ERROR":
+        return event["type"], {"kind": kind, **about}
+    if about.get("code") == GONE:
+        raise NotFoundError(f"not in the cluster: {about.get('message')}")
+    raise UnavailableError(f"{AWAY}: {about.get('message')}")
 
 
 def _everywhere(kind: str) -> dict[str, Any]:
