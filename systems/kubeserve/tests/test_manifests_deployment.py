@@ -95,6 +95,8 @@ def test_probes_ask_the_door(case: Case) -> None:
         "startup": "/healthz", "liveness": "/healthz", "readiness": "/readyz"
     }  # fmt: skip
     assert {each["port"] for each in asked.values()} == {"http"}
+    model = containers(pod_of(case.of_deployment))["model"]["livenessProbe"]["httpGet"]
+    assert model == {"path": "/zygotez", "port": 8601}, "by number: the name is one of the door's container"
 
 
 @every_case
