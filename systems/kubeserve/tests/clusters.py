@@ -57,11 +57,11 @@ class Shelf:
         )  # fmt: skip
 
 
-def cluster_of(api: KubeApi) -> Cluster:
+def cluster_of(api: KubeApi, lapsed: Callable[[], bool] = lambda: False) -> Cluster:
     """A client of it."""
     config = KubeConfig.from_one(cluster=Server(server=api.url), user=User(token="token")).get()  # noqa: S106
     assert config is not None
-    return Cluster(config)
+    return Cluster(config, lapsed)
 
 
 class Site:

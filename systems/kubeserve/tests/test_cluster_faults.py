@@ -98,6 +98,23 @@ async def test_a_server_that_ends_each_watch_at_once_is_asked_ever_more_seldom(
         await cluster.aclose()
 
 
+async def test_who_may_have_been_replaced_writes_nothing_not_even_the_second_try() -> None:
+    answers = iter((False, True, True, False))
+    async with KubeApi.open() as api:
+        cluster = cluster_of(api, lambda: next(answers))
+        api.broken, api.chance = ("error",), 1.0
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ks-1"}}
+        with pytest.raises(UnavailableError, match="another one may have taken over"):
+            await cluster.apply(namespace)
+        assert [method for method, _ in api.calls] == ["PATCH"], "it stalled after the first one"
+        api.chance = 0.0
+        with pytest.raises(UnavailableError, match="another one may have taken over"):
+            await cluster.delete("Namespace", "", "ks-1")
+        await cluster.list("Namespace", {})
+        await cluster.apply(namespace)
+        await cluster.aclose()
+
+
 async def test_every_change_pokes_the_reconciler(site: Site) -> None:
     workload = site.workload()
     await site.apply(workload)

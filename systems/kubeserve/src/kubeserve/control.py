@@ -82,7 +82,11 @@ class ControlPlane:
             IntakeSettings(bounds=Bounds(minimum=settings.minimum)),
         )
         sources = Sources(objects, self.archives, self.registry)
-        self.place = open_place(settings, redis, self._fetch, sources, installation)
+        holder = f"{socket.gethostname()}:{data.resolve()}"[-100:]  # the same after a restart
+        self._lease = Lease(database, "reconciler", holder, LEASE_SECONDS)
+        self.place = open_place(
+            settings, redis, self._fetch, sources, installation=installation, lapsed=lambda: self._lease.lapsed
+        )
         self.predictions = Predictions(redis)
         self.gateway = Gateway(LocalDoors(Layout(data)) if settings.place == "local" else ClusterDoors())
         self.limits = Limits(redis)
@@ -193,12 +197,10 @@ class ControlPlane:
 
     async def _reconcile(self) -> None:
         """Reconcile and take what was used, for as long as this process has the lease."""
-        holder = f"{socket.gethostname()}:{self.settings.data.resolve()}"[-100:]  # the same after a restart
-        lease = Lease(self.database, "reconciler", holder, LEASE_SECONDS)
         work: asyncio.Task[None] | None = None
         try:
             while True:
-                held = await _take(lease)
+                held = await _take(self._lease)
                 if work is not None and (work.done() or not held):
                     await _end(work)
                     work = None
@@ -209,7 +211,7 @@ class ControlPlane:
             if work is not None:
                 await _end(work)
             with suppress(KubeServeError):
-                await lease.give_back()
+                await self._lease.give_back()
 
     async def _lead(self) -> None:
         async with asyncio.TaskGroup() as group:

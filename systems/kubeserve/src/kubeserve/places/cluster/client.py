@@ -32,6 +32,7 @@ LONGEST_REASON: Final = 300
 LONGEST_LINE: Final = 16 * 1024
 BAD, FORBIDDEN, NOT_FOUND, GONE, INVALID = 400, 403, 404, 410, 422
 AWAY: Final = "the cluster does not answer"
+LAPSED: Final = "this control plane stalled, and another one may have taken over; it waits for the database's word"
 ALL: Final = "*"
 BACKGROUND: Final[Any] = CascadeType.BACKGROUND
 log = structlog.get_logger()
@@ -48,22 +49,26 @@ class RefusedError(KubeServeError):
 
 
 class Cluster:
-    """One API server. Every call raises UnavailableError while it does not serve us, RefusedError where it refuses."""
+    """One API server. Every call raises UnavailableError while it does not serve us, RefusedError where it refuses.
 
-    def __init__(self, config: SingleConfig) -> None:
+    While `lapsed` holds nothing is written: another control plane may have taken over.
+    """
+
+    def __init__(self, config: SingleConfig, lapsed: Callable[[], bool] = lambda: False) -> None:
+        self._lapsed = lapsed
         timeout = httpx2.Timeout(ANSWER_SECONDS)
         self._client = AsyncClient(config, field_manager=PLATFORM, timeout=timeout)
         self._http = open_http(config, ConnectionParams(timeout=timeout))  # for logs: lines of any length
         self._opens = 0.0  # when a server that asked to come later may be asked again
 
     @classmethod
-    def open(cls) -> Self:
+    def open(cls, lapsed: Callable[[], bool] = lambda: False) -> Self:
         """Open the cluster that this process is a pod of, else that of KUBECONFIG. Raises ConfigError."""
         try:
             config = KubeConfig.from_env().get()
             if config is None:
                 raise KubeConfigError("it names no cluster")  # noqa: TRY301  told as the other errors of the file are
-            return cls(config)
+            return cls(config, lapsed)
         except (KubeConfigError, OSError, LookupError, ValueError, TypeError, AssertionError) as error:
             raise ConfigError(
                 f"KUBESERVE_PLACE: no cluster can be reached: {error}; run in a pod, or let KUBECONFIG name the file"
@@ -72,7 +77,7 @@ class Cluster:
     async def apply(self, manifest: Manifest) -> Manifest:
         """Make an object what `manifest` says, by server-side apply; what others set beside it stays."""
         made = KINDS[manifest["kind"]](manifest)
-        applied: Manifest = await self._ask(lambda: self._client.apply(made, force=True))
+        applied: Manifest = await self._ask(lambda: self._client.apply(made, force=True), writes=True)
         return applied
 
     async def list(self, kind: str, selector: Mapping[str, str]) -> tuple[list[Manifest], str]:
@@ -88,7 +93,7 @@ class Cluster:
         """Delete an object, and what belongs to it. One that is not there is fine."""
         inside: dict[str, Any] = {"namespace": namespace} if namespace else {}
         try:
-            await self._ask(lambda: self._client.delete(KINDS[kind], name, cascade=BACKGROUND, **inside))
+            await self._ask(lambda: self._client.delete(KINDS[kind], name, cascade=BACKGROUND, **inside), writes=True)
         except NotFoundError:
             return
 
@@ -132,10 +137,12 @@ class Cluster:
         await self._client.close()
         await self._http.aclose()
 
-    async def _ask(self, what: Callable[[], Awaitable[Result]]) -> Result:
+    async def _ask(self, what: Callable[[], Awaitable[Result]], *, writes: bool = False) -> Result:
         """Ask, again after a conflict, an error of the server's or a cut. Each try takes 20 s at most."""
         for left in reversed(range(TRIES)):
             await self._opened()
+            if writes and self._lapsed():
+                raise UnavailableError(LAPSED)
             try:
                 async with asyncio.timeout(REQUEST_SECONDS):
                     return await what()
