@@ -195,6 +195,22 @@ async def test_the_former_revision_answers_on_after_one_that_fails(control: Cont
     await control.until(made, lambda seen: seen.state is State.READY and seen.active == 1)
 
 
+async def test_a_restart_tries_what_was_given_up_once_more_and_the_former_revision_answers_on(control: Control) -> None:
+    made = await control.deploy()
+    await control.until(made, lambda seen: seen.state is State.READY)
+    control.site.api.fates["2"] = "crash"
+    await control.deployments.revise(control.owner, made.id, await control.spec())
+    await control.until(made, lambda seen: "given up" in seen.state_reason)
+    (former,) = control.site.api.of("pods", revision="1")
+    await control.restart()
+    await control.until(made, lambda seen: "given up" not in seen.state_reason)
+    seen = await control.until(made, lambda seen: "given up" in seen.state_reason)
+    assert (seen.state, seen.active, seen.replicas) == (State.DEGRADED, 1, 1)
+    assert [each["metadata"]["uid"] for each in control.site.api.of("pods", revision="1")] == [
+        former["metadata"]["uid"]
+    ]
+
+
 async def test_a_cluster_that_is_away_is_told_and_no_wish_is_lost(control: Control) -> None:
     made = await control.deploy()
     await control.until(made, lambda seen: seen.state is State.READY)
