@@ -190,7 +190,7 @@ async def compared(science: Path, up: Up, model: Path, name: str, program: str |
     """Ask all in turns, and return the rows of the table."""
     with ExitStack() as stack:
         plain = stack.enter_context(bare(science, model))
-        servers = [plain, *await asyncio.to_thread(deployed, up, model, name.replace(' ', '-'))]
+        servers = [plain, *await asyncio.to_thread(deployed, up, model, name.replace(" ", "-"))]
         if program is not None:
             servers += [stack.enter_context(mlserver(program, model, batch=batch)) for batch in (False, True)]
         for server in servers:
