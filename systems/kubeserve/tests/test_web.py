@@ -489,7 +489,8 @@ class Keyboard:
 
 SEEN = """(() => {
   const now = document.activeElement, hold = now.closest(".drop:focus-within") ?? now;
-  return now === document.body || getComputedStyle(hold).outlineStyle !== "none" || now.id === "main";
+  const elsewhere = now === document.body || now.id === "main" || now.matches("iframe");  // which shows it itself
+  return elsewhere || getComputedStyle(hold).outlineStyle !== "none";
 })()"""
 
 
