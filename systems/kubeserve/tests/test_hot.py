@@ -289,6 +289,23 @@ async def test_the_leases_of_a_dead_door_go_by_themselves(
     await eventually(lambda: db.exists(hot_key("x")) == 0, 10)
 
 
+async def test_a_model_is_not_asked_for_a_caller_who_has_given_up(
+    platform: Platform, caller: Caller, db: redis.Redis
+) -> None:
+    seen = "globals().setdefault('seen', [])"
+    slow = of_python(f"return [{seen}.append(row) or __import__('time').sleep(row[0]) or len({seen}) for row in rows]")
+    workload = await awake(platform, slow, maximum=1)
+    held = asyncio.create_task(caller.ask(workload, [3]))
+    await eventually(lambda: db.zcard(hot_key(workload.id)) == 1)
+    assert await caller.ask(workload, [0], seconds=0.5) is None
+    assert not held.done()
+    assert (await held) is not None
+    last = await caller.ask(workload, [0])
+    assert last is not None
+    assert last.answer is not None
+    assert last.answer["predictions"] == [2]
+
+
 async def test_a_redis_that_is_away_stops_no_call(
     platform: Platform, caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:

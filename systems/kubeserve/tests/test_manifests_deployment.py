@@ -45,6 +45,7 @@ from manifest_cases import AUTHORITY, CASES, LOGIN, MIB, SETTINGS, Case, uuid
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 DEFAULT = CASES["default"]
+COMPONENTS = Path(__file__).parents[3] / "kustomize" / "components"
 
 
 # Deploying ------------------------------------------------------------------------------------------------------------
@@ -308,7 +309,8 @@ def test_this_machine_stands_for_what_the_platform_brings_on_a_cluster() -> None
     found = ClusterSettings.of(settings, RedisOptions(url="redis://127.0.0.1:45678/0"), {}, "ours")
     assert found.image == "kubeserve:0.1.0"
     assert found.redis == Redis(Endpoint("redis-service.ml.svc", 6379))
-    assert found.store == Endpoint("kubeserve-s3.ml.svc", 8333)
+    service = yaml.safe_load((COMPONENTS / "kubeserve-s3/service.yaml").read_text())
+    assert found.store == Endpoint(f"{service['metadata']['name']}.ml.svc", service["spec"]["ports"][0]["port"])
     assert (found.runtime_class, found.user_namespaces) == ("gvisor", True)
 
 

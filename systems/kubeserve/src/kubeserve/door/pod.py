@@ -64,7 +64,7 @@ class PodDoor:
         self._stopping = stopping
         with tempfile.TemporaryDirectory(prefix="kubeserve-") as folder:
             self._served = Served(self._workload, folder=Path(folder), means=self._means, may_grow=lambda: False)
-            runner = web.AppRunner(self._app(), access_log=None)
+            runner = web.AppRunner(self._app(), access_log=None, handler_cancellation=True)
             background = {asyncio.create_task(work) for work in (self._leases.run(), self._usage.run())}
             try:
                 await runner.setup()

@@ -13,7 +13,7 @@ from greenscale_worker import ConfigError, RedisOptions
 from kubeserve.settings import Settings
 
 REDIS_PORT: Final = 6379
-STORE_PORT: Final = 8333  # of the object store that comes with the platform
+STORE_PORT: Final = 9000  # of kubeserve-s3, which comes with the platform
 AMAZON: Final = "s3.amazonaws.com"
 ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # as the store of files reads them
 ONE_REDIS: Final = "redis://HOST:PORT or rediss://HOST:PORT is accepted on a cluster; KEDA reads it by the same address"
