@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,8 +13,10 @@ from harness.redis_server import RedisServer
 from harness.s3_server import S3Server
 
 from kube_api import KubeApi
+from kubeserve import control
 from kubeserve.control import ControlPlane
 from kubeserve.database import Lease
+from kubeserve.errors import UnavailableError
 from kubeserve.intake import Environments
 from kubeserve.manifests import name_of, namespace_of
 from kubeserve.places.opened import check_place
@@ -96,6 +99,36 @@ async def test_a_control_plane_that_stalled_beyond_its_lease_changes_nothing_unt
         assert "the cluster does not answer now" in told["warning"]
         assert not kube.of("namespaces")
     await _until(lambda: ("namespaces", "", told["namespace"]) in kube.objects)
+
+
+async def test_a_control_plane_that_lost_its_lease_writes_nothing_until_its_work_has_ended(
+    stores: dict[str, Any], kube: KubeApi, tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def work(control_plane: ControlPlane) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:  # as who is between two requests when the lease is found to be lost
+            with pytest.raises(UnavailableError, match="another one may have taken over"):
+                await control_plane.place.welcome("1")
+            ended.set()
+
+    async def lost(_: Lease) -> bool:
+        return False
+
+    monkeypatch.setattr(control, "LEASE_SECONDS", 0.3)
+    monkeypatch.setattr(ControlPlane, "_lead", work)
+    settings, redis = Settings(data=tmp_path, secret="s" * 40, **stores), RedisOptions(url=f"{redis_server.url}/0")
+    async with asyncio.timeout(PATIENCE), ControlPlane.open(settings, redis) as plane:
+        await begun.wait()
+        monkeypatch.setattr(Lease, "_take", lost)
+        await ended.wait()
+        assert not kube.of("namespaces")
+        while await plane.welcome("2"):  # noqa: ASYNC110  it serves on, and another one leads
+            await asyncio.sleep(POLL)
+        assert kube.of("namespaces", user="2")
 
 
 async def test_an_upload_is_deployed_there_and_deleted_again(stack: Stack, kube: KubeApi, iris: Path) -> None:

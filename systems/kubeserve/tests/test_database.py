@@ -275,6 +275,9 @@ async def test_who_did_not_renew_in_time_knows_it_without_the_database(
     assert stalled.lapsed, "before anybody has told it"
     monkeypatch.setattr(stalled, "_seconds", 60)  # as the other one: more than that was a clock set back
     assert not await stalled.take()
+    assert stalled.lapsed, "what was begun has yet to end"
+    stalled.rest()
+    assert not await stalled.take()
     assert not stalled.lapsed
     assert not heir.lapsed
 

@@ -204,6 +204,8 @@ class ControlPlane:
                 if work is not None and (work.done() or not held):
                     await _end(work)
                     work = None
+                if not held:
+                    self._lease.rest()
                 if held and work is None:
                     work = asyncio.create_task(self._lead())
                 await asyncio.sleep(LEASE_SECONDS / 3)

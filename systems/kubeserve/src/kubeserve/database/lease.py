@@ -1,5 +1,6 @@
 """A lease: at most one process at a time does what must be done by one, such as reconciling."""
 
+import math
 import time
 from time import monotonic
 from typing import Any
@@ -24,15 +25,25 @@ class Lease:
 
     @property
     def lapsed(self) -> bool:
-        """Whether it was held here and was not renewed in time, as by a process that stalled: others may hold it."""
+        """Whether others may hold what was held here: it is lost, or was not renewed in time, as by one that stalled.
+
+        So it is until it is held again, or until `rest`.
+        """
         return self._ends is not None and monotonic() > self._ends
 
     async def take(self) -> bool:
         """Take the lease, or renew it. False while another one holds it."""
         began = monotonic()
         held = await self._take()
-        self._ends = began + self._seconds if held else None
+        if held:
+            self._ends = began + self._seconds
+        elif self._ends is not None:
+            self._ends = -math.inf
         return held
+
+    def rest(self) -> None:
+        """Note that nothing is done here any more that only the holder may do."""
+        self._ends = None
 
     async def _take(self) -> bool:
         try:
@@ -53,7 +64,7 @@ class Lease:
 
     async def give_back(self) -> None:
         """Let others take it at once. Nothing happens if another one holds it."""
-        self._ends = None
+        self.rest()
         async with self._database.begin() as connection:
             held = (leases.c.name == self._name) & (leases.c.holder == self._holder)
             await connection.execute(delete(leases).where(held))
