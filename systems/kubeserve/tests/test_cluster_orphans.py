@@ -1,17 +1,19 @@
 """What a cluster has of those whom the database does not know: removed, in time, and nothing else is."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Collection
 
 import pytest
 import redis
 from greenscale_worker import RedisOptions
+from harness.eventually import eventually
 from harness.redis_server import RedisServer
 from structlog.testing import capture_logs
 
 from clusters import SECRET, SETTINGS, Site, cluster_of
 from kubeserve.database import Database, name_of_installation
-from kubeserve.errors import UnavailableError
+from kubeserve.errors import ForbiddenError, UnavailableError
 from kubeserve.manifests import namespace_of, redis_user_of
 from kubeserve.places import Known
 from kubeserve.places.cluster import Cluster, RedisUsers, orphans
@@ -160,6 +162,47 @@ async def test_a_database_that_is_away_is_not_one_that_knows_nothing(world: Worl
     with pytest.raises(UnavailableError):
         await world.look()
     assert world.stands(workload)
+
+
+async def test_a_row_that_comes_back_while_others_are_removed_is_seen(world: World) -> None:
+    made = sorted([await world.apply(), await world.apply()], key=lambda each: each.id)
+    await world.look()
+
+    async def restored() -> Collection[str]:
+        return [] if world.stands(made[0]) else [made[1].id]
+
+    await world.orphans.look(Known(world._users, restored))  # noqa: SLF001  as it looks
+    assert world.is_gone(made[0])
+    assert world.stands(made[1])
+
+
+async def test_what_another_one_may_have_seen_meanwhile_begins_its_time_anew(world: World) -> None:
+    workload = await world.apply()
+    await world.look()
+    with capture_logs() as logs:
+        tending = asyncio.create_task(world.orphans.tend(Known(world._users, world._deployments)))  # noqa: SLF001
+        await eventually(lambda: logs)
+    tending.cancel()
+    await asyncio.wait({tending})
+    assert [each["event"] for each in logs] == ["orphan_seen"]
+    assert world.stands(workload)
+
+
+async def test_what_cannot_be_removed_keeps_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = sorted([await world.apply(), await world.apply()], key=lambda each: each.id)
+    delete = world.cluster.delete
+
+    async def refused(kind: str, namespace: str, name: str) -> None:
+        if first.id in name:
+            raise ForbiddenError("the cluster forbids it: a webhook")
+        await delete(kind, namespace, name)
+
+    monkeypatch.setattr(world.cluster, "delete", refused)
+    with capture_logs() as logs:
+        await world.look(2)
+    assert world.stands(first)
+    assert world.is_gone(second)
+    assert [each["deployment"] for each in logs if each["event"] == "orphan_stays"] == [first.id]
 
 
 async def test_what_is_to_be_removed_is_told_first(world: World) -> None:

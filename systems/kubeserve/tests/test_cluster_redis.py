@@ -84,6 +84,18 @@ async def test_who_may_make_no_users_is_told_so(redis_server: RedisServer, db: r
     del users
 
 
+async def test_who_may_have_been_replaced_changes_no_user(
+    redis_server: RedisServer, db: redis.Redis, users: RedisUsers
+) -> None:
+    await users.keep(OTHER)
+    stalled = RedisUsers(RedisOptions(url=f"{redis_server.url}/0"), SECRET, OURS, lambda: True)
+    for write in (stalled.remove, stalled.keep, stalled.wake):
+        with pytest.raises(UnavailableError, match="another one may have taken over"):
+            await write(OTHER)
+    assert await stalled.ours() == {OTHER}
+    assert redis_user_of(OTHER) in db.acl_users()
+
+
 @pytest.mark.skipif(binary() is None, reason="one in Docker does not see the file; redis-server on PATH is needed")
 async def test_users_outlive_a_redis_with_a_file_of_them_while_the_platform_is_away(tmp_path: Path) -> None:
     file = tmp_path / "users.acl"

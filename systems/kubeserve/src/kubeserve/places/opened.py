@@ -34,9 +34,9 @@ def open_place(  # noqa: PLR0913  what a process has opened
     installation: str,
     lapsed: Callable[[], bool],
 ) -> Place:
-    """Return the place. A cluster is not written to while `lapsed` holds; a data directory has one process anyway.
+    """Return the place. While `lapsed` holds, neither a cluster nor its users of Redis are changed.
 
-    Raises ConfigError where there is no cluster, or nothing to talk to one.
+    A data directory has one process anyway. Raises ConfigError where there is no cluster, or nothing to talk to one.
     """
     if settings.place == "local":
         return LocalPlace(Layout(settings.data), fetch)
@@ -46,5 +46,5 @@ def open_place(  # noqa: PLR0913  what a process has opened
         raise ConfigError(f"KUBESERVE_PLACE: cluster needs {error.name}: pip install 'kubeserve[cluster]'") from error
     quota = Quota(settings.quota_replicas, settings.quota_memory)
     told = cluster.ClusterSettings.of(settings, redis, os.environ, installation)
-    users = cluster.RedisUsers(redis, settings.signing_secret(), installation)
+    users = cluster.RedisUsers(redis, settings.signing_secret(), installation, lapsed)
     return cluster.ClusterPlace(cluster.Cluster.open(lapsed), cluster.Rendering(told, quota, sources), users)

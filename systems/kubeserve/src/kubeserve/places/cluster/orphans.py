@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from kubeserve.errors import KubeServeError
+from kubeserve.errors import KubeServeError, UnavailableError
 from kubeserve.manifests import DEPLOYMENT, INSTALLATION, USER, namespace_of
 from kubeserve.places import Known
 from kubeserve.places.cluster.apply import found, prune
@@ -37,6 +37,7 @@ class Orphans:
 
     async def tend(self, known: Known) -> None:
         """Look, and remove, until cancelled. One process at a time does that. No error ends it."""
+        self._unknown.clear()  # what others have seen since then is not known here
         while True:
             try:
                 await self.look(known)
@@ -59,10 +60,23 @@ class Orphans:
         for label, name in sorted(orphans - self._unknown.keys()):
             log.warning("orphan_seen", **{label.partition("/")[2]: name}, removed_in_seconds=UNKNOWN_SECONDS)
         self._unknown = {each: self._unknown.get(each, now) for each in orphans}
-        for label, name in sorted(orphans):
-            if now - self._unknown[label, name] >= UNKNOWN_SECONDS:
-                log.warning("orphan_removed", **{label.partition("/")[2]: name})
-                await (self._remove_user if label == USER else self._remove_deployment)(name)
+        for each in sorted(orphans):
+            if now - self._unknown[each] >= UNKNOWN_SECONDS:
+                await self._try(each, known)
+
+    async def _try(self, orphan: Orphan, known: Known) -> None:
+        """Remove it unless its row has come back. Raises UnavailableError; what is refused waits for the next look."""
+        label, name = orphan
+        about = {label.partition("/")[2]: name}
+        if name in await (known.users if label == USER else known.deployments)():
+            return
+        log.warning("orphan_removed", **about)
+        try:
+            await (self._remove_user if label == USER else self._remove_deployment)(name)
+        except UnavailableError:
+            raise  # so it is for all
+        except KubeServeError as error:
+            log.warning("orphan_stays", why=error.message, **about)
 
     def _doubt(self, there: set[Orphan]) -> None:
         """Remove nothing: a database that knows nobody is the wrong one, or is being restored."""

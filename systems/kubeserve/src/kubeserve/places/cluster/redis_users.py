@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import hmac
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from redis.exceptions import ResponseError
 
 from kubeserve.errors import UnavailableError
 from kubeserve.manifests import redis_user_of
+from kubeserve.places.cluster.client import LAPSED
 from kubeserve.queueing import hot_key, key_patterns
 
 # A worker's (kustomize/components/external-redis/users.acl), its scaler's, and those of the lease of calls by HTTP.
@@ -24,6 +25,7 @@ COMMANDS: Final = (
     "unsubscribe", "xadd", "xread", "xrevrange", "zadd", "zcard", "zcount", "zincrby", "zlexcount", "zmscore",
     "zrange", "zrangebyscore", "zrem", "zremrangebyscore", "zscore",
 )  # fmt: skip
+LIST: Final = "ACL", "LIST"
 SAVE: Final = "ACL", "SAVE"  # where Redis has a file of its users: they outlive it, also while the platform is away
 USER: Final = redis_user_of("")
 WAKE_SECONDS: Final = 60.0
@@ -35,11 +37,17 @@ def password_of(secret: bytes, deployment_id: str) -> str:
 
 
 class RedisUsers:
-    """The users of all deployments. Every call raises UnavailableError if Redis is away, or does not let us."""
+    """The users of all deployments. Every call raises UnavailableError if Redis is away, or does not let us.
 
-    def __init__(self, redis: RedisOptions, secret: bytes, installation: str) -> None:
+    While `lapsed` holds nothing is written: another control plane may have taken over.
+    """
+
+    def __init__(
+        self, redis: RedisOptions, secret: bytes, installation: str, lapsed: Callable[[], bool] = lambda: False
+    ) -> None:
         self._redis = redis
         self._secret = secret
+        self._lapsed = lapsed
         self.installation = installation
         self._saved = set[str]()
 
@@ -60,7 +68,7 @@ class RedisUsers:
 
     async def ours(self) -> set[str]:
         """Return the ids of the deployments whose users this installation has made, in Redis and of late."""
-        told = await self._ask("ACL", "LIST")
+        told = await self._ask(*LIST)
         lines = [line for each in told.values() for line in each] if isinstance(told, dict) else told
         users = [line.decode(errors="replace").split()[1:] for line in lines]
         of_deployments = [(name[len(USER) :], rule) for name, *rule in users if name.startswith(USER)]
@@ -84,6 +92,8 @@ class RedisUsers:
 
     async def _ask(self, *command: str | int) -> Any:
         """Send a command whole: what is cancelled while it connects would leave its connection open."""
+        if command != LIST and self._lapsed():
+            raise UnavailableError(LAPSED)
         asking = asyncio.create_task(self._send(command))
         try:
             return await asyncio.shield(asking)
