@@ -14,6 +14,7 @@ from kube_api import FAULTS, KubeApi
 from kubeserve.domain import DeploymentState
 from kubeserve.errors import UnavailableError
 from kubeserve.places.cluster import watch
+from kubeserve.places.cluster.client import Event
 
 State = DeploymentState
 
@@ -96,6 +97,28 @@ async def test_a_server_that_ends_each_watch_at_once_is_asked_ever_more_seldom(
         following.cancel()
         await asyncio.wait({following})
         await cluster.aclose()
+
+
+async def test_a_proxy_that_cuts_idle_watches_does_not_lengthen_the_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses = list[float]()
+    monkeypatch.setattr(watch, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(watch.random, "uniform", lambda _, longest: pauses.append(longest) or 0.01)
+
+    async def cut(*_: object) -> AsyncIterator[Event]:
+        yield "ADDED", {"kind": "Pod", "metadata": {"name": "x"}}
+        await asyncio.sleep(0.2)
+        raise UnavailableError("the connection was cut")
+
+    async with KubeApi.open() as api:
+        cluster = cluster_of(api)
+        monkeypatch.setattr(cluster, "watch", cut)
+        mirror = watch.Mirror(cluster, "Pod", "kubeserve/deployment", lambda: None)
+        following = asyncio.create_task(mirror.run())
+        await eventually(lambda: len(pauses) >= 4)
+        following.cancel()
+        await asyncio.wait({following})
+        await cluster.aclose()
+    assert pauses[:4] == [0.02] * 4
 
 
 async def test_who_may_have_been_replaced_writes_nothing_not_even_the_second_try() -> None:

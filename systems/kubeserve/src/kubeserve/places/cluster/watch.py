@@ -1,6 +1,7 @@
 """A mirror of the objects of one kind that are ours: listed, then followed, so that looking costs no request."""
 
 import asyncio
+import math
 import random
 from collections import defaultdict
 from collections.abc import Callable
@@ -30,7 +31,8 @@ class Mirror:
         self._group = group
         self._changed = changed
         self._objects = defaultdict[str, dict[tuple[str, str, str], Manifest]](dict)
-        self._lost: float | None = float("-inf")
+        self._lost: float | None = -math.inf
+        self._began = math.inf  # the watch
 
     def of(self, group: str) -> list[Manifest]:
         """Return the objects of one group, as they were last seen. Raises UnavailableError if that is too long ago."""
@@ -39,32 +41,29 @@ class Mirror:
         return list(self._objects.get(group, {}).values())
 
     async def run(self) -> None:
-        """Follow until cancelled. No error ends it; the pauses grow until a watch lasts longer than the one before."""
+        """Follow until cancelled. No error ends it; the pauses grow until a watch lasts longer, however it ends."""
         pause, now = FIRST_PAUSE, asyncio.get_running_loop().time
         while True:
-            began = now()
-            lasted = await self._ended() and now() - began > pause
-            pause = FIRST_PAUSE if lasted else min(2 * pause, LONGEST_PAUSE)
+            self._began = math.inf
+            try:
+                await self._follow()
+            except NotFoundError:  # what it would go on from is forgotten
+                pass
+            except KubeServeError as error:
+                log.info("watch_broke", kind=self._kind, why=error.message)
+                self._broke()
+            except Exception:
+                log.exception("watch_failed", kind=self._kind)
+                self._broke()
+            pause = FIRST_PAUSE if now() - self._began > pause else min(2 * pause, LONGEST_PAUSE)
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311  jitter
 
-    async def _ended(self) -> bool:
-        """Follow until that ends. Return whether the cluster was there until then."""
-        try:
-            await self._follow()
-        except NotFoundError:  # what it would go on from is forgotten
-            return True
-        except KubeServeError as error:
-            log.info("watch_broke", kind=self._kind, why=error.message)
-        except Exception:
-            log.exception("watch_failed", kind=self._kind)
-        else:
-            return True
+    def _broke(self) -> None:
         self._lost = asyncio.get_running_loop().time() if self._lost is None else self._lost
-        return False
 
     async def _follow(self) -> None:
         listed, version = await self._cluster.list(self._kind, SELECTOR)
-        self._lost = None
+        self._lost, self._began = None, asyncio.get_running_loop().time()
         self._objects.clear()
         for each in listed:
             self._keep(each)
