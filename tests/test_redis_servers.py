@@ -654,6 +654,28 @@ async def test_a_client_whose_closing_is_cancelled_leaves_no_connection_open(red
     assert not any(each.is_connected for each in client.connection_pool._available_connections)  # noqa: SLF001
 
 
+async def test_a_closing_that_fails_after_it_was_cancelled_is_no_error_of_the_loop() -> None:
+    told, fails = list[object](), asyncio.Event()
+
+    class Client:
+        async def aclose(self) -> None:
+            await fails.wait()
+            raise ConnectionError
+
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    closing = asyncio.create_task(close(Client()))
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.sleep(0)
+    fails.set()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    del closing
+    gc.collect()
+    await asyncio.sleep(0)
+    assert told == []
+
+
 async def test_connections_that_the_server_closes_while_idle_are_no_outage(
     start_redis: StartRedis, capsys: pytest.CaptureFixture[str]
 ) -> None:

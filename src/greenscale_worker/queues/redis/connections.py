@@ -126,11 +126,18 @@ def open_redis(options: RedisOptions, *, read_timeout: float | None = READ_SECON
 async def close(client: Any) -> None:
     """Close a client's connections, and those to its Sentinels, even if the caller is cancelled meanwhile."""
     closing = asyncio.ensure_future(_close(client))
+    closing.add_done_callback(_seen)
     try:
         await asyncio.shield(closing)
     except asyncio.CancelledError:
         await asyncio.wait({closing})  # cancelled before it began, redis-py would close nothing
         raise
+
+
+def _seen(closing: asyncio.Future[None]) -> None:
+    """What fails after the caller was cancelled is nobody's to know."""
+    if not closing.cancelled():
+        closing.exception()
 
 
 async def _close(client: Any) -> None:
