@@ -11,6 +11,7 @@ from greenscale_worker import ConfigError, RedisOptions
 from harness.eventually import POLL
 from harness.redis_server import RedisServer
 from harness.s3_server import S3Server
+from sqlalchemy import text
 
 from kube_api import KubeApi
 from kubeserve import control
@@ -129,6 +130,30 @@ async def test_a_control_plane_that_lost_its_lease_writes_nothing_until_its_work
         while await plane.welcome("2"):  # noqa: ASYNC110  it serves on, and another one leads
             await asyncio.sleep(POLL)
         assert kube.of("namespaces", user="2")
+
+
+async def test_a_database_that_is_restored_meanwhile_is_waited_for(
+    stores: dict[str, Any], kube: KubeApi, tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del kube
+    led = list[bool]()
+
+    async def work(_: ControlPlane) -> None:
+        led.append(True)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            led.append(False)
+
+    monkeypatch.setattr(control, "LEASE_SECONDS", 0.3)
+    monkeypatch.setattr(ControlPlane, "_lead", work)
+    settings, redis = Settings(data=tmp_path, secret="s" * 40, **stores), RedisOptions(url=f"{redis_server.url}/0")
+    async with ControlPlane.open(settings, redis) as plane:
+        await _until(lambda: led == [True])
+        for there, renamed in (("leases", "gone"), ("gone", "leases")):
+            async with plane.database.begin() as connection:
+                await connection.execute(text(f"ALTER TABLE {there} RENAME TO {renamed}"))
+            await _until(lambda renamed=renamed: led[-1] is (renamed == "leases"))  # type: ignore[misc]
 
 
 async def test_an_upload_is_deployed_there_and_deleted_again(stack: Stack, kube: KubeApi, iris: Path) -> None:

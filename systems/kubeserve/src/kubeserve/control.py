@@ -231,6 +231,8 @@ class ControlPlane:
                 await self.sweep()
             except (OSError, KubeServeError) as error:
                 log.warning("sweep_failed", why=str(error))
+            except Exception:
+                log.exception("sweep_broke")
             await asyncio.sleep(SWEEP_SECONDS)
 
 
@@ -238,6 +240,9 @@ async def _take(lease: Lease) -> bool:
     try:
         return await lease.take()
     except UnavailableError:
+        return False
+    except Exception:  # as of a database that is being restored
+        log.exception("lease_failed")
         return False
 
 
