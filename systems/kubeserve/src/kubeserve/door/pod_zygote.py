@@ -6,7 +6,7 @@ from typing import Final
 
 from kubeserve.door.zygote import Zygote
 
-LOST_SECONDS: Final = 120.0  # more than a door pauses between two attempts, and one that waits for imports
+LOST_SECONDS: Final = 120.0  # more than its imports take
 
 
 class PodZygote(Zygote):
