@@ -10,6 +10,7 @@ import copy
 import json
 import random
 import re
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
@@ -26,7 +27,7 @@ KINDS = {
     "poddisruptionbudgets": "PodDisruptionBudget",
 }  # fmt: skip
 PATH = re.compile(r"/apis?/(?:[a-z.0-9]+/)?v1[a-z0-9]*(?:/namespaces/([^/]+)(?=/))?/([a-z]+)(?:/([^/]+)(?:/(log))?)?")
-FAULTS = ("conflict", "busy", "error", "html", "cut", "lost", "slow", "garbage", "redirect")
+FAULTS = ("conflict", "busy", "error", "html", "astray", "cut", "lost", "slow", "garbage", "redirect")
 CRASHED = {"exitCode": 1, "reason": "Error", "message": "loading\nValueError: not a model\n"}
 
 
@@ -148,7 +149,7 @@ class KubeApi:
         self.calls.append((request.method, request.path))
         if self.away or fault == "cut":
             return _cut(request)
-        if fault in {"conflict", "busy", "error", "html", "garbage", "redirect"}:
+        if fault in {"conflict", "busy", "error", "html", "astray", "garbage", "redirect"}:
             return _faulty(fault, self.wait)
         if fault == "slow":
             await asyncio.sleep(self.random.uniform(0, 0.2))
@@ -170,7 +171,9 @@ class KubeApi:
 
     async def _answered(self, request: web.Request) -> web.StreamResponse | Object:
         found = PATH.fullmatch(request.path)
-        if found is None or found[2] not in KINDS or found[2] in self.missing:
+        if found is not None and found[2] in self.missing:
+            return web.Response(status=404, text="404 page not found\n", headers={"Audit-Id": str(uuid.uuid4())})
+        if found is None or found[2] not in KINDS:
             raise Refusal(404, "NotFound", "the server could not find the requested resource")
         namespace, plural, name, log = found.groups(default="")
         if log:
@@ -379,6 +382,8 @@ def _faulty(fault: str, wait: int) -> web.Response:
             )
         case "html":
             return web.Response(status=502, content_type="text/html", text="<html><h1>Bad Gateway</h1>")
+        case "astray":
+            return web.Response(status=404, text="404 page not found\n")  # of a proxy that does not know the way
         case "garbage":
             return web.Response(body=b'{"kind": ', content_type="application/json")
         case "redirect":

@@ -31,6 +31,9 @@ LONGEST_REASON: Final = 300
 LONGEST_LINE: Final = 16 * 1024
 BAD, FORBIDDEN, NOT_FOUND, GONE, INVALID = 400, 403, 404, 410, 422
 AWAY: Final = "the cluster does not answer"
+UNKNOWN: Final = "the server could not find the requested resource"
+UNKNOWN_GROUP: Final = "404 page not found"  # in plain text, where nothing of the group is installed
+SERVERS_OWN: Final = "Audit-Id"  # a header of all that the API server itself answers
 ALL: Final = "*"
 BACKGROUND: Final[Any] = CascadeType.BACKGROUND
 log = structlog.get_logger()
@@ -44,6 +47,10 @@ class RefusedError(KubeServeError):
 
     status = 502
     code = "refused"
+
+
+class UnknownKindError(NotFoundError):
+    """The cluster knows no such kind of objects: what brings it is not installed."""
 
 
 class Cluster:
@@ -169,6 +176,8 @@ def _told(error: Exception) -> KubeServeError:
         return error
     code, message = _status(error)
     why = " ".join(message.split())[:LONGEST_REASON]
+    if code == NOT_FOUND and why == UNKNOWN:
+        return UnknownKindError(f"not in the cluster: {why}")
     if code == GONE or (code == NOT_FOUND and why):
         return NotFoundError(f"not in the cluster: {why}")
     if "is being terminated" in why:  # of a namespace: it may be made again when it is gone
@@ -188,9 +197,16 @@ def _status(error: Exception) -> tuple[int | None, str]:
         return status.code, status.message or ""
     if not isinstance(error, httpx2.HTTPStatusError):
         return None, ""
+    response = error.response
     try:
-        body = error.response.json()
-    except (ValueError, httpx2.HTTPError, httpx2.StreamError):
+        text = response.text
+        body = response.json()
+    except (httpx2.HTTPError, httpx2.StreamError):  # a stream's, that nobody reads
+        text, body = "", None
+    except ValueError:
         body = None
-    known = isinstance(body, dict) and body.get("kind") == "Status"
-    return error.response.status_code, str(body.get("message", "")) if known else ""
+    if isinstance(body, dict) and body.get("kind") == "Status":
+        return response.status_code, str(body.get("message", ""))
+    # A page of a proxy that does not know the way would make what is there seem to be gone.
+    is_unknown_group = text.strip() == UNKNOWN_GROUP and SERVERS_OWN in response.headers
+    return response.status_code, UNKNOWN if is_unknown_group else ""
