@@ -28,6 +28,7 @@ KINDS = {
 }  # fmt: skip
 PATH = re.compile(r"/apis?/(?:[a-z.0-9]+/)?v1[a-z0-9]*(?:/namespaces/([^/]+)(?=/))?/([a-z]+)(?:/([^/]+)(?:/(log))?)?")
 FAULTS = ("conflict", "busy", "error", "html", "astray", "cut", "lost", "slow", "garbage", "redirect")
+PAGES = {"html": (502, "<html><h1>Bad Gateway</h1>"), "astray": (404, "404 page not found\n")}
 CRASHED = {"exitCode": 1, "reason": "Error", "message": "loading\nValueError: not a model\n"}
 
 
@@ -380,10 +381,9 @@ def _faulty(fault: str, wait: int) -> web.Response:
             return web.Response(
                 status=429, headers={"Retry-After": str(wait)}, text="Too many requests, please try again"
             )
-        case "html":
-            return web.Response(status=502, content_type="text/html", text="<html><h1>Bad Gateway</h1>")
-        case "astray":
-            return web.Response(status=404, text="404 page not found\n")  # of a proxy that does not know the way
+        case "html" | "astray":  # of a proxy, which reaches nobody or does not know the way
+            status, text = PAGES[fault]
+            return web.Response(status=status, text=text)
         case "garbage":
             return web.Response(body=b'{"kind": ', content_type="application/json")
         case "redirect":

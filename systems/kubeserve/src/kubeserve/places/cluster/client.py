@@ -176,10 +176,9 @@ def _told(error: Exception) -> KubeServeError:
         return error
     code, message = _status(error)
     why = " ".join(message.split())[:LONGEST_REASON]
-    if code == NOT_FOUND and why == UNKNOWN:
-        return UnknownKindError(f"not in the cluster: {why}")
     if code == GONE or (code == NOT_FOUND and why):
-        return NotFoundError(f"not in the cluster: {why}")
+        absent = UnknownKindError if why == UNKNOWN else NotFoundError
+        return absent(f"not in the cluster: {why}")
     if "is being terminated" in why:  # of a namespace: it may be made again when it is gone
         return UnavailableError(f"the cluster is busy: {why}")
     if code == FORBIDDEN:
