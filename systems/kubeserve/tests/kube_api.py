@@ -27,8 +27,9 @@ KINDS = {
     "poddisruptionbudgets": "PodDisruptionBudget",
 }  # fmt: skip
 PATH = re.compile(r"/apis?/(?:[a-z.0-9]+/)?v1[a-z0-9]*(?:/namespaces/([^/]+)(?=/))?/([a-z]+)(?:/([^/]+)(?:/(log))?)?")
-FAULTS = ("conflict", "busy", "error", "html", "astray", "cut", "lost", "slow", "garbage", "redirect")
+FAULTS = ("conflict", "busy", "error", "html", "astray", "rights", "cut", "lost", "slow", "garbage", "redirect")
 PAGES = {"html": (502, "<html><h1>Bad Gateway</h1>"), "astray": (404, "404 page not found\n")}
+UNREAD = 'RBAC: clusterrole.rbac.authorization.k8s.io "kubeserve" not found'  # yet, by a server that has just started
 CRASHED = {"exitCode": 1, "reason": "Error", "message": "loading\nValueError: not a model\n"}
 
 
@@ -44,6 +45,13 @@ class Refusal(Exception):  # noqa: N818  an answer, too
     def response(self) -> web.Response:
         headers = {"Content-Type": "application/json"}
         return web.Response(body=json.dumps(self.body()), status=self.code, headers=headers)
+
+
+REFUSALS = {
+    "conflict": Refusal(409, "Conflict", "the object has been modified; please apply your changes again"),
+    "rights": Refusal(403, "Forbidden", f'pods is forbidden: User "kubeserve" cannot list resource "pods": {UNREAD}'),
+    "error": Refusal(500, "InternalError", "etcdserver: leader changed"),
+}
 
 
 class KubeApi:
@@ -150,7 +158,7 @@ class KubeApi:
         self.calls.append((request.method, request.path))
         if self.away or fault == "cut":
             return _cut(request)
-        if fault in {"conflict", "busy", "error", "html", "astray", "garbage", "redirect"}:
+        if fault in {"conflict", "busy", "error", "html", "astray", "rights", "garbage", "redirect"}:
             return _faulty(fault, self.wait)
         if fault == "slow":
             await asyncio.sleep(self.random.uniform(0, 0.2))
@@ -375,8 +383,6 @@ def _cut(request: web.Request) -> web.Response:
 
 def _faulty(fault: str, wait: int) -> web.Response:
     match fault:
-        case "conflict":
-            return Refusal(409, "Conflict", "the object has been modified; please apply your changes again").response()
         case "busy":
             return web.Response(
                 status=429, headers={"Retry-After": str(wait)}, text="Too many requests, please try again"
@@ -388,7 +394,7 @@ def _faulty(fault: str, wait: int) -> web.Response:
             return web.Response(body=b'{"kind": ', content_type="application/json")
         case "redirect":
             return web.Response(status=302, headers={"Location": "https://login.example.org/"})
-    return Refusal(500, "InternalError", "etcdserver: leader changed").response()
+    return REFUSALS[fault].response()
 
 
 def _merged(now: Any, former: Any, wanted: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Final, Self, TypeVar
@@ -34,6 +35,8 @@ AWAY: Final = "the cluster does not answer"
 UNKNOWN: Final = "the server could not find the requested resource"
 UNKNOWN_GROUP: Final = "404 page not found"  # in plain text, where nothing of the group is installed
 SERVERS_OWN: Final = "Audit-Id"  # a header of all that the API server itself answers
+# A namespace that goes may be made again. Rights may be given; and a server that has just started knows of none.
+LATER: Final = re.compile('is being terminated|is forbidden: User "[^"]*" cannot ')
 ALL: Final = "*"
 BACKGROUND: Final[Any] = CascadeType.BACKGROUND
 log = structlog.get_logger()
@@ -179,8 +182,8 @@ def _told(error: Exception) -> KubeServeError:
     if code == GONE or (code == NOT_FOUND and why):
         absent = UnknownKindError if why == UNKNOWN else NotFoundError
         return absent(f"not in the cluster: {why}")
-    if "is being terminated" in why:  # of a namespace: it may be made again when it is gone
-        return UnavailableError(f"the cluster is busy: {why}")
+    if LATER.search(why):
+        return UnavailableError(f"the cluster does not take it yet: {why}")
     if code == FORBIDDEN:
         return ForbiddenError(f"the cluster forbids it: {why}")
     if why and code in {BAD, INVALID}:
