@@ -119,11 +119,11 @@ class Loan:
         finally:
             await loan._end()
 
-    def user(self) -> str:
-        """Return the id of a user that nobody has; its namespace is deleted in the end, whoever makes it."""
-        made = str(uuid.uuid4())
-        self._users.add(made)
-        return made
+    def user(self, user_id: str = "") -> str:
+        """Return the id of a user, of one that nobody has unless given; its namespace is deleted in the end."""
+        found = user_id or str(uuid.uuid4())
+        self._users.add(found)
+        return found
 
     async def _begin(self) -> None:
         home = f"/api/v1/namespaces/{self.namespace}"

@@ -144,7 +144,8 @@ async def test_the_account_makes_namespaces_of_users_alone_and_never_without_the
     for labels in ({}, {"pod-security.kubernetes.io/enforce": "baseline"}):
         await _refused(account.apply(home, _namespace(name, **labels)), "Standard restricted")
     for other in ("default", "kube-system", loan.namespace, "ks-1", f"{name}-x", f"x{name}"):
-        await _refused(account.apply(f"/api/v1/namespaces/{other}", _namespace(other, **RESTRICTED)), OUTSIDE)
+        made = account.apply(f"/api/v1/namespaces/{other}", _namespace(other, **RESTRICTED), dryRun="All")
+        await _refused(made, OUTSIDE)
     generated = {**_namespace("", **RESTRICTED), "metadata": {"generateName": name[:-5], "labels": RESTRICTED}}
     await _refused(account.ask("POST", "/api/v1/namespaces", generated, dryRun="All"), OUTSIDE)
     old = {**RESTRICTED, "pod-security.kubernetes.io/enforce-version": "v1.0"}
