@@ -156,7 +156,7 @@ async def test_the_account_makes_namespaces_of_users_alone_and_never_without_the
     await loan.admin.merge(home, _labelled("enforce-version", "v1.30"))  # somebody pins it, which is no obstacle
     await account.apply(home, _namespace(name, **RESTRICTED, changed="yes"))
     await _refused(account.merge(home, _labelled("enforce-version", None)), "version of the Pod")
-    await _refused(account.ask("DELETE", home), "cannot delete")
+    await _refused(account.ask("DELETE", f"/api/v1/namespaces/{loan.namespace}", dryRun="All"), "forbidden")
 
 
 async def test_the_account_writes_in_namespaces_of_users_alone(loan: Loan) -> None:
