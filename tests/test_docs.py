@@ -23,7 +23,8 @@ from greenscale_worker.worker import VERDICTS
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 EXAMPLE = ROOT / ".env.example"
-PAGES = sorted({ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")})
+ELSEWHERE = ("*.md", "kustomize/**/*.md", "systems/*/*.md", "systems/*/docs/*.md")
+PAGES = sorted({*DOCS.rglob("*.md"), *chain.from_iterable(ROOT.glob(each) for each in ELSEWHERE)})
 LEVELS = r"log\.(\w+)\(\s*\"(\w+)\""
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 

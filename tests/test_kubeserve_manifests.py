@@ -140,7 +140,7 @@ def test_the_platform_may_apply_look_and_delete_and_nothing_else(overlay: tuple[
     assert rights == {
         **dict.fromkeys(lasting, brought),
         **dict.fromkeys(applied, brought | {"list", "delete"}),
-        "/namespaces": brought | {"list", "watch"},
+        "/namespaces": brought | {"list", "watch", "delete"},
         "apps/deployments": brought | {"list", "watch", "delete"},
         "/pods": {"list", "watch"},
         "/pods/log": {"get"},

@@ -653,6 +653,7 @@ async def test_a_client_whose_closing_is_cancelled_leaves_no_connection_open(red
     await asyncio.wait({closing})
     assert not any(each.is_connected for each in client.connection_pool._available_connections)  # noqa: SLF001
 
+
 async def test_connections_that_the_server_closes_while_idle_are_no_outage(
     start_redis: StartRedis, capsys: pytest.CaptureFixture[str]
 ) -> None:

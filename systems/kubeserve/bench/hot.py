@@ -41,9 +41,12 @@ FOREST: Final = """
 from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
 rows, labels = load_iris(return_X_y=True)
-model = RandomForestClassifier(100, random_state=0).fit(rows, labels)
+model = RandomForestClassifier({trees}, random_state=0).fit(rows, labels)
 """
-MODELS: Final = {"logistic regression": IRIS, "forest of 100 trees": FOREST}
+MODELS: Final = {
+    "logistic regression": IRIS,
+    **{f"forest of {trees} trees": FOREST.format(trees=trees) for trees in (10, 100)},
+}
 
 
 @dataclass
@@ -187,7 +190,7 @@ async def compared(science: Path, up: Up, model: Path, name: str, program: str |
     """Ask all in turns, and return the rows of the table."""
     with ExitStack() as stack:
         plain = stack.enter_context(bare(science, model))
-        servers = [plain, *await asyncio.to_thread(deployed, up, model, name.split(maxsplit=1)[0])]
+        servers = [plain, *await asyncio.to_thread(deployed, up, model, name.replace(" ", "-"))]
         if program is not None:
             servers += [stack.enter_context(mlserver(program, model, batch=batch)) for batch in (False, True)]
         for server in servers:
@@ -213,7 +216,7 @@ async def measure(folder: Path, chosen: list[str], program: str | None) -> str:
     rows = []
     async with Up(folder, science) as up:
         for name in chosen:
-            model = make(science, folder / f"{name.split()[0]}.joblib", MODELS[name])
+            model = make(science, folder / f"{name.replace(' ', '-')}.joblib", MODELS[name])
             rows += await compared(science, up, model, name, program)
         await up.stop()
     return table(["one row a call", "p50", "p95", f"rows a second, {CALLERS} callers"], rows)

@@ -30,7 +30,7 @@ PATIENCE = 60.0
 TENANT = str(uuid.uuid4())
 SECRET = b"the secret that signs tokens, in tests"
 SETTINGS = ClusterSettings(
-    "kubeserve:1", "kubeserve", Redis(Endpoint("redis.kubeserve.svc", 6379)), Endpoint("s3.kubeserve.svc", 9000)
+    "kubeserve:1", "kubeserve", Redis(Endpoint("redis.kubeserve.svc", 6379)), Endpoint("s3.kubeserve.svc", 9000), "ours"
 )
 
 
@@ -55,6 +55,13 @@ class Shelf:
             version_id, "model", owner_id, "v1", VersionState.READY, "", "", (file,), (), Format.PICKLE, None, "base",
             None, 1, at, at,
         )  # fmt: skip
+
+
+def cluster_of(api: KubeApi, lapsed: Callable[[], bool] = lambda: False) -> Cluster:
+    """A client of it."""
+    config = KubeConfig.from_one(cluster=Server(server=api.url), user=User(token="token")).get()  # noqa: S106
+    assert config is not None
+    return Cluster(config, lapsed)
 
 
 class Wishes:
@@ -114,7 +121,8 @@ class Site(Wishes):
     def __init__(self, api: KubeApi, redis: RedisOptions, **options: Any) -> None:
         self.api = api
         self.shelf = Shelf()
-        self.redis = RedisUsers(redis, SECRET)
+        self.redis_options = redis
+        self.redis = RedisUsers(redis, SECRET, SETTINGS.installation)
         self.quota = Quota()
         self.life = 86_400.0
         self.changes = 0
@@ -137,10 +145,8 @@ class Site(Wishes):
         self._running = asyncio.create_task(self.place.run(self._changed))
 
     def new_place(self) -> ClusterPlace:
-        config = KubeConfig.from_one(cluster=Server(server=self.api.url), user=User(token="token")).get()  # noqa: S106
-        assert config is not None
         rendering = Rendering(SETTINGS, self.quota, Sources(self.shelf, self.shelf, self.shelf), life=self.life)
-        return ClusterPlace(Cluster(config), rendering, self.redis, **self._options)
+        return ClusterPlace(cluster_of(self.api), rendering, self.redis, **self._options)
 
     async def stop(self) -> None:
         if self._running is not None:

@@ -71,7 +71,7 @@ class KubeApi:
         self.broken = tuple[str, ...]()
         self.chance = 0.0
         self.wait = 1  # seconds that a busy server asks to wait
-        self.away = self.mute = False
+        self.away = self.mute = self.curt = False  # curt: a watch ends as soon as it has begun
         self.terminating = 3  # how many advances a namespace or a pod takes to end
         self.calls = list[tuple[str, str]]()
         self.url = ""
@@ -243,6 +243,8 @@ class KubeApi:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
         while not self.away:
+            if self.curt:
+                return response
             if seen < self.oldest:
                 gone = Refusal(410, "Expired", f"too old resource version: {seen}").body()
                 await response.write(json.dumps({"type": "ERROR", "object": gone}).encode() + b"\n")

@@ -25,7 +25,8 @@ SETTINGS: Final = ClusterSettings(
     image="kubeserve:0.1.0",
     namespace="kubeserve",
     redis=Redis(Endpoint("redis-service.kubeserve.svc", 6379)),
-    store=Endpoint("kubeserve-s3.kubeserve.svc", 8333),
+    store=Endpoint("kubeserve-s3.kubeserve.svc", 9000),
+    installation="cccccccc-0000-5000-8000-000000000000",
     walls={"landlock": 1, "seccomp": True},
 )
 ELSEWHERE: Final = replace(

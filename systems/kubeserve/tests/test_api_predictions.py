@@ -174,6 +174,22 @@ async def test_a_model_is_asked_by_the_command_that_its_page_shows(stack: Stack)
     assert (await other.call("GET", "/metrics"))[0] == 403
 
 
+async def test_the_url_is_below_the_host_and_path_that_are_set_and_leads_here(
+    tmp_path: Path, science: Path, redis_server: RedisServer, db: redis.Redis
+) -> None:
+    db.ping()
+    below = {"ingress_host": "models.example.org", "ingress_base_path": "/ask/"}
+    async with Stack.open(tmp_path, science, f"{redis_server.url}/0", door=False, **below) as stack:
+        anna = await stack.person()
+        deployment_id = await deployed(stack, anna)
+        told = await anna.ask("GET", f"/deployments/{deployment_id}")
+        assert told["url"] == f"http://models.example.org/ask/{deployment_id}"
+        assert told["url"] in told["curl"]
+        call = {"json": [[1]], "headers": {**anna.headers, "Prefer": "respond-async"}}
+        async with anna.http.post(f"{stack.url}/ask/{deployment_id}", **call) as answer:
+            assert answer.status == 202
+
+
 async def test_what_a_model_refuses_says_which_row_and_why(stack: Stack) -> None:
     anna = await stack.person()
     deployment = await deploy(stack, anna, of_python(f"return print('asked', flush=True) or {HELD}"))

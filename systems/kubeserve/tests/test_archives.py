@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kubeserve.errors import NotFoundError
+from kubeserve.errors import KubeServeError, NotFoundError, UnavailableError
 from kubeserve.intake import Archive, Archives, Environments
 from kubeserve.objects import Digest, Objects, open_objects
 from kubeserve.packing import LIBRARY, unpack
@@ -139,3 +139,10 @@ async def test_what_no_version_uses_is_deleted_and_what_one_uses_by_now_stays(
     used.clear()
     assert await archives.collect(asked) == [NAME]
     assert await objects.list("environments") == {}
+
+
+async def test_what_cannot_be_packed_is_no_passing_fault(archives: Archives, root: Path) -> None:
+    (root / NAME / LIBRARY / "linked.py").symlink_to("one.py")
+    with pytest.raises(KubeServeError, match=r"cannot be packed: .*linked\.py is no plain file") as error:
+        await archives.archive(NAME)
+    assert not isinstance(error.value, UnavailableError), "it would be packed again every second"

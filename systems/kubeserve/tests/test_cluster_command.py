@@ -31,6 +31,7 @@ CRDS = (
 )  # fmt: skip
 SECRETS = {"kubeserve-secret", "kubeserve-database", "kubeserve-s3", "redis-secret"}
 OF_THE_CLUSTER = "validatingadmissionpolicybindings,validatingadmissionpolicies,clusterrolebindings,clusterroles"
+NAMED = "get namespaces --field-selector metadata.name=kubeserve"
 USERS = "app.kubernetes.io/part-of=kubeserve,app.kubernetes.io/managed-by=kubeserve"
 
 
@@ -62,6 +63,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
     world.say("get gateways", items(gateway, spec={"listeners": [{"protocol": "HTTP"}]}))
     world.say("docker image inspect", IMAGE + "\n")
     world.say("get pods", items())
+    world.say(NAMED, items())
     return world
 
 
@@ -130,7 +132,7 @@ def test_the_platform_accepts_the_settings_that_it_gets(world: Scripted) -> None
     assert settings.ingress_host is None, "the name by which it is called is in the request"
     check_place(settings.model_copy(update={"database_url": SecretStr("postgresql://kubeserve:x@db/kubeserve")}))
     ours = {name: value for name, value in told.items() if name.startswith("REDIS_")}
-    cluster = ClusterSettings.of(settings, redis_options(load(ours)), told)
+    cluster = ClusterSettings.of(settings, redis_options(load(ours)), told, "ours")
     assert cluster.redis.endpoint == Endpoint("redis-service.kubeserve.svc", 6379)
     assert cluster.store == Endpoint("kubeserve-s3.kubeserve.svc", 9000)
     assert f"port: {PORT}\n" in applied(world), "the platform may call doors"
@@ -303,7 +305,7 @@ def test_a_platform_that_is_not_well_is_waited_for_and_then_told(
 
 @pytest.mark.parametrize("action", ["up", "down"])
 def test_nobody_is_surprised(world: Scripted, capsys: pytest.CaptureFixture[str], action: str) -> None:
-    world.say("get namespace kubeserve", "namespace/kubeserve\n")
+    world.say(NAMED, items({"labels": {"app.kubernetes.io/part-of": "kubeserve"}}))
     words = ["--kustomize", TREE] if action == "up" else []
     assert main(["cluster", action, *words]) == 2
     assert "--yes is expected" in capsys.readouterr().err
@@ -368,7 +370,7 @@ def test_the_handbook_says_what_the_command_does() -> None:
 
 @pytest.fixture
 def installed(world: Scripted) -> Scripted:
-    world.say("get namespace kubeserve", "namespace/kubeserve\n")
+    world.say(NAMED, items({"labels": {"app.kubernetes.io/part-of": "kubeserve"}}))
     world.say(f"get namespaces --selector {USERS}", "namespace/ks-1\nnamespace/ks-2\n")
     return world
 
@@ -387,6 +389,24 @@ def test_down_removes_the_users_namespaces_too_and_nothing_is_made_anew_meanwhil
     said = capsys.readouterr().out
     assert "namespaces of users are removed: 2" in said
     assert "KubeServe is gone" in said
+
+
+@pytest.mark.parametrize("about", [{}, {"labels": {"app.kubernetes.io/part-of": "another"}}])
+def test_down_leaves_a_namespace_alone_that_only_has_our_name(
+    installed: Scripted, capsys: pytest.CaptureFixture[str], about: dict[str, Any]
+) -> None:
+    installed.say(NAMED, items(about))
+    assert down() == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "it is not KubeServe's, and nothing was removed" in said
+    assert "kubectl label namespace kubeserve app.kubernetes.io/part-of=kubeserve" in said
+    assert changes(installed) == []
+
+
+def test_a_namespace_is_ours_from_the_beginning(world: Scripted) -> None:
+    assert up() == 0
+    made = [line.partition("namespace kubeserve")[2] for line in world.lines(" namespace kubeserve")]
+    assert made[1:3] == ["", " app.kubernetes.io/part-of=kubeserve"], "created, and labelled at once"
 
 
 @pytest.mark.usefixtures("world")

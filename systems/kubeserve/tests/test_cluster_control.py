@@ -13,6 +13,7 @@ from harness.s3_server import S3Server
 
 from kube_api import KubeApi
 from kubeserve.control import ControlPlane
+from kubeserve.database import Lease
 from kubeserve.intake import Environments
 from kubeserve.manifests import name_of, namespace_of
 from kubeserve.places.opened import check_place
@@ -83,6 +84,17 @@ async def test_registration_succeeds_while_the_cluster_is_away_and_the_namespace
     assert told["warning"] == "the cluster does not answer now: you can upload; what you deploy runs when it does"
     assert not kube.of("namespaces")
     kube.away = False
+    await _until(lambda: ("namespaces", "", told["namespace"]) in kube.objects)
+
+
+async def test_a_control_plane_that_stalled_beyond_its_lease_changes_nothing_until_it_knows_who_leads(
+    stack: Stack, kube: KubeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as stalled:
+        stalled.setattr(Lease, "lapsed", True)
+        told = await stack.nobody.ask("POST", "/auth/register", {"email": "anna@example.org", "password": PASSWORD})
+        assert "the cluster does not answer now" in told["warning"]
+        assert not kube.of("namespaces")
     await _until(lambda: ("namespaces", "", told["namespace"]) in kube.objects)
 
 

@@ -22,7 +22,8 @@ from kubeserve.deployments import Deployments
 from kubeserve.domain import Deployment, DeploymentState, Desired, File, Format, Spec, VersionState
 from kubeserve.errors import KubeServeError, NotFoundError
 from kubeserve.manifests import name_of, namespace_of
-from kubeserve.places.cluster import watch
+from kubeserve.places import Known
+from kubeserve.places.cluster import orphans, watch
 from kubeserve.reconciler import Reconciler
 from kubeserve.registry import Registry
 from people import make_user, walk
@@ -46,6 +47,8 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconciler, "AGAIN_SECONDS", 0.2)
     monkeypatch.setattr(watch, "FIRST_PAUSE", 0.02)
     monkeypatch.setattr(watch, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(orphans, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(orphans, "UNKNOWN_SECONDS", 0.5)
 
 
 class Control:
@@ -75,7 +78,7 @@ class Control:
         async def work() -> None:
             async with asyncio.TaskGroup() as group:
                 group.create_task(made.run())
-                group.create_task(place.tend(self.accounts.ids))
+                group.create_task(place.tend(Known(self.accounts.ids, self.ids)))
 
         self.running = asyncio.create_task(work())
 
@@ -84,6 +87,9 @@ class Control:
         assert not self.running.done()
         self.running.cancel()
         await asyncio.wait({self.running})
+
+    async def ids(self) -> list[str]:
+        return [each.id for each in await self.deployments.all()]
 
     async def restart(self) -> None:
         """As after SIGKILL: nothing that was in memory is left."""
@@ -189,6 +195,22 @@ async def test_the_former_revision_answers_on_after_one_that_fails(control: Cont
     await control.until(made, lambda seen: seen.state is State.READY and seen.active == 1)
 
 
+async def test_a_restart_tries_what_was_given_up_once_more_and_the_former_revision_answers_on(control: Control) -> None:
+    made = await control.deploy()
+    await control.until(made, lambda seen: seen.state is State.READY)
+    control.site.api.fates["2"] = "crash"
+    await control.deployments.revise(control.owner, made.id, await control.spec())
+    await control.until(made, lambda seen: "given up" in seen.state_reason)
+    (former,) = control.site.api.of("pods", revision="1")
+    await control.restart()
+    await control.until(made, lambda seen: "given up" not in seen.state_reason)
+    seen = await control.until(made, lambda seen: "given up" in seen.state_reason)
+    assert (seen.state, seen.active, seen.replicas) == (State.DEGRADED, 1, 1)
+    assert [each["metadata"]["uid"] for each in control.site.api.of("pods", revision="1")] == [
+        former["metadata"]["uid"]
+    ]
+
+
 async def test_a_cluster_that_is_away_is_told_and_no_wish_is_lost(control: Control) -> None:
     made = await control.deploy()
     await control.until(made, lambda seen: seen.state is State.READY)
@@ -258,8 +280,8 @@ class Walk:
 
     async def step(self) -> None:
         acts = [self.deploy, self.deploy, self.revise, self.revise, self.rollback, self.want, self.want, self.want,
-                self.restart, self.remove, self.remove, self.edit, self.scale, self.forget, self.faults, self.away,
-                self.namespace, self.pods]  # fmt: skip
+                self.restart, self.orphan, self.remove, self.remove, self.edit, self.scale, self.forget, self.faults,
+                self.away, self.namespace, self.pods]  # fmt: skip
         act = self.random.choice(acts)
         self.log.append(act.__name__)
         with suppress(KubeServeError):  # the quota, or a wish that does not fit
@@ -294,6 +316,11 @@ class Walk:
 
     async def restart(self) -> None:
         await self.control.restart()
+
+    async def orphan(self) -> None:
+        """As a control plane does that stalled: what it applies has been deleted, or was never wished."""
+        tenant = self.random.choice((self.control.owner, str(uuid.uuid4())))
+        await self.control.site.place.apply(self.control.site.workload().model_copy(update={"tenant": tenant}))
 
     def ours(self) -> list[tuple[str, str, str]]:
         return sorted(key for key, each in self.api.objects.items() if "kubeserve/user" in each["metadata"]["labels"])
@@ -360,9 +387,17 @@ class Walk:
                 await self.control.until(made, lambda seen: seen.state in SETTLED and seen.active == seen.target)
                 await self.holds(made)
         known = {made.id for made in await self.control.deployments.all() if made.desired is Desired.RUNNING}
-        labels = [each["metadata"]["labels"].get("kubeserve/deployment") for each in self.api.objects.values()]
-        assert {label for label in labels if label} == known
-        assert {user for user in self.db.acl_users() if user.startswith("ks-")} == {f"ks-{each}" for each in known}
+        async with asyncio.timeout(PATIENCE):
+            while self.there() != ({self.control.owner}, known, known):  # noqa: ASYNC110  the cluster tells nobody
+                await asyncio.sleep(POLL)
+
+    def there(self) -> tuple[set[str], set[str], set[str]]:
+        """Whose namespaces there are, whose objects, and whose users of Redis."""
+        labels = [each["metadata"]["labels"] for each in self.api.objects.values()]
+        users = {user.removeprefix("ks-") for user in self.db.acl_users() if user.startswith("ks-")}
+        spaces = {each["metadata"]["labels"].get("kubeserve/user") for each in self.api.of("namespaces")}
+        deployments = {each.get("kubeserve/deployment") for each in labels}
+        return spaces - {None}, deployments - {None}, users
 
     async def holds(self, made: Deployment) -> None:
         """Wait until its objects are those of its target, all of them, as they were rendered."""

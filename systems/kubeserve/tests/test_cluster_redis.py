@@ -17,13 +17,14 @@ from kubeserve.manifests import redis_user_of
 from kubeserve.places.cluster import RedisUsers
 from models import of_python
 
+OURS = "33333333-3333-3333-3333-333333333333"
 OTHER = "11111111-1111-1111-1111-111111111111"
 
 
 @pytest.fixture
 async def users(redis_server: RedisServer, db: redis.Redis) -> AsyncIterator[RedisUsers]:
     before = set(db.acl_users())
-    yield RedisUsers(RedisOptions(url=f"{redis_server.url}/0"), SECRET)
+    yield RedisUsers(RedisOptions(url=f"{redis_server.url}/0"), SECRET, OURS)
     for user in set(db.acl_users()) - before:
         db.acl_deluser(user)
 
@@ -76,7 +77,8 @@ async def test_a_deployment_has_the_keys_of_its_own_and_no_others(
 
 async def test_who_may_make_no_users_is_told_so(redis_server: RedisServer, db: redis.Redis, users: RedisUsers) -> None:
     db.execute_command("ACL", "SETUSER", "ks-platform", "on", ">secret", "~*", "&*", "+@all", "-acl")
-    poor = RedisUsers(RedisOptions(url=f"{redis_server.url}/0", username="ks-platform", password="secret"), SECRET)  # noqa: S106
+    options = RedisOptions(url=f"{redis_server.url}/0", username="ks-platform", password="secret")  # noqa: S106
+    poor = RedisUsers(options, SECRET, OURS)
     with pytest.raises(UnavailableError, match="ACL SETUSER"):
         await poor.keep(OTHER)
     del users
@@ -89,7 +91,7 @@ async def test_users_outlive_a_redis_with_a_file_of_them_while_the_platform_is_a
     server = RedisServer(tmp_path, f"aclfile {file}", docker=False)
     server.start()
     try:
-        users = RedisUsers(RedisOptions(url=f"{server.url}/0"), SECRET)
+        users = RedisUsers(RedisOptions(url=f"{server.url}/0"), SECRET, OURS)
         gone = "22222222-2222-2222-2222-222222222222"
         for deployment_id in (OTHER, gone):
             await users.keep(deployment_id)

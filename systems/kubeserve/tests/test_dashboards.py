@@ -48,6 +48,19 @@ def test_what_is_shown_is_counted(name: str) -> None:
                 assert set(re.findall(r"(\w+)=", labels)) <= series[metric], expression
 
 
+def test_each_shows_what_was_promised_of_it() -> None:
+    titles = {name: [panel["title"] for panel in board["panels"]] for name, board in boards().items()}
+    assert titles == {
+        "kubeserve-master": [
+            "Predictions a second", "Success rate", "Error rate", "Latency of predictions",
+            "Requests of the API a second", "CPU per user",
+        ],
+        "kubeserve-deployment": ["Predictions a second", "Success rate", "Error rate", "Latency", "CPU", "Pods"],
+    }  # fmt: skip
+    variables = [variable["name"] for variable in boards()[DEPLOYMENT]["templating"]["list"]]
+    assert "deployment" in variables, "one for each deployment"
+
+
 def test_no_label_is_one_that_prometheus_sets_and_would_rename() -> None:
     assert not set.union(*told().values()) & TARGET
 

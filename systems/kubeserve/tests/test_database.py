@@ -9,7 +9,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from greenscale_worker import ConfigError
-from harness.eventually import PATIENCE, POLL
+from harness.eventually import PATIENCE, POLL, eventually
 from sqlalchemy import func, insert, inspect, select, text, update
 
 from kubeserve.database import Database, Lease, open_database
@@ -261,6 +261,22 @@ async def test_a_lease_ends_by_itself(database: Database) -> None:
     heir = Lease(database, "reconciler", "heir", 60)
     assert not await heir.take()
     await asyncio.wait_for(_taken(heir), PATIENCE)
+
+
+async def test_who_did_not_renew_in_time_knows_it_without_the_database(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stalled, heir = Lease(database, "reconciler", "a", 0.2), Lease(database, "reconciler", "b", 60)
+    assert not stalled.lapsed, "it never had it"
+    assert await stalled.take()
+    await eventually(lambda: stalled.lapsed)
+    assert await stalled.take()
+    await asyncio.wait_for(_taken(heir), PATIENCE)
+    assert stalled.lapsed, "before anybody has told it"
+    monkeypatch.setattr(stalled, "_seconds", 60)  # as the other one: more than that was a clock set back
+    assert not await stalled.take()
+    assert not stalled.lapsed
+    assert not heir.lapsed
 
 
 async def _taken(lease: Lease) -> None:

@@ -225,6 +225,24 @@ async def test_a_door_that_is_gone_is_left_alone_for_a_while(opened: Open, tmp_p
     await to.aclose()
 
 
+async def test_a_machine_that_is_gone_without_a_word_is_noticed_by_the_system(tmp_path: Path) -> None:
+    door = Scripted(tmp_path / "unused", is_silent)
+    async with await asyncio.start_server(door._serve, "127.0.0.1") as server:  # noqa: SLF001  as of a pod
+        port = server.sockets[0].getsockname()[1]
+        to = Gateway(Fixed(Address(host="127.0.0.1", port=port)))
+        asked = asyncio.create_task(ask(to))
+        await eventually(lambda: door.asked)
+        assert _timers(port) == ["02"]  # keepalive
+        await to.aclose()
+        assert await asked is None
+
+
+def _timers(port: int) -> list[str]:
+    """Return which timer the system runs for each connection to a port (proc(5), `tr`)."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [fields[5].partition(":")[0] for fields in lines if fields[2].endswith(f":{port:04X}") and fields[3] == "01"]
+
+
 async def test_who_waits_when_it_is_closed_gets_a_job_at_once(opened: Open) -> None:
     to, doors = await opened(is_silent, is_silent)
     asked = [asyncio.create_task(ask(to)) for _ in range(4)]

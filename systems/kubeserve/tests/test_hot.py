@@ -17,6 +17,7 @@ import redis
 from greenscale_worker import RedisOptions
 from harness.eventually import POLL, eventually
 from harness.redis_server import RedisServer
+from structlog.testing import capture_logs
 
 from doors import PATIENCE, Platform
 from kubeserve.domain import DeploymentState
@@ -288,6 +289,23 @@ async def test_the_leases_of_a_dead_door_go_by_themselves(
     await eventually(lambda: db.exists(hot_key("x")) == 0, 10)
 
 
+async def test_a_model_is_not_asked_for_a_caller_who_has_given_up(
+    platform: Platform, caller: Caller, db: redis.Redis
+) -> None:
+    seen = "globals().setdefault('seen', [])"
+    slow = of_python(f"return [{seen}.append(row) or __import__('time').sleep(row[0]) or len({seen}) for row in rows]")
+    workload = await awake(platform, slow, maximum=1)
+    held = asyncio.create_task(caller.ask(workload, [3]))
+    await eventually(lambda: db.zcard(hot_key(workload.id)) == 1)
+    assert await caller.ask(workload, [0], seconds=0.5) is None
+    assert not held.done()
+    assert (await held) is not None
+    last = await caller.ask(workload, [0])
+    assert last is not None
+    assert last.answer is not None
+    assert last.answer["predictions"] == [2]
+
+
 async def test_a_redis_that_is_away_stops_no_call(
     platform: Platform, caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,6 +317,23 @@ async def test_a_redis_that_is_away_stops_no_call(
     assert await caller.ask(workload, SETOSA) is not None
     await asyncio.sleep(0.3)
     assert not running.done()
+    await end(running)
+
+
+async def test_the_most_calls_while_redis_is_away_are_told_when_it_is_back(
+    redis_server: RedisServer, db: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "EVERY_SECONDS", 0.05)
+    door = Leases(RedisOptions(url="redis://127.0.0.1:1"))
+    for _ in range(3):
+        door.begin("x")
+    for _ in range(3):
+        door.end("x")
+    with capture_logs() as logs:
+        running = asyncio.create_task(door.run())
+        await eventually(lambda: len(logs) >= 2)  # tried, and tried again
+    monkeypatch.setattr(door, "_redis", RedisOptions(url=f"{redis_server.url}/0"))
+    await eventually(lambda: db.zcard(hot_key("x")) == 3)
     await end(running)
 
 

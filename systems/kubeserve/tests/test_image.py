@@ -102,7 +102,7 @@ class Running:
         redis_port = int(world.redis_url.rpartition(":")[2])
         settings = ClusterSettings(
             image=world.image, namespace="kubeserve", redis=Redis(Endpoint("127.0.0.1", redis_port)),
-            store=Endpoint("127.0.0.1", 1), walls={"landlock": 1, "seccomp": True},
+            store=Endpoint("127.0.0.1", 1), installation="ours", walls={"landlock": 1, "seccomp": True},
         )  # fmt: skip
         folder = world.folder / uuid.uuid4().hex
         folder.mkdir(mode=0o755)

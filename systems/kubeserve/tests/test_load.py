@@ -1,5 +1,6 @@
 """The load test runs, finds no failed call, and writes a report; the report tells what was seen."""
 
+import ast
 import asyncio
 import os
 import re
@@ -57,6 +58,17 @@ def test_the_report_tells_when_where_what_and_how_many_replicas(told: Any) -> No
     replicas = re.findall(r"^\| ([\d.]+) s \| (\d+) \| (\d+) \| ready \|$", text, re.MULTILINE)
     assert replicas == [("0.0", "4", "1"), ("1.0", "20", "1"), ("1.5", "20", "3"), ("2.0", "20", "3")]
     assert run.scenarios[0].failed
+
+
+def test_there_are_the_tasks_and_scenarios_that_were_promised() -> None:
+    """Read, for locust has an environment of its own; `test_a_short_run` runs them."""
+    tree = ast.parse((SYSTEM / "load" / "locustfile.py").read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    tasks = {each.name for each in functions if any("task(" in ast.unparse(mark) for mark in each.decorator_list)}
+    assert tasks == {"single", "batch", "health"}
+    (scenarios,) = re.findall(r"^SCENARIOS = (\{.*?\})", (SYSTEM / "load" / "__main__.py").read_text(), re.MULTILINE)
+    replicas = {name: replicas for name, (replicas, _) in ast.literal_eval(scenarios).items()}
+    assert replicas == {"baseline": 1, "scaling": 5}
 
 
 def test_a_scenario_without_calls_has_failed(told: Any) -> None:

@@ -319,7 +319,7 @@ API_SERVER = Peer("default", {}, address="10.96.0.1")
         (GATEWAY, DOOR, 8601, "TCP"),
         (PROMETHEUS, DOOR, 8601, "TCP"),
         (DOOR, REDIS, 6379, "TCP"),
-        (DOOR, STORE, 8333, "TCP"),
+        (DOOR, STORE, 9000, "TCP"),
         (DOOR, RESOLVER, 53, "UDP"),
         (DOOR, RESOLVER, 53, "TCP"),
     ],

@@ -45,6 +45,7 @@ from manifest_cases import AUTHORITY, CASES, LOGIN, MIB, SETTINGS, Case, uuid
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 DEFAULT = CASES["default"]
+COMPONENTS = Path(__file__).parents[3] / "kustomize" / "components"
 
 
 # Deploying ------------------------------------------------------------------------------------------------------------
@@ -95,6 +96,8 @@ def test_probes_ask_the_door(case: Case) -> None:
         "startup": "/healthz", "liveness": "/healthz", "readiness": "/readyz"
     }  # fmt: skip
     assert {each["port"] for each in asked.values()} == {"http"}
+    model = containers(pod_of(case.of_deployment))["model"]["livenessProbe"]["httpGet"]
+    assert model == {"path": "/zygotez", "port": 8601}, "by number: the name is one of the door's container"
 
 
 @every_case
@@ -290,7 +293,7 @@ def test_prometheus_finds_the_metrics_of_the_doors(case: Case) -> None:
 def test_the_platforms_own_settings_are_enough() -> None:
     settings = Settings.from_env({"KUBESERVE_IMAGE": "registry.test/kubeserve:1", "KUBESERVE_OBJECTS": "s3://models"})
     found = ClusterSettings.of(
-        settings, RedisOptions(url="redis://cache:6380/3"), {"AWS_ENDPOINT_URL": "http://minio:9000"}
+        settings, RedisOptions(url="redis://cache:6380/3"), {"AWS_ENDPOINT_URL": "http://minio:9000"}, "ours"
     )
     assert (found.image, found.namespace) == ("registry.test/kubeserve:1", "kubeserve")
     assert found.redis == Redis(Endpoint("cache.kubeserve.svc", 6380), 3), "a neighbour's name, for other namespaces"
@@ -303,17 +306,18 @@ def test_this_machine_stands_for_what_the_platform_brings_on_a_cluster() -> None
     settings = Settings.from_env(
         {"KUBESERVE_NAMESPACE": "ml", "KUBESERVE_RUNTIME_CLASS": "gvisor", "KUBESERVE_USER_NAMESPACES": "true"}
     )
-    found = ClusterSettings.of(settings, RedisOptions(url="redis://127.0.0.1:45678/0"), {})
+    found = ClusterSettings.of(settings, RedisOptions(url="redis://127.0.0.1:45678/0"), {}, "ours")
     assert found.image == "kubeserve:0.1.0"
     assert found.redis == Redis(Endpoint("redis-service.ml.svc", 6379))
-    assert found.store == Endpoint("kubeserve-s3.ml.svc", 8333)
+    service = yaml.safe_load((COMPONENTS / "kubeserve-s3/service.yaml").read_text())
+    assert found.store == Endpoint(f"{service['metadata']['name']}.ml.svc", service["spec"]["ports"][0]["port"])
     assert (found.runtime_class, found.user_namespaces) == ("gvisor", True)
 
 
 def test_amazons_store_and_a_redis_with_tls(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text(AUTHORITY)
     options = RedisOptions(url="rediss://redis.example.org/1", ca_file=str(tmp_path / "ca.pem"))
-    found = ClusterSettings.of(Settings.from_env({"KUBESERVE_OBJECTS": "s3://models"}), options, {})
+    found = ClusterSettings.of(Settings.from_env({"KUBESERVE_OBJECTS": "s3://models"}), options, {}, "ours")
     assert found.store == Endpoint("s3.amazonaws.com", 443)
     assert found.redis == Redis(Endpoint("redis.example.org", 6379), 1, tls=True, authority=AUTHORITY)
 
@@ -321,7 +325,7 @@ def test_amazons_store_and_a_redis_with_tls(tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", ["redis+sentinel://a:1,b:1/m", "redis+cluster://a:1", "redis://a:1/x"])
 def test_a_redis_that_keda_could_not_ask_is_refused_with_what_is_accepted(url: str) -> None:
     with pytest.raises(ConfigError, match="REDIS_URL: redis://HOST:PORT or rediss://"):
-        ClusterSettings.of(Settings.from_env({}), RedisOptions(url=url), {})
+        ClusterSettings.of(Settings.from_env({}), RedisOptions(url=url), {}, "ours")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The door of a pod, and its zygote, as processes: either may die and come back, and no prediction is lost."""
 
 import asyncio
+import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable
@@ -9,10 +10,14 @@ from typing import Any
 
 import pytest
 import redis
-from harness.eventually import eventually
+from greenscale_worker import RedisOptions
+from harness.eventually import POLL, eventually
 from harness.redis_server import RedisServer
 
 from environments import environment
+from kubeserve.domain import Quota
+from kubeserve.door import pod_zygote, zygote
+from kubeserve.door.pod import PodDoor, read_workload
 from pods import KUBESERVE, PATIENCE, Pod
 
 DOUBLE = "class Model:\n    n_features_in_ = 1\n    def predict(self, rows): return [2 * row[0] for row in rows]"
@@ -120,6 +125,41 @@ async def test_a_model_that_does_not_load_is_told_and_the_door_lives(pod_of: Cal
     await eventually(lambda: "no such weights" in pod.get("/readyz")[1], PATIENCE)
     assert pod.get("/readyz")[0] == 503
     assert pod.get("/healthz")[0] == 200
+
+
+async def test_a_zygote_that_hangs_is_told_so_that_its_container_is_started_again(
+    pod_of: Callable[..., Pod], redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pod_zygote, "LOST_SECONDS", 0.5)
+    monkeypatch.setattr(zygote, "FORK_SECONDS", 1.0)
+    pod, stopping = pod_of(), asyncio.Event()
+
+    async def told(path: str, status: int) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while (await asyncio.to_thread(pod.get, path))[0] != status:  # noqa: ASYNC110  another process
+                await asyncio.sleep(POLL)
+
+    socket = pod.folder / "run" / "zygote.sock"
+    door = PodDoor(read_workload(pod.told), socket, RedisOptions(url=f"{redis_server.url}/0"), Quota())
+    running = asyncio.create_task(door.run(stopping, "127.0.0.1", pod.port))
+    await told("/zygotez", 503)  # there is none
+    pod.start_zygote()
+    await told("/readyz", 200)
+    await told("/zygotez", 200)
+    assert pod.zygote is not None
+    (replica,) = pod.replicas
+    pod.zygote.send_signal(signal.SIGSTOP)
+    os.kill(replica, signal.SIGKILL)
+    asked = asyncio.create_task(pod.ask([4]))
+    await told("/zygotez", 503)
+    assert (await asyncio.to_thread(pod.get, "/healthz"))[0] == 200, "the door is well"
+    pod.kill(pod.zygote)
+    pod.start_zygote()
+    await told("/readyz", 200)
+    await told("/zygotez", 200)
+    assert (await asked).answer is not None
+    stopping.set()
+    await running
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from greenscale_worker import RedisOptions
 from harness.eventually import eventually
 from harness.redis_server import RedisServer
 from sqlalchemy import func, select
+from structlog.testing import capture_logs
 
 from kubeserve.database import Database
 from kubeserve.database.tables import usage
@@ -242,9 +243,18 @@ async def test_a_minute_far_ahead_waits_until_it_comes(taker: Taker, store: Usag
     deployment = new_id()
     db.hset(key_of(deployment), mapping=dict([written(Bucket(NOW + 10**6, "a" * 16, Sums(1)))]))
     db.hset(key_of(deployment), mapping=dict([written(Bucket(NOW, "b" * 16, Sums(1)))]))
-    await taker.take({deployment: ANNA})
+    with capture_logs() as logs:
+        for _ in range(3):
+            await taker.take({deployment: ANNA})
     assert (await used(store, deployment))[0] == 1
     assert db.hlen(key_of(deployment)) == 1
+    assert [each["event"] for each in logs] == ["usage_not_taken"], "told once, for as long as it is so"
+    db.delete(key_of(deployment))
+    await taker.take({deployment: ANNA})
+    db.hset(key_of(deployment), mapping=dict([written(Bucket(NOW + 10**6, "a" * 16, Sums(1)))]))
+    with capture_logs() as logs:
+        await taker.take({deployment: ANNA})
+    assert [each["event"] for each in logs] == ["usage_not_taken"], "and when it is so again"
 
 
 async def test_a_door_goes_by_the_clock_of_redis(options: RedisOptions, db: redis.Redis) -> None:

@@ -3,8 +3,11 @@
 import os
 import re
 import subprocess
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness.redis_server import RedisServer
@@ -36,11 +39,43 @@ WORKING = {"scanning", "building", "checking"}
 pytestmark = pytest.mark.timeout(300)
 
 
+class Graphs(ThreadingHTTPServer):
+    """What stands for Grafana. `asked` are the paths that browsers asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        super().__init__(("127.0.0.1", 0), Graph)
+
+
+class Graph(BaseHTTPRequestHandler):
+    server: "Graphs"
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
 @pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory, science: Path, redis_server: RedisServer) -> Iterator[Platform]:
+def graphs() -> Iterator[Graphs]:
+    with Graphs() as graphs:
+        threading.Thread(target=graphs.serve_forever, daemon=True).start()
+        yield graphs
+        graphs.shutdown()
+
+
+@pytest.fixture(scope="module")
+def platform(
+    tmp_path_factory: pytest.TempPathFactory, science: Path, redis_server: RedisServer, graphs: Graphs
+) -> Iterator[Platform]:
     with redis_server.client() as client:
         client.flushall()
-    platform = Platform(tmp_path_factory.mktemp("platform"), science, f"{redis_server.url}/0")
+    seen = {"GRAFANA_URL": f"http://127.0.0.1:{graphs.server_port}"}
+    platform = Platform(tmp_path_factory.mktemp("platform"), science, f"{redis_server.url}/0", **seen)
     try:
         platform.start("door")
         platform.start("serve")
@@ -244,6 +279,15 @@ def test_the_form_to_try_begins_with_a_row_of_the_sample(reader: Reader, iris: P
     reader.sees("0", at="#prediction")
 
 
+def test_a_deployment_shows_the_dashboard_of_its_own(reader: Reader, iris: Path, graphs: Graphs) -> None:
+    new_version(reader, "graphed", iris)
+    becomes(reader, "ready")
+    deployment = deploy(reader)
+    reader.sees("Graphs")
+    board = f"/d/kubeserve-deployment/kubeserve-deployment?var-deployment={deployment}&"
+    until(lambda: any(path.startswith(board) for path in graphs.asked))
+
+
 def test_faults_are_told_beside_their_fields(reader: Reader) -> None:
     reader.sees("No models yet")
     reader.fill("#name", "No Good Name")
@@ -445,7 +489,8 @@ class Keyboard:
 
 SEEN = """(() => {
   const now = document.activeElement, hold = now.closest(".drop:focus-within") ?? now;
-  return now === document.body || getComputedStyle(hold).outlineStyle !== "none" || now.id === "main";
+  const elsewhere = now === document.body || now.id === "main" || now.matches("iframe");  // which shows it itself
+  return elsewhere || getComputedStyle(hold).outlineStyle !== "none";
 })()"""
 
 
@@ -540,6 +585,7 @@ def test_usage_is_drawn_as_it_comes_and_limits_hold(reader: Reader, iris: Path) 
     reader.fill("#limit-number", "")
     reader.submit("#limit-form")
     until(lambda: "Limit" not in reader.text("#facts"))
+    reader.sees("limited to 1 a minute", "limit removed", at="#events")
 
     reader.fill("#key-name", "shop")
     reader.fill("#key-limit", "600")

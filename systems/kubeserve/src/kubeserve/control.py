@@ -18,7 +18,7 @@ from greenscale_worker import ConfigError, RedisOptions
 
 from kubeserve import queueing
 from kubeserve.accounts import Accounts
-from kubeserve.database import Database, Lease, open_database
+from kubeserve.database import Database, Lease, name_of_installation, open_database
 from kubeserve.deployments import Deployments
 from kubeserve.domain import Quota, Version
 from kubeserve.errors import KubeServeError, UnavailableError
@@ -26,6 +26,7 @@ from kubeserve.gateway import ClusterDoors, Gateway, LocalDoors
 from kubeserve.intake import Archives, Bounds, Environments, Intake, IntakeSettings
 from kubeserve.limits import Limits
 from kubeserve.objects import Objects, open_objects
+from kubeserve.places import Known
 from kubeserve.places.layout import Layout
 from kubeserve.places.opened import check_place, open_place
 from kubeserve.places.sources import Sources
@@ -50,19 +51,22 @@ log = structlog.get_logger()
 class ControlPlane:
     """The services of one process. `stopping` is set when it ends: who waits for long waits for that, too."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what was opened before it
         self,
         settings: Settings,
         redis: RedisOptions,
         database: Database,
         objects: Objects,
         environments: Environments | None = None,
+        *,
+        installation: str,
     ) -> None:
         data = settings.data
         self.settings = settings
         self.redis = redis
         self.database = database
         self.objects = objects
+        self.installation = installation
         self.stopping = asyncio.Event()
         self.accounts = Accounts(database, settings.signing_secret(), token_ttl=settings.token_ttl)
         self.registry = Registry(database)
@@ -78,7 +82,11 @@ class ControlPlane:
             IntakeSettings(bounds=Bounds(minimum=settings.minimum)),
         )
         sources = Sources(objects, self.archives, self.registry)
-        self.place = open_place(settings, redis, self._fetch, sources)
+        holder = f"{socket.gethostname()}:{data.resolve()}"[-100:]  # the same after a restart
+        self._lease = Lease(database, "reconciler", holder, LEASE_SECONDS)
+        self.place = open_place(
+            settings, redis, self._fetch, sources, installation=installation, lapsed=lambda: self._lease.lapsed
+        )
         self.predictions = Predictions(redis)
         self.gateway = Gateway(LocalDoors(Layout(data)) if settings.place == "local" else ClusterDoors())
         self.limits = Limits(redis)
@@ -106,8 +114,9 @@ class ControlPlane:
         with _alone(settings.data):
             database = await open_database(settings.database)
             try:
-                await _migrated(database)
-                plane = cls(settings, redis, database, open_objects(settings.objects_url), environments)
+                name = await _installation(database, settings.namespace)
+                objects = open_objects(settings.objects_url)
+                plane = cls(settings, redis, database, objects, environments, installation=name)
                 try:
                     plane.start()
                     yield plane
@@ -188,12 +197,10 @@ class ControlPlane:
 
     async def _reconcile(self) -> None:
         """Reconcile and take what was used, for as long as this process has the lease."""
-        holder = f"{socket.gethostname()}:{self.settings.data.resolve()}"[-100:]  # the same after a restart
-        lease = Lease(self.database, "reconciler", holder, LEASE_SECONDS)
         work: asyncio.Task[None] | None = None
         try:
             while True:
-                held = await _take(lease)
+                held = await _take(self._lease)
                 if work is not None and (work.done() or not held):
                     await _end(work)
                     work = None
@@ -204,12 +211,12 @@ class ControlPlane:
             if work is not None:
                 await _end(work)
             with suppress(KubeServeError):
-                await lease.give_back()
+                await self._lease.give_back()
 
     async def _lead(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.reconciler.run())
-            group.create_task(self.place.tend(self.accounts.ids))
+            group.create_task(self.place.tend(Known(self.accounts.ids, self.usage.owners)))
             group.create_task(self.taker.run())
 
     async def _let_go(self) -> None:
@@ -239,10 +246,12 @@ async def _end(work: asyncio.Task[None]) -> None:
         log.error("reconciler_broke", error=type(result).__name__, why=str(result))
 
 
-async def _migrated(database: Database) -> None:
+async def _installation(database: Database, namespace: str) -> str:
+    """Bring the database to its newest form, and return which installation this is."""
     while True:
         try:
-            return await database.migrate()
+            await database.migrate()
+            return await name_of_installation(database, namespace)
         except UnavailableError:
             log.warning("database_away", retry_seconds=PAUSE)
             await asyncio.sleep(PAUSE)

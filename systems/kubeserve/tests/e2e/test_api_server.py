@@ -107,7 +107,7 @@ async def site(loan: Loan, redis_server: RedisServer, db: redis.Redis) -> AsyncI
     db.ping()
     if await loan.admin.get("/api/v1/nodes"):
         pytest.skip("the cluster has nodes: there a kubelet says how pods fare, and not this test")
-    made = Site(loan, RedisUsers(RedisOptions(url=f"{redis_server.url}/0"), SECRET))
+    made = Site(loan, RedisUsers(RedisOptions(url=f"{redis_server.url}/0"), SECRET, SETTINGS.installation))
     running = asyncio.create_task(made.place.run(lambda: None))
     yield made
     assert not running.done(), running

@@ -39,7 +39,7 @@ async def place(redis_server: RedisServer, db: redis.Redis) -> AsyncIterator[Clu
     db.ping()
     shelf = Shelf()
     rendering = Rendering(SETTINGS, Quota(), Sources(shelf, shelf, shelf))
-    users = RedisUsers(RedisOptions(url=f"{redis_server.url}/0"), SECRET)
+    users = RedisUsers(RedisOptions(url=f"{redis_server.url}/0"), SECRET, SETTINGS.installation)
     made = ClusterPlace(Cluster.open(), rendering, users)
     following = asyncio.create_task(made.run(lambda: None))
     yield made

@@ -31,7 +31,7 @@ async def deployment_manifests(call: Call) -> ManifestsShape:
     except NotFoundError as error:
         raise ConflictError(error.message) from error
     version = await plane.registry.version(call.owner_id, workload.target.version)
-    settings = ClusterSettings.of(plane.settings, plane.redis, os.environ)
+    settings = ClusterSettings.of(plane.settings, plane.redis, os.environ, plane.installation)
     quota = Quota(plane.settings.quota_replicas, plane.settings.quota_memory)
     own = version.environment != plane.environments.base_id
     objects = [*user_namespace(call.owner_id, quota, settings), *_objects(workload, version, settings, own=own)]

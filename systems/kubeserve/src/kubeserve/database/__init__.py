@@ -5,6 +5,7 @@ UnavailableError, and calls succeed again when it is back. `tables` says what is
 """
 
 from kubeserve.database.engine import Database, open_database
+from kubeserve.database.installation import name_of_installation
 from kubeserve.database.lease import Lease
 
-__all__ = ["Database", "Lease", "open_database"]
+__all__ = ["Database", "Lease", "name_of_installation", "open_database"]

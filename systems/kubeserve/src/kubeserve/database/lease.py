@@ -1,6 +1,7 @@
 """A lease: at most one process at a time does what must be done by one, such as reconciling."""
 
 import time
+from time import monotonic
 from typing import Any
 
 from sqlalchemy import ColumnElement, Double, cast, delete, extract, func, literal, or_, select, update
@@ -19,9 +20,21 @@ class Lease:
         self._name = name
         self._holder = holder
         self._seconds = seconds
+        self._ends: float | None = None  # by this machine's clock: not later than by the database's
+
+    @property
+    def lapsed(self) -> bool:
+        """Whether it was held here and was not renewed in time, as by a process that stalled: others may hold it."""
+        return self._ends is not None and monotonic() > self._ends
 
     async def take(self) -> bool:
         """Take the lease, or renew it. False while another one holds it."""
+        began = monotonic()
+        held = await self._take()
+        self._ends = began + self._seconds if held else None
+        return held
+
+    async def _take(self) -> bool:
         try:
             async with self._database.begin() as connection:
                 ends = _clock(connection) + self._seconds
@@ -40,6 +53,7 @@ class Lease:
 
     async def give_back(self) -> None:
         """Let others take it at once. Nothing happens if another one holds it."""
+        self._ends = None
         async with self._database.begin() as connection:
             held = (leases.c.name == self._name) & (leases.c.holder == self._holder)
             await connection.execute(delete(leases).where(held))

@@ -187,6 +187,9 @@ usage: Final = Table(
     Index(None, "minute"),
 )
 
+# One row, which backups keep.
+installation: Final = Table("installation", metadata, _id())
+
 leases: Final = Table(
     "leases",
     metadata,

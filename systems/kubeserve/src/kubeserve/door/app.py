@@ -163,7 +163,7 @@ class Door:
             [web.get("/status", self._status), web.get("/metrics", self._tell), web.post("/look", self._now)]
         )
         app.add_routes(Inlet(self._hot).routes)
-        runner = web.AppRunner(app, access_log=None)
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await runner.setup()
         self._layout.socket.unlink(missing_ok=True)
         former = os.umask(0o077)

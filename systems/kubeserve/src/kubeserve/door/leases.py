@@ -93,6 +93,7 @@ class Leases:
             used.written = max(most, used.written)
             given = (self._door, most, round(1000 * LASTING_SECONDS), round(1000 * EVERY_SECONDS))
             if not await self._ask(EVERY_SECONDS, "EVAL", RENEW, 1, hot_key(deployment_id), *given):
+                used.most = max(most, used.most)  # for the next renewal to tell
                 return
 
     async def _ask(self, seconds: float, *command: Any) -> bool:

@@ -64,7 +64,7 @@ class PodDoor:
         self._stopping = stopping
         with tempfile.TemporaryDirectory(prefix="kubeserve-") as folder:
             self._served = Served(self._workload, folder=Path(folder), means=self._means, may_grow=lambda: False)
-            runner = web.AppRunner(self._app(), access_log=None)
+            runner = web.AppRunner(self._app(), access_log=None, handler_cancellation=True)
             background = {asyncio.create_task(work) for work in (self._leases.run(), self._usage.run())}
             try:
                 await runner.setup()
@@ -86,6 +86,7 @@ class PodDoor:
             [
                 web.get("/healthz", self._live),
                 web.get("/readyz", self._ready),
+                web.get("/zygotez", self._model_live),
                 web.get("/status", self._status),
                 web.get("/metrics", self._tell),
             ]
@@ -97,6 +98,12 @@ class PodDoor:
         return self._served.hot if self._served is not None and deployment_id == self._workload.id else None
 
     async def _live(self, _request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _model_live(self, _request: web.Request) -> web.Response:
+        """Whether the container of the model is to be left running: 200, or 503 once its zygote does not come."""
+        if self._zygote.lost:
+            return web.Response(status=503, text="the zygote does not answer\n")
         return web.Response(text="ok\n")
 
     async def _ready(self, _request: web.Request) -> web.Response:

@@ -1,8 +1,12 @@
 """The zygote of a pod: another container, which is started and ended by the cluster."""
 
 from pathlib import Path
+from time import monotonic
+from typing import Final
 
 from kubeserve.door.zygote import Zygote
+
+LOST_SECONDS: Final = 120.0  # more than a door pauses between two attempts, and one that waits for imports
 
 
 class PodZygote(Zygote):
@@ -13,6 +17,12 @@ class PodZygote(Zygote):
 
     def __init__(self, socket: Path) -> None:
         super().__init__(socket.parent, socket)
+        self._left_at = monotonic()
+
+    @property
+    def lost(self) -> bool:
+        """Whether it has not been there for two minutes: it hangs, or there is none."""
+        return not self.alive and monotonic() - self._left_at > LOST_SECONDS
 
     def log_of(self, name: str) -> None:
         """Keep none."""
@@ -25,6 +35,10 @@ class PodZygote(Zygote):
 
     def _last_words(self) -> str:
         return "the container of the model does not answer; its log says more (kubectl logs POD -c model)"
+
+    def _give_up(self, reason: str) -> None:
+        self._left_at = monotonic()
+        super()._give_up(reason)
 
     def _break(self) -> None:
         if self._writer is not None:

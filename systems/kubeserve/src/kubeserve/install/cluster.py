@@ -12,6 +12,7 @@ from kubeserve.errors import KubeServeError
 from kubeserve.install.tools import FailedError, Json, Kubectl, run
 
 NAMESPACE: Final = "kubeserve"
+OURS: Final = "app.kubernetes.io/part-of=kubeserve"  # a label
 OLDEST: Final = (1, 30)
 KEDA: Final = ("scaledobjects.keda.sh", "triggerauthentications.keda.sh")
 ROUTES: Final = "httproutes.gateway.networking.k8s.io"

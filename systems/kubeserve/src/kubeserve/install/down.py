@@ -2,23 +2,32 @@
 
 from typing import Final
 
-from kubeserve.errors import UnavailableError
-from kubeserve.install.cluster import NAMESPACE
+from kubeserve.errors import KubeServeError, UnavailableError
+from kubeserve.install.cluster import NAMESPACE, OURS
 from kubeserve.install.tools import FailedError, Kubectl, Say, step
 
-OURS: Final = "app.kubernetes.io/part-of=kubeserve"
 OF_USERS: Final = f"{OURS},app.kubernetes.io/managed-by=kubeserve"
 OF_THE_CLUSTER: Final = (
     "validatingadmissionpolicybindings", "validatingadmissionpolicies", "clusterrolebindings", "clusterroles"
 )  # fmt: skip
+NOT_OURS: Final = (
+    f"the namespace {NAMESPACE} has no label {OURS}: it is not KubeServe's, and nothing was removed. "
+    f"If it is, `kubectl label namespace {NAMESPACE} {OURS}` says so"
+)
 STUCK: Final = (
     "what has KEDA's finalizer goes only while KEDA runs; `kubectl get scaledobjects --all-namespaces` lists it"
 )
 
 
 def namespaces(kubectl: Kubectl) -> tuple[bool, list[str]]:
-    """Return whether the platform is there, and the namespaces of its users. Raises as `Kubectl.run`."""
-    there = kubectl.run("get", "namespace", NAMESPACE, "--ignore-not-found", "--output", "name").split()
+    """Return whether the platform is there, and the namespaces of its users.
+
+    Raises KubeServeError where a namespace has its name and not its label, and as `Kubectl.run`.
+    """
+    there = kubectl.json("get", "namespaces", "--field-selector", f"metadata.name={NAMESPACE}")["items"]
+    labels = [f"{name}={value}" for each in there for name, value in each["metadata"].get("labels", {}).items()]
+    if there and OURS not in labels:
+        raise KubeServeError(NOT_OURS, code="foreign")
     return bool(there), kubectl.run("get", "namespaces", "--selector", OF_USERS, "--output", "name").split()
 
 

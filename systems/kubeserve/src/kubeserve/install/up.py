@@ -6,7 +6,7 @@ from typing import Final
 
 from kubeserve.errors import KubeServeError, UnavailableError
 from kubeserve.install import image, secret
-from kubeserve.install.cluster import NAMESPACE, By, Found, Options, look
+from kubeserve.install.cluster import NAMESPACE, OURS, By, Found, Options, look
 from kubeserve.install.overlay import render
 from kubeserve.install.tools import FailedError, Json, Kubectl, Say, step
 
@@ -66,6 +66,7 @@ def _built(kubectl: Kubectl, options: Options, say: Say) -> str:
 def _namespace(kubectl: Kubectl) -> None:
     if not kubectl.run("get", "namespace", NAMESPACE, "--ignore-not-found", "--output", "name").strip():
         kubectl.run("create", "namespace", NAMESPACE)
+        kubectl.run("label", "namespace", NAMESPACE, OURS)  # so that `down` knows it, also if the next step fails
 
 
 def _wait(kubectl: Kubectl, workload: str, seconds: float) -> None:

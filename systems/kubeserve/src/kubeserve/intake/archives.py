@@ -11,7 +11,7 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from kubeserve.errors import ConflictError, NotFoundError, UnavailableError
+from kubeserve.errors import ConflictError, KubeServeError, NotFoundError, UnavailableError
 from kubeserve.intake.environments import Environments
 from kubeserve.objects import Digest, Objects
 from kubeserve.packing import PackingError, pack
@@ -44,7 +44,7 @@ class Archives:
     async def archive(self, environment_id: str) -> Archive | None:
         """Return where the store has an environment, packed now if it has it not yet; None where the image has it.
 
-        Raises NotFoundError if it is nowhere any more, UnavailableError.
+        Raises NotFoundError if it is nowhere any more, KubeServeError if it cannot be packed, UnavailableError.
         """
         if self._environments.is_ready(environment_id):
             return None
@@ -53,7 +53,7 @@ class Archives:
             return found or await self._pack(environment_id)
 
     async def keep(self, used: Iterable[str]) -> None:
-        """Pack those of `used` that the image has, so that a version outlives the image. Raises UnavailableError."""
+        """Pack those of `used` that the image has, so that a version outlives the image. Raises KubeServeError."""
         for name in used:
             if self._environments.is_ready(name):
                 async with self._packing:
@@ -91,7 +91,7 @@ class Archives:
             packed = _archive(name, await asyncio.to_thread(_digest, file))
             digest = await self._objects.put_file(packed.key, file)
         except (PackingError, OSError) as error:
-            raise UnavailableError(f"the environment {name} cannot be packed: {error}") from error
+            raise KubeServeError(f"the environment {name} cannot be packed: {error}", code="unpackable") from error
         finally:
             file.unlink(missing_ok=True)
         return await self._note(name, digest)

@@ -9,6 +9,7 @@ MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 NAME: Final = "app.kubernetes.io/name"
 USER: Final = "kubeserve/user"
 DEPLOYMENT: Final = "kubeserve/deployment"
+INSTALLATION: Final = "kubeserve/installation"  # which platform made it; pods have none, so that no change rolls them
 REVISION: Final = "kubeserve/revision"  # a label of pods, and of what belongs to one revision
 GENERATION: Final = "kubeserve/generation"  # an annotation of the Deployment: the wish that it carries out
 VERSION: Final = "kubeserve/version"  # an annotation of pods: the tag of the version, for people

@@ -111,7 +111,8 @@ def _door(workload: Workload, settings: ClusterSettings) -> Part:
 def _model(what: Replicable, settings: ClusterSettings, urls: Urls) -> Part:
     """Return the container of the zygote: no environment, no secret, and nothing to write but the folder of sockets.
 
-    The readiness of a pod is told by its door; a zygote that ends is started again, without a probe.
+    The readiness of a pod is told by its door, and so is a zygote that hangs: its container has no port, and what would
+    be run in it by a probe is paid for by its tenant. One that ends is started again without a probe.
     """
     minimum = json.dumps(dict(settings.walls), sort_keys=True)
     return {
@@ -122,6 +123,12 @@ def _model(what: Replicable, settings: ClusterSettings, urls: Urls) -> Part:
             *("--socket", ZYGOTE, "--models", MODELS, "--scratch", f"{RUN}/scratch"),
             *("--preload", ",".join(PRELOAD), "--minimum", minimum),
         ],
+        "livenessProbe": {
+            "httpGet": {"path": "/zygotez", "port": PORT},
+            "initialDelaySeconds": 300,  # imports take seconds; on a cold disk a minute
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+        },
         "volumeMounts": [_mount("run", RUN, write=True), *(_mount(name, PATHS[name]) for name in _fetched(urls))],
         "resources": resources.of_model(what.memory),
         "terminationMessagePolicy": LAST_LINES,

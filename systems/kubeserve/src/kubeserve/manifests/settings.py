@@ -13,7 +13,7 @@ from greenscale_worker import ConfigError, RedisOptions
 from kubeserve.settings import Settings
 
 REDIS_PORT: Final = 6379
-STORE_PORT: Final = 8333  # of the object store that comes with the platform
+STORE_PORT: Final = 9000  # of kubeserve-s3, which comes with the platform
 AMAZON: Final = "s3.amazonaws.com"
 ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # as the store of files reads them
 ONE_REDIS: Final = "redis://HOST:PORT or rediss://HOST:PORT is accepted on a cluster; KEDA reads it by the same address"
@@ -42,21 +42,23 @@ class ClusterSettings:
     """What all manifests have in common.
 
     `image` has KubeServe; `namespace` is the platform's own, whose pods call the doors. `store` is where pods fetch
-    models, `walls` the least that must stand around a model, as keys of a level of the runtime. `answers` are the bytes
-    of answers that a deployment may have in an hour.
+    models. `installation` tells this platform's objects from those of others. `walls` are the least that must stand
+    around a model, as keys of a level of the runtime. `answers` are the bytes of answers that a deployment may have in
+    an hour.
     """
 
     image: str
     namespace: str
     redis: Redis
     store: Endpoint
+    installation: str
     walls: Mapping[str, Any] = field(default_factory=dict)
     runtime_class: str | None = None
     user_namespaces: bool = False
     answers: int = 1024**3
 
     @classmethod
-    def of(cls, settings: Settings, redis: RedisOptions, environ: Mapping[str, str]) -> Self:
+    def of(cls, settings: Settings, redis: RedisOptions, environ: Mapping[str, str], installation: str) -> Self:
         """Derive them; `environ` names the object store by AWS_ENDPOINT_URL.
 
         A Redis or a store of this machine alone stands for the one beside the platform on a cluster. Raises
@@ -67,6 +69,7 @@ class ClusterSettings:
             namespace=settings.namespace,
             redis=_redis(redis, settings.namespace),
             store=_store(settings, environ),
+            installation=installation,
             walls=settings.minimum,
             runtime_class=settings.runtime_class,
             user_namespaces=settings.user_namespaces,

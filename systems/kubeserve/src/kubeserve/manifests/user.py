@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from kubeserve.domain import Quota
 from kubeserve.manifests import networks
-from kubeserve.manifests.names import ACCOUNT, MODEL, NAME, labels_of_user, namespace_of
+from kubeserve.manifests.names import ACCOUNT, INSTALLATION, MODEL, NAME, labels_of_user, namespace_of
 from kubeserve.manifests.resources import container_limits, namespace_bounds
 from kubeserve.manifests.settings import ClusterSettings
 
@@ -17,8 +17,9 @@ def user_namespace(user_id: str, quota: Quota, settings: ClusterSettings) -> lis
     labels, namespace = labels_of_user(user_id), namespace_of(user_id)
     standards = {f"pod-security.kubernetes.io/{mode}": STANDARD for mode in ("enforce", "audit", "warn")}
     within = {"namespace": namespace, "labels": labels}
+    whose = {**labels, INSTALLATION: settings.installation, **standards}
     return [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": {**labels, **standards}}},
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": whose}},
         {
             "apiVersion": "v1",
             "kind": "ResourceQuota",

@@ -15,6 +15,7 @@ from kubeserve.manifests.names import (
     DEPLOYMENT,
     GENERATION,
     HASH,
+    INSTALLATION,
     REVISION,
     VERSION,
     labels_of_deployment,
@@ -71,7 +72,8 @@ class _Rendering:
         self._labels = labels_of_deployment(workload.tenant, workload.id)
 
     def object(self, version: str, kind: str, name: str, content: Manifest, what: Replicable | None = None) -> Manifest:
-        labels = {**self._labels, REVISION: str(what.revision)} if what else self._labels
+        labels = {**self._labels, INSTALLATION: self._settings.installation}
+        labels |= {REVISION: str(what.revision)} if what else {}
         metadata = {"name": name, "namespace": namespace_of(self._workload.tenant), "labels": labels}
         return {"apiVersion": version, "kind": kind, "metadata": metadata, **content}
 

@@ -3,14 +3,14 @@
 A place is level-triggered: `apply` says what shall be, as often as one likes, and `observe` what is.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
 from kubeserve.domain import DeploymentState
 from kubeserve.places.workload import Workload
 
-Users = Callable[[], Awaitable[Sequence[str]]]
+Ids = Callable[[], Awaitable[Collection[str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,14 @@ class Observation:
     reason: str
     active: int | None
     replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Ask the database for all users, and for all deployments, those included that are to be deleted."""
+
+    users: Ids
+    deployments: Ids
 
 
 class Place(Protocol):
@@ -44,8 +52,11 @@ class Place(Protocol):
         """Follow what happens in the place until cancelled, and call `changed` when something has."""
         ...
 
-    async def tend(self, users: Users) -> None:
-        """Keep there what each user has there, by their ids, until cancelled. One process at a time does that."""
+    async def tend(self, known: Known) -> None:
+        """Keep there what each user has there, and remove what nobody has any more, until cancelled.
+
+        One process at a time does that.
+        """
         ...
 
     async def welcome(self, user_id: str) -> None:

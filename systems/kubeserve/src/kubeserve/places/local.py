@@ -14,7 +14,7 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from kubeserve.errors import UnavailableError
-from kubeserve.places import Observation, Users
+from kubeserve.places import Known, Observation
 from kubeserve.places.layout import Layout
 from kubeserve.places.logs import new_lines
 from kubeserve.places.workload import Replicable, Workload
@@ -53,9 +53,9 @@ class LocalPlace:
         del changed
         await asyncio.Event().wait()
 
-    async def tend(self, users: Users) -> None:
+    async def tend(self, known: Known) -> None:
         """Wait: users have nothing here but their deployments."""
-        del users
+        del known
         await asyncio.Event().wait()
 
     async def welcome(self, user_id: str) -> None:

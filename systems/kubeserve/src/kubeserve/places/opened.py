@@ -1,6 +1,7 @@
 """The place that the settings name."""
 
 import os
+from collections.abc import Callable
 
 from greenscale_worker import ConfigError, RedisOptions
 
@@ -24,8 +25,19 @@ def check_place(settings: Settings) -> None:
             raise ConfigError(f"{name}: {needed}… is accepted where KUBESERVE_PLACE is cluster: {why}")
 
 
-def open_place(settings: Settings, redis: RedisOptions, fetch: Fetch, sources: Sources) -> Place:
-    """Return the place. Raises ConfigError where there is no cluster, or nothing to talk to one."""
+def open_place(  # noqa: PLR0913  what a process has opened
+    settings: Settings,
+    redis: RedisOptions,
+    fetch: Fetch,
+    sources: Sources,
+    *,
+    installation: str,
+    lapsed: Callable[[], bool],
+) -> Place:
+    """Return the place. A cluster is not written to while `lapsed` holds; a data directory has one process anyway.
+
+    Raises ConfigError where there is no cluster, or nothing to talk to one.
+    """
     if settings.place == "local":
         return LocalPlace(Layout(settings.data), fetch)
     try:
@@ -33,6 +45,6 @@ def open_place(settings: Settings, redis: RedisOptions, fetch: Fetch, sources: S
     except ImportError as error:
         raise ConfigError(f"KUBESERVE_PLACE: cluster needs {error.name}: pip install 'kubeserve[cluster]'") from error
     quota = Quota(settings.quota_replicas, settings.quota_memory)
-    rendering = cluster.Rendering(cluster.ClusterSettings.of(settings, redis, os.environ), quota, sources)
-    users = cluster.RedisUsers(redis, settings.signing_secret())
-    return cluster.ClusterPlace(cluster.Cluster.open(), rendering, users)
+    told = cluster.ClusterSettings.of(settings, redis, os.environ, installation)
+    users = cluster.RedisUsers(redis, settings.signing_secret(), installation)
+    return cluster.ClusterPlace(cluster.Cluster.open(lapsed), cluster.Rendering(told, quota, sources), users)

@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 from kubeserve.errors import KubeServeError
 from kubeserve.queueing import opened
 from kubeserve.usage.store import Taken, UsageStore
-from kubeserve.usage.wire import MINUTE, Bucket, key_of, read
+from kubeserve.usage.wire import MINUTE, key_of, read
 
 TAKE_SECONDS: Final = 5.0
 AHEAD_MINUTES: Final = 24 * 60  # what is later is left until the clock that is wrong is right
@@ -33,7 +33,7 @@ class Taker:
     def __init__(self, redis: RedisOptions, store: UsageStore) -> None:
         self._redis = redis
         self._store = store
-        self._unreadable = set[str]()
+        self._told = set[tuple[str, str]]()
 
     async def run(self) -> None:
         """Take until cancelled. Redis or a database that is away is waited for; no error ends it."""
@@ -53,6 +53,8 @@ class Taker:
             for deployment_id in owners:
                 if found := await self._found(client, deployment_id):
                     waiting[deployment_id] = found
+                else:
+                    self._tell("usage_not_taken", deployment_id, None)
                 if sum(map(len, waiting.values())) >= MOST_BUCKETS:
                     await self._keep(client, owners, waiting)
                     waiting = {}
@@ -62,11 +64,9 @@ class Taker:
         try:
             found: Found = await client.hgetall(key_of(deployment_id))
         except ResponseError as error:  # another type, which nobody of ours has written: the others go on
-            if deployment_id not in self._unreadable:
-                log.warning("usage_unreadable", deployment=deployment_id, why=str(error))
-                self._unreadable.add(deployment_id)
+            self._tell("usage_unreadable", deployment_id, str(error))
             return {}
-        self._unreadable.discard(deployment_id)
+        self._tell("usage_unreadable", deployment_id, None)
         return found
 
     async def _keep(self, client: Any, owners: Mapping[str, str], waiting: Mapping[str, Found]) -> None:
@@ -74,20 +74,27 @@ class Taker:
         taken: list[Taken] = []
         for deployment_id, found in waiting.items():
             buckets = {field: read(_text(field), _text(value)) for field, value in found.items()}
+            why = None
             for field, bucket in buckets.items():
-                if bucket is not None and bucket.minute <= latest:
+                if bucket is None:
+                    why = "there is something that is no count"
+                elif bucket.minute <= latest:
                     taken.append(Taken(deployment_id, owners[deployment_id], bucket))
                 else:
-                    self._complain(deployment_id, bucket)
-                    if bucket is not None:
-                        del found[field]
+                    why = "it is of a time to come: a clock is wrong"
+                    del found[field]
+            self._tell("usage_not_taken", deployment_id, why)
         await self._store.keep(taken)
         for deployment_id, found in waiting.items():
             await _forget(client, deployment_id, found)
 
-    def _complain(self, deployment_id: str, bucket: Bucket | None) -> None:
-        why = "this is no count" if bucket is None else "it is of a time to come: a clock is wrong"
-        log.warning("usage_not_taken", deployment=deployment_id, why=why)
+    def _tell(self, event: str, deployment_id: str, why: str | None) -> None:
+        """Warn of it once, until nothing is to be told."""
+        if why is None:
+            self._told.discard((event, deployment_id))
+        elif (event, deployment_id) not in self._told:
+            self._told.add((event, deployment_id))
+            log.warning(event, deployment=deployment_id, why=why)
 
 
 async def _forget(client: Any, deployment_id: str, found: Found) -> None:

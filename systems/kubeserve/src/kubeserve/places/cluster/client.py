@@ -1,10 +1,10 @@
 """The API server, as the place needs it: every error is one of ours, and what passes by itself is waited for."""
 
 import asyncio
+import json
 import random
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
 from typing import Any, Final, Self, TypeVar
 
 import httpx2
@@ -15,6 +15,7 @@ from lightkube.config.client_adapter import AsyncClient as open_http  # noqa: N8
 from lightkube.config.client_adapter import ConnectionParams
 from lightkube.config.kubeconfig import SingleConfig
 from lightkube.core.exceptions import ConfigError as KubeConfigError
+from lightkube.core.resource import api_info
 from lightkube.types import CascadeType
 
 from kubeserve.errors import ForbiddenError, KubeServeError, NotFoundError, UnavailableError
@@ -37,6 +38,7 @@ UNKNOWN_GROUP: Final = "404 page not found"  # in plain text, where nothing of t
 SERVERS_OWN: Final = "Audit-Id"  # a header of all that the API server itself answers
 # A namespace that goes may be made again. Rights may be given; and a server that has just started knows of none.
 LATER: Final = re.compile('is being terminated|is forbidden: User "[^"]*" cannot ')
+LAPSED: Final = "this control plane stalled, and another one may have taken over; it waits for the database's word"
 ALL: Final = "*"
 BACKGROUND: Final[Any] = CascadeType.BACKGROUND
 log = structlog.get_logger()
@@ -57,22 +59,26 @@ class UnknownKindError(NotFoundError):
 
 
 class Cluster:
-    """One API server. Every call raises UnavailableError while it does not serve us, RefusedError where it refuses."""
+    """One API server. Every call raises UnavailableError while it does not serve us, RefusedError where it refuses.
 
-    def __init__(self, config: SingleConfig) -> None:
+    While `lapsed` holds nothing is written: another control plane may have taken over.
+    """
+
+    def __init__(self, config: SingleConfig, lapsed: Callable[[], bool] = lambda: False) -> None:
+        self._lapsed = lapsed
         timeout = httpx2.Timeout(ANSWER_SECONDS)
         self._client = AsyncClient(config, field_manager=PLATFORM, timeout=timeout)
         self._http = open_http(config, ConnectionParams(timeout=timeout))  # for logs: lines of any length
         self._opens = 0.0  # when a server that asked to come later may be asked again
 
     @classmethod
-    def open(cls) -> Self:
+    def open(cls, lapsed: Callable[[], bool] = lambda: False) -> Self:
         """Open the cluster that this process is a pod of, else that of KUBECONFIG. Raises ConfigError."""
         try:
             config = KubeConfig.from_env().get()
             if config is None:
                 raise KubeConfigError("it names no cluster")  # noqa: TRY301  told as the other errors of the file are
-            return cls(config)
+            return cls(config, lapsed)
         except (KubeConfigError, OSError, LookupError, ValueError, TypeError, AssertionError) as error:
             raise ConfigError(
                 f"KUBESERVE_PLACE: no cluster can be reached: {error}; run in a pod, or let KUBECONFIG name the file"
@@ -81,7 +87,7 @@ class Cluster:
     async def apply(self, manifest: Manifest) -> Manifest:
         """Make an object what `manifest` says, by server-side apply; what others set beside it stays."""
         made = KINDS[manifest["kind"]](manifest)
-        applied: Manifest = await self._ask(lambda: self._client.apply(made, force=True))
+        applied: Manifest = await self._ask(lambda: self._client.apply(made, force=True), writes=True)
         return applied
 
     async def list(self, kind: str, selector: Mapping[str, str]) -> tuple[list[Manifest], str]:
@@ -97,19 +103,23 @@ class Cluster:
         """Delete an object, and what belongs to it. One that is not there is fine."""
         inside: dict[str, Any] = {"namespace": namespace} if namespace else {}
         try:
-            await self._ask(lambda: self._client.delete(KINDS[kind], name, cascade=BACKGROUND, **inside))
+            await self._ask(lambda: self._client.delete(KINDS[kind], name, cascade=BACKGROUND, **inside), writes=True)
         except NotFoundError:
             return
 
     async def watch(self, kind: str, selector: Mapping[str, str], version: str) -> AsyncGenerator[Event]:
-        """Yield what happens to these objects after `version`, without end. Raises NotFoundError if that is too old."""
-        events: Any = self._client.watch(
-            KINDS[kind], labels=dict(selector), resource_version=version, **_everywhere(kind)
-        )
+        """Yield what happens to these objects after `version`, until the server ends it, as it may at any time.
+
+        Raises NotFoundError if that is too old. lightkube's own would ask on at once, without a pause.
+        """
+        labels = ",".join(f"{name}={value}" for name, value in selector.items())
+        query = {"watch": "true", "resourceVersion": version, "labelSelector": labels}
+        silent = httpx2.Timeout(ANSWER_SECONDS, read=None)
         try:
-            async with aclosing(events):
-                async for event, seen in events:
-                    yield event, {"kind": kind, **seen}
+            async with self._http.stream("GET", _path(kind), params=query, timeout=silent) as answer:
+                answer.raise_for_status()
+                async for line in answer.aiter_lines():
+                    yield _event(kind, line)
         except Exception as error:
             raise _told(error) from error
 
@@ -137,10 +147,12 @@ class Cluster:
         await self._client.close()
         await self._http.aclose()
 
-    async def _ask(self, what: Callable[[], Awaitable[Result]]) -> Result:
+    async def _ask(self, what: Callable[[], Awaitable[Result]], *, writes: bool = False) -> Result:
         """Ask, again after a conflict, an error of the server's or a cut. Each try takes 20 s at most."""
         for left in reversed(range(TRIES)):
             await self._opened()
+            if writes and self._lapsed():
+                raise UnavailableError(LAPSED)
             try:
                 async with asyncio.timeout(REQUEST_SECONDS):
                     return await what()
@@ -161,6 +173,23 @@ class Cluster:
     def _close_for(self, seconds: float) -> None:
         if seconds:
             self._opens = asyncio.get_running_loop().time() + min(seconds, LONGEST_CLOSED)
+
+
+def _path(kind: str) -> str:
+    """Return where the objects of all namespaces are."""
+    about = api_info(KINDS[kind])
+    group, version = about.resource.group, about.resource.version
+    return f"{f'/apis/{group}' if group else '/api'}/{version}/{about.plural}"
+
+
+def _event(kind: str, line: str) -> Event:
+    event = json.loads(line)
+    about = event["object"]
+    if event["type"] != "ERROR":
+        return event["type"], {"kind": kind, **about}
+    if about.get("code") == GONE:
+        raise NotFoundError(f"not in the cluster: {about.get('message')}")
+    raise UnavailableError(f"{AWAY}: {about.get('message')}")
 
 
 def _everywhere(kind: str) -> dict[str, Any]:

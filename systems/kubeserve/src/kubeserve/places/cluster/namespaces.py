@@ -8,7 +8,7 @@ import structlog
 
 from kubeserve.errors import KubeServeError, UnavailableError
 from kubeserve.manifests import Manifest
-from kubeserve.places import Users
+from kubeserve.places import Known
 from kubeserve.places.cluster.apply import put
 from kubeserve.places.cluster.client import Cluster
 from kubeserve.places.cluster.kinds import is_going
@@ -52,11 +52,11 @@ class Namespaces:
         await put(self._cluster, self._render(user_id))
         self._kept[user_id] = asyncio.get_running_loop().time()
 
-    async def tend(self, users: Users) -> None:
+    async def tend(self, known: Known) -> None:
         """Keep the namespaces of all users until cancelled. No error ends it."""
         while True:
             try:
-                for user_id in await users():
+                for user_id in await known.users():
                     if not self._goes(user_id) and (not self._stands(user_id) or self._is_due(user_id)):
                         await self._try(user_id)
             except KubeServeError as error:

@@ -10,13 +10,14 @@ import structlog
 from kubeserve.domain import DeploymentState
 from kubeserve.errors import KubeServeError, UnavailableError
 from kubeserve.manifests import DEPLOYMENT, USER, Manifest
-from kubeserve.places import Observation, Users
+from kubeserve.places import Known, Observation
 from kubeserve.places.cluster.apply import prune, put
 from kubeserve.places.cluster.client import Cluster
 from kubeserve.places.cluster.kinds import SELECTOR
 from kubeserve.places.cluster.logs import followed, lines_of
 from kubeserve.places.cluster.namespaces import Namespaces
 from kubeserve.places.cluster.observe import observation
+from kubeserve.places.cluster.orphans import Orphans
 from kubeserve.places.cluster.redis_users import RedisUsers
 from kubeserve.places.cluster.trial import PATIENCE, Trial
 from kubeserve.places.cluster.watch import Mirror
@@ -62,6 +63,7 @@ class ClusterPlace:
         self._cluster = cluster
         self._render = render
         self._redis = redis
+        self._orphans = Orphans(cluster, redis)
         self._patience = patience
         self._changed: Callable[[], None] = lambda: None
         self._deployments = self._mirror("Deployment", DEPLOYMENT)
@@ -79,9 +81,11 @@ class ClusterPlace:
             for mirror in self._mirrors:
                 group.create_task(mirror.run())
 
-    async def tend(self, users: Users) -> None:
-        """Keep the namespaces of all users until cancelled."""
-        await self.namespaces.tend(users)
+    async def tend(self, known: Known) -> None:
+        """Keep the namespaces of all users, and remove what is of nobody, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.namespaces.tend(known))
+            group.create_task(self._orphans.tend(known))
 
     async def welcome(self, user_id: str) -> None:
         """Make a user's namespace now. Raises KubeServeError where it has to come later, by `tend`."""

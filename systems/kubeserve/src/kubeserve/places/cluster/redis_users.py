@@ -6,7 +6,7 @@ import hmac
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from greenscale_worker import ConfigError, QueueUnavailableError, RedisOptions, redis_client
 from redis.asyncio.cluster import RedisCluster
@@ -25,6 +25,7 @@ COMMANDS: Final = (
     "zrange", "zrangebyscore", "zrem", "zremrangebyscore", "zscore",
 )  # fmt: skip
 SAVE: Final = "ACL", "SAVE"  # where Redis has a file of its users: they outlive it, also while the platform is away
+USER: Final = redis_user_of("")
 WAKE_SECONDS: Final = 60.0
 
 
@@ -36,9 +37,10 @@ def password_of(secret: bytes, deployment_id: str) -> str:
 class RedisUsers:
     """The users of all deployments. Every call raises UnavailableError if Redis is away, or does not let us."""
 
-    def __init__(self, redis: RedisOptions, secret: bytes) -> None:
+    def __init__(self, redis: RedisOptions, secret: bytes, installation: str) -> None:
         self._redis = redis
         self._secret = secret
+        self.installation = installation
         self._saved = set[str]()
 
     def password(self, deployment_id: str) -> str:
@@ -50,11 +52,19 @@ class RedisUsers:
         name, *below = key_patterns(deployment_id)
         keys = [f"~{pattern}" for pattern in (name, *below)]
         rights = ["resetchannels", f"&{{{name}}}:*", "nocommands", *(f"+{command}" for command in COMMANDS)]
-        rule = ["reset", "on", f">{self.password(deployment_id)}", *keys, *rights]
+        rule = ["reset", "on", f">{self.password(deployment_id)}", self._mark(deployment_id), *keys, *rights]
         await self._ask("ACL", "SETUSER", redis_user_of(deployment_id), *rule)
         if deployment_id not in self._saved:
             await self._ask(*SAVE)
             self._saved.add(deployment_id)
+
+    async def ours(self) -> set[str]:
+        """Return the ids of the deployments whose users this installation has made, in Redis and of late."""
+        told = await self._ask("ACL", "LIST")
+        lines = [line for each in told.values() for line in each] if isinstance(told, dict) else told
+        users = [line.decode(errors="replace").split()[1:] for line in lines]
+        of_deployments = [(name[len(USER) :], rule) for name, *rule in users if name.startswith(USER)]
+        return {deployment_id for deployment_id, rule in of_deployments if self._mark(deployment_id) in rule}
 
     async def remove(self, deployment_id: str) -> None:
         """Let there be no such user; who is logged in as it is cut off."""
@@ -68,16 +78,20 @@ class RedisUsers:
         await self._ask("ZADD", key, until, "platform/0")
         await self._ask("EXPIRE", key, int(WAKE_SECONDS))
 
-    async def _ask(self, *command: str | int) -> None:
+    def _mark(self, deployment_id: str) -> str:
+        """Return the hash of a password that nobody has: by it we know a user that this installation has made."""
+        return f"#{hmac.digest(self._secret, f'{self.installation} {deployment_id}'.encode(), hashlib.sha256).hex()}"
+
+    async def _ask(self, *command: str | int) -> Any:
         """Send a command whole: what is cancelled while it connects would leave its connection open."""
         asking = asyncio.create_task(self._send(command))
         try:
-            await asyncio.shield(asking)
+            return await asyncio.shield(asking)
         except asyncio.CancelledError:
             await asyncio.wait({asking})
             raise
 
-    async def _send(self, command: Sequence[str | int]) -> None:
+    async def _send(self, command: Sequence[str | int]) -> Any:
         """Send it; one about users to every server, each of which has its own."""
         refusals = (ResponseError,) if command == SAVE else ()  # of a server that has no such file
         try:
@@ -85,8 +99,8 @@ class RedisUsers:
                 is_for_all = command[0] == "ACL" and isinstance(client, RedisCluster)
                 where = {"target_nodes": RedisCluster.ALL_NODES} if is_for_all else {}
                 with suppress(*refusals):
-                    await client.execute_command(*command, **where)
+                    return await client.execute_command(*command, **where)
         except QueueUnavailableError as error:
             raise UnavailableError("Redis does not answer; a deployment needs its queue") from error
         except ConfigError as error:
-            raise UnavailableError("Redis lets the platform make no users: grant it ACL SETUSER and DELUSER") from error
+            raise UnavailableError("Redis lets us make no users: grant ACL SETUSER, DELUSER and LIST") from error

@@ -34,7 +34,7 @@ class Rendering:
         return user_namespace(user_id, self._quota, self._settings)
 
     async def deployment(self, workload: Workload, redis_password: str) -> Sequence[Manifest]:
-        """Return the objects of a deployment. Raises UnavailableError while what its pods fetch cannot be named."""
+        """Return the objects of a deployment. Raises KubeServeError while what its pods fetch cannot be named."""
         revisions = [what for what in (workload.target, workload.fallback) if what is not None]
         urls = {what.revision: await self._fetched(workload.tenant, what) for what in revisions}
         return deployment(workload, self._settings, redis_password=redis_password, urls=urls)

@@ -1,6 +1,7 @@
 """A mirror of the objects of one kind that are ours: listed, then followed, so that looking costs no request."""
 
 import asyncio
+import random
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import aclosing
@@ -38,25 +39,28 @@ class Mirror:
         return list(self._objects.get(group, {}).values())
 
     async def run(self) -> None:
-        """Follow until cancelled. No error ends it."""
-        pause = FIRST_PAUSE
+        """Follow until cancelled. No error ends it; the pauses grow until a watch lasts longer than the one before."""
+        pause, now = FIRST_PAUSE, asyncio.get_running_loop().time
         while True:
-            try:
-                await self._follow()
-                pause = FIRST_PAUSE
-            except NotFoundError:  # what it would go on from is forgotten
-                pause = FIRST_PAUSE
-            except KubeServeError as error:
-                log.info("watch_broke", kind=self._kind, why=error.message)
-                pause = self._broke(pause)
-            except Exception:
-                log.exception("watch_failed", kind=self._kind)
-                pause = self._broke(pause)
-            await asyncio.sleep(pause)
+            began = now()
+            lasted = await self._ended() and now() - began > pause
+            pause = FIRST_PAUSE if lasted else min(2 * pause, LONGEST_PAUSE)
+            await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311  jitter
 
-    def _broke(self, pause: float) -> float:
+    async def _ended(self) -> bool:
+        """Follow until that ends. Return whether the cluster was there until then."""
+        try:
+            await self._follow()
+        except NotFoundError:  # what it would go on from is forgotten
+            return True
+        except KubeServeError as error:
+            log.info("watch_broke", kind=self._kind, why=error.message)
+        except Exception:
+            log.exception("watch_failed", kind=self._kind)
+        else:
+            return True
         self._lost = asyncio.get_running_loop().time() if self._lost is None else self._lost
-        return min(2 * pause, LONGEST_PAUSE)
+        return False
 
     async def _follow(self) -> None:
         listed, version = await self._cluster.list(self._kind, SELECTOR)

@@ -100,5 +100,7 @@ element("delete").addEventListener("click", async () => {
 const graphs = element("graphs");
 if (graphs) {
   const theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
-  graphs.src = `${graphs.dataset.url}?${new URLSearchParams({ "var-deployment": id, theme, kiosk: "" })}`;
+  const src = `${graphs.dataset.url}?${new URLSearchParams({ "var-deployment": id, theme, kiosk: "" })}`;
+  const sandbox = "allow-scripts allow-same-origin allow-forms";
+  graphs.append(h("iframe", { src, sandbox, title: "Graphs of this deployment", referrerpolicy: "no-referrer" }));
 }

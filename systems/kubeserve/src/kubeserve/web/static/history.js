@@ -21,11 +21,17 @@ export async function showEvents(id) {
 }
 
 function row({ at, action, actor, detail }) {
-  const { to, reason, revision, from } = detail;
-  const what = revision ?? (action === "rolled_back" ? `${from} → ${to}` : to ?? "");
   return h("li", { class: actor === "platform" ? "" : "own" },
     h("time", { datetime: at }, when(at)),
-    h("div", {}, h("strong", {}, `${WORDS[action] ?? action} ${what}`), reason && h("p", {}, reason)));
+    h("div", {}, h("strong", {}, words(action, detail)), detail.reason && h("p", {}, detail.reason)));
+}
+
+function words(action, { to, from, revision, requests_per_minute: limit }) {
+  if (action === "limited") {
+    return limit === null ? "limit removed" : `limited to ${limit.toLocaleString()} a minute`;
+  }
+  const what = revision ?? (action === "rolled_back" ? `${from} → ${to}` : to ?? "");
+  return `${WORDS[action] ?? action} ${what}`;
 }
 
 /** Lets the button show and hide the logs. @param {string} id */
