@@ -64,51 +64,10 @@ def cluster_of(api: KubeApi, lapsed: Callable[[], bool] = lambda: False) -> Clus
     return Cluster(config, lapsed)
 
 
-class Site:
-    """A place on an API server, and what a reconciler would do with it. `restart` begins anew, as after a death."""
+class Wishes:
+    """What a reconciler would do with `place`, and wait for."""
 
-    def __init__(self, api: KubeApi, redis: RedisOptions, **options: Any) -> None:
-        self.api = api
-        self.shelf = Shelf()
-        self.redis_options = redis
-        self.redis = RedisUsers(redis, SECRET, SETTINGS.installation)
-        self.quota = Quota()
-        self.life = 86_400.0
-        self.changes = 0
-        self.poke: Callable[[], None] = lambda: None
-        self._options = {"patience": 0.3, **options}
-        self.place: ClusterPlace
-        self._running: asyncio.Task[None] | None = None
-
-    @classmethod
-    @asynccontextmanager
-    async def open(cls, redis: RedisOptions, seed: int = 0, **options: Any) -> AsyncIterator[Self]:
-        async with KubeApi.open(seed) as api:
-            made = cls(api, redis, **options)
-            await made.restart()
-            yield made
-            await made.stop()
-
-    async def restart(self) -> None:
-        await self.stop()
-        self.place = self.new_place()
-        self._running = asyncio.create_task(self.place.run(self._changed))
-
-    def new_place(self) -> ClusterPlace:
-        rendering = Rendering(SETTINGS, self.quota, Sources(self.shelf, self.shelf, self.shelf), life=self.life)
-        return ClusterPlace(cluster_of(self.api), rendering, self.redis, **self._options)
-
-    async def stop(self) -> None:
-        if self._running is not None:
-            assert not self._running.done(), self._running
-            self._running.cancel()
-            await asyncio.wait({self._running})
-            await self.place.aclose()
-            self._running = None
-
-    def _changed(self) -> None:
-        self.changes += 1
-        self.poke()
+    place: ClusterPlace
 
     def workload(self, number: int = 1, **changes: Any) -> Workload:
         return Workload(id=str(uuid.uuid4()), tenant=TENANT, generation=1, target=self.revision(number, **changes))
@@ -154,6 +113,52 @@ class Site:
                     if await self.place.remove(workload.id):
                         return
                 await asyncio.sleep(POLL)
+
+
+class Site(Wishes):
+    """A place on the scripted API server. `restart` begins anew, as after a death."""
+
+    def __init__(self, api: KubeApi, redis: RedisOptions, **options: Any) -> None:
+        self.api = api
+        self.shelf = Shelf()
+        self.redis_options = redis
+        self.redis = RedisUsers(redis, SECRET, SETTINGS.installation)
+        self.quota = Quota()
+        self.life = 86_400.0
+        self.changes = 0
+        self.poke: Callable[[], None] = lambda: None
+        self._options = {"patience": 0.3, **options}
+        self._running: asyncio.Task[None] | None = None
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, redis: RedisOptions, seed: int = 0, **options: Any) -> AsyncIterator[Self]:
+        async with KubeApi.open(seed) as api:
+            made = cls(api, redis, **options)
+            await made.restart()
+            yield made
+            await made.stop()
+
+    async def restart(self) -> None:
+        await self.stop()
+        self.place = self.new_place()
+        self._running = asyncio.create_task(self.place.run(self._changed))
+
+    def new_place(self) -> ClusterPlace:
+        rendering = Rendering(SETTINGS, self.quota, Sources(self.shelf, self.shelf, self.shelf), life=self.life)
+        return ClusterPlace(cluster_of(self.api), rendering, self.redis, **self._options)
+
+    async def stop(self) -> None:
+        if self._running is not None:
+            assert not self._running.done(), self._running
+            self._running.cancel()
+            await asyncio.wait({self._running})
+            await self.place.aclose()
+            self._running = None
+
+    def _changed(self) -> None:
+        self.changes += 1
+        self.poke()
 
     def key(self, workload: Workload, plural: str = "deployments") -> tuple[str, str, str]:
         return plural, namespace_of(workload.tenant), name_of(workload.id)

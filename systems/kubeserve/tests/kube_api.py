@@ -10,6 +10,7 @@ import copy
 import json
 import random
 import re
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
@@ -26,7 +27,9 @@ KINDS = {
     "poddisruptionbudgets": "PodDisruptionBudget",
 }  # fmt: skip
 PATH = re.compile(r"/apis?/(?:[a-z.0-9]+/)?v1[a-z0-9]*(?:/namespaces/([^/]+)(?=/))?/([a-z]+)(?:/([^/]+)(?:/(log))?)?")
-FAULTS = ("conflict", "busy", "error", "html", "cut", "lost", "slow", "garbage", "redirect")
+FAULTS = ("conflict", "busy", "error", "html", "astray", "rights", "cut", "lost", "slow", "garbage", "redirect")
+PAGES = {"html": (502, "<html><h1>Bad Gateway</h1>"), "astray": (404, "404 page not found\n")}
+UNREAD = 'RBAC: clusterrole.rbac.authorization.k8s.io "kubeserve" not found'  # yet, by a server that has just started
 CRASHED = {"exitCode": 1, "reason": "Error", "message": "loading\nValueError: not a model\n"}
 
 
@@ -42,6 +45,13 @@ class Refusal(Exception):  # noqa: N818  an answer, too
     def response(self) -> web.Response:
         headers = {"Content-Type": "application/json"}
         return web.Response(body=json.dumps(self.body()), status=self.code, headers=headers)
+
+
+REFUSALS = {
+    "conflict": Refusal(409, "Conflict", "the object has been modified; please apply your changes again"),
+    "rights": Refusal(403, "Forbidden", f'pods is forbidden: User "kubeserve" cannot list resource "pods": {UNREAD}'),
+    "error": Refusal(500, "InternalError", "etcdserver: leader changed"),
+}
 
 
 class KubeApi:
@@ -148,7 +158,7 @@ class KubeApi:
         self.calls.append((request.method, request.path))
         if self.away or fault == "cut":
             return _cut(request)
-        if fault in {"conflict", "busy", "error", "html", "garbage", "redirect"}:
+        if fault in {"conflict", "busy", "error", "html", "astray", "rights", "garbage", "redirect"}:
             return _faulty(fault, self.wait)
         if fault == "slow":
             await asyncio.sleep(self.random.uniform(0, 0.2))
@@ -170,7 +180,9 @@ class KubeApi:
 
     async def _answered(self, request: web.Request) -> web.StreamResponse | Object:
         found = PATH.fullmatch(request.path)
-        if found is None or found[2] not in KINDS or found[2] in self.missing:
+        if found is not None and found[2] in self.missing:
+            return web.Response(status=404, text="404 page not found\n", headers={"Audit-Id": str(uuid.uuid4())})
+        if found is None or found[2] not in KINDS:
             raise Refusal(404, "NotFound", "the server could not find the requested resource")
         namespace, plural, name, log = found.groups(default="")
         if log:
@@ -373,19 +385,18 @@ def _cut(request: web.Request) -> web.Response:
 
 def _faulty(fault: str, wait: int) -> web.Response:
     match fault:
-        case "conflict":
-            return Refusal(409, "Conflict", "the object has been modified; please apply your changes again").response()
         case "busy":
             return web.Response(
                 status=429, headers={"Retry-After": str(wait)}, text="Too many requests, please try again"
             )
-        case "html":
-            return web.Response(status=502, content_type="text/html", text="<html><h1>Bad Gateway</h1>")
+        case "html" | "astray":  # of a proxy, which reaches nobody or does not know the way
+            status, text = PAGES[fault]
+            return web.Response(status=status, text=text)
         case "garbage":
             return web.Response(body=b'{"kind": ', content_type="application/json")
         case "redirect":
             return web.Response(status=302, headers={"Location": "https://login.example.org/"})
-    return Refusal(500, "InternalError", "etcdserver: leader changed").response()
+    return REFUSALS[fault].response()
 
 
 def _merged(now: Any, former: Any, wanted: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Final
 
 from kubeserve.errors import NotFoundError, UnavailableError
 from kubeserve.manifests import Manifest
-from kubeserve.places.cluster.client import Cluster, RefusedError
+from kubeserve.places.cluster.client import Cluster, RefusedError, UnknownKindError
 from kubeserve.places.cluster.kinds import DEPLOYMENTS, OPTIONAL, ORDER, is_going, name_of
 
 MISSING: Final = {"ScaledObject": "KEDA", "TriggerAuthentication": "KEDA"}
@@ -21,13 +21,13 @@ async def _put(cluster: Cluster, manifest: Manifest) -> Manifest | None:
     kind = manifest["kind"]
     try:
         return await cluster.apply(manifest)
-    except NotFoundError as error:
-        if "could not find the requested resource" not in error.message:
-            raise UnavailableError("its namespace is gone; it is made again") from error
+    except UnknownKindError as error:
         if kind in OPTIONAL:
             return None
         missing = MISSING.get(kind, manifest["apiVersion"])
         raise RefusedError(f"the cluster knows no {kind}: {missing} has to be installed") from error
+    except NotFoundError as error:
+        raise UnavailableError("its namespace is gone; it is made again") from error
 
 
 async def found(cluster: Cluster, selector: Mapping[str, str]) -> list[Manifest]:
@@ -36,7 +36,7 @@ async def found(cluster: Cluster, selector: Mapping[str, str]) -> list[Manifest]
     for kind in reversed(DEPLOYMENTS):
         try:
             objects += (await cluster.list(kind, selector))[0]
-        except NotFoundError:  # the cluster knows no such kind
+        except UnknownKindError:
             continue
     return objects
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, Final, Self, TypeVar
 
@@ -32,6 +33,11 @@ LONGEST_REASON: Final = 300
 LONGEST_LINE: Final = 16 * 1024
 BAD, FORBIDDEN, NOT_FOUND, GONE, INVALID = 400, 403, 404, 410, 422
 AWAY: Final = "the cluster does not answer"
+UNKNOWN: Final = "the server could not find the requested resource"
+UNKNOWN_GROUP: Final = "404 page not found"  # in plain text, where nothing of the group is installed
+SERVERS_OWN: Final = "Audit-Id"  # a header of all that the API server itself answers
+# A namespace that goes may be made again. Rights may be given; and a server that has just started knows of none.
+LATER: Final = re.compile('is being terminated|is forbidden: User "[^"]*" cannot ')
 LAPSED: Final = "this control plane stalled, and another one may have taken over; it waits for the database's word"
 ALL: Final = "*"
 BACKGROUND: Final[Any] = CascadeType.BACKGROUND
@@ -46,6 +52,10 @@ class RefusedError(KubeServeError):
 
     status = 502
     code = "refused"
+
+
+class UnknownKindError(NotFoundError):
+    """The cluster knows no such kind of objects: what brings it is not installed."""
 
 
 class Cluster:
@@ -199,9 +209,10 @@ def _told(error: Exception) -> KubeServeError:
     code, message = _status(error)
     why = " ".join(message.split())[:LONGEST_REASON]
     if code == GONE or (code == NOT_FOUND and why):
-        return NotFoundError(f"not in the cluster: {why}")
-    if "is being terminated" in why:  # of a namespace: it may be made again when it is gone
-        return UnavailableError(f"the cluster is busy: {why}")
+        absent = UnknownKindError if why == UNKNOWN else NotFoundError
+        return absent(f"not in the cluster: {why}")
+    if LATER.search(why):
+        return UnavailableError(f"the cluster does not take it yet: {why}")
     if code == FORBIDDEN:
         return ForbiddenError(f"the cluster forbids it: {why}")
     if why and code in {BAD, INVALID}:
@@ -217,9 +228,16 @@ def _status(error: Exception) -> tuple[int | None, str]:
         return status.code, status.message or ""
     if not isinstance(error, httpx2.HTTPStatusError):
         return None, ""
+    response = error.response
     try:
-        body = error.response.json()
-    except (ValueError, httpx2.HTTPError, httpx2.StreamError):
+        text = response.text
+        body = response.json()
+    except (httpx2.HTTPError, httpx2.StreamError):  # a stream's, that nobody reads
+        text, body = "", None
+    except ValueError:
         body = None
-    known = isinstance(body, dict) and body.get("kind") == "Status"
-    return error.response.status_code, str(body.get("message", "")) if known else ""
+    if isinstance(body, dict) and body.get("kind") == "Status":
+        return response.status_code, str(body.get("message", ""))
+    # A page of a proxy that does not know the way would make what is there seem to be gone.
+    is_unknown_group = text.strip() == UNKNOWN_GROUP and SERVERS_OWN in response.headers
+    return response.status_code, UNKNOWN if is_unknown_group else ""
