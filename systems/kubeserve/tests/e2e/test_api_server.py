@@ -8,7 +8,7 @@ has names of its own and goes in the end: a namespace, an account, a role, a pol
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -24,9 +24,11 @@ from kube_api import status_of
 from kubeserve.domain import DeploymentState, Quota
 from kubeserve.errors import KubeServeError, UnavailableError
 from kubeserve.manifests import DEPLOYMENT, name_of, namespace_of
-from kubeserve.places.cluster import Cluster, ClusterPlace, RedisUsers, Rendering
+from kubeserve.places import Known
+from kubeserve.places.cluster import Cluster, ClusterPlace, RedisUsers, Rendering, orphans
 from kubeserve.places.cluster.client import UnknownKindError
 from kubeserve.places.cluster.kinds import DEPLOYMENTS, KINDS, SELECTOR
+from kubeserve.places.cluster.orphans import Orphans
 from kubeserve.places.sources import Sources
 from kubeserve.places.workload import Workload
 
@@ -44,7 +46,7 @@ class Site(Wishes):
     """The place, as the account of the platform, and a kubelet that does what a test says."""
 
     def __init__(self, loan: Loan, users: RedisUsers) -> None:
-        self.loan, self.admin = loan, loan.admin
+        self.loan, self.admin, self.users = loan, loan.admin, users
         self.tenant = loan.user()
         shelf = Shelf()
         self.cluster = Cluster(loan.account.config)
@@ -351,6 +353,41 @@ async def test_a_namespace_that_is_stuck_is_waited_for_and_comes_back_with_all_i
     await site.apply(workload)
     await site.fare("ready")
     await site.until(workload, lambda seen: at(seen, state=State.READY))
+
+
+async def test_what_the_database_does_not_know_is_removed_by_the_rights_of_the_account(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orphans, "UNKNOWN_SECONDS", 1e-9)
+    kept, orphan = site.wish(), site.wish()
+    for workload in (kept, orphan):
+        await site.apply(workload)
+    users, looks = [site.tenant], Orphans(site.cluster, site.users)
+
+    async def known_users() -> Sequence[str]:
+        return users
+
+    async def known_deployments() -> Sequence[str]:
+        return [kept.id]
+
+    known = Known(known_users, known_deployments)
+    for _ in range(2):
+        await looks.look(known)
+    await until(lambda: _is_gone(site, orphan))
+    assert await site.objects(kept)
+    users[:] = [str(uuid.uuid4())]
+    for _ in range(2):
+        await looks.look(known)
+    await until(lambda: _has_no_home(site))
+
+
+async def _has_no_home(site: Site) -> bool:
+    homes = await site.admin.get("/api/v1/namespaces")
+    return namespace_of(site.tenant) not in {each["metadata"]["name"] for each in homes}
+
+
+async def _is_gone(site: Site, workload: Workload) -> bool:
+    return not await site.objects(workload)
 
 
 async def test_a_kind_that_is_not_installed_is_told_from_a_server_that_is_away(
