@@ -568,12 +568,12 @@ def test_a_secret_is_never_told(name: str, tmp_path: Path) -> None:
         assert "hush" not in said
 
 
-def test_a_file_of_a_secret_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    binary, large = tmp_path / "binary", tmp_path / "large"
-    binary.write_bytes(b"\xff\xfe")
-    large.write_bytes(b"x" * 100_000)
-    for path in (binary, large, tmp_path, tmp_path / "nowhere"):
-        line = refused({"NEYSA_API_KEY_FILE": str(path)})
+def test_a_file_of_a_secret_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("binary").write_bytes(b"\xff\xfe")
+    Path("large").write_bytes(b"x" * 100_000)
+    for path in ("binary", "large", "../" + tmp_path.name, "nowhere"):
+        line = refused({"NEYSA_API_KEY_FILE": path})
         assert line.startswith(f"NEYSA_API_KEY_FILE: {path}")
 
 

@@ -41,7 +41,7 @@ from tests.support.entries import (
     began_of,
     number_of,
 )
-from tests.support.tenancy import Tenancy
+from tests.support.tenancy import Queue, Tenancy
 
 TRY, KNOWN, ALONE = 1000, 1500, 120_000
 OF_THE_JOB = {"submitted_ms", "class", "tenant", "digest", "drains"}  # in a record, whatever becomes of its runs
@@ -59,6 +59,7 @@ class Taking:
     may_suspect: bool
     ids: list[int] = field(default_factory=list)
     size: int = 0
+    queues: dict[str, Queue | None] = field(default_factory=dict)
 
     def goes_on(self, most: int) -> bool:
         """Say whether it may take another, up to `most` jobs."""
@@ -527,7 +528,9 @@ class Ledger:
 
     def _take_in_turn(self, taking: Taking, job_class: str, most: int) -> None:
         """Add jobs that nobody has claimed before: of tenants in turn, if one has a line."""
-        queue = self.tenancy.begin(job_class) if taking.goes_on(most) else None
+        if taking.goes_on(most) and job_class not in taking.queues:
+            taking.queues[job_class] = self.tenancy.begin(job_class)
+        queue = taking.queues.get(job_class)
         if queue is None:
             self._take_unlined(taking, job_class, most)
             return

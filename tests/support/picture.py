@@ -64,7 +64,10 @@ class Camera:
         found = self._read(keys=[*keys.base, *names, *(keys.claim(owner) for owner in owners)], args=[GROUP])
         picture: Picture = {"source": found[0][1]}
         for part, (kind, value, _) in zip((*BASE, *keys.own), found[1:], strict=False):
-            if part in {FLOW, LEDGER}:  # they have tests of their own
+            if part == FLOW and kind != b"list":
+                pairs = zip(value[::2], value[1::2], strict=True)
+                picture["turn times"] = {field: float(time) for field, time in pairs if field.startswith(b"turn|")}
+            if part in {FLOW, LEDGER}:  # the rest of them has tests of its own
                 continue
             if part in {RECENT, *OF_LISTS}:
                 picture[part] = value
@@ -145,6 +148,7 @@ def of(ledger: Ledger) -> Picture:
             "class": {id_: written for id_, job in jobs.items() if (written := _class_of(job))},
             "turns": dict.fromkeys([*ledger.tenancy.members(), *ledger.in_lines_flight()], 0.0),
             "turns:payload": ledger.tenancy.members(),
+            "turn times": ledger.tenancy.turn_times(),
             "later": {job_id.encode(): float(job.due) for job_id, job in ledger.later.items()},
             "later:payload": {
                 job_id.encode(): job.job_class.encode() + b" " + job.payload for job_id, job in ledger.later.items()

@@ -88,9 +88,17 @@ class Tenancy:
         members = sorted(in_flight)
         if self.flag == "0" and not any(self.lines.values()) and not members:
             self.flag, self.number = "", None
+            self.starts.clear()
+            self.times.clear()
         behind = [member for member in members if not self.checked or member > self.checked[1:]]
         part = behind[:BATCH]
         self.checked = b"(" + part[-1] if part else b""
+
+    def turn_times(self) -> dict[bytes, float]:
+        """What lies in Redis of the times of turns."""
+        return {f"turn|{job_class}".encode(): time for job_class, time in self.starts.items()} | {
+            f"turn|{job_class}|{name}".encode(): time for (job_class, name), time in self.times.items()
+        }
 
     def members(self) -> dict[bytes, bytes]:
         """What lies in Redis of the lines: payloads by member."""
