@@ -16,7 +16,7 @@ from lightkube.config.models import Cluster as Server
 from lightkube.config.models import User
 
 from kube_api import KubeApi
-from kubeserve.domain import File, Format, Quota, Version, VersionState
+from kubeserve.domain import DeploymentState, File, Format, Quota, Version, VersionState
 from kubeserve.errors import UnavailableError
 from kubeserve.intake.archives import Archive
 from kubeserve.manifests import ClusterSettings, Endpoint, Redis, name_of, namespace_of
@@ -31,6 +31,16 @@ TENANT = str(uuid.uuid4())
 SECRET = b"the secret that signs tokens, in tests"
 SETTINGS = ClusterSettings(
     "kubeserve:1", "kubeserve", Redis(Endpoint("redis.kubeserve.svc", 6379)), Endpoint("s3.kubeserve.svc", 9000), "ours"
+)
+
+
+UNREADY = (  # how a pod fares, and what is told of its deployment
+    ("image", DeploymentState.FAILED, "its image kubeserve:1 cannot be pulled (ImagePullBackOff)"),
+    ("config", DeploymentState.FAILED, "its container cannot be started: back-off 40s"),
+    ("crash", DeploymentState.FAILED, "its container model ended (exit code 1: ValueError: not a model)"),
+    ("init", DeploymentState.FAILED, "what it needs could not be fetched (exit code 1: ValueError: not a model)"),
+    ("memory", DeploymentState.FAILED, "it needed more than its memory"),
+    ("room", DeploymentState.PENDING, "no node has room for it: 0/3 nodes are available: 3 Insufficient memory."),
 )
 
 

@@ -19,6 +19,7 @@ from kubeserve.database import Database, open_database
 from kubeserve.database.tables import metadata
 from kubeserve.deployments import Deployments
 from kubeserve.domain import Quota
+from kubeserve.intake import Environments
 from kubeserve.registry import Registry
 from postgres import Postgres, programs
 from stack import Stack
@@ -134,6 +135,15 @@ def url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     server: Postgres = request.getfixturevalue("postgres")
     server.query(f"TRUNCATE {', '.join(metadata.tables)}", name)
     return server.url(name)
+
+
+@pytest.fixture
+def stores(url: str, s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The settings of a control plane whose place is a cluster."""
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(Environments, "is_ready", lambda *_: True)  # the image has it: nothing is packed
+    return {"place": "cluster", "database_url": url, "objects": f"s3://models/{tmp_path.name.lower()}"}
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import yaml
 from greenscale_worker import ConfigError, RedisOptions
 from harness.eventually import POLL
 from harness.redis_server import RedisServer
-from harness.s3_server import S3Server
 from sqlalchemy import text
 
 from kube_api import KubeApi
@@ -18,7 +17,6 @@ from kubeserve import control
 from kubeserve.control import ControlPlane
 from kubeserve.database import Lease
 from kubeserve.errors import UnavailableError
-from kubeserve.intake import Environments
 from kubeserve.manifests import name_of, namespace_of
 from kubeserve.places.opened import check_place
 from kubeserve.settings import Settings
@@ -44,14 +42,6 @@ async def kube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
         path.write_text(yaml.safe_dump(config))
         monkeypatch.setenv("KUBECONFIG", str(path))
         yield api
-
-
-@pytest.fixture
-def stores(url: str, s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    for name, value in s3_server.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(Environments, "is_ready", lambda *_: True)  # the image has it: nothing is packed
-    return {"place": "cluster", "database_url": url, "objects": f"s3://models/{tmp_path.name.lower()}"}
 
 
 @pytest.fixture

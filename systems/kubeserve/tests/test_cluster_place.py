@@ -8,7 +8,7 @@ import redis
 from greenscale_worker import RedisOptions
 from harness.redis_server import RedisServer
 
-from clusters import TENANT, Site, at
+from clusters import TENANT, UNREADY, Site, at
 from kubeserve.domain import DeploymentState
 from kubeserve.errors import KubeServeError
 from kubeserve.manifests import namespace_of
@@ -81,17 +81,7 @@ async def test_the_former_revision_answers_until_the_new_one_is_ready(site: Site
     assert site.api.of("configmaps", revision="1") == []
 
 
-@pytest.mark.parametrize(
-    ("fate", "state", "why"),
-    [
-        ("image", State.FAILED, "its image kubeserve:1 cannot be pulled (ImagePullBackOff)"),
-        ("config", State.FAILED, "its container cannot be started: back-off 40s"),
-        ("crash", State.FAILED, "its container model ended (exit code 1: ValueError: not a model)"),
-        ("init", State.FAILED, "what it needs could not be fetched (exit code 1: ValueError: not a model)"),
-        ("memory", State.FAILED, "it needed more than its memory"),
-        ("room", State.PENDING, "no node has room for it: 0/3 nodes are available: 3 Insufficient memory."),
-    ],
-)
+@pytest.mark.parametrize(("fate", "state", "why"), UNREADY)
 async def test_why_pods_are_not_ready_is_told_in_one_line(site: Site, fate: str, state: State, why: str) -> None:
     site.api.fates["1"] = fate
     workload = site.workload()

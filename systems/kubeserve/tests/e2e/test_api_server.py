@@ -19,7 +19,7 @@ from harness.redis_server import RedisServer
 from lightkube.generic_resource import create_namespaced_resource
 
 from api_server import Loan, Object, SaysNoError
-from clusters import SECRET, SETTINGS, Shelf, Wishes, at
+from clusters import SECRET, SETTINGS, UNREADY, Shelf, Wishes, at
 from kube_api import status_of
 from kubeserve.domain import DeploymentState, Quota
 from kubeserve.errors import KubeServeError, UnavailableError
@@ -243,17 +243,7 @@ async def _is_alone(site: Site, revision: int) -> bool:
     return {each["metadata"]["labels"]["kubeserve/revision"] for each in await site.pods()} == {str(revision)}
 
 
-@pytest.mark.parametrize(
-    ("fate", "state", "why"),
-    [
-        ("image", State.FAILED, "its image kubeserve:1 cannot be pulled (ImagePullBackOff)"),
-        ("config", State.FAILED, "its container cannot be started: back-off 40s"),
-        ("crash", State.FAILED, "its container model ended (exit code 1: ValueError: not a model)"),
-        ("init", State.FAILED, "what it needs could not be fetched (exit code 1: ValueError: not a model)"),
-        ("memory", State.FAILED, "it needed more than its memory"),
-        ("room", State.PENDING, "no node has room for it: 0/3 nodes are available: 3 Insufficient memory."),
-    ],
-)
+@pytest.mark.parametrize(("fate", "state", "why"), UNREADY)
 async def test_why_a_pod_is_not_ready_is_told(site: Site, fate: str, state: State, why: str) -> None:
     workload = site.wish()
     await site.apply(workload)

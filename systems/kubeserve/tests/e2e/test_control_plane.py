@@ -10,11 +10,9 @@ import httpx2
 import pytest
 import yaml
 from harness.redis_server import RedisServer
-from harness.s3_server import S3Server
 
 from api_server import ApiServer, Loan, SaysNoError
 from kube_api import status_of
-from kubeserve.intake import Environments
 from kubeserve.manifests import namespace_of
 from models import IRIS, make
 from stack import Stack
@@ -37,14 +35,6 @@ async def loan() -> AsyncIterator[Loan]:
         if await taken.admin.get("/api/v1/nodes"):
             pytest.skip("the cluster has nodes: there a kubelet says how pods fare, and not this test")
         yield taken
-
-
-@pytest.fixture
-def stores(url: str, s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    for name, value in s3_server.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(Environments, "is_ready", lambda *_: True)  # the image has it: nothing is packed
-    return {"place": "cluster", "database_url": url, "objects": f"s3://models/{tmp_path.name.lower()}"}
 
 
 @pytest.fixture
