@@ -21,7 +21,7 @@ from greenscale_worker.errors import ConfigError, QueueUnavailableError
 from greenscale_worker.job import Failed, Output, Released, Succeeded, decode
 from greenscale_worker.queues import Lease, Queue, QueueOptions, RedisOptions
 from greenscale_worker.queues.redis import connections, examination, factory
-from greenscale_worker.queues.redis.connections import TLS, close, open_redis
+from greenscale_worker.queues.redis.connections import TLS, Plain, close, open_redis
 from greenscale_worker.queues.redis.errors import mapped
 from greenscale_worker.queues.redis.list import ListStore
 from greenscale_worker.queues.redis.redis_py import KEEPS_CLUSTERS, UNNAMED
@@ -674,6 +674,26 @@ async def test_a_closing_that_fails_after_it_was_cancelled_is_no_error_of_the_lo
     gc.collect()
     await asyncio.sleep(0)
     assert told == []
+
+
+async def test_a_cancellation_while_a_command_is_sent_is_not_lost(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = open_redis(RedisOptions(url=redis_url))
+    await client.ping()
+    send: Any = Plain._send_packed_command  # noqa: SLF001  where redis-py waits
+
+    async def send_and_be_cancelled(self: Plain, command: Any) -> None:
+        await send(self, command)
+        asking.cancel()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Plain, "_send_packed_command", send_and_be_cancelled)
+        asking = asyncio.ensure_future(client.echo("to nobody"))
+        await asyncio.wait({asking})
+    assert asking.cancelled()
+    assert await client.ping() is True
+    await close(client)
 
 
 async def test_connections_that_the_server_closes_while_idle_are_no_outage(

@@ -39,6 +39,15 @@ class Plain(Connection):
         packed: list[bytes] = HiredisRespSerializer().pack(*args)
         return packed
 
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002  redis-py's
+        """See redis-py, whose `asyncio.wait_for` may swallow a cancellation before Python 3.12 (cpython#86296)."""
+        task = asyncio.current_task()
+        before = task.cancelling() if task is not None else 0
+        await super().send_packed_command(command, check_health)
+        if task is not None and task.cancelling() > before:
+            await self.disconnect(nowait=True)  # its answer would be read as that to the next command
+            raise asyncio.CancelledError
+
     @property
     def stale(self) -> bool:
         """Whether it can no longer be used: the server closed it while idle, or sent unexpected data.
