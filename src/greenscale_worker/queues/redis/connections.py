@@ -43,7 +43,7 @@ class Plain(Connection):
         """See redis-py, whose `asyncio.wait_for` may swallow a cancellation before Python 3.12 (cpython#86296)."""
         task = asyncio.current_task()
         before = task.cancelling() if task is not None else 0
-        await super().send_packed_command(command, check_health)
+        await super().send_packed_command(command, check_health=check_health)
         if task is not None and task.cancelling() > before:
             await self.disconnect(nowait=True)  # its answer would be read as that to the next command
             raise asyncio.CancelledError
