@@ -37,6 +37,7 @@ from greenscale_worker.telemetry import Metrics
 from harness.eventually import PATIENCE, eventually
 from harness.redis_server import RedisServer, free_port
 from harness.tcp_proxy import TcpProxy, Trap
+from harness.terminal import read_terminal
 from harness.worker_process import Fleet
 from tests.support.shell import ANSWER, Shell, process
 
@@ -144,8 +145,7 @@ def test_an_error_fits_the_terminal_it_is_shown_on() -> None:
     with process("jobs", stdout=theirs, stderr=theirs, environment=environment) as jobs:
         os.close(theirs)
         assert jobs.wait() == 1
-    text = os.read(ours, 65536).decode()
-    os.close(ours)
+    text = read_terminal(ours)
     assert text.count("\r\n") > 3
     assert max(map(len, text.splitlines())) <= 50
 

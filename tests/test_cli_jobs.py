@@ -8,7 +8,7 @@ import signal
 import subprocess  # noqa: TC003  a context manager gives it
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
@@ -26,6 +26,7 @@ from greenscale_worker.queues.redis.list import open_queue
 from greenscale_worker.telemetry import Metrics
 from harness.eventually import eventually
 from harness.redis_server import RedisServer, free_port
+from harness.terminal import read_terminal
 from harness.worker_process import Fleet
 from tests.support.shell import ANSWER, Shell, process
 
@@ -282,13 +283,9 @@ def seen_on_a_terminal(redis_url: str, *arguments: str, **environment: str) -> s
     settings = {"REDIS_URL": redis_url, "TERM": "xterm", "COLUMNS": "80", **environment}
     with process(*arguments, environment=settings, stdout=theirs) as command:
         os.close(theirs)
-        seen = b""
-        with suppress(OSError):  # nobody writes there any more
-            while part := os.read(ours, 1000):
-                seen += part
+        seen = read_terminal(ours)
         assert command.wait() == 0
-    os.close(ours)
-    return seen.decode()
+    return seen
 
 
 def test_no_color_is_honoured(shell: Shell, redis_url: str) -> None:

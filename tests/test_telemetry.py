@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import greenscale_worker
 from greenscale_worker.job import Usage
 from greenscale_worker.telemetry import Event, Metrics, configure_logging, flush_log, log
+from harness.terminal import read_terminal
 
 SOURCES = Path(greenscale_worker.__file__).parent
 LOGS_FOUR_LINES = """
@@ -176,9 +177,8 @@ def test_only_a_terminal_shows_colour_and_only_where_it_is_wanted(
         flush_log()
         monkeypatch.undo()
         configure_logging(json=False)  # lets go of the terminal
-        seen = os.read(ours, 1000)
-    os.close(ours)
-    assert seen[9:] == (b"\x1b[31mERROR\x1b[0m" if red else b"ERROR") + b" stopped: why\r\n"
+    seen = read_terminal(ours)
+    assert seen[9:] == ("\x1b[31mERROR\x1b[0m" if red else "ERROR") + " stopped: why\r\n"
 
 
 @pytest.mark.parametrize("columns", [40, 70, 200])
@@ -198,11 +198,7 @@ def test_a_terminal_gets_whole_words(monkeypatch: pytest.MonkeyPatch, columns: i
         flush_log()
         monkeypatch.undo()
         configure_logging(json=False)  # lets go of the terminal
-        written = b""
-        while written.count(b"by itself") < 2:  # a terminal gives what it has so far
-            written += os.read(ours, 4000)
-        seen = written.decode().replace("\x1b[33m", "").replace("\x1b[0m", "")
-    os.close(ours)
+    seen = read_terminal(ours).replace("\x1b[33m", "").replace("\x1b[0m", "")
     lines = seen.splitlines()
     second = [number for number, line in enumerate(lines) if "waiting" in line][1]
     assert max(map(len, lines[:second])) <= 100

@@ -1,6 +1,7 @@
 """A desk to run commands at: a directory with files, an endpoint, and real processes, in a terminal or not."""
 
 import asyncio
+import codecs
 import fcntl
 import os
 import re
@@ -107,10 +108,11 @@ class Terminal:
         process = await self.desk.start(*arguments, **streams)
         os.close(theirs)
         loop, over = asyncio.get_running_loop(), asyncio.Event()
+        decoder = codecs.getincrementaldecoder("utf-8")()  # a part may end within a character
 
         def read() -> None:
             try:
-                self.text += os.read(ours, 65536).decode(errors="replace")
+                self.text += decoder.decode(os.read(ours, 65536))
             except OSError:
                 loop.remove_reader(ours)
                 over.set()

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from greenscale_worker import ConfigError
 from harness.eventually import eventually
+from harness.terminal import read_terminal
 
 from kubeserve.cli import COMMANDS, accounts, main, predict, session
 from kubeserve.cli.upload import Bar
@@ -296,8 +297,7 @@ def test_a_progress_bar_on_a_terminal() -> None:
         bar(0, 2_000_000)
         bar(1_000_000, 2_000_000)
         bar.end()
-    shown = os.read(ours, 4096).decode()
-    os.close(ours)
+    shown = read_terminal(ours)
     assert "1.0 MB of 2.0 MB" in shown
     assert shown.count("█") == 15
 
