@@ -25,11 +25,12 @@ REQUESTS: Final = re.compile(r"^SeaweedFS_s3_request_total\{.*\} (\S+)$", re.MUL
 
 
 class S3Server:
-    """Has one bucket. Use with `with`; `port` is that of S3."""
+    """Has one bucket. Use with `with`; `port` is that of S3, and `tls_port` another one of it with a certificate."""
 
-    def __init__(self, directory: Path, *, bucket: str = BUCKET) -> None:
+    def __init__(self, directory: Path, *, bucket: str = BUCKET, certificate: tuple[Path, Path] | None = None) -> None:
         self._directory = directory
         self._bucket = bucket
+        self._certificate = certificate  # and its key
         identity = {"name": "test", "credentials": [{"accessKey": ACCESS, "secretKey": SECRET}], "actions": ["Admin"]}
         (directory / "s3.json").write_text(json.dumps({"identities": [identity]}))
 
@@ -44,6 +45,10 @@ class S3Server:
         for name in SERVERS:
             self.port = free_port()
             options += [f"-{name}.port={self.port}", f"-{name}.port.grpc={free_port()}"]
+        if self._certificate:
+            certificate, key = self._certificate
+            self.tls_port = free_port()
+            options += [f"-s3.port.https={self.tls_port}", f"-s3.cert.file={certificate}", f"-s3.key.file={key}"]
         with (self._directory / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [weed, "server", *options], cwd=self._directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -59,9 +64,9 @@ class S3Server:
         self._process.kill()
         self._process.wait()
 
-    def environment(self, port: int | None = None) -> dict[str, str]:
+    def environment(self, port: int | None = None, *, tls: bool = False) -> dict[str, str]:
         """What finds it; by `port`, a proxy."""
-        url = f"http://127.0.0.1:{port or self.port}"
+        url = f"https://127.0.0.1:{self.tls_port}" if tls else f"http://127.0.0.1:{port or self.port}"
         return {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET}
 
     def requests(self) -> int:

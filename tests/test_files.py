@@ -18,6 +18,7 @@ import pytest
 from greenscale_worker.errors import ConfigError, FilesUnavailableError
 from greenscale_worker.files import Files, Stored, by_obstore, marker, store
 from greenscale_worker.files.store import open_files
+from harness.certificates import certify_localhost
 from harness.eventually import PATIENCE, eventually
 from harness.redis_server import free_port
 from harness.s3_server import BUCKET, S3Server
@@ -331,6 +332,21 @@ async def test_s3_that_is_away_is_said_to_be_and_all_goes_on_when_it_is_back(
             await eventually(lambda: proxy.connected)
             assert await files.read("a/2") is None, "it is whole or not there"
             assert await files.write("a/2", blocks(7 * MIB)) == 7 * MIB
+
+
+async def test_s3_by_a_private_authority_is_trusted_once_ssl_cert_file_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, *certificate = certify_localhost(tmp_path)
+    with S3Server(tmp_path, certificate=(certificate[0], certificate[1])) as server:
+        for name, value in server.environment(tls=True).items():
+            monkeypatch.setenv(name, value)
+        async with aclosing(open_files(f"s3://{BUCKET}/x")) as files:
+            await refused([lambda: files.create("a", b"1")])
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+        async with aclosing(open_files(f"s3://{BUCKET}/x")) as files:
+            assert await files.create("a", b"1")
+            assert await files.read("a") == b"1"
 
 
 async def test_s3_that_refuses_us_is_unavailable(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:

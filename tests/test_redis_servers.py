@@ -5,7 +5,6 @@ import gc
 import importlib
 import re
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
@@ -29,6 +28,7 @@ from greenscale_worker.queues.redis.script_loader import read_script
 from greenscale_worker.queues.redis.stream import StreamStore
 from greenscale_worker.queues.registry import open_client
 from greenscale_worker.telemetry import Metrics
+from harness.certificates import certify, certify_localhost
 from harness.eventually import eventually
 from harness.redis_server import CERTIFICATE, RedisServer, free_port
 from harness.worker_process import Fleet
@@ -575,22 +575,10 @@ async def test_a_password_that_is_taken_away_and_renewed_later(
             assert await run_one(queue, await waiting) == "one"
 
 
-def certify(directory: Path, name: str, *arguments: str) -> tuple[Path, Path]:
-    """Make a key and a certificate as everybody does; gives certificate and key."""
-    directory.mkdir(exist_ok=True)
-    certificate, key = directory / f"{name}.crt", directory / f"{name}.key"
-    command = ["openssl", "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-    command += ["-subj", f"/CN={name}", "-days", "30", "-keyout", str(key), "-out", str(certificate), *arguments]
-    subprocess.run(command, check=True, capture_output=True)  # noqa: S603  our own command
-    return certificate, key
-
-
 async def test_an_authority_made_by_hand_is_trusted(
     start_redis: StartRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    authority, signing = certify(tmp_path / "ca", "authority")
-    by = ["-CA", str(authority), "-CAkey", str(signing), "-addext", "subjectAltName=IP:127.0.0.1"]
-    certificate, key = certify(tmp_path / "server", "localhost", *by)
+    authority, certificate, key = certify_localhost(tmp_path)
     files = {"cert": certificate, "key": key, "ca-cert": authority}
     server = start_redis(*(f'tls-{kind}-file "{path}"' for kind, path in files.items()), tls=True)
     with server.client(ssl_cert_reqs="none") as client:  # with them, this one would refuse the authority

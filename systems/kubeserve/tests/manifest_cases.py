@@ -21,6 +21,7 @@ MIB: Final = 1024**2
 LOGIN: Final = "of-this-deployment-in-redis"
 SIGNED: Final = "signed-for-this-pod"
 AUTHORITY: Final = "-----BEGIN CERTIFICATE-----\nof the Redis of tests\n-----END CERTIFICATE-----\n"
+LOGIN_OF_REGISTRY: Final = '{"auths": {"registry.test": {"auth": "dXNlcjp0b2tlbg=="}}}'
 SETTINGS: Final = ClusterSettings(
     image="kubeserve:0.1.0",
     namespace="kubeserve",
@@ -33,6 +34,8 @@ ELSEWHERE: Final = replace(
     SETTINGS,
     redis=Redis(Endpoint("redis.example.org", 6380), database=2, tls=True, authority=AUTHORITY),
     store=Endpoint("192.0.2.9", 9000),
+    store_authorities=AUTHORITY.replace("Redis", "store"),
+    registry=LOGIN_OF_REGISTRY,
 )
 ODD: Final = (
     "v1: {\"&*!|>'%@`\n--- \u202e\x07#" + "é" * 40

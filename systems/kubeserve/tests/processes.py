@@ -25,7 +25,8 @@ PATIENCE = 30.0
 class Up:
     """One data directory, and the `up` on it. Used with `async with`: at the end nothing of it may be left."""
 
-    def __init__(self, folder: Path, science: Path) -> None:
+    def __init__(self, folder: Path, science: Path, **settings: str) -> None:
+        self._settings = settings
         self.data = folder / "data"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -44,7 +45,8 @@ class Up:
         ours = ("REDIS_", "KUBESERVE_", "INGRESS_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         config = str(self.folder / "config")
-        return kept | {"KUBESERVE_PORT": str(self.port), "KUBESERVE_URL": self.url, "XDG_CONFIG_HOME": config}
+        named = {"KUBESERVE_PORT": str(self.port), "KUBESERVE_URL": self.url, "XDG_CONFIG_HOME": config}
+        return kept | named | self._settings
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -25,11 +25,13 @@ from processes import COMMAND, PASSWORD, Up
 
 MODEL = Path(__file__).parents[1] / "e2e" / "iris.onnx"
 ROW = "5.1,3.5,1.4,0.2"
+LOGIN = '{"auths": {"registry.test": {"auth": "dXNlcjp0b2tlbg=="}}}'
 
 
 @pytest.fixture
 async def up(tmp_path: Path, science: Path) -> AsyncIterator[Up]:
-    async with Up(tmp_path, science) as running:
+    (login := tmp_path / "config.json").write_text(LOGIN)
+    async with Up(tmp_path, science, KUBESERVE_REGISTRY_FILE=str(login)) as running:
         yield running
 
 
@@ -105,6 +107,7 @@ def check_manifests(up: Up) -> None:
     for values in (each["stringData"] for each in shown if each["kind"] == "Secret"):
         (name,) = values.keys() - {"REDIS_USERNAME"}
         assert "SET-ME: " in values[name]
+    assert [each for each in shown if each.get("type") == "kubernetes.io/dockerconfigjson"], "less the platform's login"
     folder = up.folder / "on-a-cluster"
     written = up.command("manifests", "flowers", "--to", str(folder)).stdout.splitlines()
     assert {Path(line).name for line in written} == {path.name for path in folder.iterdir()}
@@ -116,6 +119,10 @@ def check_manifests(up: Up) -> None:
     if kubectl := shutil.which("kubectl"):
         rendered = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=True)
         assert sorted(each["kind"] for each in yaml.safe_load_all(rendered.stdout)) == sorted(kinds)
+    (up.folder / "config.json").write_text("{}")
+    refused = up.command("manifests", "flowers", check=False)
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "no cluster could run it as this platform is set up: KUBESERVE_REGISTRY_FILE: " in refused.stderr
 
 
 async def test_usage_and_limits_by_commands(up: Up) -> None:

@@ -109,6 +109,19 @@ def test_one_command_checks_builds_loads_installs_and_waits(
     assert "KubeServe is up: http://kubeserve.localhost" in said
 
 
+def test_a_login_for_the_registry_is_used_where_its_secret_is(
+    world: Scripted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert up() == 0
+    assert "kubeserve-registry" not in applied(world)
+    world.forget()
+    world.say("get secret kubeserve-registry", "NAME  TYPE\nkubeserve-registry  kubernetes.io/dockerconfigjson\n")
+    assert up() == 0
+    assert re.search(r"imagePullSecrets:\n- name: kubeserve-registry\nkind: ServiceAccount", applied(world))
+    assert "name: KUBESERVE_REGISTRY_FILE" in applied(world)
+    assert "a login for the registry" in capsys.readouterr().out
+
+
 def test_what_is_applied_is_the_overlay_for_this_cluster(world: Scripted) -> None:
     assert up("--host", "models.test") == 0
     manifests = applied(world)

@@ -7,6 +7,7 @@ import io
 import os
 import py_compile
 import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from typing import Any
 
 import pytest
 import requests
+from harness.certificates import certify_localhost
 from harness.eventually import eventually
 from harness.s3_server import S3Server
 
@@ -72,8 +74,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def server(serve: Serve) -> Iterator[str]:
-    """Answers GET by `serve`, which is given the number of the request, from 0."""
+def server(serve: Serve, *certificate: Path) -> Iterator[str]:
+    """Answers GET by `serve`, which is given the number of the request, from 0; by TLS with a certificate and a key."""
     count = iter(range(1000))
 
     class Handler(BaseHTTPRequestHandler):
@@ -84,10 +86,14 @@ def server(serve: Serve) -> Iterator[str]:
             pass
 
     made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*certificate)
+        made.socket = context.wrap_socket(made.socket, server_side=True)
     thread = threading.Thread(target=made.serve_forever)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{made.server_port}/bucket/model.pkl?X-Amz-Signature=hush"
+        yield f"{'https' if certificate else 'http'}://127.0.0.1:{made.server_port}/bucket/model.pkl?X-Amz-Signature=hush"
     finally:
         made.shutdown()
         thread.join()
@@ -115,6 +121,18 @@ def test_a_model_is_there_for_all_to_read_and_is_not_fetched_twice(pod: Pod) -> 
     assert pod.model.read_bytes() == CONTENT
     assert stat.S_IMODE(pod.model.stat().st_mode) == 0o444
     assert pod.left() == ["model.pkl"]
+
+
+def test_a_store_by_a_private_authority_is_trusted_once_that_is_named(
+    pod: Pod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, *certificate = certify_localhost(tmp_path)
+    with server(lambda handler, _: answer(handler, 200, CONTENT), *certificate) as url:
+        with pytest.raises(KubeServeError, match="its certificate is not trusted; SSL_CERT_FILE tells"):
+            pod.fetch(pod.urls(url))
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority))
+        pod.fetch(pod.urls(url))
+    assert pod.model.read_bytes() == CONTENT
 
 
 def test_another_content_at_its_place_is_replaced(pod: Pod) -> None:

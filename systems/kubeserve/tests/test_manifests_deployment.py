@@ -41,7 +41,7 @@ from kubeserve.manifests.folder import KUSTOMIZATION, as_yaml, folder
 from kubeserve.places.workload import Workload
 from kubeserve.queueing import queue_options
 from kubeserve.settings import Settings
-from manifest_cases import AUTHORITY, CASES, LOGIN, MIB, SETTINGS, Case, uuid
+from manifest_cases import AUTHORITY, CASES, LOGIN, LOGIN_OF_REGISTRY, MIB, SETTINGS, Case, uuid
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 DEFAULT = CASES["default"]
@@ -177,6 +177,34 @@ def test_the_door_logs_in_to_redis_as_its_own_user_as_keda_does() -> None:
     assert [each["parameter"] for each in login["configMapTargetRef"]] == ["ca"]
 
 
+def test_nodes_get_the_image_by_a_login_that_no_container_has() -> None:
+    case = CASES["elsewhere"]
+    login = next(each for each in of_kind(case.of_user, "Secret"))
+    assert (login["type"], list(login["data"])) == ("kubernetes.io/dockerconfigjson", [".dockerconfigjson"])
+    account = one(case.of_user, "ServiceAccount")
+    assert account["imagePullSecrets"] == [{"name": login["metadata"]["name"]}]
+    assert pod_of(case.of_deployment)["spec"]["serviceAccountName"] == account["metadata"]["name"]
+    mounted = [each.get("secret", {}).get("secretName") for each in pod_of(case.of_deployment)["spec"]["volumes"]]
+    assert login["metadata"]["name"] not in mounted
+    assert "imagePullSecrets" not in one(DEFAULT.of_user, "ServiceAccount")
+
+
+def test_fetch_alone_trusts_the_authorities_of_the_store() -> None:
+    case = CASES["elsewhere"]
+    trusted = one(case.of_user, "ConfigMap")
+    pod = pod_of(case.of_deployment)
+    (volume,) = (each for each in pod["spec"]["volumes"] if each.get("configMap") == {"name": "store-authorities"})
+    assert trusted["metadata"]["name"] == "store-authorities"
+    for name, container in containers(pod).items():
+        mounts = [each["mountPath"] for each in container["volumeMounts"] if each["name"] == volume["name"]]
+        assert len(mounts) == (name == "fetch")
+        if mounts:
+            assert container["env"] == [
+                {"name": "REQUESTS_CA_BUNDLE", "value": f"{mounts[0]}/{next(iter(trusted['data']))}"}
+            ]
+    assert "env" not in containers(pod_of(DEFAULT.of_deployment))["fetch"]
+
+
 # Scaling --------------------------------------------------------------------------------------------------------------
 
 
@@ -299,6 +327,7 @@ def test_the_platforms_own_settings_are_enough() -> None:
     assert found.redis == Redis(Endpoint("cache.kubeserve.svc", 6380), 3), "a neighbour's name, for other namespaces"
     assert found.store == Endpoint("minio.kubeserve.svc", 9000)
     assert found.walls == {"landlock": 1, "seccomp": True}
+    assert (found.registry, found.store_authorities) == (None, None)
     assert (found.runtime_class, found.user_namespaces) == (None, False)
 
 
@@ -320,6 +349,52 @@ def test_amazons_store_and_a_redis_with_tls(tmp_path: Path) -> None:
     found = ClusterSettings.of(Settings.from_env({"KUBESERVE_OBJECTS": "s3://models"}), options, {}, "ours")
     assert found.store == Endpoint("s3.amazonaws.com", 443)
     assert found.redis == Redis(Endpoint("redis.example.org", 6379), 1, tls=True, authority=AUTHORITY)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "trusted"), [("https://s3.test", AUTHORITY), ("http://s3.test", None), ("", None)]
+)
+def test_a_store_by_tls_has_the_authorities_that_the_platform_trusts(
+    tmp_path: Path, endpoint: str, trusted: str | None
+) -> None:
+    (tmp_path / "ca.pem").write_text(AUTHORITY)
+    environ = {"AWS_ENDPOINT_URL": endpoint, "SSL_CERT_FILE": str(tmp_path / "ca.pem")}
+    assert settings_of({"KUBESERVE_OBJECTS": "s3://models"}, environ).store_authorities == trusted
+
+
+def test_a_login_for_the_registry_is_taken_as_it_is_and_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(LOGIN_OF_REGISTRY)
+    found = settings_of({"KUBESERVE_REGISTRY_FILE": str(tmp_path / "config.json")})
+    assert found.registry == LOGIN_OF_REGISTRY
+    assert "registry.test" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"user:token", "JSON with `auths` is accepted"),
+        (b'["auths"]', "JSON with `auths` is accepted"),
+        (b'{"auths": []}', "JSON with `auths` is accepted"),
+        (b"\xff", "it cannot be read"),
+        (b" " * 900_001, "900000 bytes are accepted"),
+        (None, "it cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_login_is_refused_without_what_is_in_it(
+    tmp_path: Path, content: bytes | None, why: str
+) -> None:
+    path = tmp_path / "config.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"KUBESERVE_REGISTRY_FILE: {path}") as raised:
+        settings_of({"KUBESERVE_REGISTRY_FILE": str(path)})
+    assert why in str(raised.value)
+    assert "token" not in str(raised.value)
+
+
+def settings_of(environ: dict[str, str], of_store: dict[str, str] | None = None) -> ClusterSettings:
+    redis_options = RedisOptions(url="redis://cache:6379/0")
+    return ClusterSettings.of(Settings.from_env(environ), redis_options, of_store or {}, "ours")
 
 
 @pytest.mark.parametrize("url", ["redis+sentinel://a:1,b:1/m", "redis+cluster://a:1", "redis://a:1/x"])

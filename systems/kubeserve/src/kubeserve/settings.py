@@ -117,6 +117,7 @@ class Settings(BaseModel):
     place: Where = Field("local", alias="KUBESERVE_PLACE")
     image: Image | None = Field(None, alias="KUBESERVE_IMAGE")
     namespace: Label = Field("kubeserve", alias="KUBESERVE_NAMESPACE")
+    registry_file: Path | None = Field(None, alias="KUBESERVE_REGISTRY_FILE")
     runtime_class: Label | None = Field(None, alias="KUBESERVE_RUNTIME_CLASS")
     user_namespaces: bool = Field(False, alias="KUBESERVE_USER_NAMESPACES")  # noqa: FBT003  its default
 

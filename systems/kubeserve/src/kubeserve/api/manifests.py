@@ -1,6 +1,9 @@
 """A deployment as a cluster is told of it, for those who look at it, or apply it themselves."""
 
 import os
+from dataclasses import replace
+
+from greenscale_worker import ConfigError
 
 from kubeserve.api.call import Call
 from kubeserve.api.shapes import ManifestsShape
@@ -31,7 +34,12 @@ async def deployment_manifests(call: Call) -> ManifestsShape:
     except NotFoundError as error:
         raise ConflictError(error.message) from error
     version = await plane.registry.version(call.owner_id, workload.target.version)
-    settings = ClusterSettings.of(plane.settings, plane.redis, os.environ, plane.installation)
+    try:
+        settings = ClusterSettings.of(plane.settings, plane.redis, os.environ, plane.installation)
+    except ConfigError as error:
+        raise ConflictError(f"no cluster could run it as this platform is set up: {error}") from error
+    if settings.registry is not None:
+        settings = replace(settings, registry=f"{TO_SET}a login for {settings.image}, as Docker keeps it")
     quota = Quota(plane.settings.quota_replicas, plane.settings.quota_memory)
     own = version.environment != plane.environments.base_id
     objects = [*user_namespace(call.owner_id, quota, settings), *_objects(workload, version, settings, own=own)]

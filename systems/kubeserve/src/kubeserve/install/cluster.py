@@ -20,6 +20,7 @@ MONITORS: Final = "servicemonitors.monitoring.coreos.com"
 GATEWAYS: Final = "gateways.gateway.networking.k8s.io"
 DEFAULT_STORAGE: Final = "storageclass.kubernetes.io/is-default-class"
 DEFAULT_INGRESS: Final = "ingressclass.kubernetes.io/is-default-class"
+REGISTRY: Final = "kubeserve-registry"  # the Secret with the login of the image's registry, if it asks for one
 NO_CONTEXT: Final = "kubectl names no cluster: set KUBECONFIG, or name a context by --context"
 NO_KEDA: Final = (
     "KEDA is not installed: kubectl apply --server-side --filename "
@@ -68,7 +69,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the cluster has. `gateway` is NAMESPACE/NAME, `ingress` the name of the class."""
+    """What the cluster has. `gateway` is NAMESPACE/NAME, `ingress` the name of the class, `login` one of a registry."""
 
     version: str
     by: By
@@ -76,6 +77,7 @@ class Found:
     ingress: str | None
     secure: bool
     monitored: bool
+    login: bool
 
 
 def context_of(asked: str | None) -> str:
@@ -114,6 +116,7 @@ def look(kubectl: Kubectl, options: Options) -> Found:
         ingress=ingress,
         secure=by is By.ROUTE and gateway is not None and _speaks_tls(gateway),
         monitored=MONITORS in kinds,
+        login=bool(kubectl.run("--namespace", NAMESPACE, "get", "secret", REGISTRY, "--ignore-not-found").strip()),
     )
 
 

@@ -27,6 +27,7 @@ def _kustomization(options: Options, found: Found, image: str, here: Path) -> di
     host = "" if found.by is By.FORWARD else options.host
     components = [*({By.ROUTE: ["kubeserve-route"], By.INGRESS: ["kubeserve-ingress"]}.get(found.by, []))]
     components += ["kubeserve-monitoring"] if found.monitored else []
+    components += ["kubeserve-registry"] if found.login else []
     return {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",

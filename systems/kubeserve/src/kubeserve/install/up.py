@@ -6,7 +6,7 @@ from typing import Final
 
 from kubeserve.errors import KubeServeError, UnavailableError
 from kubeserve.install import image, secret
-from kubeserve.install.cluster import NAMESPACE, OURS, By, Found, Options, look
+from kubeserve.install.cluster import NAMESPACE, OURS, REGISTRY, By, Found, Options, look
 from kubeserve.install.overlay import render
 from kubeserve.install.tools import FailedError, Json, Kubectl, Say, step
 
@@ -50,6 +50,8 @@ def _seen(found: Found) -> Iterator[str]:
         found.by, "no way in but a port-forward"
     )
     yield "the Prometheus operator" if found.monitored else "no Prometheus operator, so nothing reads metrics"
+    if found.login:
+        yield f"a login for the registry, by the Secret {REGISTRY}"
 
 
 def _built(kubectl: Kubectl, options: Options, say: Say) -> str:

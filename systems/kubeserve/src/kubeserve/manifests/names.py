@@ -18,6 +18,8 @@ HASH: Final = "kubeserve/hash"  # an annotation of pods: they are made anew when
 PLATFORM: Final = "kubeserve"
 MODEL: Final = "kubeserve-model"  # the name of pods that answer
 ACCOUNT: Final = "model"  # the account of such pods, which has no rights and no token
+REGISTRY: Final = "registry"  # the Secret of a user's namespace by which nodes get the image
+AUTHORITIES: Final = "store-authorities"  # the ConfigMap there by which pods trust the store
 
 
 def namespace_of(user_id: str) -> str:

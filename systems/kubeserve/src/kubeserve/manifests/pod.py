@@ -4,7 +4,7 @@ import json
 from typing import Any, Final
 
 from kubeserve.manifests import resources
-from kubeserve.manifests.names import ACCOUNT, DEPLOYMENT, name_of, revision_name
+from kubeserve.manifests.names import ACCOUNT, AUTHORITIES, DEPLOYMENT, name_of, revision_name
 from kubeserve.manifests.networks import DOOR
 from kubeserve.manifests.settings import ClusterSettings
 from kubeserve.manifests.told import FETCHED, MODELS, Urls, environment_of
@@ -18,6 +18,7 @@ RUN: Final = "/run/kubeserve"
 ZYGOTE: Final = f"{RUN}/zygote.sock"
 TOLD: Final = "/etc/kubeserve"
 URLS: Final = "/etc/kubeserve-urls"
+TRUSTED: Final = "/etc/kubeserve-store"
 OURS: Final = 65532
 THEIRS: Final = 65533
 LAST_LINES: Final = "FallbackToLogsOnError"  # so that its status says why it ended
@@ -54,6 +55,7 @@ def pod(workload: Workload, what: Replicable, settings: ClusterSettings, urls: U
         "volumes": [
             {"name": "told", "configMap": {"name": name}},
             {"name": "urls", "secret": {"secretName": f"{name}-urls"}},
+            *([{"name": "store", "configMap": {"name": AUTHORITIES}}] if settings.store_authorities else []),
             *({"name": each, "emptyDir": {"sizeLimit": SIZES[each]}} for each in ("run", "tmp", *_fetched(urls))),
         ],
     }
@@ -66,10 +68,15 @@ def pod(workload: Workload, what: Replicable, settings: ClusterSettings, urls: U
 
 def _fetch(settings: ClusterSettings, urls: Urls) -> Part:
     mounts = [_mount("told", TOLD), _mount("urls", URLS), _mount("tmp", "/tmp", write=True)]  # noqa: S108  the pod's own
+    trust: Part = {}
+    if settings.store_authorities:
+        mounts.append(_mount("store", TRUSTED))
+        trust = {"env": [{"name": "REQUESTS_CA_BUNDLE", "value": f"{TRUSTED}/ca.crt"}]}
     return {
         "name": "fetch",
         "image": settings.image,
         "command": ["kubeserve", "fetch", "--workload", f"{TOLD}/workload.json", "--urls", f"{URLS}/urls.json"],
+        **trust,
         "volumeMounts": [*mounts, *(_mount(name, PATHS[name], write=True) for name in _fetched(urls))],
         "resources": resources.of_door(),
         "terminationMessagePolicy": LAST_LINES,

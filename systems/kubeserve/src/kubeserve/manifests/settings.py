@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
+import orjson
 from greenscale_worker import ConfigError, RedisOptions
 
 from kubeserve.settings import Settings
@@ -16,6 +17,10 @@ REDIS_PORT: Final = 6379
 STORE_PORT: Final = 9000  # of kubeserve-s3, which comes with the platform
 AMAZON: Final = "s3.amazonaws.com"
 ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # as the store of files reads them
+AUTHORITIES: Final = "SSL_CERT_FILE"  # as uv, OpenSSL and the client of the store read it
+REGISTRY: Final = "KUBESERVE_REGISTRY_FILE"
+LARGEST: Final = 900_000  # bytes; an object of Kubernetes has 1 MiB
+LOGIN: Final = "JSON with `auths` is accepted, such as Docker keeps and `kubectl create secret docker-registry` makes"
 ONE_REDIS: Final = "redis://HOST:PORT or rediss://HOST:PORT is accepted on a cluster; KEDA reads it by the same address"
 
 
@@ -42,9 +47,10 @@ class ClusterSettings:
     """What all manifests have in common.
 
     `image` has KubeServe; `namespace` is the platform's own, whose pods call the doors. `store` is where pods fetch
-    models. `installation` tells this platform's objects from those of others. `walls` are the least that must stand
-    around a model, as keys of a level of the runtime. `answers` are the bytes of answers that a deployment may have in
-    an hour.
+    models; `store_authorities` has PEM certificates, to be trusted there instead of the usual ones. `registry` is the
+    login for the image, as Docker keeps it. `installation` tells this platform's objects from those of others. `walls`
+    are the least that must stand around a model, as keys of a level of the runtime. `answers` are the bytes of answers
+    that a deployment may have in an hour.
     """
 
     image: str
@@ -53,24 +59,28 @@ class ClusterSettings:
     store: Endpoint
     installation: str
     walls: Mapping[str, Any] = field(default_factory=dict)
+    store_authorities: str | None = None
+    registry: str | None = field(default=None, repr=False)
     runtime_class: str | None = None
     user_namespaces: bool = False
     answers: int = 1024**3
 
     @classmethod
     def of(cls, settings: Settings, redis: RedisOptions, environ: Mapping[str, str], installation: str) -> Self:
-        """Derive them; `environ` names the object store by AWS_ENDPOINT_URL.
+        """Derive them; `environ` names the object store by AWS_ENDPOINT_URL, and its authorities by SSL_CERT_FILE.
 
         A Redis or a store of this machine alone stands for the one beside the platform on a cluster. Raises
-        ConfigError for a Redis that pods cannot use.
+        ConfigError for a Redis that pods cannot use, and for files that cannot be read.
         """
         return cls(
             image=settings.image or f"kubeserve:{version('kubeserve')}",
             namespace=settings.namespace,
             redis=_redis(redis, settings.namespace),
-            store=_store(settings, environ),
+            store=_store(settings, _endpoint(environ)),
             installation=installation,
             walls=settings.minimum,
+            store_authorities=_authorities(environ),
+            registry=_registry(settings.registry_file),
             runtime_class=settings.runtime_class,
             user_namespaces=settings.user_namespaces,
             answers=settings.quota_answers,
@@ -85,11 +95,19 @@ def _redis(redis: RedisOptions, namespace: str) -> Redis:
     if _is_local(url.hostname):
         return Redis(Endpoint(f"redis-service.{namespace}.svc", REDIS_PORT))
     endpoint = Endpoint(_full(url.hostname, namespace), url.port or REDIS_PORT)
-    return Redis(endpoint, int(database), url.scheme == "rediss", _read(redis.ca_file))
+    return Redis(endpoint, int(database), url.scheme == "rediss", _read("GREENSCALE_REDIS_CA_FILE", redis.ca_file))
 
 
-def _store(settings: Settings, environ: Mapping[str, str]) -> Endpoint:
-    endpoint = next((environ[name] for name in ENDPOINTS if environ.get(name)), "")
+def _endpoint(environ: Mapping[str, str]) -> str:
+    return next((environ[name] for name in ENDPOINTS if environ.get(name)), "")
+
+
+def _authorities(environ: Mapping[str, str]) -> str | None:
+    """Return those of a store that was named; Amazon's is trusted by the usual ones."""
+    return _read(AUTHORITIES, environ.get(AUTHORITIES)) if _endpoint(environ).startswith("https:") else None
+
+
+def _store(settings: Settings, endpoint: str) -> Endpoint:
     if settings.objects_url.startswith("s3://") and not endpoint:
         return Endpoint(AMAZON, 443)
     url = urlsplit(endpoint)
@@ -110,8 +128,26 @@ def _full(host: str, namespace: str) -> str:
     return host if "." in host or ":" in host else f"{host}.{namespace}.svc"
 
 
-def _read(path: str | None) -> str | None:
+def _registry(path: Path | None) -> str | None:
+    text = _read(REGISTRY, path)
+    if text is None:
+        return None
     try:
-        return Path(path).read_text("utf-8") if path else None
+        login = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        login = None
+    if not isinstance(login, dict) or not isinstance(login.get("auths"), dict):
+        raise ConfigError(f"{REGISTRY}: {path}: {LOGIN}")
+    return text
+
+
+def _read(name: str, path: str | Path | None) -> str | None:
+    if not path:
+        return None
+    try:
+        content = Path(path).read_bytes()
+        if len(content) > LARGEST:
+            raise ConfigError(f"{name}: {path} is too large for an object of Kubernetes; {LARGEST} bytes are accepted")
+        return content.decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"GREENSCALE_REDIS_CA_FILE: {path}: it cannot be read: {error}") from None
+        raise ConfigError(f"{name}: {path}: it cannot be read: {error}") from None

@@ -1,10 +1,21 @@
 """What a user has in a cluster: a namespace in which nothing runs, or is reached, but what this module names."""
 
+from base64 import b64encode
+from collections.abc import Iterator
 from typing import Any, Final
 
 from kubeserve.domain import Quota
 from kubeserve.manifests import networks
-from kubeserve.manifests.names import ACCOUNT, INSTALLATION, MODEL, NAME, labels_of_user, namespace_of
+from kubeserve.manifests.names import (
+    ACCOUNT,
+    AUTHORITIES,
+    INSTALLATION,
+    MODEL,
+    NAME,
+    REGISTRY,
+    labels_of_user,
+    namespace_of,
+)
 from kubeserve.manifests.resources import container_limits, namespace_bounds
 from kubeserve.manifests.settings import ClusterSettings
 
@@ -32,11 +43,13 @@ def user_namespace(user_id: str, quota: Quota, settings: ClusterSettings) -> lis
             "metadata": {"name": "limits", **within},
             "spec": {"limits": [container_limits(quota)]},
         },
+        *_shared(settings, within),
         {
             "apiVersion": "v1",
             "kind": "ServiceAccount",
             "metadata": {"name": ACCOUNT, **within},
             "automountServiceAccountToken": False,
+            **({"imagePullSecrets": [{"name": REGISTRY}]} if settings.registry else {}),
         },
         *(
             {
@@ -51,3 +64,22 @@ def user_namespace(user_id: str, quota: Quota, settings: ClusterSettings) -> lis
             )
         ),
     ]
+
+
+def _shared(settings: ClusterSettings, within: Manifest) -> Iterator[Manifest]:
+    """Yield what all pods of the user get their image and their model by."""
+    if settings.registry is not None:
+        yield {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": REGISTRY, **within},
+            "type": "kubernetes.io/dockerconfigjson",
+            "data": {".dockerconfigjson": b64encode(settings.registry.encode()).decode()},
+        }
+    if settings.store_authorities is not None:
+        yield {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": AUTHORITIES, **within},
+            "data": {"ca.crt": settings.store_authorities},
+        }

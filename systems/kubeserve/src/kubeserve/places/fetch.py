@@ -145,7 +145,7 @@ class _Transfer:
                 self._take(answer)
         except requests.exceptions.SSLError as error:
             raise KubeServeError(
-                f"{self._host}: its certificate is not trusted; REQUESTS_CA_BUNDLE names more"
+                f"{self._host}: its certificate is not trusted; SSL_CERT_FILE tells the platform whom pods trust"
             ) from error
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             raise UnavailableError(f"{self._host}: the store of files does not answer; is it up?") from error
