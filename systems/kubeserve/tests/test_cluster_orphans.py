@@ -99,7 +99,7 @@ async def test_a_deployment_without_a_row_is_removed_at_the_second_look(world: W
 
 async def test_a_user_of_redis_without_a_deployment_is_removed(world: World) -> None:
     name = str(uuid.uuid4())
-    await world.site.redis.keep(name)
+    await world.site.redis.keep(name, USER)
     await world.look(2)
     assert not world.logs_in(name)
 

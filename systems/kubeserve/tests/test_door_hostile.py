@@ -17,7 +17,6 @@ from doors import PATIENCE, Platform
 from kubeserve.domain import DeploymentState
 from kubeserve.door import replica, zygote
 from kubeserve.door.app import Door
-from kubeserve.door.kept import Kept
 from kubeserve.errors import UnavailableError
 from kubeserve.places.layout import Layout
 from kubeserve.places.logs import LARGEST_READ, new_lines, open_log
@@ -409,21 +408,6 @@ async def test_answers_that_take_all_the_room_of_a_tenant_are_not_kept(platform:
     assert told[-1].error is not None
     refused = problem(told[-1])
     assert (refused.status, refused.code) == (429, "answers_full")
-
-
-def test_what_is_kept_is_counted_for_an_hour_and_for_each_tenant() -> None:
-    now = 0.0
-    kept = Kept(100, lambda: now)
-    assert [kept.admit("a", 60), kept.admit("a", 60), kept.admit("b", 60), kept.admit("a", 40)] == [
-        True,
-        False,
-        True,
-        True,
-    ]
-    now = 3500.0
-    assert not kept.admit("a", 1)
-    now = 3700.0
-    assert kept.admit("a", 100)
 
 
 def test_a_log_is_read_as_what_a_stranger_wrote(tmp_path: Path) -> None:

@@ -46,6 +46,11 @@ def hot_key(deployment_id: str) -> str:
     return f"{{ks:{deployment_id}}}:hot"
 
 
+def answers_key(tenant: str) -> str:
+    """Return the key by which the doors of a tenant count the bytes of its answers: a hash, by the minute."""
+    return f"{{ks:answers:{tenant}}}"
+
+
 def told_at(row: int | None, field: str | None, message: str) -> str:
     """Put before a message which row and field it is about, for `place_of`."""
     if row is None:

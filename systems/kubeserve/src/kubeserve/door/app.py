@@ -54,7 +54,7 @@ class Door:
         self._metrics = Metrics()
         self._zygotes = Zygotes(layout, minimum or {})
         self._leases = Leases(redis)
-        self._means = Means(redis, self._zygotes, self._metrics, Kept(quota.answers), self._leases)
+        self._means = Means(redis, self._zygotes, self._metrics, Kept(quota.answers, redis), self._leases)
         self._usage = UsageWriter(self._metrics.meters, redis)
         self._served: dict[str, Served] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
@@ -71,17 +71,18 @@ class Door:
         shutil.rmtree(self._layout.run, ignore_errors=True)  # of a door that was killed
         self._layout.make_run()
         runner = await self._listen()
-        leasing = asyncio.create_task(self._leases.run())
-        writing = asyncio.create_task(self._usage.run())
+        background = {
+            asyncio.create_task(work) for work in (self._leases.run(), self._means.kept.run(), self._usage.run())
+        }
         try:
             while not stopping.is_set():
                 await self._follow()
                 await self._wait(stopping)
         finally:
             await asyncio.gather(*(served.aclose() for served in self._served.values()), *self._ending.values())
-            for task in (leasing, writing):
+            for task in background:
                 task.cancel()
-            await asyncio.wait({leasing, writing})
+            await asyncio.wait(background)
             await self._usage.finish()
             await self._zygotes.aclose()
             await runner.cleanup()

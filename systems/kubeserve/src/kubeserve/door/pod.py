@@ -49,7 +49,7 @@ class PodDoor:
         self._zygote = PodZygote(socket)
         self._metrics = Metrics()
         self._leases = Leases(redis)
-        self._means = Means(redis, self, self._metrics, Kept(quota.answers), self._leases)
+        self._means = Means(redis, self, self._metrics, Kept(quota.answers, redis), self._leases)
         self._usage = UsageWriter(self._metrics.meters, redis)
         self._served: Served | None = None
         self._stopping = asyncio.Event()
@@ -65,7 +65,9 @@ class PodDoor:
         with tempfile.TemporaryDirectory(prefix="kubeserve-") as folder:
             self._served = Served(self._workload, folder=Path(folder), means=self._means, may_grow=lambda: False)
             runner = web.AppRunner(self._app(), access_log=None, handler_cancellation=True)
-            background = {asyncio.create_task(work) for work in (self._leases.run(), self._usage.run())}
+            background = {
+                asyncio.create_task(work) for work in (self._leases.run(), self._means.kept.run(), self._usage.run())
+            }
             try:
                 await runner.setup()
                 await web.TCPSite(runner, host, port).start()

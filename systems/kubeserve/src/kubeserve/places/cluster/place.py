@@ -110,7 +110,7 @@ class ClusterPlace:
     async def _put(self, workload: Workload) -> None:
         before = _template(self._deployments.of(workload.id))
         await self.namespaces.ensure(workload.tenant)
-        await self._redis.keep(workload.id)
+        await self._redis.keep(workload.id, workload.tenant)
         manifests = await self._render.deployment(workload, self._redis.password(workload.id))
         try:
             made = await put(self._cluster, manifests)

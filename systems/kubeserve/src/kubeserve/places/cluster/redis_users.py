@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 from kubeserve.errors import UnavailableError
 from kubeserve.manifests import redis_user_of
 from kubeserve.places.cluster.client import LAPSED
-from kubeserve.queueing import hot_key, key_patterns
+from kubeserve.queueing import answers_key, hot_key, key_patterns
 
 # A worker's (kustomize/components/external-redis/users.acl), its scaler's, and those of the lease of calls by HTTP.
 COMMANDS: Final = (
@@ -55,10 +55,10 @@ class RedisUsers:
         """Return the password of its user."""
         return password_of(self._secret, deployment_id)
 
-    async def keep(self, deployment_id: str) -> None:
-        """Let its user be there, with the rights to its own queue and no others; also when Redis is started again."""
+    async def keep(self, deployment_id: str, tenant: str) -> None:
+        """Let its user be there, with the rights to its own keys and no others; also when Redis is started again."""
         name, *below = key_patterns(deployment_id)
-        keys = [f"~{pattern}" for pattern in (name, *below)]
+        keys = [f"~{pattern}" for pattern in (name, *below, answers_key(tenant))]
         rights = ["resetchannels", f"&{{{name}}}:*", "nocommands", *(f"+{command}" for command in COMMANDS)]
         rule = ["reset", "on", f">{self.password(deployment_id)}", self._mark(deployment_id), *keys, *rights]
         await self._ask("ACL", "SETUSER", redis_user_of(deployment_id), *rule)
