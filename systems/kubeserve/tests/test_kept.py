@@ -40,6 +40,23 @@ async def test_the_doors_of_a_tenant_count_together(options: RedisOptions) -> No
     assert not one.admit("a", 1), "101 bytes are there"
 
 
+async def test_a_door_that_admits_much_asks_at_once(
+    options: RedisOptions, db: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EVERY_SECONDS", 3600.0)
+    kept = Kept(6400, options)
+    running = asyncio.create_task(kept.run())
+    try:
+        assert kept.admit("a", 100)
+        assert kept.admit("a", 1)
+        await eventually(lambda: db.hvals(answers_key("a")) == ["101"])
+        assert kept.admit("a", 101)
+        await eventually(lambda: db.hvals(answers_key("a")) == ["202"])
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+
 async def test_a_door_that_is_started_anew_goes_on_counting(options: RedisOptions) -> None:
     before = Kept(100, options)
     assert before.admit("a", 100)

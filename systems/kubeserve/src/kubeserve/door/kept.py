@@ -1,11 +1,12 @@
 """What the answers to each tenant's predictions take in Redis, where each is kept for an hour.
 
 All doors of a tenant count together, in `{ks:answers:TENANT}`: a hash of bytes by the minute of Redis' clock. A door
-admits by the sum that it has read and what it has admitted since. So doors together may go beyond the bound by what
-they answer in a second, or for as long as Redis cannot be asked.
+admits by the sum that it has read and what it has admitted since, and asks once a second, or as soon as it has admitted
+1/64 of the bound. Beyond the bound go the answers that doors admit before they have asked: while Redis is away, all.
 """
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
@@ -18,6 +19,7 @@ from kubeserve.errors import UnavailableError
 from kubeserve.queueing import RESULT_SECONDS, answers_key, opened
 
 EVERY_SECONDS: Final = 1.0
+PARTS: Final = 64  # of the bound
 PAUSE_SECONDS: Final = 10.0  # while Redis cannot be asked
 IDLE_SECONDS: Final = 60.0  # after which a sum is read again without new answers
 ADD: Final = """
@@ -53,6 +55,7 @@ class Kept:
         self._most = most
         self._redis = redis
         self._sums: dict[str, _Sum] = {}
+        self._many = asyncio.Event()
 
     def admit(self, tenant: str, size: int) -> bool:
         """Count an answer, unless it is too much."""
@@ -60,12 +63,17 @@ class Kept:
         if found.read + found.added + size > self._most:
             return False
         found.added += size
+        if found.added - size <= self._most / PARTS < found.added:  # no more than once until Redis has been told
+            self._many.set()
         return True
 
     async def run(self) -> None:
         """Count together with other doors, until cancelled."""
         while True:
-            await asyncio.sleep(EVERY_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(EVERY_SECONDS):
+                    await self._many.wait()
+            self._many.clear()
             try:
                 await self.sync()
             except UnavailableError:
