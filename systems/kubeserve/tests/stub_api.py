@@ -135,6 +135,10 @@ class Stub:
         key, text = await self.accounts.create_key(await self.owner(request), body["name"], body["deployment_id"])
         return answer({"key": text, **dataclasses.asdict(key)}, 201)
 
+    async def limit_key(self, request: web.Request) -> web.Response:
+        most = (await request.json())["requests_per_minute"]
+        return answer(await self.accounts.limit_key(await self.owner(request), request.match_info["id"], most))
+
     async def revoke_key(self, request: web.Request) -> web.Response:
         await self.accounts.revoke_key(await self.owner(request), request.match_info["id"])
         return web.Response(status=204)
@@ -191,6 +195,7 @@ async def application(data: Path, objects: str) -> tuple[web.Application, Stub]:
             web.delete("/api/v1/versions/{id}", stub.delete_version),
             web.get("/api/v1/keys", stub.keys),
             web.post("/api/v1/keys", stub.make_key),
+            web.put("/api/v1/keys/{id}/limit", stub.limit_key),
             web.delete("/api/v1/keys/{id}", stub.revoke_key),
             web.route("*", "/api/v1/deployments", stub.deployments),
             web.route("*", "/api/v1/deployments/{id}", stub.deployments),

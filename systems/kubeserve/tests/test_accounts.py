@@ -5,7 +5,7 @@ import base64
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,7 +18,7 @@ from kubeserve.accounts import Accounts, limiter, passwords, service
 from kubeserve.accounts.limiter import Limiter
 from kubeserve.database import Database
 from kubeserve.database.locks import lock
-from kubeserve.database.tables import keys, users
+from kubeserve.database.tables import events, keys, users
 from kubeserve.database.values import new_id, now
 from kubeserve.deployments import Deployments
 from kubeserve.domain import Desired, Spec, User
@@ -318,6 +318,19 @@ async def test_a_key_lets_its_owner_in_until_it_is_revoked(accounts: Accounts, a
     assert await accounts.revoke_key(anna.id, key.id) == revoked
     with pytest.raises(UnauthenticatedError):
         await accounts.authenticate(text)
+
+
+async def test_a_limit_is_changed_and_told_once(accounts: Accounts, anna: User, database: Database) -> None:
+    key, text = await accounts.create_key(anna.id, "shop", requests_per_minute=5)
+    for most in (60, 60, None):
+        assert (await accounts.limit_key(anna.id, key.id, most)) == replace(key, requests_per_minute=most)
+        assert (await accounts.authenticate(text)).requests_per_minute == most
+    async with database.read() as connection:
+        found = (await connection.execute(select(events.c.action, events.c.detail).order_by(events.c.id))).all()
+    limits = [detail["requests_per_minute"] for action, detail in found if action == "limited"]
+    assert limits == [60, None]
+    with pytest.raises(NotFoundError, match="no such key"):
+        await accounts.limit_key(anna.id, new_id(), 60)
 
 
 async def test_a_name_is_of_one_key_at_a_time(accounts: Accounts, anna: User, database: Database) -> None:

@@ -116,6 +116,26 @@ async def test_a_key_asks_as_often_as_it_may_and_is_told_when_again(doorless: St
     assert not [name for name in headers if name.lower().startswith("x-ratelimit")], "nothing limits her own token"
 
 
+async def test_a_keys_limit_is_changed_by_its_owner_and_not_by_who_has_it(doorless: Stack) -> None:
+    anna, bob = await doorless.person(), await doorless.person("bob")
+    deployment_id = await deployed(doorless, anna)
+    path = f"/predict/{deployment_id}"
+    made = await anna.ask("POST", "/keys", {"name": "shop", "requests_per_minute": 1})
+    limit, shop = f"/keys/{made['id']}/limit", Person(doorless.http, doorless.url, made["key"])
+    assert [(await shop.call("POST", path, [[1]], headers=ASYNC))[0] for _ in range(2)] == [202, 429]
+    assert (await shop.call("PUT", limit, {"requests_per_minute": 600}))[0] == 403
+    assert (await bob.call("PUT", limit, {"requests_per_minute": 600}))[0] == 404
+    changed = await anna.ask("PUT", limit, {"requests_per_minute": 1_000_000})
+    assert (changed["requests_per_minute"], changed["name"]) == (1_000_000, "shop")
+    assert "key" not in changed, "its text is told once"
+    told = await shop.call("POST", path, [[1]], headers=ASYNC)
+    assert (told[0], told[2]["x-ratelimit-limit-requests"]) == (202, "1000000")
+    await anna.ask("PUT", limit, {"requests_per_minute": None})
+    told = await shop.call("POST", path, [[1]], headers=ASYNC)
+    assert (told[0], "x-ratelimit-limit-requests" in told[2]) == (202, False)
+    assert [each["requests_per_minute"] for each in await anna.ask("GET", "/keys")] == [None]
+
+
 async def test_a_deployment_is_asked_by_all_together_as_often_as_it_may(doorless: Stack, db: redis.Redis) -> None:
     anna = await doorless.person()
     deployment_id = await deployed(doorless, anna)
@@ -169,9 +189,11 @@ async def test_a_limit_that_is_none_is_refused_by_its_field(doorless: Stack, num
     deployment_id = await deployed(doorless, anna)
     body = {"requests_per_minute": number}
     version = (await anna.ask("GET", f"/deployments/{deployment_id}"))["revisions"][0]["version_id"]
+    key = await anna.ask("POST", "/keys", {"name": "shop"})
     for method, path, more in (
         ("PUT", f"/deployments/{deployment_id}/limit", {}),
         ("POST", "/keys", {"name": "k"}),
+        ("PUT", f"/keys/{key['id']}/limit", {}),
         ("POST", "/deployments", {"name": "other", "version_id": version}),
     ):
         status, told, _ = await anna.call(method, path, body | more)

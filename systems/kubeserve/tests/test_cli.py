@@ -149,6 +149,10 @@ async def test_usage_and_limits_by_commands(up: Up) -> None:
         assert program.predict(deployment, [[5.1, 3.5, 1.4, 0.2]])["predictions"][0]["label"] == 0
         with pytest.raises(LimitedError, match="the key's limit is 1 requests a minute; try again in"):
             program.predict(deployment, [[5.1, 3.5, 1.4, 0.2]])
+    assert "slow may ask for 600 predictions a minute" in up.command("keys", "limit", "slow", "600").stderr
+    assert [line.split()[3] for line in said("keys").splitlines() if "slow" in line] == ["600/min"]
+    assert "slow has no limit" in up.command("keys", "limit", "slow", "none").stderr
+    assert json.loads(said("keys", "--json"))[0]["requests_per_minute"] is None
     up.command("limit", "iris", "none")
     assert "a minute" not in said("deployments", "iris")
     assert "7 requests a minute" in up.command("limit", "iris", "7").stderr

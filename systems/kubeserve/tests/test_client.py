@@ -81,6 +81,8 @@ async def test_an_account_and_its_keys(case: Case) -> None:
     assert [key["name"] for key in await case.do(case.client.keys)] == ["laptop"]
     with KubeServe(case.url, key=made["key"]) as other:
         assert (await case.do(other.me))["email"] == EMAIL
+        limited = await case.do(case.client.limit_key, made["id"], 60)
+        assert (limited["id"], limited["requests_per_minute"]) == (made["id"], 60)
         await case.do(case.client.revoke_key, made["id"])
         with pytest.raises(UnauthenticatedError, match="revoked"):
             await case.do(other.me)

@@ -68,6 +68,7 @@ TRIES: dict[tuple[type, str], list[Try]] = {
         lambda d, me, other: d.want(me.id, other.deployment.id, Desired.RUNNING),
     ],
     (Accounts, "create_key"): [lambda a, me, other: a.create_key(me.id, "mine", other.deployment.id)],
+    (Accounts, "limit_key"): [lambda a, me, other: a.limit_key(me.id, other.key.id, 60)],
     (Accounts, "revoke_key"): [lambda a, me, other: a.revoke_key(me.id, other.key.id)],
 }
 # Those answer with what is one's own, whatever ids are named.

@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -151,6 +152,20 @@ class Accounts:
         async with self._database.read() as connection:
             rows = await connection.execute(select(keys).where(keys.c.owner_id == owner_id).order_by(keys.c.id))
             return [_as_key(row) for row in rows.mappings()]
+
+    async def limit_key(self, owner_id: str, key_id: str, requests_per_minute: int | None) -> Key:
+        """Let a key ask for so many predictions a minute, None: for as many as it likes."""
+        most = per_minute(requests_per_minute)
+        mine = (keys.c.id == known("key", key_id)) & (keys.c.owner_id == owner_id)
+        async with self._database.begin() as connection:
+            found = (await connection.execute(select(keys).where(mine).with_for_update())).mappings().first()
+            if found is None:
+                raise NotFoundError("there is no such key")
+            key = replace(_as_key(found), requests_per_minute=most)
+            if key != _as_key(found):
+                await connection.execute(update(keys).where(mine).values(requests_per_minute=most))
+                await write_event(connection, "key.limited", key, {"name": key.name, "requests_per_minute": most})
+            return key
 
     async def revoke_key(self, owner_id: str, key_id: str) -> Key:
         """Let nobody in by this key any more. A second time changes nothing."""

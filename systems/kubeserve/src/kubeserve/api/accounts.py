@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from kubeserve.api.answers import json_answer
-from kubeserve.api.bodies import Login, NewKey, Registration
+from kubeserve.api.bodies import LimitChange, Login, NewKey, Registration
 from kubeserve.api.call import Call
 from kubeserve.api.credentials import check_same_origin, clear_cookie, set_cookie
 from kubeserve.api.shapes import KeyShape, LoginShape, NewKeyShape, RegisteredShape, UserShape
@@ -57,6 +57,14 @@ async def create_key(call: Call, body: NewKey) -> NewKeyShape:
     )
     names = await call.plane.deployments.names(call.owner_id) if key.deployment_id else {}
     return NewKeyShape.made(key, text, names.get(key.deployment_id or ""))
+
+
+async def limit_key(call: Call, body: LimitChange) -> KeyShape:
+    """Limit the predictions a minute that are asked for with a key. It holds from the next one on."""
+    key = await call.plane.accounts.limit_key(call.owner_id, call.part("key_id"), body.requests_per_minute)
+    call.state.changed()
+    names = await call.plane.deployments.names(call.owner_id) if key.deployment_id else {}
+    return KeyShape.of(key, names.get(key.deployment_id or ""))
 
 
 async def revoke_key(call: Call) -> None:

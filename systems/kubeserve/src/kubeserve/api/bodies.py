@@ -128,7 +128,7 @@ class NewDeployment(SpecBody):
 
 
 class LimitChange(Body):
-    """How many requests a minute all who call a deployment may send together; null: as many as they like."""
+    """How many requests a minute may come: with a key, or of all who call a deployment; null: as many as come."""
 
     requests_per_minute: int | None
 

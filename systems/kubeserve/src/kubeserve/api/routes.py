@@ -27,6 +27,7 @@ ROUTES: Final = (
     _route("GET", "/me", accounts.me),
     _route("GET", "/keys", accounts.keys),
     _route("POST", "/keys", accounts.create_key, Access.PERSON, 201),
+    _route("PUT", "/keys/{key_id}/limit", accounts.limit_key, Access.PERSON),
     _route("DELETE", "/keys/{key_id}", accounts.revoke_key, Access.PERSON, 204),
     _route("GET", "/models", models.models),
     _route("POST", "/models", models.create_model, status=201),

@@ -10,7 +10,7 @@ from greenscale_worker import ConfigError
 from greenscale_worker.cli.terminal import hint, seconds_of
 
 from kubeserve.cli import session
-from kubeserve.cli.command import Command, Json, add_json, ago, describe, facts, show, table
+from kubeserve.cli.command import Command, Json, add_json, ago, describe, facts, number_or_none, show, table
 from kubeserve.cli.names import deployment_of
 from kubeserve.client import KubeServe
 from kubeserve.domain import EMAIL_ACCEPTED, SHORTEST_PASSWORD, is_email
@@ -102,11 +102,12 @@ def _me(given: argparse.Namespace) -> int:
 def _keys_arguments(parser: argparse.ArgumentParser) -> None:
     describe(
         parser,
-        "List your API keys, create one, or revoke one. Keys are for programs: a key\n"
-        "goes where a token goes, and may be for the predictions of one deployment alone.",
+        "List your API keys, create one, limit one, or revoke one. Keys are for programs:\n"
+        "a key goes where a token goes, and may be for the predictions of one deployment\n"
+        "alone.",
         "kubeserve keys\nkubeserve keys create laptop\n"
         "kubeserve keys create shop --deployment iris --requests-per-minute 600\n"
-        "kubeserve keys create guest --expires 30d\nkubeserve keys revoke laptop",
+        "kubeserve keys create guest --expires 30d\nkubeserve keys limit guest 60\nkubeserve keys revoke laptop",
     )
     add_json(parser)
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
@@ -117,9 +118,12 @@ def _keys_arguments(parser: argparse.ArgumentParser) -> None:
         "--expires", type=seconds_of, metavar="TIME", help="until it is good for nothing, as 12h or 30d"
     )
     create.add_argument("--requests-per-minute", type=int, metavar="N", help="predictions that it may ask in a minute")
+    limited = actions.add_parser("limit", help="change how many predictions a key may ask for in a minute")
     revoke = actions.add_parser("revoke", help="let a key be good for nothing any more")
-    revoke.add_argument("name", metavar="NAME", help="the key's name, or its text's beginning")
-    for action in (create, revoke):
+    for action in (limited, revoke):
+        action.add_argument("name", metavar="NAME", help="the key's name, or its text's beginning")
+    limited.add_argument("number", type=number_or_none, metavar="N", help="predictions a minute, or none: no limit")
+    for action in (create, limited, revoke):
         action.set_defaults(run="keys")
         action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
@@ -132,6 +136,11 @@ def _keys(given: argparse.Namespace) -> int:
             made = api.create_key(given.name, only, expires_at=ends, requests_per_minute=given.requests_per_minute)
             show(given, made, made["key"])
             hint("This text is shown this once: keep it.")
+        elif given.action == "limit":
+            key = api.limit_key(_meant(api.keys(), given.name)["id"], given.number)
+            show(given, key, "")
+            said = f"may ask for {given.number:,} predictions a minute" if given.number else "has no limit"
+            hint(f"The key {key['name']} {said}.")
         elif given.action == "revoke":
             key = _meant(api.keys(), given.name)
             api.revoke_key(key["id"])

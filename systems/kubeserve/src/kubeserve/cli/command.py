@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from textwrap import indent
 from typing import Any, Final
 
-from greenscale_worker.cli.terminal import columns, one_line, say, say_json
+from greenscale_worker.cli.terminal import columns, one_line, say, say_json, whole_number
 from greenscale_worker.for_people import age
 
 UNITS: Final = ("B", "kB", "MB", "GB", "TB")
@@ -28,6 +28,11 @@ def describe(parser: argparse.ArgumentParser, description: str, examples: str, n
     """Set the texts of a help."""
     parser.description = description
     parser.epilog = "\n\n".join(filter(None, (notes, f"examples:\n{indent(examples, '  ')}")))
+
+
+def number_or_none(text: str) -> int | None:
+    """Read a limit: a whole number, or none. Raises argparse.ArgumentTypeError."""
+    return None if text == "none" else whole_number(text)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

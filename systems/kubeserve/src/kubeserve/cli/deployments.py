@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from greenscale_worker.cli.terminal import harmless, hint, say, say_json, seconds_of, whole_number
+from greenscale_worker.cli.terminal import harmless, hint, say, say_json, seconds_of
 
 from kubeserve.cli import session
-from kubeserve.cli.command import Command, Json, add_json, ago, describe, facts, show, table
+from kubeserve.cli.command import Command, Json, add_json, ago, describe, facts, number_or_none, show, table
 from kubeserve.cli.names import deployment_of, find, model_of
 from kubeserve.cli.names import version_of as named_version
 from kubeserve.client import KubeServe
@@ -202,16 +202,12 @@ def _limit_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "Limit the requests a minute of all who call a deployment together; who comes too\n"
         "soon gets 429 and when to come again. It holds a second later, and is no new\n"
-        "revision. `kubeserve keys create --requests-per-minute` limits one key.",
+        "revision. `kubeserve keys limit` limits one key.",
         "kubeserve limit iris 600\nkubeserve limit iris none",
     )
     parser.add_argument("name", metavar="DEPLOYMENT")
-    parser.add_argument("number", type=_number_or_none, metavar="N", help="requests a minute, or none")
+    parser.add_argument("number", type=number_or_none, metavar="N", help="requests a minute, or none")
     add_json(parser)
-
-
-def _number_or_none(text: str) -> int | None:
-    return None if text == "none" else whole_number(text)
 
 
 def _limit(given: argparse.Namespace) -> int:

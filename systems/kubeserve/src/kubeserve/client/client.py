@@ -86,6 +86,10 @@ class KubeServe:
         body = {"name": name, "deployment_id": deployment_id, "requests_per_minute": requests_per_minute}
         return self._json("POST", "/keys", body | {"expires_at": expires_at.isoformat() if expires_at else None})
 
+    def limit_key(self, key_id: str, requests_per_minute: int | None) -> Json:
+        """Limit the predictions a minute that are asked for with a key, None: do not."""
+        return self._json("PUT", f"/keys/{_part(key_id)}/limit", {"requests_per_minute": requests_per_minute})
+
     def revoke_key(self, key_id: str) -> None:
         """Let a key be good for nothing from now on."""
         self._calls.ask("DELETE", f"/keys/{_part(key_id)}")
