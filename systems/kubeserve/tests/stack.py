@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
+import redis
 import structlog
 from greenscale_worker import RedisOptions
 from packaging.requirements import Requirement
@@ -17,11 +18,20 @@ from kubeserve.control import ControlPlane
 from kubeserve.door.app import Door
 from kubeserve.intake import Environment, Environments
 from kubeserve.places.layout import Layout
+from kubeserve.queueing import RESULT_SECONDS
 from kubeserve.settings import Settings
 
 PASSWORD = "correct horse battery"  # noqa: S105  of people who exist in tests
 PATIENCE = 60.0
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+
+
+def left_in(db: redis.Redis) -> list[str]:
+    """Return the keys that deployments have left in Redis. A person's count of answers outlives them, for a while."""
+    keys = set(db.keys("*ks:*"))
+    counts = set(db.keys("ks:user:*:answers"))
+    assert all(0 < db.ttl(key) <= 2 * RESULT_SECONDS for key in counts)
+    return sorted(keys - counts)
 
 
 class Prepared(Environments):

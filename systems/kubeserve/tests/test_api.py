@@ -18,7 +18,7 @@ from kubeserve.client import KubeServe
 from kubeserve.database.tables import metadata
 from kubeserve.errors import ForbiddenError, UnprocessableError
 from models import IRIS, make
-from stack import PASSWORD, Person, Stack
+from stack import PASSWORD, Person, Stack, left_in
 
 SETOSA = [5.1, 3.5, 1.4, 0.2]
 
@@ -130,7 +130,7 @@ async def test_the_whole_way_until_nothing_is_left(stack: Stack, iris: Path, db:
 
     await anna.while_(place, 200)
     assert (await anna.call("DELETE", f"/models/{model['id']}"))[0] == 204
-    assert db.keys("*ks:*") == []
+    assert left_in(db) == []
     await eventually(lambda: children() == [])
     assert await objects_of(stack) == []
     for folder in ("objects", "uploads", "proofs", "place", "models", "deployments"):

@@ -10,7 +10,7 @@ import redis
 from kubeserve.door import usage as door_usage
 from kubeserve.usage import taking
 from models import of_python
-from stack import Person, Stack
+from stack import Person, Stack, left_in
 from test_api_predictions import deploy, deployed
 
 PATIENCE = 60.0
@@ -48,7 +48,7 @@ async def test_what_is_asked_is_counted_and_outlives_the_deployment(stack: Stack
     (of_all,) = (await anna.ask("GET", "/usage"))["deployments"]
     assert (of_all["deployment"], of_all["predictions"], of_all["errors"]) == ("d", 3, 1)
     assert (await ben.ask("GET", "/usage"))["deployments"] == []
-    assert db.keys("*ks:*") == []
+    assert left_in(db) == []
 
 
 async def test_a_span_is_summed_by_the_steps_that_are_asked(doorless: Stack) -> None:

@@ -23,7 +23,7 @@ from harness.redis_server import RedisServer, free_port
 from kubeserve.domain import VersionState as State
 from kubeserve.places.layout import Layout
 from models import IRIS, make
-from stack import PASSWORD, Stack
+from stack import PASSWORD, Stack, left_in
 
 PATIENCE = 60.0
 
@@ -246,7 +246,7 @@ def test_a_deployment_outlives_all_that_is_killed_and_is_deleted_to_the_last_key
     machine.start("serve")
     until(lambda: machine.health()[0])
     until(lambda: machine.http.get(place, timeout=30).status_code == 404)
-    assert db.keys("*ks:*") == []
+    assert left_in(db) == []
     for folder in ("place", "models", "deployments"):
         assert [path for path in (machine.data / folder).rglob("*") if path.is_file()] == []
     assert door.end(signal.SIGTERM) == 0

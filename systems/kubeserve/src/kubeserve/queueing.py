@@ -48,7 +48,7 @@ def hot_key(deployment_id: str) -> str:
 
 def answers_key(tenant: str) -> str:
     """Return the key by which the doors of a tenant count the bytes of its answers: a hash, by the minute."""
-    return f"{{ks:answers:{tenant}}}"
+    return f"ks:user:{tenant}:answers"
 
 
 def told_at(row: int | None, field: str | None, message: str) -> str:

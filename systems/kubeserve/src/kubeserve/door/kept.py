@@ -1,6 +1,6 @@
 """What the answers to each tenant's predictions take in Redis, where each is kept for an hour.
 
-All doors of a tenant count together, in `{ks:answers:TENANT}`: a hash of bytes by the minute of Redis' clock. A door
+All doors of a tenant count together, in `ks:user:TENANT:answers`: a hash of bytes by the minute of Redis' clock. A door
 admits by the sum that it has read and what it has admitted since, and asks once a second, or as soon as it has admitted
 1/64 of the bound. Beyond the bound go the answers that doors admit before they have asked: while Redis is away, all.
 """
