@@ -28,7 +28,7 @@ if ARGV[1] ~= '0' then redis.call('HINCRBY', KEYS[1], minute, ARGV[1]) end
 local found = redis.call('HGETALL', KEYS[1])
 for i = 1, #found, 2 do
   local at = tonumber(found[i])
-  if at and at >= minute - ARGV[2] / 60 and at <= minute then
+  if at and math.abs(minute - at) <= ARGV[2] / 60 then  -- of another server's clock, too
     sum = sum + (tonumber(found[i + 1]) or 0)
   else
     redis.call('HDEL', KEYS[1], found[i])

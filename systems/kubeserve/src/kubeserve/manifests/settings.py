@@ -50,7 +50,7 @@ class ClusterSettings:
     models; `store_authorities` has PEM certificates, to be trusted there instead of the usual ones. `registry` is the
     login for the image, as Docker keeps it. `installation` tells this platform's objects from those of others. `walls`
     are the least that must stand around a model, as keys of a level of the runtime. `answers` are the bytes of answers
-    that a deployment may have in an hour.
+    that a person may have in an hour.
     """
 
     image: str
