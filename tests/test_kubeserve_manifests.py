@@ -19,7 +19,8 @@ import yaml
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from harness.redis_server import free_port
+from greenscale_worker.config import load, redis_options
+from harness.redis_server import CERTIFICATE, free_port
 from tests.support.kustomize import (
     COMPONENTS,
     KUBESERVE,
@@ -265,6 +266,38 @@ def test_the_lines_of_a_readme_can_be_used(component: str) -> None:
         for literal in given.get("configMapGenerator", [{"literals": []}])[0]["literals"]:
             name, _, value = literal.partition("=")
             assert environment(used, the_platform(used))[name] == value
+
+
+@pytest.mark.parametrize("component", ["kubeserve-registry", "kubeserve-authorities"])
+def test_files_that_settings_name_are_mounted(component: str) -> None:
+    lines = re.findall(r"```yaml\n(.*?)```", (TREE / "components" / component / "README.md").read_text(), re.DOTALL)
+    used = composed("redis", component, **(yaml.safe_load(lines[0]) if lines else {}))
+    platform = the_platform(used)
+    mounted = {each["name"]: each["mountPath"] for each in platform["volumeMounts"]}
+    volumes = {
+        each["name"]: each for each in named(used, "Deployment", "kubeserve")["spec"]["template"]["spec"]["volumes"]
+    }
+    files = [value for name, value in environment(used, platform).items() if name.endswith("_FILE")]
+    there = [
+        f"{mounted[name]}/{path}"
+        for name, volume in volumes.items()
+        for path in [
+            *(each["path"] for each in volume.get("secret", {}).get("items", [])),
+            *(["ca.crt"] if "configMap" in volume else []),
+        ]
+    ]
+    assert files
+    assert set(files) <= set(there)
+
+
+def test_a_redis_by_tls_takes_the_place_of_the_one_beside_the_platform(tmp_path: Path) -> None:
+    text = (TREE / "components/kubeserve-authorities/README.md").read_text()
+    (lines,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    used = composed("redis", "kubeserve-authorities", **yaml.safe_load(lines))
+    (tmp_path / "ca.crt").write_bytes(CERTIFICATE.read_bytes())
+    told = {name: value for name, value in environment(used, the_platform(used)).items() if "REDIS" in name}
+    told["GREENSCALE_REDIS_CA_FILE"] = str(tmp_path / "ca.crt")
+    assert redis_options(load(told)).url == "rediss://redis.example.org:6379/0"
 
 
 def test_the_readmes_list_every_component() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 from greenscale_worker import RedisOptions
+from harness.eventually import eventually
 from harness.redis_server import RedisServer, binary
 
 from clusters import SECRET
@@ -45,6 +46,7 @@ async def test_a_door_answers_with_these_rights_alone(
     answer = await platform.ask(workload, [1])
     assert answer.answer is not None, answer
     assert answer.answer["predictions"] == [1]
+    await eventually(lambda: db.exists(answers_key(workload.tenant)))
     stopping.set()
     await running
     refused = {each["object"] for each in db.acl_log() if each["username"] == name}

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import redis
 from harness.eventually import POLL, eventually
 from harness.redis_server import RedisServer
 from uv import find_uv_bin
@@ -21,6 +22,7 @@ from kubeserve.errors import UnavailableError
 from kubeserve.places.layout import Layout
 from kubeserve.places.logs import LARGEST_READ, new_lines, open_log
 from kubeserve.predictions import problem
+from kubeserve.queueing import answers_key
 from models import IRIS, of_python
 
 SETOSA = [5.1, 3.5, 1.4, 0.2]
@@ -399,7 +401,7 @@ async def test_packages_that_flood_the_door_or_its_disk_end_with_their_own_deplo
     assert len(platform.zygotes()) == 1
 
 
-async def test_answers_that_take_all_the_room_of_a_tenant_are_not_kept(platform: Platform) -> None:
+async def test_answers_that_take_all_the_room_of_a_tenant_are_not_kept(platform: Platform, db: redis.Redis) -> None:
     await platform.close()
     platform.open(answers=2000)
     workload = await platform.deploy(of_python("return ['x' * 500 for row in rows]"))
@@ -408,6 +410,7 @@ async def test_answers_that_take_all_the_room_of_a_tenant_are_not_kept(platform:
     assert told[-1].error is not None
     refused = problem(told[-1])
     assert (refused.status, refused.code) == (429, "answers_full")
+    await eventually(lambda: sum(map(int, db.hvals(answers_key(workload.tenant)))) > 1500)  # the door has told it
 
 
 def test_a_log_is_read_as_what_a_stranger_wrote(tmp_path: Path) -> None:

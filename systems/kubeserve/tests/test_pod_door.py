@@ -18,6 +18,7 @@ from environments import environment
 from kubeserve.domain import Quota
 from kubeserve.door import pod_zygote, zygote
 from kubeserve.door.pod import PodDoor, read_workload
+from kubeserve.queueing import answers_key
 from pods import KUBESERVE, PATIENCE, Pod
 
 DOUBLE = "class Model:\n    n_features_in_ = 1\n    def predict(self, rows): return [2 * row[0] for row in rows]"
@@ -43,7 +44,9 @@ async def pod_of(bare: Path, redis_server: RedisServer, db: redis.Redis) -> Asyn
         await pod.__aexit__(None, None, None)
 
 
-async def test_a_job_of_the_queue_is_answered_once_the_model_is_loaded(pod_of: Callable[..., Pod]) -> None:
+async def test_a_job_of_the_queue_is_answered_once_the_model_is_loaded(
+    pod_of: Callable[..., Pod], db: redis.Redis
+) -> None:
     pod = pod_of()
     pod.start_door()
     await eventually(lambda: pod.get("/healthz")[0] == 200, PATIENCE)
@@ -57,6 +60,7 @@ async def test_a_job_of_the_queue_is_answered_once_the_model_is_loaded(pod_of: C
     assert '"state":"ready"' in pod.get("/status")[1]
     assert pod.get(f"/predict/{pod.workload.id}")[0] == 405  # it is there, and is asked by POST
     assert len(pod.replicas) == 1
+    await eventually(lambda: db.exists(answers_key(pod.workload.tenant)))  # counted with those of other pods
 
 
 async def test_a_model_that_dies_is_waited_for_and_its_predictions_are_answered(pod_of: Callable[..., Pod]) -> None:

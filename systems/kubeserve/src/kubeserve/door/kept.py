@@ -2,7 +2,8 @@
 
 All doors of a tenant count together, in `ks:user:TENANT:answers`: a hash of bytes by the minute of Redis' clock. A door
 admits by the sum that it has read and what it has admitted since, and asks once a second, or as soon as it has admitted
-1/64 of the bound. Beyond the bound go the answers that doors admit before they have asked: while Redis is away, all.
+1/64 of the bound. Doors may exceed the bound by the answers that they admit before they have asked. While Redis is away
+each counts for itself.
 """
 
 import asyncio

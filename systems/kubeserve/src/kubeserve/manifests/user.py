@@ -68,7 +68,7 @@ def user_namespace(user_id: str, quota: Quota, settings: ClusterSettings) -> lis
 
 def _shared(settings: ClusterSettings, within: Manifest) -> Iterator[Manifest]:
     """Yield what all pods of the user get their image and their model by."""
-    if settings.registry is not None:
+    if settings.registry:
         yield {
             "apiVersion": "v1",
             "kind": "Secret",
@@ -76,7 +76,7 @@ def _shared(settings: ClusterSettings, within: Manifest) -> Iterator[Manifest]:
             "type": "kubernetes.io/dockerconfigjson",
             "data": {".dockerconfigjson": b64encode(settings.registry.encode()).decode()},
         }
-    if settings.store_authorities is not None:
+    if settings.store_authorities:
         yield {
             "apiVersion": "v1",
             "kind": "ConfigMap",
